@@ -1,0 +1,192 @@
+"""Regenerates `gen/` from the contracts, without a network.
+
+The descriptors of google.api, buf.validate and Envoy's rate-limit service come from the installed wheels instead of a schema
+registry: they are written to a descriptor set that `protoc --descriptor_set_in` reads in place of their sources.
+
+Usage: python proto/generate.py [--output gen] [--image FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import grpc_tools
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from grpc_tools import protoc
+from openapi import openapi, to_yaml
+from openapi_page import page
+from protovalidate._gen.buf.validate import validate_pb
+
+PROTO = Path(__file__).parent
+WELL_KNOWN = Path(grpc_tools.__file__).parent / "_proto"
+
+# Wheels whose Python modules are imported as they are; only their descriptors are wanted here.
+INSTALLED = (
+    "google.api.annotations_pb2",
+    "google.rpc.status_pb2",
+    "google.rpc.error_details_pb2",
+    "grpc_health.v1.health_pb2",
+    "envoy.service.ratelimit.v3.rls_pb2",
+)
+# No wheel carries these as modules of the google.protobuf runtime, so they are generated beside our own.
+ALSO_GENERATED = ("buf/validate/validate.proto",)
+# Stubs for the parts of Envoy's API that the rate limiter speaks, whose wheel brings none.
+STUBS_ONLY = "envoy/service/ratelimit/v3/rls.proto"
+# The error details travel as Any, so the edge finds them only if the descriptor set names them.
+EDGE_NEEDS = ("google/rpc/status.proto", "google/rpc/error_details.proto")
+
+# ImageFile.buf_extension.is_import = true in buf's image format: field 8042, a message whose field 1 is the bool.
+BUF_IS_IMPORT = b"\xd2\xf6\x03\x02\x08\x01"
+
+
+def with_imports(file: FileDescriptor) -> Iterator[FileDescriptor]:
+    """The file and everything it imports, imports first; repeats are left in."""
+    for imported in file.dependencies:
+        yield from with_imports(imported)
+    yield file
+
+
+def dependencies() -> dict[str, FileDescriptorProto]:
+    """The descriptors that our contracts build on, by path, in an order that loads."""
+    found: dict[str, FileDescriptorProto] = {}
+    for name in INSTALLED:
+        for file in with_imports(importlib.import_module(name).DESCRIPTOR):
+            if file.name not in found:
+                found[file.name] = FileDescriptorProto.FromString(file.serialized_pb)
+    # protovalidate is built on another protobuf runtime; the wire form is common to both.
+    found["buf/validate/validate.proto"] = FileDescriptorProto.FromString(validate_pb.desc().proto.to_binary())
+    # protoc brings the well-known types itself, and newer than the copies that some wheels embed.
+    paths = [str(path.relative_to(WELL_KNOWN)) for path in (WELL_KNOWN / "google/protobuf").glob("*.proto")]
+    with tempfile.TemporaryDirectory() as scratch:
+        parsed = Path(scratch, "well_known.binpb")
+        run_protoc([f"-I{WELL_KNOWN}", f"-o{parsed}", "--include_imports", *sorted(paths)])
+        well_known = FileDescriptorSet.FromString(parsed.read_bytes())
+    return {file.name: file for file in well_known.file} | {
+        name: file for name, file in found.items() if not name.startswith("google/protobuf/")
+    }
+
+
+def run_protoc(arguments: Iterable[str]) -> None:
+    status: int = protoc.main(["protoc", *arguments])  # type: ignore[no-untyped-call]
+    if status != 0:
+        sys.exit(f"protoc failed with status {status}; its message is above")
+
+
+def own_contracts() -> list[str]:
+    return sorted(str(path.relative_to(PROTO)) for path in PROTO.glob("storymesh/**/*.proto"))
+
+
+def generate(output: Path) -> FileDescriptorSet:
+    """Writes the stubs, the descriptor set and the HTTP document below `output`; returns the set with comments and all imports."""
+    contracts = own_contracts()
+    known = dependencies()
+    ours = parse(contracts, known)
+    services = [file.name for file in ours if file.service]
+    everything = FileDescriptorSet(file=[*known.values(), *ours])
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs = Path(scratch, "everything.binpb")
+        inputs.write_bytes(everything.SerializeToString())
+        known_set = f"--descriptor_set_in={inputs}"
+        run_protoc([known_set, f"--python_out={output}", f"--mypy_out=quiet:{output}", *ALSO_GENERATED, *contracts])
+        run_protoc([known_set, f"--grpc_python_out={output}", f"--mypy_grpc_out=quiet:{output}", *services])
+        typings = output / "typings"
+        typings.mkdir()
+        foreign = [name for name in closure(everything, [STUBS_ONLY]) if not name.startswith("google/")]
+        run_protoc([known_set, f"--mypy_out=quiet:{typings}", *foreign])
+        run_protoc([known_set, f"--mypy_grpc_out=quiet:{typings}", STUBS_ONLY])
+    (output / "descriptors.binpb").write_bytes(edge_descriptors(everything).SerializeToString(deterministic=True))
+    document = openapi(everything)
+    (output / "openapi.yaml").write_text(to_yaml(document), encoding="utf-8")
+    (output / "docs.html").write_text(page(document), encoding="utf-8")
+    for package in {path.parent for path in output.rglob("*_pb2.py")}:
+        mark_packages(package, output)
+    return everything
+
+
+def parse(contracts: list[str], known: dict[str, FileDescriptorProto]) -> list[FileDescriptorProto]:
+    """Our contracts as descriptors with their comments, parsed against the known imports."""
+    with tempfile.TemporaryDirectory() as scratch:
+        imports, parsed = Path(scratch, "imports.binpb"), Path(scratch, "parsed.binpb")
+        imports.write_bytes(FileDescriptorSet(file=known.values()).SerializeToString())
+        run_protoc([f"--descriptor_set_in={imports}", f"-I{PROTO}", f"-o{parsed}", "--include_source_info", *contracts])
+        return list(FileDescriptorSet.FromString(parsed.read_bytes()).file)
+
+
+def edge_descriptors(everything: FileDescriptorSet) -> FileDescriptorSet:
+    """What the transcoder needs: our contracts, the error details and what these import, without comments."""
+    wanted = closure(everything, [*EDGE_NEEDS, *own_contracts()])
+    files = [file for file in everything.file if file.name in wanted]
+    return FileDescriptorSet(file=[without_comments(file) for file in files])
+
+
+def without_comments(file: FileDescriptorProto) -> FileDescriptorProto:
+    bare = FileDescriptorProto()
+    bare.CopyFrom(file)
+    bare.ClearField("source_code_info")
+    return bare
+
+
+def closure(everything: FileDescriptorSet, names: Iterable[str]) -> dict[str, None]:
+    """The names and all that they import, in an order that loads (a dict, as a set that keeps order)."""
+    by_name = {file.name: file for file in everything.file}
+    wanted: dict[str, None] = {}
+
+    def want(name: str) -> None:
+        for imported in by_name[name].dependency:
+            want(imported)
+        wanted.setdefault(name)
+
+    for name in names:
+        want(name)
+    return wanted
+
+
+def mark_packages(package: Path, output: Path) -> None:
+    """PEP 561: the generated packages are typed; each gets an __init__.py so that tools need no namespace rules."""
+    while package != output:
+        (package / "__init__.py").touch()
+        package = package.parent
+
+
+def image(everything: FileDescriptorSet) -> bytes:
+    """The set in buf's image format, which lints our files only: the others are marked as imports."""
+    out = bytearray()
+    for file in everything.file:
+        encoded = file.SerializeToString()
+        if not file.name.startswith("storymesh/"):
+            encoded += BUF_IS_IMPORT
+        out += b"\x0a" + varint(len(encoded)) + encoded
+    return bytes(out)
+
+
+def varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Regenerate gen/ from the contracts, without a network.")
+    parser.add_argument("--output", type=Path, default=PROTO.parent / "gen", help="where to write (default: gen)")
+    parser.add_argument("--image", type=Path, help="also write a buf image of the contracts here")
+    options = parser.parse_args()
+    if options.output.exists():
+        shutil.rmtree(options.output)
+    options.output.mkdir(parents=True)
+    everything = generate(options.output)
+    if options.image:
+        options.image.write_bytes(image(everything))
+
+
+if __name__ == "__main__":
+    main()

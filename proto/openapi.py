@@ -1,0 +1,534 @@
+"""Describes the HTTP surface as OpenAPI 3.1, from the same contracts that the edge transcodes by.
+
+What the document says follows from the contracts alone: paths from `google.api.http`, limits from the `buf.validate` rules,
+security from the access policies, error statuses from the codes that a method's comment names. Field names and value forms are
+those the edge writes: snake_case, enums by name, times in RFC 3339, defaults printed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import yaml
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+    ServiceDescriptorProto,
+)
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+Json = dict[str, Any]
+Comments = dict[str, str]
+
+# As the edge translates them, for the codes that a method's comment may name.
+HTTP_STATUS = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "OUT_OF_RANGE": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ABORTED": 409,
+    "ALREADY_EXISTS": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+
+SCALARS: dict[int, Json] = {
+    FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
+    FieldDescriptor.TYPE_STRING: {"type": "string"},
+    FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64"},
+    FieldDescriptor.TYPE_DOUBLE: {"type": "number", "format": "double"},
+    FieldDescriptor.TYPE_FLOAT: {"type": "number", "format": "float"},
+    FieldDescriptor.TYPE_INT32: {"type": "integer", "format": "int32"},
+    FieldDescriptor.TYPE_UINT32: {"type": "integer", "format": "int64", "minimum": 0},
+    # JSON numbers lose precision beyond 53 bits, so these travel as strings.
+    FieldDescriptor.TYPE_INT64: {"type": "string", "format": "int64"},
+    FieldDescriptor.TYPE_UINT64: {"type": "string", "format": "uint64"},
+}
+
+WELL_KNOWN: dict[str, Json] = {
+    "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
+    "google.protobuf.Duration": {"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]+)?s$", "examples": ["1.5s"]},
+    "google.protobuf.FieldMask": {"type": "string", "description": "Field names, separated by commas."},
+    "google.protobuf.Struct": {"type": "object"},
+}
+
+
+def openapi(descriptors: FileDescriptorSet) -> Json:
+    """The document. Raises ValueError when two messages or methods would share a name in it."""
+    return _Document(descriptors).render()
+
+
+def to_yaml(document: Json) -> str:
+    """The document as a reader likes it: in its own order, long texts as blocks, nothing behind an alias."""
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+class _Document:
+    """The document in the making: schemas are added as paths turn out to need them."""
+
+    def __init__(self, descriptors: FileDescriptorSet) -> None:
+        self._files = [file for file in descriptors.file if file.package.startswith("storymesh.")]
+        self._pool = _pool(descriptors)
+        self._comments = {name: text for file in self._files for name, text in _comments(file)}
+        self._schemas: dict[str, Json] = {}
+        self._named: dict[str, str] = {}
+
+    def render(self) -> Json:
+        paths: dict[str, Json] = {}
+        tags: list[Json] = []
+        operations: set[str] = set()
+        for service in (self._pool.FindServiceByName(name) for name in _service_names(self._files)):
+            exposed = [method for method in service.methods if self._bindings(method)]
+            if exposed:
+                tags.append({"name": service.name, "description": self._comments[service.full_name]})
+            for method in exposed:
+                if method.name in operations:
+                    raise ValueError(f"two methods are named {method.name}; operation ids have to differ")
+                operations.add(method.name)
+                for verb, template, body in self._bindings(method):
+                    paths.setdefault(template, {})[verb] = self._operation(method, template, body)
+        return {
+            "openapi": "3.1.0",
+            "info": _INFO,
+            "servers": [{"url": "/"}],
+            "tags": [*tags, {"name": "Edge", "description": "What the edge answers itself."}],
+            "paths": {**paths, "/health": _HEALTH},
+            "components": {
+                "securitySchemes": {
+                    "bearer": {
+                        "type": "http",
+                        "scheme": "bearer",
+                        "bearerFormat": "JWT",
+                        "description": "The access_token of a sign-in or refresh.",
+                    }
+                },
+                "headers": _HEADERS,
+                "responses": _RESPONSES,
+                "schemas": dict(sorted({**self._schemas, **_ERROR_SCHEMAS}.items())),
+            },
+        }
+
+    def _operation(self, method: MethodDescriptor, template: str, body: str) -> Json:
+        policy = self._options(method).get("[storymesh.options.v1.policy]", {})
+        comment = self._comments[method.full_name]
+        in_path = re.findall(r"\{([a-z_]+)[^}]*\}", template)
+        public = policy.get("access") == "ACCESS_PUBLIC"
+        operation: Json = {
+            "operationId": method.name,
+            "tags": [method.containing_service.name],
+            "summary": re.split(r"(?<=[.;])\s", comment)[0].rstrip(".;"),
+            "description": comment,
+            "security": [] if public else [{"bearer": []}],
+            "x-access": policy.get("access", "").removeprefix("ACCESS_").lower(),
+            "x-rate-limit-class": policy.get("rate_limit_class", "RATE_LIMIT_CLASS_DEFAULT")
+            .removeprefix("RATE_LIMIT_CLASS_")
+            .lower(),
+        }
+        parameters = [self._parameter(method.input_type, name, "path") for name in in_path]
+        if not body:
+            rest = [field.name for field in method.input_type.fields if field.name not in in_path]
+            parameters += [self._parameter(method.input_type, name, "query") for name in rest]
+        if parameters:
+            operation["parameters"] = parameters
+        if body:
+            operation["requestBody"] = self._request_body(method.input_type, in_path)
+        operation["responses"] = self._responses(method, comment, public=public, takes_body=bool(body))
+        return operation
+
+    def _parameter(self, message: Descriptor, name: str, where: str) -> Json:
+        field = message.fields_by_name[name]
+        schema = self._field(field, limits=True)
+        description = schema.pop("description", "")
+        required = where == "path" or self._rules(field).get("required", False)
+        return {"name": name, "in": where, "required": required, "description": description, "schema": schema}
+
+    def _request_body(self, message: Descriptor, in_path: list[str]) -> Json:
+        """What stands in the path must not stand in the body too: the edge refuses the doubt."""
+        schema = self._object(message, set(in_path), requested=True)
+        return {
+            "required": bool(schema.get("required")),
+            "content": {"application/json": {"schema": self._component(message, schema)}},
+        }
+
+    def _responses(self, method: MethodDescriptor, comment: str, *, public: bool, takes_body: bool) -> Json:
+        answer = self._reference(method.output_type)
+        if method.server_streaming:
+            ok: Json = {
+                "description": f"A stream of server-sent events; the data of each is one {method.output_type.name} in JSON.",
+                "content": {"text/event-stream": {"schema": answer}},
+            }
+        else:
+            ok = {
+                "description": self._comments[method.output_type.full_name],
+                "content": {"application/json": {"schema": answer}},
+            }
+        ok["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in ("x-request-id", "x-trace-id")}
+        statuses = {400, 429, 503, 504}
+        statuses |= {
+            HTTP_STATUS[name] for name in re.findall(r"\b[A-Z]+(?:_[A-Z]+)*\b", comment) if name in HTTP_STATUS
+        }
+        statuses |= set() if public else {401}
+        statuses |= {413, 415} if takes_body else set()
+        errors = {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(statuses)}
+        return {"200": ok, **errors, "default": {"$ref": "#/components/responses/default"}}
+
+    def _reference(self, message: Descriptor) -> Json:
+        """A reference to a message of an answer."""
+        if message.full_name in WELL_KNOWN:
+            return dict(WELL_KNOWN[message.full_name])
+        name = self._name(message)
+        if name not in self._schemas:
+            self._schemas[name] = {}  # stands in while the fields are visited, so that a recursive message ends
+            self._schemas[name] = self._object(message, set(), requested=False)
+        return {"$ref": f"#/components/schemas/{name}"}
+
+    def _component(self, message: Descriptor, schema: Json) -> Json:
+        name = self._name(message)
+        self._schemas[name] = schema
+        return {"$ref": f"#/components/schemas/{name}"}
+
+    def _name(self, described: Descriptor | EnumDescriptor) -> str:
+        """The name without its package; nested ones keep their parents, as in `WatchStoryResponse.Chunk`."""
+        package = described.file.package
+        name = described.full_name.removeprefix(f"{package}.")
+        if self._named.setdefault(name, described.full_name) != described.full_name:
+            raise ValueError(f"{described.full_name} and {self._named[name]} would share the schema name {name}")
+        return name
+
+    def _object(self, message: Descriptor, without: set[str], *, requested: bool) -> Json:
+        fields = [field for field in message.fields if field.name not in without]
+        schema: Json = {
+            "type": "object",
+            "description": self._comments[message.full_name],
+            "properties": {field.name: self._field(field, limits=requested) for field in fields},
+        }
+        required = [field.name for field in fields if self._always_there(field, requested=requested)]
+        if required:
+            schema["required"] = required
+        alternatives = [
+            [member.name for member in oneof.fields]
+            for oneof in message.oneofs
+            if not all(member.has_presence and oneof.name == f"_{member.name}" for member in oneof.fields)
+        ]
+        if alternatives:
+            schema["description"] += " " + " ".join(
+                f"At most one of {', '.join(members)} is present." for members in alternatives
+            )
+        return schema
+
+    def _always_there(self, field: FieldDescriptor, *, requested: bool) -> bool:
+        """Requests have to bring what is required; answers print every field that has no notion of being unset."""
+        if requested:
+            return bool(self._rules(field).get("required", False))
+        return not field.has_presence
+
+    def _field(self, field: FieldDescriptor, *, limits: bool) -> Json:
+        rules = self._rules(field) if limits else {}
+        if field.is_repeated:
+            of_list = rules.get("repeated", {})
+            items = self._value(field, of_list.get("items", {}))
+            schema: Json = {"type": "array", "items": _described("", items)}
+            schema |= _renamed(of_list, {"min_items": "minItems", "max_items": "maxItems", "unique": "uniqueItems"})
+        else:
+            schema = self._value(field, rules)
+        return _described(self._comments.get(field.full_name, ""), schema)
+
+    def _value(self, field: FieldDescriptor, rules: Json) -> Json:
+        if field.message_type is not None:
+            return self._reference(field.message_type)
+        if field.enum_type is not None:
+            return self._enum(field.enum_type)
+        schema = dict(SCALARS[field.type])
+        if field.type == FieldDescriptor.TYPE_STRING:
+            return schema | _string_limits(rules)
+        bounds = {"gte": "minimum", "lte": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
+        return schema | _renamed(rules.get(_RULES_OF.get(field.type, ""), {}), bounds)
+
+    def _enum(self, enum: EnumDescriptor) -> Json:
+        name = self._name(enum)
+        values = [value.name for value in enum.values]
+        meanings = (f"- `{value.name}`: {self._comments[f'{enum.full_name}.{value.name}']}" for value in enum.values)
+        self._schemas[name] = {
+            "type": "string",
+            "enum": values,
+            "description": "\n".join([self._comments[enum.full_name], *meanings]),
+        }
+        return {"$ref": f"#/components/schemas/{name}"}
+
+    def _bindings(self, method: MethodDescriptor) -> list[tuple[str, str, str]]:
+        """Verb, path template and body selector of each way to call the method over HTTP."""
+        rule = self._options(method).get("[google.api.http]", {})
+        return [
+            (verb, each[verb], each.get("body", ""))
+            for each in (rule, *rule.get("additional_bindings", ()))
+            for verb in ("get", "put", "post", "delete", "patch")
+            if verb in each
+        ]
+
+    def _rules(self, field: FieldDescriptor) -> Json:
+        rules: Json = self._options(field).get("[buf.validate.field]", {})
+        return rules
+
+    def _options(self, described: MethodDescriptor | FieldDescriptor) -> Json:
+        """The options, parsed again in the pool that knows the contracts' extensions."""
+        options = described.GetOptions()
+        message = self._pool.FindMessageTypeByName(options.DESCRIPTOR.full_name)
+        parsed = GetMessageClass(message).FromString(options.SerializeToString())
+        return MessageToDict(parsed, preserving_proto_field_name=True)
+
+
+_RULES_OF = {
+    FieldDescriptor.TYPE_INT32: "int32",
+    FieldDescriptor.TYPE_UINT32: "uint32",
+    FieldDescriptor.TYPE_FLOAT: "float",
+    FieldDescriptor.TYPE_DOUBLE: "double",
+}
+
+
+def _string_limits(rules: Json) -> Json:
+    of_string = rules.get("string", {})
+    schema = _renamed(of_string, {"min_len": "minLength", "max_len": "maxLength", "pattern": "pattern", "in": "enum"})
+    for form in ("email", "uuid", "uri", "hostname", "ipv4", "ipv6"):
+        if of_string.get(form):
+            schema["format"] = form
+    if "pattern" in schema and rules.get("ignore") == "IGNORE_IF_ZERO_VALUE":
+        schema["pattern"] = f"^$|{schema['pattern']}"
+    if "max_bytes" in of_string:
+        # A character of UTF-8 is at least one byte, so the limit in bytes also bounds the length.
+        most = int(of_string["max_bytes"])
+        schema |= {"maxLength": most, "x-max-bytes": most}
+    return schema
+
+
+def _described(comment: str, schema: Json) -> Json:
+    """With the comment, and in words the limit that JSON Schema has no keyword for."""
+    limit = f"At most {schema['x-max-bytes']} bytes in UTF-8." if "x-max-bytes" in schema else ""
+    description = " ".join(filter(None, (comment, limit)))
+    return {**schema, "description": description} if description else schema
+
+
+def _renamed(values: Json, names: dict[str, str]) -> Json:
+    """The values under the names of JSON Schema. 64-bit numbers arrive as strings, as everywhere in protobuf's JSON."""
+    return {
+        name: int(values[key]) if isinstance(values[key], str) and key != "pattern" else values[key]
+        for key, name in names.items()
+        if key in values
+    }
+
+
+def _pool(descriptors: FileDescriptorSet) -> DescriptorPool:
+    """A pool of its own, imports first, so that the document does not depend on what else is loaded."""
+    pool = DescriptorPool()
+    files = {file.name: file for file in descriptors.file}
+    added: set[str] = set()
+
+    def add(name: str) -> None:
+        if name not in added:
+            added.add(name)
+            for imported in files[name].dependency:
+                add(imported)
+            pool.Add(files[name])
+
+    for name in files:
+        add(name)
+    return pool
+
+
+def _service_names(files: Iterable[FileDescriptorProto]) -> list[str]:
+    """In the order in which one meets them: accounts first, then what they are for."""
+    areas = ("auth", "story", "notification")
+    ordered = sorted(
+        files, key=lambda file: next((i for i, area in enumerate(areas) if f".{area}." in file.package), len(areas))
+    )
+    return [f"{file.package}.{service.name}" for file in ordered for service in file.service]
+
+
+def _comments(file: FileDescriptorProto) -> Iterator[tuple[str, str]]:
+    """The leading comment of everything in a file, by full name, except that the values of an enum are named inside it.
+
+    A source location names a thing by the field numbers and indices that lead to it in the file's descriptor.
+    """
+    by_path = {tuple(location.path): location.leading_comments for location in file.source_code_info.location}
+
+    def visit(within: str, path: tuple[int, ...], parts: list[_Parts]) -> Iterator[tuple[str, str]]:
+        for number, kind in parts:
+            for index, part in enumerate(kind):
+                name, here = f"{within}.{part.name}", (*path, number, index)
+                yield name, _prose(by_path.get(here, ""))
+                yield from visit(name, here, _parts(part))
+
+    yield from visit(file.package, (), [(4, file.message_type), (5, file.enum_type), (6, file.service)])
+
+
+_Parts = tuple[int, Iterable[Any]]
+
+
+def _parts(described: Message) -> list[_Parts]:
+    """What a descriptor holds, each kind with its field number in the descriptor's own message."""
+    match described:
+        case DescriptorProto():
+            return [(2, described.field), (3, described.nested_type), (4, described.enum_type)]
+        case EnumDescriptorProto():
+            return [(2, described.value)]
+        case ServiceDescriptorProto():
+            return [(2, described.method)]
+        case _:
+            return []
+
+
+def _prose(comment: str) -> str:
+    """The comment without its line breaks, except before the list of errors."""
+    return re.sub(r"\s*\n\s*", " ", comment.strip()).replace(" Errors: ", "\nErrors: ")
+
+
+_INFO: Json = {
+    "title": "Storymesh",
+    "version": "1",
+    "description": "Sign up, ask for a personalised story, and watch it being written. The same methods are served as gRPC "
+    "and gRPC-Web on the same port. Every error is a google.rpc.Status whose first detail names a permanent reason.",
+    "license": {"name": "Apache 2.0", "identifier": "Apache-2.0"},
+}
+
+_HEADERS: Json = {
+    "x-request-id": {"description": "Names this request in the logs.", "schema": {"type": "string", "format": "uuid"}},
+    "x-trace-id": {
+        "description": "Names the trace that all services took part in.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+    },
+    "retry-after": {"description": "Seconds to wait before trying again.", "schema": {"type": "integer"}},
+    "www-authenticate": {"description": "RFC 6750, section 3.", "schema": {"type": "string"}},
+}
+
+
+def _error(description: str, *headers: str) -> Json:
+    return {
+        "description": description,
+        "headers": {
+            name: {"$ref": f"#/components/headers/{name}"} for name in ("x-request-id", "x-trace-id", *headers)
+        },
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Status"}}},
+    }
+
+
+_RESPONSES: Json = {
+    "400": _error("A field, the query or the body is not valid; BadRequest names each field at fault."),
+    "401": _error("No valid credential.", "www-authenticate"),
+    "403": _error("Not for this caller."),
+    "404": _error("There is no such thing, or it is another's."),
+    "409": _error("It conflicts with what is there."),
+    "413": _error("The request body is too large."),
+    "415": _error("The request body is not application/json."),
+    "429": _error("Too many calls; RetryInfo and retry-after say when to try again.", "retry-after"),
+    "503": _error("Something the call needs is unavailable; try again.", "retry-after"),
+    "504": _error("No answer in time."),
+    "default": _error("Any other error."),
+}
+
+_ERROR_SCHEMAS: Json = {
+    "Status": {
+        "type": "object",
+        "description": "A google.rpc.Status.",
+        "required": ["code", "message", "details"],
+        "properties": {
+            "code": {"type": "integer", "description": "A google.rpc.Code."},
+            "message": {"type": "string", "description": "For developers, in English."},
+            "details": {
+                "type": "array",
+                "items": {
+                    "anyOf": [
+                        {"$ref": "#/components/schemas/ErrorInfo"},
+                        {"$ref": "#/components/schemas/BadRequest"},
+                        {"$ref": "#/components/schemas/RetryInfo"},
+                        {"type": "object", "required": ["@type"], "properties": {"@type": {"type": "string"}}},
+                    ]
+                },
+            },
+        },
+    },
+    "ErrorInfo": {
+        "type": "object",
+        "description": "Why, for programs.",
+        "required": ["@type", "reason", "domain"],
+        "properties": {
+            "@type": {"const": "type.googleapis.com/google.rpc.ErrorInfo"},
+            "reason": {"type": "string", "pattern": "^[A-Z][A-Z0-9_]+[A-Z0-9]$", "description": "Permanent."},
+            "domain": {"type": "string", "description": "Always storymesh for errors of this mesh."},
+            "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
+        },
+    },
+    "BadRequest": {
+        "type": "object",
+        "description": "The fields at fault.",
+        "required": ["@type", "field_violations"],
+        "properties": {
+            "@type": {"const": "type.googleapis.com/google.rpc.BadRequest"},
+            "field_violations": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "field": {"type": "string", "description": "Its path in the request, such as preferences[2]."},
+                        "description": {"type": "string"},
+                        "reason": {"type": "string"},
+                    },
+                },
+            },
+        },
+    },
+    "RetryInfo": {
+        "type": "object",
+        "description": "When to try again.",
+        "required": ["@type", "retry_delay"],
+        "properties": {
+            "@type": {"const": "type.googleapis.com/google.rpc.RetryInfo"},
+            "retry_delay": WELL_KNOWN["google.protobuf.Duration"],
+        },
+    },
+}
+
+_HEALTH: Json = {
+    "get": {
+        "operationId": "Health",
+        "tags": ["Edge"],
+        "summary": "Whether the edge is alive",
+        "description": "Whether the edge is alive. Says nothing about the services behind it.",
+        "security": [],
+        "responses": {
+            "200": {
+                "description": "It is.",
+                "content": {
+                    "application/json": {
+                        "schema": {
+                            "type": "object",
+                            "required": ["status"],
+                            "properties": {"status": {"const": "SERVING"}},
+                        }
+                    }
+                },
+            }
+        },
+    }
+}
