@@ -1,0 +1,55 @@
+"""Who makes the call that is being served."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+from urllib.parse import unquote
+from uuid import UUID
+
+from grpc.aio import ServicerContext
+
+
+class Role(StrEnum):
+    USER = "USER"
+    ADMIN = "ADMIN"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A person with a session."""
+
+    user_id: UUID
+    session_id: UUID
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a call came from, as the edge saw it. Only for records; never for access decisions."""
+
+    ip: str
+    user_agent: str
+
+
+current_caller: ContextVar[Caller | None] = ContextVar("current_caller", default=None)
+
+
+def caller_of(_context: ServicerContext[Any, Any]) -> Caller:
+    """The person behind a call whose policy is USER or ADMIN; the interceptor has verified the token."""
+    caller = current_caller.get()
+    if caller is None:
+        raise RuntimeError("the method's policy admits calls without a person")
+    return caller
+
+
+def origin_of(context: ServicerContext[Any, Any]) -> Origin:
+    """The address and agent that Envoy reports, or the peer's own when the call did not come through the edge."""
+    metadata = dict(context.invocation_metadata() or ())
+    # Envoy appends the address it saw itself; whatever stands before it is the client's own claim.
+    forwarded = str(metadata.get("x-forwarded-for", "")).split(",")[-1].strip()
+    peer = unquote(context.peer()).removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
+    agent = str(metadata.get("x-user-agent") or metadata.get("user-agent") or "")
+    return Origin(ip=forwarded or peer, user_agent=agent[:256])

@@ -1,0 +1,74 @@
+"""Channels to other services of the mesh, for peers.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from grpc.aio import Channel, ClientCallDetails, Metadata, UnaryUnaryClientInterceptor
+from opentelemetry.instrumentation.grpc import aio_client_interceptors
+
+from . import deadline
+from .tokens import ServiceTokens
+
+_DEFAULT_SECONDS = 5.0
+
+# A callee that is away or restarting is tried again by gRPC itself (gRFC A6). UNAVAILABLE may also come after the callee did
+# its work, so every method that is called through here must bear repetition.
+_SERVICE_CONFIG = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{}],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    }
+)
+
+
+class _Credentials(UnaryUnaryClientInterceptor):
+    """Adds the service's token for this callee and the time that is left."""
+
+    def __init__(self, tokens: ServiceTokens, callee: str) -> None:
+        self._tokens = tokens
+        self._callee = callee
+
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[[ClientCallDetails, Any], Any],
+        client_call_details: ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        metadata = Metadata(*(client_call_details.metadata or ()))
+        metadata.add("authorization", f"Bearer {self._tokens.mint(self._callee)}")
+        wanted, left = client_call_details.timeout or _DEFAULT_SECONDS, deadline.remaining()
+        details = client_call_details._replace(  # type: ignore[attr-defined]  # a named tuple at run time
+            metadata=metadata, timeout=wanted if left is None else min(wanted, left)
+        )
+        return await continuation(details, request)
+
+
+def connect(target: str, callee: str, tokens: ServiceTokens) -> Channel:
+    """A channel that reconnects by itself; the replicas behind the name share the load."""
+    return grpc.aio.insecure_channel(
+        target,
+        options=[
+            ("grpc.service_config", _SERVICE_CONFIG),
+            ("grpc.lb_policy_name", "round_robin"),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+        ],
+        interceptors=[
+            *aio_client_interceptors(),  # type: ignore[no-untyped-call]
+            _Credentials(tokens, callee),
+        ],
+    )

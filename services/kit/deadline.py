@@ -1,0 +1,41 @@
+"""The time that is left for the call being served, handed on to the calls that it makes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+
+from .errors import DeadlineExceeded
+
+_KEEP_SECONDS = 0.02
+"""Kept back, so that our own DEADLINE_EXCEEDED still reaches the caller."""
+
+_REFUSE_BELOW_SECONDS = 0.1
+"""With less than this left, work would be begun that nobody waits for."""
+
+_ends_at: ContextVar[float | None] = ContextVar("deadline", default=None)
+
+
+@asynccontextmanager
+async def within(remaining: float | None, longest: float) -> AsyncIterator[None]:
+    """Bounds the block by the caller's deadline and by `longest`, in seconds.
+
+    Raises DeadlineExceeded when too little is left to begin, TimeoutError when the time runs out.
+    """
+    if remaining is not None and remaining < _REFUSE_BELOW_SECONDS:
+        raise DeadlineExceeded
+    seconds = longest if remaining is None else min(remaining - _KEEP_SECONDS, longest)
+    token = _ends_at.set(asyncio.get_running_loop().time() + seconds)
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    finally:
+        _ends_at.reset(token)
+
+
+def remaining() -> float | None:
+    """Seconds left for the call being served; None outside a call or in a stream."""
+    ends_at = _ends_at.get()
+    return None if ends_at is None else max(ends_at - asyncio.get_running_loop().time(), 0.0)

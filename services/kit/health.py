@@ -1,0 +1,93 @@
+"""gRPC health (grpc.health.v1): overall, per service and per dependency."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from time import monotonic
+
+from grpc_health.v1 import health
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+log = logging.getLogger(__name__)
+
+Check = Callable[[], Awaitable[object]]
+"""Raises when the dependency does not answer."""
+
+_EVERY_SECONDS = 2.0
+_CHECK_SECONDS = 2.0
+
+_SERVING = HealthCheckResponse.SERVING
+_NOT_SERVING = HealthCheckResponse.NOT_SERVING
+
+
+def seldom(check: Check, *, every_seconds: float) -> Check:
+    """Spares a server that is not ours: what it answered, or that it did not, holds for a while before it is asked again."""
+    asked_at: float | None = None
+    failure: Exception | None = None
+
+    async def remembered() -> None:
+        nonlocal asked_at, failure
+        now = monotonic()
+        if asked_at is None or now - asked_at >= every_seconds:
+            # What stands when the caller loses patience and cancels the check.
+            asked_at, failure = now, TimeoutError("no answer in time")
+            try:
+                await check()
+                failure = None
+            except Exception as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
+    return remembered
+
+
+class Health:
+    """Answers under "" and each service's name while every required dependency answers; each dependency has a name of its own."""
+
+    def __init__(self, services: Iterable[str], required: Mapping[str, Check], optional: Mapping[str, Check]) -> None:
+        self.servicer = health.aio.HealthServicer()
+        self._services = ("", *services)
+        self._required = required
+        self._optional = optional
+        self._last: dict[str, bool] = {}
+
+    async def watch(self) -> None:
+        """Checks for ever."""
+        while True:
+            await self.check()
+            await asyncio.sleep(_EVERY_SECONDS)
+
+    async def check(self) -> None:
+        """Checks every dependency once and publishes the outcome."""
+        checks = {**self._required, **self._optional}
+        outcomes = dict(zip(checks, await asyncio.gather(*map(_answers, checks.values())), strict=True))
+        for name, good in outcomes.items():
+            if not good and self._last.get(name, True):
+                log.warning("dependency %s does not answer", name)
+            elif good and not self._last.get(name, True):
+                log.info("dependency %s answers again", name)
+            await self._publish(name, good)
+        ready = all(outcomes[name] for name in self._required)
+        for name in self._services:
+            await self._publish(name, ready)
+
+    async def leave(self) -> None:
+        """Answers NOT_SERVING from now on, whatever the checks say."""
+        await self.servicer.enter_graceful_shutdown()
+
+    async def _publish(self, name: str, good: bool) -> None:
+        if self._last.get(name) is not good:
+            self._last[name] = good
+            await self.servicer.set(name, _SERVING if good else _NOT_SERVING)
+
+
+async def _answers(check: Check) -> bool:
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            await check()
+    except Exception:
+        return False
+    return True

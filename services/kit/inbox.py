@@ -1,0 +1,287 @@
+"""A service's inbox: a Redis stream that its workers share as one consumer group.
+
+Delivery is at least once: a handler records each event in `processed_events` in the transaction of its effect, and the entry is
+acknowledged after that commit. A working handler keeps its lease by a heartbeat; a dead worker's entries go to a peer when the
+lease ends. Failures are retried with full-jitter backoff, then dead-lettered; what can never succeed is dead-lettered at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from uuid import NAMESPACE_OID, uuid5
+
+import redis.exceptions
+from redis.asyncio import Redis
+from sqlalchemy import Column, DateTime, Integer, LargeBinary, Table, Text, Uuid, func
+from sqlalchemy.dialects.postgresql import insert
+
+from . import outbox, tracing
+from .database import Database, Transaction
+from .events import Event, Undecodable, from_bytes
+from .inbox_stream import GROUP, Entry, InboxStream, delayed_of, stream_of
+
+__all__ = [
+    "GROUP",
+    "Handler",
+    "Inbox",
+    "Later",
+    "Permanent",
+    "backoff_seconds",
+    "dead_letters",
+    "delayed_of",
+    "first_time",
+    "processed_events",
+    "stream_of",
+]
+
+log = logging.getLogger(__name__)
+
+_BACKOFF_BASE = 1.0
+_BACKOFF_CAP = 300.0
+_CRASH_LIMIT = 10
+"""Deliveries after which an entry counts as killing its workers."""
+_PAUSE_SECONDS = 1.0
+"""Between two tries to reach Redis."""
+_MOVE_EVERY_SECONDS = 0.25
+_SILENT_LEASES = 4
+"""A consumer that said nothing for so many leases has ended: one that lives speaks at least three times a lease."""
+
+_REDIS_DOWN = (redis.exceptions.RedisError, OSError)
+
+processed_events = Table(
+    "processed_events",
+    outbox.metadata,
+    Column("event_id", Uuid, primary_key=True),
+    Column("processed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+dead_letters = Table(
+    "dead_letters",
+    outbox.metadata,
+    Column("event_id", Uuid, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("event", LargeBinary, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("died_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+Handler = Callable[[Event], Awaitable[None]]
+
+
+class Permanent(Exception):
+    """Raised by a handler when trying again cannot help. Its text is kept with the dead letter: no secrets in it."""
+
+
+class Later(Exception):
+    """Raised by a handler to get the event again after a time of its choosing; counts as no failure."""
+
+    def __init__(self, delay: timedelta) -> None:
+        super().__init__(f"later, in {delay}")
+        self.delay = delay
+
+
+async def first_time(tx: Transaction, event: Event) -> bool:
+    """Records the event as dealt with, in the transaction of its effect. False: it was before; do nothing."""
+    # RETURNING, for SQLAlchemy reports no row count of an INSERT.
+    statement = insert(processed_events).values(event_id=event.id).on_conflict_do_nothing()
+    return (await tx.execute(statement.returning(processed_events.c.event_id))).scalar_one_or_none() is not None
+
+
+def backoff_seconds(failures: int) -> float:
+    """Full jitter: anywhere up to the doubling bound. The exponent is clamped before it is raised."""
+    bound = min(_BACKOFF_BASE * 2.0 ** min(failures - 1, 20), _BACKOFF_CAP)
+    return random.uniform(0, bound)  # noqa: S311  # spreads load; nothing secret depends on it
+
+
+class Inbox:
+    """One consumer. Handlers are named by the full name of the event's message type."""
+
+    def __init__(
+        self,
+        db: Database,
+        redis: Redis,
+        service: str,
+        handlers: Mapping[str, Handler],
+        *,
+        lease_seconds: float,
+        concurrency: int,
+        max_failures: int,
+        backoff: Callable[[int], float] = backoff_seconds,
+    ) -> None:
+        self._db = db
+        self._stream = InboxStream(redis, service, lease_seconds=lease_seconds)
+        self._service = service
+        self._handlers = handlers
+        self._lease_seconds = lease_seconds
+        self._concurrency = concurrency
+        self._max_failures = max_failures
+        self._backoff = backoff
+        self._running: dict[bytes, asyncio.Task[None]] = {}
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Takes events until `stopping` is set, then waits for the running handlers; cancelled, it hands their events back."""
+        async with asyncio.TaskGroup() as group:
+            beside = [group.create_task(self._move()), group.create_task(self._tidy())]
+            try:
+                while not stopping.is_set():
+                    for entry in await self._take(stopping):
+                        task = group.create_task(self._work(entry))
+                        self._running[entry.id] = task
+                        task.add_done_callback(partial(self._ended, entry.id))
+                if self._running:
+                    await asyncio.wait(self._running.values())
+            finally:
+                for task in beside:
+                    task.cancel()
+        try:
+            await self._stream.leave()
+        except _REDIS_DOWN as error:
+            log.warning("the inbox cannot be left in order: %s", error)
+
+    def _ended(self, entry_id: bytes, _task: asyncio.Task[None]) -> None:
+        del self._running[entry_id]
+
+    async def _take(self, stopping: asyncio.Event) -> Sequence[Entry]:
+        """No more than can start at once: what is fetched early only ages."""
+        free = self._concurrency - len(self._running)
+        if free == 0:
+            await self._one_done(stopping)
+            return ()
+        try:
+            entries = await self._stream.take(free)
+        except _REDIS_DOWN as error:
+            log.warning("the inbox cannot be read now: %s", error)
+            await asyncio.sleep(_PAUSE_SECONDS)
+            return ()
+        # When the heartbeat was held up for a whole lease, our own look claims what we are still at.
+        fresh = [entry for entry in entries if entry.id not in self._running]
+        if stopping.is_set():
+            await self._hand_back(fresh)
+            return ()
+        return fresh
+
+    async def _one_done(self, stopping: asyncio.Event) -> None:
+        stop = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait({stop, *self._running.values()}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+
+    async def _work(self, entry: Entry) -> None:
+        """Deals with one entry, whatever happens; only cancellation leaves here."""
+        handling = asyncio.create_task(self._handle(entry))
+        beating = asyncio.create_task(self._beat(entry, handling))
+        try:
+            await handling
+        except asyncio.CancelledError:
+            if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # always inside a task
+                await self._hand_back([entry])
+                raise
+            log.warning("lost the lease of %s; its new owner goes on", entry.id.decode())
+        except Exception as error:
+            # Redis or Postgres is away, so the outcome cannot be recorded: the entry comes again.
+            log.warning("entry %s stays pending until its lease ends: %s", entry.id.decode(), error)
+        finally:
+            beating.cancel()
+
+    async def _handle(self, entry: Entry) -> None:
+        try:
+            event = from_bytes(entry.data)
+        except Undecodable as error:
+            await self._bury(entry, None, str(error), entry.failures)
+            return
+        if entry.claimed and await self._stream.deliveries(entry) > _CRASH_LIMIT:
+            await self._bury(entry, event, "its workers keep dying", entry.failures)
+            return
+        with tracing.continued(event.traceparent, event.type):
+            try:
+                await self._handler_of(event)(event)
+            except Later as later:
+                await self._stream.postpone(entry, later.delay.total_seconds(), entry.failures)
+            except (Permanent, Undecodable) as error:
+                await self._bury(entry, event, str(error), entry.failures)
+            except Exception as error:
+                await self._failed(entry, event, error)
+            else:
+                await self._stream.acknowledge(entry)
+
+    def _handler_of(self, event: Event) -> Handler:
+        handler = self._handlers.get(event.type)
+        if handler is None:
+            # Kept for a version that knows it, which an acknowledgement would rob of it.
+            raise Permanent(f"{event.type} has no handler in this version of the {self._service} service")
+        return handler
+
+    async def _failed(self, entry: Entry, event: Event, error: Exception) -> None:
+        failures = entry.failures + 1
+        log.warning("handling %s %s failed, failure %d", event.type, event.id, failures, exc_info=error)
+        if failures >= self._max_failures:
+            # Only the error's type is kept: its text may quote what the handler worked on.
+            await self._bury(entry, event, f"{type(error).__name__} after {failures} failures", failures)
+        else:
+            await self._stream.postpone(entry, self._backoff(failures), failures)
+
+    async def _beat(self, entry: Entry, handling: asyncio.Task[None]) -> None:
+        """Keeps the lease; when it is lost, ends the handler, for another worker has begun the same work."""
+        while True:
+            await asyncio.sleep(self._lease_seconds / 3)
+            try:
+                kept = await self._stream.keep(entry)
+            except _REDIS_DOWN as error:
+                log.warning("the lease of %s cannot be renewed now: %s", entry.id.decode(), error)
+                continue
+            if not kept:
+                handling.cancel()
+                return
+
+    async def _bury(self, entry: Entry, event: Event | None, reason: str, failures: int) -> None:
+        """Dead-letters the entry: it is in Postgres before it leaves the stream."""
+        log.error("dead-lettered %s: %s", event.type if event else "an undecodable entry", reason)
+        letter = insert(dead_letters).values(
+            event_id=event.id if event else uuid5(NAMESPACE_OID, f"{stream_of(self._service)}:{entry.id.decode()}"),
+            type=_text(event.type) if event else "",
+            key=_text(event.key) if event else "",
+            event=entry.data,
+            reason=_text(reason[:500]),
+            failures=failures,
+        )
+        async with self._db.transaction() as tx:
+            await tx.execute(letter.on_conflict_do_nothing())
+        await self._stream.acknowledge(entry)
+
+    async def _hand_back(self, entries: Sequence[Entry]) -> None:
+        try:
+            if entries:
+                await self._stream.release(entries)
+        except _REDIS_DOWN as error:
+            log.warning("%d entries go to a peer only after their lease: %s", len(entries), error)
+
+    async def _move(self) -> None:
+        """Brings postponed entries back for as long as the inbox runs."""
+        while True:
+            try:
+                await self._stream.move_due()
+            except _REDIS_DOWN as error:
+                log.warning("postponed events cannot be moved now: %s", error)
+            await asyncio.sleep(_MOVE_EVERY_SECONDS)
+
+    async def _tidy(self) -> None:
+        """Forgets the consumers of ended processes for as long as the inbox runs."""
+        while True:
+            await asyncio.sleep(self._lease_seconds)
+            try:
+                await self._stream.forget_ended(_SILENT_LEASES * self._lease_seconds)
+            except _REDIS_DOWN as error:
+                log.debug("ended consumers cannot be removed now: %s", error)
+
+
+def _text(text: str) -> str:
+    """Postgres keeps no NUL in a text, and a dead letter that cannot be written would come back for ever."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -1,0 +1,78 @@
+"""The inbox's Lua scripts: each is one step that Redis does whole or not at all. All keys of a call share a hash slot."""
+
+KEEP = """
+-- KEYS: stream. ARGV: group, consumer, entry. Renews the lease if it is still ours; JUSTID leaves the delivery count alone.
+-- An entry that nobody has was lost by Redis or is done: whoever works on it may as well go on.
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
+if #pending == 0 then return 1 end
+if pending[1][2] ~= ARGV[2] then return 0 end
+redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'JUSTID')
+return 1
+"""
+
+ACKNOWLEDGE = """
+-- KEYS: stream. ARGV: group, consumer, entry. What is done leaves the stream, so its length is the backlog and nothing needs
+-- trimming. Only the owner may say so: to a worker that lost its lease the entry belongs no more.
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
+if #pending == 0 or pending[1][2] ~= ARGV[2] then return 0 end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+return redis.call('XDEL', KEYS[1], ARGV[3])
+"""
+
+POSTPONE = """
+-- KEYS: stream, delayed set. ARGV: group, consumer, entry, delay in ms, failures, unique tag, event.
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
+if #pending == 0 or pending[1][2] ~= ARGV[2] then return 0 end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+redis.call('XDEL', KEYS[1], ARGV[3])
+local now = redis.call('TIME')
+local due = now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[4]
+redis.call('ZADD', KEYS[2], due, ARGV[6] .. ':' .. ARGV[5] .. ':' .. ARGV[7])
+return 1
+"""
+
+MOVE_DUE = """
+-- KEYS: stream, delayed set. ARGV: most items. The tag keeps equal events apart; it is dropped here.
+local now = redis.call('TIME')
+local due = redis.call('ZRANGE', KEYS[2], '-inf', now[1] * 1000 + math.floor(now[2] / 1000), 'BYSCORE', 'LIMIT', 0, ARGV[1])
+for _, item in ipairs(due) do
+  local first = string.find(item, ':', 1, true)
+  local second = string.find(item, ':', first + 1, true)
+  redis.call('XADD', KEYS[1], '*', 'event', string.sub(item, second + 1), 'failures', string.sub(item, first + 1, second - 1))
+  redis.call('ZREM', KEYS[2], item)
+end
+return #due
+"""
+
+RELEASE = """
+-- KEYS: stream. ARGV: group, consumer, entries. Makes our entries look long idle, so that the next look of a peer claims them,
+-- and takes this delivery back from the count: leaving is no crash.
+for i = 3, #ARGV do
+  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)
+  if #pending > 0 and pending[1][2] == ARGV[2] then
+    local count = math.max(pending[1][4] - 1, 0)
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'IDLE', 86400000, 'RETRYCOUNT', count, 'JUSTID')
+  end
+end
+return #ARGV - 2
+"""
+
+LEAVE = """
+-- KEYS: stream. ARGV: group, consumer. DELCONSUMER drops what is pending, so look and removal must be one step.
+if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) > 0 then return 0 end
+return redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+"""
+
+FORGET = """
+-- KEYS: stream. ARGV: group, silence in ms. A consumer that lives and is forgotten by mistake is made anew by its next read.
+local forgotten = 0
+for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local field = {}
+  for i = 1, #consumer, 2 do field[consumer[i]] = consumer[i + 1] end
+  if field['pending'] == 0 and field['idle'] > tonumber(ARGV[2]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], field['name'])
+    forgotten = forgotten + 1
+  end
+end
+return forgotten
+"""

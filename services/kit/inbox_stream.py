@@ -1,0 +1,139 @@
+"""The Redis stream behind an inbox: taking entries, keeping them, giving them up. It knows neither events nor handlers."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+from uuid import uuid4
+
+import redis.exceptions
+from redis.asyncio import Redis
+
+from .inbox_scripts import ACKNOWLEDGE, FORGET, KEEP, LEAVE, MOVE_DUE, POSTPONE, RELEASE
+
+GROUP = "workers"
+
+_BLOCK_MILLISECONDS = 1000
+_MOVE_AT_MOST = 100
+
+_Raw = tuple[bytes, Mapping[bytes, bytes] | None]
+_Answer = list[tuple[bytes, list[_Raw]]]
+
+
+def stream_of(service: str) -> str:
+    return f"inbox:{service}"
+
+
+def delayed_of(service: str) -> str:
+    """In the stream's hash slot: the tag is the stream's whole name."""
+    return f"{{{stream_of(service)}}}:delayed"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One delivery of an event."""
+
+    id: bytes
+    data: bytes
+    failures: int
+    claimed: bool
+    """Taken over from a worker that died or handed it back."""
+
+
+class InboxStream:
+    """One consumer of a service's stream. Every method raises redis.exceptions.RedisError or OSError while Redis is away."""
+
+    def __init__(self, redis: Redis, service: str, *, lease_seconds: float) -> None:
+        self._redis = redis
+        self._stream, self._delayed = stream_of(service), delayed_of(service)
+        self._lease = int(lease_seconds * 1000)
+        # Unique for each process, also after a restart in the same container: a name stands for one life.
+        self._consumer = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        self._cursor = b"0-0"
+        self._keep = redis.register_script(KEEP)
+        self._acknowledge = redis.register_script(ACKNOWLEDGE)
+        self._postpone = redis.register_script(POSTPONE)
+        self._move_due = redis.register_script(MOVE_DUE)
+        self._release = redis.register_script(RELEASE)
+        self._leave = redis.register_script(LEAVE)
+        self._forget = redis.register_script(FORGET)
+
+    async def take(self, count: int) -> list[Entry]:
+        """The entries of dead workers, else new ones; waits for these up to a second, then returns none."""
+        try:
+            return await self._claim(count) or await self._read(count)
+        except redis.exceptions.ResponseError as error:
+            # The group is gone, also under the feet of a waiting read: a new or emptied Redis.
+            if "NOGROUP" not in str(error) and "UNBLOCKED" not in str(error):
+                raise
+            await self._create_group()
+            return []
+
+    async def keep(self, entry: Entry) -> bool:
+        """Renews the lease. False: another worker has the entry."""
+        return bool(await self._keep(keys=[self._stream], args=[GROUP, self._consumer, entry.id]))
+
+    async def deliveries(self, entry: Entry) -> int:
+        """How often the entry was given to a worker."""
+        pending = await self._redis.xpending_range(self._stream, GROUP, entry.id, entry.id, 1)
+        return int(pending[0]["times_delivered"]) if pending else 0
+
+    async def acknowledge(self, entry: Entry) -> None:
+        """Removes the entry, if it still is ours."""
+        await self._acknowledge(keys=[self._stream], args=[GROUP, self._consumer, entry.id])
+
+    async def postpone(self, entry: Entry, seconds: float, failures: int) -> None:
+        """Takes the entry out of the stream for a time, if it still is ours."""
+        await self._postpone(
+            keys=[self._stream, self._delayed],
+            args=[GROUP, self._consumer, entry.id, int(seconds * 1000), failures, uuid4().hex, entry.data],
+        )
+
+    async def move_due(self) -> None:
+        """Brings postponed entries back when they are due."""
+        await self._move_due(keys=[self._stream, self._delayed], args=[_MOVE_AT_MOST])
+
+    async def release(self, entries: Sequence[Entry]) -> None:
+        """Lets a peer take our entries at once instead of after the lease."""
+        await self._release(keys=[self._stream], args=[GROUP, self._consumer, *(entry.id for entry in entries)])
+
+    async def leave(self) -> None:
+        """Removes this consumer's name, unless entries are pending under it."""
+        await self._leave(keys=[self._stream], args=[GROUP, self._consumer])
+
+    async def forget_ended(self, silent_seconds: float) -> None:
+        """Removes the names of consumers without pending entries that were silent for longer."""
+        await self._forget(keys=[self._stream], args=[GROUP, int(silent_seconds * 1000)])
+
+    async def _claim(self, count: int) -> list[Entry]:
+        # The cursor goes round: a look covers only part of a long list of pending entries.
+        answer = await self._redis.xautoclaim(
+            self._stream, GROUP, self._consumer, self._lease, self._cursor, count=count
+        )
+        self._cursor = cast("bytes", answer[0])
+        return _entries(cast("list[_Raw]", answer[1]), claimed=True)
+
+    async def _read(self, count: int) -> list[Entry]:
+        block = min(_BLOCK_MILLISECONDS, max(self._lease // 3, 1))
+        answer = await self._redis.xreadgroup(GROUP, self._consumer, {self._stream: ">"}, count=count, block=block)
+        return [entry for _, raw in cast("_Answer", answer or []) for entry in _entries(raw, claimed=False)]
+
+    async def _create_group(self) -> None:
+        """From the stream's beginning: what came before the first worker is work as well."""
+        try:
+            await self._redis.xgroup_create(self._stream, GROUP, id="0", mkstream=True)
+        except redis.exceptions.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+
+def _entries(raw: Sequence[_Raw], *, claimed: bool) -> list[Entry]:
+    """Without those that were deleted while they were pending, which have no fields."""
+    return [
+        Entry(entry_id, fields.get(b"event", b""), int(fields.get(b"failures", b"0")), claimed)
+        for entry_id, fields in raw
+        if fields
+    ]

@@ -1,0 +1,152 @@
+"""What happens around every call: request log, error mapping, deadline, access, validation, then the servicer.
+
+One interceptor does it in that order, so that the order can be read here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from time import perf_counter
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+from google.protobuf.message import Message
+from grpc.aio import ServicerContext
+from grpc_status import rpc_status
+
+from . import deadline
+from .access import AccessControl
+from .caller import Caller, current_caller, origin_of
+from .errors import Internal, MeshError
+from .statuses import as_mesh_error, to_status
+from .validation import validate
+
+log = logging.getLogger(__name__)
+
+# Quoted: these are generic to the type checker only.
+Context: TypeAlias = "ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+HandlerOf: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
+
+
+class MeshInterceptor(grpc.aio.ServerInterceptor):
+    """Surrounds the methods of `services`; others on the same server (health, reflection) pass untouched."""
+
+    def __init__(self, services: frozenset[str], access: AccessControl, *, call_seconds: float) -> None:
+        self._services = services
+        self._access = access
+        self._call_seconds = call_seconds
+
+    async def intercept_service(
+        self, continuation: HandlerOf, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        handler = await continuation(handler_call_details)
+        path = str(handler_call_details.method)
+        if handler is None or path.split("/")[1] not in self._services:
+            return handler
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._streaming(path, handler), handler.request_deserializer, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(path, handler), handler.request_deserializer, handler.response_serializer
+        )
+
+    def _unary(self, path: str, handler: Handler) -> Callable[[Message, Context], Awaitable[Message]]:
+        behaviour: Any = handler.unary_unary
+
+        async def serve(request: Message, context: Context) -> Message:
+            async with _Call(path, context) as call, deadline.within(_remaining(context), self._call_seconds):
+                await self._admit(call, path, request, context)
+                answer: Message = await behaviour(request, context)
+                return answer
+            await call.abort()
+
+        return serve
+
+    def _streaming(self, path: str, handler: Handler) -> Callable[[Message, Context], AsyncIterator[Message]]:
+        behaviour: Any = handler.unary_stream
+
+        async def serve(request: Message, context: Context) -> AsyncIterator[Message]:
+            async with _Call(path, context) as call:
+                await self._admit(call, path, request, context)
+                # Closed with the call, not when the garbage collector comes by: the servicer's own clean-up is behind it.
+                async with aclosing(behaviour(request, context)) as messages:
+                    async for message in messages:
+                        yield message
+                return
+            await call.abort()
+
+        return serve
+
+    async def _admit(self, call: _Call, path: str, request: Message, context: Context) -> None:
+        call.caller = await self._access.admit(path, context.invocation_metadata())
+        current_caller.set(call.caller)
+        validate(request)
+
+
+def _remaining(context: Context) -> float | None:
+    remaining = context.time_remaining()
+    # Without a deadline grpc answers None or, in some versions, a time far beyond any call.
+    return remaining if remaining is not None and remaining < 86_400 else None
+
+
+class _Call:
+    """Logs one call and keeps its error until it can be sent: `abort` must be awaited outside of the handlers of `except`."""
+
+    def __init__(self, path: str, context: Context) -> None:
+        self._path = path
+        self._context = context
+        self._error: MeshError | None = None
+        # Kept here for the log: a stream may be closed from another task, where the context variable is another call's.
+        self.caller: Caller | None = None
+
+    async def __aenter__(self) -> _Call:
+        self._started = perf_counter()
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if error is None:
+            self._log("OK", "success")
+            return False
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            self._log("CANCELLED", "unknown")
+            return False
+        if not isinstance(error, Exception):
+            return False
+        if isinstance(error, grpc.aio.AbortError):
+            # The status is on its way already, and a call is aborted only once.
+            self._log(str(self._context.code()), "failure")
+            return False
+        self._error = as_mesh_error(error)
+        if isinstance(self._error, Internal):
+            log.error("unexpected error in %s", self._path, exc_info=error)
+        self._log(self._error.code.name, "failure", self._error)
+        return True
+
+    async def abort(self) -> NoReturn:
+        """Ends the call with the error's status."""
+        if self._error is None:
+            raise RuntimeError("a call ended with neither an answer nor an error")
+        await self._context.abort_with_status(rpc_status.to_status(to_status(self._error)))
+
+    def _log(self, code: str, outcome: str, error: MeshError | None = None) -> None:
+        fields: dict[str, object] = {
+            "event.action": self._path,
+            "event.category": "web",
+            "event.outcome": outcome,
+            "event.duration": int((perf_counter() - self._started) * 1e9),
+            "rpc.grpc.status_code": code,
+            "client.ip": origin_of(self._context).ip,
+        }
+        request_id = dict(self._context.invocation_metadata() or ()).get("x-request-id")
+        if request_id:
+            fields["http.request.id"] = str(request_id)[:64]
+        if self.caller:
+            fields["user.id"] = str(self.caller.user_id)
+        if error:
+            fields["error.code"] = error.reason
+        log.info("%s %s", self._path, code, extra=fields)

@@ -1,0 +1,31 @@
+"""Logs as ECS JSON lines on standard output, each with the trace it belongs to."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import ecs_logging
+from opentelemetry import trace
+
+
+class _Formatter(ecs_logging.StdlibFormatter):
+    def __init__(self, service: str) -> None:
+        super().__init__(extra={"service.name": service})
+
+    def format(self, record: logging.LogRecord) -> str:
+        span = trace.get_current_span().get_span_context()
+        if span.is_valid:
+            record.__dict__["trace.id"] = trace.format_trace_id(span.trace_id)
+            record.__dict__["span.id"] = trace.format_span_id(span.span_id)
+        return super().format(record)
+
+
+def configure(service: str, level: str) -> None:
+    """Once per process, before anything logs."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Formatter(service))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # These speak of every connection and request at INFO; the request log says it once already.
+    for chatty in ("httpx", "alembic.runtime.plugins", "aiosmtplib"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,0 +1,63 @@
+"""The transactional outbox: an event exists exactly if the change that it tells of was committed."""
+
+from __future__ import annotations
+
+from google.protobuf.message import Message
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    func,
+    insert,
+    select,
+    text,
+)
+from uuid_utils.compat import uuid7
+
+from . import tracing
+from .database import Transaction
+from .events import VERSION
+
+CHANNEL = "outbox"
+"""NOTIFY wakes the relay; the payload is empty, so Postgres folds many into one."""
+
+metadata = MetaData()
+
+table = Table(
+    "outbox",
+    metadata,
+    Column("position", BigInteger, Identity(always=True), primary_key=True),
+    Column("id", Uuid, nullable=False, unique=True),
+    Column("key", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("traceparent", Text, nullable=False),
+    Column("occurred_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("published_at", DateTime(timezone=True)),
+    # The relay looks every second, and most rows are published ones.
+    Index("outbox_unpublished", "key", "position", postgresql_where=text("published_at IS NULL")),
+)
+
+
+async def add(tx: Transaction, message: Message, *, key: object) -> None:
+    """Writes the event into the caller's transaction. Events of one key are published in the order they were written."""
+    await tx.execute(
+        insert(table).values(
+            id=uuid7(),
+            key=str(key),
+            type=message.DESCRIPTOR.full_name,
+            version=VERSION,
+            payload=message.SerializeToString(),
+            traceparent=tracing.traceparent(),
+        )
+    )
+    await tx.execute(select(func.pg_notify(CHANNEL, "")))

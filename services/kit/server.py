@@ -1,0 +1,149 @@
+"""One process of the mesh: its gRPC server, its background tasks and its orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import grpc
+from google.protobuf import descriptor_pool
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
+
+from .access import AccessControl
+from .health import Check, Health
+from .interceptor import MeshInterceptor
+from .settings import ServiceSettings
+from .tokens import AccessTokens, ServiceTokens
+
+log = logging.getLogger(__name__)
+
+AddToServer = Callable[[grpc.aio.Server], None]
+Background = Callable[[asyncio.Event], Awaitable[None]]
+"""A task that runs until the event is set, and ends by itself soon after."""
+
+_HEALTH = "grpc.health.v1.Health"
+
+
+class Server:
+    """Serves until SIGTERM or SIGINT, then drains.
+
+    Readiness fails first; then open calls and background work end within the budget.
+    """
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        *,
+        required: Mapping[str, Check],
+        optional: Mapping[str, Check] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._required = required
+        self._optional = optional or {}
+        self._servicers: dict[str, AddToServer] = {}
+        self._background: list[Background] = []
+        self.stopping = asyncio.Event()
+        """Set when the drain begins; open streams end themselves then."""
+        self.address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Host and port, once calls are answered; tells the port that port 0 became."""
+
+    def add(self, service: str, add_to_server: AddToServer) -> None:
+        """A service whose methods carry policies, by its full name."""
+        self._servicers[service] = add_to_server
+
+    def background(self, task: Background) -> None:
+        """Runs beside the server. When it raises, the whole process ends, for a supervisor to restart."""
+        self._background.append(task)
+
+    async def run(
+        self,
+        access_tokens: AccessTokens | None = None,
+        service_tokens: ServiceTokens | None = None,
+        *,
+        open_services: Mapping[str, AddToServer] | None = None,
+    ) -> None:
+        """`open_services` are foreign contracts without policies (Envoy's), to be reached on an internal network only.
+
+        Raises OSError when the address is taken.
+        """
+        server, health = self._build(access_tokens, service_tokens, open_services or {})
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopping.set)
+        await health.check()
+        await server.start()
+        self.address.set_result(f"{self._settings.listen.rpartition(':')[0]}:{self._port}")
+        log.info("serving on %s", self.address.result())
+        watch = asyncio.create_task(health.watch())
+        stop = asyncio.create_task(self.stopping.wait())
+        tasks = [asyncio.ensure_future(task(self.stopping)) for task in self._background]
+        try:
+            done, _ = await asyncio.wait([watch, stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            self.stopping.set()
+            log.info("draining")
+            watch.cancel()
+            await health.leave()
+            await asyncio.gather(
+                server.stop(self._settings.drain_seconds), _finish(tasks, self._settings.drain_seconds)
+            )
+            log.info("stopped")
+
+    def _build(
+        self,
+        access_tokens: AccessTokens | None,
+        service_tokens: ServiceTokens | None,
+        open_services: Mapping[str, AddToServer],
+    ) -> tuple[grpc.aio.Server, Health]:
+        # Health checks make no spans: probes would drown the rest, and this interceptor breaks the form that Watch has.
+        traced = filters.negate(filters.health_check())
+        interceptors: list[grpc.aio.ServerInterceptor] = [
+            aio_server_interceptor(filter_=traced),  # type: ignore[no-untyped-call]
+        ]
+        if self._servicers:
+            if access_tokens is None or service_tokens is None:
+                raise ValueError("a server with servicers needs both kinds of tokens")
+            access = AccessControl(self._servicers, access_tokens, service_tokens)
+            served = frozenset(self._servicers)
+            interceptors.append(MeshInterceptor(served, access, call_seconds=self._settings.call_seconds))
+        server = grpc.aio.server(
+            interceptors=interceptors,
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", 1 << 20),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ],
+        )
+        everything = {**self._servicers, **open_services}
+        for add_to_server in everything.values():
+            add_to_server(server)
+        health = Health(everything, self._required, self._optional)
+        health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+        reflection.enable_server_reflection(
+            (*everything, _HEALTH, reflection.SERVICE_NAME), server, descriptor_pool.Default()
+        )
+        try:
+            self._port = server.add_insecure_port(self._settings.listen)
+        except RuntimeError:
+            raise OSError(
+                f"{self._settings.listen} cannot be listened on, probably because another process does; "
+                "end that process or set STORYMESH_LISTEN"
+            ) from None
+        return server, health
+
+
+async def _finish(tasks: Sequence[asyncio.Future[None]], seconds: float) -> None:
+    """Lets the tasks end by themselves, then cancels the rest."""
+    if not tasks:
+        return
+    _, late = await asyncio.wait(tasks, timeout=seconds)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,66 @@
+"""Maps errors to google.rpc.Status, in this one place."""
+
+from __future__ import annotations
+
+import redis.exceptions
+import sqlalchemy.exc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc import StatusCode
+from grpc.aio import AioRpcError
+
+from .errors import DOMAIN, DeadlineExceeded, Internal, InvalidArgument, MeshError, Unavailable
+
+_DEPENDENCY_DOWN = (
+    sqlalchemy.exc.OperationalError,
+    sqlalchemy.exc.InterfaceError,
+    sqlalchemy.exc.TimeoutError,
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.BusyLoadingError,
+    ConnectionError,
+)
+
+
+def as_mesh_error(error: Exception) -> MeshError:
+    """The error a caller is to see: what we raised on purpose, what will pass by itself, or Internal."""
+    match error:
+        case MeshError():
+            return error
+        case TimeoutError():
+            return DeadlineExceeded()
+        case AioRpcError() if error.code() in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED):
+            return Unavailable()
+        case _ if isinstance(error, _DEPENDENCY_DOWN):
+            return Unavailable()
+        case sqlalchemy.exc.DBAPIError() if error.connection_invalidated:
+            return Unavailable()
+        case _:
+            return Internal()
+
+
+def to_status(error: MeshError) -> status_pb2.Status:
+    """ErrorInfo first, then what the kind of error adds."""
+    code: int = error.code.value[0]
+    status = status_pb2.Status(code=code, message=str(error))
+    _attach(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
+    if isinstance(error, InvalidArgument):
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description, reason=v.reason)
+            for v in error.violations
+        ]
+        _attach(status, error_details_pb2.BadRequest(field_violations=violations))
+    if error.retry_after is not None:
+        delay = duration_pb2.Duration()
+        delay.FromTimedelta(error.retry_after)
+        _attach(status, error_details_pb2.RetryInfo(retry_delay=delay))
+    return status
+
+
+def _attach(
+    status: status_pb2.Status,
+    detail: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo,
+) -> None:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    status.details.append(packed)

@@ -1,0 +1,153 @@
+"""Verifies who calls: a person's access token (RFC 9068, ES256) or a service's token for this callee.
+
+Rules of RFC 8725: the algorithm is fixed by us, never taken from the token; the type, issuer, audience and expiry are required;
+keys come from our own key set only (`jku`, `jwk` and `x5u` headers are refused).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import jwt
+from jwt.types import Options
+
+from .caller import Caller, Role
+from .clock import Clock, system_clock
+from .errors import Unauthenticated, Unavailable
+
+ACCESS_TOKEN_TYPE = "at+jwt"
+SERVICE_TOKEN_TYPE = "mesh+jwt"
+SKEW = timedelta(seconds=30)
+SERVICE_TOKEN_LIFE = timedelta(seconds=60)
+
+# PyJWT knows the system's clock only.
+_TIMES_OURSELVES: Options = {"verify_exp": False, "verify_iat": False, "verify_nbf": False}
+# Whatever a forger can make the parsers raise; the last comes of deep nesting.
+_MALFORMED = (jwt.PyJWTError, KeyError, ValueError, TypeError, AttributeError, OverflowError, OSError, RecursionError)
+
+_FOREIGN_KEY_HEADERS = {"jku", "jwk", "x5u", "x5c"}
+_REFETCH_AT_MOST_EVERY = timedelta(seconds=2)
+_REFETCH_AT_LEAST_EVERY = timedelta(minutes=5)
+
+log = logging.getLogger(__name__)
+
+JsonWebKey = Mapping[str, str]
+FetchKeys = Callable[[], Awaitable[list[JsonWebKey]]]
+
+
+class KeySet:
+    """The auth service's public keys, fetched when first needed, when a key is unknown and every five minutes.
+
+    While auth does not answer, known keys go on being used; a token under an unknown key gets Unavailable, not a refusal, for it
+    may well be good.
+    """
+
+    def __init__(self, fetch: FetchKeys, clock: Clock) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._fetched_at: datetime | None = None
+        self._tried_at: datetime | None = None
+        self._lock = asyncio.Lock()
+
+    async def find(self, key_id: str) -> jwt.PyJWK | None:
+        """None when the current key set does not hold the key. Raises Unavailable when that cannot be found out."""
+        now = self._clock()
+        known = self._keys.get(key_id)
+        fresh = self._fetched_at is not None and now - self._fetched_at < _REFETCH_AT_LEAST_EVERY
+        # While one call waits for the refetch, the others go on with the key they know.
+        if known and (fresh or self._lock.locked()):
+            return known
+        async with self._lock:
+            # Whoever waited for the lock finds the answer of the one before, and a flood of made-up key ids costs one fetch.
+            if self._tried_at is None or now - self._tried_at >= _REFETCH_AT_MOST_EVERY:
+                self._tried_at = now
+                await self._refetch()
+        if key_id not in self._keys and self._fetched_at != self._tried_at:
+            raise Unavailable
+        return self._keys.get(key_id)
+
+    async def _refetch(self) -> None:
+        try:
+            self._keys = {key["kid"]: jwt.PyJWK(dict(key), algorithm="ES256") for key in await self._fetch()}
+        except Exception as error:
+            log.warning("the key set cannot be fetched: %s", error)
+            return
+        self._fetched_at = self._tried_at
+
+
+class AccessTokens:
+    """Verifies people's access tokens."""
+
+    def __init__(self, keys: KeySet, *, issuer: str, audience: str, clock: Clock = system_clock) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._issuer = issuer
+        self._audience = audience
+
+    async def verify(self, token: str) -> Caller:
+        """Raises Unauthenticated, or Unavailable when the keys cannot be had."""
+        try:
+            header = jwt.get_unverified_header(token)
+            if header.get("typ") != ACCESS_TOKEN_TYPE or _FOREIGN_KEY_HEADERS & header.keys():
+                raise Unauthenticated
+            key = await self._keys.find(header["kid"])
+            if key is None:
+                raise Unauthenticated
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key,
+                algorithms=["ES256"],
+                issuer=self._issuer,
+                audience=self._audience,
+                options={"require": ["iss", "sub", "aud", "exp", "iat", "jti", "sid"], **_TIMES_OURSELVES},
+            )
+            _check_times(claims, self._clock())
+            return Caller(UUID(claims["sub"]), UUID(claims["sid"]), Role(claims["role"]))
+        except _MALFORMED:
+            raise Unauthenticated from None
+
+
+class ServiceTokens:
+    """Makes and verifies the tokens by which a service proves itself to one callee."""
+
+    def __init__(self, key: bytes, *, service: str, clock: Clock) -> None:
+        self._key = key
+        self._service = service
+        self._clock = clock
+
+    def mint(self, callee: str) -> str:
+        now = self._clock()
+        claims = {"iss": self._service, "aud": callee, "iat": now, "exp": now + SERVICE_TOKEN_LIFE}
+        return jwt.encode(claims, self._key, algorithm="HS256", headers={"typ": SERVICE_TOKEN_TYPE})
+
+    def verify(self, token: str) -> str:
+        """The name of the calling service. Raises Unauthenticated."""
+        try:
+            if jwt.get_unverified_header(token).get("typ") != SERVICE_TOKEN_TYPE:
+                raise Unauthenticated
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                self._key,
+                algorithms=["HS256"],
+                audience=self._service,
+                options={"require": ["iss", "aud", "exp", "iat"], **_TIMES_OURSELVES},
+            )
+            _check_times(claims, self._clock())
+            return str(claims["iss"])
+        except _MALFORMED:
+            raise Unauthenticated from None
+
+
+def _check_times(claims: Mapping[str, Any], now: datetime) -> None:
+    """Raises Unauthenticated outside of the token's life, within the skew that clocks may have."""
+    begin, end = (datetime.fromtimestamp(claims[name], UTC) for name in ("iat", "exp"))
+    if "nbf" in claims:
+        begin = max(begin, datetime.fromtimestamp(claims["nbf"], UTC))
+    if not begin - SKEW <= now < end + SKEW:
+        raise Unauthenticated
