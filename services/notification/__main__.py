@@ -1,0 +1,92 @@
+"""Builds the notification service's processes."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from storymesh.notification.v1.notification_service_pb2 import DESCRIPTOR
+from storymesh.notification.v1.notification_service_pb2_grpc import add_NotificationServiceServicer_to_server
+
+from services.kit import channels, process
+from services.kit import redis as kit_redis
+from services.kit.clock import system_clock
+from services.kit.database import Database
+from services.kit.inbox import Inbox
+from services.kit.keys import fetch_from
+from services.kit.paging import Pages
+from services.kit.sealing import Seal
+from services.kit.server import Server
+from services.kit.signing import Signer
+from services.kit.tokens import AccessTokens, KeySet, ServiceTokens
+
+from .config import NotificationSettings, NotificationWorkerSettings
+from .mailing import Mailing
+from .notifications import Notifications, Notifier
+from .peers import Accounts
+from .servicer import NotificationServicer
+from .smtp import Smtp
+from .worker import Worker
+
+SERVICE = DESCRIPTOR.services_by_name["NotificationService"].full_name
+
+
+async def serve(settings: NotificationSettings) -> None:
+    async with AsyncExitStack() as closing:
+        db = Database(settings.database_url.get_secret_value(), pool=settings.database_pool)
+        closing.push_async_callback(db.close)
+        service_tokens = ServiceTokens(settings.mesh_key.get_secret_value(), service="notification", clock=system_clock)
+        auth = await closing.enter_async_context(channels.connect(settings.auth_target, "auth", service_tokens))
+        access_tokens = AccessTokens(
+            KeySet(fetch_from(auth), system_clock), issuer=settings.token_issuer, audience=settings.token_audience
+        )
+        notifications = Notifications(db, Pages(Signer(settings.cursor_key.get_secret_value())))
+        server = Server(settings, required={"postgres": db.check})
+        servicer = NotificationServicer(notifications)
+        server.add(SERVICE, lambda to: add_NotificationServiceServicer_to_server(servicer, to))
+        await server.run(access_tokens, service_tokens)
+
+
+async def work(settings: NotificationWorkerSettings) -> None:
+    async with AsyncExitStack() as closing:
+        db = Database(settings.database_url.get_secret_value(), pool=settings.database_pool)
+        closing.push_async_callback(db.close)
+        redis = await closing.enter_async_context(kit_redis.connect(settings.redis_url.get_secret_value()))
+        service_tokens = ServiceTokens(settings.mesh_key.get_secret_value(), service="notification", clock=system_clock)
+        auth = await closing.enter_async_context(channels.connect(settings.auth_target, "auth", service_tokens))
+        smtp = Smtp(
+            settings.smtp_host,
+            settings.smtp_port,
+            username=settings.smtp_username,
+            password=settings.smtp_password.get_secret_value(),
+            start_tls=settings.smtp_start_tls,
+            seconds=settings.smtp_seconds,
+        )
+        worker = Worker(
+            Mailing(db, smtp, system_clock, sender=settings.mail_from),
+            Notifier(db, system_clock),
+            Accounts(auth),
+            Seal(settings.seal_key.get_secret_value()),
+            system_clock,
+            public_url=settings.public_url,
+        )
+        inbox = Inbox(
+            db,
+            redis,
+            "notification",
+            worker.handlers(),
+            lease_seconds=settings.lease_seconds,
+            concurrency=settings.worker_concurrency,
+            max_failures=settings.max_failures,
+        )
+        server = Server(settings, required={"postgres": db.check, "redis": redis.ping}, optional={"smtp": smtp.check})
+        server.background(inbox.run)
+        await server.run()
+
+
+if __name__ == "__main__":
+    process.main(
+        "notification",
+        serve=process.Command("serve the notification API", NotificationSettings, serve),
+        worker=process.Command("send mail and add notifications", NotificationWorkerSettings, work),
+        migrate=process.migrate("services.notification"),
+    )

@@ -1,0 +1,27 @@
+"""The settings of the notification service; the only place that reads its environment."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr
+
+from services.kit.settings import DatabaseSettings, InboxSettings, Key
+
+
+class NotificationSettings(DatabaseSettings):
+    """What `serve` is told."""
+
+    cursor_key: Key = Field(description="Signs page tokens; the same for all replicas.")
+
+
+class NotificationWorkerSettings(InboxSettings):
+    """What `worker` is told."""
+
+    seal_key: Key = Field(description="Opens the sealed one-time codes of auth; the same in both services.")
+    smtp_host: str = Field("127.0.0.1", description="The mail server that takes outgoing mail.")
+    smtp_port: int = Field(1025, ge=1, le=65535, description="Its port.")
+    smtp_username: str = Field("", description="For a mail server that asks for one.")
+    smtp_password: SecretStr = Field(SecretStr(""), description="The username's password.")
+    smtp_start_tls: bool = Field(False, description="Refuse to send mail unencrypted: STARTTLS (RFC 3207) comes first.")
+    smtp_seconds: float = Field(10.0, gt=0, description="How long each step of a delivery may take.")
+    mail_from: str = Field("Storymesh <no-reply@storymesh.invalid>", description="The sender of all mail.")
+    public_url: str = Field("http://127.0.0.1:8080", description="Where links in mails lead.")

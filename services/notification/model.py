@@ -1,0 +1,81 @@
+"""What people are told, and how far a mail has come. Pure: no clock, no store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+
+class NotificationType(StrEnum):
+    WELCOME = "WELCOME"
+    STORY_READY = "STORY_READY"
+    STORY_FAILED = "STORY_FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    id: UUID
+    user_id: UUID
+    type: NotificationType
+    title: str
+    body: str
+    story_id: UUID | None
+    created_at: datetime
+    read_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Whom a mail goes to."""
+
+    email: str
+    first_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What a mail says."""
+
+    subject: str
+    body: str
+
+
+class Template(StrEnum):
+    """The kinds of mail."""
+
+    CODE = "CODE"
+    REGISTRATION_REPEATED = "REGISTRATION_REPEATED"
+    WELCOME = "WELCOME"
+    STORY_READY = "STORY_READY"
+    STORY_FAILED = "STORY_FAILED"
+
+    @property
+    def sent_again(self) -> bool:
+        """Whether a mail of unknown outcome is sent a second time, under the same Message-ID.
+
+        Nobody can know whether a server took a mail when the connection breaks between the final dot and its answer. A second
+        code does no harm and a missing one locks somebody out; of everything else one is enough.
+        """
+        return self is Template.CODE
+
+
+class MailState(StrEnum):
+    WAITING = "WAITING"
+    """To be tried (again): no server has taken it."""
+    SENDING = "SENDING"
+    """A worker is at it; found by another worker, it means that the first one died there."""
+    SENT = "SENT"
+    REFUSED = "REFUSED"
+    """A server said that it never will take it."""
+    EXPIRED = "EXPIRED"
+    """Its code had ended before it could be sent."""
+    UNKNOWN = "UNKNOWN"
+    """The connection broke where nobody can know; for a person to look at."""
+
+    def after_crash(self, template: Template) -> MailState:
+        """The state from which a worker goes on that finds the mail."""
+        if self is MailState.SENDING:
+            return MailState.WAITING if template.sent_again else MailState.UNKNOWN
+        return self

@@ -1,0 +1,58 @@
+"""What people are told inside the application."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from services.kit.caller import Caller
+from services.kit.clock import Clock
+from services.kit.database import Database
+from services.kit.events import Event
+from services.kit.inbox import first_time
+from services.kit.paging import Page, Pages
+
+from . import store
+from .model import Letter, Notification, NotificationType
+
+
+class Notifications:
+    """Everyone reads only their own."""
+
+    def __init__(self, db: Database, pages: Pages) -> None:
+        self._db = db
+        self._pages = pages
+
+    async def list(self, caller: Caller, page_size: int, page_token: str) -> Page[Notification]:
+        """Newest first. Raises InvalidArgument for a foreign page token."""
+        query = f"notifications:{caller.user_id}"
+        request = self._pages.request(query, page_size, page_token)
+        async with self._db.transaction() as tx:
+            rows = await store.page(tx, caller.user_id, request)
+        return self._pages.page(query, request.size, rows)
+
+
+class Notifier:
+    """Adds notifications, each event's at most once."""
+
+    def __init__(self, db: Database, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
+
+    async def notify(
+        self, event: Event, user_id: UUID, kind: NotificationType, letter: Letter, story_id: UUID | None = None
+    ) -> None:
+        notification = Notification(
+            id=uuid7(),
+            user_id=user_id,
+            type=kind,
+            title=letter.subject,
+            body=letter.body,
+            story_id=story_id,
+            created_at=self._clock(),
+            read_at=None,
+        )
+        async with self._db.transaction() as tx:
+            if await first_time(tx, event):
+                await store.insert_notification(tx, notification)

@@ -1,0 +1,29 @@
+"""What the notification service asks of others."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Channel
+from storymesh.auth.v1 import directory_service_pb2 as pb
+from storymesh.auth.v1.directory_service_pb2_grpc import DirectoryServiceStub
+
+from .model import Recipient
+
+
+class Accounts:
+    """Accounts, as auth knows them at this moment."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._stub = DirectoryServiceStub(channel)
+
+    async def find(self, user_id: UUID) -> Recipient | None:
+        """None for an account that is gone. Raises AioRpcError when auth does not answer; the event is then tried again."""
+        try:
+            response = await self._stub.GetUser(pb.GetUserRequest(user_id=str(user_id)))
+        except AioRpcError as error:
+            if error.code() is StatusCode.NOT_FOUND:
+                return None
+            raise
+        return Recipient(response.user.email, response.user.first_name)

@@ -1,0 +1,79 @@
+"""Every SQL statement of the notification service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.engine.row import RowMapping
+
+from services.kit.database import Transaction
+from services.kit.paging import PageRequest
+
+from .model import MailState, Notification, NotificationType, Template
+from .tables import mails, notifications
+
+
+async def insert_notification(tx: Transaction, notification: Notification) -> None:
+    await tx.execute(
+        insert(notifications).values(
+            id=notification.id,
+            user_id=notification.user_id,
+            type=notification.type,
+            title=notification.title,
+            body=notification.body,
+            story_id=notification.story_id,
+            created_at=notification.created_at,
+            read_at=notification.read_at,
+        )
+    )
+
+
+async def page(tx: Transaction, user_id: UUID, request: PageRequest) -> Sequence[Notification]:
+    """Newest first, one more than asked for when there are more."""
+    query = (
+        select(notifications)
+        .where(notifications.c.user_id == user_id)
+        .order_by(notifications.c.id.desc())
+        .limit(request.size + 1)
+    )
+    if request.before:
+        query = query.where(notifications.c.id < request.before)
+    return [_notification(row) for row in (await tx.execute(query)).mappings()]
+
+
+async def lock_mail(tx: Transaction, event_id: UUID, template: Template, now: datetime) -> MailState:
+    """The mail's state; it begins in WAITING."""
+    values = {"event_id": event_id, "template": template, "state": MailState.WAITING, "attempts": 0, "error": ""}
+    await tx.execute(upsert(mails).values(**values, created_at=now, changed_at=now).on_conflict_do_nothing())
+    query = select(mails.c.state).where(mails.c.event_id == event_id).with_for_update()
+    return MailState((await tx.execute(query)).scalar_one())
+
+
+async def begin_sending(tx: Transaction, event_id: UUID, now: datetime) -> None:
+    await _set_mail(tx, event_id, MailState.SENDING, now, attempts=mails.c.attempts + 1)
+
+
+async def set_mail(tx: Transaction, event_id: UUID, state: MailState, now: datetime, *, error: str = "") -> None:
+    await _set_mail(tx, event_id, state, now, error=error[:500])
+
+
+async def _set_mail(tx: Transaction, event_id: UUID, state: MailState, now: datetime, **values: object) -> None:
+    statement = update(mails).where(mails.c.event_id == event_id).values(state=state, changed_at=now, **values)
+    await tx.execute(statement)
+
+
+def _notification(row: RowMapping) -> Notification:
+    return Notification(
+        id=row["id"],
+        user_id=row["user_id"],
+        type=NotificationType(row["type"]),
+        title=row["title"],
+        body=row["body"],
+        story_id=row["story_id"],
+        created_at=row["created_at"],
+        read_at=row["read_at"],
+    )

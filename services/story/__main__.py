@@ -1,0 +1,108 @@
+"""Builds the story service's processes."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+from storymesh.story.v1.story_service_pb2 import DESCRIPTOR
+from storymesh.story.v1.story_service_pb2_grpc import add_StoryServiceServicer_to_server
+
+from services.event_routes import ROUTES
+from services.kit import channels, process
+from services.kit import redis as kit_redis
+from services.kit.clock import system_clock
+from services.kit.database import Database
+from services.kit.inbox import Inbox
+from services.kit.keys import fetch_from
+from services.kit.paging import Pages
+from services.kit.relay import Relay
+from services.kit.server import Server
+from services.kit.signing import Signer
+from services.kit.tokens import AccessTokens, KeySet, ServiceTokens
+
+from . import worker
+from .config import StorySettings, StoryWorkerSettings
+from .peers import Accounts
+from .progress import Progress
+from .servicer import StoryServicer
+from .stories import Stories
+from .sweeping import Sweeper
+from .watching import Watches
+from .writers import build_writer
+from .writing import Writing
+
+SERVICE = DESCRIPTOR.services_by_name["StoryService"].full_name
+
+
+async def serve(settings: StorySettings) -> None:
+    async with AsyncExitStack() as closing:
+        db = Database(settings.database_url.get_secret_value(), pool=settings.database_pool)
+        closing.push_async_callback(db.close)
+        redis = await closing.enter_async_context(kit_redis.connect(settings.redis_url.get_secret_value()))
+        service_tokens = ServiceTokens(settings.mesh_key.get_secret_value(), service="story", clock=system_clock)
+        auth = await closing.enter_async_context(channels.connect(settings.auth_target, "auth", service_tokens))
+        access_tokens = AccessTokens(
+            KeySet(fetch_from(auth), system_clock), issuer=settings.token_issuer, audience=settings.token_audience
+        )
+        signer = Signer(settings.cursor_key.get_secret_value())
+        stories = Stories(db, Pages(signer), Accounts(auth).preferences_of, system_clock)
+        server = Server(settings, required={"postgres": db.check}, optional={"redis": redis.ping})
+        watches = Watches(
+            stories, Progress(redis), signer, server.stopping, heartbeat_seconds=settings.heartbeat_seconds
+        )
+        servicer = StoryServicer(stories, watches)
+        server.add(SERVICE, lambda to: add_StoryServiceServicer_to_server(servicer, to))
+        await server.run(access_tokens, service_tokens)
+
+
+async def work(settings: StoryWorkerSettings) -> None:
+    async with AsyncExitStack() as closing:
+        database_url = settings.database_url.get_secret_value()
+        db = Database(database_url, pool=settings.database_pool)
+        closing.push_async_callback(db.close)
+        redis = await closing.enter_async_context(kit_redis.connect(settings.redis_url.get_secret_value()))
+        writer = build_writer(
+            settings.writer,
+            pace_seconds=settings.composer_pace,
+            model_path=settings.model_path,
+            parallel=settings.writer_concurrency,
+            openai_base_url=settings.openai_base_url,
+            openai_api_key=settings.openai_api_key.get_secret_value(),
+            openai_model=settings.openai_model,
+        )
+        closing.push_async_callback(writer.aclose)
+        await writer.warm_up()
+        writing = Writing(
+            db,
+            Progress(redis),
+            writer,
+            system_clock,
+            lease=timedelta(seconds=settings.lease_seconds),
+            seconds=settings.story_seconds,
+            attempts=settings.story_attempts,
+        )
+        inbox = Inbox(
+            db,
+            redis,
+            "story",
+            worker.handlers(writing),
+            lease_seconds=settings.lease_seconds,
+            concurrency=settings.writer_concurrency,
+            max_failures=settings.max_failures,
+        )
+        relay = Relay(db, redis, ROUTES, database_url=database_url)
+        server = Server(settings, required={"postgres": db.check, "redis": redis.ping})
+        server.background(inbox.run)
+        server.background(relay.run)
+        server.background(Sweeper(db).run)
+        await server.run()
+
+
+if __name__ == "__main__":
+    process.main(
+        "story",
+        serve=process.Command("serve the story API", StorySettings, serve),
+        worker=process.Command("write stories and publish the service's events", StoryWorkerSettings, work),
+        migrate=process.migrate("services.story"),
+    )

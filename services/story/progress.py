@@ -1,0 +1,124 @@
+"""A story's progress while it is written: a Redis stream whose entry ids are positions.
+
+The id of an entry is `<attempt>-<offset>`. Redis accepts only growing ids, so a worker of an older attempt cannot write any more,
+and offsets are dense within an attempt, so a gap shows. Postgres holds the finished text; a lost stream costs no story.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import cast
+from uuid import UUID
+
+from redis.asyncio import Redis
+
+from .model import START, Position
+
+_KEEP = timedelta(hours=24)
+_PAGE = 1000
+
+_APPEND = """
+-- KEYS: stream. ARGV: attempt, offset, kind, text, time to live in ms. Answers 1 appended, 0 overtaken by a newer attempt,
+-- -1 the entries before this one are gone.
+local attempt, offset = tonumber(ARGV[1]), tonumber(ARGV[2])
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+local last_attempt, last_offset = 0, 0
+if #last > 0 then
+  local dash = string.find(last[1][1], '-', 1, true)
+  last_attempt = tonumber(string.sub(last[1][1], 1, dash - 1))
+  last_offset = tonumber(string.sub(last[1][1], dash + 1))
+end
+if last_attempt > attempt then return 0 end
+if last_attempt == attempt and last_offset >= offset then return 1 end
+local follows = (offset == 0) or (last_attempt == attempt and last_offset == offset - 1)
+if not follows and ARGV[3] ~= 'snapshot' then return -1 end
+redis.call('XADD', KEYS[1], attempt .. '-' .. offset, 'kind', ARGV[3], 'text', ARGV[4])
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
+return 1
+"""
+
+
+class Kind(StrEnum):
+    BEGIN = "begin"
+    """The attempt has begun; the text is empty."""
+    CHUNK = "chunk"
+    SNAPSHOT = "snapshot"
+    """The whole text of the attempt so far, after entries were lost."""
+    END = "end"
+    """The story has left RUNNING; Postgres says for what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    position: Position
+    kind: Kind
+    text: str
+
+
+class Overtaken(Exception):
+    """A newer attempt is writing this story."""
+
+
+class Progress:
+    """Appends to and reads the progress of any story."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._append = redis.register_script(_APPEND)
+
+    async def append(self, story_id: UUID, position: Position, kind: Kind, text: str = "") -> bool:
+        """Repeating an append changes nothing. False when the entries before it are gone: append a snapshot instead.
+
+        Raises Overtaken.
+        """
+        answer = await self._append(
+            keys=[_key(story_id)],
+            args=[position.attempt, position.offset, kind, text, int(_KEEP.total_seconds() * 1000)],
+        )
+        if answer == 0:
+            raise Overtaken
+        return bool(answer == 1)
+
+    async def read(self, story_id: UUID, after: Position) -> list[Entry]:
+        """What there is after the position, oldest first, at most a page of it."""
+        raw = await self._redis.xrange(_key(story_id), min=f"({after}", max="+", count=_PAGE)
+        return _entries(cast("_Raw", raw))
+
+    async def wait(self, story_id: UUID, after: Position, seconds: float) -> list[Entry]:
+        """Like `read`, but waits for the first entry up to `seconds`; empty when none came."""
+        answer = await self._redis.xread({_key(story_id): str(after)}, count=_PAGE, block=max(int(seconds * 1000), 1))
+        return [entry for _, raw in cast("_Streams", answer or []) for entry in _entries(raw)]
+
+
+def fold(text: str, entry: Entry) -> str:
+    """The text after the entry, from the text before it."""
+    match entry.kind:
+        case Kind.BEGIN:
+            return ""
+        case Kind.SNAPSHOT:
+            return entry.text
+        case Kind.CHUNK:
+            return text + entry.text
+        case Kind.END:
+            return text
+
+
+_Raw = Sequence[tuple[bytes, dict[bytes, bytes]]]
+_Streams = Sequence[tuple[bytes, _Raw]]
+
+
+def _key(story_id: UUID) -> str:
+    return f"progress:{story_id}"
+
+
+def _entries(raw: _Raw) -> list[Entry]:
+    return [
+        Entry(Position.parse(entry_id.decode()), Kind(fields[b"kind"].decode()), fields[b"text"].decode())
+        for entry_id, fields in raw
+    ]
+
+
+__all__ = ["START", "Entry", "Kind", "Overtaken", "Progress", "fold"]

@@ -1,0 +1,126 @@
+"""Protobuf in, protobuf out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+from uuid import UUID
+
+from grpc.aio import ServicerContext
+from storymesh.story.v1 import story_pb2, story_service_pb2_grpc
+from storymesh.story.v1 import story_service_pb2 as pb
+
+from services.kit.caller import caller_of
+from services.kit.timestamps import set_time
+
+from .model import (
+    DEFAULT_LANGUAGE,
+    Chunk,
+    Done,
+    Heartbeat,
+    Length,
+    Reconnect,
+    Reset,
+    Snapshot,
+    State,
+    StateChange,
+    Step,
+    Story,
+    Wish,
+)
+from .stories import Stories
+from .watching import Watches
+
+Context = ServicerContext[Any, Any]
+
+_STATES = {
+    State.QUEUED: story_pb2.STORY_STATE_QUEUED,
+    State.RUNNING: story_pb2.STORY_STATE_RUNNING,
+    State.COMPLETED: story_pb2.STORY_STATE_COMPLETED,
+    State.FAILED: story_pb2.STORY_STATE_FAILED,
+    State.CANCELLED: story_pb2.STORY_STATE_CANCELLED,
+}
+_LENGTHS = {
+    story_pb2.STORY_LENGTH_UNSPECIFIED: Length.MEDIUM,
+    story_pb2.STORY_LENGTH_SHORT: Length.SHORT,
+    story_pb2.STORY_LENGTH_MEDIUM: Length.MEDIUM,
+    story_pb2.STORY_LENGTH_LONG: Length.LONG,
+}
+_PROTO_LENGTHS = {length: number for number, length in _LENGTHS.items()}
+
+
+class StoryServicer(story_service_pb2_grpc.StoryServiceServicer):
+    """Implements storymesh.story.v1.StoryService."""
+
+    def __init__(self, stories: Stories, watches: Watches) -> None:
+        self._stories = stories
+        self._watches = watches
+
+    async def CreateStory(self, request: pb.CreateStoryRequest, context: Context) -> pb.CreateStoryResponse:
+        wish = Wish(
+            preferences=tuple(request.preferences),
+            theme=request.theme,
+            prompt=request.prompt,
+            length=_LENGTHS[request.length],
+            language=request.language or DEFAULT_LANGUAGE,
+        )
+        story = await self._stories.request(caller_of(context), wish, request.request_id or None)
+        return pb.CreateStoryResponse(story=_to_proto(story))
+
+    async def GetStory(self, request: pb.GetStoryRequest, context: Context) -> pb.GetStoryResponse:
+        story = await self._stories.get(caller_of(context), UUID(request.story_id))
+        return pb.GetStoryResponse(story=_to_proto(story))
+
+    async def ListStories(self, request: pb.ListStoriesRequest, context: Context) -> pb.ListStoriesResponse:
+        page = await self._stories.list(caller_of(context), request.page_size, request.page_token)
+        return pb.ListStoriesResponse(stories=map(_to_proto, page.items), next_page_token=page.next_token)
+
+    async def WatchStory(self, request: pb.WatchStoryRequest, context: Context) -> AsyncIterator[pb.WatchStoryResponse]:
+        watch = self._watches.watch(caller_of(context), UUID(request.story_id), request.resume_token)
+        async with aclosing(watch) as steps:
+            async for token, step in steps:
+                yield _step_to_proto(token, step)
+
+
+def _to_proto(story: Story) -> story_pb2.Story:
+    message = story_pb2.Story(
+        id=str(story.id),
+        state=_STATES[story.state],
+        title=story.title,
+        text=story.text,
+        preferences=story.wish.preferences,
+        theme=story.wish.theme,
+        length=_PROTO_LENGTHS[story.wish.length],
+        language=story.wish.language,
+        attempt=story.attempt,
+        queue_position=story.queue_position,
+        writer=story.writer,
+        model=story.model,
+        failure_reason=story.failure_reason,
+    )
+    set_time(message.create_time, story.created_at)
+    set_time(message.start_time, story.started_at)
+    set_time(message.complete_time, story.completed_at)
+    return message
+
+
+def _step_to_proto(token: str, step: Step) -> pb.WatchStoryResponse:
+    message = pb.WatchStoryResponse(resume_token=token)
+    match step:
+        case Snapshot(text):
+            message.snapshot.text = text
+            message.snapshot.SetInParent()
+        case Chunk(text):
+            message.chunk.text = text
+        case Reset(attempt):
+            message.reset.attempt = attempt
+        case StateChange(state):
+            message.state.state = _STATES[state]
+        case Heartbeat():
+            message.heartbeat.SetInParent()
+        case Done(story):
+            message.done.story.CopyFrom(_to_proto(story))
+        case Reconnect(after):
+            message.reconnect.after.FromTimedelta(after)
+    return message

@@ -1,0 +1,209 @@
+"""Every SQL statement of the story service.
+
+Leases are reckoned by the database's clock: workers on several machines share no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Integer, Select, cast, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.engine.row import RowMapping
+
+from services.kit.database import Transaction
+from services.kit.paging import PageRequest
+
+from .model import Length, State, Story, Wish
+from .tables import stories
+
+
+async def insert_request(
+    tx: Transaction, story_id: UUID, owner_id: UUID, wish: Wish, *, digest: bytes, request_id: str | None, now: datetime
+) -> bool:
+    """`digest` is that of the wish as it was asked for.
+
+    False when the owner's request id was used before; then nothing is written.
+    """
+    statement = insert(stories).values(
+        id=story_id,
+        owner_id=owner_id,
+        request_id=request_id,
+        request_digest=digest,
+        state=State.QUEUED,
+        title="",
+        text="",
+        preferences=list(wish.preferences),
+        theme=wish.theme,
+        prompt=wish.prompt,
+        length=wish.length,
+        language=wish.language,
+        attempt=0,
+        failures=0,
+        writer="",
+        model="",
+        prompt_tokens=0,
+        completion_tokens=0,
+        failure_reason="",
+        created_at=now,
+        dispatched_at=func.now(),
+    )
+    statement = statement.on_conflict_do_nothing(index_elements=["owner_id", "request_id"])
+    # SQLAlchemy does not report the row count of an insert; what comes back says whether there was one.
+    return (await tx.execute(statement.returning(stories.c.id))).scalar_one_or_none() is not None
+
+
+async def find(tx: Transaction, story_id: UUID) -> Story | None:
+    row = (await tx.execute(_stories().where(stories.c.id == story_id))).mappings().one_or_none()
+    return _story(row) if row else None
+
+
+async def find_by_request(tx: Transaction, owner_id: UUID, request_id: str) -> tuple[Story, bytes] | None:
+    """The story and the digest of the wish it was requested with."""
+    query = _stories().where(stories.c.owner_id == owner_id, stories.c.request_id == request_id)
+    row = (await tx.execute(query)).mappings().one_or_none()
+    return (_story(row), row["request_digest"]) if row else None
+
+
+async def page(tx: Transaction, owner_id: UUID, request: PageRequest) -> Sequence[Story]:
+    """Newest first, one more than asked for when there are more."""
+    query = _stories().where(stories.c.owner_id == owner_id).order_by(stories.c.id.desc()).limit(request.size + 1)
+    if request.before:
+        query = query.where(stories.c.id < request.before)
+    return [_story(row) for row in (await tx.execute(query)).mappings()]
+
+
+async def begin_attempt(
+    tx: Transaction, story_id: UUID, *, writer: str, model: str, lease: timedelta, now: datetime
+) -> Story | None:
+    """Starts the next attempt at a queued story or at one whose worker's lease has ended; None when neither is the case."""
+    abandoned = (stories.c.state == State.RUNNING) & (stories.c.leased_until < func.now())
+    statement = (
+        update(stories)
+        .where(stories.c.id == story_id, or_(stories.c.state == State.QUEUED, abandoned))
+        .values(
+            # An abandoned attempt killed its worker, so it counts as a failure; one that was handed back does not.
+            failures=stories.c.failures + cast(stories.c.state == State.RUNNING, Integer),
+            state=State.RUNNING,
+            attempt=stories.c.attempt + 1,
+            title="",
+            writer=writer,
+            model=model,
+            started_at=now,
+            leased_until=func.now() + lease,
+        )
+    )
+    return await find(tx, story_id) if (await tx.execute(statement)).rowcount else None
+
+
+async def lease_left(tx: Transaction, story_id: UUID) -> timedelta | None:
+    """How long the running attempt's lease still lasts; None when no attempt is running."""
+    query = select(stories.c.leased_until - func.now()).where(
+        stories.c.id == story_id, stories.c.state == State.RUNNING
+    )
+    left: timedelta | None = (await tx.execute(query)).scalar_one_or_none()
+    return left
+
+
+async def renew_lease(tx: Transaction, story_id: UUID, attempt: int, lease: timedelta) -> bool:
+    """False when the attempt is not the running one any more."""
+    return await _update_attempt(tx, story_id, attempt, leased_until=func.now() + lease)
+
+
+async def save_title(tx: Transaction, story_id: UUID, attempt: int, title: str) -> bool:
+    return await _update_attempt(tx, story_id, attempt, title=title)
+
+
+async def complete(
+    tx: Transaction, story_id: UUID, attempt: int, *, title: str, text: str, tokens: tuple[int, int], now: datetime
+) -> bool:
+    """False when the attempt is not the running one any more."""
+    return await _update_attempt(
+        tx,
+        story_id,
+        attempt,
+        state=State.COMPLETED,
+        title=title,
+        text=text,
+        prompt_tokens=tokens[0],
+        completion_tokens=tokens[1],
+        completed_at=now,
+        leased_until=None,
+    )
+
+
+async def fail(tx: Transaction, story_id: UUID, attempt: int, reason: str, *, text: str, now: datetime) -> bool:
+    """The text is what watchers have seen."""
+    return await _update_attempt(
+        tx, story_id, attempt, state=State.FAILED, failure_reason=reason, text=text, completed_at=now, leased_until=None
+    )
+
+
+async def requeue(tx: Transaction, story_id: UUID, attempt: int, *, failed: bool) -> bool:
+    """Puts the story back into the queue after a passing failure, or, not `failed`, when its worker leaves."""
+    return await _update_attempt(
+        tx, story_id, attempt, state=State.QUEUED, failures=stories.c.failures + int(failed), leased_until=None
+    )
+
+
+async def lock_undispatched(tx: Transaction, older_than: timedelta, limit: int) -> Sequence[UUID]:
+    """Unfinished stories that nobody holds and whose dispatch is long past, marked as dispatched again."""
+    unheld = or_(
+        stories.c.state == State.QUEUED, (stories.c.state == State.RUNNING) & (stories.c.leased_until < func.now())
+    )
+    lost = (
+        select(stories.c.id)
+        .where(
+            stories.c.state.in_([State.QUEUED, State.RUNNING]),
+            unheld,
+            stories.c.dispatched_at < func.now() - older_than,
+        )
+        .order_by(stories.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    statement = update(stories).where(stories.c.id.in_(lost)).values(dispatched_at=func.now()).returning(stories.c.id)
+    return list((await tx.execute(statement)).scalars())
+
+
+async def _update_attempt(tx: Transaction, story_id: UUID, attempt: int, **values: Any) -> bool:
+    """The fence: only the running attempt may write."""
+    statement = (
+        update(stories)
+        .where(stories.c.id == story_id, stories.c.attempt == attempt, stories.c.state == State.RUNNING)
+        .values(**values)
+    )
+    return (await tx.execute(statement)).rowcount == 1
+
+
+def _stories() -> Select[Any]:
+    ahead = stories.alias("ahead")
+    position = (
+        select(func.count())
+        .where(ahead.c.state == State.QUEUED, ahead.c.id <= stories.c.id, stories.c.state == State.QUEUED)
+        .scalar_subquery()
+    )
+    return select(stories, position.label("queue_position"))
+
+
+def _story(row: RowMapping) -> Story:
+    return Story(
+        id=row["id"],
+        owner_id=row["owner_id"],
+        wish=Wish(tuple(row["preferences"]), row["theme"], row["prompt"], Length(row["length"]), row["language"]),
+        state=State(row["state"]),
+        title=row["title"],
+        text=row["text"],
+        attempt=row["attempt"],
+        failures=row["failures"],
+        queue_position=row["queue_position"],
+        writer=row["writer"],
+        model=row["model"],
+        failure_reason=row["failure_reason"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        completed_at=row["completed_at"],
+    )

@@ -1,0 +1,51 @@
+"""Finds stories whose events were lost: Redis may lose entries, Postgres does not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from storymesh.events.v1 import story_events_pb2 as events
+
+from services.kit import outbox
+from services.kit.database import Database
+
+from . import store
+
+log = logging.getLogger(__name__)
+
+_EVERY_SECONDS = 15.0
+_LOST_AFTER = timedelta(minutes=2)
+_BATCH = 100
+
+
+class Sweeper:
+    """Requests again what is unfinished, held by nobody and long since dispatched. A needless repeat is harmless."""
+
+    def __init__(self, db: Database, *, lost_after: timedelta = _LOST_AFTER) -> None:
+        self._db = db
+        self._lost_after = lost_after
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Sweeps until `stopping` is set."""
+        while not stopping.is_set():
+            try:
+                await self.sweep()
+            except Exception as error:
+                log.warning("lost stories cannot be looked for now: %s", error)
+            try:
+                async with asyncio.timeout(_EVERY_SECONDS):
+                    await stopping.wait()
+            except TimeoutError:
+                continue
+
+    async def sweep(self) -> int:
+        """Returns how many stories were requested again."""
+        async with self._db.transaction() as tx:
+            lost = await store.lock_undispatched(tx, self._lost_after, _BATCH)
+            for story_id in lost:
+                await outbox.add(tx, events.StoryRequested(story_id=str(story_id)), key=story_id)
+        if lost:
+            log.warning("requested %d lost stories again", len(lost))
+        return len(lost)

@@ -1,0 +1,40 @@
+"""The story service's tables."""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, DateTime, Index, Integer, LargeBinary, MetaData, Table, Text, Uuid, text
+from sqlalchemy.dialects.postgresql import ARRAY
+
+metadata = MetaData()
+
+stories = Table(
+    "stories",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("owner_id", Uuid, nullable=False),
+    Column("request_id", Text),
+    Column("request_digest", LargeBinary, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("preferences", ARRAY(Text), nullable=False),
+    Column("theme", Text, nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("length", Text, nullable=False),
+    Column("language", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("writer", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("failure_reason", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("started_at", DateTime(timezone=True)),
+    Column("completed_at", DateTime(timezone=True)),
+    Column("dispatched_at", DateTime(timezone=True), nullable=False),
+    Column("leased_until", DateTime(timezone=True)),
+    Index("stories_by_owner", "owner_id", "id"),
+    Index("stories_by_request", "owner_id", "request_id", unique=True),
+    Index("stories_unfinished", "state", "id", postgresql_where=text("state IN ('QUEUED', 'RUNNING')")),
+)

@@ -1,0 +1,121 @@
+"""Plain text: making a reader's words fit into a sentence, cutting prose into sentences, cleaning what models add to it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+# The joiners shape emoji and several scripts; no other control (line breaks, NUL, bidi overrides) has a place in a line.
+_JOINERS = "\u200c\u200d"
+_QUOTES = str.maketrans({"“": "'", "”": "'", '"': "'", "„": "'", "«": "'", "»": "'"})
+
+_ABBREVIATIONS = frozenset({"mr", "mrs", "ms", "dr", "st", "prof"})
+_SENTENCE_END = re.compile(r"[.!?…؟।]+[\"”’'»)]*(?=\s)|[。！？]+[」』”’）]*")  # noqa: RUF001 - other scripts' full stops
+_COMPLETE = re.compile(r"[.!?…؟।。！？][\"”’'»)」』）]*$")  # noqa: RUF001
+
+
+def one_line(text: str) -> str:
+    """The text in NFC on one line, without control characters, surrogates or runs of white space."""
+    spaced = (
+        " "
+        if (category := unicodedata.category(char)) in ("Cc", "Zl", "Zp")
+        else char
+        if category[0] != "C" or char in _JOINERS
+        else ""
+        for char in unicodedata.normalize("NFC", text)
+    )
+    return " ".join("".join(spaced).split())
+
+
+def fragment(text: str, *, max_words: int, max_bytes: int) -> str:
+    """Outside text made fit to stand inside a sentence or between quotation marks, or "" if nothing is left of it.
+
+    It is one line of at most `max_words` words and `max_bytes` bytes of UTF-8 (both bounds are needed: a word may be endless, and
+    tokenizers count bytes where they know no words), with no double quotes; "…" marks a cut.
+    """
+    flat = one_line(text.translate(_QUOTES))
+    cut = " ".join(flat.split()[:max_words]).encode()[:max_bytes].decode(errors="ignore").rstrip(" \u200d")
+    return cut.rstrip(" .,;:") + "…" if cut and cut != flat else cut
+
+
+def phrase(text: str, *, max_words: int, max_bytes: int) -> str:
+    """A `fragment` without punctuation at its ends, for use in mid-sentence."""
+    return fragment(text, max_words=max_words, max_bytes=max_bytes).strip(" .,;:!?'")
+
+
+def and_list(items: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(items[:-1]), items[-1]))) if items else ""
+
+
+def count_words(texts: Iterable[str]) -> int:
+    return sum(len(text.split()) for text in texts)
+
+
+def is_complete(text: str) -> bool:
+    """Whether the text ends where a sentence does."""
+    return _COMPLETE.search(text.rstrip()) is not None
+
+
+def split_sentence(text: str) -> tuple[str, str] | None:
+    """The first sentence and what follows it, or None while no sentence is certain to be over.
+
+    Only white space after the full stop makes it certain: "3." may go on as "3.5", "Dr." never ends a sentence. Chinese and
+    Japanese put none there and need none.
+    """
+    for match in _SENTENCE_END.finditer(text):
+        before = text[: match.start()].rsplit(maxsplit=1)
+        last = before[-1].lstrip("\"“‘'(").lower() if before else ""  # noqa: RUF001
+        if text[match.start()] == "." and (last in _ABBREVIATIONS or (len(last) == 1 and last != "i")):
+            continue
+        return text[: match.end()].strip(), text[match.end() :]
+    return None
+
+
+class Plain:
+    """Turns a stream of model output into plain text, holding back a few characters at most.
+
+    Control characters and the marks of Markdown (#, *, ` and _) are dropped, any run of line breaks becomes one empty line, white
+    space is never sent before what follows it (so that the text ends clean), and a paragraph that only says "The end" is dropped.
+    """
+
+    _FAREWELL = "the end"
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._started = False
+
+    def feed(self, text: str) -> str:
+        out: list[str] = []
+        for char in text:
+            if char in "\r\n\u2028\u2029":
+                out.append(self.flush())
+                self._held = "\n\n" if self._started else ""
+            elif char.isspace():
+                if (self._held or self._started) and not self._held[-1:].isspace():
+                    self._held += " "
+            elif char not in "#*`_" and (unicodedata.category(char)[0] != "C" or char in _JOINERS):
+                self._held += char
+                if not self._may_be_farewell():
+                    out.append(self._release())
+        return "".join(out)
+
+    def flush(self) -> str:
+        """What was held back and belongs to the text, at the end of the stream."""
+        self._held = self._held.rstrip()
+        if self._held.strip(" .!\n").lower() == self._FAREWELL:
+            self._held = ""
+        return self._release()
+
+    def _release(self) -> str:
+        released, self._held = self._held, ""
+        self._started = self._started or bool(released)
+        return released
+
+    def _may_be_farewell(self) -> bool:
+        if self._started and not self._held.startswith("\n\n"):
+            return False
+        paragraph = self._held.lstrip().lower()
+        bare = paragraph.rstrip(" .!")
+        return bare == self._FAREWELL if paragraph[-1] in ".!" else self._FAREWELL.startswith(bare)

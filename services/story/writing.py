@@ -1,0 +1,287 @@
+"""Writing one story: an attempt under a lease, its words into the progress stream, its outcome into the database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from datetime import timedelta
+from uuid import UUID
+
+import redis.exceptions
+import sqlalchemy.exc
+from storymesh.events.v1 import story_events_pb2 as events
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from services.kit import outbox
+from services.kit.clock import Clock
+from services.kit.database import Database
+from services.kit.inbox import Later, backoff_seconds
+
+from . import store
+from .model import FailureReason, Position, Story
+from .progress import Kind, Overtaken, Progress
+from .writers import Brief, Length, Piece, Title, Usage, Words, Writer, WriterRefused, WriterUnavailable
+
+log = logging.getLogger(__name__)
+
+_BATCH_SECONDS = 0.03
+"""Words of one batch travel as one entry: short enough to look live, long enough to spare Redis an entry per token."""
+
+_MOST_CHARACTERS = 50_000
+"""No brief asks for nearly as much: a writer that goes on has lost its way."""
+
+
+class Writing:
+    """Writes stories with one writer. Every write is fenced by the attempt, so an overtaken worker leaves no trace."""
+
+    def __init__(
+        self,
+        db: Database,
+        progress: Progress,
+        writer: Writer,
+        clock: Clock,
+        *,
+        lease: timedelta,
+        seconds: float,
+        attempts: int,
+    ) -> None:
+        self._db = db
+        self._progress = progress
+        self._writer = writer
+        self._clock = clock
+        self._lease = lease
+        self._seconds = seconds
+        self._attempts = attempts
+
+    async def write(self, story_id: UUID) -> None:
+        """Brings the story to an end, or raises Later when it must be tried again.
+
+        Cancelled, it puts the story back into the queue, which counts as no failure.
+        """
+        story = await self._begin(story_id)
+        if story is None:
+            return
+        draft = _Draft(self._progress, story)
+        try:
+            await draft.begin()
+            if story.failures >= self._attempts:
+                await self._fail(story, draft, FailureReason.WORKER_LOST)
+                return
+            async with self._leased(story), asyncio.timeout(self._seconds):
+                await self._fill(story, draft)
+            await self._complete(story, draft)
+        except Overtaken:
+            log.warning("story %s attempt %d was overtaken", story.id, story.attempt)
+        except WriterRefused as refused:
+            await self._fail(story, draft, refused.reason)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._requeue(story, draft, failed=False))
+            raise
+        except Exception as error:
+            # Whatever a writer does wrong is its attempt's failure, never the worker's.
+            log.warning("story %s attempt %d failed", story.id, story.attempt, exc_info=error)
+            await self._try_again(story, draft, error)
+
+    async def _begin(self, story_id: UUID) -> Story | None:
+        """None when there is nothing to do: the story is final, or gone."""
+        async with self._db.transaction() as tx:
+            story = await store.begin_attempt(
+                tx,
+                story_id,
+                writer=self._writer.name,
+                model=self._writer.model,
+                lease=self._lease,
+                now=self._clock(),
+            )
+            if story is None:
+                left = await store.lease_left(tx, story_id)
+                if left is not None:
+                    # Another worker has it. Should that one die, this event is what brings the story back.
+                    raise Later(max(left, timedelta(0)) + timedelta(seconds=1))
+        return story
+
+    async def _fill(self, story: Story, draft: _Draft) -> None:
+        wish = story.wish
+        brief = Brief(
+            preferences=wish.preferences,
+            theme=wish.theme,
+            prompt=wish.prompt,
+            length=Length[wish.length],
+            language=wish.language,
+            seed=story.id.int & 0xFFFF_FFFF,
+        )
+        async with aclosing(_batched(self._writer.write(brief))) as batches:
+            async for batch in batches:
+                words = "".join(piece.text for piece in batch if isinstance(piece, Words))
+                for piece in batch:
+                    if isinstance(piece, Title):
+                        draft.title = piece.text
+                        async with self._db.transaction() as tx:
+                            if not await store.save_title(tx, story.id, story.attempt, piece.text):
+                                raise Overtaken
+                    elif isinstance(piece, Usage):
+                        draft.tokens = (piece.prompt_tokens, piece.completion_tokens)
+                if words:
+                    await draft.add(words)
+                if len(draft.text) > _MOST_CHARACTERS:
+                    raise WriterUnavailable("the writer does not come to an end")
+        if not draft.text:
+            raise WriterUnavailable("the writer wrote nothing")
+
+    @asynccontextmanager
+    async def _leased(self, story: Story) -> AsyncIterator[None]:
+        """Renews the lease during the block. Raises Overtaken in it when the lease is lost."""
+        owner = asyncio.current_task()
+        lost = False
+
+        async def beat() -> None:
+            nonlocal lost
+            while True:
+                await asyncio.sleep(self._lease.total_seconds() / 3)
+                try:
+                    async with self._db.transaction() as tx:
+                        lost = not await store.renew_lease(tx, story.id, story.attempt, self._lease)
+                except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+                    log.warning("the lease of story %s cannot be renewed now: %s", story.id, error)
+                if lost and owner:
+                    owner.cancel()
+                    return
+
+        beating = asyncio.create_task(beat())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not lost or not owner or owner.uncancel() > 0:
+                raise
+            raise Overtaken from None
+        finally:
+            beating.cancel()
+
+    async def _complete(self, story: Story, draft: _Draft) -> None:
+        """The text is there and cost something, so a database that is away for a while is waited for."""
+        waiting = AsyncRetrying(
+            retry=retry_if_exception_type((sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, OSError)),
+            wait=wait_exponential(multiplier=0.2, max=2),
+            stop=stop_after_delay(60),
+            reraise=True,
+        )
+        async for attempt in waiting:
+            with attempt:
+                await self._commit_completion(story, draft)
+        await draft.end()
+
+    async def _commit_completion(self, story: Story, draft: _Draft) -> None:
+        async with self._db.transaction() as tx:
+            completed = await store.complete(
+                tx,
+                story.id,
+                story.attempt,
+                title=draft.title,
+                text=draft.text,
+                tokens=draft.tokens,
+                now=self._clock(),
+            )
+            if not completed:
+                raise Overtaken
+            event = events.StoryCompleted(story_id=str(story.id), owner_id=str(story.owner_id), title=draft.title)
+            await outbox.add(tx, event, key=story.id)
+
+    async def _fail(self, story: Story, draft: _Draft, reason: str) -> None:
+        async with self._db.transaction() as tx:
+            if not await store.fail(tx, story.id, story.attempt, reason, text=draft.text, now=self._clock()):
+                return
+            event = events.StoryFailed(story_id=str(story.id), owner_id=str(story.owner_id), reason=reason)
+            await outbox.add(tx, event, key=story.id)
+        await draft.end()
+
+    async def _try_again(self, story: Story, draft: _Draft, error: Exception) -> None:
+        failures = story.failures + 1
+        if failures >= self._attempts:
+            await self._fail(story, draft, FailureReason.WRITER_UNAVAILABLE)
+            return
+        await self._requeue(story, draft, failed=True)
+        asked = error.retry_after if isinstance(error, WriterUnavailable) else None
+        raise Later(timedelta(seconds=max(backoff_seconds(failures), asked or 0.0)))
+
+    async def _requeue(self, story: Story, draft: _Draft, *, failed: bool) -> None:
+        async with self._db.transaction() as tx:
+            await store.requeue(tx, story.id, story.attempt, failed=failed)
+        await draft.end()
+
+
+class _Draft:
+    """One attempt's text, mirrored into the progress stream.
+
+    The stream is for watchers only: while Redis is away the writing goes on, and the first append after that repeats the whole
+    text, so that no watcher misses a word.
+    """
+
+    def __init__(self, progress: Progress, story: Story) -> None:
+        self.title = ""
+        self.text = ""
+        self.tokens = (0, 0)
+        self._progress = progress
+        self._story_id = story.id
+        self._position = Position(story.attempt, 0)
+        self._complete = True
+
+    async def begin(self) -> None:
+        """Raises Overtaken."""
+        await self._append(Kind.BEGIN)
+
+    async def add(self, words: str) -> None:
+        """Raises Overtaken."""
+        self.text += words
+        await self._append(Kind.CHUNK, words)
+
+    async def end(self) -> None:
+        """Tells watchers to look at the story; without it they look a few seconds later by themselves."""
+        try:
+            await self._append(Kind.END)
+        except Overtaken:
+            return
+
+    async def _append(self, kind: Kind, text: str = "") -> None:
+        position = self._position
+        self._position = Position(position.attempt, position.offset + 1)
+        try:
+            if self._complete and await self._progress.append(self._story_id, position, kind, text):
+                return
+            await self._progress.append(self._story_id, position, Kind.SNAPSHOT, self.text)
+            self._complete = True
+            if kind is Kind.END:
+                await self.end()
+        except (redis.exceptions.RedisError, OSError) as error:
+            self._complete = False
+            log.warning("progress of story %s cannot be shown now: %s", self._story_id, error)
+
+
+async def _batched(pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[list[Piece], None]:
+    """Gathers what comes within the batch time. The writer goes on meanwhile."""
+    gathered: list[Piece] = []
+    arrived = asyncio.Event()
+
+    async def gather() -> None:
+        try:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    gathered.append(piece)
+                    arrived.set()
+        finally:
+            arrived.set()
+
+    gathering = asyncio.create_task(gather())
+    try:
+        while not gathering.done() or gathered:
+            await arrived.wait()
+            await asyncio.wait([gathering], timeout=_BATCH_SECONDS)
+            arrived.clear()
+            batch, gathered[:] = gathered[:], []
+            if batch:
+                yield batch
+        await gathering
+    finally:
+        gathering.cancel()
+        await asyncio.gather(gathering, return_exceptions=True)
