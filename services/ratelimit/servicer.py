@@ -1,0 +1,94 @@
+"""Envoy's rate-limit protocol in terms of checks."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from envoy.config.core.v3 import base_pb2
+from envoy.extensions.common.ratelimit.v3 import ratelimit_pb2
+from envoy.service.ratelimit.v3 import rls_pb2, rls_pb2_grpc
+from google.protobuf import duration_pb2
+from grpc.aio import ServicerContext
+from grpc_status import rpc_status
+
+from services.kit.errors import Internal
+from services.kit.statuses import as_mesh_error, to_status
+
+from . import headers
+from .buckets import Answer, Buckets, Decision, Descriptor, Outcome, tightest
+from .model import Limit
+
+log = logging.getLogger(__name__)
+
+_Response = rls_pb2.RateLimitResponse
+_RateLimit = rls_pb2.RateLimitResponse.RateLimit
+
+_UNITS = (
+    (1, _RateLimit.SECOND),
+    (60, _RateLimit.MINUTE),
+    (3600, _RateLimit.HOUR),
+    (86_400, _RateLimit.DAY),
+    (30 * 86_400, _RateLimit.MONTH),
+)
+
+
+class RateLimits(rls_pb2_grpc.RateLimitServiceServicer):
+    """Answers Envoy. Limits that a request brings along are not heeded: the rules alone decide."""
+
+    def __init__(self, buckets: Buckets) -> None:
+        self._buckets = buckets
+
+    async def ShouldRateLimit(
+        self, request: rls_pb2.RateLimitRequest, context: ServicerContext[Any, Any]
+    ) -> rls_pb2.RateLimitResponse:
+        # The kit's interceptor surrounds only methods whose contract has policies, so errors are mapped here.
+        try:
+            descriptors = [_descriptor(request, each) for each in request.descriptors]
+            decision = await self._buckets.check(request.domain, descriptors, remaining=context.time_remaining())
+            return _response(decision)
+        except Exception as error:
+            failure = as_mesh_error(error)
+            if isinstance(failure, Internal):
+                log.exception("unexpected error in ShouldRateLimit")
+        await context.abort_with_status(rpc_status.to_status(to_status(failure)))
+
+
+def _descriptor(request: rls_pb2.RateLimitRequest, descriptor: ratelimit_pb2.RateLimitDescriptor) -> Descriptor:
+    """The protocol takes 0 hits of a request for unset, which means 1; 0 hits of a descriptor are meant: a look."""
+    hits = descriptor.hits_addend.value if descriptor.HasField("hits_addend") else request.hits_addend or 1
+    return Descriptor(tuple((entry.key, entry.value) for entry in descriptor.entries), hits)
+
+
+def _response(decision: Decision) -> rls_pb2.RateLimitResponse:
+    return _Response(
+        overall_code=_Response.OK if decision.admitted else _Response.OVER_LIMIT,
+        statuses=[_status(answer) for answer in decision.answers],
+        response_headers_to_add=[
+            base_pb2.HeaderValue(key=name, value=value) for name, value in headers.of(decision).items()
+        ],
+    )
+
+
+def _status(answer: Answer) -> rls_pb2.RateLimitResponse.DescriptorStatus:
+    status = _Response.DescriptorStatus(code=_Response.OK if answer.admitted else _Response.OVER_LIMIT)
+    outcome = tightest(answer.outcomes)
+    if outcome is not None:
+        _describe(status, outcome)
+    return status
+
+
+def _describe(status: rls_pb2.RateLimitResponse.DescriptorStatus, outcome: Outcome) -> None:
+    requests, unit = _per_unit(outcome.rule.limit)
+    status.current_limit.MergeFrom(_RateLimit(name=outcome.rule.name, requests_per_unit=requests, unit=unit))
+    status.limit_remaining = outcome.verdict.remaining
+    # Envoy cuts fractions of a second off, which would tell clients to come back too early.
+    status.duration_until_reset.MergeFrom(
+        duration_pb2.Duration(seconds=headers.whole_seconds(outcome.verdict.more_after))
+    )
+
+
+def _per_unit(limit: Limit) -> tuple[int, rls_pb2.RateLimitResponse.RateLimit.Unit.ValueType]:
+    """The rate per the shortest unit of the protocol that spans the rule's period, rounded down where it does not fit."""
+    seconds, unit = next((seconds, unit) for seconds, unit in _UNITS if seconds >= limit.period_seconds)
+    return limit.requests * seconds // limit.period_seconds, unit
