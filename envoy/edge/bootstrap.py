@@ -1,0 +1,62 @@
+"""The whole configuration."""
+
+from __future__ import annotations
+
+from edge import listeners
+from edge.clusters import RATE_LIMIT_CLUSTER, clusters, socket_address
+from edge.config import Config, typed
+from edge.contract import Contract
+from edge.observability import application_log
+from edge.settings import Settings, SettingsError, Sizes
+
+
+def bootstrap(settings: Settings, contract: Contract) -> Config:
+    """Envoy's bootstrap. Raises SettingsError when no endpoint is known for a service that the contract needs."""
+    needed = dict.fromkeys([*(method.area for method in contract.exposed), RATE_LIMIT_CLUSTER])
+    missing = [name for name in needed if name not in settings.services]
+    if missing:
+        raise SettingsError(f"services: no endpoints for {', '.join(missing)}")
+    return {
+        "node": {"id": "edge", "cluster": "edge"},
+        # A flood must not lock the operator out.
+        "admin": {"address": socket_address(settings.admin), "ignore_global_conn_limit": True},
+        "application_log_config": application_log(),
+        "overload_manager": _overload_manager(settings.sizes),
+        "static_resources": {
+            "listeners": [listeners.public(settings, contract), listeners.internal(settings)],
+            "clusters": clusters(settings),
+        },
+    }
+
+
+def _overload_manager(sizes: Sizes) -> Config:
+    """Near the end of its memory the edge first gives some back, then answers 503; it never dies of a flood."""
+    return {
+        "refresh_interval": "0.25s",
+        "resource_monitors": [
+            {
+                "name": "envoy.resource_monitors.fixed_heap",
+                "typed_config": typed(
+                    "extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig", max_heap_size_bytes=sizes.heap_bytes
+                ),
+            },
+            {
+                "name": "envoy.resource_monitors.global_downstream_max_connections",
+                "typed_config": typed(
+                    "extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                    max_active_downstream_connections=sizes.connections,
+                ),
+            },
+        ],
+        "actions": [
+            _when_heap_reaches(0.95, "envoy.overload_actions.shrink_heap"),
+            _when_heap_reaches(0.98, "envoy.overload_actions.stop_accepting_requests"),
+        ],
+    }
+
+
+def _when_heap_reaches(share: float, action: str) -> Config:
+    return {
+        "name": action,
+        "triggers": [{"name": "envoy.resource_monitors.fixed_heap", "threshold": {"value": share}}],
+    }

@@ -1,0 +1,111 @@
+"""Where Envoy sends things: one cluster per service, the collector, and itself for the key set."""
+
+from __future__ import annotations
+
+from edge.config import Config, seconds, typed
+from edge.settings import Address, Settings
+
+RATE_LIMIT_CLUSTER = "ratelimit"
+COLLECTOR_CLUSTER = "collector"
+JWKS_CLUSTER = "jwks"
+
+
+def clusters(settings: Settings) -> list[Config]:
+    """Every cluster that the listeners name."""
+    services = [_service(name, endpoints, settings) for name, endpoints in settings.services.items()]
+    return [*services, _collector(settings), _own_key_set(settings)]
+
+
+def _service(name: str, endpoints: tuple[Address, ...], settings: Settings) -> Config:
+    return {
+        **_grpc_cluster(name, endpoints, settings),
+        # Envoy keeps one connection per worker thread and host, so every process has to be a host of its own for this to balance.
+        "lb_policy": "LEAST_REQUEST",
+        "health_checks": [
+            {
+                # The overall health, which a service takes back before it drains.
+                "grpc_health_check": {"service_name": ""},
+                "timeout": "2s",
+                "interval": "5s",
+                "interval_jitter": "0.5s",
+                # These two let a mesh that is just starting be found at once.
+                "no_traffic_interval": "1s",
+                "no_traffic_healthy_interval": "5s",
+                "unhealthy_interval": "0.5s",
+                "unhealthy_threshold": 2,
+                "healthy_threshold": 1,
+            }
+        ],
+        "outlier_detection": {
+            # Only failures to answer count. An INTERNAL that one method always gives must not take the process out for all others.
+            "consecutive_gateway_failure": 5,
+            "enforcing_consecutive_gateway_failure": 100,
+            "enforcing_consecutive_5xx": 0,
+            "enforcing_success_rate": 0,
+            "split_external_local_origin_errors": True,
+            "consecutive_local_origin_failure": 5,
+            "interval": "2s",
+            "base_ejection_time": "5s",
+            "max_ejection_percent": 50,
+        },
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": 1024,
+                    "max_pending_requests": settings.sizes.requests_per_service,
+                    "max_requests": settings.sizes.requests_per_service,
+                    # Retries are bounded by what is in flight, so that they cannot multiply an outage.
+                    "retry_budget": {"budget_percent": {"value": 20}, "min_retry_concurrency": 3},
+                }
+            ]
+        },
+    }
+
+
+def _collector(settings: Settings) -> Config:
+    """The trace collector. Without one it has no endpoints: the tracer insists on a cluster, and this one refuses at once."""
+    otlp = settings.tracing.otlp
+    return _grpc_cluster(COLLECTOR_CLUSTER, (otlp,) if otlp else (), settings)
+
+
+def _own_key_set(settings: Settings) -> Config:
+    """This very Envoy, through its internal listener."""
+    return {
+        "name": JWKS_CLUSTER,
+        "type": "STATIC",
+        "connect_timeout": seconds(settings.timeouts.connect_seconds),
+        "load_assignment": _load_assignment(JWKS_CLUSTER, (settings.internal,)),
+    }
+
+
+def _grpc_cluster(name: str, endpoints: tuple[Address, ...], settings: Settings) -> Config:
+    return {
+        "name": name,
+        # Also right for plain addresses, which then simply resolve to themselves.
+        "type": "STRICT_DNS" if endpoints else "STATIC",
+        "dns_lookup_family": "V4_PREFERRED",
+        "connect_timeout": seconds(settings.timeouts.connect_seconds),
+        "load_assignment": _load_assignment(name, endpoints),
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
+                "extensions.upstreams.http.v3.HttpProtocolOptions",
+                explicit_http_config={
+                    "http2_protocol_options": {
+                        "initial_stream_window_size": 65_536,
+                        "initial_connection_window_size": 1_048_576,
+                        "connection_keepalive": {"interval": "30s", "timeout": "5s"},
+                    }
+                },
+            )
+        },
+    }
+
+
+def _load_assignment(name: str, endpoints: tuple[Address, ...]) -> Config:
+    hosts = [{"endpoint": {"address": socket_address(endpoint)}} for endpoint in endpoints]
+    return {"cluster_name": name, "endpoints": [{"lb_endpoints": hosts}]}
+
+
+def socket_address(address: Address) -> Config:
+    """An address of a real socket."""
+    return {"socket_address": {"address": address.host, "port_value": address.port}}

@@ -1,0 +1,145 @@
+"""The two listeners: the public port, and one on loopback through which Envoy fetches the key set."""
+
+from __future__ import annotations
+
+from edge.authentication import jwt_authn
+from edge.clusters import socket_address
+from edge.config import Config, extension, header, seconds
+from edge.contract import JWKS_METHOD, Contract
+from edge.limits import INTERNAL_PREFIX, client_address, global_limits, local_limit
+from edge.observability import access_log, tracing
+from edge.replies import local_replies
+from edge.routes import route_configuration
+from edge.settings import Settings
+from edge.transcoding import transcoder
+
+_CONNECTION_BUFFER = 32_768
+
+
+def public(settings: Settings, contract: Contract) -> Config:
+    """HTTP/1.1 and HTTP/2 without TLS on one port, told apart by their first bytes."""
+    return {
+        "name": "public",
+        "address": socket_address(settings.listen),
+        "per_connection_buffer_limit_bytes": _CONNECTION_BUFFER,
+        "filter_chains": [{"filters": [_connection_manager(settings, contract)]}],
+    }
+
+
+def internal(settings: Settings) -> Config:
+    """Turns jwt_authn's plain GET of the key set into a call of auth.
+
+    Fetched from the public listener, it would count against the limits of that listener's callers. Envoy's listeners without a
+    socket do not serve here either: keys are fetched by the main thread, which cannot connect to them.
+    """
+    service = JWKS_METHOD.split("/")[1]
+    auth = service.split(".")[1]
+    route = {"match": {"path": JWKS_METHOD}, "route": {"cluster": auth, "timeout": "2s"}}
+    manager = extension(
+        "envoy.filters.network.http_connection_manager",
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="internal",
+        route_config={
+            "name": "internal",
+            "virtual_hosts": [{"name": "internal", "domains": ["*"], "routes": [route]}],
+        },
+        http_filters=[transcoder(settings.files.contract, (service,), settings.sizes), _router()],
+    )
+    return {
+        "name": "internal",
+        "address": socket_address(settings.internal),
+        # Shared with another Envoy by accident, the port would answer with that one's keys.
+        "enable_reuse_port": False,
+        "ignore_global_conn_limit": True,
+        "filter_chains": [{"filters": [manager]}],
+    }
+
+
+def _connection_manager(settings: Settings, contract: Contract) -> Config:
+    timeouts, sizes = settings.timeouts, settings.sizes
+    return extension(
+        "envoy.filters.network.http_connection_manager",
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="edge",
+        codec_type="AUTO",
+        server_name="storymesh",
+        # The peer's address counts; x-forwarded-for only as far as proxies of our own have appended to it.
+        use_remote_address=True,
+        xff_num_trusted_hops=settings.trusted_proxies,
+        internal_address_config={"unix_sockets": False},
+        early_header_mutation_extensions=[_strip_claims_of_identity()],
+        normalize_path=True,
+        merge_slashes=True,
+        path_with_escaped_slashes_action="REJECT_REQUEST",
+        max_request_headers_kb=sizes.request_headers_kb,
+        common_http_protocol_options={
+            "idle_timeout": seconds(timeouts.connection_idle_seconds),
+            "headers_with_underscores_action": "REJECT_REQUEST",
+            "max_headers_count": 100,
+        },
+        http2_protocol_options={
+            "max_concurrent_streams": sizes.streams_per_connection,
+            "initial_stream_window_size": 65_536,
+            "initial_connection_window_size": 1_048_576,
+        },
+        request_headers_timeout=seconds(timeouts.request_headers_seconds),
+        # Every request of the contract is one message, so a body that trickles in is not a stream but an attack.
+        request_timeout=seconds(timeouts.unary_seconds),
+        stream_idle_timeout=seconds(timeouts.stream_idle_seconds),
+        drain_timeout="5s",
+        always_set_request_id_in_response=True,
+        tracing=tracing(settings.tracing),
+        access_log=access_log(),
+        local_reply_config=local_replies(),
+        route_config=route_configuration(settings, contract),
+        http_filters=_filters(settings, contract),
+    )
+
+
+def _filters(settings: Settings, contract: Contract) -> list[Config]:
+    """The order is the design. Whatever depends on the method stands behind the transcoder, which is what finds the method."""
+    return [
+        _headers(),
+        extension("envoy.filters.http.cors", "extensions.filters.http.cors.v3.Cors"),
+        extension("envoy.filters.http.grpc_web", "extensions.filters.http.grpc_web.v3.GrpcWeb"),
+        local_limit(settings.rate_limit),
+        transcoder(settings.files.contract, contract.transcoded_services, settings.sizes),
+        jwt_authn(settings.authentication, contract),
+        *global_limits(settings.rate_limit),
+        _router(),
+    ]
+
+
+def _strip_claims_of_identity() -> Config:
+    """Removes what only proxies and services may say, before anything has read it."""
+    return extension(
+        "envoy.http.early_header_mutation.header_mutation",
+        "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+        mutations=[
+            *({"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in ("x-envoy-", INTERNAL_PREFIX)),
+            *({"remove": name} for name in ("forwarded", "x-real-ip", "x-client-ip", "x-user-id")),
+        ],
+    )
+
+
+def _headers() -> Config:
+    """Headers for the filters behind, and of every answer: standing first, it comes last on the way back."""
+    return extension(
+        "envoy.filters.http.header_mutation",
+        "extensions.filters.http.header_mutation.v3.HeaderMutation",
+        mutations={
+            "request_mutations": [client_address()],
+            "response_mutations": [
+                {"append": header("x-trace-id", "%TRACE_ID%")},
+                {"append": header("x-content-type-options", "nosniff")},
+                # Answers hold tokens and private stories.
+                {"append": header("cache-control", "no-store", action="ADD_IF_ABSENT")},
+            ],
+        },
+    )
+
+
+def _router() -> Config:
+    return extension(
+        "envoy.filters.http.router", "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True
+    )

@@ -1,0 +1,86 @@
+"""What an operator sees of the edge: traces and log lines."""
+
+from __future__ import annotations
+
+from edge.authentication import FILTER as JWT_AUTHN
+from edge.authentication import PAYLOAD
+from edge.clusters import COLLECTOR_CLUSTER
+from edge.config import Config, extension
+from edge.settings import Tracing
+
+_ECS_VERSION = "8.11.0"
+
+
+def tracing(settings: Tracing) -> Config:
+    """Starts a trace or continues the caller's, and passes it on in `traceparent`.
+
+    Without a collector nothing is recorded, and `traceparent` says so; its trace id still joins the log lines of all services.
+    """
+    return {
+        "provider": extension(
+            "envoy.tracers.opentelemetry",
+            "config.trace.v3.OpenTelemetryConfig",
+            service_name="edge",
+            grpc_service={"envoy_grpc": {"cluster_name": COLLECTOR_CLUSTER}, "timeout": "1s"},
+        ),
+        "random_sampling": {"value": settings.sampling_percent if settings.otlp else 0},
+        # A span per try at an upstream shows retries and where the time went.
+        "spawn_upstream_span": True,
+    }
+
+
+def access_log() -> list[Config]:
+    """One ECS line per request on stdout. Neither tokens nor query strings are in it: a resume token is a query parameter."""
+    return [
+        extension(
+            "envoy.access_loggers.stdout",
+            "extensions.access_loggers.stream.v3.StdoutAccessLog",
+            log_format={
+                "omit_empty_values": True,
+                "json_format": {
+                    "@timestamp": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
+                    "log.level": "info",
+                    "message": "%REQ(x-envoy-original-method?:method)% %PATH(NQ:ORIG_OR_PATH)% %RESPONSE_CODE%",
+                    "ecs": {"version": _ECS_VERSION},
+                    "event": {"dataset": "edge.access", "duration": "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:ns)%"},
+                    "http": {
+                        "request": {
+                            "id": "%REQ(x-request-id)%",
+                            "method": "%REQ(x-envoy-original-method?:method)%",
+                            "bytes": "%BYTES_RECEIVED%",
+                        },
+                        "response": {"status_code": "%RESPONSE_CODE%", "bytes": "%BYTES_SENT%"},
+                        "version": "%PROTOCOL%",
+                    },
+                    "url": {"path": "%PATH(NQ:ORIG_OR_PATH)%"},
+                    "rpc": {"method": "%ROUTE_NAME%", "grpc_status": "%GRPC_STATUS%"},
+                    "client": {"ip": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"},
+                    "user": {"id": f"%DYNAMIC_METADATA({JWT_AUTHN}:{PAYLOAD}:sub)%"},
+                    "user_agent": {"original": "%REQ(user-agent)%"},
+                    "trace": {"id": "%TRACE_ID%"},
+                    "service": {"name": "edge"},
+                    "envoy": {
+                        "response_flags": "%RESPONSE_FLAGS%",
+                        "response_code_details": "%RESPONSE_CODE_DETAILS%",
+                        "upstream_host": "%UPSTREAM_HOST%",
+                    },
+                },
+            },
+        )
+    ]
+
+
+def application_log() -> Config:
+    """Envoy's own messages, as ECS lines on stderr."""
+    return {
+        "log_format": {
+            "json_format": {
+                "@timestamp": "%Y-%m-%dT%T.%e%z",
+                "log.level": "%l",
+                "message": "%j",
+                "ecs": {"version": _ECS_VERSION},
+                "log.logger": "%n",
+                "service": {"name": "edge"},
+            }
+        }
+    }

@@ -1,0 +1,26 @@
+"""Where a person finds the parts of a running mesh."""
+
+from collections.abc import Collection
+
+from local.components import envoy, mailsink, postgres, redis
+from local.layout import Layout
+
+
+def of(layout: Layout, only: Collection[str] = ()) -> dict[str, str]:
+    """Names and addresses, of the parts in `only` when it is not empty."""
+    found: dict[str, str] = {}
+    if not only or envoy.NAME in only:
+        found |= {
+            "edge": f"{layout.edge_url} (JSON, SSE, gRPC and gRPC-Web on one port)",
+            "docs": f"{layout.edge_url}/docs",
+            "openapi": f"{layout.edge_url}/openapi.yaml",
+            "envoy admin": f"http://{layout.address('envoy-admin')}",
+        }
+    if not only or mailsink.NAME in only:
+        found["mail"] = f"{layout.mail}/*.eml"
+    if postgres.NAME in only:
+        found["postgres"] = f"postgresql://{layout.address(postgres.NAME)} (passwords in {layout.secrets})"
+    if redis.NAME in only:
+        found["redis"] = f"redis://{layout.address(redis.NAME)} (passwords in {layout.secrets})"
+    found["logs"] = f"{layout.logs}/*.log"
+    return found

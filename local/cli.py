@@ -1,0 +1,146 @@
+"""The command line of the local mesh: up, down, status, logs, run, and orders for one component."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from local import addresses, control, lifecycle, logs, settings, status
+from local.failures import LocalError
+from local.layout import Layout
+from local.state import State
+
+INTERRUPTED = 130
+
+COLOURS = {State.HEALTHY: "green", State.DONE: "green", State.STOPPED: "yellow", State.STARTING: "yellow"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their help; settings that are not flags come from the environment."""
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument(
+        "--state-dir", type=Path, metavar="DIR", help="where the mesh keeps everything (STORYMESH_STATE_DIR, .local)"
+    )
+    start = argparse.ArgumentParser(add_help=False, parents=[place])
+    start.add_argument("--port", type=int, help="port of the edge (STORYMESH_PORT, 8080)")
+    start.add_argument(
+        "--base-port", type=int, help="first of the 100 ports of everything else (STORYMESH_BASE_PORT, 18400)"
+    )
+    start.add_argument("--writer", help="who writes the stories: local, openai or composer (STORYMESH_WRITER)")
+    start.add_argument("--story-workers", type=int, metavar="N", help="story workers (STORYMESH_STORY_WORKERS, 2)")
+    start.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="COMPONENT",
+        help="start this component only; repeatable, as in --only postgres --only redis",
+    )
+
+    top = argparse.ArgumentParser(
+        prog="python -m local", description="The whole mesh on one machine: real servers, no containers."
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, description: str, parent: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=description, description=f"{description}.", parents=[parent])
+
+    up = command("up", "Start the mesh in the background and return when all of it is healthy", start)
+    up.add_argument("--json", action="store_true", help="print the status as JSON at the end")
+    command("run", "Run the mesh in the foreground; Ctrl-C stops it", start)
+    command("down", "Stop the mesh, and whatever a killed supervisor left behind", place)
+    show = command("status", "Show every component; the exit code is 0 only if all are healthy", place)
+    show.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    log = command("logs", "Print the logs of all components, or of one", place)
+    log.add_argument("component", nargs="?", help="such as auth or story-worker-1; all when left out")
+    log.add_argument("-f", "--follow", action="store_true", help="go on printing what is added")
+    log.add_argument("-n", "--lines", type=int, default=40, help="how many lines of each log to begin with (40)")
+    for verb in ("stop", "start", "restart"):
+        order = command(verb, f"{verb.capitalize()} one component of the running mesh", place)
+        order.add_argument("component", help="such as postgres or story-worker-1")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        return _execute(options)
+    except LocalError as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough.
+        sys.stderr.close()
+        return 0
+
+
+def _execute(options: argparse.Namespace) -> int:
+    names = ("state_dir", "port", "base_port", "writer", "story_workers")
+    layout = Layout(settings.load(**{name: getattr(options, name, None) for name in names}))
+    match options.command:
+        case "up":
+            return _up(layout, options.only, as_json=options.json)
+        case "run":
+            return lifecycle.run(layout, options.only)
+        case "down":
+            print("The mesh is down." if lifecycle.down(layout) else "The mesh was not up.")
+            return 0
+        case "status":
+            return _status(layout, as_json=options.json)
+        case "logs":
+            logs.show(layout, options.component, lines=options.lines, follow=options.follow, output=sys.stdout)
+            return 0
+        case verb:
+            control.send(layout.control_socket, control.Order(verb, options.component))
+            print(f"{options.component}: {verb} done.")
+            return 0
+
+
+def _up(layout: Layout, only: Sequence[str], *, as_json: bool) -> int:
+    record = lifecycle.up(layout, only)
+    if as_json:
+        print(json.dumps(status.read(layout).document(), indent=2))
+    else:
+        print(_places(record.notes, addresses.of(status.layout_of(record), record.only)))
+    return 0
+
+
+def _places(notes: Sequence[str], urls: Mapping[str, str]) -> str:
+    return "\n".join(["", *notes, *(f"  {name:<13}{address}" for name, address in urls.items())])
+
+
+def _status(layout: Layout, *, as_json: bool) -> int:
+    now = status.read(layout)
+    if as_json:
+        print(json.dumps(now.document(), indent=2))
+    else:
+        _print_table(now)
+    return 0 if now.healthy else 1
+
+
+def _print_table(now: status.Status) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True)
+    console.print(f"The mesh is {now.phase}. {now.failure}".strip(), highlight=False, markup=False)
+    if not now.components:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("component", "state", "pid", "restarts", "since", "last exit"):
+        table.add_column(heading, overflow="fold")
+    for component in now.components:
+        table.add_row(
+            component.name,
+            f"[{COLOURS.get(component.state, 'red')}]{component.state.value}[/]",
+            str(component.process.pid) if component.process else "",
+            str(component.restarts),
+            datetime.fromtimestamp(component.since, UTC).astimezone().strftime("%H:%M:%S"),
+            component.last_exit,
+        )
+    console.print(table)
+    console.print(_places(now.notes, now.urls), highlight=False, markup=False)

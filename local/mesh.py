@@ -1,0 +1,53 @@
+"""Puts the mesh together: every component, in the order they are shown."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from local import writers
+from local.component import Component
+from local.components import envoy, mailsink, postgres, redis, services
+from local.failures import LocalError
+from local.layout import Layout
+
+SERVERS = (postgres.NAME, redis.NAME, mailsink.NAME)
+
+
+@dataclass(frozen=True)
+class Mesh:
+    components: Sequence[Component]
+    notes: Sequence[str]
+    """Sentences that the person who starts the mesh should read."""
+
+
+def assemble(layout: Layout, only: Collection[str] = ()) -> Mesh:
+    """The components of this mesh, or those named by `only`. Raises LocalError when a program or package is missing."""
+    databases = tuple(service.name for service in services.TABLE if service.database)
+    clients = tuple(service.name for service in services.TABLE)
+    if only and set(only) <= set(SERVERS):
+        servers = {
+            postgres.NAME: lambda: postgres.component(layout, databases),
+            redis.NAME: lambda: redis.component(layout, clients),
+            mailsink.NAME: lambda: mailsink.component(layout),
+        }
+        return Mesh([servers[name]() for name in SERVERS if name in only], ())
+    writer = writers.choose(layout.settings)
+    components = [
+        postgres.component(layout, databases),
+        redis.component(layout, clients),
+        mailsink.component(layout),
+        *services.components(layout, writer),
+        envoy.component(layout),
+    ]
+    if only:
+        unknown = set(only) - {component.name for component in components}
+        if unknown:
+            raise LocalError(
+                f"There is no component {', '.join(sorted(unknown))}: "
+                f"there are {', '.join(component.name for component in components)}."
+            )
+        components = [
+            replace(component, needs=tuple(need for need in component.needs if need in only))
+            for component in components
+            if component.name in only
+        ]
+    return Mesh(components, (writer.note,) if writer.note else ())

@@ -1,0 +1,218 @@
+"""Child processes: started so that they cannot outlive the mesh unnoticed, recognised later without doubt, ended for sure.
+
+A pid alone names nobody, because the system reuses pids; together with the start time it does. On Linux the kernel
+itself signals a child whose supervisor dies (`PR_SET_PDEATHSIG`, through util-linux's `setpriv`, which avoids running
+Python between fork and exec). Elsewhere the recorded identity is what `down` goes by.
+"""
+
+import asyncio
+import contextlib
+import functools
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from local.failures import LocalError
+
+# `create_time` is derived from the boot time, which moves slightly when the clock is adjusted.
+SAME_START_SECONDS = 2.0
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A process as it can be found again after the process that started it has gone."""
+
+    pid: int
+    created_at: float
+
+    @classmethod
+    def of(cls, pid: int) -> Self:
+        return cls(pid, psutil.Process(pid).create_time())
+
+    def find(self) -> psutil.Process | None:
+        """The living process, or None when it ended (a zombie has ended) or its pid names another process now."""
+        try:
+            process = psutil.Process(self.pid)
+            if abs(process.create_time() - self.created_at) > SAME_START_SECONDS:
+                return None
+            return None if process.status() == psutil.STATUS_ZOMBIE else process
+        except psutil.NoSuchProcess:
+            return None
+
+
+@dataclass(frozen=True)
+class Account:
+    """The user a child runs as instead of root."""
+
+    name: str
+    uid: int
+    gid: int
+
+    @classmethod
+    def owning(cls, path: Path, *names: str) -> Self:
+        """The unprivileged owner of `path` when it exists already, else the first of `names` on this machine."""
+        if path.exists() and (uid := path.stat().st_uid) != 0:
+            entry = pwd.getpwuid(uid)
+            return cls(entry.pw_name, entry.pw_uid, entry.pw_gid)
+        for name in names:
+            with contextlib.suppress(KeyError):
+                entry = pwd.getpwnam(name)
+                return cls(entry.pw_name, entry.pw_uid, entry.pw_gid)
+        raise LocalError(f"None of the users {', '.join(names)} exists here: create one, or do not run as root.")
+
+
+@functools.cache
+def _setpriv() -> str | None:
+    """Path of a `setpriv` that knows parent death signals (util-linux's does, busybox's does not)."""
+    path = shutil.which("setpriv")
+    if path is None:
+        return None
+    works = subprocess.run([path, "--pdeathsig", "TERM", "true"], capture_output=True, check=False).returncode == 0
+    return path if works else None
+
+
+def reachable(path: Path) -> bool:
+    """Whether a child that runs as another account will be able to reach `path`."""
+    return _setpriv() is not None or not _closed_to_others(path)
+
+
+def _closed_to_others(path: Path) -> bool:
+    return any(not parent.stat().st_mode & stat.S_IXOTH for parent in path.resolve().parents)
+
+
+def guarded(
+    command: Sequence[str], *, death_signal: signal.Signals, account: Account | None, needs_paths: Iterable[Path] = ()
+) -> list[str]:
+    """`command`, made to receive `death_signal` when its parent dies and to run as `account`.
+
+    A checkout below a private directory such as /root is closed to every other account. Opening that directory to the
+    world would be wrong, so the child is given the one capability that lets it search directories instead.
+    """
+    setpriv = _setpriv()
+    if setpriv is None:
+        return list(command)
+    options = ["--pdeathsig", death_signal.name.removeprefix("SIG")]
+    if account is not None:
+        options += ["--reuid", str(account.uid), "--regid", str(account.gid), "--clear-groups"]
+        if any(_closed_to_others(path) for path in needs_paths):
+            options += ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
+    return [setpriv, *options, *command]
+
+
+def switched(account: Account | None) -> dict[str, Any]:
+    """What `subprocess` must do about `account` where `guarded` cannot; it must then reach its paths by itself."""
+    if account is None or _setpriv() is not None:
+        return {}
+    return {"user": account.uid, "group": account.gid, "extra_groups": []}
+
+
+class Child:
+    """A running child, leader of its own session so that a Ctrl-C at the terminal reaches only the supervisor."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.identity = Identity.of(process.pid)
+
+    @classmethod
+    def spawn(
+        cls,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        directory: Path,
+        log: Path,
+        death_signal: signal.Signals = signal.SIGTERM,
+        account: Account | None = None,
+        needs_paths: Iterable[Path] = (),
+    ) -> Self:
+        """Start `command` with its output appended to `log`. Raises LocalError when the program cannot be run."""
+        if shutil.which(command[0], path=environment.get("PATH")) is None:
+            raise LocalError(f"{command[0]} cannot be run: there is no such program here.")
+        try:
+            with log.open("ab") as output:
+                process = subprocess.Popen(
+                    guarded(command, death_signal=death_signal, account=account, needs_paths=needs_paths),
+                    env=dict(environment),
+                    cwd=directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    **switched(account),
+                )
+        except OSError as error:
+            raise LocalError(f"{command[0]} cannot be run: {error.strerror or error}.") from error
+        return cls(process)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    async def wait(self) -> int:
+        """Wait for the end. Polls, because the portable alternatives need a thread per child or the main thread."""
+        while (code := self._process.poll()) is None:  # noqa: ASYNC110, the kernel sets no asyncio.Event
+            await asyncio.sleep(POLL_SECONDS)
+        return code
+
+    async def end(self, stop_signal: signal.Signals, seconds: float) -> int:
+        """Ask it to stop, wait `seconds` for it to drain, then kill its session. Returns its exit code."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(stop_signal)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            return await self.wait()
+
+
+def end_others(others: Iterable[tuple[Identity, signal.Signals]], seconds: float) -> int:
+    """End processes that are not this one's children: ask each as it wants to be asked, kill after `seconds`.
+
+    Returns how many were still alive.
+    """
+    living = {identity: stop for identity, stop in others if identity.find() is not None}
+    for identity, stop in living.items():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(identity.pid, stop)
+    for identity in _outlasting(living, seconds):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(identity.pid, signal.SIGKILL)
+    _outlasting(living, seconds)
+    return len(living)
+
+
+def _outlasting(identities: Iterable[Identity], seconds: float) -> list[Identity]:
+    """Those still alive after `seconds`, or none as soon as all have ended."""
+    deadline = time.monotonic() + seconds
+    while living := [identity for identity in identities if identity.find() is not None]:
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(POLL_SECONDS)
+    return living
+
+
+def describe_exit(code: int) -> str:
+    """`exit code 1`, or the name of the signal that ended it."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"

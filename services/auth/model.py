@@ -1,0 +1,230 @@
+"""What accounts, registrations and sessions are, and the rules that need no database."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum, StrEnum, auto
+from uuid import UUID
+
+import idna
+
+from services.kit.caller import Role
+
+Randomness = Callable[[int], bytes]
+"""Returns that many unpredictable bytes; `secrets.token_bytes` outside of tests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a person says about themselves at registration."""
+
+    email: str
+    username: str | None
+    first_name: str
+    last_name: str
+    preferences: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    id: UUID
+    profile: Profile
+    role: Role
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a password sign-in is checked against."""
+
+    user: User
+    password_hash: str
+    password_changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """An account that does not exist yet: the address is unproven."""
+
+    id: UUID
+    profile: Profile
+    password_hash: str
+    created_at: datetime
+    expires_at: datetime
+
+
+class Method(StrEnum):
+    """How a person proved who they are: values of the `amr` claim (RFC 8176)."""
+
+    PASSWORD = "pwd"
+    CODE = "otp"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a session is opened from, for its owner to recognise it by."""
+
+    name: str
+    user_agent: str
+    ip: str
+
+
+class RevokeReason(StrEnum):
+    LOGOUT = "LOGOUT"
+    REFRESH_REUSED = "REFRESH_REUSED"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One device's sign-in. `generation` counts its refresh tokens; only the newest is good."""
+
+    id: UUID
+    user_id: UUID
+    device: Device
+    methods: tuple[Method, ...]
+    created_at: datetime
+    expires_at: datetime
+    """Unless it is refreshed before."""
+    ends_at: datetime
+    generation: int
+    nonce: bytes
+    token_digest: bytes
+    """SHA-256 of the newest refresh token."""
+    rotated_at: datetime
+    repeats: int
+    """How often the newest token was handed out again."""
+    revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    access_token: str
+    access_expires_at: datetime
+    refresh_token: str
+    refresh_expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    user: User
+    tokens: Tokens
+
+
+class KeyState(StrEnum):
+    """PENDING keys are published, not used; the ACTIVE one signs; RETIRED ones still verify."""
+
+    PENDING = "PENDING"
+    ACTIVE = "ACTIVE"
+    RETIRED = "RETIRED"
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    kid: str
+    state: KeyState
+    public_jwk: dict[str, str]
+    sealed_private_key: bytes | None
+    """None once it is retired: nothing is to be signed with it any more."""
+    created_at: datetime
+    activated_at: datetime | None = None
+    retired_at: datetime | None = None
+
+
+def canonical_email(email: str) -> str:
+    """The form in which addresses are compared: NFC, lower case, the domain in its ASCII form (IDNA 2008).
+
+    Tags and dots stay: only the mailbox's provider knows whether they matter, and merging two people's addresses would give one
+    the other's account.
+    """
+    local, _, domain = unicodedata.normalize("NFC", email).rpartition("@")
+    return f"{local.lower()}@{_ascii_domain(domain.lower())}"
+
+
+def _ascii_domain(domain: str) -> str:
+    if domain.isascii():
+        return domain
+    try:
+        return idna.encode(domain, uts46=True).decode()
+    except idna.IDNAError:
+        return domain
+
+
+def canonical_username(username: str) -> str:
+    return username.lower()
+
+
+def canonical_login(login: str) -> str:
+    """An address or a username as it is looked up; only addresses have an @. Any text is allowed, most of it matches nobody."""
+    # Postgres texts cannot hold NUL, and no login does.
+    login = login.strip().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return canonical_email(login) if "@" in login else canonical_username(login)
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshToken:
+    """As a client presents it."""
+
+    session_id: UUID
+    generation: int
+    secret: bytes
+    digest: bytes
+    """SHA-256 of the whole token."""
+
+
+class Refresh(Enum):
+    """What is to be done about a presented refresh token."""
+
+    ROTATE = auto()
+    REPEAT = auto()
+    """Answer with the same successor again: the first answer was lost."""
+    REFUSE_REPEAT = auto()
+    REUSED = auto()
+    REVOKED = auto()
+    INVALID = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshRules:
+    """How long sessions live and how lenient a refresh is with retries."""
+
+    idle: timedelta
+    absolute: timedelta
+    grace: timedelta
+    repeats: int
+
+    def judge(self, session: Session | None, token: RefreshToken, *, derived: bytes, now: datetime) -> Refresh:
+        """`derived` is the secret that a token of this session and generation has.
+
+        What is no token of ours tells nothing about the session and does nothing to it, or whoever learns a session's id could
+        end it.
+        """
+        if session is None or not _is_genuine(token, session, derived):
+            return Refresh.INVALID
+        if session.revoked_at is not None:
+            return Refresh.REVOKED
+        if session.expires_at <= now:
+            return Refresh.INVALID
+        if token.generation == session.generation:
+            return Refresh.ROTATE
+        if token.generation < session.generation - 1 or now - session.rotated_at > self.grace:
+            return Refresh.REUSED
+        return Refresh.REPEAT if session.repeats < self.repeats else Refresh.REFUSE_REPEAT
+
+    def expires_at(self, now: datetime, ends_at: datetime) -> datetime:
+        return min(now + self.idle, ends_at)
+
+
+def _is_genuine(token: RefreshToken, session: Session, derived: bytes) -> bool:
+    """The newest token is known by its digest, so that a new refresh key signs nobody out; spent ones are derived again."""
+    if token.generation == session.generation:
+        return hmac.compare_digest(token.digest, session.token_digest)
+    return token.generation < session.generation and hmac.compare_digest(token.secret, derived)
+
+
+def digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()

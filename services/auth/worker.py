@@ -1,0 +1,49 @@
+"""What happens in the background besides the relay: keys are replaced, ended registrations and sessions removed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from services.kit.clock import Clock
+from services.kit.database import Database
+
+from . import store
+from .keys import KeyRotation
+
+log = logging.getLogger(__name__)
+
+_EVERY_SECONDS = 60.0
+
+_KEEP_ENDED_SESSIONS = timedelta(days=7)
+"""Long enough that a client that comes back learns that its session was revoked, not only that its token is unknown."""
+
+
+class Upkeep:
+    """Any number may run at the same time."""
+
+    def __init__(self, db: Database, rotation: KeyRotation, clock: Clock) -> None:
+        self._db = db
+        self._rotation = rotation
+        self._clock = clock
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Works until `stopping` is set; outlives failures of the database."""
+        while not stopping.is_set():
+            try:
+                await self._rotation.advance()
+                await self.clean_up()
+            except Exception as error:
+                log.warning("upkeep has to wait: %s", error)
+            try:
+                await asyncio.wait_for(stopping.wait(), _EVERY_SECONDS)
+            except TimeoutError:
+                continue
+
+    async def clean_up(self) -> None:
+        """Removes what has ended: personal data is not kept without need."""
+        now = self._clock()
+        async with self._db.transaction() as tx:
+            await store.delete_expired_registrations(tx, now)
+            await store.delete_ended_sessions(tx, now - _KEEP_ENDED_SESSIONS)
