@@ -1,0 +1,70 @@
+"""Real servers for every test, started once for each worker of the test run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
+
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy import text
+
+from local.harness import Servers
+from local.harness import servers as running_servers
+from services.kit import migrations
+from services.kit import redis as kit_redis
+from services.kit.database import Database
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Postgres, Redis and the mail sink."""
+    with running_servers(tmp_path_factory.mktemp("servers")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def migrated(servers: Servers) -> Callable[[str], str]:
+    """The URL of a service's database, built by the service's own migrations."""
+
+    @cache
+    def url_of(service: str) -> str:
+        url = servers.database_url(service)
+        migrations.upgrade(f"services.{service}", url)
+        return url
+
+    return url_of
+
+
+@pytest.fixture(scope="session")
+async def database_of(migrated: Callable[[str], str]) -> AsyncIterator[Callable[[str], Database]]:
+    """A service's database, connected as its own role."""
+    opened: list[Database] = []
+
+    @cache
+    def connected(service: str) -> Database:
+        opened.append(Database(migrated(service), pool=10))
+        return opened[-1]
+
+    yield connected
+    for db in opened:
+        await db.close()
+
+
+@pytest.fixture
+async def redis(servers: Servers) -> AsyncIterator[Redis]:
+    """An empty Redis."""
+    async with kit_redis.connect(servers.redis_url) as client:
+        await client.flushall()
+        yield client
+
+
+async def empty(db: Database) -> None:
+    """Deletes every row but Alembic's, so that real commits need no undoing."""
+    async with db.transaction() as tx:
+        tables = await tx.scalars(
+            text(
+                "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+            )
+        )
+        await tx.execute(text(f"TRUNCATE {', '.join(tables)} RESTART IDENTITY CASCADE"))

@@ -1,0 +1,57 @@
+"""People and services for tests: real tokens under a key of the test's own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from services.kit.clock import system_clock
+from services.kit.tokens import AccessTokens, JsonWebKey, KeySet, ServiceTokens
+
+ISSUER = AUDIENCE = "storymesh"
+MESH_KEY = b"m" * 32
+
+
+@dataclass
+class Issuer:
+    """Signs access tokens as auth does and answers with its key set."""
+
+    kid: str = "test-key"
+    key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+
+    def token(self, user_id: UUID, role: str = "USER", **changes: object) -> str:
+        """`changes` replace claims; None leaves one out."""
+        now = datetime.now(UTC)
+        claims: dict[str, object] = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": str(user_id),
+            "sid": str(uuid4()),
+            "jti": str(uuid4()),
+            "iat": now,
+            "exp": now + timedelta(minutes=10),
+            "role": role,
+        }
+        claims = {name: value for name, value in {**claims, **changes}.items() if value is not None}
+        return jwt.encode(claims, self.key, algorithm="ES256", headers={"typ": "at+jwt", "kid": self.kid})
+
+    async def keys(self) -> list[JsonWebKey]:
+        key: dict[str, str] = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self.key.public_key()))
+        return [{**key, "kid": self.kid, "alg": "ES256", "use": "sig"}]
+
+    def access_tokens(self) -> AccessTokens:
+        return AccessTokens(KeySet(self.keys, system_clock), issuer=ISSUER, audience=AUDIENCE)
+
+
+def service_tokens(service: str) -> ServiceTokens:
+    return ServiceTokens(MESH_KEY, service=service, clock=system_clock)
+
+
+def bearer(token: str) -> tuple[tuple[str, str], ...]:
+    """The metadata of a call made with the token."""
+    return (("authorization", f"Bearer {token}"),)

@@ -1,0 +1,41 @@
+"""The limiter over a real Redis, with the rights that it has in a mesh."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from redis.asyncio import Redis
+
+from local.harness import Servers
+from local.harness import servers as running_servers
+from services.ratelimit.buckets import Buckets
+from services.ratelimit.store import BucketStore, connect
+from tests.ratelimit.building import BucketsFor
+
+PATIENT_SECONDS = 10.0
+"""Long enough that a busy machine is not taken for a dead Redis."""
+
+
+@pytest.fixture
+async def limiter_redis(servers: Servers, redis: Redis) -> AsyncIterator[Redis]:
+    """The empty Redis, through the limiter's own user."""
+    async with connect(servers.service_redis_url("ratelimit")) as client:
+        yield client
+
+
+@pytest.fixture
+def store(limiter_redis: Redis) -> BucketStore:
+    return BucketStore(limiter_redis)
+
+
+@pytest.fixture
+def buckets_for(store: BucketStore) -> BucketsFor:
+    return lambda rules: Buckets(store, lambda: rules, redis_seconds=PATIENT_SECONDS)
+
+
+@pytest.fixture(scope="session")
+def mortal_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """A Redis that no other tests use, so that it may die. Whoever stops it starts it again."""
+    with running_servers(tmp_path_factory.mktemp("redis"), postgres=False, mail=False) as running:
+        yield running

@@ -1,0 +1,124 @@
+"""The process: its commands, its health and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from envoy.service.ratelimit.v3 import rls_pb2, rls_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from local.harness import Servers
+from services.ratelimit.__main__ import main, serve
+from services.ratelimit.config import RateLimitSettings
+from tests.ratelimit.building import BY_ADDRESS, LOCAL, PRODUCTION, asking
+
+EAGER = [(f"grpc.{which}_reconnect_backoff_ms", 50) for which in ("initial", "min", "max")]
+
+
+async def started(environment: dict[str, str]) -> Process:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("STORYMESH_")}
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.ratelimit", "serve", stdout=PIPE, stderr=PIPE, env=clean | environment
+    )
+
+
+async def health(channel: grpc.aio.Channel, service: str) -> int:
+    check = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=HealthCheckRequest.SerializeToString,
+        response_deserializer=HealthCheckResponse.FromString,
+    )
+    answer = await check(HealthCheckRequest(service=service), wait_for_ready=True, timeout=20)
+    return int(answer.status)
+
+
+async def until_redis_is(channel: grpc.aio.Channel, status: int) -> None:
+    watch = channel.unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=HealthCheckRequest.SerializeToString,
+        response_deserializer=HealthCheckResponse.FromString,
+    )
+    watching = watch(HealthCheckRequest(service="redis"), timeout=20)
+    async for answer in watching:
+        if answer.status == status:
+            break
+    watching.cancel()
+
+
+@asynccontextmanager
+async def serving(servers: Servers, rules: Path, address: str) -> AsyncIterator[tuple[Process, grpc.aio.Channel]]:
+    process = await started(
+        {
+            "STORYMESH_SECRETS_DIR": str(servers.secrets_dir("ratelimit")),
+            "STORYMESH_RATE_LIMIT_RULES": str(rules),
+            "STORYMESH_LISTEN": address,
+        }
+    )
+    try:
+        async with grpc.aio.insecure_channel(address, options=EAGER) as channel:
+            assert await health(channel, "") == HealthCheckResponse.SERVING
+            yield process, channel
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+@pytest.fixture
+def address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_checking_a_good_file_prints_its_rules(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["check", str(PRODUCTION)])
+    printed = capsys.readouterr().out
+    assert "9 rules of the domain storymesh; on_no_match: deny" in printed
+    assert "credentials-per-address    class=credentials client_ip=*  10 per 60 s" in printed
+
+
+def test_checking_a_bad_file_fails_with_its_mistakes(tmp_path: Path) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text(PRODUCTION.read_text().replace("10/min", "10/m"))
+    with pytest.raises(SystemExit, match=f"{path}: rules\\[0\\].rate: '10/m' is not a rate; write requests per time"):
+        main(["check", str(path)])
+
+
+async def test_it_serves_with_and_without_redis_says_which_and_ends_in_order(
+    mortal_redis: Servers, address: str
+) -> None:
+    async with serving(mortal_redis, LOCAL, address) as (process, channel):
+        for name in ("envoy.service.ratelimit.v3.RateLimitService", "redis"):
+            assert await health(channel, name) == HealthCheckResponse.SERVING, name
+        limiter = rls_pb2_grpc.RateLimitServiceStub(channel)
+        limited = await limiter.ShouldRateLimit(asking(BY_ADDRESS), timeout=5)
+        assert limited.statuses[0].current_limit.name == "default-per-address"
+
+        await mortal_redis.stop("redis")
+        unlimited = await limiter.ShouldRateLimit(asking(BY_ADDRESS), timeout=5)
+        assert unlimited.overall_code == rls_pb2.RateLimitResponse.OK
+        assert not unlimited.statuses[0].HasField("current_limit")
+        await until_redis_is(channel, HealthCheckResponse.NOT_SERVING)
+        assert await health(channel, "") == HealthCheckResponse.SERVING
+        await mortal_redis.start("redis")
+
+        process.send_signal(signal.SIGTERM)
+        _, errors = await process.communicate()
+    assert (process.returncode, errors) == (0, b"")
+
+
+async def test_it_does_not_start_with_bad_rules(tmp_path: Path) -> None:
+    settings = RateLimitSettings(rate_limit_rules=tmp_path / "none.yaml", mesh_key="A" * 43)
+    with pytest.raises(SystemExit, match=r"none.yaml cannot be read: No such file or directory"):
+        await serve(settings)

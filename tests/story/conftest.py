@@ -1,0 +1,142 @@
+"""The story service in this process, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import grpc
+import pytest
+from redis.asyncio import Redis
+from storymesh.story.v1.story_service_pb2_grpc import StoryServiceStub, add_StoryServiceServicer_to_server
+
+from services.event_routes import ROUTES
+from services.kit.clock import system_clock
+from services.kit.database import Database
+from services.kit.inbox import Inbox
+from services.kit.paging import Pages
+from services.kit.relay import Relay
+from services.kit.server import Server
+from services.kit.signing import Signer
+from services.story import worker
+from services.story.__main__ import SERVICE
+from services.story.config import StorySettings
+from services.story.progress import Progress
+from services.story.servicer import StoryServicer
+from services.story.stories import Stories
+from services.story.watching import Watches
+from services.story.writers import Writer
+from services.story.writing import Writing
+from tests.conftest import empty
+from tests.identity import Issuer, bearer, service_tokens
+from tests.story.scripted import ScriptedWriter
+
+if TYPE_CHECKING:
+    from storymesh.story.v1.story_service_pb2_grpc import StoryServiceAsyncStub
+
+KEY = b"c" * 32
+
+
+@dataclass
+class Person:
+    """A signed-in user of the API."""
+
+    stub: StoryServiceAsyncStub
+    issuer: Issuer
+    id: UUID = field(default_factory=uuid4)
+
+    @property
+    def auth(self) -> tuple[tuple[str, str], ...]:
+        return bearer(self.issuer.token(self.id))
+
+
+@dataclass
+class StoryWorld:
+    """The database, Redis and the scripted writer behind the API; workers are started by the tests that want them."""
+
+    db: Database
+    redis: Redis
+    stub: StoryServiceAsyncStub
+    server: Server
+    issuer: Issuer
+    database_url: str
+    account_preferences: tuple[str, ...] = ()
+    lease: timedelta = timedelta(seconds=2)
+
+    def person(self) -> Person:
+        return Person(self.stub, self.issuer)
+
+    def writing(self, writer: Writer, *, attempts: int = 3, seconds: float = 30) -> Writing:
+        return Writing(
+            self.db,
+            Progress(self.redis),
+            writer,
+            system_clock,
+            lease=self.lease,
+            seconds=seconds,
+            attempts=attempts,
+        )
+
+    def inbox(self, writer: Writer) -> Inbox:
+        return Inbox(
+            self.db,
+            self.redis,
+            "story",
+            worker.handlers(self.writing(writer)),
+            lease_seconds=self.lease.total_seconds(),
+            concurrency=2,
+            max_failures=5,
+        )
+
+    def relay(self) -> Relay:
+        return Relay(self.db, self.redis, ROUTES, database_url=self.database_url)
+
+
+@pytest.fixture
+async def world(
+    database_of: Callable[[str], Database], migrated: Callable[[str], str], redis: Redis
+) -> AsyncIterator[StoryWorld]:
+    db = database_of("story")
+    await empty(db)
+    issuer = Issuer()
+    settings = StorySettings(
+        listen="127.0.0.1:0",
+        database_url=migrated("story"),
+        mesh_key="bW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW0=",
+        cursor_key="Y2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2M=",
+        drain_seconds=2,
+        heartbeat_seconds=0.5,
+    )
+    server = Server(settings, required={"postgres": db.check})
+    signer = Signer(KEY)
+
+    async def preferences_of(_user_id: UUID) -> tuple[str, ...]:
+        return made.account_preferences
+
+    stories = Stories(db, Pages(signer), preferences_of, system_clock)
+    watches = Watches(stories, Progress(redis), signer, server.stopping, heartbeat_seconds=settings.heartbeat_seconds)
+    server.add(SERVICE, lambda to: add_StoryServiceServicer_to_server(StoryServicer(stories, watches), to))
+    running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens("story")))
+    async with grpc.aio.insecure_channel(await server.address) as channel:
+        stub = StoryServiceStub(channel)
+        made = StoryWorld(db, redis, stub, server, issuer, migrated("story"))
+        yield made
+    server.stopping.set()
+    await running
+
+
+@pytest.fixture
+async def working(world: StoryWorld) -> AsyncIterator[ScriptedWriter]:
+    """A relay and a worker at work; the test holds the pen."""
+    writer = ScriptedWriter()
+    stopping = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(world.relay().run(stopping))
+        group.create_task(world.inbox(writer).run(stopping))
+        yield writer
+        writer.release()
+        stopping.set()

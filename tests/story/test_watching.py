@@ -1,0 +1,214 @@
+"""Watching a story being written: whatever happens, the view equals the stored text."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+from grpc import StatusCode
+from grpc.aio import AioRpcError
+from storymesh.story.v1 import story_pb2
+from storymesh.story.v1 import story_service_pb2 as pb
+
+from services.story.model import Position
+from services.story.progress import Kind, Overtaken, Progress
+from services.story.writers import Title, Words, WriterUnavailable
+from tests.statuses import violated_fields
+from tests.story.conftest import Person, StoryWorld
+from tests.story.scripted import ScriptedWriter
+from tests.story.watcher import watching
+
+
+async def requested(person: Person) -> str:
+    response = await person.stub.CreateStory(pb.CreateStoryRequest(), metadata=person.auth)
+    return response.story.id
+
+
+async def stored(person: Person, story_id: str) -> story_pb2.Story:
+    response = await person.stub.GetStory(pb.GetStoryRequest(story_id=story_id), metadata=person.auth)
+    return response.story
+
+
+async def test_the_words_arrive_as_they_are_written(world: StoryWorld, working: ScriptedWriter) -> None:
+    person = world.person()
+    story_id = await requested(person)
+    async with watching(person, story_id) as watcher:
+        assert await watcher.step() == "snapshot"
+        assert watcher.text == ""
+        working.put(Title("Rain"), Words("It "))
+        await watcher.until_text("It ")
+        working.put(Words("rained."), ScriptedWriter.End())
+        done = await watcher.until("done")
+    assert watcher.text == "It rained."
+    assert done.done.story == await stored(person, story_id)
+    assert (done.done.story.title, done.done.story.text) == ("Rain", "It rained.")
+    assert done.done.story.state == story_pb2.STORY_STATE_COMPLETED
+    assert (done.done.story.writer, done.done.story.model, done.done.story.attempt) == ("scripted", "scripted-1", 1)
+
+
+async def test_a_late_watcher_gets_a_snapshot_and_then_the_rest(world: StoryWorld, working: ScriptedWriter) -> None:
+    person = world.person()
+    story_id = await requested(person)
+    working.put(Title("T"), Words("one "))
+    async with watching(person, story_id) as early:
+        await early.until_text("one ")
+        async with watching(person, story_id) as late:
+            await late.step()
+            assert (late.seen, late.text) == (["snapshot"], "one ")
+            working.put(Words("two"), ScriptedWriter.End())
+            await late.until("done")
+        await early.until("done")
+    assert early.text == late.text == "one two"
+
+
+async def test_a_watcher_of_a_finished_story_gets_the_whole_at_once(world: StoryWorld, working: ScriptedWriter) -> None:
+    person = world.person()
+    story_id = await requested(person)
+    working.tell("T", "all ", "of it")
+    async with watching(person, story_id) as watcher:
+        await watcher.until("done")
+    async with watching(person, story_id) as watcher:
+        await watcher.until("done")
+    assert (watcher.seen, watcher.text) == (["snapshot", "done"], "all of it")
+
+
+async def test_a_client_that_reconnects_at_every_message_misses_and_doubles_nothing(
+    world: StoryWorld, working: ScriptedWriter
+) -> None:
+    person = world.person()
+    story_id = await requested(person)
+    words = [f"word{number} " for number in range(12)]
+    working.tell("T", *words)
+    async with watching(person, story_id) as watcher:
+        await watcher.until("done")
+    token, text, chunks = "", "", 0
+    async with watching(person, story_id) as first:
+        await first.step()
+        token = first.last.resume_token
+    while True:
+        async with watching(person, story_id, token) as watcher:
+            await watcher.step()
+            assert watcher.seen == ["snapshot"]
+            text = watcher.text
+            kind = await watcher.step()
+            token = watcher.last.resume_token
+            chunks += kind == "chunk"
+            if kind == "done":
+                break
+    assert text == "".join(words)
+
+
+async def test_a_resumed_watch_goes_on_right_after_its_token(world: StoryWorld, working: ScriptedWriter) -> None:
+    person = world.person()
+    story_id = await requested(person)
+    working.put(Title("T"), Words("one "))
+    async with watching(person, story_id) as watcher:
+        await watcher.until_text("one ")
+        token = watcher.last.resume_token
+        working.put(Words("two "))
+        await watcher.until_text("one two ")
+        async with watching(person, story_id, token) as resumed:
+            assert await resumed.step() == "snapshot"
+            assert resumed.text == "one "
+            assert (await resumed.until("chunk")).chunk.text == "two "
+            working.put(Words("three"), ScriptedWriter.End())
+            await resumed.until("done")
+    assert resumed.text == "one two three"
+
+
+async def test_a_resume_token_of_another_story_or_person_is_refused(world: StoryWorld) -> None:
+    person, other = world.person(), world.person()
+    story_id, others_story = await requested(person), await requested(other)
+    async with watching(person, story_id) as watcher:
+        await watcher.step()
+        token = watcher.last.resume_token
+    for caller, story, presented in (
+        (other, others_story, token),
+        (person, await requested(person), token),
+        (person, story_id, token[:-2] + "AA"),
+    ):
+        with pytest.raises(AioRpcError) as raised:
+            async with watching(caller, story, presented) as watcher:
+                await watcher.step()
+        assert (raised.value.code(), violated_fields(raised.value)) == (StatusCode.INVALID_ARGUMENT, ["resume_token"])
+
+
+async def test_a_new_attempt_starts_the_text_over(world: StoryWorld, working: ScriptedWriter) -> None:
+    person = world.person()
+    story_id = await requested(person)
+    working.put(Title("First"), Words("a false start"))
+    async with watching(person, story_id) as watcher:
+        await watcher.until_text("a false start")
+        working.put(WriterUnavailable("the model went away"))
+        reset = await watcher.until("reset")
+        assert (reset.reset.attempt, watcher.text) == (2, "")
+        working.tell("Second", "a good one")
+        done = await watcher.until("done")
+    assert watcher.text == done.done.story.text == "a good one"
+    assert (done.done.story.title, done.done.story.attempt) == ("Second", 2)
+
+
+async def test_silence_is_filled_with_heartbeats(world: StoryWorld) -> None:
+    person = world.person()
+    async with watching(person, await requested(person)) as watcher:
+        await watcher.until("heartbeat")
+
+
+async def test_a_leaving_server_tells_its_watchers_to_come_back(world: StoryWorld) -> None:
+    person = world.person()
+    async with watching(person, await requested(person)) as watcher:
+        await watcher.step()
+        world.server.stopping.set()
+        farewell = await watcher.until("reconnect")
+        assert 0.5 <= farewell.reconnect.after.ToTimedelta().total_seconds() <= 1.5
+
+
+async def test_a_watch_ends_also_when_the_last_progress_entry_is_lost(
+    world: StoryWorld, working: ScriptedWriter
+) -> None:
+    person = world.person()
+    story_id = await requested(person)
+    working.put(Title("T"), Words("kept"))
+    async with watching(person, story_id) as watcher:
+        await watcher.until_text("kept")
+        await world.redis.delete(f"progress:{story_id}")
+        working.put(ScriptedWriter.End())
+        done = await watcher.until("done")
+    assert watcher.text == done.done.story.text == "kept"
+
+
+async def test_words_written_while_redis_forgot_the_former_ones_still_arrive(
+    world: StoryWorld, working: ScriptedWriter
+) -> None:
+    person = world.person()
+    story_id = await requested(person)
+    working.put(Title("T"), Words("one "))
+    async with watching(person, story_id) as watcher:
+        await watcher.until_text("one ")
+        await world.redis.delete(f"progress:{story_id}")
+        working.put(Words("two "))
+        async with watching(person, story_id) as late:
+            await late.until_text("one two ")
+        working.put(Words("three"), ScriptedWriter.End())
+        await watcher.until("done")
+    assert watcher.text == "one two three"
+
+
+async def test_an_overtaken_attempt_cannot_append_any_more(world: StoryWorld) -> None:
+    progress = Progress(world.redis)
+    story = UUID(int=7)
+    await progress.append(story, Position(1, 0), Kind.BEGIN)
+    await progress.append(story, Position(2, 0), Kind.BEGIN)
+    with pytest.raises(Overtaken):
+        await progress.append(story, Position(1, 1), Kind.CHUNK, "late")
+    assert [entry.position for entry in await progress.read(story, Position(0, 0))] == [Position(1, 0), Position(2, 0)]
+
+
+async def test_a_repeated_append_changes_nothing(world: StoryWorld) -> None:
+    progress = Progress(world.redis)
+    story = UUID(int=8)
+    for _ in range(2):
+        assert await progress.append(story, Position(1, 0), Kind.BEGIN)
+        assert await progress.append(story, Position(1, 1), Kind.CHUNK, "once")
+    assert [entry.text for entry in await progress.read(story, Position(0, 0))] == ["", "once"]
+    assert not await progress.append(story, Position(1, 3), Kind.CHUNK, "after a gap")

@@ -1,0 +1,203 @@
+"""Writing in the background: nothing lost, nothing doubled, whatever ends a worker."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select, update
+from storymesh.events.v1 import story_events_pb2 as events
+from storymesh.story.v1 import story_service_pb2 as pb
+
+from services.kit import outbox
+from services.kit.inbox import Later
+from services.story import store
+from services.story.model import State, Story
+from services.story.sweeping import Sweeper
+from services.story.tables import stories
+from services.story.writers import Refusal, Title, Words, WriterRefused, WriterUnavailable
+from tests.story.conftest import StoryWorld
+from tests.story.scripted import ScriptedWriter
+
+End = ScriptedWriter.End
+
+
+async def requested(world: StoryWorld, **fields: object) -> UUID:
+    person = world.person()
+    response = await person.stub.CreateStory(pb.CreateStoryRequest(**fields), metadata=person.auth)  # type: ignore[arg-type]
+    return UUID(response.story.id)
+
+
+async def found(world: StoryWorld, story_id: UUID) -> Story:
+    async with world.db.transaction() as tx:
+        story = await store.find(tx, story_id)
+    assert story is not None
+    return story
+
+
+async def events_of(world: StoryWorld, story_id: UUID) -> list[str]:
+    async with world.db.transaction() as tx:
+        query = select(outbox.table.c.type).where(outbox.table.c.key == str(story_id)).order_by(outbox.table.c.position)
+        return [name.rpartition(".")[2] for name in await tx.scalars(query)]
+
+
+async def test_a_written_story_is_stored_and_announced_in_one_step(world: StoryWorld) -> None:
+    story_id = await requested(world, theme="rain", preferences=["foxes"])
+    writer = ScriptedWriter()
+    writer.tell("Rain", "It ", "rained.")
+    await world.writing(writer).write(story_id)
+    story = await found(world, story_id)
+    assert (story.state, story.title, story.text, story.attempt) == (State.COMPLETED, "Rain", "It rained.", 1)
+    assert story.started_at is not None
+    assert story.completed_at is not None
+    assert story.started_at <= story.completed_at
+    assert await events_of(world, story_id) == ["StoryRequested", "StoryCompleted"]
+    assert (writer.briefs[0].theme, writer.briefs[0].preferences) == ("rain", ("foxes",))
+
+
+async def test_a_repeated_event_writes_nothing_twice(world: StoryWorld) -> None:
+    story_id = await requested(world)
+    writer = ScriptedWriter()
+    writer.tell("T", "once")
+    writer.tell("T", "twice")
+    writing = world.writing(writer)
+    await writing.write(story_id)
+    await writing.write(story_id)
+    assert (await found(world, story_id)).text == "once"
+    assert len(writer.briefs) == 1
+    assert await events_of(world, story_id) == ["StoryRequested", "StoryCompleted"]
+
+
+async def test_while_one_worker_writes_another_waits(world: StoryWorld) -> None:
+    story_id = await requested(world)
+    writer = ScriptedWriter(Title("T"))
+    task = asyncio.create_task(world.writing(writer).write(story_id))
+    await writer.begun.wait()
+    with pytest.raises(Later):
+        await world.writing(ScriptedWriter()).write(story_id)
+    writer.put(Words("alone"), End())
+    await task
+    assert (await found(world, story_id)).text == "alone"
+
+
+async def test_a_worker_whose_lease_was_lost_leaves_no_trace(world: StoryWorld) -> None:
+    world.lease = timedelta(seconds=0.6)
+    story_id = await requested(world)
+    slow, quick = ScriptedWriter(Title("Slow")), ScriptedWriter()
+    overtaken = asyncio.create_task(world.writing(slow).write(story_id))
+    await slow.begun.wait()
+    async with world.db.transaction() as tx:
+        await tx.execute(update(stories).values(leased_until=stories.c.created_at))
+    quick.tell("Quick", "the one")
+    await world.writing(quick).write(story_id)
+    slow.put(Words("too late"), End())
+    await overtaken
+    story = await found(world, story_id)
+    assert (story.title, story.text, story.attempt) == ("Quick", "the one", 2)
+    assert await events_of(world, story_id) == ["StoryRequested", "StoryCompleted"]
+
+
+async def test_a_long_story_keeps_its_lease(world: StoryWorld) -> None:
+    world.lease = timedelta(seconds=0.6)
+    story_id = await requested(world)
+    writer = ScriptedWriter(Title("T"))
+    task = asyncio.create_task(world.writing(writer).write(story_id))
+    await writer.begun.wait()
+    begun = asyncio.get_running_loop().time()
+    while asyncio.get_running_loop().time() < begun + 1.5:
+        with pytest.raises(Later):
+            await world.writing(ScriptedWriter()).write(story_id)
+        await asyncio.sleep(0.1)
+    writer.put(Words("long"), End())
+    await task
+    assert (await found(world, story_id)).attempt == 1
+
+
+async def test_a_passing_failure_is_tried_again_and_a_lasting_one_given_up(world: StoryWorld) -> None:
+    story_id = await requested(world)
+    writer = ScriptedWriter(*[WriterUnavailable("busy")] * 3)
+    writing = world.writing(writer, attempts=3)
+    for failures in (1, 2):
+        with pytest.raises(Later):
+            await writing.write(story_id)
+        story = await found(world, story_id)
+        assert (story.state, story.failures) == (State.QUEUED, failures)
+    await writing.write(story_id)
+    story = await found(world, story_id)
+    assert (story.state, story.failure_reason) == (State.FAILED, "WRITER_UNAVAILABLE")
+    assert await events_of(world, story_id) == ["StoryRequested", "StoryFailed"]
+
+
+async def test_a_refusal_ends_the_story_at_once_with_its_reason(world: StoryWorld) -> None:
+    story_id = await requested(world, language="fr")
+    writer = ScriptedWriter(WriterRefused(Refusal.LANGUAGE_UNSUPPORTED, "English only"))
+    await world.writing(writer).write(story_id)
+    story = await found(world, story_id)
+    assert (story.state, story.failure_reason) == (State.FAILED, "LANGUAGE_UNSUPPORTED")
+    async with world.db.transaction() as tx:
+        failed = select(outbox.table.c.payload).where(outbox.table.c.type.endswith("StoryFailed"))
+        payload = (await tx.execute(failed)).scalar_one()
+    assert events.StoryFailed.FromString(payload).reason == "LANGUAGE_UNSUPPORTED"
+
+
+async def test_a_bug_in_a_writer_is_the_storys_failure_not_the_workers(world: StoryWorld) -> None:
+    story_id = await requested(world)
+    with pytest.raises(Later):
+        await world.writing(ScriptedWriter(ZeroDivisionError())).write(story_id)
+    assert (await found(world, story_id)).state is State.QUEUED
+
+
+async def test_a_story_that_takes_too_long_is_tried_again(world: StoryWorld) -> None:
+    story_id = await requested(world)
+    with pytest.raises(Later):
+        await world.writing(ScriptedWriter(Title("T")), seconds=0.2).write(story_id)
+    assert (await found(world, story_id)).failures == 1
+
+
+async def test_a_leaving_worker_hands_its_story_back_without_counting_a_failure(world: StoryWorld) -> None:
+    story_id = await requested(world)
+    writer = ScriptedWriter(Title("T"), Words("half a"))
+    task = asyncio.create_task(world.writing(writer).write(story_id))
+    await writer.begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    story = await found(world, story_id)
+    assert (story.state, story.failures) == (State.QUEUED, 0)
+
+
+async def test_a_story_that_keeps_killing_its_workers_is_given_up(world: StoryWorld) -> None:
+    story_id = await requested(world)
+    async with world.db.transaction() as tx:
+        await tx.execute(
+            update(stories).values(state=State.RUNNING, attempt=3, failures=2, leased_until=stories.c.created_at)
+        )
+    await world.writing(ScriptedWriter(), attempts=3).write(story_id)
+    story = await found(world, story_id)
+    assert (story.state, story.failure_reason) == (State.FAILED, "WORKER_LOST")
+
+
+async def test_a_story_whose_event_was_lost_is_requested_again_once(world: StoryWorld) -> None:
+    story_id = await requested(world)
+    sweeper = Sweeper(world.db, lost_after=timedelta(minutes=2))
+    assert await sweeper.sweep() == 0
+    async with world.db.transaction() as tx:
+        await tx.execute(update(stories).values(dispatched_at=stories.c.dispatched_at - timedelta(minutes=3)))
+    assert await sweeper.sweep() == 1
+    assert await sweeper.sweep() == 0
+    assert await events_of(world, story_id) == ["StoryRequested", "StoryRequested"]
+
+
+async def test_a_running_story_is_not_swept(world: StoryWorld) -> None:
+    await requested(world)
+    async with world.db.transaction() as tx:
+        await tx.execute(
+            update(stories).values(
+                state=State.RUNNING,
+                leased_until=stories.c.created_at + timedelta(hours=1),
+                dispatched_at=stories.c.dispatched_at - timedelta(hours=1),
+            )
+        )
+    assert await Sweeper(world.db).sweep() == 0

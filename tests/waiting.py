@@ -1,0 +1,21 @@
+"""Waits for what another task or process does, without guessing how long it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def until(condition: Callable[[], T | Awaitable[T]], seconds: float = 15.0) -> T:
+    """Returns the condition's first true answer. Raises TimeoutError when there is none in time."""
+    async with asyncio.timeout(seconds):
+        while True:
+            answer = condition()
+            answer = await answer if inspect.isawaitable(answer) else answer
+            if answer:
+                return answer
+            await asyncio.sleep(0.02)
