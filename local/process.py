@@ -136,8 +136,12 @@ class Child:
         account: Account | None = None,
         needs_paths: Iterable[Path] = (),
     ) -> Self:
-        """Start `command` with its output appended to `log`. Raises LocalError when the program cannot be run."""
-        if shutil.which(command[0], path=environment.get("PATH")) is None:
+        """Start `command`, a path and arguments, with its output appended to `log`.
+
+        Raises LocalError when the program cannot be run.
+        """
+        # Otherwise only the guard's own complaint in the log would say so.
+        if not Path(command[0]).exists():
             raise LocalError(f"{command[0]} cannot be run: there is no such program here.")
         try:
             with log.open("ab") as output:

@@ -41,7 +41,9 @@ def differences(found: filecmp.dircmp[str]) -> list[str]:
 
 def baseline() -> str:
     """The revision whose callers must not break: the newest release, before the first one the previous commit."""
-    return (git("describe", "--tags", "--abbrev=0") or git("rev-parse", "--verify", "--quiet", "HEAD~1")).decode().strip()
+    return (
+        (git("describe", "--tags", "--abbrev=0") or git("rev-parse", "--verify", "--quiet", "HEAD~1")).decode().strip()
+    )
 
 
 def git(*arguments: str) -> bytes:

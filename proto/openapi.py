@@ -24,6 +24,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from openapi_common import DURATION, ERROR_SCHEMAS, HEADERS, HEALTH, INFO, RESPONSES
 
 Json = dict[str, Any]
 Comments = dict[str, str]
@@ -58,7 +59,7 @@ SCALARS: dict[int, Json] = {
 
 WELL_KNOWN: dict[str, Json] = {
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
-    "google.protobuf.Duration": {"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]+)?s$", "examples": ["1.5s"]},
+    "google.protobuf.Duration": DURATION,
     "google.protobuf.FieldMask": {"type": "string", "description": "Field names, separated by commas."},
     "google.protobuf.Struct": {"type": "object"},
 }
@@ -112,10 +113,10 @@ class _Document:
                     paths.setdefault(template, {})[verb] = self._operation(method, template, body)
         return {
             "openapi": "3.1.0",
-            "info": _INFO,
+            "info": INFO,
             "servers": [{"url": "/"}],
             "tags": [*tags, {"name": "Edge", "description": "What the edge answers itself."}],
-            "paths": {**paths, "/health": _HEALTH},
+            "paths": {**paths, "/health": HEALTH},
             "components": {
                 "securitySchemes": {
                     "bearer": {
@@ -125,9 +126,9 @@ class _Document:
                         "description": "The access_token of a sign-in or refresh.",
                     }
                 },
-                "headers": _HEADERS,
-                "responses": _RESPONSES,
-                "schemas": dict(sorted({**self._schemas, **_ERROR_SCHEMAS}.items())),
+                "headers": HEADERS,
+                "responses": RESPONSES,
+                "schemas": dict(sorted({**self._schemas, **ERROR_SCHEMAS}.items())),
             },
         }
 
@@ -402,133 +403,3 @@ def _parts(described: Message) -> list[_Parts]:
 def _prose(comment: str) -> str:
     """The comment without its line breaks, except before the list of errors."""
     return re.sub(r"\s*\n\s*", " ", comment.strip()).replace(" Errors: ", "\nErrors: ")
-
-
-_INFO: Json = {
-    "title": "Storymesh",
-    "version": "1",
-    "description": "Sign up, ask for a personalised story, and watch it being written. The same methods are served as gRPC "
-    "and gRPC-Web on the same port. Every error is a google.rpc.Status whose first detail names a permanent reason.",
-    "license": {"name": "Apache 2.0", "identifier": "Apache-2.0"},
-}
-
-_HEADERS: Json = {
-    "x-request-id": {"description": "Names this request in the logs.", "schema": {"type": "string", "format": "uuid"}},
-    "x-trace-id": {
-        "description": "Names the trace that all services took part in.",
-        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
-    },
-    "retry-after": {"description": "Seconds to wait before trying again.", "schema": {"type": "integer"}},
-    "www-authenticate": {"description": "RFC 6750, section 3.", "schema": {"type": "string"}},
-}
-
-
-def _error(description: str, *headers: str) -> Json:
-    return {
-        "description": description,
-        "headers": {
-            name: {"$ref": f"#/components/headers/{name}"} for name in ("x-request-id", "x-trace-id", *headers)
-        },
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Status"}}},
-    }
-
-
-_RESPONSES: Json = {
-    "400": _error("A field, the query or the body is not valid; BadRequest names each field at fault."),
-    "401": _error("No valid credential.", "www-authenticate"),
-    "403": _error("Not for this caller."),
-    "404": _error("There is no such thing, or it is another's."),
-    "409": _error("It conflicts with what is there."),
-    "413": _error("The request body is too large."),
-    "415": _error("The request body is not application/json."),
-    "429": _error("Too many calls; RetryInfo and retry-after say when to try again.", "retry-after"),
-    "503": _error("Something the call needs is unavailable; try again.", "retry-after"),
-    "504": _error("No answer in time."),
-    "default": _error("Any other error."),
-}
-
-_ERROR_SCHEMAS: Json = {
-    "Status": {
-        "type": "object",
-        "description": "A google.rpc.Status.",
-        "required": ["code", "message", "details"],
-        "properties": {
-            "code": {"type": "integer", "description": "A google.rpc.Code."},
-            "message": {"type": "string", "description": "For developers, in English."},
-            "details": {
-                "type": "array",
-                "items": {
-                    "anyOf": [
-                        {"$ref": "#/components/schemas/ErrorInfo"},
-                        {"$ref": "#/components/schemas/BadRequest"},
-                        {"$ref": "#/components/schemas/RetryInfo"},
-                        {"type": "object", "required": ["@type"], "properties": {"@type": {"type": "string"}}},
-                    ]
-                },
-            },
-        },
-    },
-    "ErrorInfo": {
-        "type": "object",
-        "description": "Why, for programs.",
-        "required": ["@type", "reason", "domain"],
-        "properties": {
-            "@type": {"const": "type.googleapis.com/google.rpc.ErrorInfo"},
-            "reason": {"type": "string", "pattern": "^[A-Z][A-Z0-9_]+[A-Z0-9]$", "description": "Permanent."},
-            "domain": {"type": "string", "description": "Always storymesh for errors of this mesh."},
-            "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
-        },
-    },
-    "BadRequest": {
-        "type": "object",
-        "description": "The fields at fault.",
-        "required": ["@type", "field_violations"],
-        "properties": {
-            "@type": {"const": "type.googleapis.com/google.rpc.BadRequest"},
-            "field_violations": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "properties": {
-                        "field": {"type": "string", "description": "Its path in the request, such as preferences[2]."},
-                        "description": {"type": "string"},
-                        "reason": {"type": "string"},
-                    },
-                },
-            },
-        },
-    },
-    "RetryInfo": {
-        "type": "object",
-        "description": "When to try again.",
-        "required": ["@type", "retry_delay"],
-        "properties": {
-            "@type": {"const": "type.googleapis.com/google.rpc.RetryInfo"},
-            "retry_delay": WELL_KNOWN["google.protobuf.Duration"],
-        },
-    },
-}
-
-_HEALTH: Json = {
-    "get": {
-        "operationId": "Health",
-        "tags": ["Edge"],
-        "summary": "Whether the edge is alive",
-        "description": "Whether the edge is alive. Says nothing about the services behind it.",
-        "security": [],
-        "responses": {
-            "200": {
-                "description": "It is.",
-                "content": {
-                    "application/json": {
-                        "schema": {
-                            "type": "object",
-                            "required": ["status"],
-                            "properties": {"status": {"const": "SERVING"}},
-                        }
-                    }
-                },
-            }
-        },
-    }
-}

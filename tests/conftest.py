@@ -16,6 +16,14 @@ from services.kit import redis as kit_redis
 from services.kit.database import Database
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests of one file in one process, and so all that share the whole mesh: the longest, so they go first."""
+    for item in items:
+        group = "system" if "system" in item.path.parts else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: "system" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """Postgres, Redis and the mail sink."""

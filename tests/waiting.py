@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
 
-async def until(condition: Callable[[], T | Awaitable[T]], seconds: float = 15.0) -> T:
+@overload
+async def until(condition: Callable[[], Awaitable[T]], seconds: float = 15.0) -> T: ...
+@overload
+async def until(condition: Callable[[], T], seconds: float = 15.0) -> T: ...
+async def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
     """Returns the condition's first true answer. Raises TimeoutError when there is none in time."""
     async with asyncio.timeout(seconds):
         while True:

@@ -10,7 +10,7 @@ from edge.limits import INTERNAL_PREFIX, client_address, global_limits, local_li
 from edge.observability import access_log, tracing
 from edge.replies import local_replies
 from edge.routes import route_configuration
-from edge.settings import Settings
+from edge.settings import Settings, Sizes
 from edge.transcoding import transcoder
 
 _CONNECTION_BUFFER = 32_768
@@ -96,6 +96,15 @@ def _connection_manager(settings: Settings, contract: Contract) -> Config:
     )
 
 
+def _whole_requests(sizes: Sizes) -> Config:
+    """Counts the whole body, JSON or gRPC. The transcoder alone counts what lies in its buffer, which a large string passes by."""
+    return extension(
+        "envoy.filters.http.buffer",
+        "extensions.filters.http.buffer.v3.Buffer",
+        max_request_bytes=sizes.request_body_bytes,
+    )
+
+
 def _filters(settings: Settings, contract: Contract) -> list[Config]:
     """The order is the design. Whatever depends on the method stands behind the transcoder, which is what finds the method."""
     return [
@@ -103,6 +112,7 @@ def _filters(settings: Settings, contract: Contract) -> list[Config]:
         extension("envoy.filters.http.cors", "extensions.filters.http.cors.v3.Cors"),
         extension("envoy.filters.http.grpc_web", "extensions.filters.http.grpc_web.v3.GrpcWeb"),
         local_limit(settings.rate_limit),
+        _whole_requests(settings.sizes),
         transcoder(settings.files.contract, contract.transcoded_services, settings.sizes),
         jwt_authn(settings.authentication, contract),
         *global_limits(settings.rate_limit),

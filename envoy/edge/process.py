@@ -83,12 +83,14 @@ def serve(rendered: str, settings: Settings) -> int:
         config.write_text(rendered)
         # Its own process group, so that a Ctrl-C in the terminal reaches only this process and the drain is not cut short.
         envoy = subprocess.Popen(command(config, settings), process_group=0)
-        while not stop.wait(_POLL_SECONDS):
-            if envoy.poll() is not None:
-                return envoy.returncode
-        _drain(envoy, settings)
-        envoy.terminate()
-        envoy.wait()
+        try:
+            while not stop.wait(_POLL_SECONDS):
+                if envoy.poll() is not None:
+                    return envoy.returncode
+            _drain(envoy, settings)
+        finally:
+            envoy.terminate()
+            envoy.wait()
         return 0
 
 

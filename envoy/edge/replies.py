@@ -156,7 +156,6 @@ def _for_json(reply: Reply) -> Config:
         "filter": reply.when,
         **({"status_code": reply.status} if reply.status else {}),
         "headers_to_add": [header(key, value) for key, value in reply.headers.items()],
-        "body": {"inline_string": ""} if reply.message != _ENVOYS_WORDS else None,
         "body_format_override": {
             "json_format": {"code": reply.code, "message": reply.message, "details": details},
         },

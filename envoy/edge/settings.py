@@ -97,7 +97,7 @@ class Timeouts(_Section):
 class Sizes(_Section):
     """How much the edge takes in."""
 
-    request_body_bytes: Count = Field(default=131_072, description="Of a JSON request; more is refused with 413.")
+    request_body_bytes: Count = Field(default=131_072, description="Of a request; more is refused with 413.")
     response_body_bytes: Count = Field(
         default=4_194_304, description="Of a JSON answer, which is buffered while it is made."
     )

@@ -389,3 +389,14 @@ async def test_a_closed_writer_is_unavailable(server: ChatServer, make: Make) ->
 
     with pytest.raises(WriterUnavailable):
         await told(writer)
+
+
+async def test_closing_the_writer_ends_the_stories_under_way(server: ChatServer, make: Make) -> None:
+    server.script = [falling_silent("T\n\nOne day")]
+    writer = make()
+
+    async with asyncio.timeout(5), aclosing(writer.write(BRIEF)) as pieces:
+        assert [await anext(pieces) for _ in range(3)] == [Title("T"), Words("One"), Words(" day")]
+        await writer.aclose()
+        with pytest.raises(WriterUnavailable):
+            await anext(pieces)

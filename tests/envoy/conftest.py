@@ -1,0 +1,242 @@
+"""One real Envoy in front of in-process services, for all tests of the edge."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+import yaml
+from edge.bootstrap import bootstrap
+from edge.contract import read
+from edge.process import command
+from edge.settings import Settings, load
+from envoy.service.ratelimit.v3 import rls_pb2, rls_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from storymesh.auth.v1 import (
+    account_service_pb2_grpc,
+    directory_service_pb2_grpc,
+    key_service_pb2_grpc,
+    registration_service_pb2_grpc,
+    session_service_pb2_grpc,
+)
+from storymesh.story.v1 import story_service_pb2_grpc
+
+from tests.envoy.tokens import SigningKey
+from tests.envoy.upstreams import AuthServices, Calls, Context, Healthy, Limiter, StoryServices
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+async def ok(_context: Context) -> rls_pb2.RateLimitResponse:
+    return rls_pb2.RateLimitResponse(overall_code=rls_pb2.RateLimitResponse.OK)
+
+
+@dataclass
+class Mesh:
+    """The services behind the edge, and where each of them listens."""
+
+    calls: Calls
+    story: StoryServices
+    limiter: Limiter
+    key: SigningKey
+    endpoints: dict[str, str]
+
+
+@dataclass
+class Edge:
+    """A running Envoy."""
+
+    settings: Settings
+    log: Path
+    pid: int
+
+    @property
+    def target(self) -> str:
+        return f"{self.settings.listen.host}:{self.settings.listen.port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.target}"
+
+    def access_lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if '"edge.access"' in line]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10) -> Any:
+    """Waits for a condition, or for an awaitable one, to become true, and answers its value."""
+    async with asyncio.timeout(seconds):
+        while True:
+            value = condition()
+            if inspect.isawaitable(value):
+                value = await value
+            if value:
+                return value
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def server(*servicers: tuple[Callable[[Any, grpc.aio.Server], None], Any], port: int = 0) -> AsyncIterator[str]:
+    """A server with health and reflection, as every service of the mesh has them; yields its address."""
+    running = grpc.aio.server()
+    for add, servicer in servicers:
+        add(servicer, running)
+    health_pb2_grpc.add_HealthServicer_to_server(Healthy(), running)
+    reflection.enable_server_reflection(["grpc.health.v1.Health"], running)
+    port = running.add_insecure_port(f"127.0.0.1:{port}")
+    await running.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await running.stop(None)
+
+
+@asynccontextmanager
+async def envoy(settings: Settings, scratch: Path) -> AsyncIterator[Edge]:
+    """An Envoy with these settings; yields when its listener is open."""
+    config, log = scratch / "envoy.yaml", scratch / "envoy.log"
+    config.write_text(yaml.safe_dump(bootstrap(settings, read(settings.files.contract))))
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command(config, settings), "--concurrency", "1", stdout=output, stderr=output
+        )
+    try:
+        edge = Edge(settings, log, process.pid)
+        async with httpx.AsyncClient() as client:
+            await until(lambda: process.returncode is not None or _answers(client, f"{edge.url}/health"), 15)
+        assert process.returncode is None, log.read_text()
+        yield edge
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+async def _answers(client: httpx.AsyncClient, url: str) -> bool:
+    try:
+        return (await client.get(url)).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def settings_for(endpoints: dict[str, str], *overrides: str) -> Settings:
+    """The settings of the local machine with free ports and these endpoints."""
+    return load(
+        REPOSITORY / "envoy/edge.yaml",
+        [
+            f"listen=127.0.0.1:{free_port()}",
+            f"admin=127.0.0.1:{free_port()}",
+            f"internal=127.0.0.1:{free_port()}",
+            *(f"services.{name}={address}" for name, address in endpoints.items()),
+            *overrides,
+        ],
+    )
+
+
+@pytest.fixture(scope="session")
+async def mesh() -> AsyncIterator[Mesh]:
+    calls, key = Calls(), SigningKey()
+    auth, story, limiter = AuthServices(calls, key), StoryServices(calls), Limiter(ok)
+    async with AsyncExitStack() as stack:
+        endpoints = {
+            "auth": await stack.enter_async_context(
+                server(
+                    (account_service_pb2_grpc.add_AccountServiceServicer_to_server, auth),
+                    (directory_service_pb2_grpc.add_DirectoryServiceServicer_to_server, auth),
+                    (key_service_pb2_grpc.add_KeyServiceServicer_to_server, auth),
+                    (registration_service_pb2_grpc.add_RegistrationServiceServicer_to_server, auth),
+                    (session_service_pb2_grpc.add_SessionServiceServicer_to_server, auth),
+                )
+            ),
+            "story": await stack.enter_async_context(
+                server((story_service_pb2_grpc.add_StoryServiceServicer_to_server, story))
+            ),
+            "ratelimit": await stack.enter_async_context(
+                server((rls_pb2_grpc.add_RateLimitServiceServicer_to_server, limiter))
+            ),
+            # Nobody is here: what the edge says of a service that is down.
+            "notification": f"127.0.0.1:{free_port()}",
+        }
+        yield Mesh(calls, story, limiter, key, endpoints)
+
+
+@pytest.fixture(scope="session")
+async def edge(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
+    settings = settings_for(
+        mesh.endpoints,
+        "timeouts.unary_seconds=1",
+        "timeouts.stream_idle_seconds=3",
+        "sizes.request_body_bytes=4096",
+        "cors.origins=https://app.example.com",
+    )
+    async with envoy(settings, tmp_path_factory.mktemp("edge")) as running:
+        async with httpx.AsyncClient(headers={"authorization": f"Bearer {mesh.key.sign()}"}) as client:
+            await until(lambda: _answers(client, f"{running.url}/v1/account"))
+            await until(lambda: _answers(client, f"{running.url}/v1/stories"))
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _nothing_happened_yet(mesh: Mesh) -> None:
+    mesh.calls.seen.clear()
+    mesh.calls.instead.clear()
+    mesh.limiter.asked.clear()
+    mesh.limiter.verdict = ok
+    mesh.story.chunks = asyncio.Queue()
+
+
+@pytest.fixture(scope="session")
+async def http(edge: Edge) -> AsyncIterator[httpx.AsyncClient]:
+    """A client without credentials."""
+    async with httpx.AsyncClient(base_url=edge.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+async def ada(edge: Edge, mesh: Mesh) -> AsyncIterator[httpx.AsyncClient]:
+    """A signed-in client."""
+    async with httpx.AsyncClient(base_url=edge.url, headers={"authorization": f"Bearer {mesh.key.sign()}"}) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+async def channel(edge: Edge) -> AsyncIterator[grpc.aio.Channel]:
+    """Native gRPC to the edge."""
+    async with grpc.aio.insecure_channel(edge.target) as opened:
+        yield opened
+
+
+@pytest.fixture
+def credentials(mesh: Mesh) -> tuple[tuple[str, str]]:
+    """Metadata of a signed-in native caller."""
+    return (("authorization", f"Bearer {mesh.key.sign()}"),)
+
+
+@pytest.fixture
+async def mesh_with(mesh: Mesh, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    """Starts a further Envoy with other settings, for the length of one test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*overrides: str, endpoints: dict[str, str] | None = None) -> Edge:
+            return await stack.enter_async_context(
+                envoy(settings_for(mesh.endpoints | (endpoints or {}), *overrides), tmp_path)
+            )
+
+        yield start

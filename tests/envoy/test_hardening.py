@@ -1,0 +1,114 @@
+"""Requests that are made to confuse, and what must not leave."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import httpx
+import psutil
+import pytest
+from edge.settings import Address
+from storymesh.auth.v1 import account_service_pb2 as account
+from storymesh.auth.v1 import account_service_pb2_grpc as account_grpc
+
+from tests.envoy.conftest import Edge, Mesh
+from tests.envoy.statuses import reason
+
+
+@pytest.mark.parametrize("path", ["/v1/stories%2Fs1", "/v1/stories%5cs1", "/v1/stories/%2e%2e%2fs1"])
+async def test_escaped_slashes_are_refused(ada: httpx.AsyncClient, mesh: Mesh, path: str) -> None:
+    answer = await ada.get(path)
+    assert answer.status_code == 400
+    assert reason(answer) == "REQUEST_MALFORMED"
+    assert mesh.calls.seen == []
+
+
+async def test_headers_with_underscores_are_refused(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+    answer = await ada.get("/v1/account", headers={"x_user": "eve"})
+    assert answer.status_code == 400
+    assert reason(answer) == "REQUEST_MALFORMED"
+    assert mesh.calls.seen == []
+
+
+async def test_paths_are_normalised_before_they_are_judged(edge: Edge, mesh: Mesh) -> None:
+    for path in ("/docs/../v1/account", "/v1//account", "/health/%2e%2e/v1/account"):
+        answer = await raw(edge, f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 401"), path
+    assert mesh.calls.seen == []
+
+
+async def test_too_many_or_too_large_headers_are_refused(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/health", headers={"x-large": "x" * 40_000})
+    assert answer.status_code == 431
+    assert reason(answer) == "HEADERS_TOO_LARGE"
+    answer = await http.get("/health", headers={f"x-{number}": "x" for number in range(150)})
+    assert answer.status_code == 431
+
+
+async def test_http_1_0_and_garbage_get_no_further(edge: Edge) -> None:
+    assert (await raw(edge, "GET /health HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 426")
+    assert b"400" in (await raw(edge, "NONSENSE\r\n\r\n"))[:20]
+
+
+async def test_a_body_that_never_comes_is_not_waited_for(edge: Edge, mesh: Mesh) -> None:
+    head = "POST /v1/sessions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"
+    # The edge's own patience and the deadline that it gave the service end together.
+    assert (await raw(edge, head)).startswith((b"HTTP/1.1 408", b"HTTP/1.1 504"))
+    assert mesh.calls.seen == []
+
+
+async def raw(edge: Edge, request: str) -> bytes:
+    reader, writer = await asyncio.open_connection(*edge.settings.listen)
+    writer.write(request.encode())
+    async with asyncio.timeout(5):
+        answer = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+async def test_the_server_does_not_say_what_it_is(ada: httpx.AsyncClient, http: httpx.AsyncClient) -> None:
+    for answer in (await ada.get("/v1/account"), await http.get("/v1/account"), await http.get("/v1/nothing")):
+        assert answer.headers["server"] == "storymesh"
+        assert not [name for name in answer.headers if name.startswith("x-envoy")]
+        assert "envoy" not in answer.text.lower()
+
+
+async def test_answers_are_neither_cached_nor_sniffed(ada: httpx.AsyncClient, http: httpx.AsyncClient) -> None:
+    for answer in (await ada.get("/v1/account"), await http.get("/v1/account")):
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_a_service_that_is_down_is_a_503_without_its_address(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+    answer = await ada.get("/v1/notifications")
+    assert answer.status_code == 503
+    assert reason(answer) == "SERVICE_UNAVAILABLE"
+    assert answer.headers["retry-after"] == "1"
+    assert mesh.endpoints["notification"].split(":")[1] not in answer.text
+
+
+async def test_a_service_that_hangs_is_a_504(
+    ada: httpx.AsyncClient, channel: grpc.aio.Channel, credentials: tuple[tuple[str, str]], mesh: Mesh
+) -> None:
+    async def hang(_request: Any, _context: Any) -> None:
+        await asyncio.sleep(5)
+
+    mesh.calls.instead["GetAccount"] = hang
+    answer = await ada.get("/v1/account")
+    assert answer.status_code == 504
+    assert answer.json()["code"] == 4
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await account_grpc.AccountServiceStub(channel).GetAccount(account.GetAccountRequest(), metadata=credentials)
+    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_only_the_three_named_ports_are_open(edge: Edge) -> None:
+    open_ports = {
+        Address(*connection.laddr)
+        for connection in psutil.Process(edge.pid).net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert open_ports == {edge.settings.listen, edge.settings.admin, edge.settings.internal}

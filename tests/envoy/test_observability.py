@@ -1,0 +1,95 @@
+"""Traces, request ids and log lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1 import trace_pb2
+
+from tests.envoy.conftest import Edge, Mesh, server, until
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps the spans that it is sent."""
+
+    def __init__(self) -> None:
+        self.spans: list[trace_pb2.Span] = []
+
+    async def Export(
+        self, request: trace_service_pb2.ExportTraceServiceRequest, context: Any
+    ) -> trace_service_pb2.ExportTraceServiceResponse:
+        for resource in request.resource_spans:
+            self.spans += [span for scope in resource.scope_spans for span in scope.spans]
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+async def test_with_a_collector_the_edge_records_its_spans(
+    mesh_with: Callable[..., Awaitable[Edge]], mesh: Mesh
+) -> None:
+    collector = Collector()
+    async with server((trace_service_pb2_grpc.add_TraceServiceServicer_to_server, collector)) as otlp:
+        edge = await mesh_with(f"tracing.otlp={otlp}")
+        async with httpx.AsyncClient(base_url=edge.url) as client:
+
+            async def recorded() -> set[str]:
+                """Asks again each time: what is sent before the collector's connection stands is lost."""
+                await client.post("/v1/sessions", json={"login": "ada"})
+                parents = {call.metadata["traceparent"].split("-")[2] for call in mesh.calls.seen}
+                return parents & {span.span_id.hex() for span in collector.spans}
+
+            assert await until(recorded, 20)
+    assert all(call.metadata["traceparent"].endswith("-01") for call in mesh.calls.seen)
+
+
+async def test_without_a_collector_a_trace_is_passed_on_as_not_recorded(http: httpx.AsyncClient, mesh: Mesh) -> None:
+    await http.post("/v1/sessions", json={"login": "ada"})
+    assert mesh.calls.last.metadata["traceparent"].endswith("-00")
+
+
+async def test_every_request_gets_a_trace_that_the_service_continues(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+    answer = await ada.get("/v1/account")
+    trace = answer.headers["x-trace-id"]
+    assert re.fullmatch(r"[0-9a-f]{32}", trace)
+    assert re.fullmatch(rf"00-{trace}-[0-9a-f]{{16}}-0[01]", mesh.calls.last.metadata["traceparent"])
+
+
+async def test_the_callers_trace_goes_on(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+    answer = await ada.get("/v1/account", headers={"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"})
+    assert answer.headers["x-trace-id"] == TRACE
+    continued = mesh.calls.last.metadata["traceparent"]
+    assert continued.startswith(f"00-{TRACE}-")
+    assert "b7ad6b7169203331" not in continued
+
+
+@pytest.mark.parametrize("path", ["/v1/account", "/v1/nothing", "/health"])
+async def test_answers_of_the_edge_itself_carry_the_ids_too(http: httpx.AsyncClient, path: str) -> None:
+    answer = await http.get(path)
+    assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-trace-id"])
+    assert re.fullmatch(r"[0-9a-f-]{36}", answer.headers["x-request-id"])
+
+
+async def test_a_request_is_one_line_of_json_without_secrets(ada: httpx.AsyncClient, edge: Edge, mesh: Mesh) -> None:
+    mesh.story.chunks.put_nowait(None)
+    answer = await ada.get("/v1/stories/s1:watch", params={"resume_token": "confidential-token"})
+    trace = answer.headers["x-trace-id"]
+    line = (await until(lambda: [line for line in edge.access_lines() if line.get("trace", {}).get("id") == trace]))[0]
+    assert line["message"] == "GET /v1/stories/s1:watch 200"
+    assert line["url"] == {"path": "/v1/stories/s1:watch"}
+    assert line["http"]["request"]["method"] == "GET"
+    assert line["http"]["request"]["id"] == answer.headers["x-request-id"]
+    assert line["http"]["response"]["status_code"] == 200
+    assert line["rpc"]["method"] == "storymesh.story.v1.StoryService/WatchStory"
+    assert line["user"] == {"id": "ada"}
+    assert line["client"] == {"ip": "127.0.0.1"}
+    assert line["service"] == {"name": "edge"}
+    assert line["event"]["duration"] > 0
+    log = edge.log.read_text()
+    assert "confidential-token" not in log
+    assert ada.headers["authorization"].removeprefix("Bearer ") not in log

@@ -1,0 +1,97 @@
+"""One port for HTTP/1.1, HTTP/2, gRPC, gRPC-Web and browsers."""
+
+from __future__ import annotations
+
+import base64
+import struct
+
+import httpx
+import pytest
+from storymesh.auth.v1 import account_service_pb2 as account
+
+from tests.envoy.conftest import Mesh
+
+GET_ACCOUNT = "/storymesh.auth.v1.AccountService/GetAccount"
+
+
+def frame(message: bytes) -> bytes:
+    return b"\0" + struct.pack(">I", len(message)) + message
+
+
+def frames(body: bytes) -> list[tuple[int, bytes]]:
+    """The frames of a gRPC-Web body; flag 0x80 marks trailers."""
+    found = []
+    while body:
+        flag, length = struct.unpack(">BI", body[:5])
+        found.append((flag, body[5 : 5 + length]))
+        body = body[5 + length :]
+    return found
+
+
+async def test_grpc_web_in_binary(ada: httpx.AsyncClient) -> None:
+    answer = await ada.post(
+        GET_ACCOUNT, content=frame(b""), headers={"content-type": "application/grpc-web+proto", "x-grpc-web": "1"}
+    )
+    assert answer.headers["content-type"] == "application/grpc-web+proto"
+    (_, message), (flag, trailers) = frames(answer.content)
+    assert account.GetAccountResponse.FromString(message).user.id == "1"
+    assert flag == 0x80
+    assert b"grpc-status:0" in trailers
+
+
+async def test_grpc_web_in_text(ada: httpx.AsyncClient) -> None:
+    media_type = {"content-type": "application/grpc-web-text", "accept": "application/grpc-web-text"}
+    answer = await ada.post(GET_ACCOUNT, content=base64.b64encode(frame(b"")), headers=media_type)
+    assert answer.headers["content-type"] == "application/grpc-web-text+proto"
+    # Frames are encoded one by one, so padding may stand in the middle.
+    message = base64.b64decode(answer.text.split("=")[0] + "==")
+    assert account.GetAccountResponse.FromString(frames(message)[0][1]).user.id == "1"
+
+
+async def test_grpc_web_without_a_token_gets_a_grpc_status(http: httpx.AsyncClient, mesh: Mesh) -> None:
+    answer = await http.post(
+        GET_ACCOUNT, content=frame(b""), headers={"content-type": "application/grpc-web+proto", "x-grpc-web": "1"}
+    )
+    assert answer.headers["grpc-status"] == "16"
+    assert "access%20token" in answer.headers["grpc-message"] or "access token" in answer.headers["grpc-message"]
+    assert mesh.calls.seen == []
+
+
+PREFLIGHT = {
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type",
+}
+
+
+async def test_a_preflight_from_a_known_origin_is_answered_without_a_token(http: httpx.AsyncClient, mesh: Mesh) -> None:
+    answer = await http.options("/v1/stories", headers={"origin": "https://app.example.com"} | PREFLIGHT)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "https://app.example.com"
+    assert "POST" in answer.headers["access-control-allow-methods"]
+    assert "authorization" in answer.headers["access-control-allow-headers"]
+    assert answer.headers["access-control-max-age"] == "600"
+    assert "access-control-allow-credentials" not in answer.headers
+    assert mesh.calls.seen == []
+
+
+async def test_a_preflight_from_elsewhere_is_not_granted(http: httpx.AsyncClient) -> None:
+    answer = await http.options("/v1/stories", headers={"origin": "https://evil.example.com"} | PREFLIGHT)
+    assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/v1/account", "/v1/nothing"])
+async def test_a_known_origin_may_read_answers_and_errors(http: httpx.AsyncClient, path: str) -> None:
+    answer = await http.get(path, headers={"origin": "https://app.example.com"})
+    assert answer.headers["access-control-allow-origin"] == "https://app.example.com"
+    assert "x-trace-id" in answer.headers["access-control-expose-headers"]
+
+
+async def test_the_documents_are_served(http: httpx.AsyncClient) -> None:
+    health = await http.get("/health")
+    assert health.json() == {"status": "SERVING"}
+    openapi = await http.get("/openapi.yaml")
+    assert openapi.headers["content-type"] == "application/yaml"
+    assert openapi.text.startswith("openapi: 3.1")
+    docs = await http.get("/docs")
+    assert docs.headers["content-type"] == "text/html; charset=utf-8"
+    assert "{{" not in docs.text

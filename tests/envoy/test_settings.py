@@ -1,0 +1,67 @@
+"""The settings file and its overrides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from edge.bootstrap import bootstrap
+from edge.contract import RateLimitClass, read
+from edge.settings import Address, OnFailure, SettingsError, load
+
+CHECKED_IN = Path(__file__).resolve().parents[2] / "envoy/edge.yaml"
+
+
+def test_the_checked_in_settings_name_files_that_exist() -> None:
+    files = load(CHECKED_IN).files
+    assert files.contract.is_file()
+    assert files.openapi.is_file()
+    assert files.docs.is_file()
+
+
+def test_an_override_wins_over_the_file() -> None:
+    settings = load(CHECKED_IN, ["listen=0.0.0.0:80", "timeouts.unary_seconds=3", "rate_limit.on_failure.default=deny"])
+    assert settings.listen == Address("0.0.0.0", 80)
+    assert settings.timeouts.unary_seconds == 3
+    assert settings.rate_limit.on_failure[RateLimitClass.DEFAULT] is OnFailure.DENY
+    assert settings.rate_limit.on_failure[RateLimitClass.STREAM] is OnFailure.ALLOW
+
+
+def test_endpoints_are_a_list_in_yaml_or_between_commas() -> None:
+    expected = (Address("a", 1), Address("::1", 2))
+    assert load(CHECKED_IN, ["services.auth=a:1, [::1]:2"]).services["auth"] == expected
+    assert load(CHECKED_IN, ["services.auth=['a:1', '[::1]:2']"]).services["auth"] == expected
+
+
+def test_an_empty_collector_means_none() -> None:
+    assert load(CHECKED_IN, ["tracing.otlp="]).tracing.otlp is None
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("lisen=127.0.0.1:8080", r"lisen: Extra inputs"),
+        ("listen=8080", r"listen"),
+        ("listen=127.0.0.1:99999", r"listen: .*not host:port"),
+        ("services.auth=[]", r"services\.auth"),
+        ("timeouts.unary_seconds=0", r"timeouts\.unary_seconds"),
+        ("rate_limit.on_failure.default=maybe", r"rate_limit\.on_failure\.default"),
+        ("listen", r"expected name=value"),
+        ("listen.port=1", r"listen is not a section"),
+        ("services=[", r"--set services"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(override: str, complaint: str) -> None:
+    with pytest.raises(SettingsError, match=complaint):
+        load(CHECKED_IN, [override])
+
+
+def test_a_service_without_endpoints_is_refused_by_name() -> None:
+    settings = load(CHECKED_IN, ["services={auth: ['a:1'], notification: ['a:2'], ratelimit: ['a:3']}"])
+    with pytest.raises(SettingsError, match="no endpoints for story"):
+        bootstrap(settings, read(settings.files.contract))
+
+
+def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"nowhere\.yaml"):
+        load(tmp_path / "nowhere.yaml")

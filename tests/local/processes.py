@@ -1,0 +1,126 @@
+"""Real meshes for the tests: through the command line, or with a supervisor inside the test's own process."""
+
+import asyncio
+import contextlib
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from unittest.mock import patch
+
+from local import cli
+from local.component import Component
+from local.layout import PORT_OFFSETS, Layout
+from local.process import Identity
+from local.state import MeshRecord, Phase, State
+from local.supervisor import Supervisor, locked
+
+STORES = ("--only", "postgres", "--only", "redis", "--only", "mail")
+
+
+@dataclass
+class CommandLine:
+    """`python -m local`, for one mesh."""
+
+    layout: Layout
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def _variables(self) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("STORYMESH_")}
+        return clean | self.layout.settings.environment() | self.environment
+
+    def popen(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "local", *arguments],
+            env=self._variables(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def __call__(self, *arguments: str, expect: int = 0) -> str:
+        """Run to the end and return all it printed. What leaves nothing running runs in the test's own process."""
+        if arguments[0] in ("up", "run"):
+            with self.popen(*arguments) as process:
+                output, _ = process.communicate(timeout=60)
+            code = process.returncode
+        else:
+            printed = io.StringIO()
+            with (
+                patch.dict(os.environ, self._variables(), clear=True),
+                contextlib.redirect_stdout(printed),
+                contextlib.redirect_stderr(printed),
+            ):
+                code = cli.main(arguments)
+            output = printed.getvalue()
+        assert code == expect, output
+        return output
+
+    def record(self) -> MeshRecord:
+        record = MeshRecord.read(self.layout.state)
+        assert record is not None
+        return record
+
+    def processes(self) -> dict[str, Identity]:
+        """The supervisor's and its children's, as recorded now."""
+        record = self.record()
+        children = {each.name: each.process for each in record.components if each.process}
+        return {"supervisor": record.supervisor} | children
+
+
+def assert_all_gone(processes: dict[str, Identity], layout: Layout) -> None:
+    """No recorded process lives, and no port of the mesh is listened on by anybody."""
+    assert [name for name, identity in processes.items() if identity.find() is not None] == []
+    for offset in PORT_OFFSETS.values():
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", layout.settings.base_port + offset)) != 0
+
+
+@dataclass
+class Supervised:
+    """A supervisor in this process, with what it said."""
+
+    layout: Layout
+    said: list[str]
+
+    def record(self, name: str) -> tuple[State, int | None, int]:
+        record = MeshRecord.read(self.layout.state)
+        assert record is not None
+        component = record.component(name)
+        assert component is not None
+        return component.state, component.process.pid if component.process else None, component.restarts
+
+    async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not condition():  # noqa: ASYNC110, the condition lies in other processes
+                await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def supervised(layout: Layout, components: Sequence[Component]) -> AsyncIterator[Supervised]:
+    """Run components until the block ends. Raises what the supervisor raises when they do not start."""
+    layout.create()
+    said: list[str] = []
+    stopped = asyncio.Event()
+    with locked(layout):
+        supervisor = asyncio.create_task(Supervisor(components, layout, say=said.append).run(stopped))
+        try:
+            while not supervisor.done():
+                record = MeshRecord.read(layout.state)
+                if record and record.phase is Phase.RUNNING:
+                    yield Supervised(layout, said)
+                    break
+                await asyncio.sleep(0.02)
+        finally:
+            stopped.set()
+            await supervisor
+
+
+def killed(pid: int | None) -> None:
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)

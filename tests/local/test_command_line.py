@@ -1,0 +1,189 @@
+"""`python -m local` as a person uses it, with real Postgres, Redis and mail sink."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from local.components.postgres import Databases
+from local.layout import Layout
+from local.state import ComponentRecord, State
+from tests.local.processes import STORES, CommandLine, assert_all_gone
+
+
+def test_a_day_in_the_life_of_a_mesh(local: CommandLine, layout: Layout) -> None:
+    output = local("up", *STORES)
+    assert "healthy" in output
+    assert str(layout.mail) in output
+    processes = local.processes()
+
+    assert "already up" in local("up", *STORES)
+    assert local.processes() == processes
+
+    document = json.loads(local("status", "--json"))
+    assert document["healthy"] is True
+    assert {each["name"]: (each["state"], each["pid"], each["restarts"]) for each in document["components"]} == {
+        name: ("healthy", processes[name].pid, 0) for name in ("postgres", "redis", "mail")
+    }
+
+    os.kill(processes["redis"].pid, signal.SIGKILL)
+    _until(lambda: redis_of(local).restarts == 1)
+    _until(lambda: redis_of(local).state is State.HEALTHY)
+    assert "redis ended by itself (killed by SIGKILL); restart 1 follows at once" in local("logs", "supervisor")
+
+    local("stop", "mail")
+    table = local("status", expect=1)
+    assert "stopped" in table
+    assert "killed by SIGKILL" in table
+
+    processes = local.processes()
+    assert "is down" in local("down")
+    assert_all_gone(processes, layout)
+    assert "was not up" in local("down")
+    assert "is down" in local("status", expect=1)
+
+
+def test_a_second_start_keeps_the_data_and_tells_wrong_passwords_from_a_slow_start(
+    local: CommandLine, layout: Layout
+) -> None:
+    local("up", "--only", "postgres")
+    with psycopg.connect(Databases(layout).admin_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 1 AS answer")
+    local("down")
+
+    began = time.monotonic()
+    local("up", "--only", "postgres")
+    assert time.monotonic() - began < 10
+    with psycopg.connect(Databases(layout).admin_url) as connection:
+        assert connection.execute("SELECT answer FROM kept").fetchone() == (1,)
+    local("down")
+
+    shutil.rmtree(layout.secrets)
+    assert "was made with other passwords" in local("up", "--only", "postgres", expect=1)
+
+
+@pytest.mark.parametrize("with_death_signal", [True, False])
+def test_down_leaves_no_process_after_the_supervisor_was_killed(
+    open_to_all: CommandLine, with_death_signal: bool
+) -> None:
+    layout, local = open_to_all.layout, open_to_all
+    if with_death_signal and shutil.which("setpriv") is None:
+        pytest.skip("only Linux tells children that their parent died")
+    if not with_death_signal:
+        local.environment["PATH"] = "/nonexistent"
+    local("up", *STORES)
+    processes = local.processes()
+    os.kill(processes["supervisor"].pid, signal.SIGKILL)
+    if with_death_signal:
+        _until(lambda: not any(identity.find() for identity in processes.values()))
+    else:
+        _until(lambda: processes["supervisor"].find() is None)
+        assert "orphaned" in local("status", expect=1)
+    local("down")
+    assert_all_gone(processes, layout)
+
+
+def test_up_after_the_supervisor_and_postgres_were_killed_starts_on_the_same_data(open_to_all: CommandLine) -> None:
+    layout, local = open_to_all.layout, open_to_all
+    local.environment["PATH"] = "/nonexistent"
+    local("up", "--only", "postgres", "--only", "redis")
+    before = local.processes()
+    os.kill(before["supervisor"].pid, signal.SIGKILL)
+    os.kill(before["postgres"].pid, signal.SIGKILL)
+    _until(lambda: before["postgres"].find() is None)
+    # By now the pid in the lock that Postgres left may belong to anybody; here it belongs to this very test.
+    lock = layout.data / "postgres" / "postmaster.pid"
+    lock.write_text(lock.read_text().replace(str(before["postgres"].pid), str(os.getpid()), 1))
+    local("up", "--only", "postgres", "--only", "redis")
+    assert before["redis"].find() is None
+
+
+def test_an_interrupted_up_takes_everything_down(local: CommandLine, layout: Layout) -> None:
+    with local.popen("up", *STORES) as process:
+        _until(lambda: layout.state.exists() and len(local.processes()) > 1)
+        processes = local.processes()
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "taking everything down" in output
+    assert_all_gone(processes, layout)
+
+
+def test_an_interrupted_run_takes_everything_down(local: CommandLine, layout: Layout) -> None:
+    with local.popen("run", "--only", "redis") as process:
+        _until(lambda: layout.state.exists() and local.record().phase == "running")
+        processes = local.processes()
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "everything is stopped" in output
+    assert_all_gone(processes, layout)
+
+
+def test_a_taken_port_is_named_with_its_owner_and_the_way_out(local: CommandLine, layout: Layout) -> None:
+    with socket.create_server(("127.0.0.1", layout.port("redis"))):
+        output = local("up", *STORES, expect=1)
+    assert f"Port {layout.port('redis')}, which redis wants, is taken by pid {os.getpid()}" in output
+    assert "STORYMESH_BASE_PORT" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"STORYMESH_MIN_FREE_MEGABYTES": "999999999"}, "MB free and the mesh wants 999999999 MB: free some space"),
+        ({"STORYMESH_STATE_DIR": "/dev/null/mesh"}, "/dev/null/mesh cannot be used: Not a directory"),
+        ({"STORYMESH_BASE_PORT": "many"}, "STORYMESH_BASE_PORT='many' cannot be used"),
+        ({"STORYMESH_PORT": "18405", "STORYMESH_BASE_PORT": "18400"}, "STORYMESH_PORT and STORYMESH_BASE_PORT collide"),
+    ],
+)
+def test_what_cannot_work_gets_one_sentence(layout: Layout, environment: dict[str, str], sentence: str) -> None:
+    output = CommandLine(layout, environment)("up", "--only", "redis", expect=1)
+    assert sentence in output
+    assert len(output.splitlines()) == 1
+
+
+def test_an_unknown_component_is_named(local: CommandLine) -> None:
+    assert "There is no component nonsense" in local("up", "--only", "nonsense", expect=1)
+
+
+def test_a_mesh_works_below_a_path_too_long_for_a_socket(layout: Layout) -> None:
+    deep = Layout(layout.settings.model_copy(update={"state_dir": layout.root / ("d" * 120)}))
+    local = CommandLine(deep)
+    local("up", "--only", "redis")
+    local("restart", "redis")
+    assert "There is no component nonsense" in local("restart", "nonsense", expect=1)
+    local("down")
+
+
+def test_following_logs_shows_what_is_added(local: CommandLine, layout: Layout) -> None:
+    local("up", "--only", "mail")
+    with local.popen("logs", "mail", "--follow", "--lines", "1") as process:
+        assert process.stdout is not None
+        before = process.stdout.readline()
+        local("restart", "mail")
+        added = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+    for line in (before, added):
+        assert line.startswith("mail | ")
+        assert "goes to" in line
+    assert "has no log" in local("logs", "nonsense", expect=1)
+
+
+def redis_of(local: CommandLine) -> ComponentRecord:
+    record = local.record().component("redis")
+    assert record is not None
+    return record
+
+
+def _until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,0 +1,112 @@
+"""The process table: each process gets what it needs, and no other service's secrets."""
+
+import importlib
+import stat
+from pathlib import Path
+
+import pytest
+
+from local import credentials, writers
+from local.components import services
+from local.failures import LocalError
+from local.layout import Layout
+from local.writers import Writer
+from services.kit.settings import ServiceSettings
+
+
+def files(layout: Layout, service: str) -> set[str]:
+    return {path.name for path in (layout.secrets / service).iterdir()}
+
+
+def test_each_service_finds_its_own_secrets_and_no_others(layout: Layout) -> None:
+    layout.create()
+    services.share_secrets(layout)
+    for service in services.TABLE:
+        addresses = {"storymesh_redis_url"} | ({"storymesh_database_url"} if service.database else set())
+        assert files(layout, service.name) == set(service.all_keys) | addresses
+    for path in layout.secrets.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+
+
+def test_a_shared_secret_is_the_same_for_all_and_survives_the_loss_of_one_copy(layout: Layout) -> None:
+    layout.create()
+    services.share_secrets(layout)
+    seal = [layout.secrets / service / services.SEAL_KEY for service in ("auth", "notification")]
+    before = seal[0].read_text()
+    assert seal[1].read_text() == before
+    seal[0].unlink()
+    services.share_secrets(layout)
+    assert [path.read_text() for path in seal] == [before, before]
+
+
+def test_keys_of_the_same_name_differ_between_services_unless_they_are_shared(layout: Layout) -> None:
+    layout.create()
+    services.share_secrets(layout)
+    values = [(layout.secrets / each.name / name).read_text() for each in services.TABLE for name in each.keys]
+    assert len(set(values)) == len(values)
+
+
+def test_a_password_needs_no_escaping_in_a_url() -> None:
+    assert all(character.isalnum() or character in "-_" for character in credentials.password())
+
+
+def test_a_setting_of_one_service_reaches_no_other(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORYMESH_OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("STORYMESH_CODE_PEPPER", "pepper")
+    monkeypatch.setenv("STORYMESH_LOG_LEVEL", "DEBUG")
+    monkeypatch.setenv("STORYMESH_LISTEN", "0.0.0.0:1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "unrelated")
+    processes = {each.name: each.environment for each in services.components(layout, Writer("openai"))}
+    holders = {name for name, environment in processes.items() if "STORYMESH_OPENAI_API_KEY" in environment}
+    assert holders == {"story-migrate", "story", "story-worker-1", "story-worker-2"}
+    assert {name for name, each in processes.items() if "STORYMESH_CODE_PEPPER" in each} == {
+        "auth-migrate",
+        "auth",
+        "auth-worker",
+    }
+    for name, environment in processes.items():
+        assert environment["STORYMESH_LOG_LEVEL"] == "DEBUG"
+        assert environment.get("STORYMESH_LISTEN") == (None if name.endswith("-migrate") else layout.address(name))
+        assert "AWS_SECRET_ACCESS_KEY" not in environment
+
+
+@pytest.mark.parametrize("service", services.TABLE, ids=lambda service: service.name)
+def test_each_service_is_told_every_setting_it_requires(layout: Layout, service: services.Service) -> None:
+    layout.create()
+    services.share_secrets(layout)
+    config = importlib.import_module(f"services.{service.name}.config")
+    required = {
+        f"STORYMESH_{name.upper()}"
+        for each in vars(config).values()
+        if isinstance(each, type) and issubclass(each, ServiceSettings)
+        for name, field in each.model_fields.items()
+        if field.is_required()
+    }
+    provided = {name.upper() for name in files(layout, service.name)}
+    for each in services.components(layout, Writer("composer")):
+        if each.command[2] == f"services.{service.name}":
+            provided |= each.environment.keys()
+    assert required - provided == set()
+
+
+def test_every_process_listens_on_a_port_of_its_own(layout: Layout) -> None:
+    ports = [port.number for each in services.components(layout, Writer("composer")) for port in each.ports]
+    assert len(ports) == len(set(ports)) == 8
+
+
+@pytest.mark.parametrize(
+    ("chosen", "sentence"),
+    [
+        ({"writer": "quill"}, "none of local, openai, composer"),
+        ({"writer": "local", "model_path": Path("/nonexistent.gguf")}, "cannot work because"),
+    ],
+)
+def test_a_writer_that_cannot_work_is_refused(layout: Layout, chosen: dict[str, object], sentence: str) -> None:
+    with pytest.raises(LocalError, match=sentence):
+        writers.choose(layout.settings.model_copy(update=chosen))
+
+
+def test_without_a_model_the_composer_writes_and_that_is_said(layout: Layout) -> None:
+    chosen = writers.choose(layout.settings.model_copy(update={"writer": "", "model_path": Path("/nonexistent.gguf")}))
+    assert chosen.name == "composer"
+    assert "Stories come from the writer `composer` because" in chosen.note

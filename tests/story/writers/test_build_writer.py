@@ -1,0 +1,69 @@
+"""One factory for all writers, with errors that say what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from services.story.writers import Refusal, Writer, WriterName, WriterRefused, build_writer
+
+
+async def test_each_writer_is_built_by_its_name(tmp_path: Path) -> None:
+    openai = {"openai_base_url": "http://127.0.0.1:1/v1", "openai_api_key": "k", "openai_model": "gpt"}
+    writers: list[Writer] = [
+        build_writer("composer"),
+        build_writer("local", model_path=tmp_path / "my-model.gguf"),
+        build_writer("openai", **openai),  # type: ignore[arg-type]
+    ]
+
+    assert [(writer.name, writer.model) for writer in writers] == [
+        ("composer", "composer-1"),
+        ("local", "my-model"),
+        ("openai", "gpt"),
+    ]
+    for writer in writers:
+        await writer.aclose()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        ({}, "STORYMESH_OPENAI_API_KEY and STORYMESH_OPENAI_MODEL"),
+        ({"openai_api_key": "k"}, "STORYMESH_OPENAI_MODEL"),
+        ({"openai_model": "m"}, "STORYMESH_OPENAI_API_KEY"),
+    ],
+)
+def test_the_openai_writer_names_the_settings_it_misses(arguments: dict[str, str], missing: str) -> None:
+    with pytest.raises(WriterRefused, match=f"needs {missing}$") as refused:
+        build_writer("openai", **arguments)  # type: ignore[arg-type]
+
+    assert refused.value.reason == Refusal.WRITER_MISCONFIGURED
+
+
+def test_the_local_writer_names_the_command_that_installs_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    with pytest.raises(WriterRefused, match="uv sync --extra local-llm"):
+        build_writer("local")
+
+
+def test_an_unknown_writer_is_refused() -> None:
+    with pytest.raises(WriterRefused, match="choose openai, local or composer"):
+        build_writer(cast(WriterName, "parrot"))
+
+
+def test_a_process_imports_only_what_its_writer_needs() -> None:
+    code = """
+import sys
+from services.story.writers import build_writer
+build_writer("composer")
+print(*sorted({"openai", "xllamacpp", "httpx2", "google.protobuf"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+
+    assert done.stdout.strip() == ""
