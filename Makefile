@@ -50,6 +50,10 @@ lock: | $(UV) ## Resolve pyproject.toml into uv.lock again
 gen: $(VENV)/.ready ## Regenerate gen/ from proto/
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
 
+.PHONY: readme
+readme: $(VENV)/.ready ## Bring the README's table of settings up to date
+	@$(BIN)/python -m local.settings_table README.md
+
 .PHONY: format
 format: $(VENV)/.ready ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff format --quiet

@@ -1,0 +1,61 @@
+"""The mesh in containers, as far as it can be told without an engine: each process gets what it requires, and no more."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from services.kit.settings import ServiceSettings
+
+ROOT = Path(__file__).parents[2]
+SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+PROCESSES = {name: each for name, each in SERVICES.items() if "-m services." in str(each.get("command"))}
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("secrets")
+    runpy.run_path(str(ROOT / "deploy" / "keys.py"))["main"](folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_each_process_is_given_every_setting_that_it_requires(name: str, secrets: Path) -> None:
+    process = PROCESSES[name]
+    module = process["command"].split()[2]
+    service = module.rpartition(".")[2]
+    (mount,) = process["volumes"]
+    assert mount["volume"]["subpath"] == service
+    given = {path.name.upper() for path in (secrets / service).iterdir()} | process["environment"].keys()
+    config = importlib.import_module(f"{module}.config")
+    required = {
+        f"STORYMESH_{field_name.upper()}"
+        for each in vars(config).values()
+        if isinstance(each, type) and issubclass(each, ServiceSettings)
+        for field_name, field in each.model_fields.items()
+        if field.is_required()
+    }
+    assert required - given == set()
+
+
+def test_whatever_a_service_waits_for_exists() -> None:
+    for each in SERVICES.values():
+        assert each.get("depends_on", {}).keys() <= SERVICES.keys()
+
+
+def test_keys_are_made_once_and_shared_only_where_they_must_be(secrets: Path) -> None:
+    before = {path: path.read_text() for path in secrets.rglob("*") if path.is_file()}
+    runpy.run_path(str(ROOT / "deploy" / "keys.py"))["main"](secrets)
+    assert {path: path.read_text() for path in secrets.rglob("*") if path.is_file()} == before
+    holders: dict[str, set[str]] = {}
+    for path, value in before.items():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o444
+        holders.setdefault(value, set()).add(path.parent.name)
+    shared = sorted(sorted(services) for services in holders.values() if len(services) > 1)
+    assert shared == [["auth", "notification"], ["auth", "notification", "ratelimit", "story"]]
