@@ -93,8 +93,8 @@ class Registrations:
             return (await self._codes.issue(registration_id, f"unknown {registration_id}")).expires_at
         code = await self._codes.issue(registration_id, canonical_email(registration.profile.email))
         async with self._db.transaction() as tx:
-            await store.extend_registration(tx, registration_id, now + self._life)
-            await self._announce(tx, registration, code)
+            if await store.extend_registration(tx, registration_id, now + self._life):
+                await self._announce(tx, registration, code)
         return code.expires_at
 
     async def complete(self, registration_id: UUID, digits: str, device: Device) -> SignedIn:

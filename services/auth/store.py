@@ -109,9 +109,10 @@ async def lock_registrations(tx: Transaction, email: str, now: datetime) -> Sequ
     return [_registration(row) for row in (await tx.execute(query)).mappings()]
 
 
-async def extend_registration(tx: Transaction, registration_id: UUID, expires_at: datetime) -> None:
+async def extend_registration(tx: Transaction, registration_id: UUID, expires_at: datetime) -> bool:
+    """False when it was completed meanwhile."""
     statement = update(registrations).where(registrations.c.id == registration_id).values(expires_at=expires_at)
-    await tx.execute(statement)
+    return (await tx.execute(statement)).rowcount == 1
 
 
 async def delete_registrations(tx: Transaction, email: str) -> None:

@@ -65,6 +65,8 @@ def connect(target: str, callee: str, tokens: ServiceTokens) -> Channel:
             ("grpc.service_config", _SERVICE_CONFIG),
             ("grpc.lb_policy_name", "round_robin"),
             ("grpc.keepalive_time_ms", 30_000),
+            # gRPC's own first wait is a second, longer than all the retries above take together.
+            ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2_000),
         ],
         interceptors=[

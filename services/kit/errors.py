@@ -52,6 +52,12 @@ class InvalidArgument(MeshError):
         return "; ".join(f"{violation.field}: {violation.description}" for violation in self.violations)
 
 
+class MalformedRequest(MeshError):
+    code = StatusCode.INVALID_ARGUMENT
+    reason = "MALFORMED_REQUEST"
+    message = "the bytes are not the message that this method takes"
+
+
 class Unauthenticated(MeshError):
     code = StatusCode.UNAUTHENTICATED
     reason = "UNAUTHENTICATED"

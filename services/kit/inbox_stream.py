@@ -133,7 +133,11 @@ class InboxStream:
 def _entries(raw: Sequence[_Raw], *, claimed: bool) -> list[Entry]:
     """Without those that were deleted while they were pending, which have no fields."""
     return [
-        Entry(entry_id, fields.get(b"event", b""), int(fields.get(b"failures", b"0")), claimed)
+        Entry(entry_id, fields.get(b"event", b""), _number(fields.get(b"failures", b"")), claimed)
         for entry_id, fields in raw
         if fields
     ]
+
+
+def _number(text: bytes) -> int:
+    return int(text) if text.isdigit() else 0

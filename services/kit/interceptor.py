@@ -7,24 +7,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from time import perf_counter
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
+from grpc import StatusCode
 from grpc.aio import ServicerContext
 from grpc_status import rpc_status
+from opentelemetry.trace import Span, Status
+from opentelemetry.trace import StatusCode as SpanStatusCode
 
-from . import deadline
+from . import deadline, tracing
 from .access import AccessControl
 from .caller import Caller, current_caller, origin_of
-from .errors import Internal, MeshError
+from .errors import Internal, MalformedRequest, MeshError
 from .statuses import as_mesh_error, to_status
 from .validation import validate
 
 log = logging.getLogger(__name__)
+
+# What OpenTelemetry counts as the server's fault; the rest is the caller's.
+_FAULTS = {
+    StatusCode.UNKNOWN,
+    StatusCode.DEADLINE_EXCEEDED,
+    StatusCode.UNIMPLEMENTED,
+    StatusCode.INTERNAL,
+    StatusCode.UNAVAILABLE,
+    StatusCode.DATA_LOSS,
+}
 
 # Quoted: these are generic to the type checker only.
 Context: TypeAlias = "ServicerContext[Any, Any]"
@@ -47,45 +60,55 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         path = str(handler_call_details.method)
         if handler is None or path.split("/")[1] not in self._services:
             return handler
+        # Without deserialisers: grpc would answer bytes that are no message with the text of an exception, before any of this.
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._streaming(path, handler), handler.request_deserializer, handler.response_serializer
+                self._streaming(path, handler), None, handler.response_serializer
             )
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(path, handler), handler.request_deserializer, handler.response_serializer
-        )
+        return grpc.unary_unary_rpc_method_handler(self._unary(path, handler), None, handler.response_serializer)
 
-    def _unary(self, path: str, handler: Handler) -> Callable[[Message, Context], Awaitable[Message]]:
+    def _unary(self, path: str, handler: Handler) -> Callable[[bytes, Context], Awaitable[Message]]:
         behaviour: Any = handler.unary_unary
 
-        async def serve(request: Message, context: Context) -> Message:
-            async with _Call(path, context) as call, deadline.within(_remaining(context), self._call_seconds):
-                await self._admit(call, path, request, context)
-                answer: Message = await behaviour(request, context)
-                return answer
-            await call.abort()
+        async def serve(data: bytes, context: Context) -> Message:
+            with tracing.serving(path, context.invocation_metadata() or ()) as span:
+                async with (
+                    _Call(path, context, span) as call,
+                    deadline.within(_remaining(context), self._call_seconds),
+                ):
+                    request = await self._admit(call, path, handler, data, context)
+                    answer: Message = await behaviour(request, context)
+                    return answer
+                await call.abort()
 
         return serve
 
-    def _streaming(self, path: str, handler: Handler) -> Callable[[Message, Context], AsyncIterator[Message]]:
+    def _streaming(self, path: str, handler: Handler) -> Callable[[bytes, Context], Awaitable[None]]:
         behaviour: Any = handler.unary_stream
 
-        async def serve(request: Message, context: Context) -> AsyncIterator[Message]:
-            async with _Call(path, context) as call:
-                await self._admit(call, path, request, context)
-                # Closed with the call, not when the garbage collector comes by: the servicer's own clean-up is behind it.
-                async with aclosing(behaviour(request, context)) as messages:
-                    async for message in messages:
-                        yield message
-                return
-            await call.abort()
+        # Writes instead of being a generator: whoever left would leave a suspended generator behind, to be closed by the garbage
+        # collector in another task, when the call is gone and asking the context about it crashes the process.
+        async def serve(data: bytes, context: Context) -> None:
+            with tracing.serving(path, context.invocation_metadata() or ()) as span:
+                async with _Call(path, context, span) as call:
+                    request = await self._admit(call, path, handler, data, context)
+                    async with aclosing(behaviour(request, context)) as messages:
+                        async for message in messages:
+                            await context.write(message)
+                    return
+                await call.abort()
 
         return serve
 
-    async def _admit(self, call: _Call, path: str, request: Message, context: Context) -> None:
+    async def _admit(self, call: _Call, path: str, handler: Handler, data: bytes, context: Context) -> Message:
         call.caller = await self._access.admit(path, context.invocation_metadata())
         current_caller.set(call.caller)
+        try:
+            request: Message = handler.request_deserializer(data)  # type: ignore[misc]  # generated code always gives one
+        except DecodeError:
+            raise MalformedRequest from None
         validate(request)
+        return request
 
 
 def _remaining(context: Context) -> float | None:
@@ -97,11 +120,11 @@ def _remaining(context: Context) -> float | None:
 class _Call:
     """Logs one call and keeps its error until it can be sent: `abort` must be awaited outside of the handlers of `except`."""
 
-    def __init__(self, path: str, context: Context) -> None:
+    def __init__(self, path: str, context: Context, span: Span) -> None:
         self._path = path
         self._context = context
+        self._span = span
         self._error: MeshError | None = None
-        # Kept here for the log: a stream may be closed from another task, where the context variable is another call's.
         self.caller: Caller | None = None
 
     async def __aenter__(self) -> _Call:
@@ -110,21 +133,22 @@ class _Call:
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if error is None:
-            self._log("OK", "success")
+            self._record(StatusCode.OK, "success")
             return False
-        if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            self._log("CANCELLED", "unknown")
+        if isinstance(error, asyncio.CancelledError):
+            self._record(StatusCode.CANCELLED, "unknown")
             return False
         if not isinstance(error, Exception):
             return False
         if isinstance(error, grpc.aio.AbortError):
             # The status is on its way already, and a call is aborted only once.
-            self._log(str(self._context.code()), "failure")
+            self._record(StatusCode(self._context.code()), "failure")
             return False
         self._error = as_mesh_error(error)
         if isinstance(self._error, Internal):
             log.error("unexpected error in %s", self._path, exc_info=error)
-        self._log(self._error.code.name, "failure", self._error)
+            self._span.record_exception(error)
+        self._record(self._error.code, "failure", self._error)
         return True
 
     async def abort(self) -> NoReturn:
@@ -133,13 +157,16 @@ class _Call:
             raise RuntimeError("a call ended with neither an answer nor an error")
         await self._context.abort_with_status(rpc_status.to_status(to_status(self._error)))
 
-    def _log(self, code: str, outcome: str, error: MeshError | None = None) -> None:
+    def _record(self, code: StatusCode, outcome: str, error: MeshError | None = None) -> None:
+        self._span.set_attribute("rpc.grpc.status_code", code.value[0])
+        if code in _FAULTS:
+            self._span.set_status(Status(SpanStatusCode.ERROR))
         fields: dict[str, object] = {
             "event.action": self._path,
             "event.category": "web",
             "event.outcome": outcome,
             "event.duration": int((perf_counter() - self._started) * 1e9),
-            "rpc.grpc.status_code": code,
+            "rpc.grpc.status_code": code.name,
             "client.ip": origin_of(self._context).ip,
         }
         request_id = dict(self._context.invocation_metadata() or ()).get("x-request-id")
@@ -149,4 +176,4 @@ class _Call:
             fields["user.id"] = str(self.caller.user_id)
         if error:
             fields["error.code"] = error.reason
-        log.info("%s %s", self._path, code, extra=fields)
+        log.info("%s %s", self._path, code.name, extra=fields)

@@ -6,9 +6,10 @@ from importlib import resources
 
 from alembic import command, context
 from alembic.config import Config
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 
-_LOCK = 0x53544F52  # any constant: it names the advisory lock that keeps two migrations of one database apart
+LOCK = 0x53544F52
+"""Any constant: it names the advisory lock that keeps two migrations of one database apart."""
 
 
 def upgrade(package: str, database_url: str) -> None:
@@ -25,9 +26,8 @@ def upgrade(package: str, database_url: str) -> None:
 
 def run_environment() -> None:
     """What each service's migrations/env.py does."""
-    engine = create_engine(context.config.attributes["database_url"])
+    engine = create_engine(context.config.attributes["database_url"], poolclass=NullPool)
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         context.configure(connection=connection, target_metadata=None)
         context.run_migrations()
-    engine.dispose()

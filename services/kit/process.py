@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy.exc
 import uvloop
 
-from . import logs, migrations, tracing
+from . import logs, tracing
 from .settings import DatabaseSettings, ServiceSettings, load
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ def migrate(package: str) -> Command:
     """The `migrate` command of the service in `package`."""
 
     async def run(settings: DatabaseSettings) -> None:
+        # Alembic takes as long to import as all the rest, and only this command needs it.
+        from . import migrations
+
         await asyncio.to_thread(migrations.upgrade, package, settings.database_url.get_secret_value())
 
     return Command("bring the database to the newest revision, then exit", DatabaseSettings, run)

@@ -101,11 +101,11 @@ class Server:
         service_tokens: ServiceTokens | None,
         open_services: Mapping[str, AddToServer],
     ) -> tuple[grpc.aio.Server, Health]:
-        # Health checks make no spans: probes would drown the rest, and this interceptor breaks the form that Watch has.
-        traced = filters.negate(filters.health_check())
-        interceptors: list[grpc.aio.ServerInterceptor] = [
-            aio_server_interceptor(filter_=traced),  # type: ignore[no-untyped-call]
-        ]
+        interceptors: list[grpc.aio.ServerInterceptor] = []
+        if open_services:
+            # Only these: our own services' calls are traced by the interceptor below, and probes would drown the rest.
+            traced = filters.any_of(*[filters.service_name(name) for name in open_services])
+            interceptors.append(aio_server_interceptor(filter_=traced))  # type: ignore[no-untyped-call]
         if self._servicers:
             if access_tokens is None or service_tokens is None:
                 raise ValueError("a server with servicers needs both kinds of tokens")

@@ -38,9 +38,7 @@ def _decoded(value: object) -> bytes:
 
 def _long_enough(value: SecretBytes) -> SecretBytes:
     if len(value.get_secret_value()) < KEY_BYTES:
-        raise ValueError(
-            f"needs at least {KEY_BYTES} random bytes in base64url, as from: openssl rand -base64 32"
-        )
+        raise ValueError(f"needs at least {KEY_BYTES} random bytes in base64url, as from: openssl rand -base64 32")
     return value
 
 
@@ -103,7 +101,6 @@ class InboxSettings(DatabaseSettings):
     lease_seconds: float = Field(
         15.0, gt=0, description="How long a silent worker keeps an event before another takes it over."
     )
-    worker_concurrency: int = Field(4, ge=1, description="Events a worker deals with at a time.")
     max_failures: int = Field(8, ge=1, description="Failures after which an event is dead-lettered.")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from opentelemetry import context, propagate, trace
@@ -39,9 +39,34 @@ def trace_id() -> str:
 @contextmanager
 def continued(parent: str, name: str) -> Iterator[None]:
     """A span in the trace that an event carries, so that a story's mail belongs to the request that asked for it."""
-    token = context.attach(propagate.extract({"traceparent": parent}))
+    with _under({"traceparent": parent}), _tracer.start_as_current_span(name, kind=trace.SpanKind.CONSUMER):
+        yield
+
+
+@contextmanager
+def serving(path: str, metadata: Iterable[tuple[str, str | bytes]]) -> Iterator[trace.Span]:
+    """The span of a call that is served, in its caller's trace (OpenTelemetry's conventions for gRPC servers).
+
+    Errors are not recorded by themselves: a refused call is no fault of the server's.
+    """
+    service, _, method = path.lstrip("/").partition("/")
+    with (
+        _under({name: value for name, value in metadata if isinstance(value, str)}),
+        _tracer.start_as_current_span(
+            f"{service}/{method}",
+            kind=trace.SpanKind.SERVER,
+            attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": method},
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span,
+    ):
+        yield span
+
+
+@contextmanager
+def _under(carrier: Mapping[str, str]) -> Iterator[None]:
+    token = context.attach(propagate.extract(carrier))
     try:
-        with _tracer.start_as_current_span(name, kind=trace.SpanKind.CONSUMER):
-            yield
+        yield
     finally:
         context.detach(token)

@@ -11,6 +11,7 @@ from services.kit import channels, process
 from services.kit import redis as kit_redis
 from services.kit.clock import system_clock
 from services.kit.database import Database
+from services.kit.health import seldom
 from services.kit.inbox import Inbox
 from services.kit.keys import fetch_from
 from services.kit.paging import Pages
@@ -26,6 +27,9 @@ from .peers import Accounts
 from .servicer import NotificationServicer
 from .smtp import Smtp
 from .worker import Worker
+
+_SMTP_CHECK_SECONDS = 60.0
+"""The mail server is often somebody else's, who counts connections."""
 
 SERVICE = DESCRIPTOR.services_by_name["NotificationService"].full_name
 
@@ -75,10 +79,11 @@ async def work(settings: NotificationWorkerSettings) -> None:
             "notification",
             worker.handlers(),
             lease_seconds=settings.lease_seconds,
-            concurrency=settings.worker_concurrency,
+            concurrency=settings.mail_concurrency,
             max_failures=settings.max_failures,
         )
-        server = Server(settings, required={"postgres": db.check, "redis": redis.ping}, optional={"smtp": smtp.check})
+        smtp_answers = seldom(smtp.check, every_seconds=_SMTP_CHECK_SECONDS)
+        server = Server(settings, required={"postgres": db.check, "redis": redis.ping}, optional={"smtp": smtp_answers})
         server.background(inbox.run)
         await server.run()
 

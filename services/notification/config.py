@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr
+from email.utils import parseaddr
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr
 
 from services.kit.settings import DatabaseSettings, InboxSettings, Key
+
+
+def _with_address(sender: str) -> str:
+    address = parseaddr(sender)[1]
+    mailbox, _, domain = address.rpartition("@")
+    if not (mailbox and domain and address.isascii()):
+        raise ValueError("needs an address, as in: Storymesh <no-reply@example.com>")
+    return sender
 
 
 class NotificationSettings(DatabaseSettings):
@@ -16,6 +27,7 @@ class NotificationSettings(DatabaseSettings):
 class NotificationWorkerSettings(InboxSettings):
     """What `worker` is told."""
 
+    mail_concurrency: int = Field(4, ge=1, description="Events, and so mails, that a worker deals with at a time.")
     seal_key: Key = Field(description="Opens the sealed one-time codes of auth; the same in both services.")
     smtp_host: str = Field("127.0.0.1", description="The mail server that takes outgoing mail.")
     smtp_port: int = Field(1025, ge=1, le=65535, description="Its port.")
@@ -23,5 +35,7 @@ class NotificationWorkerSettings(InboxSettings):
     smtp_password: SecretStr = Field(SecretStr(""), description="The username's password.")
     smtp_start_tls: bool = Field(False, description="Refuse to send mail unencrypted: STARTTLS (RFC 3207) comes first.")
     smtp_seconds: float = Field(10.0, gt=0, description="How long each step of a delivery may take.")
-    mail_from: str = Field("Storymesh <no-reply@storymesh.invalid>", description="The sender of all mail.")
+    mail_from: Annotated[str, AfterValidator(_with_address)] = Field(
+        "Storymesh <no-reply@storymesh.invalid>", description="The sender of all mail."
+    )
     public_url: str = Field("http://127.0.0.1:8080", description="Where links in mails lead.")

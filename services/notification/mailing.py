@@ -23,6 +23,9 @@ from .smtp import OutcomeUnknown, Refused, Smtp, TryAgain
 
 log = logging.getLogger(__name__)
 
+_SEVEN_BITS = SMTP.clone(cte_type="7bit")
+"""Every server takes it; eight bits need one that offers 8BITMIME (RFC 6152)."""
+
 
 class Mailing:
     """Sends mails, each named by the event that it tells of."""
@@ -35,50 +38,54 @@ class Mailing:
 
     async def send(self, event_id: UUID, template: Template, recipient: Recipient, letter: Letter) -> None:
         """Does nothing for a mail whose outcome is settled. Raises TryAgain."""
-        if not await self._begin(event_id, template):
+        attempt = await self._begin(event_id, template)
+        if attempt is None:
             return
         _, sender_address = parseaddr(self._sender)
         state, error = MailState.SENT, ""
         try:
             await self._smtp.send(sender_address, recipient.email, self._message(event_id, recipient, letter))
         except TryAgain as failure:
-            await self._settle(event_id, MailState.WAITING, str(failure))
+            await self._settle(event_id, attempt, MailState.WAITING, str(failure))
             raise
         except Refused as refusal:
             state, error = MailState.REFUSED, str(refusal)
         except OutcomeUnknown as unknown:
             if template.sent_again:
-                await self._settle(event_id, MailState.WAITING, str(unknown))
+                await self._settle(event_id, attempt, MailState.WAITING, str(unknown))
                 raise TryAgain(str(unknown)) from unknown
             state, error = MailState.UNKNOWN, str(unknown)
         if state is not MailState.SENT:
             log.warning("mail %s of event %s is %s", template, event_id, state)
-        await self._settle(event_id, state, error)
+        await self._settle(event_id, attempt, state, error)
 
     async def expire(self, event_id: UUID, template: Template) -> None:
         """Records a mail that came too late to be sent."""
         async with self._db.transaction() as tx:
-            if await store.lock_mail(tx, event_id, template, self._clock()) is MailState.WAITING:
+            state = (await store.lock_mail(tx, event_id, template, self._clock())).after_crash(template)
+            if state is MailState.WAITING:
                 await store.set_mail(tx, event_id, MailState.EXPIRED, self._clock())
 
-    async def _begin(self, event_id: UUID, template: Template) -> bool:
+    async def _begin(self, event_id: UUID, template: Template) -> int | None:
+        """The attempt's number; None when there is nothing to send."""
         async with self._db.transaction() as tx:
             state = (await store.lock_mail(tx, event_id, template, self._clock())).after_crash(template)
             if state is not MailState.WAITING:
                 await store.set_mail(tx, event_id, state, self._clock())
-                return False
-            await store.begin_sending(tx, event_id, self._clock())
-        return True
+                return None
+            return await store.begin_sending(tx, event_id, self._clock())
 
-    async def _settle(self, event_id: UUID, state: MailState, error: str) -> None:
+    async def _settle(self, event_id: UUID, attempt: int, state: MailState, error: str) -> None:
         async with self._db.transaction() as tx:
-            await store.set_mail(tx, event_id, state, self._clock(), error=error)
+            await store.settle_mail(tx, event_id, attempt, state, self._clock(), error=error)
 
     def _message(self, event_id: UUID, recipient: Recipient, letter: Letter) -> EmailMessage:
         name, sender_address = parseaddr(self._sender)
-        message = EmailMessage(policy=SMTP)
+        message = EmailMessage(policy=_SEVEN_BITS)
         message["From"] = Address(display_name=name, addr_spec=sender_address)
-        message["To"] = Address(addr_spec=recipient.email)
+        # In two parts, because the parser refuses addresses that exist, such as those with two dots in a row.
+        mailbox, _, domain = recipient.email.rpartition("@")
+        message["To"] = Address(username=mailbox, domain=domain)
         message["Subject"] = letter.subject
         message["Date"] = format_datetime(self._clock())
         # The same for every attempt, so that a mailbox that gets two shows one.

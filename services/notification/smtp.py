@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from email.message import EmailMessage
 
 import aiosmtplib
 
-_PERMANENT = 500
+# The first digit of a reply says whether to come back (RFC 5321, 4.2.1).
+_TRANSIENT = range(400, 500)
+_PERMANENT = range(500, 600)
+_QUIT_SECONDS = 1.0
+_CHECK_SECONDS = 2.0
 
 
 class TryAgain(Exception):
@@ -43,33 +48,43 @@ class Smtp:
             password=self._password or None,
         )
         try:
-            await client.connect()
-            await client.mail(sender)
-            await client.rcpt(recipient)
-        except (aiosmtplib.SMTPException, OSError) as error:
-            client.close()
-            raise _before_data(error) from error
-        try:
-            await client.data(message.as_bytes())
-        except aiosmtplib.SMTPResponseException as error:
-            # An answer is an answer: the server says that it did not take the mail.
-            raise _before_data(error) from error
-        except (aiosmtplib.SMTPException, OSError) as error:
-            raise OutcomeUnknown(str(error)) from error
+            await self._hand_over(client, sender, recipient, message)
+            # The outcome is known by now; leaving without a word would only fill the other side's log.
+            with suppress(aiosmtplib.SMTPException, OSError):
+                await client.quit(timeout=_QUIT_SECONDS)
         finally:
             client.close()
+
+    async def _hand_over(self, client: aiosmtplib.SMTP, sender: str, recipient: str, message: EmailMessage) -> None:
+        try:
+            await client.connect()
+            await client.mail(sender)
+        except (aiosmtplib.SMTPException, OSError) as error:
+            # Whatever the server says so far, it says to us and not of the recipient: a refused sign-in or sender is mended in our
+            # settings without losing the mail.
+            raise TryAgain(str(error)) from error
+        try:
+            await client.rcpt(recipient)
+        except (aiosmtplib.SMTPException, OSError) as error:
+            raise _answered(error) or TryAgain(str(error)) from error
+        try:
+            await client.data(message.as_bytes())
+        except (aiosmtplib.SMTPException, OSError) as error:
+            raise _answered(error) or OutcomeUnknown(str(error)) from error
 
     async def check(self) -> None:
         """Raises when the server does not answer."""
-        client = aiosmtplib.SMTP(hostname=self._host, port=self._port, timeout=2, start_tls=False)
+        client = aiosmtplib.SMTP(hostname=self._host, port=self._port, timeout=_CHECK_SECONDS, start_tls=False)
         try:
             await client.connect()
+            await client.quit()
         finally:
             client.close()
 
 
-def _before_data(error: Exception) -> TryAgain | Refused:
+def _answered(error: Exception) -> TryAgain | Refused | None:
+    """What the server's reply means; None when there was none that makes sense."""
     code = error.code if isinstance(error, aiosmtplib.SMTPResponseException) else 0
-    # A refused sign-in (535) is our configuration's fault, not the recipient's, and is mended without losing mail.
-    permanent = code >= _PERMANENT and not isinstance(error, aiosmtplib.SMTPAuthenticationError)
-    return Refused(str(error)) if permanent else TryAgain(str(error))
+    if code in _TRANSIENT:
+        return TryAgain(str(error))
+    return Refused(str(error)) if code in _PERMANENT else None

@@ -53,17 +53,31 @@ async def lock_mail(tx: Transaction, event_id: UUID, template: Template, now: da
     return MailState((await tx.execute(query)).scalar_one())
 
 
-async def begin_sending(tx: Transaction, event_id: UUID, now: datetime) -> None:
-    await _set_mail(tx, event_id, MailState.SENDING, now, attempts=mails.c.attempts + 1)
+async def begin_sending(tx: Transaction, event_id: UUID, now: datetime) -> int:
+    """The number of the attempt that begins."""
+    statement = (
+        update(mails)
+        .where(mails.c.event_id == event_id)
+        .values(state=MailState.SENDING, changed_at=now, attempts=mails.c.attempts + 1)
+        .returning(mails.c.attempts)
+    )
+    return int((await tx.execute(statement)).scalar_one())
 
 
-async def set_mail(tx: Transaction, event_id: UUID, state: MailState, now: datetime, *, error: str = "") -> None:
-    await _set_mail(tx, event_id, state, now, error=error[:500])
-
-
-async def _set_mail(tx: Transaction, event_id: UUID, state: MailState, now: datetime, **values: object) -> None:
-    statement = update(mails).where(mails.c.event_id == event_id).values(state=state, changed_at=now, **values)
+async def settle_mail(
+    tx: Transaction, event_id: UUID, attempt: int, state: MailState, now: datetime, *, error: str
+) -> None:
+    """Does nothing when a later attempt has begun: its outcome is the one that counts."""
+    statement = (
+        update(mails)
+        .where(mails.c.event_id == event_id, mails.c.attempts == attempt)
+        .values(state=state, changed_at=now, error=error.replace("\0", "")[:500])
+    )
     await tx.execute(statement)
+
+
+async def set_mail(tx: Transaction, event_id: UUID, state: MailState, now: datetime) -> None:
+    await tx.execute(update(mails).where(mails.c.event_id == event_id).values(state=state, changed_at=now))
 
 
 def _notification(row: RowMapping) -> Notification:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from .model import Letter
 
 _FAILURES = {
@@ -58,5 +60,10 @@ def story_failed(first_name: str, reason: str) -> Letter:
 
 def _letter(subject: str, first_name: str, *paragraphs: str) -> Letter:
     greeting = f"Hello {first_name}," if first_name else "Hello,"
-    # A header holds one line (RFC 5322, 2.2); whatever came in with more is flattened rather than refused.
-    return Letter(" ".join(subject.split()), "\n\n".join([greeting, *paragraphs, "Storymesh"]) + "\n")
+    lines = [_line(text) for text in (greeting, *paragraphs, "Storymesh")]
+    return Letter(_line(subject), "\n\n".join(lines) + "\n")
+
+
+def _line(text: str) -> str:
+    """One line without control characters: a header holds no more (RFC 5322, 2.2), and no name may add paragraphs of its own."""
+    return " ".join("".join(" " if unicodedata.category(each) == "Cc" else each for each in text).split())

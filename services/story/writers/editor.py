@@ -52,7 +52,7 @@ _OPENERS = _words("""
     nothing now of off oh old on once one only or other our out outside over perhaps please quite rain right
     she should since slowly small so some somebody someone something somewhere soon still stop such sunlight
     sure ten thank that the their then there these they thick things this those though three through
-    throughout till to today together tomorrow tonight too toward towards two under until up upon was we well
+    throughout till to today together tomorrow tonight too toward towards two under until up upon very was we well
     were what whatever when whenever where wherever which while who why will wind with within without would
     yes yet you your
 """)

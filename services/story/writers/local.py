@@ -96,7 +96,10 @@ class _Telling:
         return prose
 
     async def _elaborate(self, beat: Beat, room: int) -> AsyncGenerator[str, None]:
-        """Goes on from a beat's lead for about `room` words: a sentence from each stem, then one that the model begins itself."""
+        """Goes on from a beat's lead for about `room` words: a sentence from each stem, then one that the model begins itself.
+
+        If these leave more than half of the room, the plot's details take it, so that the story keeps its length.
+        """
         left = room
         for stem in (*beat.stems, ""):
             for _ in range(_ATTEMPTS if left >= _SHORTEST_ROOM else 0):
@@ -108,7 +111,7 @@ class _Telling:
                     left -= count_words([sentence])
                     break
         for detail in beat.details:
-            if left == room and left >= (size := count_words([detail])):
+            if left > room // 2 and left >= (size := count_words([detail])):
                 left -= size
                 yield self._add(" " + detail)
         self._spare -= room - left

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from string import Template
 
 from . import Brief, Length
-from .prose import and_list, fragment, one_line, phrase
+from .prose import and_list, fragment, is_complete, one_line, phrase
 
 _ALL = (Length.SHORT, Length.MEDIUM, Length.LONG)
 _LONGER = (Length.MEDIUM, Length.LONG)
@@ -316,6 +316,8 @@ def plot(brief: Brief) -> Plot:
     loves = _loves(brief.preferences) or rng.choice(_DEFAULT_LOVES)
     theme = phrase(brief.theme, max_words=8, max_bytes=100) or rng.choice(_DEFAULT_THEMES)
     wish = fragment(brief.prompt, max_words=20, max_bytes=160)
+    if wish and not is_complete(wish):
+        wish += "."
     subject, possessive, object_ = cast.pronouns
     slots = {
         "hero": hero,
