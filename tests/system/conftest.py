@@ -13,18 +13,30 @@ from uuid import uuid4
 
 import httpx
 import pytest
+import yaml
 
 from local.harness import RunningMesh, running_mesh
+from services import ratelimit
 from tests.waiting import until
 
 PASSWORD = "correct horse battery staple"  # the tests' own
-LEASE_SECONDS = 3
+GENERATION_BURST = 150
+LOCAL_RULES = Path(ratelimit.__file__).parent / "rules" / "local.yaml"
 
 
 @pytest.fixture(scope="session")
 async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningMesh]:
-    """With short leases, and a composer slow enough to be killed in the middle of a story."""
-    environment = {"STORYMESH_LEASE_SECONDS": str(LEASE_SECONDS), "STORYMESH_COMPOSER_PACE": "0.02"}
+    """With short leases, a composer slow enough to be killed in the middle of a story, and one limit that a test can reach."""
+    rules = yaml.safe_load(LOCAL_RULES.read_text())
+    (limited,) = [rule for rule in rules["rules"] if rule["name"] == "generation-per-user"]
+    limited.update(rate="1/min", burst=GENERATION_BURST)
+    rules_file = tmp_path_factory.mktemp("rules") / "rules.yaml"
+    rules_file.write_text(yaml.safe_dump(rules))
+    environment = {
+        "STORYMESH_LEASE_SECONDS": "3",
+        "STORYMESH_COMPOSER_PACE": "0.02",
+        "STORYMESH_RATE_LIMIT_RULES": str(rules_file),
+    }
     async with running_mesh(tmp_path_factory.mktemp("mesh"), writer="composer", environment=environment) as running:
         yield running
 

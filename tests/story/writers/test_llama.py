@@ -66,17 +66,29 @@ async def test_the_model_tells_a_whole_story(llama: Llama) -> None:
     assert len(own) > 10
 
 
-async def test_the_answer_continues_what_the_model_has_begun_and_stays_on_its_line(llama: Llama) -> None:
+async def test_an_answer_continues_what_the_model_has_begun(llama: Llama) -> None:
     begun = [*ASK, {"role": "assistant", "content": "The sea is"}]
 
     pieces = [piece async for piece in llama.chat(begun, SAMPLING, seed=1, max_tokens=20)]
 
     answer = "".join(piece.text for piece in pieces)
     assert answer.startswith(" ")
-    assert "\n" not in answer
     assert not answer.strip().startswith("The sea is")
     assert pieces[-1].usage.completion_tokens == 20
     assert pieces[-1].usage.prompt_tokens > 10
+
+
+async def test_an_answer_stays_on_its_line_until_the_caller_has_enough(llama: Llama) -> None:
+    """Left to itself, the model would begin a new line after the first item, and end after the third."""
+    begun = [
+        {"role": "user", "content": "Write these three words as a list, one on each line: sea, cat, key."},
+        {"role": "assistant", "content": "- sea\n- cat\n- key"},
+    ]
+
+    pieces = [piece async for piece in llama.chat(begun, SAMPLING, seed=1, max_tokens=12)]
+
+    assert "\n" not in "".join(piece.text for piece in pieces)
+    assert pieces[-1].usage.completion_tokens == 12
 
 
 async def test_leaving_an_answer_frees_the_model_for_the_next(llama: Llama) -> None:
@@ -161,6 +173,18 @@ async def test_closing_ends_the_stories_under_way() -> None:
         await closing
     with pytest.raises(WriterUnavailable):
         await read(writer, BRIEF)
+
+
+async def test_closing_ends_an_answer_under_way() -> None:
+    model = Llama(bundled_model())
+
+    async with aclosing(model.chat(ASK, SAMPLING, seed=1, max_tokens=1900)) as answer:
+        await anext(answer)
+        closing = asyncio.create_task(model.aclose())
+        with pytest.raises(WriterUnavailable):
+            async for _ in answer:
+                pass
+        await closing
 
 
 async def test_a_conversation_longer_than_the_context_is_refused() -> None:

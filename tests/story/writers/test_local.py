@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,11 +44,15 @@ def novel_sentences(words: int) -> Iterator[str]:
 
 
 class ScriptedLlama(Llama):
-    """Answers each request from an iterator of sentences, in pieces of three characters; `conversations` records the requests."""
+    """Answers each request from an iterator of sentences, in tokens of four characters.
+
+    `conversations` records the requests, `tokens` counts what has been generated.
+    """
 
     def __init__(self, sentences: Iterator[str]) -> None:
         super().__init__(Path("scripted.gguf"))
         self.conversations: list[Sequence[Message]] = []
+        self.tokens = 0
         self._sentences = sentences
 
     async def load(self) -> None:
@@ -58,10 +63,11 @@ class ScriptedLlama(Llama):
     ) -> AsyncGenerator[Generated, None]:
         self.conversations.append(messages)
         answer = " " + _continuing(messages[-1]["content"], next(self._sentences)) + " And so"
-        for index, start in enumerate(range(0, len(answer), 3)):
+        for index, start in enumerate(range(0, len(answer), 4)):
             if index == max_tokens:
                 return
-            yield Generated(answer[start : start + 3], Usage(10, index + 1))
+            self.tokens += 1
+            yield Generated(answer[start : start + 4], Usage(10, index + 1))
 
 
 def _continuing(text: str, sentence: str) -> str:
@@ -135,17 +141,19 @@ async def test_the_model_continues_exactly_what_the_reader_has() -> None:
 
 
 async def test_words_are_released_steadily_while_the_model_writes() -> None:
-    """No more than a sentence and its lead wait: the reader sees words between the model's tokens, not paragraphs at once."""
+    """A sentence and a lead are known at once; the reader sees them come between the model's tokens, a few words at a time."""
     model = ScriptedLlama(novel_sentences(9))
+
     seen = [
-        (len(model.conversations), piece.text)
+        (model.tokens, piece.text)
         async for piece in LocalWriter(model).write(replace(PLAIN, length=Length.LONG))
         if isinstance(piece, Words)
     ]
 
-    released = [sum(count == number for count, _ in seen) for number in range(1, len(model.conversations) + 1)]
-    assert max(released[:-1]) < 60
     assert all(len(word.split()) == 1 for _, word in seen)
+    before_the_last_token = Counter(tokens for tokens, _ in seen if tokens < model.tokens)
+    assert len(before_the_last_token) > 300
+    assert max(before_the_last_token.values()) <= 12
 
 
 async def test_tokens_of_rejected_sentences_are_counted() -> None:
@@ -172,3 +180,15 @@ async def test_the_model_is_named_by_its_file() -> None:
     writer = LocalWriter(ScriptedLlama(novel_sentences(9)))
 
     assert (writer.name, writer.model) == ("local", "scripted")
+
+
+async def test_a_sentence_too_long_for_its_paragraph_is_left_out() -> None:
+    endless = " ".join(
+        ["The", *itertools.islice(itertools.cycle(["elm", "oak", "ash", "bay", "fog", "sea", "sky"]), 39)]
+    )
+    model = ScriptedLlama(itertools.repeat(endless + "."))
+
+    story = await read(LocalWriter(model), PLAIN)
+
+    assert "elm" not in story.text
+    assert_well_formed(story, PLAIN)

@@ -192,7 +192,11 @@ async def test_a_long_retry_after_is_left_to_the_caller(server: ChatServer, make
 
 
 async def test_an_answer_lost_before_its_first_word_is_asked_for_again(server: ChatServer, make: Make) -> None:
-    server.script = [breaking_off(), sending("{oops"), streaming("T\n\nOne day.")]
+    server.script = [
+        breaking_off(""),
+        sending(delta({"role": "assistant", "content": ""}), "{oops"),
+        streaming("T\n\nOne day."),
+    ]
 
     assert text_of(await told(make())) == "One day."
 

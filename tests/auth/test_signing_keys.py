@@ -1,0 +1,162 @@
+"""Making, publishing and replacing the keys of access tokens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+import jwt
+import pytest
+from sqlalchemy import text
+
+from services.auth.keys import KeyRotation, SigningKeys, thumbprint
+from services.kit.database import Database
+from services.kit.errors import Unavailable
+from services.kit.sealing import Seal
+from tests.auth.conftest import FakeClock
+from tests.conftest import empty
+
+SEAL = Seal(b"k" * 32)
+
+
+@pytest.fixture
+async def db(database_of: Callable[[str], Database]) -> Database:
+    db = database_of("auth")
+    await empty(db)
+    return db
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def rotation(db: Database, clock: FakeClock) -> KeyRotation:
+    return KeyRotation(db, SEAL, clock, period=timedelta(days=30))
+
+
+async def kids(keys: SigningKeys) -> list[str]:
+    return [key["kid"] for key in await keys.load()]
+
+
+async def signer(keys: SigningKeys) -> str:
+    await keys.load()
+    return str(jwt.get_unverified_header(keys.sign({}))["kid"])
+
+
+def test_the_thumbprint_is_that_of_rfc_7638() -> None:
+    """The elliptic-curve key of RFC 7517, A.1; members that are not required make no difference."""
+    jwk = {
+        "kty": "EC",
+        "crv": "P-256",
+        "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+        "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM",
+    }
+    assert thumbprint(jwk) == thumbprint({**jwk, "use": "enc", "kid": "1"})
+    assert thumbprint(jwk) == "cn-I_WNMClehiVp51i_0VpOENW1upEerA8sEam5hn-s"
+
+
+async def test_replicas_that_start_at_the_same_time_agree_on_one_first_key(db: Database, clock: FakeClock) -> None:
+    replicas = [SigningKeys(db, SEAL, clock) for _ in range(8)]
+    await asyncio.gather(*(replica.load() for replica in replicas))
+    assert len({tuple(await kids(replica)) for replica in replicas}) == 1
+    assert len({await signer(replica) for replica in replicas}) == 1
+    assert len(await kids(replicas[0])) == 1
+
+
+async def test_before_the_first_load_there_is_no_key_and_no_empty_set(db: Database, clock: FakeClock) -> None:
+    keys = SigningKeys(db, SEAL, clock)
+    with pytest.raises(Unavailable):
+        await keys.check()
+    with pytest.raises(Unavailable):
+        keys.published()
+    with pytest.raises(Unavailable):
+        keys.sign({})
+
+
+async def test_a_successor_is_published_15_minutes_before_it_signs_and_the_former_kept_30_minutes(
+    db: Database, clock: FakeClock, rotation: KeyRotation
+) -> None:
+    keys = SigningKeys(db, SEAL, clock)
+    (first,) = await kids(keys)
+
+    clock.advance(days=30, minutes=-16)
+    await rotation.advance()
+    assert await kids(keys) == [first]
+
+    clock.advance(minutes=1)
+    await rotation.advance()
+    second, _ = await kids(keys)
+    assert sorted(await kids(keys)) == sorted([first, second])
+    assert await signer(keys) == first
+
+    clock.advance(minutes=14)
+    await rotation.advance()
+    assert await signer(keys) == first
+
+    clock.advance(minutes=1)
+    await rotation.advance()
+    assert await signer(keys) == second
+    assert await kids(keys) == [second, first]
+
+    clock.advance(minutes=30)
+    await rotation.advance()
+    assert await kids(keys) == [second, first]
+
+    clock.advance(seconds=1)
+    await rotation.advance()
+    assert await kids(keys) == [second]
+
+
+async def test_a_retired_keys_private_half_is_erased(db: Database, clock: FakeClock, rotation: KeyRotation) -> None:
+    keys = SigningKeys(db, SEAL, clock)
+    await keys.load()
+    clock.advance(days=30)
+    await rotation.advance()
+    clock.advance(minutes=15)
+    await rotation.advance()
+    async with db.transaction() as tx:
+        rows = (await tx.execute(text("SELECT state, sealed_private_key IS NULL FROM signing_keys ORDER BY 1"))).all()
+    assert [tuple(row) for row in rows] == [("ACTIVE", False), ("RETIRED", True)]
+
+
+async def test_workers_that_rotate_at_the_same_time_make_one_successor(
+    db: Database, clock: FakeClock, rotation: KeyRotation
+) -> None:
+    keys = SigningKeys(db, SEAL, clock)
+    await keys.load()
+    for step in ({"days": 30.0}, {"minutes": 15.0}):
+        clock.advance(**step)
+        await asyncio.gather(*(rotation.advance() for _ in range(8)))
+    assert len(await kids(keys)) == 2
+
+
+async def test_tokens_of_the_former_key_verify_while_they_live(
+    db: Database, clock: FakeClock, rotation: KeyRotation
+) -> None:
+    keys = SigningKeys(db, SEAL, clock)
+    await keys.load()
+    clock.advance(days=30)
+    await rotation.advance()
+    clock.advance(minutes=15)
+    token = keys.sign({"sub": "ada"})
+    await rotation.advance()
+    clock.advance(minutes=11)
+    await rotation.advance()
+    published = {key["kid"]: jwt.PyJWK(dict(key)) for key in await keys.load()}
+    assert jwt.decode(token, published[jwt.get_unverified_header(token)["kid"]], algorithms=["ES256"])
+
+
+async def test_a_key_sealed_with_another_secret_is_reported_and_signs_nothing(
+    db: Database, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await SigningKeys(db, SEAL, clock).load()
+    keys = SigningKeys(db, Seal(b"K" * 32), clock)
+    await keys.refresh()
+    assert "STORYMESH_SIGNING_KEY_SECRET" in caplog.text
+    with pytest.raises(Unavailable):
+        keys.sign({})
+    # What the former secret has signed can still be verified.
+    assert keys.published()

@@ -1,0 +1,113 @@
+"""The desk on a real server with all interceptors, and a database with the kit's own tables."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import grpc
+import psycopg
+import pytest
+from grpc.aio import Channel
+from sqlalchemy import Column, Integer, Table, Text, Uuid, create_engine
+from sqlalchemy.engine import make_url
+
+from local.harness import Servers
+from local.harness import servers as running_servers
+from services.kit import inbox, outbox  # the inbox adds its tables to the outbox's metadata
+from services.kit.database import Database
+from services.kit.server import Server
+from services.kit.settings import ServiceSettings
+from tests.conftest import empty
+from tests.identity import Issuer, service_tokens
+from tests.kit import desk as desks
+
+SETTINGS = ServiceSettings(
+    listen="127.0.0.1:0", mesh_key="bW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW0=", call_seconds=1.0, drain_seconds=1.0
+)
+
+
+effects = Table(
+    "effects",
+    inbox.dead_letters.metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("event_id", Uuid, nullable=False),
+    Column("worker", Text, nullable=False),
+)
+"""What the handlers of these tests do: not unique, so that doing it twice shows."""
+
+
+@dataclass
+class RunningDesk:
+    """What the desk does can be changed while it serves."""
+
+    desk: desks.Desk
+    stub: desks.DeskStub
+    channel: Channel
+    issuer: Issuer
+    address: str
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[RunningDesk]:
+    served, issuer = desks.Desk(), Issuer()
+    server = Server(SETTINGS, required={})
+    desks.add(server, served)
+    running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens("desk")))
+    address = await server.address
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield RunningDesk(served, desks.DeskStub(channel), channel, issuer, address)
+    server.stopping.set()
+    await running
+
+
+@pytest.fixture(scope="session")
+def database_url(servers: Servers) -> str:
+    """A database of the kit's own, with the tables that services create by their migrations."""
+    with psycopg.connect(servers.postgres_admin_url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE kit")
+    url = make_url(servers.postgres_admin_url).set(drivername="postgresql+psycopg", database="kit")
+    engine = create_engine(url)
+    outbox.metadata.create_all(engine)
+    engine.dispose()
+    return url.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+async def connected(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url, pool=20)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def db(connected: Database) -> Database:
+    """Empty."""
+    await empty(connected)
+    return connected
+
+
+@pytest.fixture(scope="session")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """A Redis that keeps its data when it is killed, and that no other tests use."""
+    with running_servers(tmp_path_factory.mktemp("mortal"), postgres=False, mail=False, durable=True) as running:
+        yield running
+
+
+async def crash(servers: Servers) -> None:
+    """Kills Postgres and waits for the next one.
+
+    The tests' Postgres does not wait for its disk, so what was committed is written down first: losing that is no finding.
+    """
+    async with await psycopg.AsyncConnection.connect(servers.postgres_admin_url, autocommit=True) as connection:
+        await connection.execute("CHECKPOINT")
+    old = servers.pid("postgres")
+    servers.kill("postgres")
+    await servers.healthy("postgres", not_pid=old)
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An inbox that is stopped ends after its waiting read, which lasts a second otherwise."""
+    monkeypatch.setattr("services.kit.inbox_stream._BLOCK_MILLISECONDS", 50)

@@ -1,0 +1,53 @@
+"""Signed tokens open only where they were made for."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.kit.signing import Signer
+
+SIGNER = Signer(b"k" * 32)
+
+
+@given(st.text(), st.text())
+def test_a_token_opens_for_its_scope_and_is_fit_for_a_url(scope: str, text: str) -> None:
+    token = SIGNER.sign(scope, text)
+    assert SIGNER.open(scope, token) == text
+    assert set(token) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+@given(st.text(), st.text(), st.text())
+def test_a_token_opens_for_no_other_scope(scope: str, other: str, text: str) -> None:
+    if scope != other:
+        assert SIGNER.open(other, SIGNER.sign(scope, text)) is None
+
+
+def test_scope_and_text_cannot_be_shifted_against_each_other() -> None:
+    assert SIGNER.open("ab", SIGNER.sign("a", "bc")) is None
+    tag, body = base64.urlsafe_b64decode(SIGNER.sign("a", "bc") + "==")[:16], b"c"
+    assert SIGNER.open("ab", base64.urlsafe_b64encode(tag + body).decode().rstrip("=")) is None
+
+
+@given(st.integers(min_value=0), st.integers(min_value=1, max_value=255))
+def test_a_token_with_any_byte_changed_is_refused(position: int, change: int) -> None:
+    raw = bytearray(base64.urlsafe_b64decode(SIGNER.sign("scope", "0123456789ab") + "=="))
+    raw[position % len(raw)] ^= change
+    assert SIGNER.open("scope", base64.urlsafe_b64encode(raw).decode().rstrip("=")) is None
+
+
+def test_a_token_under_another_key_is_refused() -> None:
+    assert Signer(b"x" * 32).open("scope", SIGNER.sign("scope", "text")) is None
+
+
+@pytest.mark.parametrize("token", ["", "a", "=", "ü", "\ud800", "!!!!", "A" * 21, "A" * 600, " " * 8])
+def test_garbage_is_refused(token: str) -> None:
+    assert SIGNER.open("scope", token) is None
+
+
+@given(st.text())
+def test_no_text_that_was_not_signed_opens(token: str) -> None:
+    assert SIGNER.open("scope", token) is None

@@ -1,0 +1,87 @@
+"""Field rules of the contracts, as a person reads them who broke one."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from google.protobuf import descriptor_pool
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from storymesh.auth.v1 import registration_service_pb2 as registrations
+from storymesh.notification.v1 import notification_service_pb2 as notifications
+from storymesh.story.v1 import story_service_pb2 as stories
+from storymesh.story.v1.story_pb2 import STORY_LENGTH_SHORT
+
+from services.kit.errors import InvalidArgument, Violation
+from services.kit.policies import methods_of
+from services.kit.validation import validate
+
+
+def violations(message: Message) -> tuple[Violation, ...]:
+    with pytest.raises(InvalidArgument) as raised:
+        validate(message)
+    return raised.value.violations
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "reason"),
+    [
+        (stories.GetStoryRequest(), "story_id", "REQUIRED"),
+        (stories.GetStoryRequest(story_id="x"), "story_id", "STRING_UUID"),
+        (stories.CreateStoryRequest(preferences=["cats", " "]), "preferences[1]", "STRING_PATTERN"),
+        (stories.CreateStoryRequest(preferences=["cats", "x" * 21]), "preferences[1]", "STRING_MAX_BYTES"),
+        (stories.CreateStoryRequest(preferences=["cats", "cats"]), "preferences", "REPEATED_UNIQUE"),
+        (stories.CreateStoryRequest(preferences=list("abcdef")), "preferences", "REPEATED_MAX_ITEMS"),
+        (stories.CreateStoryRequest(theme="a\nb"), "theme", "STRING_PATTERN"),
+        (stories.CreateStoryRequest(length=99), "length", "ENUM_DEFINED_ONLY"),  # type: ignore[arg-type]  # not a length
+        (notifications.ListNotificationsRequest(page_size=101), "page_size", "INT32_GTE_LTE"),
+        (notifications.ListNotificationsRequest(page_size=-1), "page_size", "INT32_GTE_LTE"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_broken_rule_names_the_field_and_the_rule(message: Message, field: str, reason: str) -> None:
+    (violation,) = violations(message)
+    assert (violation.field, violation.reason) == (field, reason)
+
+
+def test_every_invalid_field_is_told_at_once() -> None:
+    request = registrations.CreateRegistrationRequest(email="nobody", first_name="a\r\nb", preferences=["", "x"])
+    assert [violation.field for violation in violations(request)] == [
+        "email",
+        "password",
+        "first_name",
+        "preferences[0]",
+    ]
+
+
+def test_no_description_shows_a_regular_expression() -> None:
+    request = stories.CreateStoryRequest(preferences=[" "], theme="\x00", prompt="\x00", language="!", request_id="!")
+    for violation in violations(request):
+        assert violation.description
+        assert not set(violation.description) & set("^$\\[]")
+
+
+def test_more_violations_than_fit_the_trailers_are_cut_off() -> None:
+    request = stories.CreateStoryRequest(preferences=[" "] * 5000)
+    assert len(violations(request)) == 20
+
+
+def test_a_valid_message_passes() -> None:
+    validate(stories.CreateStoryRequest(preferences=["cats", "été"], theme="the sea", length=STORY_LENGTH_SHORT))
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        "storymesh.auth.v1.RegistrationService",
+        "storymesh.notification.v1.NotificationService",
+        "storymesh.story.v1.StoryService",
+    ],
+)
+def test_the_rules_of_every_request_can_be_evaluated(service: str) -> None:
+    pool = descriptor_pool.Default()
+    for method in methods_of([service]).values():
+        request = GetMessageClass(pool.FindMessageTypeByName(method.input_type.full_name))()
+        with suppress(InvalidArgument):
+            validate(request)

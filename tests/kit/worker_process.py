@@ -1,0 +1,44 @@
+"""A worker that takes an event, says so and never comes to an end: to be killed.
+
+python -m tests.kit.worker_process DATABASE_URL REDIS_URL SERVICE EVENT_TYPE LEASE_SECONDS
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from sqlalchemy import insert
+
+from services.kit import redis as kit_redis
+from services.kit.database import Database
+from services.kit.events import Event
+from services.kit.inbox import Inbox, first_time
+from tests.kit.conftest import effects
+
+
+async def work(database_url: str, redis_url: str, service: str, event_type: str, lease_seconds: str) -> None:
+    db = Database(database_url, pool=2)
+
+    async def hang(event: Event) -> None:
+        async with db.transaction() as tx:
+            await first_time(tx, event)
+            await tx.execute(insert(effects).values(event_id=event.id, worker="killed"))
+            print("begun", flush=True)
+            await asyncio.Event().wait()
+
+    async with kit_redis.connect(redis_url) as client:
+        inbox = Inbox(
+            db,
+            client,
+            service,
+            {event_type: hang},
+            lease_seconds=float(lease_seconds),
+            concurrency=1,
+            max_failures=3,
+        )
+        await inbox.run(asyncio.Event())
+
+
+if __name__ == "__main__":
+    asyncio.run(work(*sys.argv[1:]))

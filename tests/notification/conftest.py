@@ -1,0 +1,199 @@
+"""The notification worker and its API, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import email
+import email.policy
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from google.protobuf.message import Message
+from redis.asyncio import Redis
+from sqlalchemy import select
+from sqlalchemy.engine.row import RowMapping
+from storymesh.events.v1 import auth_events_pb2, story_events_pb2
+
+from local.harness import Servers
+from services.kit import channels
+from services.kit.clock import system_clock
+from services.kit.database import Database
+from services.kit.events import Event
+from services.kit.inbox import Inbox, dead_letters, delayed_of, stream_of
+from services.kit.sealing import Seal
+from services.notification.mailing import Mailing
+from services.notification.notifications import Notifier
+from services.notification.peers import Accounts
+from services.notification.smtp import Smtp
+from services.notification.tables import mails, notifications
+from services.notification.worker import SEAL_PURPOSE, Worker
+from tests.conftest import empty
+from tests.identity import service_tokens
+from tests.notification.directory import Directory, serving
+from tests.waiting import until
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+SEAL = Seal(b"s" * 32)
+SENDER = "Storymesh <no-reply@mail.example>"
+STREAM = stream_of("notification")
+
+
+def event(message: Message) -> Event:
+    return Event(
+        id=uuid4(),
+        type=message.DESCRIPTOR.full_name,
+        key="k",
+        occurred_at=datetime.now(UTC),
+        traceparent=f"00-{TRACE}-b7ad6b7169203331-01",
+        payload=message.SerializeToString(),
+    )
+
+
+def code_issued(
+    code: str = "123456",
+    to: str = "ada@example.com",
+    first_name: str = "Ada",
+    life: timedelta = timedelta(minutes=10),
+    seal: Seal = SEAL,
+) -> Event:
+    mail = auth_events_pb2.CodeMail(email=to, code=code, first_name=first_name)
+    issued = auth_events_pb2.CodeIssued(
+        challenge_id=str(uuid4()),
+        purpose=auth_events_pb2.CODE_PURPOSE_REGISTRATION,
+        sealed_mail=seal.seal(SEAL_PURPOSE, mail.SerializeToString()),
+    )
+    issued.expire_time.FromDatetime(datetime.now(UTC) + life)
+    return event(issued)
+
+
+def story_completed(owner: UUID, title: str = "The Lighthouse", story_id: UUID | None = None) -> Event:
+    return event(story_events_pb2.StoryCompleted(story_id=str(story_id or uuid4()), owner_id=str(owner), title=title))
+
+
+@dataclass
+class Mailbox:
+    """What the mail sink took."""
+
+    folder: Path
+
+    def mails(self) -> list[EmailMessage]:
+        parse: Any = email.message_from_bytes
+        return [parse(path.read_bytes(), policy=email.policy.default) for path in sorted(self.folder.glob("*.eml"))]
+
+    def raw(self) -> list[bytes]:
+        return [path.read_bytes() for path in sorted(self.folder.glob("*.eml"))]
+
+    async def one(self) -> EmailMessage:
+        (mail,) = await until(self.mails)
+        return mail
+
+
+@dataclass
+class Told:
+    """The worker's world."""
+
+    db: Database
+    redis: Redis
+    accounts: Directory
+    address: str
+    smtp_port: int
+    mailbox: Mailbox
+    smtp_seconds: float = 10.0
+    max_failures: int = 3
+
+    async def send(self, *events: Event) -> None:
+        for each in events:
+            await self.redis.xadd(STREAM, {"event": each.to_bytes()})
+
+    @asynccontextmanager
+    async def working(self, *, cut_off: bool = False) -> AsyncIterator[Worker]:
+        """A worker at work. It ends in order, or in the middle of what it is at when `cut_off`."""
+        stopping = asyncio.Event()
+        async with channels.connect(self.address, "auth", service_tokens("notification")) as auth:
+            smtp = Smtp(
+                "127.0.0.1", self.smtp_port, username="", password="", start_tls=False, seconds=self.smtp_seconds
+            )
+            worker = Worker(
+                Mailing(self.db, smtp, system_clock, sender=SENDER),
+                Notifier(self.db, system_clock),
+                Accounts(auth),
+                SEAL,
+                system_clock,
+                public_url="https://stories.example/",
+            )
+            inbox = Inbox(
+                self.db,
+                self.redis,
+                "notification",
+                worker.handlers(),
+                lease_seconds=10,
+                concurrency=4,
+                max_failures=self.max_failures,
+                backoff=lambda _: 0.0,
+            )
+            running = asyncio.create_task(inbox.run(stopping))
+            try:
+                yield worker
+            finally:
+                stopping.set()
+                if cut_off:
+                    running.cancel()
+                await asyncio.wait([running], timeout=20)
+                assert running.cancelled() == cut_off
+
+    async def handle(self, *events: Event) -> None:
+        """Sends the events and works until nothing is left."""
+        async with self.working():
+            await self.send(*events)
+            await until(self.idle)
+
+    async def idle(self) -> bool:
+        async with self.redis.pipeline(transaction=True) as pipeline:
+            pipeline.xlen(STREAM)
+            pipeline.zcard(delayed_of("notification"))
+            return await pipeline.execute() == [0, 0]
+
+    async def records(self) -> dict[UUID, RowMapping]:
+        """The record of each event's mail."""
+        async with self.db.transaction() as tx:
+            return {row["event_id"]: row for row in (await tx.execute(select(mails))).mappings()}
+
+    async def notifications(self) -> list[RowMapping]:
+        async with self.db.transaction() as tx:
+            return list((await tx.execute(select(notifications).order_by(notifications.c.id))).mappings())
+
+    async def dead(self) -> list[RowMapping]:
+        async with self.db.transaction() as tx:
+            return list((await tx.execute(select(dead_letters))).mappings())
+
+
+@pytest.fixture
+async def accounts() -> AsyncIterator[tuple[Directory, str]]:
+    directory = Directory()
+    async with serving(directory) as address:
+        yield directory, address
+
+
+@pytest.fixture
+async def told(
+    database_of: Callable[[str], Database], redis: Redis, servers: Servers, accounts: tuple[Directory, str]
+) -> Told:
+    db = database_of("notification")
+    await empty(db)
+    for path in servers.mail_dir.glob("*.eml"):
+        path.unlink()
+    directory, address = accounts
+    return Told(db, redis, directory, address, servers.smtp_port, Mailbox(servers.mail_dir))
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An inbox that is stopped ends after its waiting read, which lasts a second otherwise."""
+    monkeypatch.setattr("services.kit.inbox_stream._BLOCK_MILLISECONDS", 50)

@@ -1,0 +1,205 @@
+"""From an event to the mail and the notification that tell of it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from storymesh.events.v1 import auth_events_pb2, story_events_pb2
+
+from services.kit.sealing import Seal
+from services.notification.model import MailState
+from tests.notification.conftest import TRACE, Told, code_issued, event, story_completed
+from tests.notification.directory import Directory, serving
+from tests.waiting import until
+
+
+async def test_a_code_reaches_its_person_and_no_notification_shows_it(told: Told) -> None:
+    await told.handle(code_issued("042137", to="ada@example.com", first_name="Ada"))
+    mail = await told.mailbox.one()
+    assert (mail["X-RcptTo"], mail["To"], mail["Subject"]) == (
+        "ada@example.com",
+        "ada@example.com",
+        "Your Storymesh code",
+    )
+    assert "Hello Ada," in mail.get_content()
+    assert "042137" in mail.get_content()
+    assert "for the next 10 minutes" in mail.get_content()
+    assert await told.notifications() == []
+
+
+async def test_a_welcome_is_mailed_and_noted(told: Told) -> None:
+    user = told.accounts.add("ada@example.com", "Ada")
+    await told.handle(event(auth_events_pb2.UserRegistered(user_id=str(user))))
+    mail = await told.mailbox.one()
+    assert (mail["To"], mail["Subject"]) == ("ada@example.com", "Welcome to Storymesh")
+    (note,) = await told.notifications()
+    assert (note["user_id"], note["type"], note["title"]) == (user, "WELCOME", "Welcome to Storymesh")
+    assert (note["story_id"], note["read_at"]) == (None, None)
+
+
+async def test_a_finished_story_is_told_with_its_title_and_where_to_read_it(told: Told) -> None:
+    user, story = told.accounts.add(), uuid4()
+    await told.handle(story_completed(user, "The Lighthouse", story))
+    mail = await told.mailbox.one()
+    assert mail["Subject"] == "Your story is ready: The Lighthouse"
+    assert f"https://stories.example/v1/stories/{story}" in mail.get_content()
+    (note,) = await told.notifications()
+    assert (note["type"], note["story_id"]) == ("STORY_READY", story)
+
+
+@pytest.mark.parametrize("reason", ["WRITER_UNAVAILABLE", "CONTENT_REFUSED", "A_REASON_OF_TOMORROW"])
+async def test_a_failed_story_is_told_with_its_reason(told: Told, reason: str) -> None:
+    user, story = told.accounts.add(), uuid4()
+    await told.handle(event(story_events_pb2.StoryFailed(story_id=str(story), owner_id=str(user), reason=reason)))
+    mail = await told.mailbox.one()
+    assert mail["Subject"] == "Your story could not be written"
+    assert reason in mail.get_content()
+    (note,) = await told.notifications()
+    assert (note["type"], note["story_id"]) == ("STORY_FAILED", story)
+
+
+async def test_who_registers_again_is_told_by_mail_only(told: Told) -> None:
+    user = told.accounts.add()
+    await told.handle(event(auth_events_pb2.RegistrationRepeated(user_id=str(user))))
+    mail = await told.mailbox.one()
+    assert mail["Subject"] == "You already have a Storymesh account"
+    assert await told.notifications() == []
+
+
+async def test_an_event_that_comes_again_tells_nothing_twice(told: Told) -> None:
+    user = told.accounts.add()
+    events = [story_completed(user), event(auth_events_pb2.UserRegistered(user_id=str(user))), code_issued()]
+    await told.handle(*events)
+    await told.handle(*events, *events)
+    assert len(told.mailbox.mails()) == 3
+    assert len(await told.notifications()) == 2
+
+
+async def test_a_mail_carries_the_trace_of_the_request_behind_it(told: Told) -> None:
+    await told.handle(code_issued())
+    assert (await told.mailbox.one())["X-Trace-Id"] == TRACE
+
+
+async def test_a_mail_has_what_a_mail_needs(told: Told) -> None:
+    issued = code_issued()
+    await told.handle(issued)
+    mail = await told.mailbox.one()
+    assert mail["Message-ID"] == f"<{issued.id}@mail.example>"
+    assert mail["From"] == "Storymesh <no-reply@mail.example>"
+    assert mail["Auto-Submitted"] == "auto-generated"
+    assert mail["Date"].datetime is not None
+    assert mail.get_content_type() == "text/plain"
+
+
+async def test_an_expired_code_is_never_mailed(told: Told) -> None:
+    late = code_issued(life=timedelta(seconds=-1))
+    await told.handle(late)
+    assert told.mailbox.mails() == []
+    assert (await told.records())[late.id]["state"] == MailState.EXPIRED
+    assert await told.dead() == []
+
+
+async def test_a_code_sealed_under_another_key_is_dead_lettered_without_showing_it(
+    told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    await told.handle(code_issued("042137", seal=Seal(b"x" * 32)))
+    (letter,) = await told.dead()
+    assert "seal key" in letter["reason"]
+    assert "042137" not in letter["reason"] + caplog.text
+    assert b"042137" not in bytes(letter["event"])
+    assert told.mailbox.mails() == []
+
+
+async def test_a_code_shows_in_no_store_and_no_log(told: Told, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", logger="services")
+    await told.handle(code_issued("042137"))
+    rows = str(list((await told.records()).values())) + str(await told.notifications())
+    assert "042137" not in rows + caplog.text
+    assert "ada@example.com" not in caplog.text
+
+
+async def test_nobody_writes_to_an_account_that_is_gone(told: Told) -> None:
+    user = told.accounts.add()
+    told.accounts.delete(user)
+    await told.handle(
+        story_completed(user),
+        event(auth_events_pb2.UserRegistered(user_id=str(user))),
+        event(auth_events_pb2.RegistrationRepeated(user_id=str(user))),
+        event(story_events_pb2.StoryFailed(story_id=str(uuid4()), owner_id=str(user), reason="X")),
+    )
+    assert (told.mailbox.mails(), await told.notifications(), await told.dead()) == ([], [], [])
+
+
+async def test_the_address_is_the_one_of_the_moment(told: Told) -> None:
+    user = told.accounts.add("old@example.com")
+    told.accounts.users[str(user)].email = "new@example.com"
+    await told.handle(story_completed(user))
+    assert (await told.mailbox.one())["To"] == "new@example.com"
+
+
+async def test_while_auth_is_away_the_event_waits(told: Told) -> None:
+    directory = Directory()
+    user = directory.add()
+    async with serving(directory) as address:
+        told.address = address
+    told.max_failures = 1000
+    async with told.working():
+        await told.send(story_completed(user))
+        await until(lambda: _failed_once(told))
+        assert told.mailbox.mails() == []
+        async with serving(directory, told.address):
+            await until(told.idle)
+    assert len(told.mailbox.mails()) == 1
+    assert len(await told.notifications()) == 1
+
+
+async def _failed_once(told: Told) -> bool:
+    entries: Any = await told.redis.xrange("inbox:notification")
+    return any(fields.get(b"failures", b"0") != b"0" for _, fields in entries)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x\r\nBcc: evil@example.com", "x\nBcc: evil@example.com", "x\rBcc: evil@example.com", "x\r\n\r\nYour code is 1."],
+    ids=["CRLF", "LF", "CR", "a body of its own"],
+)
+async def test_no_title_and_no_name_adds_a_header_or_a_line(told: Told, text: str) -> None:
+    user = told.accounts.add(first_name=text)
+    await told.handle(story_completed(user, title=text), code_issued(first_name=text))
+    for mail in await until(told.mailbox.mails):
+        assert mail["Bcc"] is None
+        assert mail["X-RcptTo"] == "ada@example.com"
+        lines = mail.get_content().splitlines()
+        assert not [line for line in lines if line.startswith(("Bcc", "Your code is 1."))]
+    (note,) = await told.notifications()
+    assert "\n" not in note["title"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Der Bär und die Fee", "灯台の物語", "حكاية المنارة", "👩‍🚀 and the moon", "é" * 60, "x" * 300, "a\x00b\x1b[31mc"],
+)
+async def test_titles_and_names_of_every_kind_arrive_as_they_are(told: Told, text: str) -> None:
+    shown = text.replace("\x00", " ").replace("\x1b", " ")
+    stored = text.replace("\x00", "")  # as auth and the story service would hold it
+    user = told.accounts.add(first_name=stored)
+    await told.handle(story_completed(user, title=text))
+    mail = await told.mailbox.one()
+    assert mail["Subject"] == f"Your story is ready: {shown}"
+    assert f'"{shown}" has been written for you.' in mail.get_content()
+    (raw,) = told.mailbox.raw()
+    assert raw.isascii()
+    assert max(map(len, raw.split(b"\r\n"))) <= 998
+
+
+@pytest.mark.parametrize(
+    "address", ["ada@example.com", "first..last@example.com", ".dot@example.com", "o'hara+x@example.com"]
+)
+async def test_an_odd_address_never_becomes_a_dead_letter(told: Told, address: str) -> None:
+    odd = code_issued(to=address)
+    await told.handle(odd)
+    assert await told.dead() == []
+    assert (await told.records())[odd.id]["state"] in (MailState.SENT, MailState.REFUSED)

@@ -1,0 +1,49 @@
+"""Who asks too much is told so, and when to come back; nobody else notices."""
+
+from __future__ import annotations
+
+import grpc
+import httpx
+import pytest
+from grpc.aio import AioRpcError
+from storymesh.story.v1 import story_service_pb2 as story
+from storymesh.story.v1.story_service_pb2_grpc import StoryServiceStub
+
+from local.harness import RunningMesh
+from tests.identity import bearer
+from tests.statuses import reason_of
+from tests.system.conftest import GENERATION_BURST, Person, registered
+
+
+async def test_over_the_limit_is_429_with_retry_after_in_json_and_resource_exhausted_in_grpc(
+    mesh: RunningMesh, http: httpx.AsyncClient, person: Person
+) -> None:
+    invalid = {"theme": "x" * 101}
+    statuses = [(await person.post("/v1/stories", **invalid)).status_code for _ in range(GENERATION_BURST + 1)]
+    assert statuses == [400] * GENERATION_BURST + [429]
+    refused = await person.post("/v1/stories", theme="rain")
+    assert refused.status_code == 429
+    assert 0 < int(refused.headers["retry-after"]) <= 60
+    assert refused.headers["ratelimit"].startswith('"generation-per-user";r=0;t=')
+    assert "RATE_LIMITED" in refused.text
+    async with grpc.aio.insecure_channel(mesh.edge_address) as channel:
+        auth = bearer(person.tokens["access_token"])
+        with pytest.raises(AioRpcError) as raised:
+            await StoryServiceStub(channel).CreateStory(story.CreateStoryRequest(), metadata=auth)
+    assert (raised.value.code(), reason_of(raised.value)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
+    assert 0 < int(dict(raised.value.trailing_metadata())["retry-after"]) <= 60
+    assert (await person.get("/v1/stories")).status_code == 200
+    other = await registered(mesh, http)
+    assert (await other.post("/v1/stories", **invalid)).status_code == 400
+
+
+async def test_a_claimed_address_does_not_change_whose_limit_it_is(http: httpx.AsyncClient) -> None:
+    def remaining(answer: httpx.Response) -> int:
+        return int(answer.headers["x-ratelimit-remaining"])
+
+    body = {"login": "nobody", "password": "x"}
+    before = await http.post("/v1/sessions", json=body)
+    claimed = [{"x-forwarded-for": f"203.0.113.{number}"} for number in range(5)]
+    after = [await http.post("/v1/sessions", json=body, headers=headers) for headers in claimed]
+    assert all(remaining(answer) < 5000 for answer in (before, *after))
+    assert remaining(after[-1]) <= remaining(before)
