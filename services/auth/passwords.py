@@ -59,8 +59,7 @@ class Passwords:
     async def verify(self, password: str, stored: str | None) -> bool:
         """Always costs one hash: None, the lack of an account, is checked against a hash that nobody has the password of."""
         usable = stored if stored and _is_acceptable(stored) else self._nobodys
-        matches = await self._off_loop(lambda: self._matches(usable, normalized(password)))
-        return matches and usable is stored
+        return await self._off_loop(lambda: self._matches(usable, normalized(password)))
 
     def is_outdated(self, stored: str) -> bool:
         """True when the hash was made with other parameters than today's."""

@@ -108,11 +108,8 @@ class Registrations:
             raise CodeInvalid
         email = registration.profile.email
         async with self._codes.redeemed(registration_id, canonical_email(email), digits), self._db.transaction() as tx:
-            # Whoever comes second for the same address waits here and finds the registrations gone.
-            live = await store.lock_registrations(tx, email, self._clock())
-            if registration_id not in {each.id for each in live}:
-                raise CodeInvalid
             user = User(uuid7(), registration.profile, Role.USER, self._clock())
+            # Whoever comes second for the same address or username waits here for the first.
             if not await store.insert_user(tx, user, registration.password_hash):
                 raise CodeInvalid if await store.find_owner(tx, email) else UsernameTaken
             await store.delete_registrations(tx, email)

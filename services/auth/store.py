@@ -98,17 +98,6 @@ async def find_registration(tx: Transaction, registration_id: UUID, now: datetim
     return _registration(row) if row else None
 
 
-async def lock_registrations(tx: Transaction, email: str, now: datetime) -> Sequence[Registration]:
-    """All that the address has, in one order, so that two completions wait for each other instead of deadlocking."""
-    query = (
-        select(registrations)
-        .where(registrations.c.email_canonical == canonical_email(email), registrations.c.expires_at > now)
-        .order_by(registrations.c.id)
-        .with_for_update()
-    )
-    return [_registration(row) for row in (await tx.execute(query)).mappings()]
-
-
 async def extend_registration(tx: Transaction, registration_id: UUID, expires_at: datetime) -> bool:
     """False when it was completed meanwhile."""
     statement = update(registrations).where(registrations.c.id == registration_id).values(expires_at=expires_at)

@@ -27,8 +27,8 @@ SERVICE_TOKEN_LIFE = timedelta(seconds=60)
 
 # PyJWT knows the system's clock only.
 _TIMES_OURSELVES: Options = {"verify_exp": False, "verify_iat": False, "verify_nbf": False}
-# Whatever a forger can make the parsers raise; the last comes of deep nesting.
-_MALFORMED = (jwt.PyJWTError, KeyError, ValueError, TypeError, AttributeError, OverflowError, OSError, RecursionError)
+# Whatever claims and headers of the wrong types make the parsers raise.
+_MALFORMED = (jwt.PyJWTError, KeyError, ValueError, TypeError, AttributeError, OverflowError, OSError)
 
 _FOREIGN_KEY_HEADERS = {"jku", "jwk", "x5u", "x5c"}
 _REFETCH_AT_MOST_EVERY = timedelta(seconds=2)

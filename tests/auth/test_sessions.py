@@ -14,10 +14,13 @@ from storymesh.auth.v1 import account_service_pb2, directory_service_pb2
 from storymesh.auth.v1 import session_service_pb2 as pb
 from storymesh.auth.v1.tokens_pb2 import Tokens
 
+from services.auth import store
+from services.auth.model import RevokeReason
 from services.auth.refresh_tokens import RefreshTokens
 from tests.auth.conftest import AuthWorld, MakeWorld, Member, session_id_of
 from tests.identity import bearer, service_tokens
 from tests.statuses import raises_status, reason_of
+from tests.waiting import until
 
 ADA = "ada@example.org"
 
@@ -178,6 +181,15 @@ class TestRefresh:
         await world.sessions.Logout(pb.LogoutRequest(), metadata=member.auth)
         assert await racing == "SESSION_REVOKED"
         assert await is_revoked(world, member.tokens)
+
+    async def test_a_logout_that_overtakes_a_refresh_wins(self, world: AuthWorld, member: Member) -> None:
+        async with world.db.transaction() as tx:
+            await store.revoke_session(tx, session_id_of(member.tokens), RevokeReason.LOGOUT, world.clock())
+            refreshing = asyncio.create_task(world.refresh(member.tokens.refresh_token))
+            # The refresh has seen the session alive and waits for the row.
+            await until(lambda: world.scalar("SELECT bool_or(NOT granted) FROM pg_locks"))
+        with raises_status(StatusCode.UNAUTHENTICATED, "SESSION_REVOKED"):
+            await refreshing
 
     async def test_a_deleted_account_cannot_be_refreshed(self, world: AuthWorld, member: Member) -> None:
         await world.execute("DELETE FROM users")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,10 +16,12 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from storymesh.story.v1.story_pb2 import Story
 from storymesh.story.v1.story_service_pb2 import CreateStoryRequest, GetStoryResponse
 
-from services.kit import deadline
+from services.kit import deadline, tracing
 from services.kit.access import AccessControl
 from services.kit.caller import caller_of, current_caller, origin_of
 from services.kit.errors import FailedPrecondition
@@ -475,3 +478,43 @@ async def test_a_clean_up_that_fails_after_the_caller_has_left_harms_no_other_ca
     await until(lambda: lines(caplog))
     await desk.stub.public(ANYTHING)
     assert "Task exception was never retrieved" not in caplog.text
+
+
+async def test_a_call_is_a_span_in_its_callers_trace_and_only_our_faults_are_errors(desk: RunningDesk) -> None:
+    spans: list[ReadableSpan] = []
+    seen: list[str] = []
+
+    async def fail(request: CreateStoryRequest, _context: Context) -> GetStoryResponse:
+        seen.append(tracing.trace_id())
+        raise {"ours": RuntimeError(), "theirs": StoryNotCancellable()}[request.theme]
+
+    desk.desk.answer = fail
+    metadata = (("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),)
+    with recorded(spans):
+        for theme in ("ours", "theirs"):
+            with pytest.raises(AioRpcError):
+                await desk.stub.public(CreateStoryRequest(theme=theme), metadata=metadata)
+        await until(lambda: len(spans) == 2)
+    assert seen == ["0af7651916cd43dd8448eb211c80319c"] * 2
+    ours, theirs = spans
+    assert (ours.name, ours.status.status_code) == (f"{desks.NAME}/AskPublic", trace.StatusCode.ERROR)
+    assert [event.name for event in ours.events] == ["exception"]
+    assert (theirs.status.status_code, theirs.events) == (trace.StatusCode.UNSET, ())
+    codes = [(span.attributes or {})["rpc.grpc.status_code"] for span in spans]
+    assert codes == [StatusCode.INTERNAL.value[0], StatusCode.FAILED_PRECONDITION.value[0]]
+
+
+@contextmanager
+def recorded(spans: list[ReadableSpan]) -> Iterator[None]:
+    """Keeps the spans that the kit makes meanwhile."""
+
+    class Keep(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            spans.append(span)
+
+    provider = TracerProvider()
+    provider.add_span_processor(Keep())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracing, "_tracer", provider.get_tracer("test"))
+        yield
+    provider.shutdown()

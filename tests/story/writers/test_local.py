@@ -184,7 +184,7 @@ async def test_the_model_is_named_by_its_file() -> None:
 
 async def test_a_sentence_too_long_for_its_paragraph_is_left_out() -> None:
     endless = " ".join(
-        ["The", *itertools.islice(itertools.cycle(["elm", "oak", "ash", "bay", "fog", "sea", "sky"]), 39)]
+        ["The", *itertools.islice(itertools.cycle(["elm", "oak", "ash", "bay", "fog", "sea", "sky"]), 59)]
     )
     model = ScriptedLlama(itertools.repeat(endless + "."))
 
