@@ -177,7 +177,7 @@ class TestRefresh:
                     return reason_of(error)
 
         racing = asyncio.create_task(refreshing())
-        await world.refresh(member.tokens.refresh_token)
+        await until(lambda: world.scalar("SELECT generation > 3 FROM sessions"))
         await world.sessions.Logout(pb.LogoutRequest(), metadata=member.auth)
         assert await racing == "SESSION_REVOKED"
         assert await is_revoked(world, member.tokens)

@@ -618,11 +618,12 @@ async def test_a_name_with_events_pending_under_it_is_never_forgotten(world: Wor
     await world.redis.xreadgroup(GROUP, "holder", {STREAM: ">"})
     peer, leaving = (InboxStream(world.redis, SERVICE, lease_seconds=lease) for lease in (FOREVER, 0.001))
 
-    async def forgotten() -> bool:
-        await peer.forget_ended(0.001)
-        return await world.consumers() == {"holder"}
+    async def silent() -> bool:
+        return all(each["idle"] > 10 for each in await world.redis.xinfo_consumers(STREAM, GROUP))
 
-    await until(forgotten)
+    await until(silent)
+    await peer.forget_ended(0.005)
+    assert await world.consumers() == {"holder"}
     assert len(await world.pending()) == 1
     await until(lambda: leaving.take(1))
     await leaving.leave()

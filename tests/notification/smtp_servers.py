@@ -20,6 +20,8 @@ class MailServer:
     """The reply to the final dot. None: the connection is cut instead."""
     stalls: bool = False
     """Never answers the final dot."""
+    held: asyncio.Event | None = None
+    """Answers the final dot only after this."""
     port: int = field(default=0, init=False)
     connections: int = field(default=0, init=False)
     verbs: list[str] = field(default_factory=list, init=False)
@@ -56,6 +58,8 @@ class MailServer:
                     self.mails.append(await reader.readuntil(b"\r\n.\r\n"))
                     if self.stalls:
                         await reader.read()
+                    if self.held:
+                        await self.held.wait()
                     if self.taken is None or self.stalls:
                         return
                     await _say(writer, self.taken)

@@ -7,14 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from uuid import uuid4
 
 import aiosmtplib
 import pytest
 
+from services.kit.clock import system_clock
 from services.kit.events import Event
-from services.notification.model import MailState
-from services.notification.smtp import Smtp
-from tests.notification.conftest import Told, code_issued, story_completed
+from services.notification.mailing import Mailing
+from services.notification.model import Letter, MailState, Recipient, Template
+from services.notification.smtp import Smtp, TryAgain
+from tests.notification.conftest import SENDER, Told, code_issued, story_completed
 from tests.notification.smtp_servers import MailServer, listening
 from tests.waiting import until
 
@@ -174,6 +177,23 @@ async def test_a_code_that_ended_while_its_worker_died_is_not_sent_again(told: T
     async with sending(told, server):
         await until(told.idle)
     assert (server.mails, await state(told, code)) == ([], MailState.EXPIRED)
+
+
+async def test_the_outcome_of_an_overtaken_attempt_does_not_count(told: Told) -> None:
+    """A worker was frozen while it sent a code; its peer has sent it again meanwhile."""
+    code = uuid4()
+    answers = asyncio.Event()
+    recipient, letter = Recipient("ada@example.com", "Ada"), Letter("subject", "body")
+    async with listening(MailServer(taken="451 later", held=answers)) as frozen, listening(MailServer()) as good:
+        first, second = (Mailing(told.db, smtp(server), system_clock, sender=SENDER) for server in (frozen, good))
+        overtaken = asyncio.create_task(first.send(code, Template.CODE, recipient, letter))
+        await until(lambda: frozen.mails)
+        await second.send(code, Template.CODE, recipient, letter)
+        answers.set()
+        with pytest.raises(TryAgain):
+            await overtaken
+    record = (await told.records())[code]
+    assert (record["state"], record["attempts"]) == (MailState.SENT, 2)
 
 
 async def test_a_slow_mail_server_holds_only_its_own_mails_up(told: Told) -> None:

@@ -48,7 +48,7 @@ class AccountServiceServicer:
 
     def GetAccount(self, request, context):
         """Reads the account of the access token's subject.
-        Errors: NOT_FOUND ACCOUNT_NOT_FOUND when it has been deleted meanwhile.
+        Errors: UNAUTHENTICATED SESSION_REVOKED when the session has ended; NOT_FOUND ACCOUNT_NOT_FOUND when the account is gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

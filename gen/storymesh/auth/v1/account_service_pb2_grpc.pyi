@@ -35,7 +35,7 @@ class AccountServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AccountServiceAsyncStub: ...
     GetAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.GetAccountRequest, _account_service_pb2.GetAccountResponse]
     """Reads the account of the access token's subject.
-    Errors: NOT_FOUND ACCOUNT_NOT_FOUND when it has been deleted meanwhile.
+    Errors: UNAUTHENTICATED SESSION_REVOKED when the session has ended; NOT_FOUND ACCOUNT_NOT_FOUND when the account is gone.
     """
 
 @_typing.type_check_only
@@ -45,7 +45,7 @@ class AccountServiceAsyncStub(AccountServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.GetAccountRequest, _account_service_pb2.GetAccountResponse]  # type: ignore[assignment]
     """Reads the account of the access token's subject.
-    Errors: NOT_FOUND ACCOUNT_NOT_FOUND when it has been deleted meanwhile.
+    Errors: UNAUTHENTICATED SESSION_REVOKED when the session has ended; NOT_FOUND ACCOUNT_NOT_FOUND when the account is gone.
     """
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -58,7 +58,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.GetAccountResponse, _abc.Awaitable[_account_service_pb2.GetAccountResponse]]:
         """Reads the account of the access token's subject.
-        Errors: NOT_FOUND ACCOUNT_NOT_FOUND when it has been deleted meanwhile.
+        Errors: UNAUTHENTICATED SESSION_REVOKED when the session has ended; NOT_FOUND ACCOUNT_NOT_FOUND when the account is gone.
         """
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -59,7 +59,8 @@ class RegistrationServiceServicer:
     def CreateRegistration(self, request, context):
         """Starts a registration and mails a 6-digit code. The answer is the same whether or not the address has an account; an address
         that has one is told so by mail instead. Not idempotent: each call is a registration of its own.
-        Errors: INVALID_ARGUMENT with field violations; RESOURCE_EXHAUSTED when too many codes went to the address.
+        Errors: INVALID_ARGUMENT with field violations; RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the
+        address, OVERLOADED with RetryInfo when too many passwords are being hashed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -68,7 +69,7 @@ class RegistrationServiceServicer:
     def ResendRegistrationCode(self, request, context):
         """Mails a new code, which replaces the registration's former one. The attempts already spent stay spent. An unknown
         registration gets the same answer, so that the method reveals nothing.
-        Errors: RESOURCE_EXHAUSTED with RetryInfo within the cool-down.
+        Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo within the cool-down, CODE_ATTEMPTS_SPENT when only a new registration helps.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

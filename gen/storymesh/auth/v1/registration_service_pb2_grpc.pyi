@@ -36,12 +36,13 @@ class RegistrationServiceStub:
     CreateRegistration: _grpc.UnaryUnaryMultiCallable[_registration_service_pb2.CreateRegistrationRequest, _registration_service_pb2.CreateRegistrationResponse]
     """Starts a registration and mails a 6-digit code. The answer is the same whether or not the address has an account; an address
     that has one is told so by mail instead. Not idempotent: each call is a registration of its own.
-    Errors: INVALID_ARGUMENT with field violations; RESOURCE_EXHAUSTED when too many codes went to the address.
+    Errors: INVALID_ARGUMENT with field violations; RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the
+    address, OVERLOADED with RetryInfo when too many passwords are being hashed.
     """
     ResendRegistrationCode: _grpc.UnaryUnaryMultiCallable[_registration_service_pb2.ResendRegistrationCodeRequest, _registration_service_pb2.ResendRegistrationCodeResponse]
     """Mails a new code, which replaces the registration's former one. The attempts already spent stay spent. An unknown
     registration gets the same answer, so that the method reveals nothing.
-    Errors: RESOURCE_EXHAUSTED with RetryInfo within the cool-down.
+    Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo within the cool-down, CODE_ATTEMPTS_SPENT when only a new registration helps.
     """
     CompleteRegistration: _grpc.UnaryUnaryMultiCallable[_registration_service_pb2.CompleteRegistrationRequest, _registration_service_pb2.CompleteRegistrationResponse]
     """Redeems the code: creates the account and signs the device in. A code works once.
@@ -56,12 +57,13 @@ class RegistrationServiceAsyncStub(RegistrationServiceStub):
     CreateRegistration: _aio.UnaryUnaryMultiCallable[_registration_service_pb2.CreateRegistrationRequest, _registration_service_pb2.CreateRegistrationResponse]  # type: ignore[assignment]
     """Starts a registration and mails a 6-digit code. The answer is the same whether or not the address has an account; an address
     that has one is told so by mail instead. Not idempotent: each call is a registration of its own.
-    Errors: INVALID_ARGUMENT with field violations; RESOURCE_EXHAUSTED when too many codes went to the address.
+    Errors: INVALID_ARGUMENT with field violations; RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the
+    address, OVERLOADED with RetryInfo when too many passwords are being hashed.
     """
     ResendRegistrationCode: _aio.UnaryUnaryMultiCallable[_registration_service_pb2.ResendRegistrationCodeRequest, _registration_service_pb2.ResendRegistrationCodeResponse]  # type: ignore[assignment]
     """Mails a new code, which replaces the registration's former one. The attempts already spent stay spent. An unknown
     registration gets the same answer, so that the method reveals nothing.
-    Errors: RESOURCE_EXHAUSTED with RetryInfo within the cool-down.
+    Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo within the cool-down, CODE_ATTEMPTS_SPENT when only a new registration helps.
     """
     CompleteRegistration: _aio.UnaryUnaryMultiCallable[_registration_service_pb2.CompleteRegistrationRequest, _registration_service_pb2.CompleteRegistrationResponse]  # type: ignore[assignment]
     """Redeems the code: creates the account and signs the device in. A code works once.
@@ -79,7 +81,8 @@ class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registration_service_pb2.CreateRegistrationResponse, _abc.Awaitable[_registration_service_pb2.CreateRegistrationResponse]]:
         """Starts a registration and mails a 6-digit code. The answer is the same whether or not the address has an account; an address
         that has one is told so by mail instead. Not idempotent: each call is a registration of its own.
-        Errors: INVALID_ARGUMENT with field violations; RESOURCE_EXHAUSTED when too many codes went to the address.
+        Errors: INVALID_ARGUMENT with field violations; RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the
+        address, OVERLOADED with RetryInfo when too many passwords are being hashed.
         """
 
     @_abc_1.abstractmethod
@@ -90,7 +93,7 @@ class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registration_service_pb2.ResendRegistrationCodeResponse, _abc.Awaitable[_registration_service_pb2.ResendRegistrationCodeResponse]]:
         """Mails a new code, which replaces the registration's former one. The attempts already spent stay spent. An unknown
         registration gets the same answer, so that the method reveals nothing.
-        Errors: RESOURCE_EXHAUSTED with RetryInfo within the cool-down.
+        Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo within the cool-down, CODE_ATTEMPTS_SPENT when only a new registration helps.
         """
 
     @_abc_1.abstractmethod

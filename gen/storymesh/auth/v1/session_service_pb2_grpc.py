@@ -58,7 +58,8 @@ class SessionServiceServicer:
 
     def CreateSession(self, request, context):
         """Signs in with a password. Every failure answers alike and takes the same time, whatever was wrong.
-        Errors: UNAUTHENTICATED INVALID_CREDENTIALS; RESOURCE_EXHAUSTED with RetryInfo after repeated failures or under load.
+        Errors: UNAUTHENTICATED INVALID_CREDENTIALS; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED
+        when too many passwords are being hashed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

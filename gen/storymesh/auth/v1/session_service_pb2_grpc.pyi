@@ -35,7 +35,8 @@ class SessionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     CreateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]
     """Signs in with a password. Every failure answers alike and takes the same time, whatever was wrong.
-    Errors: UNAUTHENTICATED INVALID_CREDENTIALS; RESOURCE_EXHAUSTED with RetryInfo after repeated failures or under load.
+    Errors: UNAUTHENTICATED INVALID_CREDENTIALS; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED
+    when too many passwords are being hashed.
     """
     RefreshSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RefreshSessionRequest, _session_service_pb2.RefreshSessionResponse]
     """Exchanges a refresh token for its successor and a new access token. A retry within 30 s, after a lost response, gets the identical
@@ -52,7 +53,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]  # type: ignore[assignment]
     """Signs in with a password. Every failure answers alike and takes the same time, whatever was wrong.
-    Errors: UNAUTHENTICATED INVALID_CREDENTIALS; RESOURCE_EXHAUSTED with RetryInfo after repeated failures or under load.
+    Errors: UNAUTHENTICATED INVALID_CREDENTIALS; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED
+    when too many passwords are being hashed.
     """
     RefreshSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RefreshSessionRequest, _session_service_pb2.RefreshSessionResponse]  # type: ignore[assignment]
     """Exchanges a refresh token for its successor and a new access token. A retry within 30 s, after a lost response, gets the identical
@@ -72,7 +74,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.CreateSessionResponse, _abc.Awaitable[_session_service_pb2.CreateSessionResponse]]:
         """Signs in with a password. Every failure answers alike and takes the same time, whatever was wrong.
-        Errors: UNAUTHENTICATED INVALID_CREDENTIALS; RESOURCE_EXHAUSTED with RetryInfo after repeated failures or under load.
+        Errors: UNAUTHENTICATED INVALID_CREDENTIALS; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED
+        when too many passwords are being hashed.
         """
 
     @_abc_1.abstractmethod
