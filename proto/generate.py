@@ -32,13 +32,11 @@ INSTALLED = (
     "google.api.annotations_pb2",
     "google.rpc.status_pb2",
     "google.rpc.error_details_pb2",
-    "grpc_health.v1.health_pb2",
-    "envoy.service.ratelimit.v3.rls_pb2",
 )
 # No wheel carries these as modules of the google.protobuf runtime, so they are generated beside our own.
 ALSO_GENERATED = ("buf/validate/validate.proto",)
-# Stubs for the parts of Envoy's API that the rate limiter speaks, whose wheel brings none.
-STUBS_ONLY = "envoy/service/ratelimit/v3/rls.proto"
+# Contracts of others that we serve: generated like our own, but neither linted nor offered at the edge.
+FOREIGN = ("foreign/rls.proto",)
 # The error details travel as Any, so the edge finds them only if the descriptor set names them.
 EDGE_NEEDS = ("google/rpc/status.proto", "google/rpc/error_details.proto")
 
@@ -85,7 +83,7 @@ def own_contracts() -> list[str]:
 
 def generate(output: Path) -> FileDescriptorSet:
     """Writes the stubs, the descriptor set and the HTTP document below `output`; returns the set with comments and all imports."""
-    contracts = own_contracts()
+    contracts = [*FOREIGN, *own_contracts()]
     known = dependencies()
     ours = parse(contracts, known)
     services = [file.name for file in ours if file.service]
@@ -96,11 +94,6 @@ def generate(output: Path) -> FileDescriptorSet:
         known_set = f"--descriptor_set_in={inputs}"
         run_protoc([known_set, f"--python_out={output}", f"--mypy_out=quiet:{output}", *ALSO_GENERATED, *contracts])
         run_protoc([known_set, f"--grpc_python_out={output}", f"--mypy_grpc_out=quiet:{output}", *services])
-        typings = output / "typings"
-        typings.mkdir()
-        foreign = [name for name in closure(everything, [STUBS_ONLY]) if not name.startswith("google/")]
-        run_protoc([known_set, f"--mypy_out=quiet:{typings}", *foreign])
-        run_protoc([known_set, f"--mypy_grpc_out=quiet:{typings}", STUBS_ONLY])
     (output / "descriptors.binpb").write_bytes(edge_descriptors(everything).SerializeToString(deterministic=True))
     document = openapi(everything)
     (output / "openapi.yaml").write_text(to_yaml(document), encoding="utf-8")

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, DateTime, ForeignKey, Integer, LargeBinary, MetaData, Table, Text, Uuid
+from sqlalchemy import (
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata = MetaData()
@@ -25,6 +38,8 @@ users = Table(
     Column("password_hash", Text, nullable=False),
     Column("password_changed_at", DateTime(timezone=True), nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
+    UniqueConstraint("email_canonical", name=EMAIL_UNIQUE),
+    UniqueConstraint("username_canonical", name=USERNAME_UNIQUE),
 )
 
 registrations = Table(
@@ -40,6 +55,8 @@ registrations = Table(
     Column("password_hash", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
+    Index("registrations_by_email", "email_canonical"),
+    Index("registrations_by_expiry", "expires_at"),
 )
 
 sessions = Table(
@@ -62,6 +79,9 @@ sessions = Table(
     Column("repeats", Integer, nullable=False),
     Column("revoked_at", DateTime(timezone=True)),
     Column("revoke_reason", Text),
+    Index("sessions_by_user", "user_id"),
+    Index("sessions_by_expiry", "expires_at"),
+    Index("sessions_by_revocation", "revoked_at", postgresql_where=text("revoked_at IS NOT NULL")),
 )
 
 signing_keys = Table(
@@ -74,4 +94,6 @@ signing_keys = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("activated_at", DateTime(timezone=True)),
     Column("retired_at", DateTime(timezone=True)),
+    Index("signing_keys_one_active", "state", unique=True, postgresql_where=text("state = 'ACTIVE'")),
+    Index("signing_keys_one_pending", "state", unique=True, postgresql_where=text("state = 'PENDING'")),
 )

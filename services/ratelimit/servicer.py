@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from envoy.config.core.v3 import base_pb2
-from envoy.extensions.common.ratelimit.v3 import ratelimit_pb2
-from envoy.service.ratelimit.v3 import rls_pb2, rls_pb2_grpc
+from foreign import rls_pb2, rls_pb2_grpc
 from google.protobuf import duration_pb2
 from grpc.aio import ServicerContext
 from grpc_status import rpc_status
@@ -54,7 +52,7 @@ class RateLimits(rls_pb2_grpc.RateLimitServiceServicer):
         await context.abort_with_status(rpc_status.to_status(to_status(failure)))
 
 
-def _descriptor(request: rls_pb2.RateLimitRequest, descriptor: ratelimit_pb2.RateLimitDescriptor) -> Descriptor:
+def _descriptor(request: rls_pb2.RateLimitRequest, descriptor: rls_pb2.RateLimitDescriptor) -> Descriptor:
     """The protocol takes 0 hits of a request for unset, which means 1; 0 hits of a descriptor are meant: a look."""
     hits = descriptor.hits_addend.value if descriptor.HasField("hits_addend") else request.hits_addend or 1
     return Descriptor(tuple((entry.key, entry.value) for entry in descriptor.entries), hits)
@@ -65,7 +63,7 @@ def _response(decision: Decision) -> rls_pb2.RateLimitResponse:
         overall_code=_Response.OK if decision.admitted else _Response.OVER_LIMIT,
         statuses=[_status(answer) for answer in decision.answers],
         response_headers_to_add=[
-            base_pb2.HeaderValue(key=name, value=value) for name, value in headers.of(decision).items()
+            rls_pb2.HeaderValue(key=name, value=value) for name, value in headers.of(decision).items()
         ],
     )
 

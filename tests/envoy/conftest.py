@@ -20,7 +20,7 @@ from edge.bootstrap import bootstrap
 from edge.contract import read
 from edge.process import command
 from edge.settings import Settings, load
-from envoy.service.ratelimit.v3 import rls_pb2, rls_pb2_grpc
+from foreign import rls_pb2, rls_pb2_grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from storymesh.auth.v1 import (

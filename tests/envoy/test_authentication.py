@@ -10,7 +10,7 @@ import grpc
 import httpx
 import jwt
 import pytest
-from envoy.service.ratelimit.v3 import rls_pb2, rls_pb2_grpc
+from foreign import rls_pb2, rls_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from storymesh.auth.v1 import account_service_pb2 as account
 from storymesh.auth.v1 import account_service_pb2_grpc as account_grpc

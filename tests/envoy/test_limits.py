@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from envoy.service.ratelimit.v3 import rls_pb2
+from foreign import rls_pb2
 from storymesh.auth.v1 import session_service_pb2 as session
 from storymesh.auth.v1 import session_service_pb2_grpc as session_grpc
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from envoy.service.ratelimit.v3 import rls_pb2, rls_pb2_grpc
+from foreign import rls_pb2, rls_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from storymesh.auth.v1 import account_service_pb2 as account
 from storymesh.auth.v1 import account_service_pb2_grpc as account_grpc

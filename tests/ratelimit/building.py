@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from envoy.extensions.common.ratelimit.v3 import ratelimit_pb2
-from envoy.service.ratelimit.v3 import rls_pb2
+from foreign import rls_pb2
 from google.protobuf import wrappers_pb2
 
 import services.ratelimit
@@ -56,15 +55,15 @@ def by_user(user: str = "a-user", *, rate_limit_class: str = "default", hits: in
     return descriptor(("class", rate_limit_class), ("user", user), hits=hits)
 
 
-def described(*entries: str, hits: int | None = None) -> ratelimit_pb2.RateLimitDescriptor:
+def described(*entries: str, hits: int | None = None) -> rls_pb2.RateLimitDescriptor:
     pairs = (entry.partition("=") for entry in entries)
-    return ratelimit_pb2.RateLimitDescriptor(
-        entries=[ratelimit_pb2.RateLimitDescriptor.Entry(key=key, value=value) for key, _, value in pairs],
+    return rls_pb2.RateLimitDescriptor(
+        entries=[rls_pb2.RateLimitDescriptor.Entry(key=key, value=value) for key, _, value in pairs],
         hits_addend=None if hits is None else wrappers_pb2.UInt64Value(value=hits),
     )
 
 
-def asking(*descriptors: ratelimit_pb2.RateLimitDescriptor, hits: int = 0) -> rls_pb2.RateLimitRequest:
+def asking(*descriptors: rls_pb2.RateLimitDescriptor, hits: int = 0) -> rls_pb2.RateLimitRequest:
     return rls_pb2.RateLimitRequest(domain=DOMAIN, descriptors=descriptors, hits_addend=hits)
 
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import grpc
 import pytest
-from envoy.service.ratelimit.v3 import rls_pb2, rls_pb2_grpc
+from foreign import rls_pb2, rls_pb2_grpc
 from google.rpc import error_details_pb2, status_pb2
 from redis.asyncio import Redis
 
