@@ -11,6 +11,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
+from local import status
 from local.components.postgres import Databases
 from local.layout import Layout
 from local.state import ComponentRecord, State
@@ -83,7 +84,7 @@ def test_down_leaves_no_process_after_the_supervisor_was_killed(
     if with_death_signal:
         _until(lambda: not any(identity.find() for identity in processes.values()))
     else:
-        _until(lambda: processes["supervisor"].find() is None)
+        _until(lambda: status.read(layout).phase == "orphaned")
         assert "orphaned" in local("status", expect=1)
     local("down")
     assert_all_gone(processes, layout)
