@@ -116,6 +116,7 @@ class Supervisor:
         if orphans := sweep(self._layout, seconds=ORPHAN_SECONDS):
             self._say(f"ended {orphans} processes that a killed supervisor had left behind")
         self._record.write(self._layout.state)
+        failure: LocalError | None = None
         try:
             check_space(self._layout.root, self._layout.settings.min_free_megabytes, self._free_space)
             check_ports(self._components)
@@ -132,11 +133,13 @@ class Supervisor:
             self._layout.state.unlink(missing_ok=True)
             self._say("everything is stopped")
         except* LocalError as failures:
-            failure = failures.exceptions[0]
+            failure = _first(failures)
             self._record.phase = Phase.FAILED
             self._record.failure = str(failure)
             self._write()
-            raise failure from None
+        # Raised out here: what an `except*` block raises comes out of it in a group again.
+        if failure is not None:
+            raise failure
 
     async def _serve(self) -> None:
         """Say when all is healthy; from then on take orders until cancelled."""
@@ -204,6 +207,12 @@ class Supervisor:
 
 class _Stopped(Exception):
     """Ends the task group, as a task group is ended: by an exception in it."""
+
+
+def _first(group: ExceptionGroup[LocalError]) -> LocalError:
+    """Groups nest where task groups do."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 async def _raise_once(stopped: asyncio.Event) -> None:
