@@ -16,6 +16,7 @@ from services.kit import redis as kit_redis
 from services.kit.database import Database
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keeps the tests of one file in one process, and so all that share the whole mesh: the longest, so they go first."""
     for item in items:
