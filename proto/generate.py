@@ -142,9 +142,11 @@ def closure(everything: FileDescriptorSet, names: Iterable[str]) -> dict[str, No
 
 
 def mark_packages(package: Path, output: Path) -> None:
-    """PEP 561: the generated packages are typed; each gets an __init__.py so that tools need no namespace rules."""
+    """Tells callers' type checkers that the packages are typed (PEP 561), and spares every tool the rules of namespaces."""
     while package != output:
         (package / "__init__.py").touch()
+        if package.parent == output:
+            (package / "py.typed").touch()
         package = package.parent
 
 
