@@ -10,8 +10,8 @@ from opentelemetry import trace
 
 
 class _Formatter(ecs_logging.StdlibFormatter):
-    def __init__(self, service: str) -> None:
-        super().__init__(extra={"service.name": service})
+    def __init__(self, service: str, environment: str) -> None:
+        super().__init__(extra={"service.name": service, "service.environment": environment})
 
     def format(self, record: logging.LogRecord) -> str:
         span = trace.get_current_span().get_span_context()
@@ -21,10 +21,10 @@ class _Formatter(ecs_logging.StdlibFormatter):
         return super().format(record)
 
 
-def configure(service: str, level: str) -> None:
+def configure(service: str, environment: str, level: str) -> None:
     """Once per process, before anything logs."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_Formatter(service))
+    handler.setFormatter(_Formatter(service, environment))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # These speak of every connection and request at INFO; the request log says it once already.
     for chatty in ("httpx", "alembic.runtime.plugins", "aiosmtplib"):

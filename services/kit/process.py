@@ -52,7 +52,7 @@ def main(service: str, **commands: Command) -> None:
     name = parser.parse_args().command
     command = commands[name]
     settings = load(command.settings)
-    logs.configure(f"{service}-{name}", settings.log_level)
+    logs.configure(f"{service}-{name}", settings.environment, settings.log_level)
     provider = tracing.configure(f"{service}-{name}", settings.otlp_endpoint)
     try:
         uvloop.run(command.run(settings))  # type: ignore[arg-type]  # every command is a coroutine function
