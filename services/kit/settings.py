@@ -67,7 +67,9 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    environment: Literal["development", "production"] = Field("development", description="Where the process runs; every log line says so.")
+    environment: Literal["development", "production"] = Field(
+        "development", description="Where the process runs; every log line says so."
+    )
     listen: str = Field("127.0.0.1:50051", description="Address and port of the gRPC server.")
     redis_url: Annotated[SecretStr, AfterValidator(_for_redis)] = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="Redis 6.2 or newer, or Valkey."
