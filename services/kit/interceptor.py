@@ -16,7 +16,6 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 from grpc.aio import ServicerContext
-from grpc_status import rpc_status
 from opentelemetry.trace import Span, Status
 from opentelemetry.trace import StatusCode as SpanStatusCode
 
@@ -24,7 +23,7 @@ from . import deadline, tracing
 from .access import AccessControl
 from .caller import Caller, current_caller, origin_of
 from .errors import Internal, MalformedRequest, MeshError
-from .statuses import as_mesh_error, to_status
+from .statuses import as_mesh_error, to_grpc
 from .validation import validate
 
 log = logging.getLogger(__name__)
@@ -155,7 +154,7 @@ class _Call:
         """Ends the call with the error's status."""
         if self._error is None:
             raise RuntimeError("a call ended with neither an answer nor an error")
-        await self._context.abort_with_status(rpc_status.to_status(to_status(self._error)))
+        await self._context.abort_with_status(to_grpc(self._error))
 
     def _record(self, code: StatusCode, outcome: str, error: MeshError | None = None) -> None:
         self._span.set_attribute("rpc.grpc.status_code", code.value[0])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any, cast
+
+import grpc
 import redis.exceptions
 import sqlalchemy.exc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 from grpc.aio import AioRpcError
+from grpc_status import rpc_status
 
 from .errors import DOMAIN, DeadlineExceeded, Internal, InvalidArgument, MeshError, Unavailable
 
@@ -55,6 +60,15 @@ def to_status(error: MeshError) -> status_pb2.Status:
         delay.FromTimedelta(error.retry_after)
         _attach(status, error_details_pb2.RetryInfo(retry_delay=delay))
     return status
+
+
+def to_grpc(error: MeshError) -> grpc.Status:
+    """The status as grpc sends it. A time to wait is also the header `retry-after` (RFC 9110, 10.2.3), in whole seconds."""
+    status: Any = rpc_status.to_status(to_status(error))
+    if error.retry_after is not None:
+        wait = ("retry-after", str(max(1, math.ceil(error.retry_after.total_seconds()))))
+        status = status._replace(trailing_metadata=(*status.trailing_metadata, wait))
+    return cast("grpc.Status", status)
 
 
 def _attach(

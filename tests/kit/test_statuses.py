@@ -15,7 +15,7 @@ from grpc import StatusCode
 from services.kit import errors
 from services.kit import redis as kit_redis
 from services.kit.database import Database
-from services.kit.statuses import as_mesh_error, to_status
+from services.kit.statuses import as_mesh_error, to_grpc, to_status
 
 M = TypeVar("M", bound=Message)
 
@@ -87,6 +87,12 @@ def test_a_time_to_come_back_is_told() -> None:
     retry = detail(status, error_details_pb2.RetryInfo)
     assert retry is not None
     assert retry.retry_delay.ToTimedelta() == timedelta(seconds=2.5)
+
+
+def test_a_time_to_wait_is_also_a_header_in_whole_seconds() -> None:
+    sent = to_grpc(errors.ResourceExhausted(retry_after=timedelta(seconds=2.5)))
+    assert dict(sent.trailing_metadata or ())["retry-after"] == "3"
+    assert "retry-after" not in dict(to_grpc(errors.NotFound()).trailing_metadata or ())
 
 
 def test_without_a_time_to_come_back_none_is_told() -> None:

@@ -37,6 +37,18 @@ async def test_over_the_limit_is_429_with_retry_after_in_json_and_resource_exhau
     assert (await other.post("/v1/stories", **invalid)).status_code == 400
 
 
+async def test_repeated_wrong_passwords_get_429_with_retry_after(http: httpx.AsyncClient, person: Person) -> None:
+    async def sign_in() -> httpx.Response:
+        return await http.post("/v1/sessions", json={"login": person.email, "password": "not the right one"})
+
+    answers = [await sign_in() for _ in range(7)]
+    refused = answers[-1]
+    assert [answer.status_code for answer in answers[:5]] == [401] * 5
+    assert refused.status_code == 429
+    assert "TOO_MANY_SIGN_INS" in refused.text
+    assert int(refused.headers["retry-after"]) >= 1
+
+
 async def test_a_claimed_address_does_not_change_whose_limit_it_is(http: httpx.AsyncClient) -> None:
     def remaining(answer: httpx.Response) -> int:
         return int(answer.headers["x-ratelimit-remaining"])
