@@ -19,10 +19,12 @@ async def test_over_the_limit_is_429_with_retry_after_in_json_and_resource_exhau
     mesh: RunningMesh, http: httpx.AsyncClient, person: Person
 ) -> None:
     invalid = {"theme": "x" * 101}
-    statuses = [(await person.post("/v1/stories", **invalid)).status_code for _ in range(GENERATION_BURST + 1)]
-    assert statuses == [400] * GENERATION_BURST + [429]
-    refused = await person.post("/v1/stories", theme="rain")
-    assert refused.status_code == 429
+    admitted = 0
+    while (refused := await person.post("/v1/stories", **invalid)).status_code != 429:
+        # A machine that stands still for longer than the limiter may take gets 503 instead, which debits nothing.
+        assert refused.status_code in (400, 503)
+        admitted += refused.status_code == 400
+    assert admitted == GENERATION_BURST
     assert 0 < int(refused.headers["retry-after"]) <= 60
     assert refused.headers["ratelimit"].startswith('"generation-per-user";r=0;t=')
     assert "RATE_LIMITED" in refused.text

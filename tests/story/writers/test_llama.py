@@ -146,7 +146,9 @@ async def test_the_event_loop_runs_on_while_the_model_writes(llama: Llama) -> No
     assert len(pauses) > len(tokens)
 
 
-async def test_nobody_else_can_reach_the_model() -> None:
+async def test_nobody_else_can_reach_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Apart from the models of other tests that run at the same time.
+    monkeypatch.setattr(tempfile, "tempdir", tempfile.mkdtemp())
     before = socket_folders()
     model = Llama(bundled_model())
     await model.load()
