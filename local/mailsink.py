@@ -34,7 +34,8 @@ class Folder:
         name = f"{arrived}-{os.getpid()}-{next(self._numbers)}.eml"
         sender = f"X-MailFrom: {envelope.mail_from}\r\n"
         recipients = "".join(f"X-RcptTo: {recipient}\r\n" for recipient in envelope.rcpt_tos)
-        draft = self._path / f".{name}"
+        # Not *.eml yet: some globs find hidden files too.
+        draft = self._path / f".{name}.part"
         try:
             draft.write_bytes((sender + recipients).encode() + content)
             draft.rename(self._path / name)
