@@ -15,7 +15,7 @@ from uuid import UUID
 
 from redis.asyncio import Redis
 
-from .model import START, Position
+from .model import Position
 
 _KEEP = timedelta(hours=24)
 _PAGE = 1000
@@ -119,6 +119,3 @@ def _entries(raw: _Raw) -> list[Entry]:
         Entry(Position.parse(entry_id.decode()), Kind(fields[b"kind"].decode()), fields[b"text"].decode())
         for entry_id, fields in raw
     ]
-
-
-__all__ = ["START", "Entry", "Kind", "Overtaken", "Progress", "fold"]
