@@ -74,7 +74,7 @@ check: $(VENV)/.ready ## Check form, types, imports, contracts and that gen/ is 
 test: $(VENV)/.ready $(VENV)/.local-llm ## Run every test, on real servers
 	@$(BIN)/pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
-.PHONY: up down status logs demo
+.PHONY: up down status logs admin demo
 up: $(VENV)/.ready ## Start the whole mesh on this machine
 	@$(BIN)/python -m local up
 
@@ -87,5 +87,12 @@ status: $(VENV)/.ready ## Show every process of it
 logs: $(VENV)/.ready ## Show the logs; one component's: make logs ARGS=story
 	@$(BIN)/python -m local logs $(ARGS)
 
+admin: $(VENV)/.ready ## Make an account of the running mesh an administrator: make admin EMAIL=ada@example.org
+	@$(BIN)/python -m local exec auth make-admin "$(or $(EMAIL),--help)"
+
 demo: $(VENV)/.ready $(if $(filter local,$(WRITER)),$(VENV)/.local-llm) ## Register, ask for a story and watch it being written
 	@$(BIN)/python -m local.demo --writer $(WRITER)
+
+.PHONY: bench-auth
+bench-auth: $(VENV)/.ready ## Measure signing in beside argon2 and ES256 themselves; longer: ARGS="--seconds 10"
+	@$(BIN)/python -m benchmarks.auth $(ARGS)

@@ -1,8 +1,9 @@
-"""Makes the secrets of a mesh in containers, once: a folder for each service, which alone it gets to see.
+"""Makes the secrets of a mesh in containers, each once: a folder for each service, which alone it gets to see.
 
 Usage: python deploy/keys.py FOLDER
 
-Besides the services' folders it writes `postgres/roles.sql` and `redis/users.acl`, by which the two servers come to know them.
+They are random and unmarked, fit for production. Besides the services' folders it writes `postgres/roles.sql` and
+`redis/users.acl`, by which the two servers come to know them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from pathlib import Path
 
 MESH_KEY = "storymesh_mesh_key"
 KEYS = {
-    "auth": ("storymesh_seal_key", "storymesh_code_pepper", "storymesh_refresh_key", "storymesh_signing_key_secret"),
+    "auth": (
+        "storymesh_seal_key",
+        "storymesh_code_pepper",
+        "storymesh_refresh_key",
+        "storymesh_signing_key_secret",
+        "storymesh_cursor_key",
+    ),
     "story": ("storymesh_cursor_key",),
     "notification": ("storymesh_seal_key", "storymesh_cursor_key"),
     "ratelimit": (),
@@ -25,14 +32,25 @@ WITH_DATABASE = ("auth", "story", "notification")
 
 
 def main(folder: Path) -> None:
+    add_keys(folder)
     done = folder / "postgres" / "roles.sql"
-    if done.exists():
-        return
-    shared = {name: key() for name in SHARED}
-    roles, users = [], ["user default off"]
+    if not done.exists():
+        make_passwords(folder, done)
+
+
+def add_keys(folder: Path) -> None:
+    """Only those that are missing, so that a mesh made by an older version gets the keys that came since."""
     for service, names in KEYS.items():
         for name in (MESH_KEY, *names):
-            write(folder / service / name, shared.get(name) or key())
+            holders = [folder / holder / name for holder in (KEYS if name in SHARED else [service])]
+            value = next((path.read_text() for path in holders if path.exists()), None) or key()
+            if not (folder / service / name).exists():
+                write(folder / service / name, value)
+
+
+def make_passwords(folder: Path, done: Path) -> None:
+    roles, users = [], ["user default off"]
+    for service in KEYS:
         password = secrets.token_urlsafe(32)
         users.append(f"user {service} on >{password} ~* &* +@all -@admin -@dangerous +info")
         write(folder / service / "storymesh_redis_url", f"redis://{service}:{password}@redis:6379/0")

@@ -1,4 +1,4 @@
-"""The command line of the local mesh: up, down, status, logs, run, and orders for one component."""
+"""The command line of the local mesh: up, down, status, logs, run, orders for one component, and commands of a service."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from local import addresses, control, lifecycle, logs, settings, status
+from local import addresses, control, lifecycle, logs, service_commands, settings, status
 from local.failures import LocalError
 from local.layout import Layout
 from local.state import State
@@ -56,6 +56,14 @@ def parser() -> argparse.ArgumentParser:
     log.add_argument("component", nargs="?", help="such as auth or story-worker-1; all when left out")
     log.add_argument("-f", "--follow", action="store_true", help="go on printing what is added")
     log.add_argument("-n", "--lines", type=int, default=40, help="how many lines of each log to begin with (40)")
+    run_by_hand = command("exec", "Run a command of a service with the settings it has in the running mesh", place)
+    run_by_hand.add_argument("service", help="such as auth")
+    run_by_hand.add_argument(
+        "arguments",
+        nargs=argparse.REMAINDER,
+        metavar="...",
+        help="what follows `python -m services.SERVICE`, such as: make-admin ada@example.org; --help lists it",
+    )
     for verb in ("stop", "start", "restart"):
         order = command(verb, f"{verb.capitalize()} one component of the running mesh", place)
         order.add_argument("component", help="such as postgres or story-worker-1")
@@ -94,6 +102,8 @@ def _execute(options: argparse.Namespace) -> int:
         case "logs":
             logs.show(layout, options.component, lines=options.lines, follow=options.follow, output=sys.stdout)
             return 0
+        case "exec":
+            service_commands.execute(layout, options.service, options.arguments)
         case verb:
             control.send(layout.control_socket, control.Order(verb, options.component))
             print(f"{options.component}: {verb} done.")

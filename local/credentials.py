@@ -2,6 +2,8 @@
 
 `secrets/<service>/<setting in lower case>` is the directory a service gets as `STORYMESH_SECRETS_DIR`. It holds that
 service's secrets and no other's.
+
+Each is marked as made for development, so that no process takes it in production. A mesh that has unmarked ones keeps them.
 """
 
 import base64
@@ -12,18 +14,19 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from local.failures import of_os_error
+from services.kit.development_secrets import KEY_MARK, PASSWORD_MARK
 
 KEY_BYTES = 32
 
 
 def key() -> str:
-    """A new 256-bit key in base64url."""
-    return base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+    """A new 256-bit key in base64url, after the mark."""
+    return KEY_MARK + base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode()
 
 
 def password() -> str:
     """A new password that may stand in a URL without escaping."""
-    return secrets.token_urlsafe(KEY_BYTES)
+    return PASSWORD_MARK + secrets.token_urlsafe(KEY_BYTES)
 
 
 def write(path: Path, value: str) -> None:

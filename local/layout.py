@@ -12,20 +12,28 @@ from local.settings import LocalSettings
 # Unix socket paths hold 104 bytes on macOS and 108 on Linux, terminator included.
 LONGEST_SOCKET_PATH = 100
 
-# Distance of each component's port from STORYMESH_BASE_PORT. Story workers take 50 and up.
-PORT_OFFSETS = {
-    "envoy-admin": 0,
-    "postgres": 1,
-    "redis": 2,
-    "mail": 3,
-    "edge-internal": 4,
+_SERVED = {
     "auth": 10,
     "auth-worker": 11,
     "story": 20,
     "notification": 30,
     "notification-worker": 31,
     "ratelimit": 40,
-} | {f"story-worker-{number}": 49 + number for number in range(1, 17)}
+}
+_STORY_WORKERS = range(1, 17)
+
+# Distance of each component's port from STORYMESH_BASE_PORT. A service's numbers are 5 further on, those of story workers 20.
+PORT_OFFSETS = {
+    "envoy-admin": 0,
+    "postgres": 1,
+    "redis": 2,
+    "mail": 3,
+    "edge-internal": 4,
+    **_SERVED,
+    **{f"{name}-metrics": offset + 5 for name, offset in _SERVED.items()},
+    **{f"story-worker-{number}": 49 + number for number in _STORY_WORKERS},
+    **{f"story-worker-{number}-metrics": 69 + number for number in _STORY_WORKERS},
+}
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ class LocalSettings(BaseSettings):
         "else `composer`.",
     )
     model_path: Path | None = Field(default=None, description="GGUF file of the `local` writer.")
+    edge_settings: Path = Field(
+        default=REPOSITORY / "envoy" / "edge.yaml",
+        description="Settings file of the edge, read at each of its starts. Its addresses are decided by the runner.",
+    )
     start_seconds: float = Field(
         default=60.0, gt=0, description="How long one component may take to become healthy before that is a failure."
     )
@@ -77,7 +81,8 @@ def load(**overrides: Any) -> LocalSettings:
             raise LocalError(f"{name}={problem['input']!r} cannot be used: {problem['msg']}.") from None
         reason = problem["msg"].removeprefix("Value error, ")
         raise LocalError(f"STORYMESH_PORT and STORYMESH_BASE_PORT collide: {reason}; change one of them.") from None
-    return settings.model_copy(update={"state_dir": settings.state_dir.expanduser().absolute()})
+    paths = {name: getattr(settings, name).expanduser().absolute() for name in ("state_dir", "edge_settings")}
+    return settings.model_copy(update=paths)
 
 
 def inherited_environment() -> dict[str, str]:

@@ -61,6 +61,7 @@ WELL_KNOWN: dict[str, Json] = {
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
     "google.protobuf.Duration": DURATION,
     "google.protobuf.FieldMask": {"type": "string", "description": "Field names, separated by commas."},
+    "google.protobuf.ListValue": {"type": "array", "items": {}},
     "google.protobuf.Struct": {"type": "object"},
 }
 

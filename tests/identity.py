@@ -11,18 +11,28 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from services.kit.clock import system_clock
+from services.kit.revocations import Revocations
 from services.kit.tokens import AccessTokens, JsonWebKey, KeySet, ServiceTokens
 
 ISSUER = AUDIENCE = "storymesh"
 MESH_KEY = b"m" * 32
 
 
+def nothing_revoked() -> Revocations:
+    """A list that is known and is never stale."""
+    revocations = Revocations(system_clock, stale_after=timedelta.max)
+    revocations.replace(())
+    return revocations
+
+
 @dataclass
 class Issuer:
-    """Signs access tokens as auth does and answers with its key set."""
+    """Signs access tokens as auth does, answers with its key set and can revoke."""
 
     kid: str = "test-key"
     key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+    revocations: Revocations = field(default_factory=nothing_revoked)
+    """What those know who verify the tokens."""
 
     def token(self, user_id: UUID, role: str = "USER", **changes: object) -> str:
         """`changes` replace claims; None leaves one out."""
@@ -45,7 +55,7 @@ class Issuer:
         return [{**key, "kid": self.kid, "alg": "ES256", "use": "sig"}]
 
     def access_tokens(self) -> AccessTokens:
-        return AccessTokens(KeySet(self.keys, system_clock), issuer=ISSUER, audience=AUDIENCE)
+        return AccessTokens(KeySet(self.keys, system_clock), self.revocations, issuer=ISSUER, audience=AUDIENCE)
 
 
 def service_tokens(service: str) -> ServiceTokens:

@@ -24,6 +24,8 @@ def tracing(settings: Tracing) -> Config:
             grpc_service={"envoy_grpc": {"cluster_name": COLLECTOR_CLUSTER}, "timeout": "1s"},
         ),
         "random_sampling": {"value": settings.sampling_percent if settings.otlp else 0},
+        # Envoy's own value has the query too, which may hold a resume token, or a password that a client put there by mistake.
+        "custom_tags": [{"tag": "http.url", "value": "%PATH(NQ:ORIG_OR_PATH)%"}],
         # A span per try at an upstream shows retries and where the time went.
         "spawn_upstream_span": True,
     }

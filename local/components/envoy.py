@@ -81,7 +81,8 @@ def _render(layout: Layout, configuration: Path, environment: dict[str, str]) ->
         overrides["tracing.otlp"] = collector.rpartition("/")[2]
     rendered = subprocess.run(
         [
-            *(sys.executable, "envoy", "render", "--settings", "envoy/edge.yaml", "--output", str(configuration)),
+            *(sys.executable, "envoy", "render", "--settings", str(layout.settings.edge_settings)),
+            *("--output", str(configuration)),
             *(part for name, value in overrides.items() for part in ("--set", f"{name}={value}")),
         ],
         cwd=REPOSITORY,

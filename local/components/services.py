@@ -27,6 +27,7 @@ DECIDED = {
     "STORYMESH_AUTH_TARGET",
     "STORYMESH_DATABASE_URL",
     "STORYMESH_LISTEN",
+    "STORYMESH_METRICS_LISTEN",
     "STORYMESH_REDIS_URL",
     "STORYMESH_SECRETS_DIR",
 }
@@ -65,7 +66,7 @@ class Service:
 
 
 TABLE = (
-    Service("auth", keys=(CODE_PEPPER, REFRESH_KEY, SIGNING_KEY_SECRET), shared_keys=(MESH_KEY, SEAL_KEY)),
+    Service("auth", keys=(CODE_PEPPER, REFRESH_KEY, SIGNING_KEY_SECRET, CURSOR_KEY), shared_keys=(MESH_KEY, SEAL_KEY)),
     Service(
         "story",
         keys=(CURSOR_KEY,),
@@ -162,14 +163,15 @@ class _Processes:
         )
 
     def _server(self, name: str, verb: str, needs: tuple[str, ...]) -> Component:
-        address = self.layout.address(name)
+        address, metrics = self.layout.address(name), f"{name}-metrics"
         return Component(
             name=name,
             command=self._command(verb),
             needs=needs,
-            environment=self._settings() | {"STORYMESH_LISTEN": address},
+            environment=self._settings()
+            | {"STORYMESH_LISTEN": address, "STORYMESH_METRICS_LISTEN": self.layout.address(metrics)},
             directory=REPOSITORY,
-            ports=self.layout.ports(name),
+            ports=self.layout.ports(name, metrics),
             probe=health.grpc_serving(address),
             drain_seconds=self._drain_seconds(),
         )

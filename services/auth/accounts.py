@@ -1,37 +1,140 @@
-"""Reading accounts."""
+"""Accounts: reading, changing and deleting them, and who may administer."""
 
 from __future__ import annotations
 
+import logging
 from uuid import UUID
 
-from services.kit.caller import Caller
-from services.kit.clock import Clock
+from storymesh.events.v1 import auth_events_pb2 as events
+
+from services.kit import outbox
+from services.kit.caller import Caller, Origin, Role
 from services.kit.database import Database
+from services.kit.errors import SessionRevoked
+from services.kit.revocations import Kind
 
 from . import store
-from .errors import AccountNotFound, SessionRevoked
-from .model import User
+from .audit import Attempt, Audit
+from .endings import Endings
+from .errors import AccountNotFound, CodeInvalid, ReauthenticationRequired, UsernameTaken
+from .model import Action, Challenge, CodeAnswer, ProfileChange, Purpose, RevokeReason, User
+from .proofs import CodeProofs, PasswordProofs
+
+log = logging.getLogger(__name__)
+
+AT_THE_SERVER = Origin("", "command line")
+"""Where an operator's commands come from."""
 
 
 class Accounts:
-    def __init__(self, db: Database, clock: Clock) -> None:
+    def __init__(
+        self,
+        db: Database,
+        *,
+        endings: Endings,
+        password_proofs: PasswordProofs,
+        code_proofs: CodeProofs,
+        audit: Audit,
+    ) -> None:
         self._db = db
-        self._clock = clock
+        self._endings = endings
+        self._password_proofs = password_proofs
+        self._code_proofs = code_proofs
+        self._audit = audit
 
     async def own(self, caller: Caller) -> User:
         """The caller's account. Raises AccountNotFound, or SessionRevoked: here an access token does not outlive its session."""
         async with self._db.transaction() as tx:
-            user = await store.find_user(tx, caller.user_id)
+            user = await store.users.find(tx, caller.user_id)
             if user is None:
                 raise AccountNotFound
-            if not await store.is_live(tx, caller.session_id, self._clock()):
-                raise SessionRevoked
+            await self._endings.require_live(tx, caller)
         return user
 
     async def get(self, user_id: UUID) -> User:
         """Any account, for other services. Raises AccountNotFound."""
         async with self._db.transaction() as tx:
-            user = await store.find_user(tx, user_id)
+            user = await store.users.find(tx, user_id)
         if user is None:
             raise AccountNotFound(user_id=user_id)
         return user
+
+    async def update(self, caller: Caller, change: ProfileChange, origin: Origin) -> User:
+        """The account with the changed profile. Raises UsernameTaken or SessionRevoked."""
+        async with self._audit.attempt(Action.ACCOUNT_UPDATE, origin, caller) as attempt, self._db.transaction() as tx:
+            locked = await store.users.lock(tx, caller.user_id)
+            if locked is None:
+                raise SessionRevoked
+            await self._endings.require_live(tx, caller)
+            user = locked.user
+            changed = user.changed(change.of(user.profile))
+            if changed != user:
+                if not await store.users.set_profile(tx, user.id, changed.profile):
+                    raise UsernameTaken
+                await outbox.add(tx, events.UserUpdated(user_id=str(user.id)), key=user.id)
+                await attempt.done(tx)
+        return changed
+
+    async def delete(self, caller: Caller, password: str, code: CodeAnswer | None, origin: Origin) -> None:
+        """Deletes the caller's account for good, on the proof of either the password or a sign-in code.
+
+        Raises ReauthenticationRequired, InvalidCredentials, CodeInvalid, TooManySignIns or SessionRevoked.
+        """
+        async with self._audit.attempt(Action.ACCOUNT_DELETE, origin, caller) as attempt:
+            if code:
+                async with self._code_proofs.redeemed(Purpose.SIGN_IN, code, attempt) as challenge:
+                    await self._erase(caller, attempt, challenge)
+            elif password:
+                await self._password_proofs.of_caller(caller, password, origin)
+                await self._erase(caller, attempt)
+            else:
+                raise ReauthenticationRequired
+        log.info("account %s was deleted", caller.user_id)
+
+    async def _erase(self, caller: Caller, attempt: Attempt, challenge: Challenge | None = None) -> None:
+        user_id = caller.user_id
+        async with self._db.transaction() as tx:
+            locked = await store.users.lock(tx, user_id)
+            if locked is None:
+                raise SessionRevoked
+            await self._endings.require_live(tx, caller)
+            if challenge and not challenge.proves(locked.user):
+                raise CodeInvalid
+            await self._endings.end_all(tx, user_id, RevokeReason.ACCOUNT_DELETED)
+            await self._endings.refuse(tx, Kind.USER, str(user_id))
+            await store.registrations.delete_of(tx, locked.user.profile.email)
+            await store.users.delete(tx, user_id)
+            await attempt.done(tx)
+            await store.audit.erase_person(tx, user_id)
+            # What was published before carries sealed addresses.
+            await outbox.forget(tx, key=user_id)
+            await outbox.add(tx, events.UserDeleted(user_id=str(user_id)), key=user_id)
+
+
+class Roles:
+    """Who may administer: decided by operators at the server only, never through an API."""
+
+    def __init__(self, db: Database, endings: Endings, audit: Audit) -> None:
+        self._db = db
+        self._endings = endings
+        self._audit = audit
+
+    async def set(self, email: str, role: Role) -> bool:
+        """False: it was so already. Raises AccountNotFound."""
+        action = Action.ROLE_GRANT if role is Role.ADMIN else Action.ROLE_WITHDRAW
+        async with self._audit.attempt(action, AT_THE_SERVER) as attempt, self._db.transaction() as tx:
+            found = await store.users.find_by_email(tx, email)
+            locked = found and await store.users.lock(tx, found.id)
+            if not locked:
+                raise AccountNotFound
+            user = locked.user
+            if user.role is role:
+                return False
+            attempt.concerns(user.id)
+            await store.users.set_role(tx, user.id, role)
+            if role is not Role.ADMIN:
+                # Access tokens say what their bearer may do.
+                await self._endings.end_all(tx, user.id, RevokeReason.ROLE_CHANGED)
+            await outbox.add(tx, events.UserUpdated(user_id=str(user.id)), key=user.id)
+            await attempt.done(tx)
+        return True

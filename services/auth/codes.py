@@ -10,11 +10,10 @@ import asyncio
 import hashlib
 import hmac
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from uuid import UUID
 
 from redis.asyncio import Redis
@@ -23,7 +22,7 @@ from redis.exceptions import RedisError
 from services.kit.clock import Clock
 
 from .errors import CodeAttemptsSpent, CodeInvalid, TooManyCodes
-from .model import Randomness
+from .model import Purpose, Randomness
 from .scripts import CLAIM_CODE, ISSUE_CODE, RELEASE_CODE, USE_CODE
 
 log = logging.getLogger(__name__)
@@ -33,10 +32,6 @@ _HOUR = timedelta(hours=1)
 
 _CLAIM = timedelta(seconds=30)
 """Longer than a call may take: a claim ends by itself only when its process died."""
-
-
-class Purpose(StrEnum):
-    REGISTRATION = "registration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +53,11 @@ class Code:
 
 
 class Codes:
-    """Issues and redeems the codes of one purpose."""
+    """Issues and redeems the codes of one purpose.
+
+    Of several peppers the first keys new digests and all are accepted; the last, which stays the longest, names the addresses, so
+    that their budgets outlive a new pepper.
+    """
 
     def __init__(
         self,
@@ -66,7 +65,7 @@ class Codes:
         purpose: Purpose,
         limits: CodeLimits,
         *,
-        pepper: bytes,
+        peppers: Sequence[bytes],
         digits: int,
         clock: Clock,
         random: Randomness,
@@ -75,7 +74,7 @@ class Codes:
         self._limits = limits
         self._clock = clock
         self._random = random
-        self._pepper = pepper
+        self._peppers = peppers
         self._digits = digits
         self._issue = redis.register_script(ISSUE_CODE)
         self._claim = redis.register_script(CLAIM_CODE)
@@ -97,7 +96,7 @@ class Codes:
             args=[
                 _milliseconds(now),
                 str(challenge_id),
-                self._digest(challenge_id, address, digits),
+                self._digest(self._peppers[0], challenge_id, address, digits),
                 _milliseconds(code.expires_at),
                 _milliseconds(now + limits.challenge_life),
                 limits.attempts,
@@ -127,12 +126,12 @@ class Codes:
             keys=[challenge, attempts],
             args=[
                 _milliseconds(now),
-                self._digest(challenge_id, address, digits),
                 claim,
                 _milliseconds(now + _CLAIM),
                 self._limits.attempts,
                 self._limits.attempts_a_day,
                 int(_DAY.total_seconds() * 1000),
+                *(self._digest(pepper, challenge_id, address, digits) for pepper in self._peppers),
             ],
         )
         if outcome != b"claimed":
@@ -154,12 +153,12 @@ class Codes:
             log.warning("the claim on a code ends only by itself: %s", error)
 
     def _key(self, address: str, name: str) -> str:
-        owner = hmac.new(self._pepper, f"address\0{address}".encode(), hashlib.sha256).hexdigest()[:32]
+        owner = hmac.new(self._peppers[-1], f"address\0{address}".encode(), hashlib.sha256).hexdigest()[:32]
         return f"codes:{{{owner}}}:{self._purpose}:{name}"
 
-    def _digest(self, challenge_id: UUID, address: str, digits: str) -> str:
+    def _digest(self, pepper: bytes, challenge_id: UUID, address: str, digits: str) -> str:
         bound = f"code\0{self._purpose}\0{challenge_id}\0{address}\0{digits}"
-        return hmac.new(self._pepper, bound.encode(), hashlib.sha256).hexdigest()
+        return hmac.new(pepper, bound.encode(), hashlib.sha256).hexdigest()
 
 
 def _milliseconds(moment: datetime) -> int:

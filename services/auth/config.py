@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from services.kit.settings import DatabaseSettings, Key
+from services.kit.settings import DatabaseSettings, Key, Keys
+
+from .password_policy import PasswordRule
 
 
 class AuthWorkerSettings(DatabaseSettings):
@@ -12,25 +14,39 @@ class AuthWorkerSettings(DatabaseSettings):
 
     signing_key_secret: Key = Field(description="Encrypts the private signing keys in the database.")
     signing_key_days: float = Field(30.0, gt=0, description="Days after which the signing key is replaced.")
+    signing_key_publish_seconds: float = Field(
+        900.0,
+        ge=1,
+        description="How long a new key is published before it signs: longer than the edge keeps the key set.",
+    )
+    access_token_seconds: float = Field(600.0, gt=0, le=1200, description="Life of an access token.")
+    upkeep_seconds: float = Field(60.0, gt=0, description="Time between two looks at what has ended or is due.")
+    audit_days: float = Field(365.0, ge=90, description="Days that entries of the audit log are kept.")
 
 
 class AuthSettings(AuthWorkerSettings):
     """What `serve` is told."""
 
     seal_key: Key = Field(description="Encrypts codes on their way to the mail worker; the same in notification.")
-    code_pepper: Key = Field(
-        description="Keys the digests of codes, addresses and logins in Redis; a new one voids open codes."
+    cursor_key: Key = Field(description="Signs page tokens; the same for all replicas.")
+    code_pepper: Keys = Field(
+        description="Keys the digests of codes, addresses and logins in Redis. To replace it, put the new one before the former, "
+        "which goes a day later."
     )
-    refresh_key: Key = Field(
-        description="Derives refresh tokens; a new one voids only retries of refreshes that are just being made."
+    refresh_key: Keys = Field(
+        description="Derives refresh and device tokens. To replace it, put the new one before the former and drop that when the "
+        "sessions from before have ended."
     )
-    access_token_seconds: float = Field(600.0, gt=0, le=1200, description="Life of an access token.")
     session_idle_days: float = Field(30.0, gt=0, description="Days without a refresh after which a session ends.")
     session_absolute_days: float = Field(90.0, gt=0, description="Days after which a session ends in any case.")
     refresh_grace_seconds: float = Field(
         30.0, ge=0, description="How long a spent refresh token still gets its successor, for a lost response."
     )
     refresh_repeats: int = Field(10, ge=0, description="How often, within that time.")
+    password_rule: PasswordRule = Field(
+        "length",
+        description="`length`: long and not to be guessed; `classes`: 8 characters, with lower case, upper case, digit and symbol.",
+    )
     password_min_length: int = Field(15, ge=8, le=64, description="Characters that a new password needs.")
     password_hash_memory_kib: int = Field(19456, ge=8, le=65536, description="Memory of one argon2id hash.")
     password_hash_passes: int = Field(2, ge=1, le=10, description="Passes of argon2id over that memory.")
@@ -42,12 +58,29 @@ class AuthSettings(AuthWorkerSettings):
         5, ge=1, description="Failed sign-ins in a row after which a login waits: 1 s, doubling with each failure."
     )
     sign_in_longest_wait_seconds: float = Field(900.0, ge=1, description="The longest such wait.")
+    sign_in_most_failures: int = Field(
+        100,
+        ge=1,
+        description="Failures in a row after which a password is disabled until a mailed code proves its owner.",
+    )
+    sign_in_window_seconds: float = Field(
+        600.0,
+        ge=1,
+        description="The window in which failed sign-ins of unknown devices are counted by network and altogether.",
+    )
+    sign_in_failures_per_network: int = Field(
+        300, ge=1, description="Failures in it from one address (of IPv6: one /64) until it is refused."
+    )
+    sign_in_failures_altogether: int = Field(
+        10_000, ge=1, description="Failures in it from everywhere until unknown devices are refused."
+    )
     registration_seconds: float = Field(
         1800.0, gt=0, description="How long a registration can be completed after its latest code."
     )
     live_registrations: int = Field(3, ge=1, description="Registrations that an address may have at a time.")
     code_seconds: float = Field(600.0, gt=0, description="Life of a mailed code.")
-    code_attempts: int = Field(5, ge=1, description="Wrong codes after which a registration is void.")
+    sign_in_code_seconds: float = Field(300.0, gt=0, description="Life of a mailed code that signs in.")
+    code_attempts: int = Field(5, ge=1, description="Wrong codes after which none helps any more.")
     code_attempts_a_day: int = Field(50, ge=1, description="Wrong codes in 24 h for one address.")
     code_cooldown_seconds: float = Field(60.0, ge=0, description="Time between two codes for one address.")
     codes_an_hour: int = Field(5, ge=1, description="Codes in 1 h for one address.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.kit.errors import AlreadyExists, NotFound, ResourceExhausted, Unauthenticated
+from services.kit.errors import AlreadyExists, FailedPrecondition, NotFound, ResourceExhausted, Unauthenticated
 
 
 class InvalidCredentials(Unauthenticated):
@@ -33,14 +33,31 @@ class RefreshReused(Unauthenticated):
     message = "the refresh token was used before; sign in again"
 
 
-class SessionRevoked(Unauthenticated):
-    reason = "SESSION_REVOKED"
-    message = "the session has ended; sign in again"
-
-
 class UsernameTaken(AlreadyExists):
     reason = "USERNAME_TAKEN"
-    message = "the username belongs to another account; register again with another one"
+    message = "the username belongs to another account; choose another one"
+
+
+class EmailTaken(AlreadyExists):
+    """Said only to somebody who has proven the address."""
+
+    reason = "EMAIL_TAKEN"
+    message = "the address belongs to another account"
+
+
+class ReauthenticationRequired(FailedPrecondition):
+    reason = "REAUTH_REQUIRED"
+    message = "give the password, or a code that was mailed to the account's address"
+
+
+class SessionNotFound(NotFound):
+    reason = "SESSION_NOT_FOUND"
+    message = "there is no such session"
+
+
+class KeyNotFound(NotFound):
+    reason = "KEY_NOT_FOUND"
+    message = "there is no such key"
 
 
 class AccountNotFound(NotFound):

@@ -6,14 +6,14 @@ import hashlib
 import hmac
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum, auto
 from uuid import UUID
 
 import idna
 
-from services.kit.caller import Role
+from services.kit.caller import Origin, Role
 
 Randomness = Callable[[int], bytes]
 """Returns that many unpredictable bytes; `secrets.token_bytes` outside of tests."""
@@ -31,11 +31,33 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
+class ProfileChange:
+    """What is None stays. An empty username is none."""
+
+    username: str | None = None
+    first_name: str | None = None
+    last_name: str | None = None
+    preferences: tuple[str, ...] | None = None
+
+    def of(self, profile: Profile) -> Profile:
+        return replace(
+            profile,
+            username=profile.username if self.username is None else self.username or None,
+            first_name=profile.first_name if self.first_name is None else self.first_name,
+            last_name=profile.last_name if self.last_name is None else self.last_name,
+            preferences=profile.preferences if self.preferences is None else self.preferences,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class User:
     id: UUID
     profile: Profile
     role: Role
     created_at: datetime
+
+    def changed(self, profile: Profile) -> User:
+        return replace(self, profile=profile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +67,8 @@ class Credentials:
     user: User
     password_hash: str
     password_changed_at: datetime
+    password_disabled_at: datetime | None
+    """After too many failures in a row, until a code proves the owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +80,48 @@ class Registration:
     password_hash: str
     created_at: datetime
     expires_at: datetime
+
+
+class Purpose(StrEnum):
+    """What a one-time code is for; none works for anything else."""
+
+    REGISTRATION = "registration"
+    SIGN_IN = "sign-in"
+    PASSWORD_RESET = "password-reset"
+    EMAIL_CHANGE = "email-change"
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """A code that was asked for. For an address that nobody has there is one too, without account and address."""
+
+    id: UUID
+    purpose: Purpose
+    user_id: UUID | None
+    email: str | None
+    """Where the code went."""
+    expires_at: datetime
+
+    def proves(self, user: User) -> bool:
+        """False when the account has moved to another address since: whoever reads the old one is nobody any more."""
+        mailed = self.email is not None and canonical_email(self.email)
+        return self.user_id == user.id and mailed == canonical_email(user.profile.email)
+
+
+@dataclass(frozen=True, slots=True)
+class CodeAnswer:
+    """What somebody gives to answer a challenge."""
+
+    challenge_id: UUID
+    digits: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What everybody learns of a code that was asked for, whoever the address belongs to."""
+
+    id: UUID
+    code_expires_at: datetime
 
 
 class Method(StrEnum):
@@ -76,7 +142,11 @@ class Device:
 
 class RevokeReason(StrEnum):
     LOGOUT = "LOGOUT"
+    REVOKED = "REVOKED"
     REFRESH_REUSED = "REFRESH_REUSED"
+    PASSWORD_CHANGED = "PASSWORD_CHANGED"
+    ACCOUNT_DELETED = "ACCOUNT_DELETED"
+    ROLE_CHANGED = "ROLE_CHANGED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +158,8 @@ class Session:
     device: Device
     methods: tuple[Method, ...]
     created_at: datetime
+    last_used_at: datetime
+    """The latest sign-in or refresh: written with the rotation, which is written anyway."""
     expires_at: datetime
     """Unless it is refreshed before."""
     ends_at: datetime
@@ -111,12 +183,57 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
+    session_id: UUID
     user: User
     tokens: Tokens
+    device_token: str
+
+
+class Action(StrEnum):
+    """What the audit log tells of."""
+
+    REGISTRATION = "REGISTRATION"
+    SIGN_IN_PASSWORD = "SIGN_IN_PASSWORD"
+    SIGN_IN_CODE = "SIGN_IN_CODE"
+    REFRESH = "REFRESH"
+    """Only when it was refused as a reuse: an ordinary one happens every ten minutes and tells nothing."""
+    LOGOUT = "LOGOUT"
+    SESSION_REVOKE = "SESSION_REVOKE"
+    SESSIONS_REVOKE_OTHERS = "SESSIONS_REVOKE_OTHERS"
+    ACCOUNT_UPDATE = "ACCOUNT_UPDATE"
+    PASSWORD_CHANGE = "PASSWORD_CHANGE"
+    PASSWORD_RESET = "PASSWORD_RESET"
+    PASSWORD_DISABLE = "PASSWORD_DISABLE"
+    EMAIL_CHANGE_START = "EMAIL_CHANGE_START"
+    EMAIL_CHANGE = "EMAIL_CHANGE"
+    ACCOUNT_DELETE = "ACCOUNT_DELETE"
+    ROLE_GRANT = "ROLE_GRANT"
+    ROLE_WITHDRAW = "ROLE_WITHDRAW"
+    KEY_ROTATE = "KEY_ROTATE"
+    KEY_DROP = "KEY_DROP"
+
+    @property
+    def concerns_account(self) -> bool:
+        return self not in (Action.KEY_ROTATE, Action.KEY_DROP)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """Who did what to whose account, from where. Never a code, a token or an address that nobody proved."""
+
+    action: Action
+    origin: Origin
+    actor_id: UUID | None
+    """None for somebody unproven, or an operator at the server."""
+    subject_id: UUID | None
+    """None when no account is concerned, or the one that was named does not exist."""
+    session_id: UUID | None = None
+    reason: str = ""
+    """Why it was refused; empty when it was done."""
 
 
 class KeyState(StrEnum):
-    """PENDING keys are published, not used; the ACTIVE one signs; RETIRED ones still verify."""
+    """The PENDING key is published and stands by; the ACTIVE one signs; RETIRED ones still verify."""
 
     PENDING = "PENDING"
     ACTIVE = "ACTIVE"
@@ -132,6 +249,8 @@ class SigningKey:
     """None once it is retired: nothing is to be signed with it any more."""
     created_at: datetime
     activated_at: datetime | None = None
+    due_at: datetime | None = None
+    """When a pending key is to take over before the active one's time."""
     retired_at: datetime | None = None
 
 
@@ -197,13 +316,13 @@ class RefreshRules:
     grace: timedelta
     repeats: int
 
-    def judge(self, session: Session | None, token: RefreshToken, *, derived: bytes, now: datetime) -> Refresh:
-        """`derived` is the secret that a token of this session and generation has.
+    def judge(self, session: Session | None, token: RefreshToken, *, ours: bool, now: datetime) -> Refresh:
+        """`ours` says whether the token has the secret of its session and generation.
 
         What is no token of ours tells nothing about the session and does nothing to it, or whoever learns a session's id could
         end it.
         """
-        if session is None or not _is_genuine(token, session, derived):
+        if session is None or not _is_genuine(token, session, ours):
             return Refresh.INVALID
         if session.revoked_at is not None:
             return Refresh.REVOKED
@@ -219,11 +338,11 @@ class RefreshRules:
         return min(now + self.idle, ends_at)
 
 
-def _is_genuine(token: RefreshToken, session: Session, derived: bytes) -> bool:
+def _is_genuine(token: RefreshToken, session: Session, ours: bool) -> bool:
     """The newest token is known by its digest, so that a new refresh key signs nobody out; spent ones are derived again."""
     if token.generation == session.generation:
         return hmac.compare_digest(token.digest, session.token_digest)
-    return token.generation < session.generation and hmac.compare_digest(token.secret, derived)
+    return token.generation < session.generation and ours
 
 
 def digest(token: str) -> bytes:

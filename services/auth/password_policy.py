@@ -1,18 +1,27 @@
-"""Which passwords are accepted (NIST SP 800-63B-4, 3.1.1.2): long enough and not to be guessed; no composition rules."""
+"""Which passwords are accepted.
+
+The rule `length` is that of NIST SP 800-63B-4, 3.1.1.2: long enough and not to be guessed, whatever the characters. The rule
+`classes` is for those who are bound to one of composition: shorter, but of four kinds of characters. Neither takes a password
+from the blocklist.
+"""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Literal
 
 from services.kit.errors import InvalidArgument, Violation
 
 from .model import Profile
 
+PasswordRule = Literal["length", "classes"]
+
 _MAX_BYTES = 1024
+_CLASSES_MIN_LENGTH = 8
 _OWN_CHARACTERS = 8
 """What must be left of a password without the words that anybody would try first."""
 
@@ -28,28 +37,55 @@ def normalized(password: str) -> str:
 @dataclass(frozen=True, slots=True)
 class PasswordPolicy:
     min_length: int
+    """Of the rule `length`, in characters; the other rule has its own."""
 
-    def check(self, password: str, profile: Profile) -> None:
-        """Raises InvalidArgument on the field `password`. Takes the normalized form."""
-        problem = self._problem(password, profile)
-        if problem:
-            reason, description = problem
-            raise InvalidArgument([Violation("password", description, reason)])
+    rule: PasswordRule = "length"
 
-    def _problem(self, password: str, profile: Profile) -> tuple[str, str] | None:
-        if len(password) < self.min_length:
-            return "PASSWORD_TOO_SHORT", f"must be at least {self.min_length} characters long"
+    def check(self, password: str, profile: Profile | None, *, field: str = "password") -> None:
+        """Raises InvalidArgument on `field`. Takes the normalized form.
+
+        Without a profile, as before the owner is known, the words of the account are not looked for.
+        """
+        violations = [
+            Violation(field, description, reason) for reason, description in self._problems(password, profile)
+        ]
+        if violations:
+            raise InvalidArgument(violations)
+
+    def _problems(self, password: str, profile: Profile | None) -> list[tuple[str, str]]:
+        # Too much text is looked at no further. What else is wrong with the form is told at once, guesses after that.
         if len(password.encode()) > _MAX_BYTES:
-            return "PASSWORD_TOO_LONG", f"must be at most {_MAX_BYTES} bytes long"
+            return [("PASSWORD_TOO_LONG", f"must be at most {_MAX_BYTES} bytes long")]
+        return list(self._faults_of_form(password)) or list(self._guesses(password.casefold(), profile))
+
+    def _faults_of_form(self, password: str) -> Iterator[tuple[str, str]]:
+        min_length = _CLASSES_MIN_LENGTH if self.rule == "classes" else self.min_length
+        if len(password) < min_length:
+            yield "PASSWORD_TOO_SHORT", f"must be at least {min_length} characters long"
         # NIST and ASVS ask for printing characters only. Others come from a paste gone wrong and cannot be typed again.
         if any(unicodedata.category(character) == "Cc" for character in password):
-            return "PASSWORD_UNPRINTABLE", "must not contain control characters such as line breaks"
-        folded = password.casefold()
+            yield "PASSWORD_UNPRINTABLE", "must not contain control characters such as line breaks"
+        if self.rule == "classes":
+            yield from _missing_classes(password)
+
+    def _guesses(self, folded: str, profile: Profile | None) -> Iterator[tuple[str, str]]:
         if _is_common(folded):
-            return "PASSWORD_COMMON", "is among the passwords that are tried first; choose another one"
-        if len(_without(_context(profile), folded)) < _OWN_CHARACTERS:
-            return "PASSWORD_CONTEXT", "is little more than the name of the account or of this service"
-        return None
+            yield "PASSWORD_COMMON", "is among the passwords that are tried first; choose another one"
+        # The other rule's short passwords would have nothing left.
+        elif self.rule == "length" and len(_without(_context(profile), folded)) < _OWN_CHARACTERS:
+            yield "PASSWORD_CONTEXT", "is little more than the name of the account or of this service"
+
+
+def _missing_classes(password: str) -> Iterator[tuple[str, str]]:
+    if not any(character.islower() for character in password):
+        yield "PASSWORD_NEEDS_LOWER_CASE", "must contain a lower-case letter"
+    if not any(character.isupper() for character in password):
+        yield "PASSWORD_NEEDS_UPPER_CASE", "must contain an upper-case letter"
+    if not any(character.isdecimal() for character in password):
+        yield "PASSWORD_NEEDS_DIGIT", "must contain a digit"
+    # Punctuation, symbols and spaces; marks belong to their letters.
+    if not any(unicodedata.category(character)[0] in "PSZ" for character in password):
+        yield "PASSWORD_NEEDS_SYMBOL", "must contain a character that is neither a letter nor a digit"
 
 
 def _is_common(folded: str) -> bool:
@@ -81,7 +117,9 @@ def _without(words: Iterable[str], text: str) -> str:
     return text
 
 
-def _context(profile: Profile) -> set[str]:
+def _context(profile: Profile | None) -> set[str]:
+    if profile is None:
+        return {_SERVICE}
     local, _, domain = profile.email.casefold().rpartition("@")
     words = {_SERVICE, local, *local.replace("_", ".").replace("+", ".").split("."), *domain.split(".")}
     words |= {name.casefold() for name in (profile.username or "", profile.first_name, profile.last_name)}

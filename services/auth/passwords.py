@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from time import perf_counter
 from typing import TypeVar
@@ -28,6 +31,7 @@ _MOST_PASSES = 10
 _MOST_LANES = 16
 
 _QUEUE_PER_PROCESSOR = 4
+_NICENESS = 10
 _RETRY_AFTER = timedelta(seconds=1)
 
 R = TypeVar("R")
@@ -41,9 +45,10 @@ class Passwords:
         self._hasher = PasswordHasher(
             time_cost=passes, memory_cost=memory_kib, parallelism=1, hash_len=32, salt_len=16, type=Type.ID
         )
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="argon2")
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="argon2", initializer=_step_back)
         self._free = asyncio.Semaphore(threads)
         self._places = _QUEUE_PER_PROCESSOR * threads
+        self._admissions = threads + self._places
         self._wait_seconds = wait_seconds
         started = perf_counter()
         self._nobodys = self._hasher.hash(os.urandom(16))
@@ -51,6 +56,21 @@ class Passwords:
 
     def close(self) -> None:
         self._executor.shutdown()
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Runs a block that is going to look at a password, if there can be a processor for it in time. Raises Overloaded.
+
+        What is refused here has cost nothing yet: no more are let in than can wait for a processor, so that in a flood the database
+        is there for others.
+        """
+        if self._admissions == 0:
+            raise Overloaded(retry_after=_RETRY_AFTER)
+        self._admissions -= 1
+        try:
+            yield
+        finally:
+            self._admissions += 1
 
     async def hash(self, password: str) -> str:
         """Raises Overloaded, or DeadlineExceeded when the call ends before a hash could."""
@@ -94,6 +114,15 @@ class Passwords:
             raise Overloaded(retry_after=_RETRY_AFTER) from None
         finally:
             self._places += 1
+
+
+def _step_back() -> None:
+    """Lets a hashing thread have what the event loop leaves, so that a flood of sign-ins does not hold other calls up.
+
+    Only Linux has a niceness for each thread; elsewhere it would be the whole process's.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _processors() -> int:

@@ -6,9 +6,10 @@ import base64
 import binascii
 import hashlib
 import hmac
+from collections.abc import Sequence
 from uuid import UUID
 
-from .model import RefreshToken, digest
+from .model import RefreshToken, Session, digest
 
 # The number is the version of the form; the prefix lets secret scanners recognise a leaked token.
 _PREFIX = "smr1_"
@@ -19,18 +20,25 @@ class RefreshTokens:
     """The secret of a generation is HMAC(key, session | generation | nonce).
 
     The key is not in the database and the nonce nowhere else, so neither alone makes a token, and a retry after a lost answer
-    gets the identical token although the database keeps none.
+    gets the identical token although the database keeps none. Of several keys the first makes new tokens; what the others made
+    is still known.
     """
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._keys = keys
 
-    def secret(self, session_id: UUID, generation: int, nonce: bytes) -> bytes:
-        return hmac.digest(self._key, _numbered(session_id, generation) + nonce, hashlib.sha256)
+    def new(self, session_id: UUID, generation: int, nonce: bytes) -> str:
+        return _token(self._keys[0], session_id, generation, nonce)
 
-    def token(self, session_id: UUID, generation: int, nonce: bytes) -> str:
-        raw = _numbered(session_id, generation) + self.secret(session_id, generation, nonce)
-        return _PREFIX + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    def newest_of(self, session: Session) -> str:
+        """The token that the session's digest was taken of, whichever key made it."""
+        made = (_token(key, session.id, session.generation, session.nonce) for key in self._keys)
+        return next((token for token in made if hmac.compare_digest(digest(token), session.token_digest)), "")
+
+    def made(self, token: RefreshToken, nonce: bytes) -> bool:
+        """True for a token of ours, however old."""
+        secrets = (_secret(key, token.session_id, token.generation, nonce) for key in self._keys)
+        return any(hmac.compare_digest(token.secret, secret) for secret in secrets)
 
 
 def parse(token: str) -> RefreshToken | None:
@@ -46,6 +54,15 @@ def parse(token: str) -> RefreshToken | None:
         return None
     session_id, generation = raw[:_ID_BYTES], raw[_ID_BYTES:-_SECRET_BYTES]
     return RefreshToken(UUID(bytes=session_id), int.from_bytes(generation), raw[-_SECRET_BYTES:], digest(token))
+
+
+def _token(key: bytes, session_id: UUID, generation: int, nonce: bytes) -> str:
+    raw = _numbered(session_id, generation) + _secret(key, session_id, generation, nonce)
+    return _PREFIX + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _secret(key: bytes, session_id: UUID, generation: int, nonce: bytes) -> bytes:
+    return hmac.digest(key, _numbered(session_id, generation) + nonce, hashlib.sha256)
 
 
 def _numbered(session_id: UUID, generation: int) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -12,28 +11,33 @@ from storymesh.events.v1 import auth_events_pb2 as events
 from uuid_utils.compat import uuid7
 
 from services.kit import outbox
-from services.kit.caller import Role
+from services.kit.caller import Origin, Role
 from services.kit.clock import Clock
 from services.kit.database import Database, Transaction
-from services.kit.sealing import Seal
 
 from . import store
+from .audit import Audit
 from .codes import Code, Codes
 from .errors import CodeInvalid, UsernameTaken
-from .model import Device, Method, Profile, Randomness, Registration, SignedIn, User, canonical_email
+from .model import (
+    Action,
+    Device,
+    Method,
+    Profile,
+    Purpose,
+    Randomness,
+    Registration,
+    SignedIn,
+    Started,
+    User,
+    canonical_email,
+)
 from .password_policy import PasswordPolicy, normalized
 from .passwords import Passwords
+from .sealed_mails import SealedMails
 from .sessions import Sessions
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """What everybody learns about a registration, whoever the address belongs to."""
-
-    id: UUID
-    code_expires_at: datetime
 
 
 class Registrations:
@@ -42,12 +46,13 @@ class Registrations:
     def __init__(
         self,
         db: Database,
+        *,
         codes: Codes,
         passwords: Passwords,
         policy: PasswordPolicy,
         sessions: Sessions,
-        *,
-        seal: Seal,
+        mails: SealedMails,
+        audit: Audit,
         clock: Clock,
         random: Randomness,
         life: timedelta,
@@ -57,7 +62,8 @@ class Registrations:
         self._passwords = passwords
         self._policy = policy
         self._sessions = sessions
-        self._seal = seal
+        self._mails = mails
+        self._audit = audit
         self._clock = clock
         self._random = random
         self._life = life
@@ -77,7 +83,7 @@ class Registrations:
         now = self._clock()
         registration = Registration(registration_id, profile, password_hash, now, now + self._life)
         async with self._db.transaction() as tx:
-            await store.insert_registration(tx, registration)
+            await store.registrations.insert(tx, registration)
             await self._announce(tx, registration, code)
         return Started(registration_id, code.expires_at)
 
@@ -88,12 +94,12 @@ class Registrations:
         """
         now = self._clock()
         async with self._db.transaction() as tx:
-            registration = await store.find_registration(tx, registration_id, now)
+            registration = await store.registrations.find(tx, registration_id, now)
         if registration is None:
             return (await self._codes.issue(registration_id, f"unknown {registration_id}")).expires_at
         code = await self._codes.issue(registration_id, canonical_email(registration.profile.email))
         async with self._db.transaction() as tx:
-            if await store.extend_registration(tx, registration_id, now + self._life):
+            if await store.registrations.extend(tx, registration_id, now + self._life):
                 await self._announce(tx, registration, code)
         return code.expires_at
 
@@ -102,39 +108,34 @@ class Registrations:
 
         Raises CodeInvalid or UsernameTaken; after the latter the code is still good.
         """
-        async with self._db.transaction() as tx:
-            registration = await store.find_registration(tx, registration_id, self._clock())
-        if registration is None:
-            raise CodeInvalid
-        email = registration.profile.email
-        async with self._codes.redeemed(registration_id, canonical_email(email), digits), self._db.transaction() as tx:
-            user = User(uuid7(), registration.profile, Role.USER, self._clock())
-            # Whoever comes second for the same address or username waits here for the first.
-            if not await store.insert_user(tx, user, registration.password_hash):
-                raise CodeInvalid if await store.find_owner(tx, email) else UsernameTaken
-            await store.delete_registrations(tx, email)
-            tokens = await self._sessions.open(tx, user, device, Method.CODE)
-            await outbox.add(tx, events.UserRegistered(user_id=str(user.id)), key=user.id)
+        origin = Origin(device.ip, device.user_agent)
+        async with self._audit.attempt(Action.REGISTRATION, origin) as attempt:
+            async with self._db.transaction() as tx:
+                registration = await store.registrations.find(tx, registration_id, self._clock())
+            if registration is None:
+                raise CodeInvalid
+            email = registration.profile.email
+            async with (
+                self._codes.redeemed(registration_id, canonical_email(email), digits),
+                self._db.transaction() as tx,
+            ):
+                user = User(uuid7(), registration.profile, Role.USER, self._clock())
+                # Whoever comes second for the same address or username waits here for the first.
+                if not await store.users.insert(tx, user, registration.password_hash):
+                    raise CodeInvalid if await store.users.find_by_email(tx, email) else UsernameTaken
+                await store.registrations.delete_of(tx, email)
+                signed_in = await self._sessions.open(tx, user, device, Method.CODE)
+                attempt.concerns(user.id)
+                await attempt.done(tx, actor_id=user.id, session_id=signed_in.session_id)
+                await outbox.add(tx, events.UserRegistered(user_id=str(user.id)), key=user.id)
         log.info("account %s was created", user.id)
-        return SignedIn(user, tokens)
+        return signed_in
 
     async def _announce(self, tx: Transaction, registration: Registration, code: Code) -> None:
         """Mails the code, or tells the owner of an account that somebody tried to register their address."""
+        profile = registration.profile
         # Made in either case, so that both take the same time.
-        issued = self._code_issued(registration, code)
-        owner = await store.find_owner(tx, registration.profile.email)
-        event: Message = issued if owner is None else events.RegistrationRepeated(user_id=str(owner))
-        await outbox.add(tx, event, key=owner or registration.id)
-
-    def _code_issued(self, registration: Registration, code: Code) -> events.CodeIssued:
-        mail = events.CodeMail(
-            email=registration.profile.email, code=code.digits, first_name=registration.profile.first_name
-        )
-        event = events.CodeIssued(
-            challenge_id=str(registration.id),
-            purpose=events.CODE_PURPOSE_REGISTRATION,
-            # The name of the sealed message, which notification opens it with.
-            sealed_mail=self._seal.seal(events.CodeMail.DESCRIPTOR.full_name, mail.SerializeToString()),
-        )
-        event.expire_time.FromDatetime(code.expires_at)
-        return event
+        issued = self._mails.code_issued(registration.id, Purpose.REGISTRATION, code, profile.email, profile.first_name)
+        owner = await store.users.find_by_email(tx, profile.email)
+        event: Message = issued if owner is None else events.RegistrationRepeated(user_id=str(owner.id))
+        await outbox.add(tx, event, key=owner.id if owner else registration.id)

@@ -38,22 +38,28 @@ return {'issued', 0}
 
 CLAIM_CODE = """
 -- KEYS: challenge, attempts on the address (sorted by time)
--- ARGV: now, digest, claim, end of the claim, attempts at most, attempts on the address at most, window of these
+-- ARGV: now, claim, end of the claim, attempts at most, attempts on the address at most, window of these, then the digests that the
+--       code may have: one for each pepper
 -- Answers 'claimed', 'wrong', 'spent' or 'absent'.
 local now = tonumber(ARGV[1])
-local window = tonumber(ARGV[7])
+local window = tonumber(ARGV[6])
 local ends = tonumber(redis.call('HGET', KEYS[1], 'ends') or 0)
 local claimed_until = tonumber(redis.call('HGET', KEYS[1], 'claimed_until') or 0)
 if ends <= now or claimed_until > now then return 'absent' end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - window)
-if tonumber(redis.call('HGET', KEYS[1], 'attempts') or 0) >= tonumber(ARGV[5])
-  or redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[6]) then return 'spent' end
+if tonumber(redis.call('HGET', KEYS[1], 'attempts') or 0) >= tonumber(ARGV[4])
+  or redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[5]) then return 'spent' end
 redis.call('HINCRBY', KEYS[1], 'attempts', 1)
-redis.call('ZADD', KEYS[2], now, ARGV[3])
+redis.call('ZADD', KEYS[2], now, ARGV[2])
 redis.call('PEXPIRE', KEYS[2], window)
-if redis.call('HGET', KEYS[1], 'digest') ~= ARGV[2] then return 'wrong' end
-redis.call('HSET', KEYS[1], 'claim', ARGV[3], 'claimed_until', ARGV[4])
-return 'claimed'
+local digest = redis.call('HGET', KEYS[1], 'digest')
+for i = 7, #ARGV do
+  if digest == ARGV[i] then
+    redis.call('HSET', KEYS[1], 'claim', ARGV[2], 'claimed_until', ARGV[3])
+    return 'claimed'
+  end
+end
+return 'wrong'
 """
 
 RELEASE_CODE = """
@@ -94,5 +100,27 @@ FORGIVE_SIGN_IN = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if redis.call('HINCRBY', KEYS[1], 'failures', -1) <= 0 then return redis.call('DEL', KEYS[1]) end
 redis.call('HDEL', KEYS[1], 'blocked_until')
+return 1
+"""
+
+COUNT_FAILURE = """
+-- KEYS: a window of failures. ARGV: now, its length, failures in it at most.
+-- Counts a failure in advance. Answers 0, or the milliseconds until the window ends, when it is full.
+local now = tonumber(ARGV[1])
+local ends = tonumber(redis.call('HGET', KEYS[1], 'ends') or 0)
+if ends <= now then
+  redis.call('DEL', KEYS[1])
+  ends = now + tonumber(ARGV[2])
+  redis.call('HSET', KEYS[1], 'ends', ends)
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+if tonumber(redis.call('HGET', KEYS[1], 'failures') or 0) >= tonumber(ARGV[3]) then return math.ceil(ends - now) end
+redis.call('HINCRBY', KEYS[1], 'failures', 1)
+return 0
+"""
+
+UNCOUNT_FAILURE = """
+-- KEYS: a window of failures. Takes back one that was none.
+if tonumber(redis.call('HGET', KEYS[1], 'failures') or 0) > 0 then redis.call('HINCRBY', KEYS[1], 'failures', -1) end
 return 1
 """

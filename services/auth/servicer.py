@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
 from uuid import UUID
 
 from grpc.aio import ServicerContext
@@ -15,20 +16,28 @@ from storymesh.auth.v1 import (
     key_service_pb2_grpc,
     registration_service_pb2,
     registration_service_pb2_grpc,
+    revocation_service_pb2,
+    revocation_service_pb2_grpc,
+    session_pb2,
     session_service_pb2,
     session_service_pb2_grpc,
     tokens_pb2,
     user_pb2,
 )
 
-from services.kit.caller import Role, caller_of, origin_of
+from services.kit.caller import Caller, Role, caller_of, origin_of
+from services.kit.revocations import Kind, Revocation
 from services.kit.timestamps import set_time
 
 from .accounts import Accounts
-from .keys import SigningKeys
-from .model import Profile, Tokens, User
+from .email_changes import EmailChanges
+from .keys import KeyRotation, SigningKeys
+from .model import CodeAnswer, Profile, ProfileChange, Session, Tokens, User
+from .password_changes import PasswordChanges
 from .registrations import Registrations
-from .sessions import PasswordSignIn, Sessions, device_of
+from .revocations import RevocationFeed
+from .sessions import Sessions
+from .sign_in import CodeSignIn, PasswordSignIn, device_of
 
 Context = ServicerContext[Any, Any]
 
@@ -69,23 +78,64 @@ class RegistrationServicer(registration_service_pb2_grpc.RegistrationServiceServ
         device = device_of(request.device_name, origin_of(context))
         signed_in = await self._registrations.complete(UUID(request.registration_id), request.code, device)
         return registration_service_pb2.CompleteRegistrationResponse(
-            user=_user(signed_in.user), tokens=_tokens(signed_in.tokens)
+            user=_user(signed_in.user), tokens=_tokens(signed_in.tokens), device_token=signed_in.device_token
         )
 
 
 class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
     """Implements storymesh.auth.v1.SessionService."""
 
-    def __init__(self, sessions: Sessions, password_sign_in: PasswordSignIn) -> None:
+    def __init__(self, sessions: Sessions, password_sign_in: PasswordSignIn, code_sign_in: CodeSignIn) -> None:
         self._sessions = sessions
         self._password_sign_in = password_sign_in
+        self._code_sign_in = code_sign_in
 
     async def CreateSession(
         self, request: session_service_pb2.CreateSessionRequest, context: Context
     ) -> session_service_pb2.CreateSessionResponse:
         device = device_of(request.device_name, origin_of(context))
-        signed_in = await self._password_sign_in.sign_in(request.login, request.password, device)
-        return session_service_pb2.CreateSessionResponse(user=_user(signed_in.user), tokens=_tokens(signed_in.tokens))
+        signed_in = await self._password_sign_in.sign_in(request.login, request.password, device, request.device_token)
+        return session_service_pb2.CreateSessionResponse(
+            user=_user(signed_in.user), tokens=_tokens(signed_in.tokens), device_token=signed_in.device_token
+        )
+
+    async def StartSessionCode(
+        self, request: session_service_pb2.StartSessionCodeRequest, context: Context
+    ) -> session_service_pb2.StartSessionCodeResponse:
+        started = await self._code_sign_in.start(request.email)
+        response = session_service_pb2.StartSessionCodeResponse(challenge_id=str(started.id))
+        set_time(response.code_expire_time, started.code_expires_at)
+        return response
+
+    async def CompleteSessionCode(
+        self, request: session_service_pb2.CompleteSessionCodeRequest, context: Context
+    ) -> session_service_pb2.CompleteSessionCodeResponse:
+        device = device_of(request.device_name, origin_of(context))
+        signed_in = await self._code_sign_in.complete(_answer(request), device)
+        return session_service_pb2.CompleteSessionCodeResponse(
+            user=_user(signed_in.user), tokens=_tokens(signed_in.tokens), device_token=signed_in.device_token
+        )
+
+    async def ListSessions(
+        self, request: session_service_pb2.ListSessionsRequest, context: Context
+    ) -> session_service_pb2.ListSessionsResponse:
+        caller = caller_of(context)
+        page = await self._sessions.list(caller, request.page_size, request.page_token)
+        return session_service_pb2.ListSessionsResponse(
+            sessions=[_session(session, caller) for session in page.items], next_page_token=page.next_token
+        )
+
+    async def RevokeSession(
+        self, request: session_service_pb2.RevokeSessionRequest, context: Context
+    ) -> session_service_pb2.RevokeSessionResponse:
+        await self._sessions.revoke(caller_of(context), UUID(request.session_id), origin_of(context))
+        return session_service_pb2.RevokeSessionResponse()
+
+    async def RevokeOtherSessions(
+        self, request: session_service_pb2.RevokeOtherSessionsRequest, context: Context
+    ) -> session_service_pb2.RevokeOtherSessionsResponse:
+        count = await self._sessions.revoke_others(caller_of(context), origin_of(context))
+        return session_service_pb2.RevokeOtherSessionsResponse(revoked_count=count)
 
     async def RefreshSession(
         self, request: session_service_pb2.RefreshSessionRequest, context: Context
@@ -96,20 +146,80 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
     async def Logout(
         self, request: session_service_pb2.LogoutRequest, context: Context
     ) -> session_service_pb2.LogoutResponse:
-        await self._sessions.log_out(caller_of(context))
+        await self._sessions.log_out(caller_of(context), origin_of(context))
         return session_service_pb2.LogoutResponse()
 
 
 class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
     """Implements storymesh.auth.v1.AccountService."""
 
-    def __init__(self, accounts: Accounts) -> None:
+    def __init__(self, accounts: Accounts, password_changes: PasswordChanges, email_changes: EmailChanges) -> None:
         self._accounts = accounts
+        self._password_changes = password_changes
+        self._email_changes = email_changes
 
     async def GetAccount(
         self, request: account_service_pb2.GetAccountRequest, context: Context
     ) -> account_service_pb2.GetAccountResponse:
         return account_service_pb2.GetAccountResponse(user=_user(await self._accounts.own(caller_of(context))))
+
+    async def UpdateAccount(
+        self, request: account_service_pb2.UpdateAccountRequest, context: Context
+    ) -> account_service_pb2.UpdateAccountResponse:
+        change = ProfileChange(
+            username=request.username if request.HasField("username") else None,
+            first_name=request.first_name if request.HasField("first_name") else None,
+            last_name=request.last_name if request.HasField("last_name") else None,
+            # The contract admits strings only.
+            preferences=tuple(map(str, request.preferences)) if request.HasField("preferences") else None,
+        )
+        user = await self._accounts.update(caller_of(context), change, origin_of(context))
+        return account_service_pb2.UpdateAccountResponse(user=_user(user))
+
+    async def ChangePassword(
+        self, request: account_service_pb2.ChangePasswordRequest, context: Context
+    ) -> account_service_pb2.ChangePasswordResponse:
+        await self._password_changes.change(
+            caller_of(context), request.current_password, request.new_password, origin_of(context)
+        )
+        return account_service_pb2.ChangePasswordResponse()
+
+    async def StartPasswordReset(
+        self, request: account_service_pb2.StartPasswordResetRequest, context: Context
+    ) -> account_service_pb2.StartPasswordResetResponse:
+        started = await self._password_changes.start_reset(request.email)
+        response = account_service_pb2.StartPasswordResetResponse(challenge_id=str(started.id))
+        set_time(response.code_expire_time, started.code_expires_at)
+        return response
+
+    async def CompletePasswordReset(
+        self, request: account_service_pb2.CompletePasswordResetRequest, context: Context
+    ) -> account_service_pb2.CompletePasswordResetResponse:
+        await self._password_changes.complete_reset(_answer(request), request.new_password, origin_of(context))
+        return account_service_pb2.CompletePasswordResetResponse()
+
+    async def StartEmailChange(
+        self, request: account_service_pb2.StartEmailChangeRequest, context: Context
+    ) -> account_service_pb2.StartEmailChangeResponse:
+        started = await self._email_changes.start(
+            caller_of(context), request.new_email, request.password, origin_of(context)
+        )
+        response = account_service_pb2.StartEmailChangeResponse(challenge_id=str(started.id))
+        set_time(response.code_expire_time, started.code_expires_at)
+        return response
+
+    async def CompleteEmailChange(
+        self, request: account_service_pb2.CompleteEmailChangeRequest, context: Context
+    ) -> account_service_pb2.CompleteEmailChangeResponse:
+        user = await self._email_changes.complete(caller_of(context), _answer(request), origin_of(context))
+        return account_service_pb2.CompleteEmailChangeResponse(user=_user(user))
+
+    async def DeleteAccount(
+        self, request: account_service_pb2.DeleteAccountRequest, context: Context
+    ) -> account_service_pb2.DeleteAccountResponse:
+        code = _answer(request) if request.code else None
+        await self._accounts.delete(caller_of(context), request.password, code, origin_of(context))
+        return account_service_pb2.DeleteAccountResponse()
 
 
 class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
@@ -127,8 +237,9 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
 class KeyServicer(key_service_pb2_grpc.KeyServiceServicer):
     """Implements storymesh.auth.v1.KeyService."""
 
-    def __init__(self, keys: SigningKeys) -> None:
+    def __init__(self, keys: SigningKeys, rotation: KeyRotation) -> None:
         self._keys = keys
+        self._rotation = rotation
 
     async def GetJwks(
         self, request: key_service_pb2.GetJwksRequest, context: Context
@@ -136,6 +247,82 @@ class KeyServicer(key_service_pb2_grpc.KeyServiceServicer):
         return key_service_pb2.GetJwksResponse(
             keys=[key_service_pb2.JsonWebKey(**key) for key in self._keys.published()]
         )
+
+    async def RotateKeys(
+        self, request: key_service_pb2.RotateKeysRequest, context: Context
+    ) -> key_service_pb2.RotateKeysResponse:
+        kid, activates_at = await self._rotation.rotate(caller_of(context), origin_of(context))
+        response = key_service_pb2.RotateKeysResponse(kid=kid)
+        set_time(response.activate_time, activates_at)
+        return response
+
+    async def DropKey(
+        self, request: key_service_pb2.DropKeyRequest, context: Context
+    ) -> key_service_pb2.DropKeyResponse:
+        active = await self._rotation.drop(request.kid, caller_of(context), origin_of(context))
+        # Whoever refreshes here next would get another token that nobody takes.
+        await self._keys.refresh()
+        return key_service_pb2.DropKeyResponse(active_kid=active)
+
+
+class RevocationServicer(revocation_service_pb2_grpc.RevocationServiceServicer):
+    """Implements storymesh.auth.v1.RevocationService."""
+
+    def __init__(self, feed: RevocationFeed) -> None:
+        self._feed = feed
+
+    async def WatchRevocations(
+        self, request: revocation_service_pb2.WatchRevocationsRequest, context: Context
+    ) -> AsyncIterator[revocation_service_pb2.WatchRevocationsResponse]:
+        async for told in self._feed.watch():
+            message = revocation_service_pb2.WatchRevocationsResponse()
+            match told:
+                case None:
+                    message.heartbeat.SetInParent()
+                case Revocation():
+                    message.revocation.CopyFrom(_revocation(told))
+                case _:
+                    message.snapshot.SetInParent()
+                    message.snapshot.revocations.extend(map(_revocation, told))
+            yield message
+
+
+class _CodeAnswer(Protocol):
+    @property
+    def challenge_id(self) -> str: ...
+    @property
+    def code(self) -> str: ...
+
+
+def _answer(request: _CodeAnswer) -> CodeAnswer:
+    return CodeAnswer(UUID(request.challenge_id), request.code)
+
+
+def _revocation(revocation: Revocation) -> revocation_service_pb2.Revocation:
+    message = revocation_service_pb2.Revocation()
+    match revocation.kind:
+        case Kind.SESSION:
+            message.session_id = revocation.value
+        case Kind.USER:
+            message.user_id = revocation.value
+        case Kind.KEY:
+            message.kid = revocation.value
+    set_time(message.expire_time, revocation.expires_at)
+    return message
+
+
+def _session(session: Session, caller: Caller) -> session_pb2.Session:
+    message = session_pb2.Session(
+        id=str(session.id),
+        device_name=session.device.name,
+        user_agent=session.device.user_agent,
+        ip=session.device.ip,
+        current=session.id == caller.session_id,
+    )
+    set_time(message.create_time, session.created_at)
+    set_time(message.last_use_time, session.last_used_at)
+    set_time(message.expire_time, session.expires_at)
+    return message
 
 
 def _user(user: User) -> user_pb2.User:

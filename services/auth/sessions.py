@@ -1,19 +1,26 @@
-"""Signing in with a password, staying signed in, signing out."""
+"""Being signed in, on each device apart: opening sessions, refreshing their tokens, listing and ending them."""
 
 from __future__ import annotations
 
 import logging
+from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
 from services.kit.caller import Caller, Origin
 from services.kit.clock import Clock
 from services.kit.database import Database, Transaction
+from services.kit.errors import SessionRevoked
+from services.kit.paging import Page, Pages
 
 from . import store
 from .access_tokens import AccessTokenIssuer
-from .errors import InvalidCredentials, Overloaded, RefreshInvalid, RefreshReused, SessionRevoked
+from .audit import Audit
+from .device_tokens import DeviceTokens
+from .endings import Endings
+from .errors import RefreshInvalid, RefreshReused, SessionNotFound
 from .model import (
+    Action,
     Device,
     Method,
     Randomness,
@@ -25,12 +32,9 @@ from .model import (
     SignedIn,
     Tokens,
     User,
-    canonical_login,
     digest,
 )
-from .passwords import Passwords
 from .refresh_tokens import RefreshTokens, parse
-from .throttle import SignInThrottle
 
 log = logging.getLogger(__name__)
 
@@ -41,31 +45,42 @@ class Sessions:
     def __init__(
         self,
         db: Database,
+        *,
         access_tokens: AccessTokenIssuer,
         refresh_tokens: RefreshTokens,
+        device_tokens: DeviceTokens,
         rules: RefreshRules,
-        *,
+        endings: Endings,
+        audit: Audit,
+        pages: Pages,
         clock: Clock,
         random: Randomness,
     ) -> None:
         self._db = db
         self._access_tokens = access_tokens
         self._refresh_tokens = refresh_tokens
+        self._device_tokens = device_tokens
         self._rules = rules
+        self._endings = endings
+        self._audit = audit
+        self._pages = pages
         self._clock = clock
         self._random = random
 
-    async def open(self, tx: Transaction, user: User, device: Device, *methods: Method) -> Tokens:
-        """A new session, in the transaction of what proved who the person is."""
+    async def open(
+        self, tx: Transaction, user: User, device: Device, method: Method, *, device_token: str = ""
+    ) -> SignedIn:
+        """A new session, in the transaction of what proved who the person is. A device that is known keeps its token."""
         now = self._clock()
         session_id, nonce = uuid7(), self._random(_NONCE_BYTES)
-        refresh_token = self._refresh_tokens.token(session_id, 1, nonce)
+        refresh_token = self._refresh_tokens.new(session_id, 1, nonce)
         session = Session(
             id=session_id,
             user_id=user.id,
             device=device,
-            methods=methods,
+            methods=(method,),
             created_at=now,
+            last_used_at=now,
             expires_at=self._rules.expires_at(now, now + self._rules.absolute),
             ends_at=now + self._rules.absolute,
             generation=1,
@@ -74,8 +89,14 @@ class Sessions:
             rotated_at=now,
             repeats=0,
         )
-        await store.insert_session(tx, session)
-        return self._tokens(session, user)
+        await store.sessions.insert(tx, session)
+        known = device_token and self._device_tokens.name_of(device_token, user.id)
+        return SignedIn(
+            session.id,
+            user,
+            self._tokens(session, user, refresh_token),
+            device_token if known else self._device_tokens.make(user.id),
+        )
 
     async def refresh(self, text: str, origin: Origin) -> Tokens:
         """The successor of a refresh token, and a new access token.
@@ -90,7 +111,7 @@ class Sessions:
             outcome = await self._advance(tx, token, origin)
         match outcome:
             case (session, user):
-                return self._tokens(session, user)
+                return self._tokens(session, user, self._refresh_tokens.newest_of(session))
             case Refresh.REVOKED:
                 raise SessionRevoked
             case Refresh.REUSED | Refresh.REFUSE_REPEAT:
@@ -98,28 +119,56 @@ class Sessions:
             case _:
                 raise RefreshInvalid
 
-    async def log_out(self, caller: Caller) -> None:
-        """Ends the caller's session; again, nothing happens."""
+    async def list(self, caller: Caller, page_size: int, page_token: str) -> Page[Session]:
+        """The caller's live sessions, newest first. Raises InvalidArgument for a foreign page token."""
+        query = f"sessions:{caller.user_id}"
+        request = self._pages.request(query, page_size, page_token)
         async with self._db.transaction() as tx:
-            await store.revoke_session(tx, caller.session_id, RevokeReason.LOGOUT, self._clock())
+            rows = await store.sessions.page(tx, caller.user_id, request, self._clock())
+        return self._pages.page(query, request.size, rows)
+
+    async def revoke(self, caller: Caller, session_id: UUID, origin: Origin) -> None:
+        """Ends one of the caller's sessions; again, nothing happens. Raises SessionNotFound, also for a stranger's."""
+        async with self._audit.attempt(Action.SESSION_REVOKE, origin, caller) as attempt, self._db.transaction() as tx:
+            if not await store.sessions.belongs_to(tx, session_id, caller.user_id):
+                raise SessionNotFound
+            await self._endings.require_live(tx, caller)
+            if await self._endings.end(tx, caller.user_id, session_id, RevokeReason.REVOKED):
+                await attempt.done(tx, session_id=session_id)
+
+    async def revoke_others(self, caller: Caller, origin: Origin) -> int:
+        """Ends all the caller's sessions but the one that calls; how many there were."""
+        async with (
+            self._audit.attempt(Action.SESSIONS_REVOKE_OTHERS, origin, caller) as attempt,
+            self._db.transaction() as tx,
+        ):
+            await store.users.lock(tx, caller.user_id)
+            await self._endings.require_live(tx, caller)
+            ended = await self._endings.end_all(tx, caller.user_id, RevokeReason.REVOKED, but=caller.session_id)
+            await attempt.done(tx)
+        return ended
+
+    async def log_out(self, caller: Caller, origin: Origin) -> None:
+        """Ends the caller's session; again, nothing happens."""
+        async with self._audit.attempt(Action.LOGOUT, origin, caller) as attempt, self._db.transaction() as tx:
+            if await self._endings.end(tx, caller.user_id, caller.session_id, RevokeReason.LOGOUT):
+                await attempt.done(tx)
 
     async def _advance(self, tx: Transaction, token: RefreshToken, origin: Origin) -> tuple[Session, User] | Refresh:
         """The session after the refresh and its owner, or why there was none."""
         # Each round but the last was overtaken by another call on the same session.
         while True:
             now = self._clock()
-            found = await store.find_session(tx, token.session_id)
+            found = await store.sessions.find(tx, token.session_id)
             session, user = found or (None, None)
-            derived = self._refresh_tokens.secret(
-                token.session_id, token.generation, session.nonce if session else bytes(_NONCE_BYTES)
-            )
-            verdict = self._rules.judge(session, token, derived=derived, now=now)
+            ours = self._refresh_tokens.made(token, session.nonce if session else bytes(_NONCE_BYTES))
+            verdict = self._rules.judge(session, token, ours=ours, now=now)
             if session is None or user is None:
                 return verdict
             match verdict:
                 case Refresh.ROTATE:
-                    successor = self._refresh_tokens.token(session.id, session.generation + 1, session.nonce)
-                    rotated = await store.rotate_session(
+                    successor = self._refresh_tokens.new(session.id, session.generation + 1, session.nonce)
+                    rotated = await store.sessions.rotate(
                         tx,
                         session,
                         token_digest=digest(successor),
@@ -131,64 +180,21 @@ class Sessions:
                     if rotated:
                         return rotated, user
                 case Refresh.REPEAT:
-                    if await store.count_repeat(tx, session, self._rules.repeats):
+                    if await store.sessions.count_repeat(tx, session, self._rules.repeats):
                         return session, user
                 case Refresh.REUSED:
-                    if await store.revoke_session(tx, session.id, RevokeReason.REFRESH_REUSED, now):
+                    if await self._endings.end(tx, user.id, session.id, RevokeReason.REFRESH_REUSED):
                         log.warning("a spent refresh token ended session %s", session.id)
+                        await self._audit.reuse(tx, session, origin)
                         return verdict
                 case _:
                     return verdict
 
-    def _tokens(self, session: Session, user: User) -> Tokens:
+    def _tokens(self, session: Session, user: User, refresh_token: str) -> Tokens:
         access_token, access_expires_at = self._access_tokens.issue(session, user.role)
         return Tokens(
             access_token=access_token,
             access_expires_at=access_expires_at,
-            refresh_token=self._refresh_tokens.token(session.id, session.generation, session.nonce),
+            refresh_token=refresh_token,
             refresh_expires_at=session.expires_at,
         )
-
-
-class PasswordSignIn:
-    """Signing in by address or username and password. Takes the same time and answers the same whatever was wrong."""
-
-    def __init__(self, db: Database, sessions: Sessions, passwords: Passwords, throttle: SignInThrottle) -> None:
-        self._db = db
-        self._sessions = sessions
-        self._passwords = passwords
-        self._throttle = throttle
-
-    async def sign_in(self, login: str, password: str, device: Device) -> SignedIn:
-        """Raises InvalidCredentials, TooManySignIns or Overloaded."""
-        login = canonical_login(login)
-        async with self._throttle.guess(login):
-            async with self._db.transaction() as tx:
-                credentials = await store.find_credentials(tx, login)
-            good = await self._passwords.verify(password, credentials.password_hash if credentials else None)
-        if not good or credentials is None:
-            raise InvalidCredentials
-        await self._throttle.reset(login)
-        rehashed = await self._rehashed(password, credentials.password_hash)
-        user = credentials.user
-        async with self._db.transaction() as tx:
-            if rehashed:
-                await store.replace_password_hash(tx, user.id, old=credentials.password_hash, new=rehashed)
-            # A password change ends all sessions; one opened with the old password just then must not slip past it.
-            if not await store.hold_password(tx, user.id, credentials.password_changed_at):
-                raise InvalidCredentials
-            return SignedIn(user, await self._sessions.open(tx, user, device, Method.PASSWORD))
-
-    async def _rehashed(self, password: str, stored: str) -> str | None:
-        """The hash with today's parameters when the stored one has others; it can wait for a quieter time."""
-        if not self._passwords.is_outdated(stored):
-            return None
-        try:
-            return await self._passwords.hash(password)
-        except Overloaded:
-            return None
-
-
-def device_of(name: str, origin: Origin) -> Device:
-    """A device without a name is shown by its user agent."""
-    return Device(name=name or origin.user_agent, user_agent=origin.user_agent, ip=origin.ip)

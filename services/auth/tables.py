@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     DateTime,
     ForeignKey,
@@ -37,6 +38,7 @@ users = Table(
     Column("role", Text, nullable=False),
     Column("password_hash", Text, nullable=False),
     Column("password_changed_at", DateTime(timezone=True), nullable=False),
+    Column("password_disabled_at", DateTime(timezone=True)),
     Column("created_at", DateTime(timezone=True), nullable=False),
     UniqueConstraint("email_canonical", name=EMAIL_UNIQUE),
     UniqueConstraint("username_canonical", name=USERNAME_UNIQUE),
@@ -57,6 +59,19 @@ registrations = Table(
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Index("registrations_by_email", "email_canonical"),
     Index("registrations_by_expiry", "expires_at"),
+)
+
+challenges = Table(
+    "challenges",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("purpose", Text, nullable=False),
+    # Neither is there for an address that nobody has: it is not kept.
+    Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE")),
+    Column("email", Text),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Index("challenges_by_user", "user_id"),
+    Index("challenges_by_expiry", "expires_at"),
 )
 
 sessions = Table(
@@ -93,7 +108,38 @@ signing_keys = Table(
     Column("sealed_private_key", LargeBinary),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("activated_at", DateTime(timezone=True)),
+    Column("due_at", DateTime(timezone=True)),
     Column("retired_at", DateTime(timezone=True)),
     Index("signing_keys_one_active", "state", unique=True, postgresql_where=text("state = 'ACTIVE'")),
     Index("signing_keys_one_pending", "state", unique=True, postgresql_where=text("state = 'PENDING'")),
+)
+
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    # The one that wrote the row.
+    Column("transaction", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
+    Index("revocations_by_transaction", "transaction"),
+    Index("revocations_by_expiry", "expires_at"),
+)
+
+audit_entries = Table(
+    "audit_entries",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("occurred_at", DateTime(timezone=True), nullable=False),
+    Column("action", Text, nullable=False),
+    # Empty: it was done. Otherwise why it was refused.
+    Column("reason", Text, nullable=False),
+    Column("actor_id", Uuid),
+    Column("subject_id", Uuid),
+    Column("session_id", Uuid),
+    Column("ip", Text, nullable=False),
+    Column("user_agent", Text, nullable=False),
+    Index("audit_entries_by_subject", "subject_id", "occurred_at"),
+    Index("audit_entries_by_actor", "actor_id"),
+    Index("audit_entries_by_time", "occurred_at"),
 )

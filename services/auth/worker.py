@@ -8,13 +8,12 @@ from datetime import timedelta
 
 from services.kit.clock import Clock
 from services.kit.database import Database
+from services.kit.pausing import pause
 
 from . import store
 from .keys import KeyRotation
 
 log = logging.getLogger(__name__)
-
-_EVERY_SECONDS = 60.0
 
 _KEEP_ENDED_SESSIONS = timedelta(days=7)
 """Long enough that a client that comes back learns that its session was revoked, not only that its token is unknown."""
@@ -23,10 +22,14 @@ _KEEP_ENDED_SESSIONS = timedelta(days=7)
 class Upkeep:
     """Any number may run at the same time."""
 
-    def __init__(self, db: Database, rotation: KeyRotation, clock: Clock) -> None:
+    def __init__(
+        self, db: Database, rotation: KeyRotation, clock: Clock, *, every_seconds: float, audit_kept: timedelta
+    ) -> None:
         self._db = db
         self._rotation = rotation
         self._clock = clock
+        self._every_seconds = every_seconds
+        self._audit_kept = audit_kept
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Works until `stopping` is set; outlives failures of the database."""
@@ -36,14 +39,14 @@ class Upkeep:
                 await self.clean_up()
             except Exception as error:
                 log.warning("upkeep has to wait: %s", error)
-            try:
-                await asyncio.wait_for(stopping.wait(), _EVERY_SECONDS)
-            except TimeoutError:
-                continue
+            await pause(self._every_seconds, stopping)
 
     async def clean_up(self) -> None:
         """Removes what has ended: personal data is not kept without need."""
         now = self._clock()
         async with self._db.transaction() as tx:
-            await store.delete_expired_registrations(tx, now)
-            await store.delete_ended_sessions(tx, now - _KEEP_ENDED_SESSIONS)
+            await store.registrations.delete_expired(tx, now)
+            await store.challenges.delete_expired(tx, now)
+            await store.sessions.delete_ended(tx, now - _KEEP_ENDED_SESSIONS)
+            await store.revocations.delete_expired(tx, now)
+            await store.audit.delete_older(tx, now - self._audit_kept)

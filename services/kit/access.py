@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 
 from grpc.aio import Metadata
 from storymesh.options.v1 import policy_pb2
 
 from .caller import Caller, Role
-from .errors import PermissionDenied, Unauthenticated
-from .policies import access_of, methods_of
+from .errors import PermissionDenied, RevocationsUnknown, SessionRevoked, Unauthenticated
+from .policies import access_of, is_read, methods_of
 from .tokens import AccessTokens, ServiceTokens
 
 
@@ -17,12 +19,19 @@ class AccessControl:
     """Raises ValueError at start-up when a served method has no policy."""
 
     def __init__(self, services: Iterable[str], access_tokens: AccessTokens, service_tokens: ServiceTokens) -> None:
-        self._access = {path: access_of(method) for path, method in methods_of(services).items()}
+        methods = methods_of(services)
+        self._access = {path: access_of(method) for path, method in methods.items()}
+        self._reads = {path for path, method in methods.items() if is_read(method)}
         self._access_tokens = access_tokens
         self._service_tokens = service_tokens
 
     async def admit(self, path: str, metadata: Metadata | None) -> Caller | None:
-        """The person calling, None for a public call or another service's. Raises Unauthenticated or PermissionDenied."""
+        """The person calling, None for a public call or another service's.
+
+        Raises Unauthenticated, SessionRevoked or PermissionDenied; RevocationsUnknown for what would change something while the
+        list of revocations is stale. Reads go on then: that somebody who was signed out reads what was theirs for some minutes
+        more is the lesser harm, and the token's end bounds it.
+        """
         access = self._access[path]
         if access == policy_pb2.ACCESS_PUBLIC:
             return None
@@ -33,7 +42,35 @@ class AccessControl:
         caller = await self._access_tokens.verify(token)
         if access == policy_pb2.ACCESS_ADMIN and caller.role is not Role.ADMIN:
             raise PermissionDenied
+        if path not in self._reads and self._access_tokens.revocations.stale:
+            raise RevocationsUnknown
         return caller
+
+    @asynccontextmanager
+    async def standing(self, caller: Caller | None) -> AsyncIterator[None]:
+        """Interrupts what runs inside as soon as the person's token is revoked, and raises SessionRevoked then."""
+        if caller is None:
+            yield
+            return
+        # A timeout without a time: it ends the task's wait, wherever that is, and tells its own cancellation from others'.
+        interrupt = asyncio.timeout(None)
+
+        def revoked() -> None:
+            # Revoked again while it ends already.
+            if not interrupt.expired():
+                interrupt.reschedule(0)
+
+        revocations = self._access_tokens.revocations
+        try:
+            async with interrupt:
+                with revocations.calling(revoked, session_id=caller.session_id, user_id=caller.user_id, kid=caller.kid):
+                    yield
+        except TimeoutError:
+            if not interrupt.expired():
+                raise
+        # Also when what ran inside kept the interruption to itself.
+        if interrupt.expired():
+            raise SessionRevoked
 
 
 def _bearer(metadata: Metadata | None) -> str:

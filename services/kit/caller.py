@@ -24,11 +24,13 @@ class Caller:
     user_id: UUID
     session_id: UUID
     role: Role
+    kid: str
+    """The key that signed the token which says so."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a call came from, as the edge saw it. Only for records; never for access decisions."""
+    """Where a call came from, as the edge saw it. For records and throttling; never a reason to let somebody in."""
 
     ip: str
     user_agent: str

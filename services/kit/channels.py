@@ -7,7 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-from grpc.aio import Channel, ClientCallDetails, Metadata, UnaryUnaryClientInterceptor
+from grpc.aio import (
+    Channel,
+    ClientCallDetails,
+    ClientInterceptor,
+    Metadata,
+    UnaryStreamClientInterceptor,
+    UnaryUnaryClientInterceptor,
+)
 from opentelemetry.instrumentation.grpc import aio_client_interceptors
 
 from . import deadline
@@ -48,13 +55,43 @@ class _Credentials(UnaryUnaryClientInterceptor):
         client_call_details: ClientCallDetails,
         request: Any,
     ) -> Any:
-        metadata = Metadata(*(client_call_details.metadata or ()))
-        metadata.add("authorization", f"Bearer {self._tokens.mint(self._callee)}")
         wanted, left = client_call_details.timeout or _DEFAULT_SECONDS, deadline.remaining()
         details = client_call_details._replace(  # type: ignore[attr-defined]  # a named tuple at run time
-            metadata=metadata, timeout=wanted if left is None else min(wanted, left)
+            metadata=_with_token(client_call_details, self._tokens.mint(self._callee)),
+            timeout=wanted if left is None else min(wanted, left),
         )
         return await continuation(details, request)
+
+
+class _StreamCredentials(UnaryStreamClientInterceptor):
+    """Adds the service's token for this callee. A stream ends when either side wants it to, so it has no deadline."""
+
+    def __init__(self, tokens: ServiceTokens, callee: str) -> None:
+        self._tokens = tokens
+        self._callee = callee
+
+    async def intercept_unary_stream(
+        self,
+        continuation: Callable[[ClientCallDetails, Any], Any],
+        client_call_details: ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        details = client_call_details._replace(  # type: ignore[attr-defined]  # a named tuple at run time
+            metadata=_with_token(client_call_details, self._tokens.mint(self._callee))
+        )
+        return await continuation(details, request)
+
+
+def _with_token(details: ClientCallDetails, token: str) -> Metadata:
+    metadata = Metadata(*(details.metadata or ()))
+    metadata.add("authorization", f"Bearer {token}")
+    return metadata
+
+
+def _tracing() -> list[ClientInterceptor]:
+    """For calls with one answer: the span of a stream that lasts as long as its process would never be sent."""
+    interceptors: list[ClientInterceptor] = aio_client_interceptors()  # type: ignore[no-untyped-call]
+    return [each for each in interceptors if isinstance(each, UnaryUnaryClientInterceptor)]
 
 
 def connect(target: str, callee: str, tokens: ServiceTokens) -> Channel:
@@ -69,8 +106,5 @@ def connect(target: str, callee: str, tokens: ServiceTokens) -> Channel:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2_000),
         ],
-        interceptors=[
-            *aio_client_interceptors(),  # type: ignore[no-untyped-call]
-            _Credentials(tokens, callee),
-        ],
+        interceptors=[*_tracing(), _Credentials(tokens, callee), _StreamCredentials(tokens, callee)],
     )

@@ -1,22 +1,36 @@
-"""The service's own Postgres database: one scope for transactions."""
+"""The service's own Postgres database: one scope for transactions, and NOTIFY."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from time import monotonic
+from typing import NoReturn, cast
 
-from sqlalchemy import text
+import psycopg
+from sqlalchemy import Engine, PoolProxiedConnection, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 Transaction = AsyncConnection
 """What store functions take; only `Database.transaction` makes one."""
 
 _CONNECT_SECONDS = 3
 _STATEMENT_MILLISECONDS = 10_000
+_RECONNECT_SECONDS = 1.0
+_IDLE_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
 
 
 class Database:
-    """Connections to one database, made on demand and checked before each use, so that a restarted server is noticed there."""
+    """Connections to one database, made on demand and checked when they were idle, so that a restarted server is noticed there."""
 
     def __init__(self, url: str, *, pool: int) -> None:
         self._engine = create_async_engine(
@@ -24,7 +38,6 @@ class Database:
             pool_size=pool,
             max_overflow=0,
             pool_timeout=_CONNECT_SECONDS,
-            pool_pre_ping=True,
             # Errors are logged, and the values of statements hold addresses, hashes and other secrets.
             hide_parameters=True,
             connect_args={
@@ -32,6 +45,15 @@ class Database:
                 "options": f"-c statement_timeout={_STATEMENT_MILLISECONDS} -c timezone=UTC",
             },
         )
+
+        _ping_idle(self._engine.sync_engine)
+        self._reading = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Transaction]:
+        """For a single query, which is a transaction by itself: it saves the way to the database for a BEGIN and a ROLLBACK."""
+        async with self._reading.connect() as connection:
+            yield connection
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -46,3 +68,53 @@ class Database:
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+
+def _ping_idle(engine: Engine) -> None:
+    """Has connections replaced that died while nobody used them.
+
+    One that was just used is not asked again at each use: that the server closed it shows in its socket, without a word to anybody.
+    """
+
+    def remember(_connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+        record.info["used_at"] = monotonic()
+
+    def check(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+        idle = monotonic() - record.info.get("used_at", monotonic())
+        if idle < _IDLE_SECONDS and not _has_something_to_say(connection):
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except psycopg.Error as error:
+            raise InvalidatePoolError from error
+
+    event.listen(engine, "checkin", remember)
+    event.listen(engine, "checkout", check)
+
+
+def _has_something_to_say(connection: DBAPIConnection) -> bool:
+    """Whether the server wrote, or hung up, without having been asked."""
+    socket = select.poll()
+    socket.register(cast("psycopg.AsyncConnection", connection.driver_connection).fileno(), select.POLLIN)
+    return bool(socket.poll(0))
+
+
+async def listen(url: str, channel: str, wake: asyncio.Event) -> NoReturn:
+    """Sets the event at each NOTIFY on the channel, for ever, and after each reconnect, so that one look covers what was missed."""
+    conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    while True:
+        try:
+            connection = await psycopg.AsyncConnection.connect(
+                conninfo, autocommit=True, connect_timeout=_CONNECT_SECONDS
+            )
+            try:
+                await connection.execute(f"LISTEN {channel}")
+                wake.set()
+                async for _ in connection.notifies():
+                    wake.set()
+            finally:
+                # At once: what `async with` does first can itself be cancelled, and would leave the connection open.
+                await connection.close()
+        except psycopg.Error as error:
+            log.warning("listening to %s was interrupted: %s", channel, error)
+        await asyncio.sleep(_RECONNECT_SECONDS)

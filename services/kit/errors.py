@@ -49,7 +49,7 @@ class InvalidArgument(MeshError):
         self.violations = tuple(violations)
 
     def __str__(self) -> str:
-        return "; ".join(f"{violation.field}: {violation.description}" for violation in self.violations)
+        return "; ".join(f"{each.field}: {each.description}".removeprefix(": ") for each in self.violations)
 
 
 class MalformedRequest(MeshError):
@@ -62,6 +62,13 @@ class Unauthenticated(MeshError):
     code = StatusCode.UNAUTHENTICATED
     reason = "UNAUTHENTICATED"
     message = "a valid access token is needed"
+
+
+class SessionRevoked(Unauthenticated):
+    """The credential was good and is not any more: its session, its person or its key was revoked."""
+
+    reason = "SESSION_REVOKED"
+    message = "the session has ended; sign in again"
 
 
 class PermissionDenied(MeshError):
@@ -103,6 +110,13 @@ class Unavailable(MeshError):
 
     def __init__(self, *, retry_after: timedelta | None = timedelta(seconds=1), **metadata: object) -> None:
         super().__init__(retry_after=retry_after, **metadata)
+
+
+class RevocationsUnknown(Unavailable):
+    """Nobody can say whether the credential was revoked meanwhile, so it changes nothing."""
+
+    reason = "REVOCATIONS_UNKNOWN"
+    message = "revoked sessions are not known now, so nothing can be changed; try again"
 
 
 class DeadlineExceeded(MeshError):

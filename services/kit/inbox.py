@@ -27,6 +27,7 @@ from .inbox_stream import GROUP, Entry, InboxStream, delayed_of, stream_of
 
 __all__ = [
     "GROUP",
+    "Forgotten",
     "Handler",
     "Inbox",
     "Later",
@@ -74,6 +75,9 @@ dead_letters = Table(
 
 Handler = Callable[[Event], Awaitable[None]]
 
+Forgotten = Callable[[Transaction, Event], Awaitable[bool]]
+"""Whether the event is about an erased person. Asked in the transaction that would keep a dead letter of it."""
+
 
 class Permanent(Exception):
     """Raised by a handler when trying again cannot help. Its text is kept with the dead letter: no secrets in it."""
@@ -114,6 +118,7 @@ class Inbox:
         concurrency: int,
         max_failures: int,
         backoff: Callable[[int], float] = backoff_seconds,
+        forgotten: Forgotten | None = None,
     ) -> None:
         self._db = db
         self._stream = InboxStream(redis, service, lease_seconds=lease_seconds)
@@ -123,6 +128,7 @@ class Inbox:
         self._concurrency = concurrency
         self._max_failures = max_failures
         self._backoff = backoff
+        self._forgotten = forgotten
         self._running: dict[bytes, asyncio.Task[None]] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -253,7 +259,8 @@ class Inbox:
             failures=failures,
         )
         async with self._db.transaction() as tx:
-            await tx.execute(letter.on_conflict_do_nothing())
+            if not (event and self._forgotten and await self._forgotten(tx, event)):
+                await tx.execute(letter.on_conflict_do_nothing())
         await self._stream.acknowledge(entry)
 
     async def _hand_back(self, entries: Sequence[Entry]) -> None:

@@ -1,6 +1,6 @@
-"""What happens around every call: request log, error mapping, deadline, access, validation, then the servicer.
+"""What happens around every call: request log and numbers, error mapping, deadline, access, validation, then the servicer.
 
-One interceptor does it in that order, so that the order can be read here.
+One interceptor does it in that order, so that the order can be read here. A stream stays under the watch of access until it ends.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from . import deadline, tracing
 from .access import AccessControl
 from .caller import Caller, current_caller, origin_of
 from .errors import Internal, MalformedRequest, MeshError
+from .metrics import Metrics
 from .statuses import as_mesh_error, to_grpc
 from .validation import validate
 
@@ -47,9 +48,12 @@ HandlerOf: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | 
 class MeshInterceptor(grpc.aio.ServerInterceptor):
     """Surrounds the methods of `services`; others on the same server (health, reflection) pass untouched."""
 
-    def __init__(self, services: frozenset[str], access: AccessControl, *, call_seconds: float) -> None:
+    def __init__(
+        self, services: frozenset[str], access: AccessControl, metrics: Metrics, *, call_seconds: float
+    ) -> None:
         self._services = services
         self._access = access
+        self._metrics = metrics
         self._call_seconds = call_seconds
 
     async def intercept_service(
@@ -72,7 +76,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         async def serve(data: bytes, context: Context) -> Message:
             with tracing.serving(path, context.invocation_metadata() or ()) as span:
                 async with (
-                    _Call(path, context, span) as call,
+                    _Call(path, context, span, self._metrics) as call,
                     deadline.within(_remaining(context), self._call_seconds),
                 ):
                     request = await self._admit(call, path, handler, data, context)
@@ -89,9 +93,9 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         # collector in another task, when the call is gone and asking the context about it crashes the process.
         async def serve(data: bytes, context: Context) -> None:
             with tracing.serving(path, context.invocation_metadata() or ()) as span:
-                async with _Call(path, context, span) as call:
+                async with _Call(path, context, span, self._metrics) as call:
                     request = await self._admit(call, path, handler, data, context)
-                    async with aclosing(behaviour(request, context)) as messages:
+                    async with self._access.standing(call.caller), aclosing(behaviour(request, context)) as messages:
                         async for message in messages:
                             await context.write(message)
                     return
@@ -117,12 +121,16 @@ def _remaining(context: Context) -> float | None:
 
 
 class _Call:
-    """Logs one call and keeps its error until it can be sent: `abort` must be awaited outside of the handlers of `except`."""
+    """Logs and counts one call.
 
-    def __init__(self, path: str, context: Context, span: Span) -> None:
+    Its error is kept until it can be sent: `abort` must be awaited outside of the handlers of `except`.
+    """
+
+    def __init__(self, path: str, context: Context, span: Span, metrics: Metrics) -> None:
         self._path = path
         self._context = context
         self._span = span
+        self._metrics = metrics
         self._error: MeshError | None = None
         self.caller: Caller | None = None
 
@@ -160,11 +168,13 @@ class _Call:
         self._span.set_attribute("rpc.grpc.status_code", code.value[0])
         if code in _FAULTS:
             self._span.set_status(Status(SpanStatusCode.ERROR))
+        seconds = perf_counter() - self._started
+        self._metrics.called(self._path, code.name, seconds, error.reason if error else None)
         fields: dict[str, object] = {
             "event.action": self._path,
             "event.category": "web",
             "event.outcome": outcome,
-            "event.duration": int((perf_counter() - self._started) * 1e9),
+            "event.duration": int(seconds * 1e9),
             "rpc.grpc.status_code": code.name,
             "client.ip": origin_of(self._context).ip,
         }

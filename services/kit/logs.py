@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TextIO
 
 import ecs_logging
 from opentelemetry import trace
@@ -21,9 +22,9 @@ class _Formatter(ecs_logging.StdlibFormatter):
         return super().format(record)
 
 
-def configure(service: str, environment: str, level: str) -> None:
-    """Once per process, before anything logs."""
-    handler = logging.StreamHandler(sys.stdout)
+def configure(service: str, environment: str, level: str, *, stream: TextIO | None = None) -> None:
+    """Once per process, before anything logs. Without a stream, standard output is the log."""
+    handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(_Formatter(service, environment))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # These speak of every connection and request at INFO; the request log says it once already.

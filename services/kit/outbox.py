@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    delete,
     func,
     insert,
     select,
@@ -45,6 +46,8 @@ table = Table(
     Column("published_at", DateTime(timezone=True)),
     # The relay looks every second, and most rows are published ones.
     Index("outbox_unpublished", "key", "position", postgresql_where=text("published_at IS NULL")),
+    # Whoever erases a person or a thing erases what was told of it, published or not.
+    Index("outbox_by_key", "key"),
 )
 
 
@@ -61,3 +64,8 @@ async def add(tx: Transaction, message: Message, *, key: object) -> None:
         )
     )
     await tx.execute(select(func.pg_notify(CHANNEL, "")))
+
+
+async def forget(tx: Transaction, *, key: object) -> None:
+    """Removes what was published under the key. What was not stays: it happened, and somebody waits for it."""
+    await tx.execute(delete(table).where(table.c.key == str(key), table.c.published_at.is_not(None)))

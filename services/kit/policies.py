@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from google.api import annotations_pb2
+from google.api.http_pb2 import HttpRule
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
 from storymesh.options.v1 import policy_pb2
 from storymesh.options.v1.policy_pb2 import Access
 
@@ -18,6 +21,13 @@ def methods_of(services: Iterable[str]) -> dict[str, MethodDescriptor]:
         for service in services
         for method in pool.FindServiceByName(service).methods
     }
+
+
+def is_read(method: MethodDescriptor) -> bool:
+    """Whether the contract promises that the method changes nothing, in gRPC's words or in HTTP's (RFC 9110, 9.2.1)."""
+    options = method.GetOptions()
+    http: HttpRule = options.Extensions[annotations_pb2.http]  # type: ignore[index]  # its stub does not say what it extends
+    return options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS or http.WhichOneof("pattern") == "get"
 
 
 def access_of(method: MethodDescriptor) -> Access.ValueType:

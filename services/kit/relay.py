@@ -7,16 +7,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-import psycopg
 from redis.asyncio import Redis
 from sqlalchemy import delete, exists, func, select, update
-from sqlalchemy.engine import make_url
 from sqlalchemy.engine.row import RowMapping
 
 from . import outbox
-from .database import Database
+from .database import Database, listen
 from .events import Event
 from .inbox_stream import stream_of
+from .pausing import pause
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +32,15 @@ class Relay:
         self._db = db
         self._redis = redis
         self._routes = routes
-        self._conninfo = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+        self._database_url = database_url
         self._wake = asyncio.Event()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Publishes until `stopping` is set. Survives restarts of Postgres and Redis."""
         async with asyncio.TaskGroup() as group:
-            beside = [group.create_task(self._listen()), group.create_task(self._purge())]
+            # NOTIFY saves the wait for the next poll.
+            listening = group.create_task(listen(self._database_url, outbox.CHANNEL, self._wake))
+            beside = [listening, group.create_task(self._purge())]
             while not stopping.is_set():
                 # Cleared before the look, so that a wake-up during it is not lost.
                 self._wake.clear()
@@ -49,7 +50,7 @@ class Relay:
                     log.warning("the outbox cannot be relayed now: %s", error)
                     busy = False
                 if not busy:
-                    await _first_of(self._wake, stopping, seconds=_POLL_SECONDS)
+                    await pause(_POLL_SECONDS, self._wake, stopping)
             for task in beside:
                 task.cancel()
 
@@ -92,21 +93,6 @@ class Relay:
             return ()
         return inboxes
 
-    async def _listen(self) -> None:
-        """NOTIFY saves the wait for the next poll. After each reconnect one look covers what was missed."""
-        while True:
-            try:
-                async with await psycopg.AsyncConnection.connect(
-                    self._conninfo, autocommit=True, connect_timeout=3
-                ) as connection:
-                    await connection.execute(f"LISTEN {outbox.CHANNEL}")
-                    self._wake.set()
-                    async for _ in connection.notifies():
-                        self._wake.set()
-            except psycopg.Error as error:
-                log.warning("listening for outbox rows was interrupted: %s", error)
-            await asyncio.sleep(_POLL_SECONDS)
-
     async def _purge(self) -> None:
         while True:
             try:
@@ -128,12 +114,3 @@ def _event(row: RowMapping) -> Event:
         payload=row["payload"],
         version=row["version"],
     )
-
-
-async def _first_of(*events: asyncio.Event, seconds: float) -> None:
-    waits = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()

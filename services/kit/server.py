@@ -16,6 +16,7 @@ from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
 from .access import AccessControl
 from .health import Check, Health
 from .interceptor import MeshInterceptor
+from .metrics import Metrics
 from .settings import ServiceSettings
 from .tokens import AccessTokens, ServiceTokens
 
@@ -46,6 +47,8 @@ class Server:
         self._optional = optional or {}
         self._servicers: dict[str, AddToServer] = {}
         self._background: list[Background] = []
+        self.metrics = Metrics()
+        """Read at STORYMESH_METRICS_LISTEN while the server runs."""
         self.stopping = asyncio.Event()
         """Set when the drain begins; open streams end themselves then."""
         self.address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -68,32 +71,41 @@ class Server:
     ) -> None:
         """`open_services` are foreign contracts without policies (Envoy's), to be reached on an internal network only.
 
-        Raises OSError when the address is taken.
+        Raises OSError when an address is taken.
         """
         server, health = self._build(access_tokens, service_tokens, open_services or {})
+        async with self.metrics.exposed(self._settings.metrics_listen):
+            await self._serve(server, health)
+
+    async def _serve(self, server: grpc.aio.Server, health: Health) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
-        await health.check()
-        await server.start()
-        self.address.set_result(f"{self._settings.listen.rpartition(':')[0]}:{self._port}")
-        log.info("serving on %s", self.address.result())
-        watch = asyncio.create_task(health.watch())
-        stop = asyncio.create_task(self.stopping.wait())
+        # At once, for the first check of health may wait for what one of them brings.
         tasks = [asyncio.ensure_future(task(self.stopping)) for task in self._background]
+        answer = asyncio.create_task(self._answer(server, health))
+        stop = asyncio.create_task(self.stopping.wait())
         try:
-            done, _ = await asyncio.wait([watch, stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([answer, stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
             self.stopping.set()
             log.info("draining")
-            watch.cancel()
+            answer.cancel()
             await health.leave()
             await asyncio.gather(
                 server.stop(self._settings.drain_seconds), _finish(tasks, self._settings.drain_seconds)
             )
             log.info("stopped")
+
+    async def _answer(self, server: grpc.aio.Server, health: Health) -> None:
+        """Checked once before the first call, so that no probe finds a server ready that is not."""
+        await health.check()
+        await server.start()
+        self.address.set_result(f"{self._settings.listen.rpartition(':')[0]}:{self._port}")
+        log.info("serving on %s", self.address.result())
+        await health.watch()
 
     def _build(
         self,
@@ -111,7 +123,7 @@ class Server:
                 raise ValueError("a server with servicers needs both kinds of tokens")
             access = AccessControl(self._servicers, access_tokens, service_tokens)
             served = frozenset(self._servicers)
-            interceptors.append(MeshInterceptor(served, access, call_seconds=self._settings.call_seconds))
+            interceptors.append(MeshInterceptor(served, access, self.metrics, call_seconds=self._settings.call_seconds))
         server = grpc.aio.server(
             interceptors=interceptors,
             options=[

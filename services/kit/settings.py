@@ -2,6 +2,9 @@
 
 Values come from `STORYMESH_*` environment variables; secrets may also lie in files named like the setting in lower case, in the
 folder that `STORYMESH_SECRETS_DIR` names (the form that Docker and Kubernetes mount).
+
+In production, secrets that are fit for development only end the process. That follows from the types of the settings: whatever a
+service adds as a `Key`, as `Keys` or as an address in a `SecretStr` is judged like the rest.
 """
 
 from __future__ import annotations
@@ -9,13 +12,27 @@ from __future__ import annotations
 import base64
 import os
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretBytes, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
+
+from .development_secrets import KEY_MARK, fault_of_keys, fault_of_password, fault_of_text, is_marked
 
 PREFIX = "STORYMESH_"
 KEY_BYTES = 32
@@ -28,7 +45,7 @@ def _decoded(value: object) -> bytes:
     if isinstance(value, bytes):
         return value
     # The other alphabet's two characters may stand too: the key is the same, and `openssl rand -base64` writes it so.
-    text = str(value).strip().rstrip("=").translate(_STANDARD_ALPHABET)
+    text = str(value).strip().removeprefix(KEY_MARK).rstrip("=").translate(_STANDARD_ALPHABET)
     try:
         # Strict: the lenient decoder skips what it does not know, which makes another key than the other service has.
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
@@ -42,18 +59,41 @@ def _long_enough(value: SecretBytes) -> SecretBytes:
     return value
 
 
-def _for_psycopg(value: SecretStr) -> SecretStr:
+def _each_decoded(value: object) -> tuple[bytes, ...]:
+    if isinstance(value, tuple):
+        return value
+    if isinstance(value, bytes):
+        return (value,)
+    return tuple(_decoded(each) for each in str(value).split(","))
+
+
+def _each_long_enough(value: Secret[tuple[bytes, ...]]) -> Secret[tuple[bytes, ...]]:
+    if any(len(key) < KEY_BYTES for key in value.get_secret_value()):
+        raise ValueError(
+            f"needs keys of at least {KEY_BYTES} random bytes in base64url, as from: openssl rand -base64 32; "
+            "several are separated by commas, the newest first"
+        )
+    return value
+
+
+def _url(text: str) -> URL | None:
+    """None for what is no address. Neither of the errors may be shown: they quote it."""
     try:
-        driver = make_url(value.get_secret_value()).drivername
-    except ArgumentError:
-        driver = ""
-    if driver != "postgresql+psycopg":
+        return make_url(text)
+    except (ArgumentError, ValueError):
+        return None
+
+
+def _for_psycopg(value: SecretStr) -> SecretStr:
+    url = _url(value.get_secret_value())
+    if url is None or url.drivername != "postgresql+psycopg":
         raise ValueError("needs the form postgresql+psycopg://role:password@host:port/database")
     return value
 
 
 def _for_redis(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+    url = _url(value.get_secret_value())
+    if url is None or url.drivername not in ("redis", "rediss", "unix"):
         raise ValueError("needs the form redis://user:password@host:port/number, or rediss:// for TLS")
     return value
 
@@ -61,14 +101,54 @@ def _for_redis(value: SecretStr) -> SecretStr:
 Key = Annotated[SecretBytes, BeforeValidator(_decoded), AfterValidator(_long_enough)]
 """A secret key of at least 32 bytes, written in base64url."""
 
+Keys = Annotated[Secret[tuple[bytes, ...]], BeforeValidator(_each_decoded), AfterValidator(_each_long_enough)]
+"""Such keys, separated by commas, the newest first: it alone makes what is new, the others still open what they made."""
+
+
+def _fault(written: object, value: object, earlier: Mapping[str, object]) -> str | None:
+    """What makes a setting unfit for production; `earlier` holds the settings that were read before it."""
+    if keys := _keys(value):
+        marked = isinstance(written, str) and any(is_marked(each.strip()) for each in written.split(","))
+        others = [PREFIX + name.upper() for name, other in earlier.items() if not _keys(other).isdisjoint(keys)]
+        return fault_of_keys(keys, marked=marked, others=others)
+    if isinstance(value, SecretStr):
+        secret = value.get_secret_value()
+        url = _url(secret) if "://" in secret else None
+        return _fault_of_url(url) if url else fault_of_text(secret)
+    return None
+
+
+def _keys(value: object) -> frozenset[bytes]:
+    held = value.get_secret_value() if isinstance(value, SecretBytes | Secret) else None
+    if isinstance(held, bytes):
+        return frozenset([held])
+    return frozenset(held) if isinstance(held, tuple) else frozenset()
+
+
+def _fault_of_url(url: URL) -> str | None:
+    query = url.normalized_query
+    hosts = (url.host,) if url.host else query.get("host", ())
+    if url.drivername == "unix" or (url.drivername.startswith("postgresql") and all(map(_is_path, hosts))):
+        return None  # The kernel tells who calls at a Unix socket.
+    password = url.password or "".join(query.get("password", ()))
+    if not password and query.keys() & {"sslcert", "ssl_certfile", "passfile"}:
+        return None
+    return fault_of_password(password, names=(url.username or "", url.database or "", *hosts))
+
+
+def _is_path(host: str) -> bool:
+    return host.startswith("/")
+
 
 class ServiceSettings(BaseSettings):
     """What every process of the mesh is told."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
+    # First, for what is read after it is judged by it.
     environment: Literal["development", "production"] = Field(
-        "development", description="Where the process runs; every log line says so."
+        "development",
+        description="Where the process runs; every log line says so, and production refuses secrets made for development.",
     )
     listen: str = Field("127.0.0.1:50051", description="Address and port of the gRPC server.")
     redis_url: Annotated[SecretStr, AfterValidator(_for_redis)] = Field(
@@ -84,8 +164,22 @@ class ServiceSettings(BaseSettings):
     otlp_endpoint: str = Field(
         "", description="OTLP/gRPC collector, such as http://jaeger:4317; empty: traces are not exported."
     )
+    metrics_listen: str = Field(
+        "", pattern=r"^$|:\d+$", description="Address and port where Prometheus reads numbers; empty: nowhere."
+    )
     drain_seconds: float = Field(10.0, gt=0, description="How long open calls and running work may take after SIGTERM.")
     call_seconds: float = Field(15.0, gt=0, description="The longest that a unary call may take.")
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _not_for_development_only(
+        cls, written: object, validate: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> object:
+        value = validate(written)
+        fault = _fault(written, value, info.data) if info.data.get("environment") == "production" else None
+        if fault:
+            raise ValueError(fault)
+        return value
 
 
 class DatabaseSettings(ServiceSettings):

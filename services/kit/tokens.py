@@ -17,12 +17,12 @@ import jwt
 from jwt.types import Options
 
 from .caller import Caller, Role
-from .clock import Clock, system_clock
-from .errors import Unauthenticated, Unavailable
+from .clock import SKEW, Clock, system_clock
+from .errors import SessionRevoked, Unauthenticated, Unavailable
+from .revocations import Revocations
 
 ACCESS_TOKEN_TYPE = "at+jwt"
 SERVICE_TOKEN_TYPE = "mesh+jwt"
-SKEW = timedelta(seconds=30)
 SERVICE_TOKEN_LIFE = timedelta(seconds=60)
 
 # PyJWT knows the system's clock only.
@@ -82,16 +82,26 @@ class KeySet:
 
 
 class AccessTokens:
-    """Verifies people's access tokens."""
+    """Verifies people's access tokens, and knows which were revoked since they were issued."""
 
-    def __init__(self, keys: KeySet, *, issuer: str, audience: str, clock: Clock = system_clock) -> None:
+    def __init__(
+        self, keys: KeySet, revocations: Revocations, *, issuer: str, audience: str, clock: Clock = system_clock
+    ) -> None:
+        self.revocations = revocations
         self._keys = keys
         self._clock = clock
         self._issuer = issuer
         self._audience = audience
 
     async def verify(self, token: str) -> Caller:
-        """Raises Unauthenticated, or Unavailable when the keys cannot be had."""
+        """Raises Unauthenticated, SessionRevoked, or Unavailable when the keys cannot be had."""
+        caller = await self._caller(token)
+        # After the last wait: what was revoked meanwhile counts.
+        if self.revocations.covers(session_id=caller.session_id, user_id=caller.user_id, kid=caller.kid):
+            raise SessionRevoked
+        return caller
+
+    async def _caller(self, token: str) -> Caller:
         try:
             header = jwt.get_unverified_header(token)
             if header.get("typ") != ACCESS_TOKEN_TYPE or _FOREIGN_KEY_HEADERS & header.keys():
@@ -108,7 +118,7 @@ class AccessTokens:
                 options={"require": ["iss", "sub", "aud", "exp", "iat", "jti", "sid"], **_TIMES_OURSELVES},
             )
             _check_times(claims, self._clock())
-            return Caller(UUID(claims["sub"]), UUID(claims["sid"]), Role(claims["role"]))
+            return Caller(UUID(claims["sub"]), UUID(claims["sid"]), Role(claims["role"]), kid=header["kid"])
         except _MALFORMED:
             raise Unauthenticated from None
 

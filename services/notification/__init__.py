@@ -1,6 +1,7 @@
 """Telling people: mail and in-app notifications.
 
-Owns the tables notifications, mails, processed_events and dead_letters, and the Redis stream `inbox:notification`. Gives no events.
-Takes CodeIssued, RegistrationRepeated, UserRegistered, StoryCompleted and StoryFailed. Calls auth for the address of an account at
-the moment of sending, so that it keeps no addresses of its own.
+Owns the tables notifications, mails, processed_events, dead_letters and erased_subjects, and the Redis stream `inbox:notification`.
+Gives no events. Takes CodeIssued, RegistrationRepeated, UserRegistered, SessionRevoked, PasswordChanged, PasswordDisabled,
+EmailChanged, AddressClaimed, StoryCompleted and StoryFailed, of which it tells, and UserDeleted, on which it erases what it holds
+about the person. Calls auth for the address of an account at the moment of sending, so that it keeps no addresses of its own.
 """

@@ -15,18 +15,21 @@ from services.kit.health import seldom
 from services.kit.inbox import Inbox
 from services.kit.keys import fetch_from
 from services.kit.paging import Pages
+from services.kit.revocation_feed import RevocationFeed
+from services.kit.revocations import Revocations
 from services.kit.sealing import Seal
 from services.kit.server import Server
 from services.kit.signing import Signer
 from services.kit.tokens import AccessTokens, KeySet, ServiceTokens
 
 from .config import NotificationSettings, NotificationWorkerSettings
+from .erasing import Erasing
 from .mailing import Mailing
 from .notifications import Notifications, Notifier
 from .peers import Accounts
 from .servicer import NotificationServicer
 from .smtp import Smtp
-from .worker import Worker
+from .worker import Worker, forgotten
 
 _SMTP_CHECK_SECONDS = 60.0
 """The mail server is often somebody else's, who counts connections."""
@@ -40,13 +43,23 @@ async def serve(settings: NotificationSettings) -> None:
         closing.push_async_callback(db.close)
         service_tokens = ServiceTokens(settings.mesh_key.get_secret_value(), service="notification", clock=system_clock)
         auth = await closing.enter_async_context(channels.connect(settings.auth_target, "auth", service_tokens))
+        revocations = Revocations(system_clock)
         access_tokens = AccessTokens(
-            KeySet(fetch_from(auth), system_clock), issuer=settings.token_issuer, audience=settings.token_audience
+            KeySet(fetch_from(auth), system_clock),
+            revocations,
+            issuer=settings.token_issuer,
+            audience=settings.token_audience,
         )
         notifications = Notifications(db, Pages(Signer(settings.cursor_key.get_secret_value())))
-        server = Server(settings, required={"postgres": db.check})
+        server = Server(
+            settings,
+            required={"postgres": db.check, "revocation_snapshot": revocations.check_known},
+            optional={"revocations": revocations.check_fresh},
+        )
         servicer = NotificationServicer(notifications)
         server.add(SERVICE, lambda to: add_NotificationServiceServicer_to_server(servicer, to))
+        server.background(RevocationFeed(auth, revocations).run)
+        server.metrics.show(revocations)
         await server.run(access_tokens, service_tokens)
 
 
@@ -71,6 +84,7 @@ async def work(settings: NotificationWorkerSettings) -> None:
             Accounts(auth),
             Seal(settings.seal_key.get_secret_value()),
             system_clock,
+            erasing=Erasing(db),
             public_url=settings.public_url,
         )
         inbox = Inbox(
@@ -81,6 +95,7 @@ async def work(settings: NotificationWorkerSettings) -> None:
             lease_seconds=settings.lease_seconds,
             concurrency=settings.mail_concurrency,
             max_failures=settings.max_failures,
+            forgotten=forgotten,
         )
         smtp_answers = seldom(smtp.check, every_seconds=_SMTP_CHECK_SECONDS)
         server = Server(settings, required={"postgres": db.check, "redis": redis.ping}, optional={"smtp": smtp_answers})

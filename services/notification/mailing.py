@@ -13,9 +13,11 @@ from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
 from uuid import UUID
 
-from services.kit import tracing
+from services.kit import erasure, tracing
 from services.kit.clock import Clock
 from services.kit.database import Database
+from services.kit.events import Event
+from services.kit.inbox import first_time
 
 from . import store
 from .model import Letter, MailState, Recipient, Template
@@ -37,8 +39,8 @@ class Mailing:
         self._sender = sender
 
     async def send(self, event_id: UUID, template: Template, recipient: Recipient, letter: Letter) -> None:
-        """Does nothing for a mail whose outcome is settled. Raises TryAgain."""
-        attempt = await self._begin(event_id, template)
+        """Does nothing for a mail whose outcome is settled, or to an erased person. Raises TryAgain."""
+        attempt = await self._begin(event_id, template, recipient.user_id)
         if attempt is None:
             return
         _, sender_address = parseaddr(self._sender)
@@ -62,14 +64,22 @@ class Mailing:
     async def expire(self, event_id: UUID, template: Template) -> None:
         """Records a mail that came too late to be sent."""
         async with self._db.transaction() as tx:
-            state = (await store.lock_mail(tx, event_id, template, self._clock())).after_crash(template)
+            state = (await store.lock_mail(tx, event_id, template, self._clock(), user_id=None)).after_crash(template)
             if state is MailState.WAITING:
                 await store.set_mail(tx, event_id, MailState.EXPIRED, self._clock())
 
-    async def _begin(self, event_id: UUID, template: Template) -> int | None:
+    async def drop(self, event: Event) -> None:
+        """Records a mail to nobody as dealt with, and no mail."""
+        async with self._db.transaction() as tx:
+            await first_time(tx, event)
+
+    async def _begin(self, event_id: UUID, template: Template, user_id: UUID | None) -> int | None:
         """The attempt's number; None when there is nothing to send."""
         async with self._db.transaction() as tx:
-            state = (await store.lock_mail(tx, event_id, template, self._clock())).after_crash(template)
+            if user_id and await erasure.is_erased(tx, user_id):
+                return None
+            found = await store.lock_mail(tx, event_id, template, self._clock(), user_id=user_id)
+            state = found.after_crash(template)
             if state is not MailState.WAITING:
                 await store.set_mail(tx, event_id, state, self._clock())
                 return None

@@ -12,6 +12,10 @@ class NotificationType(StrEnum):
     WELCOME = "WELCOME"
     STORY_READY = "STORY_READY"
     STORY_FAILED = "STORY_FAILED"
+    PASSWORD_CHANGED = "PASSWORD_CHANGED"
+    PASSWORD_DISABLED = "PASSWORD_DISABLED"
+    SESSION_REVOKED = "SESSION_REVOKED"
+    EMAIL_CHANGED = "EMAIL_CHANGED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,8 @@ class Recipient:
 
     email: str
     first_name: str
+    user_id: UUID | None = None
+    """None where only an address is known, as with codes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +52,43 @@ class Template(StrEnum):
     """The kinds of mail."""
 
     CODE = "CODE"
+    """Of a registration: the first code there was."""
+    SIGN_IN_CODE = "SIGN_IN_CODE"
+    PASSWORD_RESET_CODE = "PASSWORD_RESET_CODE"
+    EMAIL_CHANGE_CODE = "EMAIL_CHANGE_CODE"
     REGISTRATION_REPEATED = "REGISTRATION_REPEATED"
     WELCOME = "WELCOME"
     STORY_READY = "STORY_READY"
     STORY_FAILED = "STORY_FAILED"
+    PASSWORD_CHANGED = "PASSWORD_CHANGED"
+    PASSWORD_DISABLED = "PASSWORD_DISABLED"
+    SESSION_REVOKED = "SESSION_REVOKED"
+    EMAIL_CHANGED = "EMAIL_CHANGED"
+    ADDRESS_CLAIMED = "ADDRESS_CLAIMED"
 
     @property
     def sent_again(self) -> bool:
         """Whether a mail of unknown outcome is sent a second time, under the same Message-ID.
 
         Nobody can know whether a server took a mail when the connection breaks between the final dot and its answer. A second
-        code does no harm and a missing one locks somebody out; of everything else one is enough.
+        code or warning does no harm; a missing code locks somebody out, and a missing warning leaves a thief unseen. Of everything
+        else one is enough.
         """
-        return self is Template.CODE
+        return self in _SENT_AGAIN
+
+
+_SENT_AGAIN = frozenset(
+    {
+        Template.CODE,
+        Template.SIGN_IN_CODE,
+        Template.PASSWORD_RESET_CODE,
+        Template.EMAIL_CHANGE_CODE,
+        Template.PASSWORD_CHANGED,
+        Template.PASSWORD_DISABLED,
+        Template.SESSION_REVOKED,
+        Template.EMAIL_CHANGED,
+    }
+)
 
 
 class MailState(StrEnum):

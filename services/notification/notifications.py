@@ -6,6 +6,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from services.kit import erasure
 from services.kit.caller import Caller
 from services.kit.clock import Clock
 from services.kit.database import Database
@@ -34,7 +35,7 @@ class Notifications:
 
 
 class Notifier:
-    """Adds notifications, each event's at most once."""
+    """Adds notifications, each event's at most once, and none for an erased person."""
 
     def __init__(self, db: Database, clock: Clock) -> None:
         self._db = db
@@ -54,5 +55,5 @@ class Notifier:
             read_at=None,
         )
         async with self._db.transaction() as tx:
-            if await first_time(tx, event):
+            if not await erasure.is_erased(tx, user_id) and await first_time(tx, event):
                 await store.insert_notification(tx, notification)

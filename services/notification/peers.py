@@ -26,4 +26,4 @@ class Accounts:
             if error.code() is StatusCode.NOT_FOUND:
                 return None
             raise
-        return Recipient(response.user.email, response.user.first_name)
+        return Recipient(response.user.email, response.user.first_name, user_id)

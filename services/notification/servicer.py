@@ -20,6 +20,10 @@ _TYPES = {
     NotificationType.WELCOME: notification_pb2.NOTIFICATION_TYPE_WELCOME,
     NotificationType.STORY_READY: notification_pb2.NOTIFICATION_TYPE_STORY_READY,
     NotificationType.STORY_FAILED: notification_pb2.NOTIFICATION_TYPE_STORY_FAILED,
+    NotificationType.PASSWORD_CHANGED: notification_pb2.NOTIFICATION_TYPE_PASSWORD_CHANGED,
+    NotificationType.PASSWORD_DISABLED: notification_pb2.NOTIFICATION_TYPE_PASSWORD_DISABLED,
+    NotificationType.SESSION_REVOKED: notification_pb2.NOTIFICATION_TYPE_SESSION_REVOKED,
+    NotificationType.EMAIL_CHANGED: notification_pb2.NOTIFICATION_TYPE_EMAIL_CHANGED,
 }
 
 

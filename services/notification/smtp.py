@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from email.message import EmailMessage
 
@@ -10,6 +11,7 @@ import aiosmtplib
 # The first digit of a reply says whether to come back (RFC 5321, 4.2.1).
 _TRANSIENT = range(400, 500)
 _PERMANENT = range(500, 600)
+_ENHANCED_CODE = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\S)")  # RFC 3463
 _QUIT_SECONDS = 1.0
 _CHECK_SECONDS = 2.0
 
@@ -27,7 +29,10 @@ class OutcomeUnknown(Exception):
 
 
 class Smtp:
-    """One connection and one recipient a mail, so that an outcome belongs to one person."""
+    """One connection and one recipient a mail, so that an outcome belongs to one person.
+
+    What it raises says the reply's numbers and not its words, which often quote the address: errors are logged and kept.
+    """
 
     def __init__(self, host: str, port: int, *, username: str, password: str, start_tls: bool, seconds: float) -> None:
         self._host = host
@@ -62,15 +67,15 @@ class Smtp:
         except (aiosmtplib.SMTPException, OSError) as error:
             # Whatever the server says so far, it says to us and not of the recipient: a refused sign-in or sender is mended in our
             # settings without losing the mail.
-            raise TryAgain(str(error)) from error
+            raise TryAgain(_said(error)) from None
         try:
             await client.rcpt(recipient)
         except (aiosmtplib.SMTPException, OSError) as error:
-            raise _answered(error) or TryAgain(str(error)) from error
+            raise _answered(error) or TryAgain(_said(error)) from None
         try:
             await client.data(message.as_bytes())
         except (aiosmtplib.SMTPException, OSError) as error:
-            raise _answered(error) or OutcomeUnknown(str(error)) from error
+            raise _answered(error) or OutcomeUnknown(_said(error)) from None
 
     async def check(self) -> None:
         """Raises when the server does not answer."""
@@ -86,5 +91,13 @@ def _answered(error: Exception) -> TryAgain | Refused | None:
     """What the server's reply means; None when there was none that makes sense."""
     code = error.code if isinstance(error, aiosmtplib.SMTPResponseException) else 0
     if code in _TRANSIENT:
-        return TryAgain(str(error))
-    return Refused(str(error)) if code in _PERMANENT else None
+        return TryAgain(_said(error))
+    return Refused(_said(error)) if code in _PERMANENT else None
+
+
+def _said(error: Exception) -> str:
+    """An error without a reply speaks of the connection only."""
+    if not isinstance(error, aiosmtplib.SMTPResponseException):
+        return str(error)
+    enhanced = _ENHANCED_CODE.match(error.message)
+    return f"{error.code} {enhanced[0]}" if enhanced else f"{error.code}"

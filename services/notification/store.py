@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import LargeBinary, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.engine.row import RowMapping
 
+from services.kit import inbox
 from services.kit.database import Transaction
 from services.kit.paging import PageRequest
 
@@ -45,12 +46,25 @@ async def page(tx: Transaction, user_id: UUID, request: PageRequest) -> Sequence
     return [_notification(row) for row in (await tx.execute(query)).mappings()]
 
 
-async def lock_mail(tx: Transaction, event_id: UUID, template: Template, now: datetime) -> MailState:
+async def lock_mail(
+    tx: Transaction, event_id: UUID, template: Template, now: datetime, *, user_id: UUID | None
+) -> MailState:
     """The mail's state; it begins in WAITING."""
-    values = {"event_id": event_id, "template": template, "state": MailState.WAITING, "attempts": 0, "error": ""}
-    await tx.execute(upsert(mails).values(**values, created_at=now, changed_at=now).on_conflict_do_nothing())
-    query = select(mails.c.state).where(mails.c.event_id == event_id).with_for_update()
-    return MailState((await tx.execute(query)).scalar_one())
+    statement = upsert(mails).values(
+        event_id=event_id,
+        user_id=user_id,
+        template=template,
+        state=MailState.WAITING,
+        attempts=0,
+        error="",
+        created_at=now,
+        changed_at=now,
+    )
+    # An update in any case, for it locks the row.
+    statement = statement.on_conflict_do_update(
+        index_elements=["event_id"], set_={"user_id": func.coalesce(mails.c.user_id, statement.excluded.user_id)}
+    )
+    return MailState((await tx.execute(statement.returning(mails.c.state))).scalar_one())
 
 
 async def begin_sending(tx: Transaction, event_id: UUID, now: datetime) -> int:
@@ -78,6 +92,21 @@ async def settle_mail(
 
 async def set_mail(tx: Transaction, event_id: UUID, state: MailState, now: datetime) -> None:
     await tx.execute(update(mails).where(mails.c.event_id == event_id).values(state=state, changed_at=now))
+
+
+async def erase_some(tx: Transaction, user_id: UUID, limit: int) -> int:
+    """Deletes some of the person's notifications and mails, and answers how many; 0 when none are left."""
+    some_notifications = select(notifications.c.id).where(notifications.c.user_id == user_id).limit(limit)
+    some_mails = select(mails.c.event_id).where(mails.c.user_id == user_id).limit(limit)
+    erased = await tx.execute(delete(notifications).where(notifications.c.id.in_(some_notifications)))
+    unsent = await tx.execute(delete(mails).where(mails.c.event_id.in_(some_mails)))
+    return erased.rowcount + unsent.rowcount
+
+
+async def erase_dead_letters(tx: Transaction, user_id: UUID) -> None:
+    """Deletes those that name the person anywhere: as the key, or within the event."""
+    named = func.position(literal(str(user_id).encode(), LargeBinary).op("IN")(inbox.dead_letters.c.event)) > 0
+    await tx.execute(delete(inbox.dead_letters).where(named))
 
 
 def _notification(row: RowMapping) -> Notification:

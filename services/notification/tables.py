@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, DateTime, Index, Integer, MetaData, Table, Text, Uuid
+from sqlalchemy import Column, DateTime, Index, Integer, MetaData, Table, Text, Uuid, text
 
 metadata = MetaData()
 
@@ -24,10 +24,13 @@ mails = Table(
     "mails",
     metadata,
     Column("event_id", Uuid, primary_key=True),
+    # Whom it tells something, where that is known: a code's mail knows an address only, and keeps none.
+    Column("user_id", Uuid),
     Column("template", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("error", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("changed_at", DateTime(timezone=True), nullable=False),
+    Index("mails_by_user", "user_id", postgresql_where=text("user_id IS NOT NULL")),
 )

@@ -4,7 +4,31 @@ from __future__ import annotations
 
 import unicodedata
 
-from .model import Letter
+from .model import Letter, Template
+
+_CODES = {
+    Template.CODE: (
+        "Your Storymesh code",
+        "",
+        "If you did not ask for it, ignore this mail: nothing happens without it.",
+    ),
+    Template.SIGN_IN_CODE: (
+        "Your Storymesh sign-in code",
+        " It signs you in, or confirms that you want to delete your account: give it to nobody.",
+        "If you did not ask for it, ignore this mail: nobody can sign in without it.",
+    ),
+    Template.PASSWORD_RESET_CODE: (
+        "Reset your Storymesh password",
+        " It lets you choose a new password: give it to nobody.",
+        "If you did not ask for it, ignore this mail: your password is unchanged.",
+    ),
+    Template.EMAIL_CHANGE_CODE: (
+        "Confirm your new Storymesh address",
+        " It moves your account to this address.",
+        "If you did not ask for it, ignore this mail: without the code no account gets this address.",
+    ),
+}
+_INTRUDER = "If it was not you, somebody else may be in your account"
 
 _FAILURES = {
     "LANGUAGE_UNSUPPORTED": "The writer does not know the language you asked for. English always works.",
@@ -13,12 +37,13 @@ _FAILURES = {
 _FAILURE = "The writer could not be reached, or did not finish. Asking again may work."
 
 
-def code(first_name: str, digits: str, minutes: int) -> Letter:
+def code(template: Template, first_name: str, digits: str, minutes: int) -> Letter:
+    subject, purpose, unasked = _CODES[template]
     return _letter(
-        "Your Storymesh code",
+        subject,
         first_name,
-        f"Your code is {digits}.",
-        f"It works once, for the next {minutes} minutes. If you did not ask for it, ignore this mail: nothing happens without it.",
+        f"Your code is {digits}.{purpose}",
+        f"It works once, for the next {minutes} minutes. {unasked}",
     )
 
 
@@ -55,6 +80,55 @@ def story_failed(first_name: str, reason: str) -> Letter:
         first_name,
         _FAILURES.get(reason, _FAILURE),
         f"The reason's name is {reason}.",
+    )
+
+
+def password_changed(first_name: str, *, reset: bool) -> Letter:
+    if reset:
+        done = "The password of your account was reset with a mailed code. Every device is signed out."
+    else:
+        done = "The password of your account was changed. Every other device is signed out."
+    return _letter(
+        "Your Storymesh password was reset" if reset else "Your Storymesh password was changed",
+        first_name,
+        done,
+        f"{_INTRUDER}: reset the password now, then sign out all other devices.",
+    )
+
+
+def password_disabled(first_name: str) -> Letter:
+    return _letter(
+        "Your Storymesh password is disabled",
+        first_name,
+        "A wrong password was tried for your account very often in a row, so the password signs nobody in any more.",
+        "Sign in with a mailed code, or reset the password. Nothing else has changed, and devices that are signed in stay so.",
+    )
+
+
+def refresh_reused(first_name: str) -> Letter:
+    return _letter(
+        "A device was signed out of Storymesh",
+        first_name,
+        "One of your devices was signed out, because a sign-in of it was used a second time: it may have been copied.",
+        "Sign in there again. If you do not know how that could happen, reset the password, then sign out all other devices.",
+    )
+
+
+def email_changed(first_name: str) -> Letter:
+    return _letter(
+        "Your Storymesh address was changed",
+        first_name,
+        "Your account has another address now. Mail about it goes there, and the former one signs nobody in any more.",
+        f"{_INTRUDER}: on a device that is still signed in, change the password, which signs out all others, and the address.",
+    )
+
+
+def address_claimed(first_name: str) -> Letter:
+    return _letter(
+        "Your address stays with your Storymesh account",
+        first_name,
+        "Somebody, perhaps you, asked to move another account to this address, which has an account already. Nothing was changed.",
+        "If it was you, sign in with this address, or choose another one for the other account.",
     )
 
 

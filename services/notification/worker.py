@@ -3,35 +3,74 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC
+from typing import TypeVar
 from uuid import UUID
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from storymesh.events.v1 import auth_events_pb2, story_events_pb2
 
+from services.kit import erasure
 from services.kit.clock import Clock
-from services.kit.events import Event
+from services.kit.database import Transaction
+from services.kit.events import Event, Undecodable
 from services.kit.inbox import Handler, Permanent
 from services.kit.sealing import Seal, Unsealable
 
 from . import texts
+from .erasing import Erasing
 from .mailing import Mailing
-from .model import NotificationType, Recipient, Template
+from .model import Letter, NotificationType, Recipient, Template
 from .notifications import Notifier
 from .peers import Accounts
 
 SEAL_PURPOSE = auth_events_pb2.CodeMail.DESCRIPTOR.full_name
+ADDRESS_SEAL_PURPOSE = auth_events_pb2.AddressMail.DESCRIPTOR.full_name
+
+_CODES = {
+    auth_events_pb2.CODE_PURPOSE_REGISTRATION: Template.CODE,
+    auth_events_pb2.CODE_PURPOSE_SIGN_IN: Template.SIGN_IN_CODE,
+    auth_events_pb2.CODE_PURPOSE_PASSWORD_RESET: Template.PASSWORD_RESET_CODE,
+    auth_events_pb2.CODE_PURPOSE_EMAIL_CHANGE: Template.EMAIL_CHANGE_CODE,
+}
+
+_NOTICES: Mapping[str, Callable[[], Message]] = {
+    message.DESCRIPTOR.full_name: message
+    for message in (
+        auth_events_pb2.RegistrationRepeated,
+        auth_events_pb2.UserRegistered,
+        auth_events_pb2.SessionRevoked,
+        auth_events_pb2.PasswordChanged,
+        auth_events_pb2.PasswordDisabled,
+        auth_events_pb2.EmailChanged,
+        auth_events_pb2.AddressClaimed,
+        story_events_pb2.StoryCompleted,
+        story_events_pb2.StoryFailed,
+    )
+}
+"""The events that tell one person something. UserDeleted is none: were it forgotten, so would be the erasure."""
+
+M = TypeVar("M", bound=Message)
 
 
 class Worker:
     """Repeats are harmless: notifications are recorded by event, and so are mails."""
 
     def __init__(
-        self, mailing: Mailing, notifier: Notifier, accounts: Accounts, seal: Seal, clock: Clock, *, public_url: str
+        self,
+        mailing: Mailing,
+        notifier: Notifier,
+        accounts: Accounts,
+        seal: Seal,
+        clock: Clock,
+        *,
+        erasing: Erasing,
+        public_url: str,
     ) -> None:
         self._mailing = mailing
         self._notifier = notifier
+        self._erasing = erasing
         self._accounts = accounts
         self._seal = seal
         self._clock = clock
@@ -43,54 +82,139 @@ class Worker:
             auth_events_pb2.CodeIssued.DESCRIPTOR.full_name: self.code_issued,
             auth_events_pb2.RegistrationRepeated.DESCRIPTOR.full_name: self.registration_repeated,
             auth_events_pb2.UserRegistered.DESCRIPTOR.full_name: self.user_registered,
+            auth_events_pb2.UserDeleted.DESCRIPTOR.full_name: self.user_deleted,
+            auth_events_pb2.SessionRevoked.DESCRIPTOR.full_name: self.session_revoked,
+            auth_events_pb2.PasswordChanged.DESCRIPTOR.full_name: self.password_changed,
+            auth_events_pb2.PasswordDisabled.DESCRIPTOR.full_name: self.password_disabled,
+            auth_events_pb2.EmailChanged.DESCRIPTOR.full_name: self.email_changed,
+            auth_events_pb2.AddressClaimed.DESCRIPTOR.full_name: self.address_claimed,
             story_events_pb2.StoryCompleted.DESCRIPTOR.full_name: self.story_completed,
             story_events_pb2.StoryFailed.DESCRIPTOR.full_name: self.story_failed,
         }
 
     async def code_issued(self, event: Event) -> None:
         issued = event.decode(auth_events_pb2.CodeIssued)
+        template = _CODES.get(issued.purpose)
+        if template is None:
+            raise Permanent(f"this version has no words for codes of purpose {issued.purpose}")
         left = issued.expire_time.ToDatetime(UTC) - self._clock()
         if left.total_seconds() <= 0:
-            await self._mailing.expire(event.id, Template.CODE)
+            await self._mailing.expire(event.id, template)
             return
-        try:
-            mail = auth_events_pb2.CodeMail.FromString(self._seal.unseal(SEAL_PURPOSE, issued.sealed_mail))
-        except (Unsealable, DecodeError):
-            raise Permanent(
-                "the sealed mail cannot be opened; do auth and notification have the same seal key?"
-            ) from None
-        letter = texts.code(mail.first_name, mail.code, math.ceil(left.total_seconds() / 60))
-        await self._mailing.send(event.id, Template.CODE, Recipient(mail.email, mail.first_name), letter)
+        mail = self._unsealed(auth_events_pb2.CodeMail, issued.sealed_mail)
+        if not mail.email:
+            await self._mailing.drop(event)
+            return
+        letter = texts.code(template, mail.first_name, mail.code, math.ceil(left.total_seconds() / 60))
+        await self._mailing.send(event.id, template, Recipient(mail.email, mail.first_name), letter)
 
     async def registration_repeated(self, event: Event) -> None:
         user_id = UUID(event.decode(auth_events_pb2.RegistrationRepeated).user_id)
-        recipient = await self._accounts.find(user_id)
-        if recipient:
-            letter = texts.registration_repeated(recipient.first_name)
-            await self._mailing.send(event.id, Template.REGISTRATION_REPEATED, recipient, letter)
+        await self._tell(event, user_id, Template.REGISTRATION_REPEATED, texts.registration_repeated)
 
     async def user_registered(self, event: Event) -> None:
         user_id = UUID(event.decode(auth_events_pb2.UserRegistered).user_id)
-        recipient = await self._accounts.find(user_id)
-        if recipient:
-            letter = texts.welcome(recipient.first_name)
-            await self._notifier.notify(event, user_id, NotificationType.WELCOME, letter)
-            await self._mailing.send(event.id, Template.WELCOME, recipient, letter)
+        await self._tell(event, user_id, Template.WELCOME, texts.welcome, kind=NotificationType.WELCOME)
+
+    async def user_deleted(self, event: Event) -> None:
+        await self._erasing.erase(UUID(event.decode(auth_events_pb2.UserDeleted).user_id))
+
+    async def session_revoked(self, event: Event) -> None:
+        """Of all reasons only this one is news to the owner, who brought about the others or is told of them in other words."""
+        revoked = event.decode(auth_events_pb2.SessionRevoked)
+        if revoked.reason == auth_events_pb2.SESSION_REVOKE_REASON_REFRESH_REUSED:
+            user_id = UUID(revoked.user_id)
+            await self._tell(
+                event, user_id, Template.SESSION_REVOKED, texts.refresh_reused, kind=NotificationType.SESSION_REVOKED
+            )
+
+    async def password_changed(self, event: Event) -> None:
+        changed = event.decode(auth_events_pb2.PasswordChanged)
+        user_id = UUID(changed.user_id)
+
+        def write(first_name: str) -> Letter:
+            return texts.password_changed(first_name, reset=changed.reset)
+
+        await self._tell(event, user_id, Template.PASSWORD_CHANGED, write, kind=NotificationType.PASSWORD_CHANGED)
+
+    async def password_disabled(self, event: Event) -> None:
+        user_id = UUID(event.decode(auth_events_pb2.PasswordDisabled).user_id)
+        await self._tell(
+            event, user_id, Template.PASSWORD_DISABLED, texts.password_disabled, kind=NotificationType.PASSWORD_DISABLED
+        )
+
+    async def email_changed(self, event: Event) -> None:
+        """To the old address, which auth knows no more: it comes with the event."""
+        changed = event.decode(auth_events_pb2.EmailChanged)
+        user_id = UUID(changed.user_id)
+        mail = self._unsealed(auth_events_pb2.AddressMail, changed.sealed_mail)
+        letter = texts.email_changed(mail.first_name)
+        await self._notifier.notify(event, user_id, NotificationType.EMAIL_CHANGED, letter)
+        recipient = Recipient(mail.email, mail.first_name, user_id)
+        await self._mailing.send(event.id, Template.EMAIL_CHANGED, recipient, letter)
+
+    async def address_claimed(self, event: Event) -> None:
+        user_id = UUID(event.decode(auth_events_pb2.AddressClaimed).user_id)
+        await self._tell(event, user_id, Template.ADDRESS_CLAIMED, texts.address_claimed)
 
     async def story_completed(self, event: Event) -> None:
         story = event.decode(story_events_pb2.StoryCompleted)
         owner_id, story_id = UUID(story.owner_id), UUID(story.story_id)
-        recipient = await self._accounts.find(owner_id)
-        if recipient:
-            letter = texts.story_ready(recipient.first_name, story.title, f"{self._public_url}/v1/stories/{story_id}")
-            await self._notifier.notify(event, owner_id, NotificationType.STORY_READY, letter, story_id)
-            await self._mailing.send(event.id, Template.STORY_READY, recipient, letter)
+
+        def write(first_name: str) -> Letter:
+            return texts.story_ready(first_name, story.title, f"{self._public_url}/v1/stories/{story_id}")
+
+        await self._tell(
+            event, owner_id, Template.STORY_READY, write, kind=NotificationType.STORY_READY, story_id=story_id
+        )
 
     async def story_failed(self, event: Event) -> None:
         story = event.decode(story_events_pb2.StoryFailed)
         owner_id, story_id = UUID(story.owner_id), UUID(story.story_id)
-        recipient = await self._accounts.find(owner_id)
-        if recipient:
-            letter = texts.story_failed(recipient.first_name, story.reason)
-            await self._notifier.notify(event, owner_id, NotificationType.STORY_FAILED, letter, story_id)
-            await self._mailing.send(event.id, Template.STORY_FAILED, recipient, letter)
+
+        def write(first_name: str) -> Letter:
+            return texts.story_failed(first_name, story.reason)
+
+        await self._tell(
+            event, owner_id, Template.STORY_FAILED, write, kind=NotificationType.STORY_FAILED, story_id=story_id
+        )
+
+    async def _tell(
+        self,
+        event: Event,
+        user_id: UUID,
+        template: Template,
+        write: Callable[[str], Letter],
+        *,
+        kind: NotificationType | None = None,
+        story_id: UUID | None = None,
+    ) -> None:
+        """By mail, and inside the application when it has a kind there. `write` gets the first name. Nobody is told when gone."""
+        recipient = await self._accounts.find(user_id)
+        if recipient is None:
+            return
+        letter = write(recipient.first_name)
+        if kind:
+            await self._notifier.notify(event, user_id, kind, letter, story_id)
+        await self._mailing.send(event.id, template, recipient, letter)
+
+    def _unsealed(self, message: type[M], sealed: bytes) -> M:
+        """Raises Permanent."""
+        try:
+            return message.FromString(self._seal.unseal(message.DESCRIPTOR.full_name, sealed))
+        except (Unsealable, DecodeError):
+            raise Permanent(
+                "the sealed mail cannot be opened; do auth and notification have the same seal key?"
+            ) from None
+
+
+async def forgotten(tx: Transaction, event: Event) -> bool:
+    """Whether the event would tell an erased person something."""
+    message = _NOTICES.get(event.type)
+    if message is None:
+        return False
+    try:
+        notice = event.decode(message)
+        return await erasure.is_erased(tx, UUID(getattr(notice, "owner_id", None) or getattr(notice, "user_id", "")))
+    except (Undecodable, ValueError):
+        return False

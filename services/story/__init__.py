@@ -1,5 +1,6 @@
 """Stories on demand: request, background writing, progress.
 
-Owns the tables stories, outbox and dead_letters, and the Redis streams `progress:<story>` and `inbox:story`.
-Gives StoryRequested (to itself), StoryCompleted and StoryFailed. Takes StoryRequested. Calls auth for an account's preferences.
+Owns the tables stories, outbox, dead_letters and erased_subjects, and the Redis streams `progress:<story>`, `inbox:story` and
+`inbox:story-accounts`. Gives StoryRequested (to itself), StoryCompleted and StoryFailed. Takes StoryRequested, and UserDeleted, on
+which it erases the person's stories and whatever it holds about them. Calls auth for an account's preferences.
 """

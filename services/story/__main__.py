@@ -17,12 +17,15 @@ from services.kit.inbox import Inbox
 from services.kit.keys import fetch_from
 from services.kit.paging import Pages
 from services.kit.relay import Relay
+from services.kit.revocation_feed import RevocationFeed
+from services.kit.revocations import Revocations
 from services.kit.server import Server
 from services.kit.signing import Signer
 from services.kit.tokens import AccessTokens, KeySet, ServiceTokens
 
 from . import worker
 from .config import StorySettings, StoryWorkerSettings
+from .erasing import Erasing
 from .peers import Accounts
 from .progress import Progress
 from .servicer import StoryServicer
@@ -34,6 +37,8 @@ from .writing import Writing
 
 SERVICE = DESCRIPTOR.services_by_name["StoryService"].full_name
 
+_ERASED_AT_A_TIME = 2
+
 
 async def serve(settings: StorySettings) -> None:
     async with AsyncExitStack() as closing:
@@ -42,17 +47,27 @@ async def serve(settings: StorySettings) -> None:
         redis = await closing.enter_async_context(kit_redis.connect(settings.redis_url.get_secret_value()))
         service_tokens = ServiceTokens(settings.mesh_key.get_secret_value(), service="story", clock=system_clock)
         auth = await closing.enter_async_context(channels.connect(settings.auth_target, "auth", service_tokens))
+        revocations = Revocations(system_clock)
         access_tokens = AccessTokens(
-            KeySet(fetch_from(auth), system_clock), issuer=settings.token_issuer, audience=settings.token_audience
+            KeySet(fetch_from(auth), system_clock),
+            revocations,
+            issuer=settings.token_issuer,
+            audience=settings.token_audience,
         )
         signer = Signer(settings.cursor_key.get_secret_value())
         stories = Stories(db, Pages(signer), Accounts(auth).preferences_of, system_clock)
-        server = Server(settings, required={"postgres": db.check}, optional={"redis": redis.ping})
+        server = Server(
+            settings,
+            required={"postgres": db.check, "revocation_snapshot": revocations.check_known},
+            optional={"redis": redis.ping, "revocations": revocations.check_fresh},
+        )
         watches = Watches(
             stories, Progress(redis), signer, server.stopping, heartbeat_seconds=settings.heartbeat_seconds
         )
         servicer = StoryServicer(stories, watches)
         server.add(SERVICE, lambda to: add_StoryServiceServicer_to_server(servicer, to))
+        server.background(RevocationFeed(auth, revocations).run)
+        server.metrics.show(revocations)
         await server.run(access_tokens, service_tokens)
 
 
@@ -73,9 +88,10 @@ async def work(settings: StoryWorkerSettings) -> None:
         )
         closing.push_async_callback(writer.aclose)
         await writer.warm_up()
+        progress = Progress(redis)
         writing = Writing(
             db,
-            Progress(redis),
+            progress,
             writer,
             system_clock,
             lease=timedelta(seconds=settings.lease_seconds),
@@ -91,9 +107,19 @@ async def work(settings: StoryWorkerSettings) -> None:
             concurrency=settings.writer_concurrency,
             max_failures=settings.max_failures,
         )
+        accounts_inbox = Inbox(
+            db,
+            redis,
+            "story-accounts",
+            worker.account_handlers(Erasing(db, progress, system_clock)),
+            lease_seconds=settings.lease_seconds,
+            concurrency=_ERASED_AT_A_TIME,
+            max_failures=settings.max_failures,
+        )
         relay = Relay(db, redis, ROUTES, database_url=database_url)
         server = Server(settings, required={"postgres": db.check, "redis": redis.ping})
         server.background(inbox.run)
+        server.background(accounts_inbox.run)
         server.background(relay.run)
         server.background(Sweeper(db).run)
         await server.run()

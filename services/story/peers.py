@@ -9,6 +9,8 @@ from grpc.aio import AioRpcError, Channel
 from storymesh.auth.v1 import directory_service_pb2 as pb
 from storymesh.auth.v1.directory_service_pb2_grpc import DirectoryServiceStub
 
+from services.kit.errors import SessionRevoked
+
 
 class Accounts:
     """Accounts, as auth knows them."""
@@ -17,7 +19,7 @@ class Accounts:
         self._stub = DirectoryServiceStub(channel)
 
     async def preferences_of(self, user_id: UUID) -> tuple[str, ...]:
-        """Empty for an account that has none or is gone.
+        """Raises SessionRevoked for an account that is gone: so every service answers its tokens once it knows.
 
         Raises AioRpcError when auth does not answer: a story with the wrong preferences would be worse than a retry.
         """
@@ -25,6 +27,6 @@ class Accounts:
             response = await self._stub.GetUser(pb.GetUserRequest(user_id=str(user_id)))
         except AioRpcError as error:
             if error.code() is StatusCode.NOT_FOUND:
-                return ()
+                raise SessionRevoked from None
             raise
         return tuple(response.user.preferences)

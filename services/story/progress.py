@@ -17,7 +17,9 @@ from redis.asyncio import Redis
 
 from .model import Position
 
-_KEEP = timedelta(hours=24)
+KEPT = timedelta(hours=24)
+"""How long a stream outlives its latest entry."""
+
 _PAGE = 1000
 
 _APPEND = """
@@ -41,6 +43,17 @@ return 1
 """
 
 
+_ERASE = """
+-- KEYS: stream. ARGV: a position past all others, time to live in ms.
+redis.call('DEL', KEYS[1])
+redis.call('XADD', KEYS[1], ARGV[1], 'kind', 'end', 'text', '')
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
+
+_PAST_ALL = Position(1 << 31, 0)
+"""Postgres counts attempts in 32 bits with a sign: no attempt has this number."""
+
+
 class Kind(StrEnum):
     BEGIN = "begin"
     """The attempt has begun; the text is empty."""
@@ -59,7 +72,7 @@ class Entry:
 
 
 class Overtaken(Exception):
-    """A newer attempt is writing this story."""
+    """A newer attempt is writing this story, or it was erased."""
 
 
 class Progress:
@@ -68,6 +81,7 @@ class Progress:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._append = redis.register_script(_APPEND)
+        self._erase = redis.register_script(_ERASE)
 
     async def append(self, story_id: UUID, position: Position, kind: Kind, text: str = "") -> bool:
         """Repeating an append changes nothing. False when the entries before it are gone: append a snapshot instead.
@@ -76,7 +90,7 @@ class Progress:
         """
         answer = await self._append(
             keys=[_key(story_id)],
-            args=[position.attempt, position.offset, kind, text, int(_KEEP.total_seconds() * 1000)],
+            args=[position.attempt, position.offset, kind, text, int(KEPT.total_seconds() * 1000)],
         )
         if answer == 0:
             raise Overtaken
@@ -91,6 +105,18 @@ class Progress:
         """Like `read`, but waits for the first entry up to `seconds`; empty when none came."""
         answer = await self._redis.xread({_key(story_id): str(after)}, count=_PAGE, block=max(int(seconds * 1000), 1))
         return [entry for _, raw in cast("_Streams", answer or []) for entry in _entries(raw)]
+
+    async def erase(self, story_ids: Sequence[UUID]) -> None:
+        """Drops every word. A worker that is at such a story is overtaken at its next append, and watchers look up at once.
+
+        A stream that was merely deleted would come back whole: to a worker it looks lost.
+        """
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for story_id in story_ids:
+                await self._erase(
+                    keys=[_key(story_id)], args=[str(_PAST_ALL), int(KEPT.total_seconds() * 1000)], client=pipeline
+                )
+            await pipeline.execute()
 
 
 def fold(text: str, entry: Entry) -> str:

@@ -5,15 +5,16 @@ Leases are reckoned by the database's clock: workers on several machines share n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Integer, Select, cast, func, or_, select, update
+from sqlalchemy import Integer, Select, cast, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine.row import RowMapping
 
+from services.kit import inbox, outbox
 from services.kit.database import Transaction
 from services.kit.paging import PageRequest
 
@@ -167,6 +168,21 @@ async def lock_undispatched(tx: Transaction, older_than: timedelta, limit: int) 
     )
     statement = update(stories).where(stories.c.id.in_(lost)).values(dispatched_at=func.now()).returning(stories.c.id)
     return list((await tx.execute(statement)).scalars())
+
+
+async def ids_of(tx: Transaction, owner_id: UUID, limit: int) -> dict[UUID, datetime | None]:
+    """Some of the owner's stories, whatever their state, and when they were completed."""
+    query = select(stories.c.id, stories.c.completed_at).where(stories.c.owner_id == owner_id)
+    return {row.id: row.completed_at for row in await tx.execute(query.order_by(stories.c.id).limit(limit))}
+
+
+async def erase(tx: Transaction, story_ids: Collection[UUID]) -> None:
+    """Deletes the stories and all that was to be told of them."""
+    # First: this waits for whoever is changing one of them, so that the statements after it see what was added to the outbox there.
+    await tx.execute(delete(stories).where(stories.c.id.in_(story_ids)))
+    keys = [str(story_id) for story_id in story_ids]
+    await tx.execute(delete(outbox.table).where(outbox.table.c.key.in_(keys)))
+    await tx.execute(delete(inbox.dead_letters).where(inbox.dead_letters.c.key.in_(keys)))
 
 
 async def _update_attempt(tx: Transaction, story_id: UUID, attempt: int, **values: Any) -> bool:

@@ -9,18 +9,18 @@ from uuid import UUID
 from storymesh.events.v1 import story_events_pb2 as events
 from uuid_utils.compat import uuid7
 
-from services.kit import outbox
+from services.kit import erasure, outbox
 from services.kit.caller import Caller
 from services.kit.clock import Clock
 from services.kit.database import Database
-from services.kit.errors import AlreadyExists, NotFound
+from services.kit.errors import AlreadyExists, NotFound, SessionRevoked
 from services.kit.paging import Page, Pages
 
 from . import store
 from .model import Story, Wish
 
 PreferencesOf = Callable[[UUID], Awaitable[tuple[str, ...]]]
-"""Looks up what a person likes to read about. Raises Unavailable."""
+"""Looks up what a person likes to read about. Raises Unavailable, and SessionRevoked for a person who is gone."""
 
 
 class StoryNotFound(NotFound):
@@ -43,7 +43,10 @@ class Stories:
         self._clock = clock
 
     async def request(self, caller: Caller, wish: Wish, request_id: str | None) -> Story:
-        """Queues a story, or returns the one that the same request made before. Raises RequestIdReused."""
+        """Queues a story, or returns the one that the same request made before.
+
+        Raises RequestIdReused, and SessionRevoked for an account that was deleted while its token was still taken.
+        """
         if request_id:
             # Before the account is asked: a repeat is answered alike also after the preferences have changed.
             repeated = await self._repeated(caller, wish, request_id)
@@ -55,6 +58,8 @@ class Stories:
         story_id = uuid7()
         story = None
         async with self._db.transaction() as tx:
+            if await erasure.is_erased(tx, caller.user_id):
+                raise SessionRevoked
             fresh = await store.insert_request(
                 tx, story_id, caller.user_id, wish, digest=asked.digest(), request_id=request_id, now=self._clock()
             )

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from uuid import UUID
 
+from storymesh.events.v1 import auth_events_pb2
 from storymesh.events.v1 import story_events_pb2 as events
 
 from services.kit.events import Event
 from services.kit.inbox import Handler
 
+from .erasing import Erasing
 from .writing import Writing
 
 
@@ -21,3 +23,12 @@ def handlers(writing: Writing) -> Mapping[str, Handler]:
         await writing.write(UUID(event.decode(events.StoryRequested).story_id))
 
     return {events.StoryRequested.DESCRIPTOR.full_name: write}
+
+
+def account_handlers(erasing: Erasing) -> Mapping[str, Handler]:
+    """Those of the inbox that the stories do not hold up."""
+
+    async def erase(event: Event) -> None:
+        await erasing.erase(UUID(event.decode(auth_events_pb2.UserDeleted).user_id))
+
+    return {auth_events_pb2.UserDeleted.DESCRIPTOR.full_name: erase}

@@ -14,7 +14,7 @@ import sqlalchemy.exc
 from storymesh.events.v1 import story_events_pb2 as events
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from services.kit import outbox
+from services.kit import erasure, outbox
 from services.kit.clock import Clock
 from services.kit.database import Database
 from services.kit.inbox import Later, backoff_seconds
@@ -73,7 +73,7 @@ class Writing:
                 await self._fill(story, draft)
             await self._complete(story, draft)
         except Overtaken:
-            log.warning("story %s attempt %d was overtaken", story.id, story.attempt)
+            log.warning("story %s attempt %d was overtaken, or erased with its owner", story.id, story.attempt)
         except WriterRefused as refused:
             await self._fail(story, draft, refused.reason)
         except asyncio.CancelledError:
@@ -174,6 +174,8 @@ class Writing:
 
     async def _commit_completion(self, story: Story, draft: _Draft) -> None:
         async with self._db.transaction() as tx:
+            if await erasure.is_erased(tx, story.owner_id):
+                raise Overtaken
             completed = await store.complete(
                 tx,
                 story.id,
@@ -190,6 +192,8 @@ class Writing:
 
     async def _fail(self, story: Story, draft: _Draft, reason: str) -> None:
         async with self._db.transaction() as tx:
+            if await erasure.is_erased(tx, story.owner_id):
+                return
             if not await store.fail(tx, story.id, story.attempt, reason, text=draft.text, now=self._clock()):
                 return
             event = events.StoryFailed(story_id=str(story.id), owner_id=str(story.owner_id), reason=reason)

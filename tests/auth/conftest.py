@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import grpc
 import jwt
 import pytest
+from google.protobuf.message import Message
 from redis.asyncio import Redis
 from sqlalchemy import select, text
 from storymesh.auth.v1 import account_service_pb2, registration_service_pb2, session_service_pb2
@@ -21,34 +23,44 @@ from storymesh.auth.v1.account_service_pb2_grpc import AccountServiceStub
 from storymesh.auth.v1.directory_service_pb2_grpc import DirectoryServiceStub
 from storymesh.auth.v1.key_service_pb2_grpc import KeyServiceStub
 from storymesh.auth.v1.registration_service_pb2_grpc import RegistrationServiceStub
+from storymesh.auth.v1.revocation_service_pb2_grpc import RevocationServiceStub
 from storymesh.auth.v1.session_service_pb2_grpc import SessionServiceStub
 from storymesh.auth.v1.tokens_pb2 import Tokens
 from storymesh.auth.v1.user_pb2 import User
 from storymesh.events.v1 import auth_events_pb2 as events
 
 from services.auth.__main__ import Operations, add_services, hashing, operations
+from services.auth.accounts import Roles
+from services.auth.audit import Audit
 from services.auth.config import AuthSettings
+from services.auth.endings import Endings
+from services.auth.tables import audit_entries
 from services.kit import outbox
+from services.kit.caller import Role
 from services.kit.database import Database
 from services.kit.sealing import Seal
 from services.kit.server import Server
 from services.kit.tokens import AccessTokens, KeySet
 from tests.conftest import empty
 from tests.identity import bearer, service_tokens
+from tests.statuses import reason_of
 
 if TYPE_CHECKING:
     from storymesh.auth.v1.account_service_pb2_grpc import AccountServiceAsyncStub
     from storymesh.auth.v1.directory_service_pb2_grpc import DirectoryServiceAsyncStub
     from storymesh.auth.v1.key_service_pb2_grpc import KeyServiceAsyncStub
     from storymesh.auth.v1.registration_service_pb2_grpc import RegistrationServiceAsyncStub
+    from storymesh.auth.v1.revocation_service_pb2_grpc import RevocationServiceAsyncStub
     from storymesh.auth.v1.session_service_pb2_grpc import SessionServiceAsyncStub
+
+M = TypeVar("M", bound=Message)
 
 PASSWORD = "correct horse battery staple"
 SEAL_KEY, PEPPER, REFRESH_KEY, SIGNING_SECRET = b"s" * 32, b"p" * 32, b"r" * 32, b"k" * 32
 
 
 class FakeClock:
-    """Starts at the present, for access tokens are verified against real time."""
+    """Starts at the present."""
 
     def __init__(self) -> None:
         self.now = datetime.now(UTC)
@@ -66,10 +78,15 @@ class Member:
 
     user: User
     tokens: Tokens
+    device_token: str = ""
 
     @property
     def auth(self) -> tuple[tuple[str, str], ...]:
         return tuple(bearer(self.tokens.access_token))
+
+    @property
+    def session_id(self) -> UUID:
+        return session_id_of(self.tokens)
 
 
 @dataclass
@@ -86,6 +103,9 @@ class AuthWorld:
     accounts: AccountServiceAsyncStub
     directory: DirectoryServiceAsyncStub
     keys: KeyServiceAsyncStub
+    revocations: RevocationServiceAsyncStub
+    drain: Callable[[], None]
+    """Begins what SIGTERM begins."""
 
     async def start(self, email: str, *, password: str = PASSWORD, username: str | None = None) -> str:
         """Starts a registration and returns its id."""
@@ -95,16 +115,63 @@ class AuthWorld:
     async def complete(self, registration_id: str, code: str) -> Member:
         request = registration_service_pb2.CompleteRegistrationRequest(registration_id=registration_id, code=code)
         response = await self.registrations.CompleteRegistration(request)
-        return Member(response.user, response.tokens)
+        return Member(response.user, response.tokens, response.device_token)
 
     async def register(self, email: str, *, password: str = PASSWORD, username: str | None = None) -> Member:
         registration_id = await self.start(email, password=password, username=username)
         return await self.complete(registration_id, await self.code(registration_id))
 
-    async def sign_in(self, login: str, password: str = PASSWORD) -> Member:
-        request = session_service_pb2.CreateSessionRequest(login=login, password=password)
+    async def sign_in(self, login: str, password: str = PASSWORD, *, device_token: str | None = None) -> Member:
+        request = session_service_pb2.CreateSessionRequest(login=login, password=password, device_token=device_token)
         response = await self.sessions.CreateSession(request)
-        return Member(response.user, response.tokens)
+        return Member(response.user, response.tokens, response.device_token)
+
+    async def start_code(self, email: str) -> str:
+        """Asks for a sign-in code and returns the challenge's id."""
+        request = session_service_pb2.StartSessionCodeRequest(email=email)
+        return (await self.sessions.StartSessionCode(request)).challenge_id
+
+    async def complete_code(self, challenge_id: str, code: str) -> Member:
+        request = session_service_pb2.CompleteSessionCodeRequest(challenge_id=challenge_id, code=code)
+        response = await self.sessions.CompleteSessionCode(request)
+        return Member(response.user, response.tokens, response.device_token)
+
+    async def start_reset(self, email: str) -> str:
+        request = account_service_pb2.StartPasswordResetRequest(email=email)
+        return (await self.accounts.StartPasswordReset(request)).challenge_id
+
+    async def complete_reset(self, challenge_id: str, code: str, password: str) -> None:
+        request = account_service_pb2.CompletePasswordResetRequest(
+            challenge_id=challenge_id, code=code, new_password=password
+        )
+        await self.accounts.CompletePasswordReset(request)
+
+    async def change_password(self, member: Member, new: str, current: str = PASSWORD) -> None:
+        request = account_service_pb2.ChangePasswordRequest(current_password=current, new_password=new)
+        await self.accounts.ChangePassword(request, metadata=member.auth)
+
+    async def start_email_change(self, member: Member, email: str, password: str = PASSWORD) -> str:
+        request = account_service_pb2.StartEmailChangeRequest(new_email=email, password=password)
+        return (await self.accounts.StartEmailChange(request, metadata=member.auth)).challenge_id
+
+    async def complete_email_change(self, member: Member, challenge_id: str, code: str) -> User:
+        request = account_service_pb2.CompleteEmailChangeRequest(challenge_id=challenge_id, code=code)
+        return (await self.accounts.CompleteEmailChange(request, metadata=member.auth)).user
+
+    async def delete_account(
+        self, member: Member, *, password: str = "", challenge_id: str = "", code: str = ""
+    ) -> None:
+        request = account_service_pb2.DeleteAccountRequest(password=password, challenge_id=challenge_id, code=code)
+        await self.accounts.DeleteAccount(request, metadata=member.auth)
+
+    async def log_out(self, member: Member) -> None:
+        await self.sessions.Logout(session_service_pb2.LogoutRequest(), metadata=member.auth)
+
+    async def audited(self) -> list[tuple[str, str]]:
+        """Actions and reasons of the audit log, oldest first."""
+        query = select(audit_entries.c.action, audit_entries.c.reason).order_by(audit_entries.c.id)
+        async with self.db.transaction() as tx:
+            return [(row.action, row.reason) for row in await tx.execute(query)]
 
     async def refresh(self, refresh_token: str) -> Tokens:
         request = session_service_pb2.RefreshSessionRequest(refresh_token=refresh_token)
@@ -120,17 +187,18 @@ class AuthWorld:
         async with self.db.transaction() as tx:
             return [(row.type, row.payload) for row in await tx.execute(query)]
 
+    async def told(self, kind: type[M]) -> list[M]:
+        """All events of a kind, oldest first."""
+        return [
+            kind.FromString(payload) for name, payload in await self.published() if name == kind.DESCRIPTOR.full_name
+        ]
+
     async def mails(self, challenge_id: str) -> list[events.CodeMail]:
         """The codes mailed for a challenge, opened as notification does."""
-        issued = [
-            events.CodeIssued.FromString(payload)
-            for kind, payload in await self.published()
-            if kind == events.CodeIssued.DESCRIPTOR.full_name
-        ]
         seal = Seal(SEAL_KEY)
         return [
             events.CodeMail.FromString(seal.unseal("storymesh.events.v1.CodeMail", event.sealed_mail))
-            for event in issued
+            for event in await self.told(events.CodeIssued)
             if event.challenge_id == challenge_id
         ]
 
@@ -150,6 +218,44 @@ class AuthWorld:
             yield
         finally:
             await self.execute("DROP FUNCTION lose CASCADE")
+
+    @asynccontextmanager
+    async def forgotten_by_redis(self, challenge_id: str) -> AsyncIterator[None]:
+        """Undoes what the block makes of a challenge in Redis, as a replica does that takes over without the latest writes."""
+        (key,) = await self.redis.keys(f"codes:*:{challenge_id}")
+        before = await self.redis.dump(key)
+        assert before
+        yield
+        await self.redis.restore(key, 0, before, replace=True)
+
+    @asynccontextmanager
+    async def refused_by(self, table: str) -> AsyncIterator[None]:
+        """Lets no statement add to the table, as one that is full or broken does."""
+        await self.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''full''; END'"
+        )
+        await self.execute(f"CREATE TRIGGER refuse BEFORE INSERT ON {table} EXECUTE FUNCTION refuse()")
+        try:
+            yield
+        finally:
+            await self.execute("DROP FUNCTION refuse CASCADE")
+
+    async def make_admin(self, email: str) -> Member:
+        """Registers an administrator, signed in as one."""
+        await self.register(email)
+        await self._roles().set(email, Role.ADMIN)
+        return await self.sign_in(email)
+
+    async def withdraw_admin(self, email: str) -> None:
+        await self._roles().set(email, Role.USER)
+
+    def _roles(self) -> Roles:
+        endings = Endings(self.clock, token_life=timedelta(seconds=self.settings.access_token_seconds))
+        return Roles(self.db, endings, Audit(self.db, self.clock))
+
+    async def waits_for_a_lock(self) -> bool:
+        """Whether some transaction waits for another."""
+        return bool(await self.scalar("SELECT bool_or(NOT granted) FROM pg_locks"))
 
     async def execute(self, statement: str, **values: object) -> None:
         async with self.db.transaction() as tx:
@@ -180,6 +286,7 @@ async def make_world(
                     "database_url": migrated("auth"),
                     "mesh_key": b"m" * 32,
                     "seal_key": SEAL_KEY,
+                    "cursor_key": b"c" * 32,
                     "code_pepper": PEPPER,
                     "refresh_key": REFRESH_KEY,
                     "signing_key_secret": SIGNING_SECRET,
@@ -193,12 +300,19 @@ async def make_world(
             )
             passwords = hashing(settings)
             closing.callback(passwords.close)
-            ops = operations(settings, db, redis, passwords, clock=clock, random=secrets.token_bytes)
+            ops = operations(settings, db, db, redis, passwords, clock=clock, random=secrets.token_bytes)
             await ops.keys.load()
-            server = Server(settings, required={"postgres": db.check})
+            server = Server(
+                settings, required={"postgres": db.check, "revocation_snapshot": ops.revocations.check_known}
+            )
             add_services(server, ops)
+            server.background(ops.feed.run)
             tokens = AccessTokens(
-                KeySet(ops.keys.load, clock), issuer=settings.token_issuer, audience=settings.token_audience
+                KeySet(ops.keys.load, clock),
+                ops.revocations,
+                issuer=settings.token_issuer,
+                audience=settings.token_audience,
+                clock=clock,
             )
             running = asyncio.create_task(server.run(tokens, service_tokens("auth")))
 
@@ -219,6 +333,8 @@ async def make_world(
                 AccountServiceStub(channel),
                 DirectoryServiceStub(channel),
                 KeyServiceStub(channel),
+                RevocationServiceStub(channel),
+                server.stopping.set,
             )
 
         yield make
@@ -231,3 +347,21 @@ async def world(make_world: MakeWorld) -> AuthWorld:
 
 def session_id_of(tokens: Tokens) -> UUID:
     return UUID(jwt.decode(tokens.access_token, options={"verify_signature": False})["sid"])
+
+
+def wrong(code: str) -> str:
+    """Another code of the same length."""
+    return f"{(int(code) + 1) % 10 ** len(code):0{len(code)}}"
+
+
+async def outcomes(*calls: Awaitable[Any]) -> Counter[str]:
+    """How often each reason came when the calls were made at the same time; "" for those that were answered."""
+    reasons: Counter[str] = Counter()
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(outcome, grpc.aio.AioRpcError):
+            reasons[reason_of(outcome)] += 1
+        elif isinstance(outcome, BaseException):
+            raise outcome
+        else:
+            reasons[""] += 1
+    return reasons

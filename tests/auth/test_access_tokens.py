@@ -36,7 +36,7 @@ async def member(world: AuthWorld) -> Member:
 async def signing_key(world: AuthWorld) -> tuple[str, ec.EllipticCurvePrivateKey]:
     """The service's own key, for forgeries that only the claims or headers give away."""
     async with world.db.transaction() as tx:
-        (key,) = await store.all_keys(tx)
+        (key,) = await store.keys.all_of(tx)
     assert key.state is KeyState.ACTIVE
     assert key.sealed_private_key
     secret = Seal(SIGNING_SECRET).unseal(f"signing-key:{key.kid}", key.sealed_private_key)

@@ -13,8 +13,9 @@ import pytest
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-from services.auth.codes import CodeLimits, Codes, Purpose
+from services.auth.codes import CodeLimits, Codes
 from services.auth.errors import CodeAttemptsSpent, CodeInvalid, TooManyCodes
+from services.auth.model import Purpose
 from tests.auth.conftest import FakeClock
 
 ADA = "ada@example.org"
@@ -40,7 +41,7 @@ def codes_of(redis: Redis, clock: FakeClock, pepper: bytes = b"p" * 32, **limits
         redis,
         Purpose.REGISTRATION,
         replace(LIMITS, **limits),  # type: ignore[arg-type]
-        pepper=pepper,
+        peppers=[pepper],
         digits=6,
         clock=clock,
         random=secrets.token_bytes,
@@ -106,7 +107,7 @@ async def test_the_same_digits_are_stored_differently_for_another_challenge_addr
 ) -> None:
     """Else whoever can write to Redis could move the digest of a code of their own to another's challenge."""
     codes, other_pepper = (
-        Codes(redis, Purpose.REGISTRATION, LIMITS, pepper=pepper, digits=6, clock=clock, random=bytes)
+        Codes(redis, Purpose.REGISTRATION, LIMITS, peppers=[pepper], digits=6, clock=clock, random=bytes)
         for pepper in (b"p" * 32, b"q" * 32)
     )
     challenge = uuid4()

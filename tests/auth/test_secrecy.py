@@ -94,7 +94,7 @@ async def test_neither_stores_nor_streams_nor_logs_show_a_secret(
 async def keys_of(world: AuthWorld) -> list[bytes]:
     """The private halves of the signing keys."""
     async with world.db.transaction() as tx:
-        keys = await store.all_keys(tx)
+        keys = await store.keys.all_of(tx)
     return [
         Seal(world.settings.signing_key_secret.get_secret_value()).unseal(
             f"signing-key:{key.kid}", key.sealed_private_key or b""
@@ -106,13 +106,13 @@ async def keys_of(world: AuthWorld) -> list[bytes]:
 async def test_a_stolen_database_makes_no_token(world: AuthWorld) -> None:
     member = await world.register(ADA)
     async with world.db.transaction() as tx:
-        found = await store.find_session(tx, session_id_of(member.tokens))
-        (key,) = await store.all_keys(tx)
+        found = await store.sessions.find(tx, session_id_of(member.tokens))
+        (key,) = await store.keys.all_of(tx)
     assert found
     session, _ = found
-    thief = RefreshTokens(b"t" * 32)
-    tries = [thief.token(session.id, generation, session.nonce) for generation in (1, 2)]
-    tries += [session.token_digest.hex(), RefreshTokens(session.token_digest).token(session.id, 1, session.nonce)]
+    thief = RefreshTokens([b"t" * 32])
+    tries = [thief.new(session.id, generation, session.nonce) for generation in (1, 2)]
+    tries += [session.token_digest.hex(), RefreshTokens([session.token_digest]).new(session.id, 1, session.nonce)]
     for token in tries:
         with raises_status(StatusCode.UNAUTHENTICATED, "REFRESH_INVALID"):
             await world.sessions.RefreshSession(session_service_pb2.RefreshSessionRequest(refresh_token=token))

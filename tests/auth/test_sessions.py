@@ -135,7 +135,7 @@ class TestRefresh:
     ) -> None:
         genuine = await world.refresh(member.tokens.refresh_token)
         session_id = session_id_of(member.tokens)
-        foreign = RefreshTokens(b"x" * 32)
+        foreign = RefreshTokens([b"x" * 32])
         forgeries = [
             "garbage",
             "smr1_",
@@ -145,8 +145,8 @@ class TestRefresh:
             genuine.refresh_token.removeprefix("smr1_"),
             genuine.access_token[:512],
             base64.urlsafe_b64encode(session_id.bytes).decode(),
-            *(foreign.token(session_id, generation, bytes(16)) for generation in (0, 1, 2, 3, 2**32 - 1)),
-            foreign.token(uuid4(), 1, bytes(16)),
+            *(foreign.new(session_id, generation, bytes(16)) for generation in (0, 1, 2, 3, 2**32 - 1)),
+            foreign.new(uuid4(), 1, bytes(16)),
         ]
         for forgery in forgeries:
             with raises_status(StatusCode.UNAUTHENTICATED, "REFRESH_INVALID"):
@@ -184,7 +184,7 @@ class TestRefresh:
 
     async def test_a_logout_that_overtakes_a_refresh_wins(self, world: AuthWorld, member: Member) -> None:
         async with world.db.transaction() as tx:
-            await store.revoke_session(tx, session_id_of(member.tokens), RevokeReason.LOGOUT, world.clock())
+            await store.sessions.revoke(tx, session_id_of(member.tokens), RevokeReason.LOGOUT, world.clock())
             refreshing = asyncio.create_task(world.refresh(member.tokens.refresh_token))
             # The refresh has seen the session alive and waits for the row.
             await until(lambda: world.scalar("SELECT bool_or(NOT granted) FROM pg_locks"))
@@ -218,11 +218,13 @@ class TestLogout:
         assert await world.account(other)
         assert await world.refresh(other.tokens.refresh_token)
 
-    async def test_a_second_logout_changes_nothing(self, world: AuthWorld, member: Member) -> None:
+    async def test_a_second_logout_is_refused_and_changes_nothing(self, world: AuthWorld, member: Member) -> None:
         await world.sessions.Logout(pb.LogoutRequest(), metadata=member.auth)
         first = await world.scalar("SELECT revoked_at FROM sessions")
+        await until(lambda: world.ops.revocations.count)
         world.clock.advance(seconds=1)
-        await world.sessions.Logout(pb.LogoutRequest(), metadata=member.auth)
+        with raises_status(StatusCode.UNAUTHENTICATED, "SESSION_REVOKED"):
+            await world.sessions.Logout(pb.LogoutRequest(), metadata=member.auth)
         assert await world.scalar("SELECT revoked_at FROM sessions") == first
 
 

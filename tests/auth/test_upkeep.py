@@ -8,10 +8,8 @@ from datetime import timedelta
 from grpc import StatusCode
 from storymesh.auth.v1 import session_service_pb2
 
-from services.auth.keys import KeyRotation
 from services.auth.worker import Upkeep
-from services.kit.sealing import Seal
-from tests.auth.conftest import SIGNING_SECRET, AuthWorld
+from tests.auth.conftest import AuthWorld
 from tests.statuses import raises_status
 from tests.waiting import until
 
@@ -19,8 +17,7 @@ ADA = "ada@example.org"
 
 
 def upkeep(world: AuthWorld) -> Upkeep:
-    rotation = KeyRotation(world.db, Seal(SIGNING_SECRET), world.clock, period=timedelta(days=30))
-    return Upkeep(world.db, rotation, world.clock)
+    return Upkeep(world.db, world.ops.key_rotation, world.clock, every_seconds=60, audit_kept=timedelta(days=365))
 
 
 async def test_registrations_are_removed_when_they_have_ended(world: AuthWorld) -> None:

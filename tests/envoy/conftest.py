@@ -153,7 +153,8 @@ def settings_for(endpoints: dict[str, str], *overrides: str) -> Settings:
 @pytest.fixture(scope="session")
 async def mesh() -> AsyncIterator[Mesh]:
     calls, key = Calls(), SigningKey()
-    auth, story, limiter = AuthServices(calls, key), StoryServices(calls), Limiter(ok)
+    auth = AuthServices(calls, key)  # type: ignore[abstract]  # what no test calls is UNIMPLEMENTED
+    story, limiter = StoryServices(calls), Limiter(ok)
     async with AsyncExitStack() as stack:
         endpoints = {
             "auth": await stack.enter_async_context(

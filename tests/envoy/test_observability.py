@@ -41,11 +41,15 @@ async def test_with_a_collector_the_edge_records_its_spans(
             async def recorded() -> set[str]:
                 """Asks again each time: what is sent before the collector's connection stands is lost."""
                 await client.post("/v1/sessions", json={"login": "ada"})
+                await client.get("/v1/stories", params={"access_token": "confidential-token"})
                 parents = {call.metadata["traceparent"].split("-")[2] for call in mesh.calls.seen}
                 return parents & {span.span_id.hex() for span in collector.spans}
 
             assert await until(recorded, 20)
     assert all(call.metadata["traceparent"].endswith("-01") for call in mesh.calls.seen)
+    urls = {each.value.string_value for span in collector.spans for each in span.attributes if each.key == "http.url"}
+    assert urls >= {"/v1/sessions", "/v1/stories"}
+    assert not [span for span in collector.spans if b"confidential-token" in span.SerializeToString()]
 
 
 async def test_without_a_collector_a_trace_is_passed_on_as_not_recorded(http: httpx.AsyncClient, mesh: Mesh) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 
 from local.harness import Servers
 from local.harness import servers as running_servers
-from services.kit import inbox, outbox  # the inbox adds its tables to the outbox's metadata
+from services.kit import erasure, inbox
 from services.kit.database import Database
 from services.kit.server import Server
 from services.kit.settings import ServiceSettings
@@ -47,6 +47,7 @@ class RunningDesk:
     channel: Channel
     issuer: Issuer
     address: str
+    server: Server
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ async def desk() -> AsyncIterator[RunningDesk]:
     running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens("desk")))
     address = await server.address
     async with grpc.aio.insecure_channel(address) as channel:
-        yield RunningDesk(served, desks.DeskStub(channel), channel, issuer, address)
+        yield RunningDesk(served, desks.DeskStub(channel), channel, issuer, address, server)
     server.stopping.set()
     await running
 
@@ -69,7 +70,8 @@ def database_url(servers: Servers) -> str:
         connection.execute("CREATE DATABASE kit")
     url = make_url(servers.postgres_admin_url).set(drivername="postgresql+psycopg", database="kit")
     engine = create_engine(url)
-    outbox.metadata.create_all(engine)
+    # All that the kit has: its modules add their tables to the outbox's metadata.
+    erasure.erased_subjects.metadata.create_all(engine)
     engine.dispose()
     return url.render_as_string(hide_password=False)
 

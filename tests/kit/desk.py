@@ -26,9 +26,11 @@ Stream = Callable[[CreateStoryRequest, Context], AsyncGenerator[GetStoryResponse
 _UNARY = {
     "AskPublic": policy_pb2.ACCESS_PUBLIC,
     "AskUser": policy_pb2.ACCESS_USER,
+    "ReadUser": policy_pb2.ACCESS_USER,
     "AskAdmin": policy_pb2.ACCESS_ADMIN,
     "AskService": policy_pb2.ACCESS_SERVICE,
 }
+_READS = {"ReadUser", "Watch"}
 
 
 def _declare() -> None:
@@ -47,6 +49,8 @@ def _declare() -> None:
             server_streaming=name == "Watch",
         )
         method.options.Extensions[policy_pb2.policy].access = access
+        if name in _READS:
+            method.options.idempotency_level = descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
     unguarded = file.service.add(name="UnguardedService").method.add()
     unguarded.CopyFrom(desk.method[0])
     unguarded.ClearField("options")
@@ -104,6 +108,7 @@ class DeskStub:
 
         self.public = unary("AskPublic")
         self.user = unary("AskUser")
+        self.read = unary("ReadUser")
         self.admin = unary("AskAdmin")
         self.service = unary("AskService")
         self.watch: grpc.aio.UnaryStreamMultiCallable[CreateStoryRequest, GetStoryResponse] = channel.unary_stream(

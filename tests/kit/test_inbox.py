@@ -21,10 +21,11 @@ from storymesh.events.v1.story_events_pb2 import StoryRequested
 from local.harness import Servers
 from services.kit import redis as kit_redis
 from services.kit import tracing
-from services.kit.database import Database
+from services.kit.database import Database, Transaction
 from services.kit.events import Event
 from services.kit.inbox import (
     GROUP,
+    Forgotten,
     Handler,
     Inbox,
     Later,
@@ -81,6 +82,7 @@ class World:
         max_failures: int = 3,
         backoff: Callable[[int], float] = lambda _: 0.0,
         client: Redis | None = None,
+        forgotten: Forgotten | None = None,
     ) -> Inbox:
         return Inbox(
             self.db,
@@ -91,6 +93,7 @@ class World:
             concurrency=concurrency,
             max_failures=max_failures,
             backoff=backoff,
+            forgotten=forgotten,
         )
 
     def recorder(self, worker: str = "w") -> Handler:
@@ -311,6 +314,20 @@ async def test_what_can_never_succeed_is_dead_lettered_at_once(world: World) -> 
         (letter,) = await until(world.dead)
         await until(world.idle)
     assert (letter["reason"], letter["failures"]) == ("the seal does not open", 0)
+
+
+async def test_of_an_event_about_an_erased_person_not_even_a_dead_letter_is_kept(world: World) -> None:
+    async def refuse(_event: Event) -> None:
+        raise Permanent("no")
+
+    async def forgotten(_tx: Transaction, taken: Event) -> bool:
+        return taken.key == "erased"
+
+    kept = event(key="here")
+    async with running(world.inbox(refuse, forgotten=forgotten)):
+        await send(world.redis, event(key="erased"), kept)
+        await until(world.idle)
+    assert [letter["event_id"] for letter in await world.dead()] == [kept.id]
 
 
 async def test_a_payload_that_cannot_be_decoded_is_dead_lettered_at_once(world: World) -> None:

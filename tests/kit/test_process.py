@@ -44,10 +44,10 @@ class Running:
 Start = Callable[..., Awaitable[Running]]
 
 
-async def spawn(**settings: str) -> Process:
+async def spawn(*arguments: str, **settings: str) -> Process:
     environment = {f"STORYMESH_{name.upper()}": value for name, value in settings.items()}
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.kit.desk_process", "serve"),
+        *(sys.executable, "-m", "tests.kit.desk_process", *(arguments or ("serve",))),
         env={"STORYMESH_MESH_KEY": "m" * 43, **environment},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -154,3 +154,61 @@ async def test_wrong_settings_end_the_process_with_78() -> None:
     out, err = await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, out) == (78, b"")
     assert err.startswith(b"STORYMESH_MESH_KEY: ")
+
+
+async def ended(*arguments: str, **settings: str) -> tuple[int | None, str, str]:
+    """The exit code of a command, and what it wrote on standard output and standard error."""
+    process = await spawn(*arguments, **settings)
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_an_operators_command_gets_its_arguments_and_prints_nothing_but_its_sentences() -> None:
+    code, out, err = await ended("close-counter", "2", "--reason", "lunch")
+    assert (code, out) == (0, "Counter 3 is closed: lunch.\n")
+    (line,) = err.splitlines()
+    assert json.loads(line)["message"] == "nobody else is at the desk"
+    assert flattened(json.loads(line))["service.name"] == "desk-close-counter"
+
+
+async def test_an_option_that_is_left_out_is_none_and_a_level_that_was_asked_for_is_logged() -> None:
+    code, out, err = await ended("close-counter", "2", log_level="DEBUG")
+    assert (code, out) == (0, "Counter 3 is closed: None.\n")
+    assert "a counter is closing" in [json.loads(line)["message"] for line in err.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("find-counter", "0"), "desk find-counter: counters begin at 1\n"),
+        (("find-counter", "7"), "desk find-counter: not found\n"),
+    ],
+)
+async def test_a_command_that_is_refused_ends_with_one_sentence(arguments: tuple[str, ...], sentence: str) -> None:
+    assert await ended(*arguments) == (1, "", sentence)
+
+
+async def test_a_command_whose_redis_is_away_says_so_without_the_password() -> None:
+    code, out, err = await ended("ask-redis", redis_url="redis://desk:s3cret@127.0.0.1:1/0")
+    assert (code, out) == (1, "")
+    assert err.startswith("desk ask-redis: Redis cannot be used: ")
+    assert len(err.splitlines()) == 1
+    assert "s3cret" not in err
+
+
+async def test_wrong_arguments_are_told_before_any_setting_is_read() -> None:
+    for arguments, says in ((("close-counter",), "required: counter"), (("close-counter", "two"), "invalid int value")):
+        code, out, err = await ended(*arguments, mesh_key="short")
+        assert (code, out) == (2, "")
+        assert says in err
+
+
+async def test_help_names_the_commands_and_their_arguments() -> None:
+    code, out, _ = await ended("--help")
+    assert code == 0
+    assert "close-counter" in out
+    assert "close a counter" in out
+    code, out, _ = await ended("close-counter", "--help")
+    assert code == 0
+    for word in ("close a counter", "counter", "the counter's number", "--reason REASON", "told to whoever waits"):
+        assert word in out

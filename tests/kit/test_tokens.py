@@ -17,9 +17,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from services.kit.caller import Role
-from services.kit.errors import Unauthenticated, Unavailable
+from services.kit.clock import system_clock
+from services.kit.errors import SessionRevoked, Unauthenticated, Unavailable
+from services.kit.revocations import Kind, Revocation
 from services.kit.tokens import AccessTokens, JsonWebKey, KeySet, ServiceTokens
-from tests.identity import AUDIENCE, ISSUER, MESH_KEY, Issuer
+from tests.identity import AUDIENCE, ISSUER, MESH_KEY, Issuer, nothing_revoked
 from tests.waiting import until
 
 ALICE = UUID("01890000-0000-7000-8000-00000000a11c")
@@ -78,7 +80,7 @@ def keys(auth: Auth, clock: FakeClock) -> KeySet:
 
 @pytest.fixture
 def tokens(keys: KeySet, clock: FakeClock) -> AccessTokens:
-    return AccessTokens(keys, issuer=ISSUER, audience=AUDIENCE, clock=clock)
+    return AccessTokens(keys, nothing_revoked(), issuer=ISSUER, audience=AUDIENCE, clock=clock)
 
 
 Sign = Callable[..., str]
@@ -115,9 +117,44 @@ def encoded(part: object) -> str:
     return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
 
 
-async def test_a_good_token_names_its_person_session_and_role(tokens: AccessTokens, sign: Sign) -> None:
+async def test_a_good_token_names_its_person_session_role_and_key(tokens: AccessTokens, sign: Sign) -> None:
     caller = await tokens.verify(sign(role="ADMIN"))
-    assert (caller.user_id, caller.session_id, caller.role) == (ALICE, SESSION, Role.ADMIN)
+    assert (caller.user_id, caller.session_id, caller.role, caller.kid) == (ALICE, SESSION, Role.ADMIN, "test-key")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [(Kind.SESSION, str(SESSION)), (Kind.USER, str(ALICE)), (Kind.KEY, "test-key")], ids=str
+)
+async def test_a_revoked_token_is_told_so_as_long_as_it_would_be_good(
+    tokens: AccessTokens, sign: Sign, clock: FakeClock, kind: Kind, value: str
+) -> None:
+    token = sign()
+    tokens.revocations.add(Revocation(kind, value, system_clock() + timedelta(days=1)))
+    with pytest.raises(SessionRevoked):
+        await tokens.verify(token)
+    clock.advance(days=1)
+    with pytest.raises(Unauthenticated) as raised:
+        await tokens.verify(token)
+    assert raised.type is Unauthenticated
+
+
+async def test_a_forged_token_of_a_revoked_session_learns_nothing_of_it(tokens: AccessTokens, sign: Sign) -> None:
+    tokens.revocations.add(Revocation(Kind.SESSION, str(SESSION), system_clock() + timedelta(days=1)))
+    with pytest.raises(Unauthenticated) as raised:
+        await tokens.verify(sign()[:-8] + "AAAAAAAA")
+    assert raised.type is Unauthenticated
+
+
+async def test_what_is_revoked_while_the_key_is_fetched_is_revoked(
+    tokens: AccessTokens, auth: Auth, sign: Sign
+) -> None:
+    auth.answering.clear()
+    verifying = asyncio.create_task(tokens.verify(sign()))
+    await until(lambda: auth.fetches)
+    tokens.revocations.add(Revocation(Kind.SESSION, str(SESSION), system_clock() + timedelta(days=1)))
+    auth.answering.set()
+    with pytest.raises(SessionRevoked):
+        await verifying
 
 
 FORGERIES: dict[str, dict[str, Any]] = {

@@ -44,8 +44,8 @@ class CommandLine:
         )
 
     def __call__(self, *arguments: str, expect: int = 0) -> str:
-        """Run to the end and return all it printed. What leaves nothing running runs in the test's own process."""
-        if arguments[0] in ("up", "run"):
+        """Run to the end and return all it printed. What neither stays nor replaces its process runs in the test's own."""
+        if arguments[0] in ("up", "run", "exec"):
             with self.popen(*arguments) as process:
                 output, _ = process.communicate(timeout=60)
             code = process.returncode

@@ -188,3 +188,31 @@ def _until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_services_command_runs_with_the_settings_that_it_has_in_the_mesh(local: CommandLine, layout: Layout) -> None:
+    never_up = f"The mesh in {layout.root} is not up: start it with `python -m local up`."
+    assert local("exec", "notification", "migrate", expect=1).strip() == never_up
+    local("up", "--only", "postgres")
+
+    # The mesh knows its ports better than whoever asks.
+    elsewhere = CommandLine(layout, {"STORYMESH_PORT": "1234", "STORYMESH_BASE_PORT": "20000"})
+    assert "Running upgrade" in elsewhere("exec", "notification", "migrate")
+    with psycopg.connect(Databases(layout).url("notification").replace("+psycopg", "")) as connection:
+        assert connection.execute("SELECT count(*) FROM mails").fetchone() == (0,)
+
+    assert "usage: python -m services.notification" in local("exec", "notification", "--help")
+    assert "invalid choice: 'nonsense'" in local("exec", "notification", "nonsense", expect=2)
+    assert "There is no service postgres: there are auth, story" in local("exec", "postgres", "migrate", expect=1)
+
+    local("down")
+    assert local("exec", "notification", "migrate", expect=1).strip() == never_up
+
+
+def test_the_secrets_of_the_local_mesh_are_refused_in_production(local: CommandLine) -> None:
+    local("up", "--only", "postgres")
+    local.environment["STORYMESH_ENVIRONMENT"] = "production"
+    sentences = local("exec", "notification", "migrate", expect=78).splitlines()
+    names = [sentence.partition(":")[0] for sentence in sentences]
+    assert names == ["STORYMESH_REDIS_URL", "STORYMESH_MESH_KEY", "STORYMESH_DATABASE_URL"]
+    assert all("that the local runner made for development; make one with: openssl" in each for each in sentences)

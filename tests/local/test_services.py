@@ -9,7 +9,8 @@ import pytest
 from local import credentials, writers
 from local.components import services
 from local.failures import LocalError
-from local.layout import Layout
+from local.layout import PORT_OFFSETS, Layout
+from local.settings import PORTS_IN_A_MESH
 from local.writers import Writer
 from services.kit.settings import ServiceSettings
 
@@ -44,6 +45,19 @@ def test_keys_of_the_same_name_differ_between_services_unless_they_are_shared(la
     services.share_secrets(layout)
     values = [(layout.secrets / each.name / name).read_text() for each in services.TABLE for name in each.keys]
     assert len(set(values)) == len(values)
+
+
+def test_what_is_made_is_marked_and_what_a_mesh_has_without_a_mark_stays(layout: Layout) -> None:
+    layout.create()
+    unmarked = layout.secrets / "auth" / services.MESH_KEY
+    credentials.write(unmarked, "m" * 43)
+    services.share_secrets(layout)
+    for service in services.TABLE:
+        folder = layout.secrets / service.name
+        assert (folder / services.MESH_KEY).read_text() == "m" * 43
+        assert ":development-" in (folder / "storymesh_redis_url").read_text()
+        for name in service.keys:
+            assert (folder / name).read_text().startswith("development.")
 
 
 def test_a_password_needs_no_escaping_in_a_url() -> None:
@@ -89,9 +103,20 @@ def test_each_service_is_told_every_setting_it_requires(layout: Layout, service:
     assert required - provided == set()
 
 
-def test_every_process_listens_on_a_port_of_its_own(layout: Layout) -> None:
-    ports = [port.number for each in services.components(layout, Writer("composer")) for port in each.ports]
-    assert len(ports) == len(set(ports)) == 8
+def test_every_process_listens_on_ports_of_its_own(layout: Layout) -> None:
+    """Two: one for calls, one for numbers."""
+    processes = [each for each in services.components(layout, Writer("composer")) if each.ports]
+    ports = [port.number for each in processes for port in each.ports]
+    assert len(ports) == len(set(ports)) == 2 * len(processes) == 16
+    for each in processes:
+        assert each.environment["STORYMESH_METRICS_LISTEN"] == f"127.0.0.1:{each.ports[1].number}"
+
+
+def test_no_two_components_share_a_port_however_many_workers_write() -> None:
+    offsets = PORT_OFFSETS.values()
+    assert len(offsets) == len(set(offsets))
+    # The edge may have one of the last ten.
+    assert max(offsets) < PORTS_IN_A_MESH - 10
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,13 @@ from services.kit.database import Database
 from services.kit.events import Event
 from services.kit.inbox import Inbox, dead_letters, delayed_of, stream_of
 from services.kit.sealing import Seal
+from services.notification.erasing import Erasing
 from services.notification.mailing import Mailing
 from services.notification.notifications import Notifier
 from services.notification.peers import Accounts
 from services.notification.smtp import Smtp
 from services.notification.tables import mails, notifications
-from services.notification.worker import SEAL_PURPOSE, Worker
+from services.notification.worker import ADDRESS_SEAL_PURPOSE, SEAL_PURPOSE, Worker, forgotten
 from tests.conftest import empty
 from tests.identity import service_tokens
 from tests.notification.directory import Directory, serving
@@ -45,11 +46,11 @@ SENDER = "Storymesh <no-reply@mail.example>"
 STREAM = stream_of("notification")
 
 
-def event(message: Message) -> Event:
+def event(message: Message, key: object = "k") -> Event:
     return Event(
         id=uuid4(),
         type=message.DESCRIPTOR.full_name,
-        key="k",
+        key=str(key),
         occurred_at=datetime.now(UTC),
         traceparent=f"00-{TRACE}-b7ad6b7169203331-01",
         payload=message.SerializeToString(),
@@ -62,15 +63,26 @@ def code_issued(
     first_name: str = "Ada",
     life: timedelta = timedelta(minutes=10),
     seal: Seal = SEAL,
+    purpose: auth_events_pb2.CodePurpose.ValueType = auth_events_pb2.CODE_PURPOSE_REGISTRATION,
 ) -> Event:
     mail = auth_events_pb2.CodeMail(email=to, code=code, first_name=first_name)
     issued = auth_events_pb2.CodeIssued(
         challenge_id=str(uuid4()),
-        purpose=auth_events_pb2.CODE_PURPOSE_REGISTRATION,
+        purpose=purpose,
         sealed_mail=seal.seal(SEAL_PURPOSE, mail.SerializeToString()),
     )
     issued.expire_time.FromDatetime(datetime.now(UTC) + life)
     return event(issued)
+
+
+def email_changed(user: UUID, old: str = "old@example.com", first_name: str = "Ada") -> Event:
+    mail = auth_events_pb2.AddressMail(email=old, first_name=first_name)
+    sealed = SEAL.seal(ADDRESS_SEAL_PURPOSE, mail.SerializeToString())
+    return event(auth_events_pb2.EmailChanged(user_id=str(user), sealed_mail=sealed))
+
+
+def user_deleted(user: UUID) -> Event:
+    return event(auth_events_pb2.UserDeleted(user_id=str(user)), key=user)
 
 
 def story_completed(owner: UUID, title: str = "The Lighthouse", story_id: UUID | None = None) -> Event:
@@ -126,6 +138,7 @@ class Told:
                 Accounts(auth),
                 SEAL,
                 system_clock,
+                erasing=Erasing(self.db),
                 public_url="https://stories.example/",
             )
             inbox = Inbox(
@@ -137,6 +150,7 @@ class Told:
                 concurrency=4,
                 max_failures=self.max_failures,
                 backoff=lambda _: 0.0,
+                forgotten=forgotten,
             )
             running = asyncio.create_task(inbox.run(stopping))
             try:

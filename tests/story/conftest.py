@@ -25,6 +25,7 @@ from services.kit.signing import Signer
 from services.story import worker
 from services.story.__main__ import SERVICE
 from services.story.config import StorySettings
+from services.story.erasing import Erasing
 from services.story.progress import Progress
 from services.story.servicer import StoryServicer
 from services.story.stories import Stories
@@ -92,6 +93,20 @@ class StoryWorld:
             max_failures=5,
         )
 
+    def accounts_inbox(self) -> Inbox:
+        return Inbox(
+            self.db,
+            self.redis,
+            "story-accounts",
+            worker.account_handlers(self.erasing()),
+            lease_seconds=self.lease.total_seconds(),
+            concurrency=2,
+            max_failures=5,
+        )
+
+    def erasing(self) -> Erasing:
+        return Erasing(self.db, Progress(self.redis), system_clock)
+
     def relay(self) -> Relay:
         return Relay(self.db, self.redis, ROUTES, database_url=self.database_url)
 
@@ -137,6 +152,7 @@ async def working(world: StoryWorld) -> AsyncIterator[ScriptedWriter]:
     async with asyncio.TaskGroup() as group:
         group.create_task(world.relay().run(stopping))
         group.create_task(world.inbox(writer).run(stopping))
+        group.create_task(world.accounts_inbox().run(stopping))
         yield writer
         writer.release()
         stopping.set()

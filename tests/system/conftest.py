@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email import message_from_bytes
 from email.message import Message
@@ -11,22 +13,49 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import grpc
 import httpx
 import pytest
 import yaml
+from redis.asyncio import Redis
 
 from local.harness import RunningMesh, running_mesh
 from services import ratelimit
+from services.kit import redis as kit_redis
+from services.kit.development_secrets import KEY_MARK
+from tests.system.collector import Collector, collecting
+from tests.system.doors import CONNECTIONS, SECONDS, Door, GrpcDoor, HttpDoor, RevolvingDoor
 from tests.waiting import until
 
 PASSWORD = "correct horse battery staple"  # the tests' own
 GENERATION_BURST = 150
 LOCAL_RULES = Path(ratelimit.__file__).parent / "rules" / "local.yaml"
+EDGE_SETTINGS = Path(__file__).parents[2] / "envoy" / "edge.yaml"
+FAILURES_PER_NETWORK = 40
 
 
 @pytest.fixture(scope="session")
-async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningMesh]:
-    """With short leases, a composer slow enough to be killed in the middle of a story, and one limit that a test can reach."""
+def collector() -> Iterator[Collector]:
+    """Where the mesh sends its spans."""
+    with collecting() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def edge_settings(tmp_path_factory: pytest.TempPathFactory) -> EdgeSettings:
+    settings = EdgeSettings(tmp_path_factory.mktemp("edge") / "edge.yaml")
+    settings.write()
+    return settings
+
+
+@pytest.fixture(scope="session")
+async def mesh(
+    tmp_path_factory: pytest.TempPathFactory, collector: Collector, edge_settings: EdgeSettings
+) -> AsyncIterator[RunningMesh]:
+    """With short leases, a composer slow enough to be killed in the middle of a story, and limits that a test can reach.
+
+    One address may be mailed several codes without a pause, and a new signing key takes over within seconds.
+    """
     rules = yaml.safe_load(LOCAL_RULES.read_text())
     (limited,) = [rule for rule in rules["rules"] if rule["name"] == "generation-per-user"]
     limited.update(rate="1/min", burst=GENERATION_BURST)
@@ -36,8 +65,15 @@ async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runnin
         "STORYMESH_LEASE_SECONDS": "3",
         "STORYMESH_COMPOSER_PACE": "0.02",
         "STORYMESH_RATE_LIMIT_RULES": str(rules_file),
+        "STORYMESH_CODE_COOLDOWN_SECONDS": "0",
+        "STORYMESH_SIGN_IN_FAILURES_PER_NETWORK": str(FAILURES_PER_NETWORK),
+        "STORYMESH_SIGNING_KEY_PUBLISH_SECONDS": "7",
+        "STORYMESH_UPKEEP_SECONDS": "0.5",
+        "STORYMESH_OTLP_ENDPOINT": collector.endpoint,
     }
-    async with running_mesh(tmp_path_factory.mktemp("mesh"), writer="composer", environment=environment) as running:
+    async with running_mesh(
+        tmp_path_factory.mktemp("mesh"), writer="composer", environment=environment, edge_settings=edge_settings.path
+    ) as running:
         yield running
 
 
@@ -45,6 +81,78 @@ async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runnin
 async def http(mesh: RunningMesh) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=mesh.edge_url, timeout=20) as client:
         yield client
+
+
+@pytest.fixture(params=["http", "grpc"])
+async def door(request: pytest.FixtureRequest, mesh: RunningMesh) -> AsyncIterator[Door]:
+    """Each way into the edge in turn."""
+    async with opened(mesh, request.param) as one:
+        yield one
+
+
+@pytest.fixture
+async def both_doors(mesh: RunningMesh) -> AsyncIterator[Door]:
+    """Both ways into the edge by turns."""
+    async with opened(mesh, "http") as http, opened(mesh, "grpc") as native:
+        yield RevolvingDoor(http, native)
+
+
+@asynccontextmanager
+async def opened(mesh: RunningMesh, kind: str) -> AsyncIterator[Door]:
+    if kind == "http":
+        limits = httpx.Limits(max_connections=CONNECTIONS)
+        async with httpx.AsyncClient(base_url=mesh.edge_url, timeout=SECONDS, limits=limits) as client:
+            yield HttpDoor(client)
+    else:
+        async with grpc.aio.insecure_channel(mesh.edge_address) as channel:
+            yield GrpcDoor(channel)
+
+
+def databases_of(mesh: RunningMesh) -> dict[str, str]:
+    """The libpq URL of each service's database, as the superuser."""
+    server = mesh.postgres_admin_url.rpartition("/")[0]
+    return {service: f"{server}/{service}" for service in ("auth", "story", "notification")}
+
+
+def key_in(mesh: RunningMesh, service: str, name: str) -> bytes:
+    """A key as the service reads it."""
+    written = (mesh.secrets_dir(service) / name).read_text()
+    return base64.urlsafe_b64decode(written.removeprefix(KEY_MARK))
+
+
+@pytest.fixture
+async def mesh_redis(mesh: RunningMesh) -> AsyncIterator[Redis]:
+    """The mesh's Redis, as its administrator."""
+    async with kit_redis.connect(mesh.redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def unknown_network(mesh_redis: Redis) -> AsyncIterator[None]:
+    """No failed sign-ins from this machine before the test, nor after it: there are more of them than one network may have."""
+    await _forget_networks(mesh_redis)
+    yield
+    await _forget_networks(mesh_redis)
+
+
+async def _forget_networks(redis: Redis) -> None:
+    async for key in redis.scan_iter(match="signin:*:network"):
+        await redis.delete(key)
+
+
+@dataclass(frozen=True)
+class EdgeSettings:
+    """The file that the edge reads at each start."""
+
+    path: Path
+
+    def write(self, **sections: Any) -> None:
+        """As in the repository, but for these sections."""
+        settings = yaml.safe_load(EDGE_SETTINGS.read_text())
+        here = EDGE_SETTINGS.parent
+        files = {"contract": "descriptors.binpb", "openapi": "openapi.yaml", "docs": "docs.html"}
+        settings["files"] = {name: str(here.parent / "gen" / file) for name, file in files.items()}
+        self.path.write_text(yaml.safe_dump(settings | sections))
 
 
 @dataclass
@@ -92,19 +200,24 @@ class Person:
 
 def mails_to(folder: Path, address: str) -> list[Message]:
     """Oldest first."""
-    mails = [message_from_bytes(path.read_bytes()) for path in sorted(folder.glob("*.eml"))]
+    raw = [path.read_bytes() for path in sorted(folder.glob("*.eml"))]
+    # There are hundreds, and parsing takes its time.
+    mails = [message_from_bytes(each) for each in raw if address.encode() in each]
     return [mail for mail in mails if mail["To"] == address]
 
 
-async def code_for(folder: Path, address: str) -> str:
-    """The newest code that was mailed to the address."""
+def codes_in(folder: Path, address: str, digits: int) -> list[str]:
+    """The codes of that length that were mailed to the address, oldest first."""
+    found = (re.search(rf"\b(\d{{{digits}}})\b", str(mail.get_payload())) for mail in mails_to(folder, address))
+    return [each[1] for each in found if each]
+
+
+async def code_for(folder: Path, address: str, digits: int = 6, *, number: int = 1) -> str:
+    """The newest code of that length that was mailed to the address, when there are so many of them."""
 
     def newest() -> str:
-        for mail in reversed(mails_to(folder, address)):
-            found = re.search(r"\b(\d{6})\b", str(mail.get_payload()))
-            if found:
-                return found[1]
-        return ""
+        codes = codes_in(folder, address, digits)
+        return codes[-1] if len(codes) >= number else ""
 
     return await until(newest)
 

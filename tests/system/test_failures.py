@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from local.harness import RunningMesh
-from tests.system.conftest import Person, mails_to, registered
+from tests.system.conftest import PASSWORD, Person, code_for, databases_of, mails_to, registered
+from tests.system.members import new_address
 from tests.system.sse import watched
 from tests.waiting import until
 
@@ -117,3 +120,23 @@ async def test_an_edge_without_its_services_answers_503_in_json(mesh: RunningMes
         return (await person.get("/v1/notifications")).status_code == 200
 
     await until(well, 30)
+
+
+async def test_a_mail_whose_relay_dies_before_it_is_published_still_comes(
+    mesh: RunningMesh, http: httpx.AsyncClient
+) -> None:
+    email = new_address()
+    pid = mesh.pid("auth-worker")
+    # Standing still, it can neither publish nor end by itself.
+    mesh.kill("auth-worker", signal.SIGSTOP)
+    response = await http.post("/v1/registrations", json={"email": email, "password": PASSWORD})
+    assert response.status_code == 200
+    registration_id = response.json()["registration_id"]
+    async with await psycopg.AsyncConnection.connect(databases_of(mesh)["auth"]) as connection:
+        query = "SELECT published_at FROM outbox WHERE key = %s"
+        assert await (await connection.execute(query, (registration_id,))).fetchall() == [(None,)]
+    mesh.kill("auth-worker")
+    await mesh.healthy("auth-worker", not_pid=pid)
+    code = await code_for(mesh.mail_dir, email)
+    response = await http.post(f"/v1/registrations/{registration_id}:complete", json={"code": code})
+    assert response.status_code == 200

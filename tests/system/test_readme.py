@@ -25,16 +25,19 @@ async def pasted(script: str) -> str:
 
 
 async def test_the_shell_session_of_the_readme_works_as_pasted(mesh: RunningMesh) -> None:
-    session, refusal = re.findall(r"```bash\n(.*?)```", README.read_text(), re.DOTALL)
+    session, devices, refusal = re.findall(r"```bash\n(.*?)```", README.read_text(), re.DOTALL)
     here = session.replace("http://127.0.0.1:8080", mesh.edge_url).replace(".local/mail", str(mesh.mail_dir))
     assert here != session
-    output = await pasted(here + refusal)
+    output = await pasted(here + devices + refusal)
     watched = [json.loads(line.removeprefix("data:")) for line in output.splitlines() if line.startswith("data:")]
     assert "snapshot" in watched[0]
     title = watched[-1]["done"]["story"]["title"]
     assert output.count(title) >= 3
     assert '"next_page_token":""' in output
     assert "refresh_token" in output
+    assert '"device_name":"tablet"' in output
+    assert '"revoked_count":1' in output
+    assert '"first_name":"Ada"' in output
     for field in ("email", "password", "preferences"):
         assert f'"field":"{field}"' in output
 

@@ -22,24 +22,105 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from storymesh.auth.v1 import user_pb2 as storymesh_dot_auth_dot_v1_dot_user__pb2
 from storymesh.options.v1 import policy_pb2 as storymesh_dot_options_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'storymesh/auth/v1/account_service.proto\x12\x11storymesh.auth.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cstorymesh/auth/v1/user.proto\x1a!storymesh/options/v1/policy.proto\"\x13\n\x11GetAccountRequest\"A\n\x12GetAccountResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user2\x89\x01\n\x0e\x41\x63\x63ountService\x12w\n\nGetAccount\x12$.storymesh.auth.v1.GetAccountRequest\x1a%.storymesh.auth.v1.GetAccountResponse\"\x1c\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/accountb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'storymesh/auth/v1/account_service.proto\x12\x11storymesh.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstorymesh/auth/v1/user.proto\x1a!storymesh/options/v1/policy.proto\"\x13\n\x11GetAccountRequest\"A\n\x12GetAccountResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user\"\xf0\x05\n\x14UpdateAccountRequest\x12I\n\x08username\x18\x01 \x01(\tB(\xbaH%r#2!^([A-Za-z][A-Za-z0-9._-]{2,31})?$H\x00R\x08username\x88\x01\x01\x12@\n\nfirst_name\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x18@2\x13^[^\\x00-\\x1f\\x7f]*$H\x01R\tfirstName\x88\x01\x01\x12>\n\tlast_name\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x18@2\x13^[^\\x00-\\x1f\\x7f]*$H\x02R\x08lastName\x88\x01\x01\x12\xe0\x03\n\x0bpreferences\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.ListValueB\xa1\x03\xbaH\x9d\x03\xba\x01/\n\x10preferences.most\x12\tat most 5\x1a\x10this.size() <= 5\xba\x01\xf1\x01\n\x13preferences.strings\x12<each a string of at most 20 bytes on one line, and not blank\x1a\x9b\x01this.all(each, type(each) == string && bytes(string(each)).size() <= 20 && string(each).matches(r\'^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\'))\xba\x01s\n\x12preferences.unique\x12\rall different\x1aN!this.all(each, type(each) == string) || this.map(each, string(each)).unique()R\x0bpreferencesB\x0b\n\t_usernameB\r\n\x0b_first_nameB\x0c\n\n_last_name\"D\n\x15UpdateAccountResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user\"\x7f\n\x15\x43hangePasswordRequest\x12\x36\n\x10\x63urrent_password\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x08\xc8\x01\x01R\x0f\x63urrentPassword\x12.\n\x0cnew_password\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x08\xc8\x01\x01R\x0bnewPassword\"\x18\n\x16\x43hangePasswordResponse\"@\n\x19StartPasswordResetRequest\x12#\n\x05\x65mail\x18\x01 \x01(\tB\r\xbaH\nr\x05(\xfe\x01`\x01\xc8\x01\x01R\x05\x65mail\"\x85\x01\n\x1aStartPasswordResetResponse\x12!\n\x0c\x63hallenge_id\x18\x01 \x01(\tR\x0b\x63hallengeId\x12\x44\n\x10\x63ode_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0e\x63odeExpireTime\"\xa8\x01\n\x1c\x43ompletePasswordResetRequest\x12.\n\x0c\x63hallenge_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x0b\x63hallengeId\x12(\n\x04\x63ode\x18\x02 \x01(\tB\x14\xbaH\x11r\x0c\x32\n^[0-9]{8}$\xc8\x01\x01R\x04\x63ode\x12.\n\x0cnew_password\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x08\xc8\x01\x01R\x0bnewPassword\"\x1f\n\x1d\x43ompletePasswordResetResponse\"n\n\x17StartEmailChangeRequest\x12*\n\tnew_email\x18\x01 \x01(\tB\r\xbaH\nr\x05(\xfe\x01`\x01\xc8\x01\x01R\x08newEmail\x12\'\n\x08password\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x08\xc8\x01\x01R\x08password\"\x83\x01\n\x18StartEmailChangeResponse\x12!\n\x0c\x63hallenge_id\x18\x01 \x01(\tR\x0b\x63hallengeId\x12\x44\n\x10\x63ode_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0e\x63odeExpireTime\"v\n\x1a\x43ompleteEmailChangeRequest\x12.\n\x0c\x63hallenge_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x0b\x63hallengeId\x12(\n\x04\x63ode\x18\x02 \x01(\tB\x14\xbaH\x11r\x0c\x32\n^[0-9]{8}$\xc8\x01\x01R\x04\x63ode\"J\n\x1b\x43ompleteEmailChangeResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user\"\x9a\x02\n\x14\x44\x65leteAccountRequest\x12$\n\x08password\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x08R\x08password\x12.\n\x0c\x63hallenge_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x0b\x63hallengeId\x12(\n\x04\x63ode\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x32\r^([0-9]{8})?$R\x04\x63ode:\x81\x01\xbaH~\x1a|\n#delete_account.code_needs_challenge\x12%challenge_id and code belong together\x1a.(this.challenge_id == \'\') == (this.code == \'\')\"\x17\n\x15\x44\x65leteAccountResponse2\xd6\t\n\x0e\x41\x63\x63ountService\x12w\n\nGetAccount\x12$.storymesh.auth.v1.GetAccountRequest\x1a%.storymesh.auth.v1.GetAccountResponse\"\x1c\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/account\x12\x83\x01\n\rUpdateAccount\x12\'.storymesh.auth.v1.UpdateAccountRequest\x1a(.storymesh.auth.v1.UpdateAccountResponse\"\x1f\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x10\x32\x0b/v1/account:\x01*\x12\x94\x01\n\x0e\x43hangePassword\x12(.storymesh.auth.v1.ChangePasswordRequest\x1a).storymesh.auth.v1.ChangePasswordResponse\"-\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/account:changePassword:\x01*\x12\xa4\x01\n\x12StartPasswordReset\x12,.storymesh.auth.v1.StartPasswordResetRequest\x1a-.storymesh.auth.v1.StartPasswordResetResponse\"1\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02#\"\x1e/v1/account:startPasswordReset:\x01*\x12\xb0\x01\n\x15\x43ompletePasswordReset\x12/.storymesh.auth.v1.CompletePasswordResetRequest\x1a\x30.storymesh.auth.v1.CompletePasswordResetResponse\"4\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02&\"!/v1/account:completePasswordReset:\x01*\x12\x9c\x01\n\x10StartEmailChange\x12*.storymesh.auth.v1.StartEmailChangeRequest\x1a+.storymesh.auth.v1.StartEmailChangeResponse\"/\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02!\"\x1c/v1/account:startEmailChange:\x01*\x12\xa8\x01\n\x13\x43ompleteEmailChange\x12-.storymesh.auth.v1.CompleteEmailChangeRequest\x1a..storymesh.auth.v1.CompleteEmailChangeResponse\"2\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02$\"\x1f/v1/account:completeEmailChange:\x01*\x12\x89\x01\n\rDeleteAccount\x12\'.storymesh.auth.v1.DeleteAccountRequest\x1a(.storymesh.auth.v1.DeleteAccountResponse\"%\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x17\"\x12/v1/account:delete:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'storymesh.auth.v1.account_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_UPDATEACCOUNTREQUEST'].fields_by_name['username']._loaded_options = None
+  _globals['_UPDATEACCOUNTREQUEST'].fields_by_name['username']._serialized_options = b'\272H%r#2!^([A-Za-z][A-Za-z0-9._-]{2,31})?$'
+  _globals['_UPDATEACCOUNTREQUEST'].fields_by_name['first_name']._loaded_options = None
+  _globals['_UPDATEACCOUNTREQUEST'].fields_by_name['first_name']._serialized_options = b'\272H\031r\027\030@2\023^[^\\x00-\\x1f\\x7f]*$'
+  _globals['_UPDATEACCOUNTREQUEST'].fields_by_name['last_name']._loaded_options = None
+  _globals['_UPDATEACCOUNTREQUEST'].fields_by_name['last_name']._serialized_options = b'\272H\031r\027\030@2\023^[^\\x00-\\x1f\\x7f]*$'
+  _globals['_UPDATEACCOUNTREQUEST'].fields_by_name['preferences']._loaded_options = None
+  _globals['_UPDATEACCOUNTREQUEST'].fields_by_name['preferences']._serialized_options = b'\272H\235\003\272\001/\n\020preferences.most\022\tat most 5\032\020this.size() <= 5\272\001\361\001\n\023preferences.strings\022<each a string of at most 20 bytes on one line, and not blank\032\233\001this.all(each, type(each) == string && bytes(string(each)).size() <= 20 && string(each).matches(r\'^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\'))\272\001s\n\022preferences.unique\022\rall different\032N!this.all(each, type(each) == string) || this.map(each, string(each)).unique()'
+  _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['current_password']._loaded_options = None
+  _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['current_password']._serialized_options = b'\272H\010r\003(\200\010\310\001\001'
+  _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._loaded_options = None
+  _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._serialized_options = b'\272H\010r\003(\200\010\310\001\001'
+  _globals['_STARTPASSWORDRESETREQUEST'].fields_by_name['email']._loaded_options = None
+  _globals['_STARTPASSWORDRESETREQUEST'].fields_by_name['email']._serialized_options = b'\272H\nr\005(\376\001`\001\310\001\001'
+  _globals['_COMPLETEPASSWORDRESETREQUEST'].fields_by_name['challenge_id']._loaded_options = None
+  _globals['_COMPLETEPASSWORDRESETREQUEST'].fields_by_name['challenge_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
+  _globals['_COMPLETEPASSWORDRESETREQUEST'].fields_by_name['code']._loaded_options = None
+  _globals['_COMPLETEPASSWORDRESETREQUEST'].fields_by_name['code']._serialized_options = b'\272H\021r\0142\n^[0-9]{8}$\310\001\001'
+  _globals['_COMPLETEPASSWORDRESETREQUEST'].fields_by_name['new_password']._loaded_options = None
+  _globals['_COMPLETEPASSWORDRESETREQUEST'].fields_by_name['new_password']._serialized_options = b'\272H\010r\003(\200\010\310\001\001'
+  _globals['_STARTEMAILCHANGEREQUEST'].fields_by_name['new_email']._loaded_options = None
+  _globals['_STARTEMAILCHANGEREQUEST'].fields_by_name['new_email']._serialized_options = b'\272H\nr\005(\376\001`\001\310\001\001'
+  _globals['_STARTEMAILCHANGEREQUEST'].fields_by_name['password']._loaded_options = None
+  _globals['_STARTEMAILCHANGEREQUEST'].fields_by_name['password']._serialized_options = b'\272H\010r\003(\200\010\310\001\001'
+  _globals['_COMPLETEEMAILCHANGEREQUEST'].fields_by_name['challenge_id']._loaded_options = None
+  _globals['_COMPLETEEMAILCHANGEREQUEST'].fields_by_name['challenge_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
+  _globals['_COMPLETEEMAILCHANGEREQUEST'].fields_by_name['code']._loaded_options = None
+  _globals['_COMPLETEEMAILCHANGEREQUEST'].fields_by_name['code']._serialized_options = b'\272H\021r\0142\n^[0-9]{8}$\310\001\001'
+  _globals['_DELETEACCOUNTREQUEST'].fields_by_name['password']._loaded_options = None
+  _globals['_DELETEACCOUNTREQUEST'].fields_by_name['password']._serialized_options = b'\272H\005r\003(\200\010'
+  _globals['_DELETEACCOUNTREQUEST'].fields_by_name['challenge_id']._loaded_options = None
+  _globals['_DELETEACCOUNTREQUEST'].fields_by_name['challenge_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_DELETEACCOUNTREQUEST'].fields_by_name['code']._loaded_options = None
+  _globals['_DELETEACCOUNTREQUEST'].fields_by_name['code']._serialized_options = b'\272H\021r\0172\r^([0-9]{8})?$'
+  _globals['_DELETEACCOUNTREQUEST']._loaded_options = None
+  _globals['_DELETEACCOUNTREQUEST']._serialized_options = b'\272H~\032|\n#delete_account.code_needs_challenge\022%challenge_id and code belong together\032.(this.challenge_id == \'\') == (this.code == \'\')'
   _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._loaded_options = None
   _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._serialized_options = b'\220\002\001\262\341\030\002\010\002\202\323\344\223\002\r\022\013/v1/account'
-  _globals['_GETACCOUNTREQUEST']._serialized_start=157
-  _globals['_GETACCOUNTREQUEST']._serialized_end=176
-  _globals['_GETACCOUNTRESPONSE']._serialized_start=178
-  _globals['_GETACCOUNTRESPONSE']._serialized_end=243
-  _globals['_ACCOUNTSERVICE']._serialized_start=246
-  _globals['_ACCOUNTSERVICE']._serialized_end=383
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateAccount']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateAccount']._serialized_options = b'\220\002\002\262\341\030\002\010\002\202\323\344\223\002\0202\013/v1/account:\001*'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ChangePassword']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ChangePassword']._serialized_options = b'\262\341\030\004\010\002\020\002\202\323\344\223\002\037\"\032/v1/account:changePassword:\001*'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['StartPasswordReset']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['StartPasswordReset']._serialized_options = b'\262\341\030\004\010\001\020\002\202\323\344\223\002#\"\036/v1/account:startPasswordReset:\001*'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['CompletePasswordReset']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['CompletePasswordReset']._serialized_options = b'\262\341\030\004\010\001\020\002\202\323\344\223\002&\"!/v1/account:completePasswordReset:\001*'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['StartEmailChange']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['StartEmailChange']._serialized_options = b'\262\341\030\004\010\002\020\002\202\323\344\223\002!\"\034/v1/account:startEmailChange:\001*'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['CompleteEmailChange']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['CompleteEmailChange']._serialized_options = b'\262\341\030\004\010\002\020\002\202\323\344\223\002$\"\037/v1/account:completeEmailChange:\001*'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteAccount']._loaded_options = None
+  _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteAccount']._serialized_options = b'\262\341\030\004\010\002\020\002\202\323\344\223\002\027\"\022/v1/account:delete:\001*'
+  _globals['_GETACCOUNTREQUEST']._serialized_start=249
+  _globals['_GETACCOUNTREQUEST']._serialized_end=268
+  _globals['_GETACCOUNTRESPONSE']._serialized_start=270
+  _globals['_GETACCOUNTRESPONSE']._serialized_end=335
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_start=338
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_end=1090
+  _globals['_UPDATEACCOUNTRESPONSE']._serialized_start=1092
+  _globals['_UPDATEACCOUNTRESPONSE']._serialized_end=1160
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1162
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1289
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1291
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1315
+  _globals['_STARTPASSWORDRESETREQUEST']._serialized_start=1317
+  _globals['_STARTPASSWORDRESETREQUEST']._serialized_end=1381
+  _globals['_STARTPASSWORDRESETRESPONSE']._serialized_start=1384
+  _globals['_STARTPASSWORDRESETRESPONSE']._serialized_end=1517
+  _globals['_COMPLETEPASSWORDRESETREQUEST']._serialized_start=1520
+  _globals['_COMPLETEPASSWORDRESETREQUEST']._serialized_end=1688
+  _globals['_COMPLETEPASSWORDRESETRESPONSE']._serialized_start=1690
+  _globals['_COMPLETEPASSWORDRESETRESPONSE']._serialized_end=1721
+  _globals['_STARTEMAILCHANGEREQUEST']._serialized_start=1723
+  _globals['_STARTEMAILCHANGEREQUEST']._serialized_end=1833
+  _globals['_STARTEMAILCHANGERESPONSE']._serialized_start=1836
+  _globals['_STARTEMAILCHANGERESPONSE']._serialized_end=1967
+  _globals['_COMPLETEEMAILCHANGEREQUEST']._serialized_start=1969
+  _globals['_COMPLETEEMAILCHANGEREQUEST']._serialized_end=2087
+  _globals['_COMPLETEEMAILCHANGERESPONSE']._serialized_start=2089
+  _globals['_COMPLETEEMAILCHANGERESPONSE']._serialized_end=2163
+  _globals['_DELETEACCOUNTREQUEST']._serialized_start=2166
+  _globals['_DELETEACCOUNTREQUEST']._serialized_end=2448
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_start=2450
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_end=2473
+  _globals['_ACCOUNTSERVICE']._serialized_start=2476
+  _globals['_ACCOUNTSERVICE']._serialized_end=3714
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,41 @@ class AccountServiceStub:
                 request_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.GetAccountRequest.SerializeToString,
                 response_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.GetAccountResponse.FromString,
                 _registered_method=True)
+        self.UpdateAccount = channel.unary_unary(
+                '/storymesh.auth.v1.AccountService/UpdateAccount',
+                request_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.UpdateAccountRequest.SerializeToString,
+                response_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.UpdateAccountResponse.FromString,
+                _registered_method=True)
+        self.ChangePassword = channel.unary_unary(
+                '/storymesh.auth.v1.AccountService/ChangePassword',
+                request_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.ChangePasswordRequest.SerializeToString,
+                response_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.ChangePasswordResponse.FromString,
+                _registered_method=True)
+        self.StartPasswordReset = channel.unary_unary(
+                '/storymesh.auth.v1.AccountService/StartPasswordReset',
+                request_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.StartPasswordResetRequest.SerializeToString,
+                response_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.StartPasswordResetResponse.FromString,
+                _registered_method=True)
+        self.CompletePasswordReset = channel.unary_unary(
+                '/storymesh.auth.v1.AccountService/CompletePasswordReset',
+                request_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompletePasswordResetRequest.SerializeToString,
+                response_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompletePasswordResetResponse.FromString,
+                _registered_method=True)
+        self.StartEmailChange = channel.unary_unary(
+                '/storymesh.auth.v1.AccountService/StartEmailChange',
+                request_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.StartEmailChangeRequest.SerializeToString,
+                response_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.StartEmailChangeResponse.FromString,
+                _registered_method=True)
+        self.CompleteEmailChange = channel.unary_unary(
+                '/storymesh.auth.v1.AccountService/CompleteEmailChange',
+                request_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompleteEmailChangeRequest.SerializeToString,
+                response_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompleteEmailChangeResponse.FromString,
+                _registered_method=True)
+        self.DeleteAccount = channel.unary_unary(
+                '/storymesh.auth.v1.AccountService/DeleteAccount',
+                request_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.DeleteAccountRequest.SerializeToString,
+                response_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.DeleteAccountResponse.FromString,
+                _registered_method=True)
 
 
 class AccountServiceServicer:
@@ -54,6 +89,70 @@ class AccountServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateAccount(self, request, context):
+        """Changes what the person says about themselves. Fields that are not set stay as they are. Idempotent.
+        Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS USERNAME_TAKEN; UNAUTHENTICATED SESSION_REVOKED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangePassword(self, request, context):
+        """Replaces the password and ends all other sessions of the account. The owner is told by mail.
+        Errors: UNAUTHENTICATED INVALID_CREDENTIALS when the current password is wrong, SESSION_REVOKED; INVALID_ARGUMENT with field
+        violations; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartPasswordReset(self, request, context):
+        """Starts replacing a forgotten password: mails an 8-digit code. The answer is the same for an address that has no account; then
+        nothing is mailed. Not idempotent: each call is a challenge of its own.
+        Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompletePasswordReset(self, request, context):
+        """Redeems the code: replaces the password and ends all sessions of the account. Signs nobody in. A code works once.
+        Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike; INVALID_ARGUMENT with field violations,
+        after which the code is still good; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartEmailChange(self, request, context):
+        """Starts moving the account to another address: mails an 8-digit code there. The answer is the same whether or not the address
+        has an account; the owner of one that has is told by mail instead. Not idempotent: each call is a challenge of its own.
+        Errors: UNAUTHENTICATED INVALID_CREDENTIALS when the password is wrong, SESSION_REVOKED; INVALID_ARGUMENT when the address is
+        the account's already; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_CODES, TOO_MANY_SIGN_INS, OVERLOADED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteEmailChange(self, request, context):
+        """Redeems the code: the account has the new address from now on; the old one is told by mail. A code works once.
+        Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used, unknown or other person's code alike, SESSION_REVOKED;
+        ALREADY_EXISTS EMAIL_TAKEN when the address got an account meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAccount(self, request, context):
+        """Deletes the account for good: every session ends at once and every service erases what it holds about the person. Needs the
+        password, or a code from StartSessionCode to the account's address, in this very call.
+        Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS, CODE_INVALID or
+        SESSION_REVOKED; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS, OVERLOADED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccountServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +160,41 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     servicer.GetAccount,
                     request_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.GetAccountRequest.FromString,
                     response_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.GetAccountResponse.SerializeToString,
+            ),
+            'UpdateAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAccount,
+                    request_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.UpdateAccountRequest.FromString,
+                    response_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.UpdateAccountResponse.SerializeToString,
+            ),
+            'ChangePassword': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangePassword,
+                    request_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.ChangePasswordRequest.FromString,
+                    response_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.ChangePasswordResponse.SerializeToString,
+            ),
+            'StartPasswordReset': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartPasswordReset,
+                    request_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.StartPasswordResetRequest.FromString,
+                    response_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.StartPasswordResetResponse.SerializeToString,
+            ),
+            'CompletePasswordReset': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompletePasswordReset,
+                    request_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompletePasswordResetRequest.FromString,
+                    response_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompletePasswordResetResponse.SerializeToString,
+            ),
+            'StartEmailChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartEmailChange,
+                    request_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.StartEmailChangeRequest.FromString,
+                    response_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.StartEmailChangeResponse.SerializeToString,
+            ),
+            'CompleteEmailChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteEmailChange,
+                    request_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompleteEmailChangeRequest.FromString,
+                    response_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompleteEmailChangeResponse.SerializeToString,
+            ),
+            'DeleteAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAccount,
+                    request_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.DeleteAccountRequest.FromString,
+                    response_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.DeleteAccountResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,6 +225,195 @@ class AccountService:
             '/storymesh.auth.v1.AccountService/GetAccount',
             storymesh_dot_auth_dot_v1_dot_account__service__pb2.GetAccountRequest.SerializeToString,
             storymesh_dot_auth_dot_v1_dot_account__service__pb2.GetAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.auth.v1.AccountService/UpdateAccount',
+            storymesh_dot_auth_dot_v1_dot_account__service__pb2.UpdateAccountRequest.SerializeToString,
+            storymesh_dot_auth_dot_v1_dot_account__service__pb2.UpdateAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangePassword(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.auth.v1.AccountService/ChangePassword',
+            storymesh_dot_auth_dot_v1_dot_account__service__pb2.ChangePasswordRequest.SerializeToString,
+            storymesh_dot_auth_dot_v1_dot_account__service__pb2.ChangePasswordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartPasswordReset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.auth.v1.AccountService/StartPasswordReset',
+            storymesh_dot_auth_dot_v1_dot_account__service__pb2.StartPasswordResetRequest.SerializeToString,
+            storymesh_dot_auth_dot_v1_dot_account__service__pb2.StartPasswordResetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompletePasswordReset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.auth.v1.AccountService/CompletePasswordReset',
+            storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompletePasswordResetRequest.SerializeToString,
+            storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompletePasswordResetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartEmailChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.auth.v1.AccountService/StartEmailChange',
+            storymesh_dot_auth_dot_v1_dot_account__service__pb2.StartEmailChangeRequest.SerializeToString,
+            storymesh_dot_auth_dot_v1_dot_account__service__pb2.StartEmailChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteEmailChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.auth.v1.AccountService/CompleteEmailChange',
+            storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompleteEmailChangeRequest.SerializeToString,
+            storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompleteEmailChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.auth.v1.AccountService/DeleteAccount',
+            storymesh_dot_auth_dot_v1_dot_account__service__pb2.DeleteAccountRequest.SerializeToString,
+            storymesh_dot_auth_dot_v1_dot_account__service__pb2.DeleteAccountResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,42 @@ class AccountServiceStub:
     """Reads the account of the access token's subject.
     Errors: UNAUTHENTICATED SESSION_REVOKED when the session has ended; NOT_FOUND ACCOUNT_NOT_FOUND when the account is gone.
     """
+    UpdateAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]
+    """Changes what the person says about themselves. Fields that are not set stay as they are. Idempotent.
+    Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS USERNAME_TAKEN; UNAUTHENTICATED SESSION_REVOKED.
+    """
+    ChangePassword: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ChangePasswordRequest, _account_service_pb2.ChangePasswordResponse]
+    """Replaces the password and ends all other sessions of the account. The owner is told by mail.
+    Errors: UNAUTHENTICATED INVALID_CREDENTIALS when the current password is wrong, SESSION_REVOKED; INVALID_ARGUMENT with field
+    violations; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED.
+    """
+    StartPasswordReset: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.StartPasswordResetRequest, _account_service_pb2.StartPasswordResetResponse]
+    """Starts replacing a forgotten password: mails an 8-digit code. The answer is the same for an address that has no account; then
+    nothing is mailed. Not idempotent: each call is a challenge of its own.
+    Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
+    """
+    CompletePasswordReset: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CompletePasswordResetRequest, _account_service_pb2.CompletePasswordResetResponse]
+    """Redeems the code: replaces the password and ends all sessions of the account. Signs nobody in. A code works once.
+    Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike; INVALID_ARGUMENT with field violations,
+    after which the code is still good; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
+    """
+    StartEmailChange: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.StartEmailChangeRequest, _account_service_pb2.StartEmailChangeResponse]
+    """Starts moving the account to another address: mails an 8-digit code there. The answer is the same whether or not the address
+    has an account; the owner of one that has is told by mail instead. Not idempotent: each call is a challenge of its own.
+    Errors: UNAUTHENTICATED INVALID_CREDENTIALS when the password is wrong, SESSION_REVOKED; INVALID_ARGUMENT when the address is
+    the account's already; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_CODES, TOO_MANY_SIGN_INS, OVERLOADED.
+    """
+    CompleteEmailChange: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CompleteEmailChangeRequest, _account_service_pb2.CompleteEmailChangeResponse]
+    """Redeems the code: the account has the new address from now on; the old one is told by mail. A code works once.
+    Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used, unknown or other person's code alike, SESSION_REVOKED;
+    ALREADY_EXISTS EMAIL_TAKEN when the address got an account meanwhile.
+    """
+    DeleteAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]
+    """Deletes the account for good: every session ends at once and every service erases what it holds about the person. Needs the
+    password, or a code from StartSessionCode to the account's address, in this very call.
+    Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS, CODE_INVALID or
+    SESSION_REVOKED; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS, OVERLOADED.
+    """
 
 @_typing.type_check_only
 class AccountServiceAsyncStub(AccountServiceStub):
@@ -46,6 +82,42 @@ class AccountServiceAsyncStub(AccountServiceStub):
     GetAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.GetAccountRequest, _account_service_pb2.GetAccountResponse]  # type: ignore[assignment]
     """Reads the account of the access token's subject.
     Errors: UNAUTHENTICATED SESSION_REVOKED when the session has ended; NOT_FOUND ACCOUNT_NOT_FOUND when the account is gone.
+    """
+    UpdateAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]  # type: ignore[assignment]
+    """Changes what the person says about themselves. Fields that are not set stay as they are. Idempotent.
+    Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS USERNAME_TAKEN; UNAUTHENTICATED SESSION_REVOKED.
+    """
+    ChangePassword: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ChangePasswordRequest, _account_service_pb2.ChangePasswordResponse]  # type: ignore[assignment]
+    """Replaces the password and ends all other sessions of the account. The owner is told by mail.
+    Errors: UNAUTHENTICATED INVALID_CREDENTIALS when the current password is wrong, SESSION_REVOKED; INVALID_ARGUMENT with field
+    violations; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED.
+    """
+    StartPasswordReset: _aio.UnaryUnaryMultiCallable[_account_service_pb2.StartPasswordResetRequest, _account_service_pb2.StartPasswordResetResponse]  # type: ignore[assignment]
+    """Starts replacing a forgotten password: mails an 8-digit code. The answer is the same for an address that has no account; then
+    nothing is mailed. Not idempotent: each call is a challenge of its own.
+    Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
+    """
+    CompletePasswordReset: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CompletePasswordResetRequest, _account_service_pb2.CompletePasswordResetResponse]  # type: ignore[assignment]
+    """Redeems the code: replaces the password and ends all sessions of the account. Signs nobody in. A code works once.
+    Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike; INVALID_ARGUMENT with field violations,
+    after which the code is still good; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
+    """
+    StartEmailChange: _aio.UnaryUnaryMultiCallable[_account_service_pb2.StartEmailChangeRequest, _account_service_pb2.StartEmailChangeResponse]  # type: ignore[assignment]
+    """Starts moving the account to another address: mails an 8-digit code there. The answer is the same whether or not the address
+    has an account; the owner of one that has is told by mail instead. Not idempotent: each call is a challenge of its own.
+    Errors: UNAUTHENTICATED INVALID_CREDENTIALS when the password is wrong, SESSION_REVOKED; INVALID_ARGUMENT when the address is
+    the account's already; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_CODES, TOO_MANY_SIGN_INS, OVERLOADED.
+    """
+    CompleteEmailChange: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CompleteEmailChangeRequest, _account_service_pb2.CompleteEmailChangeResponse]  # type: ignore[assignment]
+    """Redeems the code: the account has the new address from now on; the old one is told by mail. A code works once.
+    Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used, unknown or other person's code alike, SESSION_REVOKED;
+    ALREADY_EXISTS EMAIL_TAKEN when the address got an account meanwhile.
+    """
+    DeleteAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]  # type: ignore[assignment]
+    """Deletes the account for good: every session ends at once and every service erases what it holds about the person. Needs the
+    password, or a code from StartSessionCode to the account's address, in this very call.
+    Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS, CODE_INVALID or
+    SESSION_REVOKED; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS, OVERLOADED.
     """
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -59,6 +131,84 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_account_service_pb2.GetAccountResponse, _abc.Awaitable[_account_service_pb2.GetAccountResponse]]:
         """Reads the account of the access token's subject.
         Errors: UNAUTHENTICATED SESSION_REVOKED when the session has ended; NOT_FOUND ACCOUNT_NOT_FOUND when the account is gone.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateAccount(
+        self,
+        request: _account_service_pb2.UpdateAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.UpdateAccountResponse, _abc.Awaitable[_account_service_pb2.UpdateAccountResponse]]:
+        """Changes what the person says about themselves. Fields that are not set stay as they are. Idempotent.
+        Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS USERNAME_TAKEN; UNAUTHENTICATED SESSION_REVOKED.
+        """
+
+    @_abc_1.abstractmethod
+    def ChangePassword(
+        self,
+        request: _account_service_pb2.ChangePasswordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.ChangePasswordResponse, _abc.Awaitable[_account_service_pb2.ChangePasswordResponse]]:
+        """Replaces the password and ends all other sessions of the account. The owner is told by mail.
+        Errors: UNAUTHENTICATED INVALID_CREDENTIALS when the current password is wrong, SESSION_REVOKED; INVALID_ARGUMENT with field
+        violations; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED.
+        """
+
+    @_abc_1.abstractmethod
+    def StartPasswordReset(
+        self,
+        request: _account_service_pb2.StartPasswordResetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.StartPasswordResetResponse, _abc.Awaitable[_account_service_pb2.StartPasswordResetResponse]]:
+        """Starts replacing a forgotten password: mails an 8-digit code. The answer is the same for an address that has no account; then
+        nothing is mailed. Not idempotent: each call is a challenge of its own.
+        Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
+        """
+
+    @_abc_1.abstractmethod
+    def CompletePasswordReset(
+        self,
+        request: _account_service_pb2.CompletePasswordResetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.CompletePasswordResetResponse, _abc.Awaitable[_account_service_pb2.CompletePasswordResetResponse]]:
+        """Redeems the code: replaces the password and ends all sessions of the account. Signs nobody in. A code works once.
+        Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike; INVALID_ARGUMENT with field violations,
+        after which the code is still good; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
+        """
+
+    @_abc_1.abstractmethod
+    def StartEmailChange(
+        self,
+        request: _account_service_pb2.StartEmailChangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.StartEmailChangeResponse, _abc.Awaitable[_account_service_pb2.StartEmailChangeResponse]]:
+        """Starts moving the account to another address: mails an 8-digit code there. The answer is the same whether or not the address
+        has an account; the owner of one that has is told by mail instead. Not idempotent: each call is a challenge of its own.
+        Errors: UNAUTHENTICATED INVALID_CREDENTIALS when the password is wrong, SESSION_REVOKED; INVALID_ARGUMENT when the address is
+        the account's already; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_CODES, TOO_MANY_SIGN_INS, OVERLOADED.
+        """
+
+    @_abc_1.abstractmethod
+    def CompleteEmailChange(
+        self,
+        request: _account_service_pb2.CompleteEmailChangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.CompleteEmailChangeResponse, _abc.Awaitable[_account_service_pb2.CompleteEmailChangeResponse]]:
+        """Redeems the code: the account has the new address from now on; the old one is told by mail. A code works once.
+        Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used, unknown or other person's code alike, SESSION_REVOKED;
+        ALREADY_EXISTS EMAIL_TAKEN when the address got an account meanwhile.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteAccount(
+        self,
+        request: _account_service_pb2.DeleteAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.DeleteAccountResponse, _abc.Awaitable[_account_service_pb2.DeleteAccountResponse]]:
+        """Deletes the account for good: every session ends at once and every service erases what it holds about the person. Needs the
+        password, or a code from StartSessionCode to the account's address, in this very call.
+        Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS, CODE_INVALID or
+        SESSION_REVOKED; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS, OVERLOADED.
         """
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -40,6 +40,16 @@ class KeyServiceStub:
                 request_serializer=storymesh_dot_auth_dot_v1_dot_key__service__pb2.GetJwksRequest.SerializeToString,
                 response_deserializer=storymesh_dot_auth_dot_v1_dot_key__service__pb2.GetJwksResponse.FromString,
                 _registered_method=True)
+        self.RotateKeys = channel.unary_unary(
+                '/storymesh.auth.v1.KeyService/RotateKeys',
+                request_serializer=storymesh_dot_auth_dot_v1_dot_key__service__pb2.RotateKeysRequest.SerializeToString,
+                response_deserializer=storymesh_dot_auth_dot_v1_dot_key__service__pb2.RotateKeysResponse.FromString,
+                _registered_method=True)
+        self.DropKey = channel.unary_unary(
+                '/storymesh.auth.v1.KeyService/DropKey',
+                request_serializer=storymesh_dot_auth_dot_v1_dot_key__service__pb2.DropKeyRequest.SerializeToString,
+                response_deserializer=storymesh_dot_auth_dot_v1_dot_key__service__pb2.DropKeyResponse.FromString,
+                _registered_method=True)
 
 
 class KeyServiceServicer:
@@ -53,6 +63,24 @@ class KeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateKeys(self, request, context):
+        """Replaces the signing key now instead of when it is due: its successor, which is published from the beginning, takes over at once,
+        or, if it was made only just, as soon as every verifier has had time to learn it. Nobody is refused meanwhile. Not idempotent:
+        a second call replaces the key again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropKey(self, request, context):
+        """For a key that has leaked: whatever it signed is refused by every service within 2 seconds, and it signs nothing more. People
+        whose access token it signed refresh. A key that signs is replaced by its successor at once.
+        Errors: NOT_FOUND KEY_NOT_FOUND, also for a key that was dropped before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +88,16 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.GetJwks,
                     request_deserializer=storymesh_dot_auth_dot_v1_dot_key__service__pb2.GetJwksRequest.FromString,
                     response_serializer=storymesh_dot_auth_dot_v1_dot_key__service__pb2.GetJwksResponse.SerializeToString,
+            ),
+            'RotateKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKeys,
+                    request_deserializer=storymesh_dot_auth_dot_v1_dot_key__service__pb2.RotateKeysRequest.FromString,
+                    response_serializer=storymesh_dot_auth_dot_v1_dot_key__service__pb2.RotateKeysResponse.SerializeToString,
+            ),
+            'DropKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropKey,
+                    request_deserializer=storymesh_dot_auth_dot_v1_dot_key__service__pb2.DropKeyRequest.FromString,
+                    response_serializer=storymesh_dot_auth_dot_v1_dot_key__service__pb2.DropKeyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +128,60 @@ class KeyService:
             '/storymesh.auth.v1.KeyService/GetJwks',
             storymesh_dot_auth_dot_v1_dot_key__service__pb2.GetJwksRequest.SerializeToString,
             storymesh_dot_auth_dot_v1_dot_key__service__pb2.GetJwksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.auth.v1.KeyService/RotateKeys',
+            storymesh_dot_auth_dot_v1_dot_key__service__pb2.RotateKeysRequest.SerializeToString,
+            storymesh_dot_auth_dot_v1_dot_key__service__pb2.RotateKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.auth.v1.KeyService/DropKey',
+            storymesh_dot_auth_dot_v1_dot_key__service__pb2.DropKeyRequest.SerializeToString,
+            storymesh_dot_auth_dot_v1_dot_key__service__pb2.DropKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

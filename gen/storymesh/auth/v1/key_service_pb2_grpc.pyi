@@ -35,6 +35,16 @@ class KeyServiceStub:
     def __new__(cls, channel: _aio.Channel) -> KeyServiceAsyncStub: ...
     GetJwks: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GetJwksRequest, _key_service_pb2.GetJwksResponse]
     """Lists the keys in use or about to be: a JSON Web Key Set (RFC 7517, section 5). May be cached for 5 minutes."""
+    RotateKeys: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeysRequest, _key_service_pb2.RotateKeysResponse]
+    """Replaces the signing key now instead of when it is due: its successor, which is published from the beginning, takes over at once,
+    or, if it was made only just, as soon as every verifier has had time to learn it. Nobody is refused meanwhile. Not idempotent:
+    a second call replaces the key again.
+    """
+    DropKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.DropKeyRequest, _key_service_pb2.DropKeyResponse]
+    """For a key that has leaked: whatever it signed is refused by every service within 2 seconds, and it signs nothing more. People
+    whose access token it signed refresh. A key that signs is replaced by its successor at once.
+    Errors: NOT_FOUND KEY_NOT_FOUND, also for a key that was dropped before.
+    """
 
 @_typing.type_check_only
 class KeyServiceAsyncStub(KeyServiceStub):
@@ -43,6 +53,16 @@ class KeyServiceAsyncStub(KeyServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetJwks: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GetJwksRequest, _key_service_pb2.GetJwksResponse]  # type: ignore[assignment]
     """Lists the keys in use or about to be: a JSON Web Key Set (RFC 7517, section 5). May be cached for 5 minutes."""
+    RotateKeys: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeysRequest, _key_service_pb2.RotateKeysResponse]  # type: ignore[assignment]
+    """Replaces the signing key now instead of when it is due: its successor, which is published from the beginning, takes over at once,
+    or, if it was made only just, as soon as every verifier has had time to learn it. Nobody is refused meanwhile. Not idempotent:
+    a second call replaces the key again.
+    """
+    DropKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.DropKeyRequest, _key_service_pb2.DropKeyResponse]  # type: ignore[assignment]
+    """For a key that has leaked: whatever it signed is refused by every service within 2 seconds, and it signs nothing more. People
+    whose access token it signed refresh. A key that signs is replaced by its successor at once.
+    Errors: NOT_FOUND KEY_NOT_FOUND, also for a key that was dropped before.
+    """
 
 class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     """The public keys that access tokens are verified with."""
@@ -54,5 +74,27 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.GetJwksResponse, _abc.Awaitable[_key_service_pb2.GetJwksResponse]]:
         """Lists the keys in use or about to be: a JSON Web Key Set (RFC 7517, section 5). May be cached for 5 minutes."""
+
+    @_abc_1.abstractmethod
+    def RotateKeys(
+        self,
+        request: _key_service_pb2.RotateKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.RotateKeysResponse, _abc.Awaitable[_key_service_pb2.RotateKeysResponse]]:
+        """Replaces the signing key now instead of when it is due: its successor, which is published from the beginning, takes over at once,
+        or, if it was made only just, as soon as every verifier has had time to learn it. Nobody is refused meanwhile. Not idempotent:
+        a second call replaces the key again.
+        """
+
+    @_abc_1.abstractmethod
+    def DropKey(
+        self,
+        request: _key_service_pb2.DropKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.DropKeyResponse, _abc.Awaitable[_key_service_pb2.DropKeyResponse]]:
+        """For a key that has leaked: whatever it signed is refused by every service within 2 seconds, and it signs nothing more. People
+        whose access token it signed refresh. A key that signs is replaced by its successor at once.
+        Errors: NOT_FOUND KEY_NOT_FOUND, also for a key that was dropped before.
+        """
 
 def add_KeyServiceServicer_to_server(servicer: KeyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

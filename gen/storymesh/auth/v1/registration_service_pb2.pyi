@@ -190,6 +190,9 @@ class CompleteRegistrationResponse(_message.Message):
 
     USER_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    DEVICE_TOKEN_FIELD_NUMBER: _builtins.int
+    device_token: _builtins.str
+    """Marks the device as one that has signed in to this account: give it at the next sign-in. It signs nobody in by itself."""
     @_builtins.property
     def user(self) -> _user_pb2.User:
         """The account."""
@@ -203,10 +206,11 @@ class CompleteRegistrationResponse(_message.Message):
         *,
         user: _user_pb2.User | None = ...,
         tokens: _tokens_pb2.Tokens | None = ...,
+        device_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_token", b"device_token", "tokens", b"tokens", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,6 +45,31 @@ class SessionServiceStub:
                 request_serializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.RefreshSessionRequest.SerializeToString,
                 response_deserializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.RefreshSessionResponse.FromString,
                 _registered_method=True)
+        self.StartSessionCode = channel.unary_unary(
+                '/storymesh.auth.v1.SessionService/StartSessionCode',
+                request_serializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.StartSessionCodeRequest.SerializeToString,
+                response_deserializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.StartSessionCodeResponse.FromString,
+                _registered_method=True)
+        self.CompleteSessionCode = channel.unary_unary(
+                '/storymesh.auth.v1.SessionService/CompleteSessionCode',
+                request_serializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.CompleteSessionCodeRequest.SerializeToString,
+                response_deserializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.CompleteSessionCodeResponse.FromString,
+                _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/storymesh.auth.v1.SessionService/ListSessions',
+                request_serializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
+        self.RevokeSession = channel.unary_unary(
+                '/storymesh.auth.v1.SessionService/RevokeSession',
+                request_serializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.RevokeSessionRequest.SerializeToString,
+                response_deserializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.RevokeSessionResponse.FromString,
+                _registered_method=True)
+        self.RevokeOtherSessions = channel.unary_unary(
+                '/storymesh.auth.v1.SessionService/RevokeOtherSessions',
+                request_serializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.RevokeOtherSessionsRequest.SerializeToString,
+                response_deserializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.RevokeOtherSessionsResponse.FromString,
+                _registered_method=True)
         self.Logout = channel.unary_unary(
                 '/storymesh.auth.v1.SessionService/Logout',
                 request_serializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.LogoutRequest.SerializeToString,
@@ -57,7 +82,9 @@ class SessionServiceServicer:
     """
 
     def CreateSession(self, request, context):
-        """Signs in with a password. Every failure answers alike and takes the same time, whatever was wrong.
+        """Signs in with a password. Every failure answers alike and takes the same time, whatever was wrong. After 5 failures in a row
+        the next try has to wait, at first 1 s, doubling up to 15 min; after 100 the password is disabled until a code sign-in or a
+        reset proves the owner. A device that gives its device_token is counted apart, so that strangers cannot keep its owner out.
         Errors: UNAUTHENTICATED INVALID_CREDENTIALS; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED
         when too many passwords are being hashed.
         """
@@ -74,8 +101,50 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartSessionCode(self, request, context):
+        """Starts signing in without a password: mails an 8-digit code that works for 5 minutes. The answer is the same for an address
+        that has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own.
+        Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteSessionCode(self, request, context):
+        """Redeems the code: signs the device in, and makes a password usable again that was disabled after too many failures. A code
+        works once.
+        Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSessions(self, request, context):
+        """Lists the devices that the caller is signed in on, newest sign-in first.
+        Errors: INVALID_ARGUMENT for a page_token that this method did not hand out to this caller.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeSession(self, request, context):
+        """Signs one of the caller's devices out, this one included. Its access token stops working within 2 seconds. Idempotent: a
+        session that has ended stays ended.
+        Errors: NOT_FOUND SESSION_NOT_FOUND for a session that the caller does not have.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeOtherSessions(self, request, context):
+        """Signs every device of the caller out but the one that makes the call. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Logout(self, request, context):
-        """Ends the session of the access token that made the call. Idempotent.
+        """Ends the session of the access token that made the call; both its tokens stop working.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,6 +162,31 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.RefreshSession,
                     request_deserializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.RefreshSessionRequest.FromString,
                     response_serializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.RefreshSessionResponse.SerializeToString,
+            ),
+            'StartSessionCode': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartSessionCode,
+                    request_deserializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.StartSessionCodeRequest.FromString,
+                    response_serializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.StartSessionCodeResponse.SerializeToString,
+            ),
+            'CompleteSessionCode': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteSessionCode,
+                    request_deserializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.CompleteSessionCodeRequest.FromString,
+                    response_serializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.CompleteSessionCodeResponse.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.ListSessionsRequest.FromString,
+                    response_serializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'RevokeSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeSession,
+                    request_deserializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.RevokeSessionRequest.FromString,
+                    response_serializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.RevokeSessionResponse.SerializeToString,
+            ),
+            'RevokeOtherSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeOtherSessions,
+                    request_deserializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.RevokeOtherSessionsRequest.FromString,
+                    response_serializer=storymesh_dot_auth_dot_v1_dot_session__service__pb2.RevokeOtherSessionsResponse.SerializeToString,
             ),
             'Logout': grpc.unary_unary_rpc_method_handler(
                     servicer.Logout,
@@ -155,6 +249,141 @@ class SessionService:
             '/storymesh.auth.v1.SessionService/RefreshSession',
             storymesh_dot_auth_dot_v1_dot_session__service__pb2.RefreshSessionRequest.SerializeToString,
             storymesh_dot_auth_dot_v1_dot_session__service__pb2.RefreshSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartSessionCode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.auth.v1.SessionService/StartSessionCode',
+            storymesh_dot_auth_dot_v1_dot_session__service__pb2.StartSessionCodeRequest.SerializeToString,
+            storymesh_dot_auth_dot_v1_dot_session__service__pb2.StartSessionCodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteSessionCode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.auth.v1.SessionService/CompleteSessionCode',
+            storymesh_dot_auth_dot_v1_dot_session__service__pb2.CompleteSessionCodeRequest.SerializeToString,
+            storymesh_dot_auth_dot_v1_dot_session__service__pb2.CompleteSessionCodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.auth.v1.SessionService/ListSessions',
+            storymesh_dot_auth_dot_v1_dot_session__service__pb2.ListSessionsRequest.SerializeToString,
+            storymesh_dot_auth_dot_v1_dot_session__service__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.auth.v1.SessionService/RevokeSession',
+            storymesh_dot_auth_dot_v1_dot_session__service__pb2.RevokeSessionRequest.SerializeToString,
+            storymesh_dot_auth_dot_v1_dot_session__service__pb2.RevokeSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeOtherSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.auth.v1.SessionService/RevokeOtherSessions',
+            storymesh_dot_auth_dot_v1_dot_session__service__pb2.RevokeOtherSessionsRequest.SerializeToString,
+            storymesh_dot_auth_dot_v1_dot_session__service__pb2.RevokeOtherSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

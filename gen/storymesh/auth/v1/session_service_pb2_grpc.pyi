@@ -34,7 +34,9 @@ class SessionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     CreateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]
-    """Signs in with a password. Every failure answers alike and takes the same time, whatever was wrong.
+    """Signs in with a password. Every failure answers alike and takes the same time, whatever was wrong. After 5 failures in a row
+    the next try has to wait, at first 1 s, doubling up to 15 min; after 100 the password is disabled until a code sign-in or a
+    reset proves the owner. A device that gives its device_token is counted apart, so that strangers cannot keep its owner out.
     Errors: UNAUTHENTICATED INVALID_CREDENTIALS; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED
     when too many passwords are being hashed.
     """
@@ -43,8 +45,29 @@ class SessionServiceStub:
     successor; any later use of a spent token ends the session.
     Errors: UNAUTHENTICATED REFRESH_INVALID, REFRESH_REUSED or SESSION_REVOKED.
     """
+    StartSessionCode: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.StartSessionCodeRequest, _session_service_pb2.StartSessionCodeResponse]
+    """Starts signing in without a password: mails an 8-digit code that works for 5 minutes. The answer is the same for an address
+    that has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own.
+    Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
+    """
+    CompleteSessionCode: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CompleteSessionCodeRequest, _session_service_pb2.CompleteSessionCodeResponse]
+    """Redeems the code: signs the device in, and makes a password usable again that was disabled after too many failures. A code
+    works once.
+    Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike.
+    """
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
+    """Lists the devices that the caller is signed in on, newest sign-in first.
+    Errors: INVALID_ARGUMENT for a page_token that this method did not hand out to this caller.
+    """
+    RevokeSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RevokeSessionRequest, _session_service_pb2.RevokeSessionResponse]
+    """Signs one of the caller's devices out, this one included. Its access token stops working within 2 seconds. Idempotent: a
+    session that has ended stays ended.
+    Errors: NOT_FOUND SESSION_NOT_FOUND for a session that the caller does not have.
+    """
+    RevokeOtherSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RevokeOtherSessionsRequest, _session_service_pb2.RevokeOtherSessionsResponse]
+    """Signs every device of the caller out but the one that makes the call. Idempotent."""
     Logout: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.LogoutRequest, _session_service_pb2.LogoutResponse]
-    """Ends the session of the access token that made the call. Idempotent."""
+    """Ends the session of the access token that made the call; both its tokens stop working."""
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -52,7 +75,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]  # type: ignore[assignment]
-    """Signs in with a password. Every failure answers alike and takes the same time, whatever was wrong.
+    """Signs in with a password. Every failure answers alike and takes the same time, whatever was wrong. After 5 failures in a row
+    the next try has to wait, at first 1 s, doubling up to 15 min; after 100 the password is disabled until a code sign-in or a
+    reset proves the owner. A device that gives its device_token is counted apart, so that strangers cannot keep its owner out.
     Errors: UNAUTHENTICATED INVALID_CREDENTIALS; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED
     when too many passwords are being hashed.
     """
@@ -61,8 +86,29 @@ class SessionServiceAsyncStub(SessionServiceStub):
     successor; any later use of a spent token ends the session.
     Errors: UNAUTHENTICATED REFRESH_INVALID, REFRESH_REUSED or SESSION_REVOKED.
     """
+    StartSessionCode: _aio.UnaryUnaryMultiCallable[_session_service_pb2.StartSessionCodeRequest, _session_service_pb2.StartSessionCodeResponse]  # type: ignore[assignment]
+    """Starts signing in without a password: mails an 8-digit code that works for 5 minutes. The answer is the same for an address
+    that has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own.
+    Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
+    """
+    CompleteSessionCode: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CompleteSessionCodeRequest, _session_service_pb2.CompleteSessionCodeResponse]  # type: ignore[assignment]
+    """Redeems the code: signs the device in, and makes a password usable again that was disabled after too many failures. A code
+    works once.
+    Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike.
+    """
+    ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
+    """Lists the devices that the caller is signed in on, newest sign-in first.
+    Errors: INVALID_ARGUMENT for a page_token that this method did not hand out to this caller.
+    """
+    RevokeSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeSessionRequest, _session_service_pb2.RevokeSessionResponse]  # type: ignore[assignment]
+    """Signs one of the caller's devices out, this one included. Its access token stops working within 2 seconds. Idempotent: a
+    session that has ended stays ended.
+    Errors: NOT_FOUND SESSION_NOT_FOUND for a session that the caller does not have.
+    """
+    RevokeOtherSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeOtherSessionsRequest, _session_service_pb2.RevokeOtherSessionsResponse]  # type: ignore[assignment]
+    """Signs every device of the caller out but the one that makes the call. Idempotent."""
     Logout: _aio.UnaryUnaryMultiCallable[_session_service_pb2.LogoutRequest, _session_service_pb2.LogoutResponse]  # type: ignore[assignment]
-    """Ends the session of the access token that made the call. Idempotent."""
+    """Ends the session of the access token that made the call; both its tokens stop working."""
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Signing in and out, one session per device."""
@@ -73,7 +119,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.CreateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.CreateSessionResponse, _abc.Awaitable[_session_service_pb2.CreateSessionResponse]]:
-        """Signs in with a password. Every failure answers alike and takes the same time, whatever was wrong.
+        """Signs in with a password. Every failure answers alike and takes the same time, whatever was wrong. After 5 failures in a row
+        the next try has to wait, at first 1 s, doubling up to 15 min; after 100 the password is disabled until a code sign-in or a
+        reset proves the owner. A device that gives its device_token is counted apart, so that strangers cannot keep its owner out.
         Errors: UNAUTHENTICATED INVALID_CREDENTIALS; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED
         when too many passwords are being hashed.
         """
@@ -90,11 +138,62 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def StartSessionCode(
+        self,
+        request: _session_service_pb2.StartSessionCodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.StartSessionCodeResponse, _abc.Awaitable[_session_service_pb2.StartSessionCodeResponse]]:
+        """Starts signing in without a password: mails an 8-digit code that works for 5 minutes. The answer is the same for an address
+        that has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own.
+        Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
+        """
+
+    @_abc_1.abstractmethod
+    def CompleteSessionCode(
+        self,
+        request: _session_service_pb2.CompleteSessionCodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.CompleteSessionCodeResponse, _abc.Awaitable[_session_service_pb2.CompleteSessionCodeResponse]]:
+        """Redeems the code: signs the device in, and makes a password usable again that was disabled after too many failures. A code
+        works once.
+        Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _session_service_pb2.ListSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.ListSessionsResponse, _abc.Awaitable[_session_service_pb2.ListSessionsResponse]]:
+        """Lists the devices that the caller is signed in on, newest sign-in first.
+        Errors: INVALID_ARGUMENT for a page_token that this method did not hand out to this caller.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeSession(
+        self,
+        request: _session_service_pb2.RevokeSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.RevokeSessionResponse, _abc.Awaitable[_session_service_pb2.RevokeSessionResponse]]:
+        """Signs one of the caller's devices out, this one included. Its access token stops working within 2 seconds. Idempotent: a
+        session that has ended stays ended.
+        Errors: NOT_FOUND SESSION_NOT_FOUND for a session that the caller does not have.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeOtherSessions(
+        self,
+        request: _session_service_pb2.RevokeOtherSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.RevokeOtherSessionsResponse, _abc.Awaitable[_session_service_pb2.RevokeOtherSessionsResponse]]:
+        """Signs every device of the caller out but the one that makes the call. Idempotent."""
+
+    @_abc_1.abstractmethod
     def Logout(
         self,
         request: _session_service_pb2.LogoutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.LogoutResponse, _abc.Awaitable[_session_service_pb2.LogoutResponse]]:
-        """Ends the session of the access token that made the call. Idempotent."""
+        """Ends the session of the access token that made the call; both its tokens stop working."""
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

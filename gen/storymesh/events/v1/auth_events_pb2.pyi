@@ -28,6 +28,12 @@ class _CodePurposeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CodePurpo
     """Never sent."""
     CODE_PURPOSE_REGISTRATION: _CodePurpose.ValueType  # 1
     """Proving the address of a registration."""
+    CODE_PURPOSE_SIGN_IN: _CodePurpose.ValueType  # 2
+    """Signing in without a password."""
+    CODE_PURPOSE_PASSWORD_RESET: _CodePurpose.ValueType  # 3
+    """Replacing a forgotten password."""
+    CODE_PURPOSE_EMAIL_CHANGE: _CodePurpose.ValueType  # 4
+    """Proving the new address of an account."""
 
 class CodePurpose(_CodePurpose, metaclass=_CodePurposeEnumTypeWrapper):
     """What a one-time code is for."""
@@ -36,7 +42,53 @@ CODE_PURPOSE_UNSPECIFIED: CodePurpose.ValueType  # 0
 """Never sent."""
 CODE_PURPOSE_REGISTRATION: CodePurpose.ValueType  # 1
 """Proving the address of a registration."""
+CODE_PURPOSE_SIGN_IN: CodePurpose.ValueType  # 2
+"""Signing in without a password."""
+CODE_PURPOSE_PASSWORD_RESET: CodePurpose.ValueType  # 3
+"""Replacing a forgotten password."""
+CODE_PURPOSE_EMAIL_CHANGE: CodePurpose.ValueType  # 4
+"""Proving the new address of an account."""
 Global___CodePurpose: _TypeAlias = CodePurpose  # noqa: Y015
+
+class _SessionRevokeReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SessionRevokeReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SessionRevokeReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SESSION_REVOKE_REASON_UNSPECIFIED: _SessionRevokeReason.ValueType  # 0
+    """Never sent."""
+    SESSION_REVOKE_REASON_LOGOUT: _SessionRevokeReason.ValueType  # 1
+    """The device signed out."""
+    SESSION_REVOKE_REASON_REVOKED: _SessionRevokeReason.ValueType  # 2
+    """Its owner ended it from a device."""
+    SESSION_REVOKE_REASON_REFRESH_REUSED: _SessionRevokeReason.ValueType  # 3
+    """A spent refresh token came back: it may be stolen. The owner is told."""
+    SESSION_REVOKE_REASON_PASSWORD_CHANGED: _SessionRevokeReason.ValueType  # 4
+    """The password was changed or reset."""
+    SESSION_REVOKE_REASON_ACCOUNT_DELETED: _SessionRevokeReason.ValueType  # 5
+    """The account was deleted."""
+    SESSION_REVOKE_REASON_ROLE_CHANGED: _SessionRevokeReason.ValueType  # 6
+    """The person's role was withdrawn."""
+
+class SessionRevokeReason(_SessionRevokeReason, metaclass=_SessionRevokeReasonEnumTypeWrapper):
+    """Why a session was ended."""
+
+SESSION_REVOKE_REASON_UNSPECIFIED: SessionRevokeReason.ValueType  # 0
+"""Never sent."""
+SESSION_REVOKE_REASON_LOGOUT: SessionRevokeReason.ValueType  # 1
+"""The device signed out."""
+SESSION_REVOKE_REASON_REVOKED: SessionRevokeReason.ValueType  # 2
+"""Its owner ended it from a device."""
+SESSION_REVOKE_REASON_REFRESH_REUSED: SessionRevokeReason.ValueType  # 3
+"""A spent refresh token came back: it may be stolen. The owner is told."""
+SESSION_REVOKE_REASON_PASSWORD_CHANGED: SessionRevokeReason.ValueType  # 4
+"""The password was changed or reset."""
+SESSION_REVOKE_REASON_ACCOUNT_DELETED: SessionRevokeReason.ValueType  # 5
+"""The account was deleted."""
+SESSION_REVOKE_REASON_ROLE_CHANGED: SessionRevokeReason.ValueType  # 6
+"""The person's role was withdrawn."""
+Global___SessionRevokeReason: _TypeAlias = SessionRevokeReason  # noqa: Y015
 
 @_typing.final
 class CodeIssued(_message.Message):
@@ -84,7 +136,7 @@ class CodeMail(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     FIRST_NAME_FIELD_NUMBER: _builtins.int
     email: _builtins.str
-    """The recipient."""
+    """The recipient. Empty for an address that nobody has: the event exists so that both cases take the same work, and is dropped."""
     code: _builtins.str
     """The digits."""
     first_name: _builtins.str
@@ -147,3 +199,199 @@ class UserRegistered(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UserRegistered: _TypeAlias = UserRegistered  # noqa: Y015
+
+@_typing.final
+class UserUpdated(_message.Message):
+    """A person changed their profile or address."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The account."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserUpdated: _TypeAlias = UserUpdated  # noqa: Y015
+
+@_typing.final
+class UserDeleted(_message.Message):
+    """An account is gone. Whoever holds anything about the person erases it; nothing about them is left to ask for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The account that was."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserDeleted: _TypeAlias = UserDeleted  # noqa: Y015
+
+@_typing.final
+class SessionRevoked(_message.Message):
+    """A session was ended before its time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Whose."""
+    session_id: _builtins.str
+    """Which."""
+    reason: Global___SessionRevokeReason.ValueType
+    """Why."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        reason: Global___SessionRevokeReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionRevoked: _TypeAlias = SessionRevoked  # noqa: Y015
+
+@_typing.final
+class PasswordChanged(_message.Message):
+    """An account has another password; its owner is told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The account."""
+    reset: _builtins.bool
+    """True when a mailed code replaced a forgotten password."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        reset: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reset", b"reset", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PasswordChanged: _TypeAlias = PasswordChanged  # noqa: Y015
+
+@_typing.final
+class PasswordDisabled(_message.Message):
+    """A password was disabled after too many failures in a row; its owner is told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The account."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PasswordDisabled: _TypeAlias = PasswordDisabled  # noqa: Y015
+
+@_typing.final
+class EmailChanged(_message.Message):
+    """An account has another address; the old one is told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SEALED_MAIL_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The account."""
+    sealed_mail: _builtins.bytes
+    """An AddressMail to the old address, sealed as CodeIssued's is."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        sealed_mail: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sealed_mail", b"sealed_mail", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmailChanged: _TypeAlias = EmailChanged  # noqa: Y015
+
+@_typing.final
+class AddressMail(_message.Message):
+    """What EmailChanged seals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMAIL_FIELD_NUMBER: _builtins.int
+    FIRST_NAME_FIELD_NUMBER: _builtins.int
+    email: _builtins.str
+    """The recipient."""
+    first_name: _builtins.str
+    """How to address the recipient, empty when unknown."""
+    def __init__(
+        self,
+        *,
+        email: _builtins.str = ...,
+        first_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "first_name", b"first_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddressMail: _TypeAlias = AddressMail  # noqa: Y015
+
+@_typing.final
+class AddressClaimed(_message.Message):
+    """Somebody asked to move their account to an address that has one; its owner is told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The owner of the address."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddressClaimed: _TypeAlias = AddressClaimed  # noqa: Y015

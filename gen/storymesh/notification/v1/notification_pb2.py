@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,storymesh/notification/v1/notification.proto\x12\x19storymesh.notification.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x02\n\x0cNotification\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12?\n\x04type\x18\x02 \x01(\x0e\x32+.storymesh.notification.v1.NotificationTypeR\x04type\x12\x14\n\x05title\x18\x03 \x01(\tR\x05title\x12\x12\n\x04\x62ody\x18\x04 \x01(\tR\x04\x62ody\x12\x19\n\x08story_id\x18\x05 \x01(\tR\x07storyId\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x37\n\tread_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08readTime*\x9b\x01\n\x10NotificationType\x12!\n\x1dNOTIFICATION_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n\x19NOTIFICATION_TYPE_WELCOME\x10\x01\x12!\n\x1dNOTIFICATION_TYPE_STORY_READY\x10\x02\x12\"\n\x1eNOTIFICATION_TYPE_STORY_FAILED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,storymesh/notification/v1/notification.proto\x12\x19storymesh.notification.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x02\n\x0cNotification\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12?\n\x04type\x18\x02 \x01(\x0e\x32+.storymesh.notification.v1.NotificationTypeR\x04type\x12\x14\n\x05title\x18\x03 \x01(\tR\x05title\x12\x12\n\x04\x62ody\x18\x04 \x01(\tR\x04\x62ody\x12\x19\n\x08story_id\x18\x05 \x01(\tR\x07storyId\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x37\n\tread_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08readTime*\xb8\x02\n\x10NotificationType\x12!\n\x1dNOTIFICATION_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n\x19NOTIFICATION_TYPE_WELCOME\x10\x01\x12!\n\x1dNOTIFICATION_TYPE_STORY_READY\x10\x02\x12\"\n\x1eNOTIFICATION_TYPE_STORY_FAILED\x10\x03\x12&\n\"NOTIFICATION_TYPE_PASSWORD_CHANGED\x10\x04\x12\'\n#NOTIFICATION_TYPE_PASSWORD_DISABLED\x10\x05\x12%\n!NOTIFICATION_TYPE_SESSION_REVOKED\x10\x06\x12#\n\x1fNOTIFICATION_TYPE_EMAIL_CHANGED\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'storymesh.notification.v1.n
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NOTIFICATIONTYPE']._serialized_start=394
-  _globals['_NOTIFICATIONTYPE']._serialized_end=549
+  _globals['_NOTIFICATIONTYPE']._serialized_end=706
   _globals['_NOTIFICATION']._serialized_start=109
   _globals['_NOTIFICATION']._serialized_end=391
 # @@protoc_insertion_point(module_scope)

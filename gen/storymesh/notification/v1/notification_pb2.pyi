@@ -32,6 +32,14 @@ class _NotificationTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Noti
     """A story is written."""
     NOTIFICATION_TYPE_STORY_FAILED: _NotificationType.ValueType  # 3
     """A story was given up."""
+    NOTIFICATION_TYPE_PASSWORD_CHANGED: _NotificationType.ValueType  # 4
+    """The account has another password, by a change or a reset."""
+    NOTIFICATION_TYPE_PASSWORD_DISABLED: _NotificationType.ValueType  # 5
+    """The password was tried wrongly too often and signs nobody in any more."""
+    NOTIFICATION_TYPE_SESSION_REVOKED: _NotificationType.ValueType  # 6
+    """A device was signed out because its sign-in may have been copied."""
+    NOTIFICATION_TYPE_EMAIL_CHANGED: _NotificationType.ValueType  # 7
+    """The account has another address."""
 
 class NotificationType(_NotificationType, metaclass=_NotificationTypeEnumTypeWrapper):
     """What a notification is about."""
@@ -44,6 +52,14 @@ NOTIFICATION_TYPE_STORY_READY: NotificationType.ValueType  # 2
 """A story is written."""
 NOTIFICATION_TYPE_STORY_FAILED: NotificationType.ValueType  # 3
 """A story was given up."""
+NOTIFICATION_TYPE_PASSWORD_CHANGED: NotificationType.ValueType  # 4
+"""The account has another password, by a change or a reset."""
+NOTIFICATION_TYPE_PASSWORD_DISABLED: NotificationType.ValueType  # 5
+"""The password was tried wrongly too often and signs nobody in any more."""
+NOTIFICATION_TYPE_SESSION_REVOKED: NotificationType.ValueType  # 6
+"""A device was signed out because its sign-in may have been copied."""
+NOTIFICATION_TYPE_EMAIL_CHANGED: NotificationType.ValueType  # 7
+"""The account has another address."""
 Global___NotificationType: _TypeAlias = NotificationType  # noqa: Y015
 
 @_typing.final

@@ -1,0 +1,161 @@
+"""Callers of auth, for a process of their own: what they cost must not be taken from the process that measures.
+
+Each function opens its own channel, measures for a while and returns what it saw. Requests are made ready before the clock starts,
+and answers are read only where something in them is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, fields
+from itertools import cycle
+from typing import Self
+
+import grpc
+import uvloop
+from storymesh.auth.v1 import session_service_pb2 as pb
+
+CREATE_SESSION = "/storymesh.auth.v1.SessionService/CreateSession"
+REFRESH_SESSION = "/storymesh.auth.v1.SessionService/RefreshSession"
+
+_DEADLINE_SECONDS = 10.0
+_REFUSED = {grpc.StatusCode.RESOURCE_EXHAUSTED}
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who can sign in."""
+
+    login: str
+    password: str
+
+
+@dataclass
+class Seen:
+    """What the callers saw in the measured time."""
+
+    answered: int = 0
+    refused: int = 0
+    """RESOURCE_EXHAUSTED: said no on purpose."""
+    failed: int = 0
+    """Anything else, deadlines included."""
+    seconds: float = 0.0
+    own_cpu_seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    """Seconds of the answered calls."""
+    refresh_tokens: list[str] = field(default_factory=list)
+    """Of the sessions that were opened."""
+
+    @property
+    def rate(self) -> float:
+        return self.answered / self.seconds
+
+    @property
+    def calls(self) -> int:
+        return self.answered + self.refused + self.failed
+
+    def __iadd__(self, other: Seen) -> Self:
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+        return self
+
+
+def process() -> ProcessPoolExecutor:
+    """One process that keeps its imports, for all measurements of a run. Not forked: gRPC does not survive that."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
+def sign_in(target: str, people: Sequence[Person], *, callers: int, seconds: float) -> Seen:
+    """So many callers sign in one after the other, as fast as they are answered."""
+    requests = cycle([_request(person) for person in people])
+
+    async def once(channel: grpc.aio.Channel, seen: Seen) -> None:
+        data = await _call(channel, CREATE_SESSION, next(requests))
+        seen.refresh_tokens.append(pb.CreateSessionResponse.FromString(data).tokens.refresh_token)
+
+    async def caller(channel: grpc.aio.Channel, _: int, ends: float, seen: Seen) -> None:
+        while time.perf_counter() < ends:
+            await _timed(once(channel, seen), seen)
+
+    return uvloop.run(_measured(target, callers, seconds, caller))
+
+
+def refresh(target: str, refresh_tokens: Sequence[str], *, callers: int, seconds: float) -> Seen:
+    """Each caller goes round its own share of the sessions and rotates their tokens."""
+    tokens = list(refresh_tokens)
+
+    async def once(channel: grpc.aio.Channel, place: int) -> None:
+        request = pb.RefreshSessionRequest(refresh_token=tokens[place]).SerializeToString()
+        data = await _call(channel, REFRESH_SESSION, request)
+        tokens[place] = pb.RefreshSessionResponse.FromString(data).tokens.refresh_token
+
+    async def caller(channel: grpc.aio.Channel, number: int, ends: float, seen: Seen) -> None:
+        for place in cycle(range(number, len(tokens), callers)):
+            if time.perf_counter() >= ends:
+                return
+            await _timed(once(channel, place), seen)
+
+    seen = uvloop.run(_measured(target, callers, seconds, caller))
+    seen.refresh_tokens = tokens
+    return seen
+
+
+def flood(target: str, people: Sequence[Person], *, a_second: float, seconds: float) -> Seen:
+    """Signs in at a fixed rate, whether or not anybody answers, as a crowd does."""
+    requests = cycle([_request(person) for person in people])
+
+    async def crowd(channel: grpc.aio.Channel, _: int, ends: float, seen: Seen) -> None:
+        began, sent = time.perf_counter(), 0
+        open_calls: set[asyncio.Task[None]] = set()
+        while (now := time.perf_counter()) < ends:
+            # In small steps: a timer for each call would cost more than the call.
+            for _ in range(int((now - began) * a_second) - sent):
+                task = asyncio.create_task(_timed(_call(channel, CREATE_SESSION, next(requests)), seen))
+                open_calls.add(task)
+                task.add_done_callback(open_calls.discard)
+                sent += 1
+            await asyncio.sleep(0.005)
+        await asyncio.gather(*open_calls)
+
+    return uvloop.run(_measured(target, 1, seconds, crowd))
+
+
+def _call(channel: grpc.aio.Channel, path: str, request: bytes) -> Awaitable[bytes]:
+    """Bytes in, bytes out: without serializers."""
+    method: Callable[..., Awaitable[bytes]] = channel.unary_unary(path)
+    return method(request, timeout=_DEADLINE_SECONDS)
+
+
+async def _measured(
+    target: str, callers: int, seconds: float, caller: Callable[[grpc.aio.Channel, int, float, Seen], Awaitable[None]]
+) -> Seen:
+    seen = Seen()
+    async with grpc.aio.insecure_channel(target) as channel:
+        await channel.channel_ready()
+        began, own = time.perf_counter(), time.process_time()
+        await asyncio.gather(*(caller(channel, number, began + seconds, seen) for number in range(callers)))
+        seen.seconds = time.perf_counter() - began
+        seen.own_cpu_seconds = time.process_time() - own
+    return seen
+
+
+async def _timed(call: Awaitable[object], seen: Seen) -> None:
+    began = time.perf_counter()
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        if error.code() in _REFUSED:
+            seen.refused += 1
+        else:
+            seen.failed += 1
+        return
+    seen.answered += 1
+    seen.latencies.append(time.perf_counter() - began)
+
+
+def _request(person: Person) -> bytes:
+    return pb.CreateSessionRequest(login=person.login, password=person.password).SerializeToString()

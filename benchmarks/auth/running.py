@@ -1,0 +1,102 @@
+"""A real auth process with people who can sign in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from sqlalchemy import select
+from storymesh.auth.v1 import registration_service_pb2 as pb
+from storymesh.auth.v1.registration_service_pb2_grpc import RegistrationServiceStub
+from storymesh.events.v1 import auth_events_pb2 as events
+
+from benchmarks.machine import cpu_seconds, usable_cores
+from local.harness import RunningMesh, running_mesh
+from local.settings import users_settings
+from services.auth.config import AuthSettings
+from services.kit import outbox
+from services.kit.database import Database
+from services.kit.sealing import Seal
+
+from .load import Person
+
+_COMPONENTS = ("postgres", "redis", "auth-migrate", "auth")
+_PASSWORD = "a password that only this run knows"  # of accounts that end with the run
+
+# The throttles are what a benchmark from one address with few accounts would measure otherwise. The hashes' cost stays the default.
+_LOOSENED = {
+    f"STORYMESH_SIGN_IN_{limit}": "1000000000"
+    for limit in ("FREE_FAILURES", "MOST_FAILURES", "FAILURES_PER_NETWORK", "FAILURES_ALTOGETHER")
+}
+
+
+@dataclass
+class RunningAuth:
+    """Lives as long as the block it was made by."""
+
+    mesh: RunningMesh
+    target: str
+    people: list[Person]
+
+    def cpu_seconds(self, component: str) -> float:
+        return cpu_seconds([self.mesh.pid(component)])
+
+
+@asynccontextmanager
+async def running_auth(state_dir: Path, *, people: int) -> AsyncIterator[RunningAuth]:
+    """Auth alone, with the defaults of production but for the throttles, and `people` accounts made by real registration.
+
+    Whatever STORYMESH_* variables the caller has set win, so that other settings can be measured.
+    """
+    environment = _LOOSENED | users_settings()
+    async with running_mesh(state_dir, only=_COMPONENTS, environment=environment, durable=True) as mesh:
+        target = mesh.address("auth")
+        codes = _Codes(mesh)
+        try:
+            async with grpc.aio.insecure_channel(target) as channel:
+                # As many as can be hashed at a time: more could be refused.
+                gate = asyncio.Semaphore(usable_cores())
+                registered = await asyncio.gather(*(_register(channel, codes, n, gate) for n in range(people)))
+        finally:
+            await codes.close()
+        yield RunningAuth(mesh, target, list(registered))
+
+
+async def _register(channel: grpc.aio.Channel, codes: _Codes, number: int, gate: asyncio.Semaphore) -> Person:
+    email = f"reader-{number}@example.com"
+    stub = RegistrationServiceStub(channel)
+    async with gate:
+        started = await stub.CreateRegistration(
+            pb.CreateRegistrationRequest(email=email, password=_PASSWORD), timeout=30
+        )
+        code = await codes.of(started.registration_id)
+        request = pb.CompleteRegistrationRequest(registration_id=started.registration_id, code=code)
+        await stub.CompleteRegistration(request, timeout=30)
+    return Person(email, _PASSWORD)
+
+
+class _Codes:
+    """Reads codes where notification would get them; no mail has to be sent for that."""
+
+    def __init__(self, mesh: RunningMesh) -> None:
+        settings = AuthSettings(_secrets_dir=mesh.secrets_dir("auth"))
+        self._seal = Seal(settings.seal_key.get_secret_value())
+        self._db = Database(mesh.database_url("auth"), pool=2)
+
+    async def of(self, challenge_id: str) -> str:
+        query = (
+            select(outbox.table.c.payload)
+            .where(outbox.table.c.type == events.CodeIssued.DESCRIPTOR.full_name)
+            .order_by(outbox.table.c.position.desc())
+        )
+        async with self._db.transaction() as tx:
+            issued = [events.CodeIssued.FromString(payload) for payload in await tx.scalars(query)]
+        sealed = next(event.sealed_mail for event in issued if event.challenge_id == challenge_id)
+        return events.CodeMail.FromString(self._seal.unseal(events.CodeMail.DESCRIPTOR.full_name, sealed)).code
+
+    async def close(self) -> None:
+        await self._db.close()

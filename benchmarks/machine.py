@@ -1,0 +1,66 @@
+"""Names the machine that a table was measured on, without telling whose it is."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """No host name and no path: tables are published."""
+
+    cpu: str
+    cores: int
+    python: str
+    load: float
+    """Runnable processes in the last minute before the run. Well above 0, others shared the processors."""
+
+    def __str__(self) -> str:
+        return f"{self.cpu}, {self.cores} cores, Python {self.python}, load {self.load:.1f} before the run"
+
+
+def this_machine() -> Machine:
+    return Machine(_cpu(), usable_cores(), platform.python_version(), os.getloadavg()[0])
+
+
+def usable_cores() -> int:
+    """Those that this process may run on; macOS cannot say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """Processor time that the processes and their children have used so far."""
+    total = 0.0
+    for pid in pids:
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            times = each.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def stolen_seconds() -> float:
+    """Processor time that this virtual machine wanted and its host gave to others, since it started; 0 where nobody tells."""
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
+
+
+def percentile(samples: Iterable[float], percent: int) -> float:
+    """The sample that `percent` of 100 do not exceed."""
+    return statistics.quantiles(samples, n=100, method="inclusive")[percent - 1]
+
+
+def _cpu() -> str:
+    if _CPU_INFO.exists():
+        for line in _CPU_INFO.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

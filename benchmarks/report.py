@@ -1,0 +1,80 @@
+"""Rows of measurements, as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from .machine import Machine
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantity, beside what it is compared with in the same run."""
+
+    what: str
+    measured: float
+    unit: str
+    beside: str = ""
+    """What it is compared with."""
+    baseline: float | None = None
+    """That one's quantity in the same unit."""
+    goal: str = ""
+    """`>= 0.9` or `< 3`, of the ratio."""
+
+    @property
+    def ratio(self) -> float | None:
+        return self.measured / self.baseline if self.baseline else None
+
+    @property
+    def met(self) -> bool | None:
+        """None where there is no goal."""
+        if not self.goal or self.ratio is None:
+            return None
+        sign, bound = self.goal.split()
+        return self.ratio >= float(bound) if sign == ">=" else self.ratio < float(bound)
+
+
+def as_json(machine: Machine, rows: Sequence[Row], notes: Sequence[str]) -> str:
+    return json.dumps(
+        {
+            "machine": asdict(machine),
+            "rows": [asdict(row) | {"ratio": row.ratio, "met": row.met} for row in rows],
+            "notes": list(notes),
+        },
+        indent=2,
+    )
+
+
+def show(console: Console, machine: Machine, rows: Sequence[Row], notes: Sequence[str]) -> None:
+    table = Table(
+        title=str(machine), title_justify="left", title_style="", box=None, pad_edge=False, header_style="bold"
+    )
+    table.add_column("measured")
+    table.add_column("", justify="right")
+    table.add_column("")
+    table.add_column("beside")
+    table.add_column("", justify="right")
+    table.add_column("ratio", justify="right")
+    table.add_column("goal")
+    for row in rows:
+        table.add_row(
+            row.what,
+            _number(row.measured),
+            row.unit,
+            row.beside,
+            "" if row.baseline is None else _number(row.baseline),
+            "" if row.ratio is None else f"{row.ratio:.2f}",
+            row.goal and f"{row.goal} [{'green' if row.met else 'red'}]{'met' if row.met else 'missed'}[/]",
+        )
+    console.print(table)
+    for note in notes:
+        console.print(f"- {note}", highlight=False, markup=False)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

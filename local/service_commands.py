@@ -1,0 +1,29 @@
+"""A service's command, run by hand with the settings and secrets that the service's processes get in the running mesh."""
+
+import os
+from collections.abc import Sequence
+from typing import NoReturn
+
+from local import status, writers
+from local.components import services
+from local.failures import LocalError
+from local.layout import Layout
+from local.state import MeshRecord
+from local.supervisor import is_running
+
+
+def execute(layout: Layout, service: str, arguments: Sequence[str]) -> NoReturn:
+    """Becomes the command, so that its output, its exit code and its signals are its own.
+
+    Raises LocalError when there is no such service, or no mesh whose databases it could reach.
+    """
+    if service not in services.serving():
+        raise LocalError(f"There is no service {service}: there are {', '.join(services.serving())}.")
+    record = MeshRecord.read(layout.state)
+    if record is None or not is_running(layout):
+        raise LocalError(f"The mesh in {layout.root} is not up: start it with `python -m local up`.")
+    own = status.layout_of(record)
+    server = next(each for each in services.components(own, writers.choose(own.settings)) if each.name == service)
+    *module, _serve = server.command
+    os.chdir(server.directory)
+    os.execve(module[0], [*module, *arguments], dict(server.environment))  # noqa: S606 - no shell, and these words only

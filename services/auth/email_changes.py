@@ -1,0 +1,76 @@
+"""Moving an account to another address, which its owner proves to have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from storymesh.events.v1 import auth_events_pb2 as events
+
+from services.kit import outbox
+from services.kit.caller import Caller, Origin
+from services.kit.database import Database
+from services.kit.errors import InvalidArgument, SessionRevoked, Violation
+
+from . import store
+from .audit import Audit
+from .endings import Endings
+from .errors import CodeInvalid, EmailTaken
+from .model import Action, CodeAnswer, Purpose, Started, User, canonical_email
+from .proofs import CodeProofs, PasswordProofs
+from .sealed_mails import SealedMails
+
+
+class EmailChanges:
+    def __init__(
+        self,
+        db: Database,
+        *,
+        password_proofs: PasswordProofs,
+        code_proofs: CodeProofs,
+        mails: SealedMails,
+        endings: Endings,
+        audit: Audit,
+    ) -> None:
+        self._db = db
+        self._password_proofs = password_proofs
+        self._code_proofs = code_proofs
+        self._mails = mails
+        self._endings = endings
+        self._audit = audit
+
+    async def start(self, caller: Caller, new_email: str, password: str, origin: Origin) -> Started:
+        """Mails a code to the new address, unless it has an account: then its owner is told, and the answer is the same.
+
+        Raises InvalidCredentials, SessionRevoked, InvalidArgument, TooManySignIns, TooManyCodes or Overloaded.
+        """
+        async with self._audit.attempt(Action.EMAIL_CHANGE_START, origin, caller) as attempt:
+            credentials = await self._password_proofs.of_caller(caller, password, origin)
+            if canonical_email(new_email) == canonical_email(credentials.user.profile.email):
+                raise InvalidArgument([Violation("new_email", "is the account's address already", "EMAIL_UNCHANGED")])
+            async with self._db.reading() as tx:
+                await self._endings.require_live(tx, caller)
+            return await self._code_proofs.start_for(credentials.user, Purpose.EMAIL_CHANGE, new_email, attempt)
+
+    async def complete(self, caller: Caller, answer: CodeAnswer, origin: Origin) -> User:
+        """The account with its new address; the old one is told. Raises CodeInvalid, EmailTaken or SessionRevoked."""
+        async with (
+            self._audit.attempt(Action.EMAIL_CHANGE, origin, caller) as attempt,
+            self._code_proofs.redeemed(Purpose.EMAIL_CHANGE, answer, attempt) as challenge,
+        ):
+            if challenge.user_id != caller.user_id or challenge.email is None:
+                raise CodeInvalid
+            async with self._db.transaction() as tx:
+                locked = await store.users.lock(tx, caller.user_id)
+                if locked is None:
+                    raise SessionRevoked
+                await self._endings.require_live(tx, caller)
+                await self._code_proofs.use(tx, challenge)
+                user, old = locked.user, locked.user.profile
+                changed = user.changed(replace(old, email=challenge.email))
+                if not await store.users.set_profile(tx, user.id, changed.profile):
+                    raise EmailTaken
+                await store.registrations.delete_of(tx, challenge.email)
+                await outbox.add(tx, events.UserUpdated(user_id=str(user.id)), key=user.id)
+                await outbox.add(tx, self._mails.address_changed(user.id, old.email, old.first_name), key=user.id)
+                await attempt.done(tx)
+        return changed

@@ -1,0 +1,101 @@
+"""Replacing a password: by its owner who knows it, or by whoever holds a code that was mailed to the account's address."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from storymesh.events.v1 import auth_events_pb2 as events
+
+from services.kit import outbox
+from services.kit.caller import Caller, Origin
+from services.kit.clock import Clock
+from services.kit.database import Database, Transaction
+from services.kit.errors import InvalidArgument, SessionRevoked, Violation
+
+from . import store
+from .audit import Audit
+from .endings import Endings
+from .errors import CodeInvalid, InvalidCredentials
+from .model import Action, CodeAnswer, Purpose, RevokeReason, Started
+from .password_policy import PasswordPolicy, normalized
+from .passwords import Passwords
+from .proofs import CodeProofs, PasswordProofs
+
+FIELD = "new_password"
+
+
+class PasswordChanges:
+    def __init__(
+        self,
+        db: Database,
+        *,
+        policy: PasswordPolicy,
+        passwords: Passwords,
+        password_proofs: PasswordProofs,
+        code_proofs: CodeProofs,
+        endings: Endings,
+        audit: Audit,
+        clock: Clock,
+    ) -> None:
+        self._db = db
+        self._policy = policy
+        self._passwords = passwords
+        self._password_proofs = password_proofs
+        self._code_proofs = code_proofs
+        self._endings = endings
+        self._audit = audit
+        self._clock = clock
+
+    async def change(self, caller: Caller, current: str, new: str, origin: Origin) -> None:
+        """Ends all other sessions. Raises InvalidArgument, InvalidCredentials, SessionRevoked, TooManySignIns or Overloaded."""
+        async with self._audit.attempt(Action.PASSWORD_CHANGE, origin, caller) as attempt:
+            credentials = await self._password_proofs.of_caller(caller, current, origin)
+            self._policy.check(normalized(new), credentials.user.profile, field=FIELD)
+            if normalized(new) == normalized(current):
+                raise InvalidArgument([Violation(FIELD, "is the current password", "PASSWORD_UNCHANGED")])
+            password_hash = await self._passwords.hash(new)
+            async with self._db.transaction() as tx:
+                locked = await store.users.lock(tx, caller.user_id)
+                if locked is None:
+                    raise SessionRevoked
+                await self._endings.require_live(tx, caller)
+                # What was proven is proven only while it is so.
+                if locked.password_changed_at != credentials.password_changed_at or locked.password_disabled_at:
+                    raise InvalidCredentials
+                await self._replace(tx, caller.user_id, password_hash, but=caller.session_id)
+                await attempt.done(tx)
+
+    async def start_reset(self, email: str) -> Started:
+        """Raises TooManyCodes."""
+        return await self._code_proofs.start(Purpose.PASSWORD_RESET, email)
+
+    async def complete_reset(self, answer: CodeAnswer, new: str, origin: Origin) -> None:
+        """Ends all sessions and signs nobody in.
+
+        Raises CodeInvalid, InvalidArgument or Overloaded; after the latter two the code is still good.
+        """
+        # Only what needs no account: whoever has no code learns nothing about one.
+        self._policy.check(normalized(new), None, field=FIELD)
+        async with (
+            self._audit.attempt(Action.PASSWORD_RESET, origin) as attempt,
+            self._code_proofs.redeemed(Purpose.PASSWORD_RESET, answer, attempt) as challenge,
+        ):
+            # After the code, so that wrong ones cost no processor.
+            password_hash = await self._passwords.hash(new)
+            async with self._db.transaction() as tx:
+                locked = challenge.user_id and await store.users.lock(tx, challenge.user_id)
+                if not locked or not challenge.proves(locked.user):
+                    raise CodeInvalid
+                user = locked.user
+                self._policy.check(normalized(new), user.profile, field=FIELD)
+                await self._code_proofs.use(tx, challenge)
+                await self._replace(tx, user.id, password_hash, reset=True)
+                await attempt.done(tx, actor_id=user.id)
+            await self._password_proofs.forgive(user)
+
+    async def _replace(
+        self, tx: Transaction, user_id: UUID, password_hash: str, *, but: UUID | None = None, reset: bool = False
+    ) -> None:
+        await store.users.set_password(tx, user_id, password_hash, self._clock())
+        await self._endings.end_all(tx, user_id, RevokeReason.PASSWORD_CHANGED, but=but)
+        await outbox.add(tx, events.PasswordChanged(user_id=str(user_id), reset=reset), key=user_id)

@@ -1,0 +1,192 @@
+"""How people prove who they are: by the password of an account, or by a code that was mailed to its address."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from redis.exceptions import RedisError
+from storymesh.events.v1 import auth_events_pb2 as events
+
+from services.kit import outbox
+from services.kit.caller import Caller, Origin
+from services.kit.clock import Clock
+from services.kit.database import Database, Transaction
+from services.kit.errors import SessionRevoked
+
+from . import store
+from .audit import Attempt, Audit
+from .codes import Codes
+from .errors import CodeInvalid, InvalidCredentials
+from .model import (
+    Action,
+    Challenge,
+    CodeAnswer,
+    Credentials,
+    Purpose,
+    Randomness,
+    Started,
+    User,
+    canonical_email,
+    canonical_login,
+)
+from .passwords import Passwords
+from .sealed_mails import SealedMails
+from .throttle import SignInThrottle
+
+log = logging.getLogger(__name__)
+
+
+class PasswordProofs:
+    """Looks at passwords: throttled, in the same time whatever is wrong, and no more after too many failures in a row."""
+
+    def __init__(
+        self,
+        db: Database,
+        *,
+        passwords: Passwords,
+        throttle: SignInThrottle,
+        audit: Audit,
+        clock: Clock,
+        most_failures: int,
+    ) -> None:
+        self._db = db
+        self._passwords = passwords
+        self._throttle = throttle
+        self._audit = audit
+        self._clock = clock
+        self._most_failures = most_failures
+
+    async def of_login(
+        self, login: str, credentials: Credentials | None, password: str, origin: Origin, *, device: str | None
+    ) -> Credentials:
+        """`credentials` are those of the login, None when it names no account; `device` is that of a device known to the account.
+
+        Raises InvalidCredentials, TooManySignIns or Overloaded.
+        """
+        bucket = f"device {device}" if device else _bucket_of(login)
+        return await self._check(bucket, login, credentials, password, origin, known=device is not None)
+
+    async def of_caller(self, caller: Caller, password: str, origin: Origin) -> Credentials:
+        """That whoever holds the access token also knows the password. Raises as `of_login` does."""
+        with self._passwords.admitted():
+            async with self._db.reading() as tx:
+                credentials = await store.users.credentials_of(tx, caller.user_id)
+            return await self._check(f"user {caller.user_id}", "", credentials, password, origin, known=True)
+
+    async def forgive(self, user: User) -> None:
+        """The owner proved who they are otherwise: whatever was counted against their logins is over.
+
+        What they proved it for is done by then; without Redis they only wait out what was counted.
+        """
+        logins = [canonical_login(login) for login in (user.profile.email, user.profile.username or "") if login]
+        try:
+            await self._throttle.forget(_account_of(user), f"user {user.id}", *map(_bucket_of, logins))
+        except (RedisError, OSError) as error:
+            log.warning("failed sign-ins at account %s stay counted: %s", user.id, error)
+
+    async def _check(
+        self, bucket: str, login: str, credentials: Credentials | None, password: str, origin: Origin, *, known: bool
+    ) -> Credentials:
+        account = _account_of(credentials.user) if credentials else f"of nobody {login}"
+        async with self._throttle.guess(bucket, account=account, ip=None if known else origin.ip) as guess:
+            right = await self._passwords.verify(password, credentials.password_hash if credentials else None)
+            guess.right = right and credentials is not None and credentials.password_disabled_at is None
+        if not guess.right or credentials is None:
+            # Once: whoever goes on guessing must not see, by the time it takes, that there is an account.
+            if credentials and credentials.password_disabled_at is None and guess.failures >= self._most_failures:
+                await self._disable(credentials.user.id, origin)
+            raise InvalidCredentials
+        return credentials
+
+    async def _disable(self, user_id: UUID, origin: Origin) -> None:
+        async with (
+            self._audit.attempt(Action.PASSWORD_DISABLE, origin, subject_id=user_id) as attempt,
+            self._db.transaction() as tx,
+        ):
+            if await store.users.disable_password(tx, user_id, self._clock()):
+                await outbox.add(tx, events.PasswordDisabled(user_id=str(user_id)), key=user_id)
+                await attempt.done(tx)
+                log.warning("the password of account %s is disabled after too many failures", user_id)
+
+
+def _bucket_of(login: str) -> str:
+    """Named by its kind, like all the others: a login is any text, and must not be taken for a device or a person."""
+    return f"login {login}"
+
+
+def _account_of(user: User) -> str:
+    return f"of {user.id}"
+
+
+class CodeProofs:
+    """Codes for accounts: whether an address has one shows neither in the answers nor in the work done for them."""
+
+    def __init__(
+        self, db: Database, *, codes: Mapping[Purpose, Codes], mails: SealedMails, clock: Clock, random: Randomness
+    ) -> None:
+        self._db = db
+        self._codes = codes
+        self._mails = mails
+        self._clock = clock
+        self._random = random
+
+    async def start(self, purpose: Purpose, email: str) -> Started:
+        """Mails a code to the account that has the address. Raises TooManyCodes."""
+        # 122 random bits, as from uuid4.
+        challenge_id = UUID(bytes=self._random(16), version=4)
+        # Redis first: if the transaction then fails, the code was never sent and simply ends.
+        code = await self._codes[purpose].issue(challenge_id, canonical_email(email))
+        async with self._db.transaction() as tx:
+            user = await store.users.keep_by_email(tx, email)
+            owner_id, address, first_name = None, None, ""
+            if user:
+                owner_id, address, first_name = user.id, user.profile.email, user.profile.first_name
+            await store.challenges.insert(tx, Challenge(challenge_id, purpose, owner_id, address, code.expires_at))
+            event = self._mails.code_issued(challenge_id, purpose, code, address or "", first_name)
+            await outbox.add(tx, event, key=owner_id or challenge_id)
+        return Started(challenge_id, code.expires_at)
+
+    async def start_for(self, user: User, purpose: Purpose, email: str, attempt: Attempt) -> Started:
+        """Mails a code to an address that an account is to have; to the owner of a taken one goes a warning instead.
+
+        Raises TooManyCodes or SessionRevoked.
+        """
+        challenge_id = UUID(bytes=self._random(16), version=4)
+        code = await self._codes[purpose].issue(challenge_id, canonical_email(email))
+        async with self._db.transaction() as tx:
+            if not await store.users.keep(tx, user.id):
+                raise SessionRevoked
+            await store.challenges.insert(tx, Challenge(challenge_id, purpose, user.id, email, code.expires_at))
+            issued = self._mails.code_issued(challenge_id, purpose, code, email, user.profile.first_name)
+            owner = await store.users.find_by_email(tx, email)
+            if owner is None:
+                await outbox.add(tx, issued, key=user.id)
+            else:
+                await outbox.add(tx, events.AddressClaimed(user_id=str(owner.id)), key=owner.id)
+            await attempt.done(tx)
+        return Started(challenge_id, code.expires_at)
+
+    @asynccontextmanager
+    async def redeemed(self, purpose: Purpose, answer: CodeAnswer, attempt: Attempt) -> AsyncIterator[Challenge]:
+        """Runs the block with the code claimed; it is void after the block, and good again when the block raises.
+
+        Raises CodeInvalid. The block has to see that the account still has the address that the code went to, and to `use` the
+        challenge in its transaction. The attempt of somebody unproven concerns the account that the code was for.
+        """
+        async with self._db.transaction() as tx:
+            challenge = await store.challenges.find(tx, answer.challenge_id, purpose, self._clock())
+        if challenge and challenge.user_id and attempt.entry.actor_id is None:
+            attempt.concerns(challenge.user_id)
+        address = canonical_email(challenge.email) if challenge and challenge.email else f"nobody {answer.challenge_id}"
+        async with self._codes[purpose].redeemed(answer.challenge_id, address, answer.digits):
+            if challenge is None:
+                raise CodeInvalid
+            yield challenge
+
+    async def use(self, tx: Transaction, challenge: Challenge) -> None:
+        """Voids the challenge together with what it is used for, whatever Redis forgets. Raises CodeInvalid."""
+        if not await store.challenges.use(tx, challenge.id):
+            raise CodeInvalid

@@ -1,0 +1,45 @@
+"""Events that carry an address or a code to the mail worker: nothing on the way can read them."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from storymesh.events.v1 import auth_events_pb2 as events
+
+from services.kit.sealing import Seal
+
+from .codes import Code
+from .model import Purpose
+
+_PURPOSES = {
+    Purpose.REGISTRATION: events.CODE_PURPOSE_REGISTRATION,
+    Purpose.SIGN_IN: events.CODE_PURPOSE_SIGN_IN,
+    Purpose.PASSWORD_RESET: events.CODE_PURPOSE_PASSWORD_RESET,
+    Purpose.EMAIL_CHANGE: events.CODE_PURPOSE_EMAIL_CHANGE,
+}
+
+
+class SealedMails:
+    def __init__(self, seal: Seal) -> None:
+        self._seal = seal
+
+    def code_issued(
+        self, challenge_id: UUID, purpose: Purpose, code: Code, email: str, first_name: str
+    ) -> events.CodeIssued:
+        """Without an address it is a decoy, which the mail worker drops: made so that nothing tells who has an account."""
+        mail = events.CodeMail(email=email, code=code.digits, first_name=first_name)
+        event = events.CodeIssued(
+            challenge_id=str(challenge_id), purpose=_PURPOSES[purpose], sealed_mail=_sealed(self._seal, mail)
+        )
+        event.expire_time.FromDatetime(code.expires_at)
+        return event
+
+    def address_changed(self, user_id: UUID, email: str, first_name: str) -> events.EmailChanged:
+        """To the address that the account had."""
+        mail = events.AddressMail(email=email, first_name=first_name)
+        return events.EmailChanged(user_id=str(user_id), sealed_mail=_sealed(self._seal, mail))
+
+
+def _sealed(seal: Seal, mail: events.CodeMail | events.AddressMail) -> bytes:
+    """The purpose is the name of the sealed message, which notification opens it with."""
+    return seal.seal(mail.DESCRIPTOR.full_name, mail.SerializeToString())

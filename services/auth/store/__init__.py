@@ -1,0 +1,7 @@
+"""Every SQL statement of the auth service, a module for each table."""
+
+from __future__ import annotations
+
+from . import audit, challenges, keys, registrations, revocations, sessions, users
+
+__all__ = ["audit", "challenges", "keys", "registrations", "revocations", "sessions", "users"]

@@ -1,0 +1,44 @@
+"""What codes were asked for besides registrations."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import delete, select
+from sqlalchemy import insert as insert_into
+
+from services.kit.database import Transaction
+
+from ..model import Challenge, Purpose
+from ..tables import challenges
+
+
+async def insert(tx: Transaction, challenge: Challenge) -> None:
+    statement = insert_into(challenges).values(
+        id=challenge.id,
+        purpose=challenge.purpose,
+        user_id=challenge.user_id,
+        email=challenge.email,
+        expires_at=challenge.expires_at,
+    )
+    await tx.execute(statement)
+
+
+async def find(tx: Transaction, challenge_id: UUID, purpose: Purpose, now: datetime) -> Challenge | None:
+    query = select(challenges).where(
+        challenges.c.id == challenge_id, challenges.c.purpose == purpose, challenges.c.expires_at > now
+    )
+    row = (await tx.execute(query)).mappings().one_or_none()
+    return (
+        Challenge(row["id"], Purpose(row["purpose"]), row["user_id"], row["email"], row["expires_at"]) if row else None
+    )
+
+
+async def use(tx: Transaction, challenge_id: UUID) -> bool:
+    """False when it was used before."""
+    return (await tx.execute(delete(challenges).where(challenges.c.id == challenge_id))).rowcount == 1
+
+
+async def delete_expired(tx: Transaction, now: datetime) -> int:
+    return (await tx.execute(delete(challenges).where(challenges.c.expires_at <= now))).rowcount

@@ -1,0 +1,53 @@
+"""Access tokens that must not be taken any more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import BigInteger, ColumnElement, Text, cast, delete, func, select
+from sqlalchemy.dialects.postgresql import insert as insert_into
+
+from services.kit.database import Transaction
+from services.kit.revocations import Kind, Revocation
+
+from ..tables import revocations
+
+CHANNEL = "revocations"
+"""NOTIFY wakes the feed of every replica; the payload is empty, so Postgres folds many into one."""
+
+
+async def insert(tx: Transaction, added: Sequence[Revocation]) -> None:
+    """Wakes the feed when the transaction commits."""
+    if not added:
+        return
+    statement = insert_into(revocations).values(
+        [{"kind": each.kind, "value": each.value, "expires_at": each.expires_at} for each in added]
+    )
+    statement = statement.on_conflict_do_update(
+        index_elements=["kind", "value"],
+        set_={"expires_at": statement.excluded.expires_at, "transaction": _number(func.pg_current_xact_id())},
+    )
+    await tx.execute(statement)
+    await tx.execute(select(func.pg_notify(CHANNEL, "")))
+
+
+async def since(tx: Transaction, horizon: int, now: datetime) -> tuple[int, Sequence[Revocation]]:
+    """What was committed since the horizon, 0 for all that is in force, and the horizon to ask with next time.
+
+    Rows become visible in the order of commits, which no sequence tells. Every transaction below the horizon (the oldest one that
+    was running) had ended when it was taken, so whatever commits later is at or above it; some rows come twice.
+    """
+    taken: int = (await tx.execute(select(_number(func.pg_snapshot_xmin(func.pg_current_snapshot()))))).scalar_one()
+    query = select(revocations).where(revocations.c.transaction >= horizon, revocations.c.expires_at > now)
+    rows = (await tx.execute(query)).mappings()
+    return taken, [Revocation(Kind(row["kind"]), row["value"], row["expires_at"]) for row in rows]
+
+
+async def delete_expired(tx: Transaction, now: datetime) -> int:
+    return (await tx.execute(delete(revocations).where(revocations.c.expires_at <= now))).rowcount
+
+
+def _number(transaction: ColumnElement[object]) -> ColumnElement[int]:
+    """Postgres' 64-bit transaction ids never wrap, and have no cast to a number but by way of their digits."""
+    return cast(cast(transaction, Text), BigInteger)

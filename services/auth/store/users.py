@@ -1,0 +1,195 @@
+"""Accounts and their passwords."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import bindparam, or_, select
+from sqlalchemy import delete as delete_from
+from sqlalchemy import update as update_table
+from sqlalchemy.dialects.postgresql import insert as insert_into
+from sqlalchemy.engine.row import RowMapping
+from sqlalchemy.exc import IntegrityError
+
+from services.kit.caller import Role
+from services.kit.database import Transaction
+
+from ..model import Credentials, Profile, User, canonical_email, canonical_username
+from ..tables import users
+
+# Built once, for every sign-in runs them.
+_BY_LOGIN = select(users).where(
+    or_(users.c.email_canonical == bindparam("login"), users.c.username_canonical == bindparam("login"))
+)
+_HELD = (
+    select(users)
+    .where(
+        users.c.id == bindparam("user_id"),
+        users.c.password_changed_at == bindparam("changed_at"),
+        users.c.password_disabled_at.is_(None),
+    )
+    .with_for_update(read=True)
+)
+
+
+async def insert(tx: Transaction, user: User, password_hash: str) -> bool:
+    """False when the address or the username belongs to another account; then nothing is written."""
+    statement = insert_into(users).values(
+        id=user.id,
+        **profile_values(user.profile),
+        username_canonical=_canonical(user.profile.username),
+        role=user.role,
+        password_hash=password_hash,
+        password_changed_at=user.created_at,
+        created_at=user.created_at,
+    )
+    # SQLAlchemy reports no row count of an INSERT.
+    inserted = await tx.execute(statement.on_conflict_do_nothing().returning(users.c.id))
+    return inserted.scalar_one_or_none() is not None
+
+
+async def find(tx: Transaction, user_id: UUID) -> User | None:
+    row = (await tx.execute(select(users).where(users.c.id == user_id))).mappings().one_or_none()
+    return user_of(row) if row else None
+
+
+async def find_by_email(tx: Transaction, email: str) -> User | None:
+    query = select(users).where(users.c.email_canonical == canonical_email(email))
+    row = (await tx.execute(query)).mappings().one_or_none()
+    return user_of(row) if row else None
+
+
+async def find_credentials(tx: Transaction, canonical_login: str) -> Credentials | None:
+    """By address or username: only the former has an @, so that at most one account matches."""
+    return _credentials((await tx.execute(_BY_LOGIN, {"login": canonical_login})).mappings().one_or_none())
+
+
+async def credentials_of(tx: Transaction, user_id: UUID) -> Credentials | None:
+    query = select(users).where(users.c.id == user_id)
+    return _credentials((await tx.execute(query)).mappings().one_or_none())
+
+
+async def lock(tx: Transaction, user_id: UUID) -> Credentials | None:
+    """Lets one change of an account at a time through, and keeps sessions from being opened until it is committed.
+
+    Every operation that ends several sessions begins here: two that end each other's would otherwise wait for each other.
+    """
+    query = select(users).where(users.c.id == user_id).with_for_update(key_share=True)
+    return _credentials((await tx.execute(query)).mappings().one_or_none())
+
+
+async def keep(tx: Transaction, user_id: UUID) -> bool:
+    """Keeps the account from being deleted until the transaction ends. False when it is gone."""
+    query = select(users.c.id).where(users.c.id == user_id).with_for_update(read=True, key_share=True)
+    return (await tx.execute(query)).scalar_one_or_none() is not None
+
+
+async def keep_by_email(tx: Transaction, email: str) -> User | None:
+    """The account that has the address, and goes on having it until the transaction ends."""
+    query = select(users).where(users.c.email_canonical == canonical_email(email))
+    row = (await tx.execute(query.with_for_update(read=True, key_share=True))).mappings().one_or_none()
+    return user_of(row) if row else None
+
+
+async def hold_password(tx: Transaction, user_id: UUID, changed_at: datetime) -> User | None:
+    """Keeps the account and its password as they are now until the transaction ends.
+
+    None when the password was changed, disabled or deleted with the account.
+    """
+    row = (await tx.execute(_HELD, {"user_id": user_id, "changed_at": changed_at})).mappings().one_or_none()
+    return user_of(row) if row else None
+
+
+async def replace_password_hash(tx: Transaction, user_id: UUID, *, old: str, new: str) -> None:
+    """The same password hashed anew; without effect when somebody else was faster."""
+    await tx.execute(
+        update_table(users).where(users.c.id == user_id, users.c.password_hash == old).values(password_hash=new)
+    )
+
+
+async def set_password(tx: Transaction, user_id: UUID, password_hash: str, now: datetime) -> None:
+    """Another password, which is usable whatever became of the former one."""
+    await _set(tx, user_id, password_hash=password_hash, password_changed_at=now, password_disabled_at=None)
+
+
+async def disable_password(tx: Transaction, user_id: UUID, now: datetime) -> bool:
+    """False when it is disabled already."""
+    statement = update_table(users).where(users.c.id == user_id, users.c.password_disabled_at.is_(None))
+    return (await tx.execute(statement.values(password_disabled_at=now))).rowcount == 1
+
+
+async def enable_password(tx: Transaction, user_id: UUID) -> None:
+    await _set(tx, user_id, password_disabled_at=None)
+
+
+async def set_role(tx: Transaction, user_id: UUID, role: Role) -> None:
+    await _set(tx, user_id, role=role)
+
+
+async def set_profile(tx: Transaction, user_id: UUID, profile: Profile) -> bool:
+    """False when the address or the username belongs to another account; then nothing is written."""
+    values = {**profile_values(profile), "username_canonical": _canonical(profile.username)}
+    try:
+        async with tx.begin_nested():
+            await _set(tx, user_id, **values)
+    except IntegrityError:
+        return False
+    return True
+
+
+async def delete(tx: Transaction, user_id: UUID) -> None:
+    """With the account go its sessions and challenges."""
+    await tx.execute(delete_from(users).where(users.c.id == user_id))
+
+
+async def _set(tx: Transaction, user_id: UUID, **values: Any) -> None:
+    await tx.execute(update_table(users).where(users.c.id == user_id).values(**values))
+
+
+def _canonical(username: str | None) -> str | None:
+    return None if username is None else canonical_username(username)
+
+
+def profile_values(profile: Profile) -> dict[str, Any]:
+    """The columns that users and registrations have in common."""
+    return {
+        "email": profile.email,
+        "email_canonical": canonical_email(profile.email),
+        "username": profile.username,
+        "first_name": profile.first_name,
+        "last_name": profile.last_name,
+        "preferences": list(profile.preferences),
+    }
+
+
+def profile_of(row: RowMapping, prefix: str = "") -> Profile:
+    return Profile(
+        email=row[prefix + "email"],
+        username=row[prefix + "username"],
+        first_name=row[prefix + "first_name"],
+        last_name=row[prefix + "last_name"],
+        preferences=tuple(row[prefix + "preferences"]),
+    )
+
+
+def user_of(row: RowMapping, prefix: str = "") -> User:
+    """`prefix` is what the columns are labelled with in a join."""
+    return User(
+        id=row[prefix + "id"],
+        profile=profile_of(row, prefix),
+        role=Role(row[prefix + "role"]),
+        created_at=row[prefix + "created_at"],
+    )
+
+
+def _credentials(row: RowMapping | None) -> Credentials | None:
+    if row is None:
+        return None
+    return Credentials(
+        user=user_of(row),
+        password_hash=row["password_hash"],
+        password_changed_at=row["password_changed_at"],
+        password_disabled_at=row["password_disabled_at"],
+    )

@@ -1,0 +1,113 @@
+"""The numbers of one process, for operators: counted with OpenTelemetry, read as Prometheus text.
+
+No label ever names a person, a session or an address: numbers are kept longer and read by more people than anything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
+from opentelemetry.sdk.resources import Resource
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+
+from .errors import RevocationsUnknown, SessionRevoked
+from .revocations import Revocations
+
+log = logging.getLogger(__name__)
+
+_REFUSALS = (SessionRevoked.reason, RevocationsUnknown.reason)
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
+
+
+class Metrics:
+    """Counts from the beginning, whether somebody reads or not."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        # Prometheus itself knows which process it reads, so neither the resource nor the scope needs to be a label.
+        reader = PrometheusMetricReader(disable_target_info=True, scope_info_enabled=False, registry=self._registry)
+        self._provider = MeterProvider(
+            [reader],
+            resource=Resource.get_empty(),
+            # The text has no place for examples, so none are looked for.
+            exemplar_filter=AlwaysOffExemplarFilter(),
+            shutdown_on_exit=False,
+        )
+        self.meter: Meter = self._provider.get_meter("storymesh")
+        # The name, the unit and the attributes are those of OpenTelemetry's conventions for RPC.
+        self._durations = self.meter.create_histogram(
+            "rpc.server.call.duration",
+            unit="s",
+            description="How long calls took, a stream from its beginning to its end.",
+            explicit_bucket_boundaries_advisory=_SECONDS,
+        )
+        self._refusals = self.meter.create_counter(
+            "storymesh_calls_refused", description="Calls refused, and streams ended, because of a revocation."
+        )
+        for reason in _REFUSALS:
+            # A counter that first appears with a 1 shows no increase.
+            self._refusals.add(0, {"reason": reason})
+
+    def called(self, path: str, status: str, seconds: float, reason: str | None) -> None:
+        """Counts a call that has ended. `path` is one of our methods', never what a client made up."""
+        self._durations.record(
+            seconds,
+            {"rpc.system.name": "grpc", "rpc.method": path.removeprefix("/"), "rpc.response.status_code": status},
+        )
+        if reason in _REFUSALS:
+            self._refusals.add(1, {"reason": reason})
+
+    def show(self, revocations: Revocations) -> None:
+        """Shows from now on what is known of revocations and how far that can be trusted."""
+        self._gauge("storymesh_revocations_known", "Revocations in force.", lambda: revocations.count)
+        self._gauge(
+            "storymesh_revocation_feed_age",
+            "How long nobody has vouched that the list of revocations is complete.",
+            lambda: revocations.age_seconds,
+            unit="s",
+        )
+        self._gauge(
+            "storymesh_revocation_feed_stale",
+            "1 while writes are refused because revocations are not known.",
+            lambda: int(revocations.stale),
+        )
+
+    def _gauge(self, name: str, description: str, value: Callable[[], float], *, unit: str = "") -> None:
+        def observe(_options: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(value())]
+
+        self.meter.create_observable_gauge(name, [observe], unit=unit, description=description)
+
+    @asynccontextmanager
+    async def exposed(self, listen: str) -> AsyncIterator[str]:
+        """Answers HTTP at the address as long as the context is open, from threads of its own; nowhere when it is empty.
+
+        Yields the URL. Raises OSError when the address is taken. Who can reach it can read it, so it belongs on loopback or an
+        internal network.
+        """
+        if not listen:
+            yield ""
+            return
+        host, _, port = listen.rpartition(":")
+        try:
+            server, thread = await asyncio.to_thread(start_http_server, int(port), host.strip("[]"), self._registry)
+        except OSError as error:
+            raise OSError(
+                f"metrics cannot be served on {listen}: {error.strerror or error}; "
+                "end the process that listens there or set STORYMESH_METRICS_LISTEN"
+            ) from None
+        url = f"http://{host}:{server.server_port}/metrics"
+        log.info("metrics are served on %s", url)
+        try:
+            yield url
+        finally:
+            await asyncio.to_thread(server.shutdown)
+            server.server_close()
+            await asyncio.to_thread(thread.join)

@@ -1,0 +1,213 @@
+"""The access tokens that are not to be taken any more although they have not expired: what one process knows of them.
+
+Auth tells (`revocation_feed`), everybody else asks at each call. The list says for itself how far it can be trusted: when nobody
+has vouched for it for a while, it is stale, and a token that it does not name may be revoked all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from uuid import UUID
+
+from .clock import SKEW, Clock
+from .errors import RevocationsUnknown
+
+STALE_AFTER = timedelta(seconds=30)
+"""How long a service goes on taking writes on the word of a list that nobody vouches for."""
+
+
+class Kind(StrEnum):
+    """What a revocation names: the tokens of a session (claim `sid`), of a person (`sub`) or under a key (header `kid`)."""
+
+    SESSION = "session"
+    USER = "user"
+    KEY = "key"
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """`expires_at` is when the last of these tokens expires, after which the entry says nothing that `exp` does not."""
+
+    kind: Kind
+    value: str
+    expires_at: datetime
+
+
+Target = tuple[Kind, str]
+
+
+def since_boot() -> float:
+    """Seconds that no change of the wall clock moves and that, where the system can tell, count a suspended machine's sleep."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Revocations:
+    """Bounded by itself, because an entry goes when the tokens that it names have expired.
+
+    Belongs to one event loop. Expiry is a matter of the clock that token expiry is judged by, and an entry outlives the tokens by
+    the same skew; staleness is a matter of elapsed seconds, which `monotonic` counts.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        stale_after: timedelta = STALE_AFTER,
+        monotonic: Callable[[], float] = since_boot,
+    ) -> None:
+        self._clock = clock
+        self._monotonic = monotonic
+        self._stale_after_seconds = stale_after.total_seconds()
+        self._entries: dict[Target, Revocation] = {}
+        # By expiry. An entry whose life was extended stands here twice, and the first of the two is skipped.
+        self._expiries: list[tuple[datetime, Target]] = []
+        self._created_at = monotonic()
+        self._vouched_at: float | None = None
+        self._known = asyncio.Event()
+        self._subscribers: set[asyncio.Queue[Revocation]] = set()
+        self._waiting: defaultdict[Target, set[Callable[[], None]]] = defaultdict(set)
+
+    def replace(self, revocations: Iterable[Revocation]) -> None:
+        """Takes a snapshot: these are in force, no others are, and the list is complete now."""
+        self._drop_expired()
+        before = self._entries
+        self._entries, self._expiries = {}, []
+        fresh = [each for each in revocations if self._insert(each) and _target(each) not in before]
+        self.heard()
+        self._announce(fresh)
+
+    def add(self, revocation: Revocation) -> None:
+        """Takes one more, unless it is known or past; the list is complete now."""
+        self.heard()
+        known = _target(revocation) in self._entries
+        if self._insert(revocation) and not known:
+            self._announce([revocation])
+
+    def heard(self) -> None:
+        """Takes it that the list is complete now."""
+        self._vouched_at = self._monotonic()
+        self._known.set()
+        self._drop_expired()
+
+    def current(self) -> tuple[Revocation, ...]:
+        """Those in force."""
+        self._drop_expired()
+        return tuple(self._entries.values())
+
+    def covers(self, *, session_id: UUID, user_id: UUID, kid: str) -> bool:
+        """Whether a token with these is revoked, as far as is known."""
+        return any(self._in_force(target) for target in _targets(session_id, user_id, kid))
+
+    @property
+    def known(self) -> bool:
+        """Whether there ever was a complete list."""
+        return self._vouched_at is not None
+
+    @property
+    def count(self) -> int:
+        """How many entries are kept. May be asked from any thread."""
+        return len(self._entries)
+
+    @property
+    def age_seconds(self) -> float:
+        """How long nobody has vouched for the list: since the last word, or since there is this one. From any thread."""
+        return self._monotonic() - (self._created_at if self._vouched_at is None else self._vouched_at)
+
+    @property
+    def overdue(self) -> bool:
+        """Whether nobody has vouched for the list for too long. A new one is given that time too before it is a fault."""
+        return self.age_seconds > self._stale_after_seconds
+
+    @property
+    def stale(self) -> bool:
+        """Whether the list cannot be relied upon: nobody has vouched for it for too long, or ever."""
+        return not self.known or self.overdue
+
+    async def check_known(self) -> None:
+        """A health check: answers once there is a list. A replica without one cannot tell whom it must refuse."""
+        await self._known.wait()
+
+    async def check_fresh(self) -> None:
+        """A health check: raises while the list is stale. At the start it waits for one, which is no failure yet."""
+        await self._known.wait()
+        if self.stale:
+            raise RevocationsUnknown
+
+    @contextmanager
+    def subscribed(self) -> Iterator[asyncio.Queue[Revocation]]:
+        """A queue of every revocation that is new from now on."""
+        queue: asyncio.Queue[Revocation] = asyncio.Queue()
+        self._subscribers.add(queue)
+        try:
+            yield queue
+        finally:
+            self._subscribers.discard(queue)
+
+    @contextmanager
+    def calling(self, revoked: Callable[[], None], *, session_id: UUID, user_id: UUID, kid: str) -> Iterator[None]:
+        """Calls `revoked` when a token with these is revoked while the context is open, or is so already.
+
+        A revocation costs what it ends, however many others wait: unlike with `subscribed`, nobody is woken in vain.
+        """
+        targets = _targets(session_id, user_id, kid)
+        with ExitStack() as leaving:
+            for target in targets:
+                self._waiting[target].add(revoked)
+                leaving.callback(self._leave, target, revoked)
+            if any(self._in_force(target) for target in targets):
+                revoked()
+            yield
+
+    def _leave(self, target: Target, revoked: Callable[[], None]) -> None:
+        waiting = self._waiting[target]
+        waiting.discard(revoked)
+        if not waiting:
+            del self._waiting[target]
+
+    def _insert(self, revocation: Revocation) -> bool:
+        """Whether the list has it now and did not have it for as long before."""
+        target = _target(revocation)
+        known = self._entries.get(target)
+        if self._past(revocation) or (known is not None and known.expires_at >= revocation.expires_at):
+            return False
+        self._entries[target] = revocation
+        heapq.heappush(self._expiries, (revocation.expires_at, target))
+        return True
+
+    def _announce(self, revocations: Iterable[Revocation]) -> None:
+        for revocation in revocations:
+            for queue in self._subscribers:
+                queue.put_nowait(revocation)
+            for revoked in tuple(self._waiting.get(_target(revocation), ())):
+                revoked()
+
+    def _drop_expired(self) -> None:
+        gone_before = self._clock() - SKEW
+        while self._expiries and self._expiries[0][0] <= gone_before:
+            expires_at, target = heapq.heappop(self._expiries)
+            if self._entries[target].expires_at == expires_at:
+                del self._entries[target]
+
+    def _in_force(self, target: Target) -> bool:
+        revocation = self._entries.get(target)
+        return revocation is not None and not self._past(revocation)
+
+    def _past(self, revocation: Revocation) -> bool:
+        # On this side of the comparison, for an end of time has no later one.
+        return revocation.expires_at <= self._clock() - SKEW
+
+
+def _target(revocation: Revocation) -> Target:
+    return revocation.kind, revocation.value
+
+
+def _targets(session_id: UUID, user_id: UUID, kid: str) -> tuple[Target, ...]:
+    return (Kind.SESSION, str(session_id)), (Kind.USER, str(user_id)), (Kind.KEY, kid)

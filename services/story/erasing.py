@@ -1,0 +1,50 @@
+"""Erasing all that is known of a person whose account is gone."""
+
+from __future__ import annotations
+
+import logging
+from uuid import UUID
+
+from services.kit import erasure
+from services.kit.clock import Clock
+from services.kit.database import Database
+
+from . import store
+from .progress import KEPT, Progress
+
+log = logging.getLogger(__name__)
+
+_BATCH = 500
+"""Stories that one transaction deletes: so many, and no lock is held for long."""
+
+
+class Erasing:
+    """Can be broken off anywhere and repeated: a story goes last from where it is found."""
+
+    def __init__(self, db: Database, progress: Progress, clock: Clock) -> None:
+        self._db = db
+        self._progress = progress
+        self._clock = clock
+
+    async def erase(self, owner_id: UUID) -> None:
+        """Deletes the owner's stories, in whatever state, and lets no other come into being.
+
+        Whoever writes or watches one of them is stopped. Raises RedisError while Redis is away, which holds words as well.
+        """
+        async with self._db.transaction() as tx:
+            await erasure.erase(tx, owner_id)
+        erased = 0
+        while True:
+            async with self._db.transaction() as tx:
+                found = await store.ids_of(tx, owner_id, _BATCH)
+            if not found:
+                break
+            # The words first, for without the stories nobody would know where they are. Twice the time, for clocks differ.
+            expired_at = self._clock() - 2 * KEPT
+            await self._progress.erase(
+                [id_ for id_, ended_at in found.items() if not ended_at or ended_at > expired_at]
+            )
+            async with self._db.transaction() as tx:
+                await store.erase(tx, found)
+            erased += len(found)
+        log.info("erased %d stories of a deleted account", erased)

@@ -1,0 +1,140 @@
+"""What happens around every call: deadline, token, one renewal when the token is refused, errors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, cast
+
+from grpc import StatusCode
+from grpc.aio import (
+    AioRpcError,
+    ClientCallDetails,
+    ClientInterceptor,
+    Metadata,
+    UnaryStreamCall,
+    UnaryStreamClientInterceptor,
+    UnaryUnaryCall,
+    UnaryUnaryClientInterceptor,
+)
+
+from .contract import Method
+from .errors import StorymeshError
+from .session import Session
+
+_TOKEN_REFUSED = {"UNAUTHENTICATED", "SESSION_REVOKED", "TOKEN_EXPIRED", "TOKEN_INVALID"}
+"""Of the service, of the revocation list (a dropped key ends tokens, not sessions) and of the edge.
+
+A wrong password or code is UNAUTHENTICATED as well, and must not be sent twice: it counts as a failure each time.
+"""
+
+Unary = Callable[[ClientCallDetails, Any], Awaitable[UnaryUnaryCall[Any, Any]]]
+Streaming = Callable[[ClientCallDetails, Any], Awaitable[UnaryStreamCall[Any, Any]]]
+SessionOf = Callable[[], Session]
+
+
+def interceptors(methods: Mapping[str, Method], session: SessionOf, call_seconds: float) -> list[ClientInterceptor]:
+    """For the channel: it exists before the session, which refreshes through it."""
+    credentials = _Credentials(methods, session)
+    return [_UnaryCalls(credentials, call_seconds), _StreamingCalls(credentials)]
+
+
+class _Credentials:
+    """Adds the access token to calls whose method asks for one, and to no others."""
+
+    def __init__(self, methods: Mapping[str, Method], session: SessionOf) -> None:
+        self._methods = methods
+        self._session = session
+
+    async def token(self, details: ClientCallDetails) -> str | None:
+        path: str | bytes = details.method
+        path = path.decode() if isinstance(path, bytes) else path
+        if not self._methods[path].needs_token:
+            return None
+        return await self._session().access_token()
+
+    async def another(self, refused: str) -> str:
+        return await self._session().renewed(refused)
+
+
+class _UnaryCalls(UnaryUnaryClientInterceptor):
+    def __init__(self, credentials: _Credentials, call_seconds: float) -> None:
+        self._credentials = credentials
+        self._call_seconds = call_seconds
+
+    async def intercept_unary_unary(
+        self, continuation: Any, client_call_details: ClientCallDetails, request: Any
+    ) -> UnaryUnaryCall[Any, Any]:
+        call: Unary = continuation
+        seconds = client_call_details.timeout
+        details = _changed(client_call_details, timeout=self._call_seconds if seconds is None else seconds)
+        token = await self._credentials.token(details)
+        try:
+            return await _answered(call, _authorized(details, token), request)
+        except StorymeshError as error:
+            if token is None or not _refuses_token(error):
+                raise
+        token = await self._credentials.another(token)
+        return await _answered(call, _authorized(details, token), request)
+
+
+class _StreamingCalls(UnaryStreamClientInterceptor):
+    """Without a deadline: a watch lasts as long as what it watches."""
+
+    def __init__(self, credentials: _Credentials) -> None:
+        self._credentials = credentials
+
+    async def intercept_unary_stream(
+        self, continuation: Any, client_call_details: ClientCallDetails, request: Any
+    ) -> AsyncIterator[Any]:
+        open_call: Streaming = continuation
+        token = await self._credentials.token(client_call_details)
+        call = await open_call(_authorized(client_call_details, token), request)
+        if token is not None:
+            # Returns with the first message or the refusal.
+            await call.initial_metadata()
+            if call.done() and await _refused(call):
+                token = await self._credentials.another(token)
+                call = await open_call(_authorized(client_call_details, token), request)
+        return _messages(call)
+
+
+async def _answered(call: Unary, details: ClientCallDetails, request: Any) -> UnaryUnaryCall[Any, Any]:
+    """The call once it has succeeded. Raises StorymeshError."""
+    started = await call(details, request)
+    try:
+        await started
+    except AioRpcError as error:
+        raise StorymeshError.of(error) from None
+    return started
+
+
+async def _refused(call: UnaryStreamCall[Any, Any]) -> bool:
+    code = await call.code()
+    if code is not StatusCode.UNAUTHENTICATED:
+        return False
+    return _refuses_token(StorymeshError(code, trailing_metadata=Metadata(*(await call.trailing_metadata() or ()))))
+
+
+async def _messages(call: UnaryStreamCall[Any, Any]) -> AsyncIterator[Any]:
+    try:
+        async for message in call:
+            yield message
+    except AioRpcError as error:
+        raise StorymeshError.of(error) from None
+
+
+def _refuses_token(error: StorymeshError) -> bool:
+    return error.code() is StatusCode.UNAUTHENTICATED and error.reason in _TOKEN_REFUSED
+
+
+def _authorized(details: ClientCallDetails, token: str | None) -> ClientCallDetails:
+    if token is None:
+        return details
+    metadata = Metadata(*(details.metadata or ()))
+    metadata["authorization"] = f"Bearer {token}"
+    return _changed(details, metadata=metadata)
+
+
+def _changed(details: ClientCallDetails, **changes: object) -> ClientCallDetails:
+    # A named tuple at run time, which its type does not say.
+    return cast("ClientCallDetails", cast("Any", details)._replace(**changes))

@@ -1,0 +1,98 @@
+"""The one exception that calls raise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Self, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
+
+M = TypeVar("M", bound=Message)
+
+NOT_SIGNED_IN = "NOT_SIGNED_IN"
+"""The client's own reason: there is no session to make the call with."""
+
+_DETAILS = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """What is wrong with one field. `field` is its path, such as `preferences[1]`."""
+
+    field: str
+    description: str
+
+
+class StorymeshError(AioRpcError):
+    """What the mesh answered instead of a result, or why there was no answer.
+
+    An AioRpcError, so that code written for grpc handles it too, but one that prints as a sentence.
+    """
+
+    def __init__(
+        self,
+        code: StatusCode,
+        initial_metadata: Metadata | None = None,
+        trailing_metadata: Metadata | None = None,
+        details: str | None = None,
+        debug_error_string: str | None = None,
+        *,
+        reason: str = "",
+    ) -> None:
+        super().__init__(
+            code, initial_metadata or Metadata(), trailing_metadata or Metadata(), details, debug_error_string
+        )
+        status = _status(trailing_metadata)
+        info = _detail(status, error_details_pb2.ErrorInfo)
+        request = _detail(status, error_details_pb2.BadRequest)
+        retry = _detail(status, error_details_pb2.RetryInfo)
+        self.message = details or code.name.lower().replace("_", " ")
+        self.reason = info.reason if info else reason
+        """Permanent and UPPER_SNAKE; empty when nobody of the mesh answered."""
+        self.violations = tuple(
+            Violation(each.field, each.description) for each in (request.field_violations if request else ())
+        )
+        self.retry_after: timedelta | None = retry.retry_delay.ToTimedelta() if retry else None
+
+    @classmethod
+    def of(cls, error: AioRpcError) -> Self:
+        return cls(
+            error.code(),
+            error.initial_metadata(),
+            error.trailing_metadata(),
+            error.details(),
+            error.debug_error_string(),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.reason or self.code().name}: {self.message}"
+
+    __repr__ = __str__
+
+
+def _status(metadata: Metadata | None) -> status_pb2.Status:
+    """Empty when the answer has none, or none that can be read: proxies on the way may answer whatever they like."""
+    for key, value in metadata or ():
+        if key == _DETAILS and isinstance(value, bytes):
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:
+                break
+    return status_pb2.Status()
+
+
+def _detail(status: status_pb2.Status, kind: type[M]) -> M | None:
+    for packed in status.details:
+        message = kind()
+        if packed.Unpack(message):
+            return message
+    return None
+
+
+def not_signed_in() -> StorymeshError:
+    return StorymeshError(grpc.StatusCode.UNAUTHENTICATED, details="sign in first", reason=NOT_SIGNED_IN)

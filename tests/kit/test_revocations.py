@@ -1,0 +1,217 @@
+"""What one process knows of revoked tokens, and how far it trusts that."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from services.kit.clock import SKEW
+from services.kit.revocations import Kind, Revocation, Revocations
+from tests.kit.feeding import Stopwatch
+
+ALICE = UUID("01890000-0000-7000-8000-00000000a11c")
+SESSION = UUID("01890000-0000-7000-8000-000000005e55")
+KID = "key-1"
+LIFE = timedelta(minutes=10)
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def elapsed() -> Stopwatch:
+    return Stopwatch()
+
+
+@pytest.fixture
+def revocations(clock: FakeClock, elapsed: Stopwatch) -> Revocations:
+    return Revocations(clock, monotonic=elapsed)
+
+
+def covers(revocations: Revocations, session_id: UUID = SESSION, user_id: UUID = ALICE, kid: str = KID) -> bool:
+    return revocations.covers(session_id=session_id, user_id=user_id, kid=kid)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [(Kind.SESSION, str(SESSION)), (Kind.USER, str(ALICE)), (Kind.KEY, KID)], ids=str
+)
+async def test_a_token_is_covered_by_its_session_its_person_or_its_key(
+    revocations: Revocations, clock: FakeClock, kind: Kind, value: str
+) -> None:
+    revocations.replace(())
+    assert not covers(revocations)
+    revocations.add(Revocation(kind, value, clock.now + LIFE))
+    assert covers(revocations)
+    assert not covers(revocations, uuid4(), uuid4(), "key-2")
+
+
+async def test_a_value_of_one_kind_is_none_of_another(revocations: Revocations, clock: FakeClock) -> None:
+    revocations.replace([Revocation(Kind.USER, str(SESSION), clock.now + LIFE)])
+    assert not covers(revocations)
+
+
+async def test_an_entry_lasts_as_long_as_the_tokens_are_taken_and_is_then_forgotten(
+    revocations: Revocations, clock: FakeClock
+) -> None:
+    """Expired tokens are taken for the skew that clocks may have, so the entry has to outlast them."""
+    revocations.add(Revocation(Kind.USER, str(ALICE), clock.now + LIFE))
+    clock.now += LIFE + SKEW - timedelta(microseconds=1)
+    revocations.heard()
+    assert covers(revocations)
+    clock.now += timedelta(microseconds=1)
+    assert not covers(revocations)
+    assert revocations.current() == ()
+    assert revocations.count == 0
+
+
+async def test_what_is_past_already_is_not_taken(revocations: Revocations, clock: FakeClock) -> None:
+    past = Revocation(Kind.USER, str(ALICE), clock.now - SKEW)
+    with revocations.subscribed() as queue:
+        revocations.replace([past])
+        revocations.add(past)
+        assert queue.empty()
+    assert revocations.current() == ()
+
+
+async def test_the_list_grows_no_longer_than_tokens_live(revocations: Revocations, clock: FakeClock) -> None:
+    """One revocation a second for a day."""
+    largest = 0
+    for _ in range(86_400):
+        revocations.add(Revocation(Kind.SESSION, str(uuid4()), clock.now + LIFE))
+        clock.now += timedelta(seconds=1)
+        largest = max(largest, revocations.count)
+    assert largest <= (LIFE + SKEW).total_seconds()
+    clock.now += LIFE + SKEW
+    revocations.heard()
+    assert revocations.count == 0
+
+
+async def test_the_longer_life_of_two_counts(revocations: Revocations, clock: FakeClock) -> None:
+    long, short = (Revocation(Kind.USER, str(ALICE), clock.now + life) for life in (2 * LIFE, LIFE))
+    for first, second in ((long, short), (short, long)):
+        revocations.replace([first])
+        revocations.add(second)
+        assert revocations.current() == (long,)
+    clock.now += LIFE + SKEW
+    revocations.heard()
+    assert covers(revocations)
+    clock.now += LIFE
+    assert not covers(revocations)
+    assert revocations.current() == ()
+
+
+async def test_an_end_beyond_all_time_is_an_end(revocations: Revocations) -> None:
+    revocations.replace([Revocation(Kind.USER, str(ALICE), datetime.max.replace(tzinfo=UTC))])
+    assert covers(revocations)
+
+
+async def test_a_snapshot_replaces_what_was_known(revocations: Revocations, clock: FakeClock) -> None:
+    old, kept, new = (Revocation(Kind.KEY, kid, clock.now + LIFE) for kid in ("old", "kept", "new"))
+    revocations.replace([old, kept])
+    revocations.replace([kept, new])
+    assert set(revocations.current()) == {kept, new}
+
+
+async def test_a_subscriber_gets_each_new_revocation_once(revocations: Revocations, clock: FakeClock) -> None:
+    before, first, second, late = (Revocation(Kind.KEY, kid, clock.now + LIFE) for kid in "abcd")
+    revocations.replace([before])
+    with revocations.subscribed() as queue:
+        revocations.add(first)
+        revocations.add(first)
+        revocations.replace([before, first, second])
+        assert [queue.get_nowait() for _ in range(queue.qsize())] == [first, second]
+    revocations.add(late)
+    assert queue.empty()
+
+
+async def test_whoever_was_forgotten_and_is_revoked_again_is_new(revocations: Revocations, clock: FakeClock) -> None:
+    revocations.replace([Revocation(Kind.USER, str(ALICE), clock.now + LIFE)])
+    clock.now += LIFE + SKEW
+    again = Revocation(Kind.USER, str(ALICE), clock.now + LIFE)
+    for take in (revocations.add, lambda each: revocations.replace([each])):
+        with revocations.subscribed() as queue:
+            take(again)
+            assert queue.get_nowait() == again
+        clock.now += LIFE + SKEW
+        again = Revocation(Kind.USER, str(ALICE), clock.now + LIFE)
+
+
+async def test_who_waits_for_a_revocation_is_called_for_ones_own_only(
+    revocations: Revocations, clock: FakeClock
+) -> None:
+    called: list[str] = []
+
+    def theirs(session_id: UUID) -> Revocation:
+        return Revocation(Kind.SESSION, str(session_id), clock.now + LIFE)
+
+    revocations.replace(())
+    stranger = uuid4()
+    with (
+        revocations.calling(lambda: called.append("mine"), session_id=SESSION, user_id=ALICE, kid=KID),
+        revocations.calling(lambda: called.append("theirs"), session_id=stranger, user_id=uuid4(), kid=KID),
+    ):
+        revocations.add(theirs(uuid4()))
+        assert called == []
+        revocations.add(theirs(SESSION))
+        assert called == ["mine"]
+        revocations.replace([theirs(SESSION), theirs(stranger)])
+        assert called == ["mine", "theirs"]
+    revocations.add(Revocation(Kind.KEY, KID, clock.now + LIFE))
+    assert called == ["mine", "theirs"]
+
+
+async def test_who_is_revoked_already_is_called_at_once(revocations: Revocations, clock: FakeClock) -> None:
+    called: list[str] = []
+    revocations.replace([Revocation(Kind.KEY, KID, clock.now + LIFE)])
+    with revocations.calling(lambda: called.append("now"), session_id=SESSION, user_id=ALICE, kid=KID):
+        assert called == ["now"]
+
+
+async def test_a_list_that_was_never_known_is_stale(revocations: Revocations, elapsed: Stopwatch) -> None:
+    assert (revocations.known, revocations.stale, revocations.overdue) == (False, True, False)
+    elapsed.seconds += 31
+    assert (revocations.age_seconds, revocations.stale, revocations.overdue) == (31, True, True)
+
+
+@pytest.mark.parametrize("word", ["snapshot", "revocation", "heartbeat"])
+async def test_each_word_makes_the_list_good_for_thirty_seconds(
+    revocations: Revocations, clock: FakeClock, elapsed: Stopwatch, word: str
+) -> None:
+    revocations.replace(())
+    elapsed.seconds += 31
+    assert (revocations.known, revocations.stale) == (True, True)
+    match word:
+        case "snapshot":
+            revocations.replace(())
+        case "revocation":
+            revocations.add(Revocation(Kind.KEY, KID, clock.now + LIFE))
+        case "heartbeat":
+            revocations.heard()
+    elapsed.seconds += 30
+    assert not revocations.stale
+    elapsed.seconds += 0.1
+    assert revocations.stale
+
+
+@pytest.mark.parametrize("days", [-400, 400])
+async def test_a_jump_of_the_wall_clock_makes_nothing_stale_or_fresh(
+    revocations: Revocations, clock: FakeClock, elapsed: Stopwatch, days: int
+) -> None:
+    revocations.replace(())
+    clock.now += timedelta(days=days)
+    assert not revocations.stale
+    elapsed.seconds += 31
+    clock.now -= timedelta(days=days)
+    assert revocations.stale

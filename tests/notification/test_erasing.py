@@ -1,0 +1,228 @@
+"""Erasing a person: nothing that names them stays, and nothing comes after."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import func, insert, select, text
+from storymesh.events.v1 import auth_events_pb2
+
+from services.kit import erasure
+from services.kit.inbox import dead_letters, processed_events
+from services.notification.erasing import Erasing
+from services.notification.model import MailState
+from services.notification.tables import mails
+from tests.notification.conftest import Told, code_issued, email_changed, event, story_completed, user_deleted
+from tests.notification.directory import Directory, serving
+from tests.notification.smtp_servers import MailServer, listening
+from tests.waiting import until
+
+
+async def rows(told: Told) -> dict[str, int]:
+    """How many rows about people each table has."""
+    return {
+        "notifications": len(await told.notifications()),
+        "mails": len(await told.records()),
+        "dead letters": len(await told.dead()),
+    }
+
+
+NOTHING = {"notifications": 0, "mails": 0, "dead letters": 0}
+
+
+async def test_all_that_was_told_to_a_person_goes_and_what_was_told_to_others_stays(told: Told) -> None:
+    gone, other = told.accounts.add("ada@example.com"), told.accounts.add("bob@example.com", "Bob")
+    code = code_issued()
+    for user in (gone, other):
+        await told.handle(
+            event(auth_events_pb2.UserRegistered(user_id=str(user))), story_completed(user), email_changed(user)
+        )
+    await told.handle(code)
+    told.accounts.delete(gone)
+    deleted = user_deleted(gone)
+    await told.handle(deleted)
+    await told.handle(deleted)
+    assert {note["user_id"] for note in await told.notifications()} == {other}
+    assert len(await told.notifications()) == 3
+    records = await told.records()
+    assert len(records) == 4
+    assert {row["user_id"] for row in records.values()} == {other, None}
+    assert records[code.id]["user_id"] is None
+
+
+async def test_a_mail_that_the_former_version_recorded_without_its_person_gets_one_when_it_is_sent(told: Told) -> None:
+    user = told.accounts.add()
+    story = story_completed(user)
+    now = datetime.now(UTC)
+    mail = {"template": "STORY_READY", "state": "WAITING", "attempts": 1, "error": "", "created_at": now}
+    async with told.db.transaction() as tx:
+        await tx.execute(insert(mails).values(event_id=story.id, changed_at=now, **mail))
+    await told.handle(story)
+    record = (await told.records())[story.id]
+    assert (record["user_id"], record["state"], record["attempts"]) == (user, MailState.SENT, 2)
+
+
+async def test_dead_letters_that_name_the_person_anywhere_go(told: Told) -> None:
+    gone, other = uuid4(), uuid4()
+    broken = auth_events_pb2.EmailChanged(user_id=str(gone))
+    for user in (gone, other):
+        letters = [story_completed(user, "a title"), event(broken, key=user)]
+        async with told.db.transaction() as tx:
+            for letter in letters:
+                await tx.execute(
+                    insert(dead_letters).values(
+                        event_id=letter.id,
+                        type=letter.type,
+                        key=letter.key,
+                        event=letter.to_bytes().replace(str(gone).encode(), str(user).encode()),
+                        reason="",
+                        failures=8,
+                    )
+                )
+    await told.handle(user_deleted(gone))
+    dead = await told.dead()
+    assert len(dead) == 2
+    assert not [letter for letter in dead if str(gone).encode() in bytes(letter["event"])]
+
+
+async def test_a_story_that_is_told_of_after_the_erasure_leaves_nothing(told: Told) -> None:
+    """Also when auth, asked a moment too early, still knew the account."""
+    user = told.accounts.add()
+    await told.handle(user_deleted(user))
+    await told.handle(story_completed(user), event(auth_events_pb2.PasswordChanged(user_id=str(user))))
+    assert (await rows(told), told.mailbox.mails()) == (NOTHING, [])
+    async with told.db.transaction() as tx:
+        assert await tx.scalar(select(func.count()).select_from(processed_events)) == 0
+
+
+async def test_nothing_that_races_the_erasure_survives_it(told: Told) -> None:
+    users = [told.accounts.add() for _ in range(6)]
+    async with listening(MailServer()) as server:
+        told.smtp_port = server.port
+        async with told.working(), told.working():
+            for user in users:
+                stories = [story_completed(user) for _ in range(8)]
+                await told.send(*stories[:4], user_deleted(user), *stories[4:])
+            await until(told.idle, seconds=60)
+    assert await rows(told) == NOTHING
+
+
+async def test_a_notification_and_a_mail_that_were_begun_are_waited_for_and_erased(told: Told) -> None:
+    user = told.accounts.add()
+    async with told.db.transaction() as early:
+        assert not await erasure.is_erased(early, user)
+        erasing = asyncio.create_task(Erasing(told.db).erase(user))
+        await until(lambda: _someone_waits(told))
+        now = datetime.now(UTC)
+        mail = {
+            "template": "WELCOME",
+            "state": "SENT",
+            "attempts": 1,
+            "error": "",
+            "created_at": now,
+            "changed_at": now,
+        }
+        await early.execute(insert(mails).values(event_id=uuid4(), user_id=user, **mail))
+    await erasing
+    assert await rows(told) == NOTHING
+
+
+async def _someone_waits(told: Told) -> bool:
+    async with told.db.transaction() as tx:
+        query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        return bool(await tx.scalar(text(query)))
+
+
+async def test_a_mail_that_is_on_its_way_leaves_no_record(told: Told) -> None:
+    user = told.accounts.add()
+    answers = asyncio.Event()
+    server = MailServer(held=answers)
+    async with listening(server):
+        told.smtp_port = server.port
+        async with told.working():
+            await told.send(story_completed(user))
+            await until(lambda: server.mails)
+            await told.send(user_deleted(user))
+            await until(lambda: _erased(told, user))
+            answers.set()
+            await until(told.idle)
+    assert (await rows(told), len(server.mails)) == (NOTHING, 1)
+
+
+async def _erased(told: Told, user: UUID) -> bool:
+    async with told.db.transaction() as tx:
+        return await erasure.is_erased(tx, user)
+
+
+async def test_many_rows_go_in_batches(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.notification.erasing._BATCH", 2)
+    user, other = told.accounts.add(), told.accounts.add()
+    await told.handle(*(story_completed(user) for _ in range(5)), story_completed(other))
+    await asyncio.gather(*(Erasing(told.db).erase(user) for _ in range(3)))
+    assert await rows(told) == {"notifications": 1, "mails": 1, "dead letters": 0}
+
+
+async def test_an_event_about_an_erased_person_that_keeps_failing_becomes_no_dead_letter(told: Told) -> None:
+    gone, other = told.accounts.add(), told.accounts.add()
+    async with serving(Directory()) as away:
+        told.address = away
+    told.max_failures = 2
+    kept = story_completed(other)
+    await told.handle(user_deleted(gone))
+    await told.handle(story_completed(gone), kept)
+    assert [letter["event_id"] for letter in await told.dead()] == [kept.id]
+
+
+async def test_an_erasure_that_keeps_failing_stays_a_dead_letter(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own record of the erasure must not make it forgotten, half done."""
+    user = told.accounts.add()
+    monkeypatch.setattr("services.notification.erasing._BATCH", -1)  # which Postgres refuses
+    deleted = user_deleted(user)
+    await told.handle(deleted)
+    assert await _erased(told, user)
+    assert [letter["event_id"] for letter in await told.dead()] == [deleted.id]
+
+
+QUOTING = {
+    "refusing the recipient": MailServer(recipient="550 5.1.1 <lovelace@example.com>: no such user lovelace"),
+    "putting the recipient off": MailServer(recipient="450 4.2.1 <lovelace@example.com> lovelace is busy"),
+    "refusing the mail": MailServer(taken="554-5.7.1 spam for lovelace@example.com\r\n554 lovelace"),
+    "making no sense": MailServer(taken="what, lovelace@example.com?"),
+}
+
+
+@pytest.mark.parametrize("kind", QUOTING)
+@pytest.mark.parametrize("about", ["a code", "a story"])
+async def test_the_words_of_a_mail_server_that_quotes_addresses_are_neither_kept_nor_logged(
+    told: Told, kind: str, about: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="services")
+    server = replace(QUOTING[kind])
+    told.max_failures = 2
+    sent = (
+        code_issued(to="lovelace@example.com")
+        if about == "a code"
+        else story_completed(told.accounts.add("lovelace@example.com"))
+    )
+    async with listening(server):
+        told.smtp_port = server.port
+        await told.handle(sent)
+    record = (await told.records())[sent.id]
+    assert record["state"] != MailState.SENT
+    assert record["error"] in ("550 5.1.1", "450 4.2.1", "554 5.7.1", "-1")
+    for letter in await told.dead():
+        assert "lovelace" not in letter["reason"]
+    assert "lovelace" not in caplog.text
+
+
+async def test_no_address_of_any_event_is_stored(told: Told) -> None:
+    user = told.accounts.add("new@example.com")
+    await told.handle(code_issued(), email_changed(user), story_completed(user))
+    async with told.db.transaction() as tx:
+        for table in ("notifications", "mails", "processed_events", "dead_letters", "erased_subjects"):
+            stored = str((await tx.execute(text(f"SELECT * FROM {table}"))).all())
+            assert "@example.com" not in stored

@@ -1,0 +1,184 @@
+"""The mails and notifications by which a person learns what was done with their account."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from google.protobuf.message import Message
+from sqlalchemy import func, select
+from storymesh.events.v1 import auth_events_pb2 as events
+
+from services.kit.inbox import processed_events
+from services.kit.sealing import Seal
+from services.notification.model import MailState
+from services.notification.worker import ADDRESS_SEAL_PURPOSE
+from tests.notification.conftest import Told, code_issued, email_changed, event, user_deleted
+
+CODES = {
+    events.CODE_PURPOSE_REGISTRATION: ("Your Storymesh code", "nothing happens without it"),
+    events.CODE_PURPOSE_SIGN_IN: ("Your Storymesh sign-in code", "nobody can sign in without it"),
+    events.CODE_PURPOSE_PASSWORD_RESET: ("Reset your Storymesh password", "your password is unchanged"),
+    events.CODE_PURPOSE_EMAIL_CHANGE: (
+        "Confirm your new Storymesh address",
+        "without the code no account gets this address",
+    ),
+}
+
+REUSED = events.SESSION_REVOKE_REASON_REFRESH_REUSED
+
+NOTICES: dict[str, tuple[Callable[[str], Message], tuple[str, str], str | None]] = {
+    "password changed": (
+        lambda user: events.PasswordChanged(user_id=user),
+        ("Your Storymesh password was changed", "reset the password now, then sign out all other devices"),
+        "PASSWORD_CHANGED",
+    ),
+    "password reset": (
+        lambda user: events.PasswordChanged(user_id=user, reset=True),
+        ("Your Storymesh password was reset", "reset the password now, then sign out all other devices"),
+        "PASSWORD_CHANGED",
+    ),
+    "password disabled": (
+        lambda user: events.PasswordDisabled(user_id=user),
+        ("Your Storymesh password is disabled", "Sign in with a mailed code, or reset the password."),
+        "PASSWORD_DISABLED",
+    ),
+    "refresh token reused": (
+        lambda user: events.SessionRevoked(user_id=user, reason=REUSED),
+        ("A device was signed out of Storymesh", "it may have been copied"),
+        "SESSION_REVOKED",
+    ),
+    "address claimed": (
+        lambda user: events.AddressClaimed(user_id=user),
+        ("Your address stays with your Storymesh account", "Nothing was changed."),
+        None,
+    ),
+}
+
+
+def test_every_purpose_of_a_code_has_a_mail() -> None:
+    assert set(CODES) == set(events.CodePurpose.values()) - {events.CODE_PURPOSE_UNSPECIFIED}
+
+
+@pytest.mark.parametrize("purpose", CODES)
+async def test_each_code_says_what_it_is_for_and_what_its_absence_means(
+    told: Told, purpose: events.CodePurpose.ValueType
+) -> None:
+    await told.handle(code_issued("04213755", to="ada@example.com", first_name="Ada", purpose=purpose))
+    mail = await told.mailbox.one()
+    subject, consolation = CODES[purpose]
+    assert (mail["X-RcptTo"], mail["Subject"]) == ("ada@example.com", subject)
+    for words in ("Hello Ada,", "Your code is 04213755.", "It works once, for the next 10 minutes.", consolation):
+        assert words in mail.get_content()
+    assert await told.notifications() == []
+
+
+@pytest.mark.parametrize("purpose", CODES)
+async def test_no_code_is_mailed_after_its_time(told: Told, purpose: events.CodePurpose.ValueType) -> None:
+    late = code_issued(purpose=purpose, life=timedelta(seconds=-1))
+    await told.handle(late)
+    assert told.mailbox.mails() == []
+    assert (await told.records())[late.id]["state"] == MailState.EXPIRED
+
+
+async def test_a_code_of_an_unknown_purpose_is_kept_for_a_version_that_has_words_for_it(told: Told) -> None:
+    await told.handle(code_issued(purpose=events.CODE_PURPOSE_UNSPECIFIED))
+    (letter,) = await told.dead()
+    assert "no words" in letter["reason"]
+    assert told.mailbox.mails() == []
+
+
+@pytest.mark.parametrize("purpose", CODES)
+async def test_a_decoy_is_recorded_as_dealt_with_and_mailed_to_nobody(
+    told: Told, purpose: events.CodePurpose.ValueType, caplog: pytest.LogCaptureFixture
+) -> None:
+    decoy = code_issued(to="", first_name="", purpose=purpose)
+    await told.handle(decoy, decoy)
+    assert (told.mailbox.mails(), await told.records(), await told.dead()) == ([], {}, [])
+    async with told.db.transaction() as tx:
+        assert list(await tx.scalars(select(processed_events.c.event_id))) == [decoy.id]
+    assert not [record for record in caplog.records if record.name.startswith("services")]
+
+
+@pytest.mark.parametrize("notice", NOTICES)
+async def test_the_owner_is_told_of_it_by_mail_and_where_it_helps_inside_the_application(
+    told: Told, notice: str
+) -> None:
+    make, (subject, advice), kind = NOTICES[notice]
+    user = told.accounts.add("ada@example.com", "Ada")
+    happened = event(make(str(user)))
+    await told.handle(happened)
+    await told.handle(happened)
+    mail = await told.mailbox.one()
+    assert (mail["To"], mail["Subject"]) == ("ada@example.com", subject)
+    assert "Hello Ada," in mail.get_content()
+    assert advice in mail.get_content()
+    notes = [(note["user_id"], note["type"], note["title"]) for note in await told.notifications()]
+    assert notes == ([(user, kind, subject)] if kind else [])
+
+
+@pytest.mark.parametrize("reason", [each for each in events.SessionRevokeReason.values() if each != REUSED])
+async def test_a_session_that_ended_for_any_other_reason_is_no_news(
+    told: Told, reason: events.SessionRevokeReason.ValueType
+) -> None:
+    user = told.accounts.add()
+    await told.handle(event(events.SessionRevoked(user_id=str(user), reason=reason)))
+    assert (told.mailbox.mails(), await told.notifications(), await told.dead()) == ([], [], [])
+
+
+async def test_a_changed_address_is_told_to_the_old_one(told: Told) -> None:
+    user = told.accounts.add("new@example.com", "Ada")
+    await told.handle(email_changed(user, old="old@example.com"))
+    mail = await told.mailbox.one()
+    assert (mail["X-RcptTo"], mail["To"]) == ("old@example.com", "old@example.com")
+    assert mail["Subject"] == "Your Storymesh address was changed"
+    assert "change the password" in mail.get_content()
+    assert "new@example.com" not in mail.as_string()
+    (note,) = await told.notifications()
+    assert (note["user_id"], note["type"]) == (user, "EMAIL_CHANGED")
+    assert "@" not in note["title"] + note["body"]
+
+
+@pytest.mark.parametrize(
+    "sealed",
+    [Seal(b"x" * 32).seal(ADDRESS_SEAL_PURPOSE, b""), b"", b"\x01short"],
+    ids=["another key", "nothing", "torn"],
+)
+async def test_an_old_address_that_cannot_be_unsealed_is_dead_lettered(told: Told, sealed: bytes) -> None:
+    await told.handle(event(events.EmailChanged(user_id=str(told.accounts.add()), sealed_mail=sealed)))
+    (letter,) = await told.dead()
+    assert "seal key" in letter["reason"]
+    assert told.mailbox.mails() == []
+
+
+@pytest.mark.parametrize("name", ["<b>x</b>", "x\r\nBcc: evil@example.com", "x\n\nYour code is 1.", "=?utf-8?q?x?="])
+async def test_a_name_stays_text_on_one_line_in_every_mail(told: Told, name: str) -> None:
+    user = told.accounts.add(first_name=name)
+    codes = [code_issued(first_name=name, purpose=purpose) for purpose in CODES]
+    notices = [event(make(str(user))) for make, _, _ in NOTICES.values()]
+    await told.handle(*codes, *notices, email_changed(user, first_name=name))
+    shown = " ".join(name.split())
+    mails = told.mailbox.mails()
+    assert len(mails) == len(CODES) + len(NOTICES) + 1
+    for mail in mails:
+        assert (mail.get_content_type(), mail["Bcc"]) == ("text/plain", None)
+        assert mail.get_content().splitlines()[0] == f"Hello {shown},"
+        assert not [line for line in mail.get_content().splitlines() if line.startswith(("Bcc", "Your code is 1."))]
+        assert name not in mail["Subject"]
+
+
+async def test_nobody_is_told_of_an_account_that_is_gone(told: Told) -> None:
+    user = told.accounts.add()
+    told.accounts.delete(user)
+    await told.handle(*(event(make(str(user))) for make, _, _ in NOTICES.values()))
+    assert (told.mailbox.mails(), await told.notifications(), await told.dead()) == ([], [], [])
+
+
+async def test_a_changed_address_of_an_erased_person_is_told_to_nobody(told: Told) -> None:
+    user = told.accounts.add()
+    await told.handle(user_deleted(user))
+    await told.handle(email_changed(user))
+    assert (told.mailbox.mails(), await told.notifications(), await told.records()) == ([], [], {})
+    async with told.db.transaction() as tx:
+        assert await tx.scalar(select(func.count()).select_from(processed_events)) == 0

@@ -1,0 +1,197 @@
+"""The two doors of the edge, JSON over HTTP and native gRPC, as one: the same call, and the same words for what it answers.
+
+A test that takes the fixture `door` runs once through each, so that a reason that only one of them gives does not pass unnoticed.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import grpc
+import httpx
+from google.api import annotations_pb2
+from google.api.http_pb2 import HttpRule
+from google.protobuf import any_pb2, json_format
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from storymesh.auth.v1 import account_service_pb2, key_service_pb2, registration_service_pb2, session_service_pb2
+from storymesh.notification.v1 import notification_service_pb2
+from storymesh.story.v1 import story_service_pb2
+
+SECONDS = 20.0
+CONNECTIONS = 128
+"""More than the callers that a test lets in at the same time."""
+
+_CONTRACTS = (
+    account_service_pb2,
+    key_service_pb2,
+    registration_service_pb2,
+    session_service_pb2,
+    notification_service_pb2,
+    story_service_pb2,
+)
+METHODS: dict[str, MethodDescriptor] = {
+    method.name: method
+    for contract in _CONTRACTS
+    for service in contract.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+"""What the outside may call; no two methods have one name."""
+
+# What the status packs, by name, so that it can be printed.
+_DETAILS = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a caller learns."""
+
+    code: str
+    """The name of the status code, such as OK or UNAUTHENTICATED."""
+    body: dict[str, Any]
+    """The message, or the google.rpc.Status, in its JSON form."""
+    text: str
+    """The body as it came, of gRPC the same in JSON."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Of gRPC the trailers too."""
+    http_status: int | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.code == "OK"
+
+    @property
+    def refusal(self) -> tuple[str, str]:
+        return self.code, self.reason
+
+    @property
+    def reason(self) -> str:
+        return str(self._detail("ErrorInfo").get("reason", ""))
+
+    @property
+    def fields(self) -> set[str]:
+        return {each["field"] for each in self._detail("BadRequest").get("field_violations", ())}
+
+    @property
+    def retry_seconds(self) -> float | None:
+        delay = self._detail("RetryInfo").get("retry_delay")
+        return float(delay.removesuffix("s")) if delay else None
+
+    def _detail(self, kind: str) -> dict[str, Any]:
+        details = self.body.get("details", ())
+        return next((each for each in details if str(each["@type"]).endswith(f".{kind}")), {})
+
+
+class Door(Protocol):
+    """One way into the edge."""
+
+    async def call(
+        self, name: str, *, token: str = "", headers: Mapping[str, str] | None = None, **request: Any
+    ) -> Answer:
+        """Calls a unary method, with the fields of its request in their JSON form."""
+        ...
+
+
+class HttpDoor:
+    """JSON; path, verb and body as the contract annotates them."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def call(
+        self, name: str, *, token: str = "", headers: Mapping[str, str] | None = None, **request: Any
+    ) -> Answer:
+        verb, path, rest, has_body = _bound(METHODS[name], request)
+        response = await self._client.request(
+            verb,
+            path,
+            json=rest if has_body else None,
+            params=None if has_body or not rest else rest,
+            headers={**_bearer(token), **(headers or {})},
+        )
+        body = response.json()
+        code = "OK" if response.is_success else code_pb2.Code.Name(body["code"])
+        return Answer(code, body, response.text, dict(response.headers), response.status_code)
+
+
+class GrpcDoor:
+    """Native gRPC."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+
+    async def call(
+        self, name: str, *, token: str = "", headers: Mapping[str, str] | None = None, **request: Any
+    ) -> Answer:
+        method = METHODS[name]
+        message = json_format.ParseDict(request, GetMessageClass(method.input_type)())
+        calling: grpc.aio.UnaryUnaryMultiCallable[Message, Message] = self._channel.unary_unary(
+            f"/{method.containing_service.full_name}/{method.name}",
+            request_serializer=lambda sent: sent.SerializeToString(),
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
+        call = calling(message, metadata=tuple({**_bearer(token), **(headers or {})}.items()), timeout=SECONDS)
+        try:
+            body, code = _as_dict(await call), "OK"
+        except grpc.aio.AioRpcError as error:
+            body, code = _status_of(error), error.code().name
+        metadata = [*(await call.initial_metadata()), *(await call.trailing_metadata())]
+        # What is binary is the status, which the body shows.
+        text = {key: value for key, value in metadata if isinstance(value, str)}
+        return Answer(code, body, json.dumps(body), text)
+
+
+class RevolvingDoor:
+    """Each call through the next of the doors, for what is about the mesh behind them."""
+
+    def __init__(self, *doors: Door) -> None:
+        self._doors = itertools.cycle(doors)
+
+    async def call(
+        self, name: str, *, token: str = "", headers: Mapping[str, str] | None = None, **request: Any
+    ) -> Answer:
+        return await next(self._doors).call(name, token=token, headers=headers, **request)
+
+
+def _bound(method: MethodDescriptor, request: Mapping[str, Any]) -> tuple[str, str, dict[str, Any], bool]:
+    """Verb, path, the fields that are not in the path, and whether they are the body."""
+    rule: HttpRule = method.GetOptions().Extensions[annotations_pb2.http]  # type: ignore[index]  # generated without types
+    verb = str(rule.WhichOneof("pattern"))
+    path, rest = str(getattr(rule, verb)), dict(request)
+    for name in tuple(rest):
+        if f"{{{name}}}" in path:
+            path = path.replace(f"{{{name}}}", quote(str(rest.pop(name)), safe=""))
+    return verb.upper(), path, rest, rule.body == "*"
+
+
+def _bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"} if token else {}
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    return json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def _status_of(error: grpc.aio.AioRpcError) -> dict[str, Any]:
+    """As it would stand in JSON. Without details it has the code and the message only."""
+    packed = dict(error.trailing_metadata()).get("grpc-status-details-bin", b"")
+    status = status_pb2.Status.FromString(packed if isinstance(packed, bytes) else base64.b64decode(packed))
+    details = [_detail(each) for each in status.details]
+    return {"code": error.code().value[0], "message": error.details(), "details": details}
+
+
+def _detail(packed: any_pb2.Any) -> dict[str, Any]:
+    for kind in _DETAILS:
+        if packed.TypeName() == kind.DESCRIPTOR.full_name:
+            return {"@type": packed.type_url, **_as_dict(kind.FromString(packed.value))}
+    return {"@type": packed.type_url}

@@ -1,0 +1,89 @@
+"""After a deletion nothing is left of a person, in any database and in Redis."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4
+
+from redis.asyncio import Redis
+
+from local.harness import RunningMesh
+from tests.system.conftest import code_for
+from tests.system.doors import Door
+from tests.system.members import begun, body_of, ends, new_address, signed_up
+from tests.system.remains import kept
+from tests.waiting import until
+
+MAY_KEEP_THE_ID = (
+    # What was done, by a number that names nobody any more.
+    "auth.audit_entries.",
+    # Until the last access token has expired.
+    "auth.revocations.value",
+    # What tells the other services to erase, and that nobody may be written about again.
+    "auth.outbox[storymesh.events.v1.UserDeleted].",
+    "auth.outbox[storymesh.events.v1.SessionRevoked].",
+    "story.erased_subjects.",
+    "notification.erased_subjects.",
+)
+
+
+async def test_a_deleted_person_is_nowhere_in_the_mesh(mesh: RunningMesh, both_doors: Door, mesh_redis: Redis) -> None:
+    door = both_doors
+
+    def unique(kind: str) -> str:
+        return f"{kind}{uuid4().hex[:12]}"
+
+    old, new = new_address(), new_address()
+    personal = {name: unique(name[0]) for name in ("first_name", "last_name", "username")}
+    preference, device, theme, prompt, claim = (unique(kind) for kind in ("pref", "dev", "theme", "prompt", "rq"))
+    member = await signed_up(door, mesh, old, preferences=[preference], **personal)
+    story = (
+        await member.must("CreateStory", theme=theme, prompt=prompt, request_id=claim, length="STORY_LENGTH_SHORT")
+    )["story"]
+    body_of(
+        await door.call("CreateSession", login=old, password=member.password, device_name=device, device_token=claim)
+    )
+
+    async def finished() -> bool:
+        story.update((await member.must("GetStory", story_id=story["id"]))["story"])
+        return bool(story["state"] == "STORY_STATE_COMPLETED")
+
+    await until(finished, 40)
+    challenge_id = (await member.must("StartEmailChange", new_email=new, password=member.password))["challenge_id"]
+    code = await code_for(mesh.mail_dir, new, 8)
+    await member.must("CompleteEmailChange", challenge_id=challenge_id, code=code)
+    # What others may have begun with the address, and what the person did not finish.
+    await begun(door, new, first_name=personal["first_name"])
+    for start in ("StartSessionCode", "StartPasswordReset"):
+        body_of(await door.call(start, email=new))
+    # Another one is being written when everything ends.
+    await member.must("CreateStory", theme=theme, length="STORY_LENGTH_LONG")
+
+    user_id = UUID(member.user["id"])
+    words = [old, new, *personal.values(), preference, device, theme, prompt, claim, story["title"], story["text"][:60]]
+    ids = [str(user_id), user_id.hex, story["id"]]
+
+    async def found(needles: list[bytes]) -> dict[str, str]:
+        """By the place, with the first of the needles that it holds."""
+        pieces = await kept(mesh, mesh_redis)
+        held = {place: next((each for each in needles if each in value), None) for place, value in pieces}
+        return {place: needle.decode(errors="replace") for place, needle in held.items() if needle}
+
+    named = [word.encode() for word in words]
+    everywhere = await found(named)
+    assert {place.partition(".")[0] for place in everywhere} >= {"auth", "story", "notification"}
+
+    await member.must("DeleteAccount", password=member.password)
+    await ends(lambda: member.call("GetAccount"), ("UNAUTHENTICATED", "SESSION_REVOKED"))
+
+    async def left() -> dict[str, str]:
+        of_ids = await found([*(each.encode() for each in ids), user_id.bytes])
+        forbidden = {place: needle for place, needle in of_ids.items() if not place.startswith(MAY_KEEP_THE_ID)}
+        return forbidden | await found(named)
+
+    async def erased() -> bool:
+        return not await left()
+
+    try:
+        await until(erased, 20)
+    except TimeoutError:
+        assert await left() == {}

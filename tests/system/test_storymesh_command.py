@@ -1,0 +1,67 @@
+"""The `storymesh` command against the whole mesh: native gRPC through Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from local.harness import RunningMesh
+from storymesh_client import FileTokens, Storymesh
+from tests.client.test_command import Terminal
+from tests.system.conftest import PASSWORD, Person
+
+
+async def test_a_person_signs_in_reads_a_story_and_ends_sessions_from_the_terminal(
+    mesh: RunningMesh, person: Person, tmp_path: Path
+) -> None:
+    desk = Terminal(mesh.edge_address, tmp_path / "desk.json")
+    phone = Terminal(mesh.edge_address, tmp_path / "phone.json")
+    for terminal, name in ((desk, "desk"), (phone, "phone")):
+        arguments = ("sign-in", person.email, "--password-stdin", "--device-name", name)
+        outcome = await terminal(*arguments, stdin=f"{PASSWORD}\n")
+        assert (outcome.code, outcome.out) == (0, f"Signed in as {person.email}.\n"), outcome.err
+    assert person.email in (await desk("whoami")).out
+
+    read = await desk("stories", "ask", "--theme", "a lighthouse", "--length", "short")
+    assert read.code == 0, read.err
+    (story,) = json.loads((await desk("stories", "list", "--json")).out)["stories"]
+    assert read.out == story["text"] + "\n"
+
+    listed = json.loads((await desk("sessions", "list", "--json")).out)["sessions"]
+    assert {each["device_name"]: each["current"] for each in listed if each["device_name"] in ("desk", "phone")} == {
+        "desk": True,
+        "phone": False,
+    }
+    (other,) = [each["id"] for each in listed if each["device_name"] == "phone"]
+    assert (await desk("sessions", "revoke", other)).out == "Signed out there.\n"
+    outcome = await phone("whoami")
+    assert (outcome.code, outcome.err) == (3, "The session was ended. Sign in again: storymesh sign-in\n")
+    assert (await desk("auth", "rotate-keys")).err == "This account may not do that.\n"
+    assert (await desk("sign-out")).out == "Signed out.\n"
+
+
+async def test_a_wrong_password_at_the_terminal_is_a_sentence(mesh: RunningMesh, tmp_path: Path) -> None:
+    terminal = Terminal(mesh.edge_address, tmp_path / "tokens.json")
+    outcome = await terminal("sign-in", "nobody@example.com", "--password-stdin", stdin="a guess\n")
+    assert (outcome.code, outcome.err) == (1, "The login or the password is wrong.\n")
+
+
+async def test_an_access_token_that_the_edge_refuses_is_renewed_without_the_person_noticing(
+    mesh: RunningMesh, person: Person, tmp_path: Path
+) -> None:
+    store = FileTokens(tmp_path / "tokens.json")
+    async with Storymesh(mesh.edge_address, tokens=store) as client:
+        await client.sign_in(person.email, PASSWORD)
+    tokens = store.load(mesh.edge_address).tokens
+    assert tokens
+    # Forged, and by its date still good for long.
+    forged = replace(
+        tokens, access_token=tokens.access_token[:-8] + "AAAAAAAA", access_expires_at=datetime.max.replace(tzinfo=UTC)
+    )
+    store.change(mesh.edge_address, lambda kept: replace(kept, tokens=forged))
+    terminal = Terminal(mesh.edge_address, store.path)
+    shown = await asyncio.gather(terminal("whoami"), terminal("whoami"))
+    assert [each.code for each in shown] == [0, 0], shown
