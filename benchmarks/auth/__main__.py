@@ -39,6 +39,7 @@ class Length:
 
 async def measure(state_dir: Path, length: Length) -> tuple[list[Row], list[str]]:
     """The rows of the table, and what a reader should know besides."""
+    load.never_pause()
     with load.process() as callers:
         async with running_auth(state_dir, people=length.people) as auth:
             signed_in = await logins.measure(auth, callers, rounds=length.rounds, seconds=length.seconds)

@@ -18,8 +18,8 @@ from .running import RunningAuth
 
 COMPONENTS = ("auth", "postgres", "redis")
 
-_CALLERS_PER_CORE = 4
-"""Enough that a processor always finds a password to hash, and few enough that none is refused."""
+_CALLERS_PER_CORE = 5
+"""As many as auth lets in: answers wait for their beat, and a processor shall find a password to hash meanwhile."""
 
 
 @dataclass

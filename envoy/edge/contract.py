@@ -21,6 +21,10 @@ from google.protobuf.message_factory import GetMessageClass
 JWKS_METHOD = "/storymesh.auth.v1.KeyService/GetJwks"
 
 
+_ANSWERED_BY = {"ops": "notification"}
+"""Areas of the contract without a service of their own, and whose service answers for them."""
+
+
 class Access(Enum):
     """Who may call a method; the contract's `ACCESS_*`."""
 
@@ -68,7 +72,8 @@ class Method:
     @property
     def area(self) -> str:
         """Which part of the mesh serves it: `story` of `storymesh.story.v1.StoryService`."""
-        return self.service.split(".")[1]
+        area = self.service.split(".")[1]
+        return _ANSWERED_BY.get(area, area)
 
     @property
     def exposed(self) -> bool:

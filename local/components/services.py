@@ -30,6 +30,7 @@ DECIDED = {
     "STORYMESH_METRICS_LISTEN",
     "STORYMESH_REDIS_URL",
     "STORYMESH_SECRETS_DIR",
+    "STORYMESH_STORY_TARGET",
 }
 # Settings of the runner itself, of which the services know only the writer's.
 RUNNERS_OWN = {f"STORYMESH_{name.upper()}" for name in LocalSettings.model_fields} - {
@@ -70,7 +71,7 @@ TABLE = (
     Service(
         "story",
         keys=(CURSOR_KEY,),
-        private_settings=("STORYMESH_OPENAI_", "STORYMESH_WRITER", "STORYMESH_MODEL_PATH"),
+        private_settings=("STORYMESH_OPENAI_", "STORYMESH_WRITER", "STORYMESH_MODEL_PATH", "STORYMESH_STORIES_"),
     ),
     Service(
         "notification",
@@ -85,12 +86,20 @@ TABLE = (
 RATE_LIMIT_RULES = REPOSITORY / "services" / "ratelimit" / "rules" / "local.yaml"
 
 
+# One machine has one person, and that may be a test or a benchmark.
+ROOMY_QUOTAS = {
+    "STORYMESH_STORIES_UNFINISHED": "1000",
+    "STORYMESH_STORIES_A_DAY": "100000",
+    "STORYMESH_STORIES_BACKLOG": "10000",
+}
+
+
 def specifics(service: Service, layout: Layout, writer: Writer) -> dict[str, str]:
     """The settings one service gets on one machine besides those every service gets."""
     match service.name:
         case "story":
             model = {"STORYMESH_MODEL_PATH": str(writer.model_path)} if writer.model_path else {}
-            return {"STORYMESH_WRITER": writer.name} | model
+            return {"STORYMESH_WRITER": writer.name} | ROOMY_QUOTAS | model
         case "notification":
             return {
                 "STORYMESH_SMTP_HOST": "127.0.0.1",
@@ -184,6 +193,7 @@ class _Processes:
         decided = {
             "STORYMESH_SECRETS_DIR": str(self.layout.secrets / self.service.name),
             "STORYMESH_AUTH_TARGET": self.layout.address("auth"),
+            "STORYMESH_STORY_TARGET": self.layout.address("story"),
         }
         suggested = {"STORYMESH_ENVIRONMENT": "development"} | specifics(self.service, self.layout, self.writer)
         return self._environment | suggested | self._users_settings() | decided

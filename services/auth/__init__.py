@@ -1,7 +1,7 @@
 """Accounts: registration, sign-in, sessions per device, credentials, and the keys that everybody verifies access tokens with.
 
-Owns the tables users, registrations, challenges, sessions, signing_keys, revocations, audit_entries and outbox, and the Redis keys
-`codes:*` and `signin:*`.
+Owns the tables users, registrations, challenges, sessions, signing_keys, revocations, audit_entries, outbox and redis_memories,
+and the Redis keys `codes:*`, `signin:*` and `memory:outbox:auth`.
 Gives CodeIssued, RegistrationRepeated, UserRegistered, UserUpdated, UserDeleted, SessionRevoked, PasswordChanged, PasswordDisabled,
 EmailChanged and AddressClaimed, and to every service the revocation feed. Takes no events and calls no service.
 """

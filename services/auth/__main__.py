@@ -44,6 +44,7 @@ from .email_changes import EmailChanges
 from .endings import Endings
 from .keys import KeyRotation, SigningKeys
 from .model import Purpose, Randomness, RefreshRules
+from .pacing import Pace
 from .password_changes import PasswordChanges
 from .password_policy import PasswordPolicy
 from .passwords import Passwords
@@ -87,6 +88,7 @@ class Operations:
     key_rotation: KeyRotation
     revocations: Revocations
     feed: RevocationFeed
+    pace: Pace
 
 
 def operations(
@@ -187,6 +189,7 @@ def operations(
         feed=RevocationFeed(
             feed_db, revocations, signing_keys, clock, database_url=settings.database_url.get_secret_value()
         ),
+        pace=Pace(settings.answer_beat_seconds),
     )
 
 
@@ -233,9 +236,9 @@ def rotation(settings: AuthWorkerSettings, db: Database, clock: Clock) -> KeyRot
 
 
 def add_services(server: Server, ops: Operations) -> None:
-    registration = RegistrationServicer(ops.registrations)
-    session = SessionServicer(ops.sessions, ops.password_sign_in, ops.code_sign_in)
-    account = AccountServicer(ops.accounts, ops.password_changes, ops.email_changes)
+    registration = RegistrationServicer(ops.registrations, ops.pace)
+    session = SessionServicer(ops.sessions, ops.password_sign_in, ops.code_sign_in, ops.pace)
+    account = AccountServicer(ops.accounts, ops.password_changes, ops.email_changes, ops.pace)
     directory, revocation = DirectoryServicer(ops.accounts), RevocationServicer(ops.feed)
     key = KeyServicer(ops.keys, ops.key_rotation)
     server.add(
@@ -265,7 +268,7 @@ def hashing(settings: AuthSettings) -> Passwords:
     return Passwords(
         memory_kib=settings.password_hash_memory_kib,
         passes=settings.password_hash_passes,
-        threads=settings.password_hash_threads,
+        processes=settings.password_hash_processes,
         wait_seconds=settings.password_hash_wait_seconds,
     )
 
@@ -277,8 +280,7 @@ async def serve(settings: AuthSettings) -> None:
         feed_db = Database(settings.database_url.get_secret_value(), pool=1)
         closing.push_async_callback(feed_db.close)
         redis = await closing.enter_async_context(kit_redis.connect(settings.redis_url.get_secret_value()))
-        passwords = hashing(settings)
-        closing.callback(passwords.close)
+        passwords = await closing.enter_async_context(hashing(settings))
         ops = operations(settings, db, feed_db, redis, passwords, clock=system_clock, random=secrets.token_bytes)
         await ops.keys.refresh()
         await ops.feed.refresh()
@@ -315,7 +317,7 @@ async def work(settings: AuthWorkerSettings) -> None:
         closing.push_async_callback(db.close)
         redis = await closing.enter_async_context(kit_redis.connect(settings.redis_url.get_secret_value()))
         server = Server(settings, required={"postgres": db.check, "redis": redis.ping})
-        server.background(Relay(db, redis, ROUTES, database_url=database_url).run)
+        server.background(Relay(db, redis, ROUTES, service="auth", database_url=database_url).run)
         upkeep = Upkeep(
             db,
             rotation(settings, db, system_clock),

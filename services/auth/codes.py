@@ -143,7 +143,8 @@ class Codes:
             # Shielded, for the usual reason to be here is a deadline that has passed.
             await asyncio.shield(self._settle(self._release(keys=[challenge, attempts], args=[claim])))
             raise
-        await self._settle(self._use(keys=[challenge, self._key(address, "live")], args=[claim, str(challenge_id)]))
+        live = self._key(address, "live")
+        await self._settle(self._use(keys=[challenge, attempts, live], args=[claim, str(challenge_id)]))
 
     async def _settle(self, script: Awaitable[object]) -> None:
         """The outcome of the block stands either way; without Redis the claim, or the code, ends by itself."""

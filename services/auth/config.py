@@ -50,7 +50,9 @@ class AuthSettings(AuthWorkerSettings):
     password_min_length: int = Field(15, ge=8, le=64, description="Characters that a new password needs.")
     password_hash_memory_kib: int = Field(19456, ge=8, le=65536, description="Memory of one argon2id hash.")
     password_hash_passes: int = Field(2, ge=1, le=10, description="Passes of argon2id over that memory.")
-    password_hash_threads: int = Field(0, ge=0, description="Passwords hashed at a time; 0: one per processor.")
+    password_hash_processes: int = Field(
+        0, ge=0, description="Processes that hash passwords, each one at a time; 0: one per processor."
+    )
     password_hash_wait_seconds: float = Field(
         0.25, gt=0, description="How long a password waits for a processor before the call is refused."
     )
@@ -73,6 +75,12 @@ class AuthSettings(AuthWorkerSettings):
     )
     sign_in_failures_altogether: int = Field(
         10_000, ge=1, description="Failures in it from everywhere until unknown devices are refused."
+    )
+    answer_beat_seconds: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="What the time to an answer that must not tell whether an account exists is rounded up to; 0: not at all.",
     )
     registration_seconds: float = Field(
         1800.0, gt=0, description="How long a registration can be completed after its latest code."

@@ -1,26 +1,25 @@
-"""Hashes and verifies passwords with argon2id (RFC 9106), off the event loop and never more at a time than there are processors."""
+"""Hashes and verifies passwords with argon2id (RFC 9106), in processes of their own: no more than there are processors."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from time import perf_counter
-from typing import TypeVar
+from typing import Self
 
-from argon2 import PasswordHasher, Type, extract_parameters
-from argon2.exceptions import Argon2Error, InvalidHashError
+from argon2 import Type, extract_parameters
+from argon2.exceptions import InvalidHashError
 
 from services.kit import deadline
-from services.kit.errors import DeadlineExceeded
+from services.kit.errors import DeadlineExceeded, Unavailable
 
 from .errors import Overloaded
+from .hash_processes import HashProcess
+from .hashing import RIGHT, hasher_of, job_of
 from .password_policy import normalized
 
 log = logging.getLogger(__name__)
@@ -30,32 +29,37 @@ _MOST_MEMORY_KIB = 64 * 1024
 _MOST_PASSES = 10
 _MOST_LANES = 16
 
-_QUEUE_PER_PROCESSOR = 4
-_NICENESS = 10
+_QUEUE_PER_PROCESS = 4
 _RETRY_AFTER = timedelta(seconds=1)
-
-R = TypeVar("R")
 
 
 class Passwords:
-    """Waiting is bounded in number and time, so that a flood of sign-ins is refused early instead of slowing everything down."""
+    """Waiting is bounded in number and time, so that a flood of sign-ins is refused early instead of slowing everything down.
 
-    def __init__(self, *, memory_kib: int, passes: int, threads: int, wait_seconds: float) -> None:
-        threads = threads or _processors()
-        self._hasher = PasswordHasher(
-            time_cost=passes, memory_cost=memory_kib, parallelism=1, hash_len=32, salt_len=16, type=Type.ID
-        )
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="argon2", initializer=_step_back)
-        self._free = asyncio.Semaphore(threads)
-        self._places = _QUEUE_PER_PROCESSOR * threads
-        self._admissions = threads + self._places
+    To be entered before the first password: that starts the processes, leaving ends them.
+    """
+
+    def __init__(self, *, memory_kib: int, passes: int, processes: int, wait_seconds: float) -> None:
+        self._hasher = hasher_of(memory_kib, passes)
+        self._processes = [HashProcess(memory_kib=memory_kib, passes=passes) for _ in range(processes or _processors())]
         self._wait_seconds = wait_seconds
-        started = perf_counter()
-        self._nobodys = self._hasher.hash(os.urandom(16))
-        self._hash_seconds = perf_counter() - started
+        self._free: asyncio.Queue[HashProcess] = asyncio.Queue()
+        self._jobs: set[asyncio.Task[bytes]] = set()
+        self._places = self._admissions = 0
+        self._nobodys = ""
+        self._hash_seconds = 0.0
 
-    def close(self) -> None:
-        self._executor.shutdown()
+    async def __aenter__(self) -> Self:
+        """Raises OSError when no process can be started. With some of them, it goes on."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._end()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._end()
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -73,56 +77,81 @@ class Passwords:
             self._admissions += 1
 
     async def hash(self, password: str) -> str:
-        """Raises Overloaded, or DeadlineExceeded when the call ends before a hash could."""
-        return await self._off_loop(lambda: self._hasher.hash(normalized(password)))
+        """Raises Overloaded, Unavailable, or DeadlineExceeded when the call ends before a hash could."""
+        return (await self._done(job_of(normalized(password)))).decode()
 
     async def verify(self, password: str, stored: str | None) -> bool:
-        """Always costs one hash: None, the lack of an account, is checked against a hash that nobody has the password of."""
+        """Always costs one hash: None, the lack of an account, is checked against a hash that nobody has the password of.
+
+        Raises as `hash` does.
+        """
         usable = stored if stored and _is_acceptable(stored) else self._nobodys
-        return await self._off_loop(lambda: self._matches(usable, normalized(password)))
+        return await self._done(job_of(normalized(password), usable)) == RIGHT
 
     def is_outdated(self, stored: str) -> bool:
         """True when the hash was made with other parameters than today's."""
         return self._hasher.check_needs_rehash(stored)
 
-    def _matches(self, stored: str, password: str) -> bool:
-        try:
-            return self._hasher.verify(stored, password)
-        except (Argon2Error, InvalidHashError):
-            return False
+    async def _start(self) -> None:
+        outcomes = await asyncio.gather(
+            *(process.do(_of_nobody()) for process in self._processes), return_exceptions=True
+        )
+        for process, outcome in zip(self._processes, outcomes, strict=True):
+            if isinstance(outcome, bytes):
+                self._free.put_nowait(process)
+            elif not isinstance(outcome, Unavailable):
+                raise outcome
+        processes = self._free.qsize()
+        if processes == 0:
+            raise OSError("no process that hashes passwords can be started; the log says why")
+        if processes < len(self._processes):
+            log.warning("only %d of %d processes that hash passwords could be started", processes, len(self._processes))
+        self._places = _QUEUE_PER_PROCESS * processes
+        self._admissions = processes + self._places
+        # Once more, now that all are up.
+        started = perf_counter()
+        self._nobodys = (await self._done(_of_nobody())).decode()
+        self._hash_seconds = perf_counter() - started
 
-    async def _off_loop(self, work: Callable[[], R]) -> R:
-        await self._acquire()
+    async def _end(self) -> None:
+        for job in self._jobs:
+            job.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+        for process in self._processes:
+            await process.end()
+
+    async def _done(self, job: bytes) -> bytes:
+        process = await self._acquire()
         left = deadline.remaining()
         if left is not None and left < self._hash_seconds:
-            self._free.release()
+            self._free.put_nowait(process)
             raise DeadlineExceeded
-        loop = asyncio.get_running_loop()
-        job = self._executor.submit(work)
-        # A cancelled call leaves its thread at work: the place is free only when the thread is.
-        job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free.release))
-        return await asyncio.wrap_future(job)
+        doing = asyncio.create_task(process.do(job))
+        self._jobs.add(doing)
 
-    async def _acquire(self) -> None:
+        def release(_: object) -> None:
+            self._jobs.discard(doing)
+            self._free.put_nowait(process)
+
+        doing.add_done_callback(release)
+        # A cancelled call leaves its process at work: the place is free only when the process is.
+        return await asyncio.shield(doing)
+
+    async def _acquire(self) -> HashProcess:
         if self._places == 0:
             raise Overloaded(retry_after=_RETRY_AFTER)
         self._places -= 1
         try:
             async with asyncio.timeout(self._wait_seconds):
-                await self._free.acquire()
+                return await self._free.get()
         except TimeoutError:
             raise Overloaded(retry_after=_RETRY_AFTER) from None
         finally:
             self._places += 1
 
 
-def _step_back() -> None:
-    """Lets a hashing thread have what the event loop leaves, so that a flood of sign-ins does not hold other calls up.
-
-    Only Linux has a niceness for each thread; elsewhere it would be the whole process's.
-    """
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+def _of_nobody() -> bytes:
+    return job_of(os.urandom(16).hex())
 
 
 def _processors() -> int:

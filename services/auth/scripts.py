@@ -72,10 +72,12 @@ return 1
 """
 
 USE_CODE = """
--- KEYS: challenge, live challenges of the address. ARGV: claim, challenge id. Removes the challenge for good.
+-- KEYS: challenge, attempts on the address, live challenges of the address. ARGV: claim, challenge id.
+-- Removes the challenge for good. Its right code was no attempt that counts against the address.
 if redis.call('HGET', KEYS[1], 'claim') ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
-redis.call('ZREM', KEYS[2], ARGV[2])
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[3], ARGV[2])
 return 1
 """
 

@@ -33,6 +33,7 @@ from .accounts import Accounts
 from .email_changes import EmailChanges
 from .keys import KeyRotation, SigningKeys
 from .model import CodeAnswer, Profile, ProfileChange, Session, Tokens, User
+from .pacing import Pace
 from .password_changes import PasswordChanges
 from .registrations import Registrations
 from .revocations import RevocationFeed
@@ -47,8 +48,9 @@ _ROLES = {Role.USER: user_pb2.ROLE_USER, Role.ADMIN: user_pb2.ROLE_ADMIN}
 class RegistrationServicer(registration_service_pb2_grpc.RegistrationServiceServicer):
     """Implements storymesh.auth.v1.RegistrationService."""
 
-    def __init__(self, registrations: Registrations) -> None:
+    def __init__(self, registrations: Registrations, pace: Pace) -> None:
         self._registrations = registrations
+        self._pace = pace
 
     async def CreateRegistration(
         self, request: registration_service_pb2.CreateRegistrationRequest, context: Context
@@ -60,7 +62,7 @@ class RegistrationServicer(registration_service_pb2_grpc.RegistrationServiceServ
             last_name=request.last_name,
             preferences=tuple(request.preferences),
         )
-        started = await self._registrations.start(profile, request.password)
+        started = await self._pace.keep(self._registrations.start(profile, request.password))
         response = registration_service_pb2.CreateRegistrationResponse(registration_id=str(started.id))
         set_time(response.code_expire_time, started.code_expires_at)
         return response
@@ -69,14 +71,16 @@ class RegistrationServicer(registration_service_pb2_grpc.RegistrationServiceServ
         self, request: registration_service_pb2.ResendRegistrationCodeRequest, context: Context
     ) -> registration_service_pb2.ResendRegistrationCodeResponse:
         response = registration_service_pb2.ResendRegistrationCodeResponse()
-        set_time(response.code_expire_time, await self._registrations.resend(UUID(request.registration_id)))
+        expires_at = await self._pace.keep(self._registrations.resend(UUID(request.registration_id)))
+        set_time(response.code_expire_time, expires_at)
         return response
 
     async def CompleteRegistration(
         self, request: registration_service_pb2.CompleteRegistrationRequest, context: Context
     ) -> registration_service_pb2.CompleteRegistrationResponse:
         device = device_of(request.device_name, origin_of(context))
-        signed_in = await self._registrations.complete(UUID(request.registration_id), request.code, device)
+        completing = self._registrations.complete(UUID(request.registration_id), request.code, device)
+        signed_in = await self._pace.keep(completing)
         return registration_service_pb2.CompleteRegistrationResponse(
             user=_user(signed_in.user), tokens=_tokens(signed_in.tokens), device_token=signed_in.device_token
         )
@@ -85,16 +89,20 @@ class RegistrationServicer(registration_service_pb2_grpc.RegistrationServiceServ
 class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
     """Implements storymesh.auth.v1.SessionService."""
 
-    def __init__(self, sessions: Sessions, password_sign_in: PasswordSignIn, code_sign_in: CodeSignIn) -> None:
+    def __init__(
+        self, sessions: Sessions, password_sign_in: PasswordSignIn, code_sign_in: CodeSignIn, pace: Pace
+    ) -> None:
         self._sessions = sessions
         self._password_sign_in = password_sign_in
         self._code_sign_in = code_sign_in
+        self._pace = pace
 
     async def CreateSession(
         self, request: session_service_pb2.CreateSessionRequest, context: Context
     ) -> session_service_pb2.CreateSessionResponse:
         device = device_of(request.device_name, origin_of(context))
-        signed_in = await self._password_sign_in.sign_in(request.login, request.password, device, request.device_token)
+        signing_in = self._password_sign_in.sign_in(request.login, request.password, device, request.device_token)
+        signed_in = await self._pace.keep(signing_in)
         return session_service_pb2.CreateSessionResponse(
             user=_user(signed_in.user), tokens=_tokens(signed_in.tokens), device_token=signed_in.device_token
         )
@@ -102,7 +110,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
     async def StartSessionCode(
         self, request: session_service_pb2.StartSessionCodeRequest, context: Context
     ) -> session_service_pb2.StartSessionCodeResponse:
-        started = await self._code_sign_in.start(request.email)
+        started = await self._pace.keep(self._code_sign_in.start(request.email))
         response = session_service_pb2.StartSessionCodeResponse(challenge_id=str(started.id))
         set_time(response.code_expire_time, started.code_expires_at)
         return response
@@ -111,7 +119,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         self, request: session_service_pb2.CompleteSessionCodeRequest, context: Context
     ) -> session_service_pb2.CompleteSessionCodeResponse:
         device = device_of(request.device_name, origin_of(context))
-        signed_in = await self._code_sign_in.complete(_answer(request), device)
+        signed_in = await self._pace.keep(self._code_sign_in.complete(_answer(request), device))
         return session_service_pb2.CompleteSessionCodeResponse(
             user=_user(signed_in.user), tokens=_tokens(signed_in.tokens), device_token=signed_in.device_token
         )
@@ -153,10 +161,13 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
 class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
     """Implements storymesh.auth.v1.AccountService."""
 
-    def __init__(self, accounts: Accounts, password_changes: PasswordChanges, email_changes: EmailChanges) -> None:
+    def __init__(
+        self, accounts: Accounts, password_changes: PasswordChanges, email_changes: EmailChanges, pace: Pace
+    ) -> None:
         self._accounts = accounts
         self._password_changes = password_changes
         self._email_changes = email_changes
+        self._pace = pace
 
     async def GetAccount(
         self, request: account_service_pb2.GetAccountRequest, context: Context
@@ -187,7 +198,7 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
     async def StartPasswordReset(
         self, request: account_service_pb2.StartPasswordResetRequest, context: Context
     ) -> account_service_pb2.StartPasswordResetResponse:
-        started = await self._password_changes.start_reset(request.email)
+        started = await self._pace.keep(self._password_changes.start_reset(request.email))
         response = account_service_pb2.StartPasswordResetResponse(challenge_id=str(started.id))
         set_time(response.code_expire_time, started.code_expires_at)
         return response
@@ -195,15 +206,17 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
     async def CompletePasswordReset(
         self, request: account_service_pb2.CompletePasswordResetRequest, context: Context
     ) -> account_service_pb2.CompletePasswordResetResponse:
-        await self._password_changes.complete_reset(_answer(request), request.new_password, origin_of(context))
+        answer, origin = _answer(request), origin_of(context)
+        await self._pace.keep(self._password_changes.complete_reset(answer, request.new_password, origin))
         return account_service_pb2.CompletePasswordResetResponse()
 
     async def StartEmailChange(
         self, request: account_service_pb2.StartEmailChangeRequest, context: Context
     ) -> account_service_pb2.StartEmailChangeResponse:
-        started = await self._email_changes.start(
+        starting = self._email_changes.start(
             caller_of(context), request.new_email, request.password, origin_of(context)
         )
+        started = await self._pace.keep(starting)
         response = account_service_pb2.StartEmailChangeResponse(challenge_id=str(started.id))
         set_time(response.code_expire_time, started.code_expires_at)
         return response

@@ -43,7 +43,7 @@ _SERVICE_CONFIG = json.dumps(
 
 
 class _Credentials(UnaryUnaryClientInterceptor):
-    """Adds the service's token for this callee and the time that is left."""
+    """Adds the service's token for this callee, unless the call brings a person's own, and the time that is left."""
 
     def __init__(self, tokens: ServiceTokens, callee: str) -> None:
         self._tokens = tokens
@@ -84,6 +84,9 @@ class _StreamCredentials(UnaryStreamClientInterceptor):
 
 def _with_token(details: ClientCallDetails, token: str) -> Metadata:
     metadata = Metadata(*(details.metadata or ()))
+    if any(key == "authorization" for key, _ in metadata):
+        # Made in a person's name: two credentials would leave it open whose call it is.
+        return metadata
     metadata.add("authorization", f"Bearer {token}")
     return metadata
 

@@ -101,6 +101,13 @@ class ResourceExhausted(MeshError):
     message = "too much was asked for; try again later"
 
 
+class StreamStalled(ResourceExhausted):
+    """The client has not read what was sent to it for too long; what it had open is given back."""
+
+    reason = "STREAM_STALLED"
+    message = "the stream was not read for too long; open it again"
+
+
 class Unavailable(MeshError):
     """Something this service depends on does not answer; the same call may succeed soon."""
 

@@ -3,27 +3,30 @@
 Delivery is at least once: a handler records each event in `processed_events` in the transaction of its effect, and the entry is
 acknowledged after that commit. A working handler keeps its lease by a heartbeat; a dead worker's entries go to a peer when the
 lease ends. Failures are retried with full-jitter backoff, then dead-lettered; what can never succeed is dead-lettered at once.
+Whatever waits for an administrator's decision, or was given up by one, is not handled when another copy of it comes by.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
-from uuid import NAMESPACE_OID, uuid5
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 import redis.exceptions
 from redis.asyncio import Redis
-from sqlalchemy import Column, DateTime, Integer, LargeBinary, Table, Text, Uuid, func
 from sqlalchemy.dialects.postgresql import insert
 
-from . import outbox, tracing
+from . import tracing
 from .database import Database, Transaction
+from .dead_letters import bury, dead_letters, is_put_aside
 from .events import Event, Undecodable, from_bytes
 from .inbox_stream import GROUP, Entry, InboxStream, delayed_of, stream_of
+from .inbox_upkeep import InboxUpkeep, processed_events
 
 __all__ = [
     "GROUP",
@@ -53,25 +56,6 @@ _SILENT_LEASES = 4
 """A consumer that said nothing for so many leases has ended: one that lives speaks at least three times a lease."""
 
 _REDIS_DOWN = (redis.exceptions.RedisError, OSError)
-
-processed_events = Table(
-    "processed_events",
-    outbox.metadata,
-    Column("event_id", Uuid, primary_key=True),
-    Column("processed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-)
-
-dead_letters = Table(
-    "dead_letters",
-    outbox.metadata,
-    Column("event_id", Uuid, primary_key=True),
-    Column("type", Text, nullable=False),
-    Column("key", Text, nullable=False),
-    Column("event", LargeBinary, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("failures", Integer, nullable=False),
-    Column("died_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-)
 
 Handler = Callable[[Event], Awaitable[None]]
 
@@ -119,9 +103,12 @@ class Inbox:
         max_failures: int,
         backoff: Callable[[int], float] = backoff_seconds,
         forgotten: Forgotten | None = None,
+        records_events: bool = False,
     ) -> None:
+        """`records_events` says that handlers use `first_time`, whose records then have to be removed in time."""
         self._db = db
         self._stream = InboxStream(redis, service, lease_seconds=lease_seconds)
+        self._upkeep = InboxUpkeep(db, redis, service, self._stream, records_events=records_events)
         self._service = service
         self._handlers = handlers
         self._lease_seconds = lease_seconds
@@ -134,6 +121,8 @@ class Inbox:
     async def run(self, stopping: asyncio.Event) -> None:
         """Takes events until `stopping` is set, then waits for the running handlers; cancelled, it hands their events back."""
         async with asyncio.TaskGroup() as group:
+            # Ends by itself, so that nothing breaks off in the middle of a transaction.
+            group.create_task(self._upkeep.run(stopping))
             beside = [group.create_task(self._move()), group.create_task(self._tidy())]
             try:
                 while not stopping.is_set():
@@ -206,6 +195,9 @@ class Inbox:
         if entry.claimed and await self._stream.deliveries(entry) > _CRASH_LIMIT:
             await self._bury(entry, event, "its workers keep dying", entry.failures)
             return
+        if (entry.again or entry.claimed or entry.failures) and await self._is_put_aside(event):
+            await self._stream.acknowledge(entry)
+            return
         with tracing.continued(event.traceparent, event.type):
             try:
                 await self._handler_of(event)(event)
@@ -224,6 +216,11 @@ class Inbox:
             # Kept for a version that knows it, which an acknowledgement would rob of it.
             raise Permanent(f"{event.type} has no handler in this version of the {self._service} service")
         return handler
+
+    async def _is_put_aside(self, event: Event) -> bool:
+        """Asked of everything that is not new, and so may be a copy."""
+        async with self._db.reading() as tx:
+            return await is_put_aside(tx, event.id)
 
     async def _failed(self, entry: Entry, event: Event, error: Exception) -> None:
         failures = entry.failures + 1
@@ -250,17 +247,18 @@ class Inbox:
     async def _bury(self, entry: Entry, event: Event | None, reason: str, failures: int) -> None:
         """Dead-letters the entry: it is in Postgres before it leaves the stream."""
         log.error("dead-lettered %s: %s", event.type if event else "an undecodable entry", reason)
-        letter = insert(dead_letters).values(
-            event_id=event.id if event else uuid5(NAMESPACE_OID, f"{stream_of(self._service)}:{entry.id.decode()}"),
-            type=_text(event.type) if event else "",
-            key=_text(event.key) if event else "",
-            event=entry.data,
-            reason=_text(reason[:500]),
-            failures=failures,
-        )
         async with self._db.transaction() as tx:
             if not (event and self._forgotten and await self._forgotten(tx, event)):
-                await tx.execute(letter.on_conflict_do_nothing())
+                await bury(
+                    tx,
+                    event_id=event.id if event else _id_of(entry.data),
+                    inbox=self._service,
+                    type_=_text(event.type) if event else "",
+                    key=_text(event.key) if event else "",
+                    event=entry.data,
+                    reason=_text(reason[:500]),
+                    failures=failures,
+                )
         await self._stream.acknowledge(entry)
 
     async def _hand_back(self, entries: Sequence[Entry]) -> None:
@@ -287,6 +285,11 @@ class Inbox:
                 await self._stream.forget_ended(_SILENT_LEASES * self._lease_seconds)
             except _REDIS_DOWN as error:
                 log.debug("ended consumers cannot be removed now: %s", error)
+
+
+def _id_of(data: bytes) -> UUID:
+    """For bytes that are no event: always the same, so that they keep their name when they are replayed and die again."""
+    return uuid5(NAMESPACE_OID, hashlib.sha256(data).hexdigest())
 
 
 def _text(text: str) -> str:

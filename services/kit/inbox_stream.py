@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import cast
 from uuid import uuid4
 
@@ -41,6 +42,8 @@ class Entry:
     failures: int
     claimed: bool
     """Taken over from a worker that died or handed it back."""
+    again: bool = False
+    """Published before, and once more because Redis may have lost it."""
 
 
 class InboxStream:
@@ -108,6 +111,11 @@ class InboxStream:
         """Removes the names of consumers without pending entries that were silent for longer."""
         await self._forget(keys=[self._stream], args=[GROUP, int(silent_seconds * 1000)])
 
+    async def oldest_at(self) -> datetime | None:
+        """When the entry that waits the longest came; None when none does."""
+        answer = cast("list[_Raw]", await self._redis.xrange(self._stream, count=1))
+        return datetime.fromtimestamp(int(answer[0][0].split(b"-")[0]) / 1000, UTC) if answer else None
+
     async def _claim(self, count: int) -> list[Entry]:
         # The cursor goes round: a look covers only part of a long list of pending entries.
         answer = await self._redis.xautoclaim(
@@ -133,7 +141,7 @@ class InboxStream:
 def _entries(raw: Sequence[_Raw], *, claimed: bool) -> list[Entry]:
     """Without those that were deleted while they were pending, which have no fields."""
     return [
-        Entry(entry_id, fields.get(b"event", b""), _number(fields.get(b"failures", b"")), claimed)
+        Entry(entry_id, fields.get(b"event", b""), _number(fields.get(b"failures", b"")), claimed, b"again" in fields)
         for entry_id, fields in raw
         if fields
     ]

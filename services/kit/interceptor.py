@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from time import perf_counter
 from typing import Any, NoReturn, TypeAlias
 
@@ -22,12 +22,14 @@ from opentelemetry.trace import StatusCode as SpanStatusCode
 from . import deadline, tracing
 from .access import AccessControl
 from .caller import Caller, current_caller, origin_of
-from .errors import Internal, MalformedRequest, MeshError
+from .errors import Internal, MalformedRequest, MeshError, StreamStalled
 from .metrics import Metrics
 from .statuses import as_mesh_error, to_grpc
 from .validation import validate
 
 log = logging.getLogger(__name__)
+
+_STALLED_SECONDS = 1.0
 
 # What OpenTelemetry counts as the server's fault; the rest is the caller's.
 _FAULTS = {
@@ -49,12 +51,19 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
     """Surrounds the methods of `services`; others on the same server (health, reflection) pass untouched."""
 
     def __init__(
-        self, services: frozenset[str], access: AccessControl, metrics: Metrics, *, call_seconds: float
+        self,
+        services: frozenset[str],
+        access: AccessControl,
+        metrics: Metrics,
+        *,
+        call_seconds: float,
+        write_seconds: float,
     ) -> None:
         self._services = services
         self._access = access
         self._metrics = metrics
         self._call_seconds = call_seconds
+        self._write_seconds = write_seconds
 
     async def intercept_service(
         self, continuation: HandlerOf, handler_call_details: grpc.HandlerCallDetails
@@ -97,11 +106,19 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
                     request = await self._admit(call, path, handler, data, context)
                     async with self._access.standing(call.caller), aclosing(behaviour(request, context)) as messages:
                         async for message in messages:
-                            await context.write(message)
+                            await self._write(context, message)
                     return
                 await call.abort()
 
         return serve
+
+    async def _write(self, context: Context, message: Message) -> None:
+        """Waits for the client's flow control, but not for ever: who opens a stream and does not read it would keep it for ever."""
+        try:
+            async with asyncio.timeout(self._write_seconds):
+                await context.write(message)
+        except TimeoutError:
+            raise StreamStalled from None
 
     async def _admit(self, call: _Call, path: str, handler: Handler, data: bytes, context: Context) -> Message:
         call.caller = await self._access.admit(path, context.invocation_metadata())
@@ -162,6 +179,12 @@ class _Call:
         """Ends the call with the error's status."""
         if self._error is None:
             raise RuntimeError("a call ended with neither an answer nor an error")
+        if isinstance(self._error, StreamStalled):
+            # The status stands in line behind what the client does not read; grpc keeps it there, without this call.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STALLED_SECONDS):
+                    await self._context.abort_with_status(to_grpc(self._error))
+            raise asyncio.CancelledError
         await self._context.abort_with_status(to_grpc(self._error))
 
     def _record(self, code: StatusCode, outcome: str, error: MeshError | None = None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from google.protobuf.message import Message
 from sqlalchemy import (
     BigInteger,
@@ -29,6 +31,9 @@ from .events import VERSION
 
 CHANNEL = "outbox"
 """NOTIFY wakes the relay; the payload is empty, so Postgres folds many into one."""
+
+KEPT = timedelta(days=7)
+"""How long an event is kept after it was published, for a Redis that loses it, and so how late it may come once more."""
 
 metadata = MetaData()
 

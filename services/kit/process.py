@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import sys
 from collections.abc import Awaitable, Callable
@@ -84,6 +85,9 @@ def main(service: str, **commands: Command) -> None:
         logs.configure(f"{service}-{name}", settings.environment, level, stream=sys.stderr)
         running = command.run(settings, arguments)
     provider = tracing.configure(f"{service}-{name}", settings.otlp_endpoint)
+    # Modules and their classes live as long as the process: looking through them for garbage held every call up for 80 ms.
+    gc.collect()
+    gc.freeze()
     try:
         uvloop.run(running)  # type: ignore[arg-type]  # every command is a coroutine function
     except OSError as error:

@@ -32,7 +32,7 @@ def connect(url: str) -> Redis:
         url,
         connection_class=_Cancellable,
         protocol=2,
-        # Every watcher of a story holds one while it waits; past the limit a call fails at once instead of queueing for ever.
+        # Every story that is watched holds one; past the limit a call fails at once instead of queueing for ever.
         max_connections=2000,
         socket_connect_timeout=2,
         # Above the longest blocking read, below what a caller would wait.

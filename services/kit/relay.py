@@ -1,39 +1,55 @@
-"""Copies committed outbox rows to the inbox streams of the subscribing services. Any number of relays may run on one outbox."""
+"""Copies committed outbox rows to the inbox streams of the subscribing services. Any number of relays may run on one outbox.
+
+Redis is only a copy: when it lost something (see `redis_memory`), the rows that it was told are copied once more, as far back as it
+may have lost them, in their order and marked as repeats. New rows of a key wait until those before them were repeated; all others
+go on meanwhile. Consumers drop what they have dealt with.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime
+from itertools import chain
+from typing import Any
 
 from redis.asyncio import Redis
-from sqlalchemy import delete, exists, func, select, update
+from redis.asyncio.client import Pipeline
+from sqlalchemy import ColumnElement, FromClause, case, delete, exists, func, select, update
 from sqlalchemy.engine.row import RowMapping
 
 from . import outbox
-from .database import Database, listen
+from .database import Database, Transaction, listen
 from .events import Event
 from .inbox_stream import stream_of
 from .pausing import pause
+from .redis_memory import RedisMemory, redis_memories
 
 log = logging.getLogger(__name__)
 
 _BATCH = 100
 _POLL_SECONDS = 1.0
-_KEEP_PUBLISHED = timedelta(days=7)
 _PURGE_EVERY_SECONDS = 3600.0
+_LONGEST_BACKLOG = 1000
+"""Entries in an inbox above which repeats wait, so that new events do not queue behind a week of old ones, nor fill Redis."""
 
 
 class Relay:
     """At least once: a crash between the copy and the commit repeats the copy, and consumers drop the repeat by its id."""
 
-    def __init__(self, db: Database, redis: Redis, routes: Mapping[str, Sequence[str]], *, database_url: str) -> None:
+    def __init__(
+        self, db: Database, redis: Redis, routes: Mapping[str, Sequence[str]], *, service: str, database_url: str
+    ) -> None:
         self._db = db
         self._redis = redis
         self._routes = routes
         self._database_url = database_url
         self._wake = asyncio.Event()
+        self._name = f"outbox:{service}"
+        self._memory = RedisMemory(db, redis, self._name, self._lost)
+        self._repeating = True
+        """Whether there may be something to repeat: by whichever relay that was begun, and in whose life."""
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Publishes until `stopping` is set. Survives restarts of Postgres and Redis."""
@@ -46,6 +62,8 @@ class Relay:
                 self._wake.clear()
                 try:
                     busy = await self.publish() > 0
+                    if self._repeating:
+                        busy = await self.repeat() > 0 or busy
                 except Exception as error:
                     log.warning("the outbox cannot be relayed now: %s", error)
                     busy = False
@@ -60,30 +78,87 @@ class Relay:
         The row locks are held through the bounded pipeline. A row waits while an earlier one of its key is unpublished, also when
         another relay holds that one: SKIP LOCKED alone would let this relay overtake it.
         """
+        self._repeating |= await self._memory.check()
         row, earlier = outbox.table, outbox.table.alias("earlier")
-        blocked = exists().where(
-            earlier.c.key == row.c.key, earlier.c.published_at.is_(None), earlier.c.position < row.c.position
-        )
+        before = (earlier.c.key == row.c.key) & (earlier.c.position < row.c.position)
         due = (
-            select(row)
-            .where(row.c.published_at.is_(None), ~blocked)
+            select(row, func.now().label("now"))
+            .where(row.c.published_at.is_(None), ~exists().where(before, earlier.c.published_at.is_(None)))
             .order_by(row.c.position)
             .limit(_BATCH)
             .with_for_update(skip_locked=True)
         )
         async with self._db.transaction() as tx:
+            # With its values, not joined: a planner without statistics would compare every row with every other.
+            plan = await self._plan(tx) if self._repeating else None
+            if plan:
+                due = due.where(~exists().where(before, *_in(plan, earlier)))
             rows = (await tx.execute(due)).mappings().all()
             if not rows:
                 return 0
             async with self._redis.pipeline(transaction=False) as pipeline:
-                for each in rows:
-                    data = _event(each).to_bytes()
-                    for inbox in self._inboxes(each["type"]):
-                        pipeline.xadd(stream_of(inbox), {"event": data})
+                self._copy(pipeline, rows)
+                self._memory.note(pipeline, rows[0]["now"])
                 await pipeline.execute()
             positions = [each["position"] for each in rows]
             await tx.execute(update(row).where(row.c.position.in_(positions)).values(published_at=func.now()))
         return len(rows)
+
+    async def repeat(self) -> int:
+        """Publishes one batch of what Redis lost once more, and returns its size; 0 when none is left or an inbox is full.
+
+        One relay at a time, so the rows keep their order. How far it came is committed with each batch.
+        """
+        row, repeats = outbox.table, redis_memories
+        async with self._db.transaction() as tx:
+            plan = await self._plan(tx, lock=True)
+            if plan is None:
+                self._repeating = False
+                return 0
+            if await self._full():
+                return 0
+            lost = select(row).where(*_in(plan, row)).order_by(row.c.position).limit(_BATCH)
+            rows = (await tx.execute(lost)).mappings().all()
+            if rows:
+                async with self._redis.pipeline(transaction=False) as pipeline:
+                    self._copy(pipeline, rows, again=True)
+                    await pipeline.execute()
+                progress = {"repeat_after": rows[-1]["position"]}
+            else:
+                log.info("what Redis may have lost of %s has been published again", self._name)
+                progress = {"repeat_before": None, "repeated_at": func.now()}
+            await tx.execute(update(repeats).where(repeats.c.name == self._name).values(progress))
+        return len(rows)
+
+    async def _plan(self, tx: Transaction, *, lock: bool = False) -> RowMapping | None:
+        """What is left to repeat; None when nothing is."""
+        repeats = redis_memories
+        query = select(repeats).where(repeats.c.name == self._name, repeats.c.repeat_before.is_not(None))
+        return (await tx.execute(query.with_for_update() if lock else query)).mappings().one_or_none()
+
+    async def _lost(self, tx: Transaction, since: datetime | None) -> None:
+        """Plans the repeat. One that has not ended, or not long ago, begins anew: what it told Redis may be what was lost now."""
+        repeats = redis_memories
+        begin = func.greatest(since, func.now() - outbox.KEPT)
+        recent = repeats.c.repeat_before.is_not(None) | (repeats.c.repeated_at >= begin)
+        # Both functions pass over what is NULL.
+        from_both = case((recent, func.least(repeats.c.repeat_since, begin)), else_=begin)
+        plan = {"repeat_since": from_both, "repeat_before": func.now(), "repeat_after": 0}
+        await tx.execute(update(repeats).where(repeats.c.name == self._name).values(plan))
+
+    async def _full(self) -> bool:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for inbox in sorted(set(chain.from_iterable(self._routes.values()))):
+                pipeline.xlen(stream_of(inbox))
+            return max(await pipeline.execute(), default=0) > _LONGEST_BACKLOG
+
+    def _copy(self, pipeline: Pipeline, rows: Sequence[RowMapping], again: bool = False) -> None:
+        for each in rows:
+            fields: dict[Any, Any] = {"event": _event(each).to_bytes()}
+            if again:
+                fields["again"] = "1"
+            for inbox in self._inboxes(each["type"]):
+                pipeline.xadd(stream_of(inbox), fields)
 
     def _inboxes(self, event_type: str) -> Sequence[str]:
         inboxes = self._routes.get(event_type)
@@ -97,11 +172,19 @@ class Relay:
         while True:
             try:
                 async with self._db.transaction() as tx:
-                    old = outbox.table.c.published_at < func.now() - _KEEP_PUBLISHED
+                    old = outbox.table.c.published_at < func.now() - outbox.KEPT
                     await tx.execute(delete(outbox.table).where(old))
             except Exception as error:
                 log.warning("published outbox rows cannot be removed now: %s", error)
             await asyncio.sleep(_PURGE_EVERY_SECONDS)
+
+
+def _in(plan: RowMapping, row: FromClause) -> Sequence[ColumnElement[bool]]:
+    return (
+        row.c.position > plan["repeat_after"],
+        row.c.published_at >= plan["repeat_since"],
+        row.c.published_at < plan["repeat_before"],
+    )
 
 
 def _event(row: RowMapping) -> Event:

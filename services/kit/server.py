@@ -123,7 +123,10 @@ class Server:
                 raise ValueError("a server with servicers needs both kinds of tokens")
             access = AccessControl(self._servicers, access_tokens, service_tokens)
             served = frozenset(self._servicers)
-            interceptors.append(MeshInterceptor(served, access, self.metrics, call_seconds=self._settings.call_seconds))
+            call_seconds, write_seconds = self._settings.call_seconds, self._settings.write_seconds
+            interceptors.append(
+                MeshInterceptor(served, access, self.metrics, call_seconds=call_seconds, write_seconds=write_seconds)
+            )
         server = grpc.aio.server(
             interceptors=interceptors,
             options=[

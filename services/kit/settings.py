@@ -169,6 +169,9 @@ class ServiceSettings(BaseSettings):
     )
     drain_seconds: float = Field(10.0, gt=0, description="How long open calls and running work may take after SIGTERM.")
     call_seconds: float = Field(15.0, gt=0, description="The longest that a unary call may take.")
+    write_seconds: float = Field(
+        30.0, gt=0, description="The longest that a message of a stream may wait for its client to read."
+    )
 
     @field_validator("*", mode="wrap")
     @classmethod

@@ -6,11 +6,14 @@ from contextlib import AsyncExitStack
 
 from storymesh.notification.v1.notification_service_pb2 import DESCRIPTOR
 from storymesh.notification.v1.notification_service_pb2_grpc import add_NotificationServiceServicer_to_server
+from storymesh.ops.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
 
-from services.kit import channels, process
+from services.kit import channels, dead_letter_service, process
 from services.kit import redis as kit_redis
 from services.kit.clock import system_clock
 from services.kit.database import Database
+from services.kit.dead_letter_service import DeadLetterDesk, DeadLetterServicer
+from services.kit.dead_letters import DeadLetters, Keeper
 from services.kit.health import seldom
 from services.kit.inbox import Inbox
 from services.kit.keys import fetch_from
@@ -26,7 +29,7 @@ from .config import NotificationSettings, NotificationWorkerSettings
 from .erasing import Erasing
 from .mailing import Mailing
 from .notifications import Notifications, Notifier
-from .peers import Accounts
+from .peers import Accounts, StoryDeadLetters
 from .servicer import NotificationServicer
 from .smtp import Smtp
 from .worker import Worker, forgotten
@@ -50,7 +53,13 @@ async def serve(settings: NotificationSettings) -> None:
             issuer=settings.token_issuer,
             audience=settings.token_audience,
         )
-        notifications = Notifications(db, Pages(Signer(settings.cursor_key.get_secret_value())))
+        story = await closing.enter_async_context(channels.connect(settings.story_target, "story", service_tokens))
+        signer = Signer(settings.cursor_key.get_secret_value())
+        notifications = Notifications(db, Pages(signer))
+        keepers: dict[str, Keeper] = {
+            "notification": DeadLetters(db, "notification", signer),
+            "story": StoryDeadLetters(story),
+        }
         server = Server(
             settings,
             required={"postgres": db.check, "revocation_snapshot": revocations.check_known},
@@ -58,6 +67,8 @@ async def serve(settings: NotificationSettings) -> None:
         )
         servicer = NotificationServicer(notifications)
         server.add(SERVICE, lambda to: add_NotificationServiceServicer_to_server(servicer, to))
+        letters = DeadLetterServicer(DeadLetterDesk(keepers, signer))
+        server.add(dead_letter_service.SERVICE, lambda to: add_DeadLetterServiceServicer_to_server(letters, to))
         server.background(RevocationFeed(auth, revocations).run)
         server.metrics.show(revocations)
         await server.run(access_tokens, service_tokens)
@@ -96,6 +107,7 @@ async def work(settings: NotificationWorkerSettings) -> None:
             concurrency=settings.mail_concurrency,
             max_failures=settings.max_failures,
             forgotten=forgotten,
+            records_events=True,
         )
         smtp_answers = seldom(smtp.check, every_seconds=_SMTP_CHECK_SECONDS)
         server = Server(settings, required={"postgres": db.check, "redis": redis.ping}, optional={"smtp": smtp_answers})

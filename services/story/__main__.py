@@ -5,14 +5,17 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
+from storymesh.ops.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
 from storymesh.story.v1.story_service_pb2 import DESCRIPTOR
 from storymesh.story.v1.story_service_pb2_grpc import add_StoryServiceServicer_to_server
 
 from services.event_routes import ROUTES
-from services.kit import channels, process
+from services.kit import channels, dead_letter_service, process
 from services.kit import redis as kit_redis
 from services.kit.clock import system_clock
 from services.kit.database import Database
+from services.kit.dead_letter_service import DeadLetterDesk, DeadLetterServicer
+from services.kit.dead_letters import DeadLetters
 from services.kit.inbox import Inbox
 from services.kit.keys import fetch_from
 from services.kit.paging import Pages
@@ -24,14 +27,18 @@ from services.kit.signing import Signer
 from services.kit.tokens import AccessTokens, KeySet, ServiceTokens
 
 from . import worker
+from .admission import Admission
 from .config import StorySettings, StoryWorkerSettings
 from .erasing import Erasing
+from .interruptions import Interruptions
+from .model import Limits
 from .peers import Accounts
 from .progress import Progress
+from .pruning import Pruning
 from .servicer import StoryServicer
 from .stories import Stories
 from .sweeping import Sweeper
-from .watching import Watches
+from .watching import Watches, WatchLimits
 from .writers import build_writer
 from .writing import Writing
 
@@ -55,17 +62,36 @@ async def serve(settings: StorySettings) -> None:
             audience=settings.token_audience,
         )
         signer = Signer(settings.cursor_key.get_secret_value())
-        stories = Stories(db, Pages(signer), Accounts(auth).preferences_of, system_clock)
+        limits = Limits(
+            unfinished=settings.stories_unfinished, a_day=settings.stories_a_day, backlog=settings.stories_backlog
+        )
+        stories = Stories(
+            db,
+            Pages(signer),
+            Accounts(auth).preferences_of,
+            system_clock,
+            progress=Progress(redis),
+            admission=Admission(limits),
+        )
         server = Server(
             settings,
             required={"postgres": db.check, "revocation_snapshot": revocations.check_known},
             optional={"redis": redis.ping, "revocations": revocations.check_fresh},
         )
-        watches = Watches(
-            stories, Progress(redis), signer, server.stopping, heartbeat_seconds=settings.heartbeat_seconds
+        watch_limits = WatchLimits(
+            per_person=settings.watches_per_person,
+            altogether=settings.watches,
+            stories=settings.watched_stories,
+            entries_behind=settings.watch_entries_behind,
         )
+        watches = Watches(
+            db, stories, Progress(redis), signer, watch_limits, heartbeat_seconds=settings.heartbeat_seconds
+        )
+        server.background(watches.run)
         servicer = StoryServicer(stories, watches)
         server.add(SERVICE, lambda to: add_StoryServiceServicer_to_server(servicer, to))
+        letters = DeadLetterServicer(DeadLetterDesk({"story": DeadLetters(db, "story", signer)}, signer))
+        server.add(dead_letter_service.SERVICE, lambda to: add_DeadLetterServiceServicer_to_server(letters, to))
         server.background(RevocationFeed(auth, revocations).run)
         server.metrics.show(revocations)
         await server.run(access_tokens, service_tokens)
@@ -89,13 +115,17 @@ async def work(settings: StoryWorkerSettings) -> None:
         closing.push_async_callback(writer.aclose)
         await writer.warm_up()
         progress = Progress(redis)
+        interruptions = Interruptions(redis)
+        erasing = Erasing(db, progress, system_clock)
         writing = Writing(
             db,
             progress,
             writer,
             system_clock,
+            interruptions=interruptions,
             lease=timedelta(seconds=settings.lease_seconds),
             seconds=settings.story_seconds,
+            life=timedelta(seconds=settings.story_life_seconds),
             attempts=settings.story_attempts,
         )
         inbox = Inbox(
@@ -111,17 +141,19 @@ async def work(settings: StoryWorkerSettings) -> None:
             db,
             redis,
             "story-accounts",
-            worker.account_handlers(Erasing(db, progress, system_clock)),
+            worker.account_handlers(erasing),
             lease_seconds=settings.lease_seconds,
             concurrency=_ERASED_AT_A_TIME,
             max_failures=settings.max_failures,
         )
-        relay = Relay(db, redis, ROUTES, database_url=database_url)
+        relay = Relay(db, redis, ROUTES, service="story", database_url=database_url)
         server = Server(settings, required={"postgres": db.check, "redis": redis.ping})
         server.background(inbox.run)
         server.background(accounts_inbox.run)
         server.background(relay.run)
         server.background(Sweeper(db).run)
+        server.background(interruptions.run)
+        server.background(Pruning(db, erasing, system_clock).run)
         await server.run()
 
 

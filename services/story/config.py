@@ -16,6 +16,17 @@ class StorySettings(DatabaseSettings):
 
     cursor_key: Key = Field(description="Signs page tokens and resume tokens; the same for all replicas.")
     heartbeat_seconds: float = Field(15.0, gt=0, description="Silence on a watch after which a heartbeat is sent.")
+    watches: int = Field(5000, ge=1, description="Watches that a process serves at a time.")
+    watches_per_person: int = Field(20, ge=1, description="Watches that one person may have open at a process.")
+    watched_stories: int = Field(
+        1500, ge=1, description="Different stories watched at a process; each holds a connection to Redis."
+    )
+    watch_entries_behind: int = Field(
+        500, ge=1, description="Batches of words that may come while a watcher does not read, before it is sent away."
+    )
+    stories_unfinished: int = Field(5, ge=1, description="Stories that a person may have queued or running.")
+    stories_a_day: int = Field(50, ge=1, description="Stories that a person may ask for within 24 hours.")
+    stories_backlog: int = Field(1000, ge=1, description="Queued stories beyond which no more are taken from anybody.")
 
 
 class StoryWorkerSettings(InboxSettings):
@@ -24,6 +35,11 @@ class StoryWorkerSettings(InboxSettings):
     writer: WriterName = Field("composer", description="Who writes: openai, local or composer.")
     writer_concurrency: int = Field(2, ge=1, description="Stories that a worker writes at a time.")
     story_seconds: float = Field(300.0, gt=0, description="The longest that one attempt at a story may take.")
+    story_life_seconds: float = Field(
+        21600.0,
+        gt=0,
+        description="The time from its request, or last retry, after which an unfinished story is given up.",
+    )
     story_attempts: int = Field(5, ge=1, description="Failed attempts after which a story is given up.")
     model_path: Path | None = Field(
         None, description="Another GGUF for the local writer; empty: SmolLM2-135M-Instruct."

@@ -1,8 +1,9 @@
-"""Erasing all that is known of a person whose account is gone."""
+"""Erasing all that is known of a person whose account is gone, and the last of stories that their owners have deleted."""
 
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from uuid import UUID
 
 from services.kit import erasure
@@ -26,6 +27,17 @@ class Erasing:
         self._progress = progress
         self._clock = clock
 
+    async def finish_deletions(self, begun_before: timedelta) -> int:
+        """Removes stories whose deletion was broken off, as it is when Redis is away. Returns how many there were."""
+        async with self._db.transaction() as tx:
+            hidden = await store.hidden(tx, begun_before, _BATCH)
+        if hidden:
+            await self._progress.erase(hidden)
+            async with self._db.transaction() as tx:
+                await store.erase(tx, hidden)
+            log.info("finished the deletion of %d stories", len(hidden))
+        return len(hidden)
+
     async def erase(self, owner_id: UUID) -> None:
         """Deletes the owner's stories, in whatever state, and lets no other come into being.
 
@@ -47,4 +59,6 @@ class Erasing:
             async with self._db.transaction() as tx:
                 await store.erase(tx, found)
             erased += len(found)
+        async with self._db.transaction() as tx:
+            await store.erase_admissions(tx, owner_id)
         log.info("erased %d stories of a deleted account", erased)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -62,8 +63,12 @@ class Story:
     queue_position: int
     writer: str
     model: str
+    prompt_tokens: int
+    completion_tokens: int
     failure_reason: str
     created_at: datetime
+    queued_at: datetime
+    """When it was requested last: at first, or by a retry."""
     started_at: datetime | None
     completed_at: datetime | None
 
@@ -73,6 +78,52 @@ class FailureReason(StrEnum):
 
     WRITER_UNAVAILABLE = "WRITER_UNAVAILABLE"
     WORKER_LOST = "WORKER_LOST"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+
+
+DAY = timedelta(days=1)
+
+_SHORTEST_WAIT = timedelta(seconds=1)
+_LONGEST_WAIT = timedelta(minutes=5)
+_UNKNOWN_PACE = timedelta(seconds=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may be asked for."""
+
+    unfinished: int
+    """Stories that a person may have queued or running."""
+    a_day: int
+    """Stories that a person may request within 24 hours, deleted and repeated ones included."""
+    backlog: int
+    """Stories that may be queued in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What was asked for so far, counted no further than the limits."""
+
+    unfinished: int
+    """The person's queued and running stories."""
+    earliest_of_day: datetime | None
+    """When the person's latest request but `a_day - 1` was admitted; None when there were fewer."""
+    queued: int
+    """Everybody's queued stories."""
+
+
+def wait_for_places(places: int, completed: Sequence[datetime], now: datetime) -> timedelta:
+    """How long until the queue has moved by so many places, at the pace at which the latest stories were completed.
+
+    Between a second and five minutes: the pace says nothing about later. Where no story is completed, a slow pace is taken.
+    """
+    each = (now - min(completed)) / len(completed) if completed else _UNKNOWN_PACE
+    return min(max(places * each, _SHORTEST_WAIT), _LONGEST_WAIT)
+
+
+def wait_for_day(admitted_at: datetime, now: datetime) -> timedelta:
+    """How long until an admission does not count any more; zero or less when it does not now."""
+    return admitted_at + DAY - now
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -6,7 +6,7 @@ and offsets are dense within an attempt, so a gap shows. Postgres holds the fini
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -15,10 +15,13 @@ from uuid import UUID
 
 from redis.asyncio import Redis
 
-from .model import Position
+from .model import START, Position
 
 KEPT = timedelta(hours=24)
 """How long a stream outlives its latest entry."""
+
+INTERRUPTIONS = "stories:interrupted"
+"""The channel that names each story whose writing was stopped from outside, for the worker that is at it."""
 
 _PAGE = 1000
 
@@ -27,13 +30,16 @@ _APPEND = """
 -- -1 the entries before this one are gone.
 local attempt, offset = tonumber(ARGV[1]), tonumber(ARGV[2])
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-local last_attempt, last_offset = 0, 0
+local last_attempt, last_offset, last_kind = 0, 0, ''
 if #last > 0 then
   local dash = string.find(last[1][1], '-', 1, true)
   last_attempt = tonumber(string.sub(last[1][1], 1, dash - 1))
   last_offset = tonumber(string.sub(last[1][1], dash + 1))
+  last_kind = last[1][2][2]
 end
 if last_attempt > attempt then return 0 end
+-- Nothing follows an attempt's end: it was stopped from outside.
+if last_attempt == attempt and last_kind == 'end' and ARGV[3] ~= 'end' then return 0 end
 if last_attempt == attempt and last_offset >= offset then return 1 end
 local follows = (offset == 0) or (last_attempt == attempt and last_offset == offset - 1)
 if not follows and ARGV[3] ~= 'snapshot' then return -1 end
@@ -43,11 +49,22 @@ return 1
 """
 
 
-_ERASE = """
--- KEYS: stream. ARGV: a position past all others, time to live in ms.
-redis.call('DEL', KEYS[1])
-redis.call('XADD', KEYS[1], ARGV[1], 'kind', 'end', 'text', '')
+_STOP = """
+-- KEYS: stream. ARGV: attempt, time to live in ms, '1' to drop what there is, channel, story.
+-- Ends the attempt right after its latest entry; an end that is there already gets a second one, so that watchers look again.
+local attempt, offset = tonumber(ARGV[1]), 0
+if attempt == 0 then offset = 1 end
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+if #last > 0 then
+  local dash = string.find(last[1][1], '-', 1, true)
+  local last_attempt = tonumber(string.sub(last[1][1], 1, dash - 1))
+  if last_attempt > attempt then return end
+  if last_attempt == attempt then offset = tonumber(string.sub(last[1][1], dash + 1)) + 1 end
+end
+if ARGV[3] == '1' then redis.call('DEL', KEYS[1]) end
+redis.call('XADD', KEYS[1], attempt .. '-' .. offset, 'kind', 'end', 'text', '')
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('PUBLISH', ARGV[4], ARGV[5])
 """
 
 _PAST_ALL = Position(1 << 31, 0)
@@ -61,7 +78,7 @@ class Kind(StrEnum):
     SNAPSHOT = "snapshot"
     """The whole text of the attempt so far, after entries were lost."""
     END = "end"
-    """The story has left RUNNING; Postgres says for what."""
+    """The story has left RUNNING, or was cancelled or deleted before; Postgres says which. Nothing else follows in this attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +86,11 @@ class Entry:
     position: Position
     kind: Kind
     text: str
+
+    @property
+    def begins(self) -> bool:
+        """Whether an attempt begins with it: from nothing, or from what an earlier one had written."""
+        return self.position.offset == 0
 
 
 class Overtaken(Exception):
@@ -81,7 +103,7 @@ class Progress:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._append = redis.register_script(_APPEND)
-        self._erase = redis.register_script(_ERASE)
+        self._stop = redis.register_script(_STOP)
 
     async def append(self, story_id: UUID, position: Position, kind: Kind, text: str = "") -> bool:
         """Repeating an append changes nothing. False when the entries before it are gone: append a snapshot instead.
@@ -109,14 +131,34 @@ class Progress:
     async def erase(self, story_ids: Sequence[UUID]) -> None:
         """Drops every word. A worker that is at such a story is overtaken at its next append, and watchers look up at once.
 
-        A stream that was merely deleted would come back whole: to a worker it looks lost.
+        A stream that was merely deleted would come back whole: to a worker it looks lost. Repeated, watchers look up once more.
         """
         async with self._redis.pipeline(transaction=False) as pipeline:
             for story_id in story_ids:
-                await self._erase(
-                    keys=[_key(story_id)], args=[str(_PAST_ALL), int(KEPT.total_seconds() * 1000)], client=pipeline
-                )
+                await self._end(story_id, _PAST_ALL.attempt, forget=True, client=pipeline)
             await pipeline.execute()
+
+    async def stop(self, story_id: UUID, attempt: int, *, forget: bool = False) -> None:
+        """Ends an attempt from outside: its worker is interrupted, at its next append at the latest, and watchers look up.
+
+        To `forget` is to drop the words as well.
+        """
+        await self._end(story_id, attempt, forget=forget)
+
+    async def written(self, story_id: UUID) -> tuple[int, str]:
+        """The latest attempt that there is a trace of, and its words."""
+        position, text = START, ""
+        while entries := await self.read(story_id, position):
+            for entry in entries:
+                position, text = entry.position, fold(text, entry)
+        return position.attempt, text
+
+    async def _end(self, story_id: UUID, attempt: int, *, forget: bool, client: Redis | None = None) -> None:
+        await self._stop(
+            keys=[_key(story_id)],
+            args=[attempt, int(KEPT.total_seconds() * 1000), int(forget), INTERRUPTIONS, str(story_id)],
+            client=client,
+        )
 
 
 def fold(text: str, entry: Entry) -> str:
@@ -130,6 +172,21 @@ def fold(text: str, entry: Entry) -> str:
             return text + entry.text
         case Kind.END:
             return text
+
+
+def merged(entries: Sequence[Entry]) -> Iterator[Entry]:
+    """The same text in fewer entries: chunks that follow each other become one, at the position of the last."""
+    chunks: list[Entry] = []
+    for entry in entries:
+        if chunks and entry.kind is not Kind.CHUNK:
+            yield Entry(chunks[-1].position, Kind.CHUNK, "".join(chunk.text for chunk in chunks))
+            chunks.clear()
+        if entry.kind is Kind.CHUNK:
+            chunks.append(entry)
+        else:
+            yield entry
+    if chunks:
+        yield Entry(chunks[-1].position, Kind.CHUNK, "".join(chunk.text for chunk in chunks))
 
 
 _Raw = Sequence[tuple[bytes, dict[bytes, bytes]]]

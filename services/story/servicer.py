@@ -41,6 +41,7 @@ _STATES = {
     State.FAILED: story_pb2.STORY_STATE_FAILED,
     State.CANCELLED: story_pb2.STORY_STATE_CANCELLED,
 }
+_PROTO_STATES = {number: state for state, number in _STATES.items()}
 _LENGTHS = {
     story_pb2.STORY_LENGTH_UNSPECIFIED: Length.MEDIUM,
     story_pb2.STORY_LENGTH_SHORT: Length.SHORT,
@@ -73,8 +74,21 @@ class StoryServicer(story_service_pb2_grpc.StoryServiceServicer):
         return pb.GetStoryResponse(story=_to_proto(story))
 
     async def ListStories(self, request: pb.ListStoriesRequest, context: Context) -> pb.ListStoriesResponse:
-        page = await self._stories.list(caller_of(context), request.page_size, request.page_token)
+        state = _PROTO_STATES.get(request.state)
+        page = await self._stories.list(caller_of(context), state, request.page_size, request.page_token)
         return pb.ListStoriesResponse(stories=map(_to_proto, page.items), next_page_token=page.next_token)
+
+    async def CancelStory(self, request: pb.CancelStoryRequest, context: Context) -> pb.CancelStoryResponse:
+        story = await self._stories.cancel(caller_of(context), UUID(request.story_id))
+        return pb.CancelStoryResponse(story=_to_proto(story))
+
+    async def RetryStory(self, request: pb.RetryStoryRequest, context: Context) -> pb.RetryStoryResponse:
+        story = await self._stories.retry(caller_of(context), UUID(request.story_id))
+        return pb.RetryStoryResponse(story=_to_proto(story))
+
+    async def DeleteStory(self, request: pb.DeleteStoryRequest, context: Context) -> pb.DeleteStoryResponse:
+        await self._stories.delete(caller_of(context), UUID(request.story_id))
+        return pb.DeleteStoryResponse()
 
     async def WatchStory(self, request: pb.WatchStoryRequest, context: Context) -> AsyncIterator[pb.WatchStoryResponse]:
         watch = self._watches.watch(caller_of(context), UUID(request.story_id), request.resume_token)
@@ -98,6 +112,8 @@ def _to_proto(story: Story) -> story_pb2.Story:
         writer=story.writer,
         model=story.model,
         failure_reason=story.failure_reason,
+        prompt_tokens=story.prompt_tokens,
+        completion_tokens=story.completion_tokens,
     )
     set_time(message.create_time, story.created_at)
     set_time(message.start_time, story.started_at)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Integer, Select, cast, delete, func, or_, select, update
+from sqlalchemy import Integer, ScalarSelect, Select, String, and_, case, cast, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine.row import RowMapping
 
@@ -18,8 +18,57 @@ from services.kit import inbox, outbox
 from services.kit.database import Transaction
 from services.kit.paging import PageRequest
 
-from .model import Length, State, Story, Wish
-from .tables import stories
+from .model import Demand, Length, Limits, State, Story, Wish
+from .tables import admissions, stories
+
+_ADMISSION_LOCKS = 0x5354
+"""Any constant: it keeps these locks apart from others that are named by two numbers."""
+
+_UNFINISHED = (State.QUEUED, State.RUNNING)
+
+
+async def lock_admissions(tx: Transaction, owner_id: UUID) -> None:
+    """Lets one transaction at a time admit stories of the owner. Two owners who share a lock only wait for each other."""
+    lock = func.pg_advisory_xact_lock(cast(_ADMISSION_LOCKS, Integer), func.hashtext(cast(str(owner_id), String)))
+    await tx.execute(select(lock))
+
+
+async def demand(tx: Transaction, owner_id: UUID, limits: Limits) -> Demand:
+    """In one query, for every request asks."""
+    unfinished = select(stories.c.id).where(stories.c.owner_id == owner_id, stories.c.state.in_(_UNFINISHED))
+    queued = select(stories.c.id).where(stories.c.state == State.QUEUED)
+    newest_first = select(admissions.c.admitted_at).where(admissions.c.owner_id == owner_id)
+    newest_first = newest_first.order_by(admissions.c.admitted_at.desc())
+    query = select(
+        _count(unfinished.limit(limits.unfinished)),
+        newest_first.offset(limits.a_day - 1).limit(1).scalar_subquery(),
+        _count(queued.limit(limits.backlog)),
+    )
+    return Demand(*(await tx.execute(query)).one())
+
+
+async def place_of_first(tx: Transaction, owner_id: UUID) -> int:
+    """By how many places the queue has to move for the owner's first unfinished story to be done."""
+    query = _stories().where(stories.c.owner_id == owner_id, stories.c.state.in_(_UNFINISHED))
+    row = (await tx.execute(query.order_by(stories.c.id).limit(1))).mappings().one_or_none()
+    return max(row["queue_position"], 1) if row else 1
+
+
+async def latest_completions(tx: Transaction, limit: int) -> Sequence[datetime]:
+    query = select(stories.c.completed_at).where(stories.c.state == State.COMPLETED)
+    return list((await tx.execute(query.order_by(stories.c.completed_at.desc()).limit(limit))).scalars())
+
+
+async def insert_admission(tx: Transaction, owner_id: UUID, now: datetime) -> None:
+    await tx.execute(insert(admissions).values(owner_id=owner_id, admitted_at=now))
+
+
+async def forget_admissions(tx: Transaction, *, before: datetime) -> None:
+    await tx.execute(delete(admissions).where(admissions.c.admitted_at < before))
+
+
+async def erase_admissions(tx: Transaction, owner_id: UUID) -> None:
+    await tx.execute(delete(admissions).where(admissions.c.owner_id == owner_id))
 
 
 async def insert_request(
@@ -50,6 +99,7 @@ async def insert_request(
         completion_tokens=0,
         failure_reason="",
         created_at=now,
+        queued_at=now,
         dispatched_at=func.now(),
     )
     statement = statement.on_conflict_do_nothing(index_elements=["owner_id", "request_id"])
@@ -62,6 +112,12 @@ async def find(tx: Transaction, story_id: UUID) -> Story | None:
     return _story(row) if row else None
 
 
+async def states(tx: Transaction, story_ids: Collection[UUID]) -> dict[UUID, State]:
+    """Those of the stories that exist."""
+    query = select(stories.c.id, stories.c.state).where(stories.c.id.in_(story_ids), stories.c.deleted_at.is_(None))
+    return {row.id: State(row.state) for row in await tx.execute(query)}
+
+
 async def find_by_request(tx: Transaction, owner_id: UUID, request_id: str) -> tuple[Story, bytes] | None:
     """The story and the digest of the wish it was requested with."""
     query = _stories().where(stories.c.owner_id == owner_id, stories.c.request_id == request_id)
@@ -69,18 +125,74 @@ async def find_by_request(tx: Transaction, owner_id: UUID, request_id: str) -> t
     return (_story(row), row["request_digest"]) if row else None
 
 
-async def page(tx: Transaction, owner_id: UUID, request: PageRequest) -> Sequence[Story]:
+async def page(tx: Transaction, owner_id: UUID, state: State | None, request: PageRequest) -> Sequence[Story]:
     """Newest first, one more than asked for when there are more."""
     query = _stories().where(stories.c.owner_id == owner_id).order_by(stories.c.id.desc()).limit(request.size + 1)
+    if state:
+        query = query.where(stories.c.state == state)
     if request.before:
         query = query.where(stories.c.id < request.before)
     return [_story(row) for row in (await tx.execute(query)).mappings()]
 
 
+async def cancel(tx: Transaction, story_id: UUID, *, seen: tuple[int, str] | None = None, now: datetime) -> bool:
+    """False when the story is not unfinished. Cancelling or completing, what comes first decides; the other changes nothing.
+
+    `seen` is an attempt and its words as watchers know them, usually some more than the last checkpoint.
+    """
+    values: dict[str, Any] = {"state": State.CANCELLED, "completed_at": now, "leased_until": None}
+    if seen:
+        attempt, text = seen
+        more = and_(stories.c.attempt == attempt, func.length(stories.c.text) < len(text))
+        values["text"] = case((more, text), else_=stories.c.text)
+    statement = update(stories).where(stories.c.id == story_id, stories.c.state.in_(_UNFINISHED)).values(**values)
+    return (await tx.execute(statement)).rowcount == 1
+
+
+async def queue_again(tx: Transaction, story_id: UUID, *, now: datetime) -> bool:
+    """As if it were requested for the first time, but for the attempts. False when the story is neither failed nor cancelled."""
+    statement = (
+        update(stories)
+        .where(
+            stories.c.id == story_id,
+            stories.c.state.in_([State.FAILED, State.CANCELLED]),
+            stories.c.deleted_at.is_(None),
+        )
+        .values(
+            state=State.QUEUED,
+            title="",
+            text="",
+            failures=0,
+            failure_reason="",
+            prompt_tokens=0,
+            completion_tokens=0,
+            queued_at=now,
+            completed_at=None,
+            dispatched_at=func.now(),
+        )
+    )
+    return (await tx.execute(statement)).rowcount == 1
+
+
+async def hide(tx: Transaction, story_id: UUID) -> None:
+    """From here on the story exists for nobody, and its request id may be used anew."""
+    statement = update(stories).where(stories.c.id == story_id, stories.c.deleted_at.is_(None))
+    await tx.execute(statement.values(deleted_at=func.now(), request_id=None))
+
+
+async def hidden(tx: Transaction, longer_than: timedelta, limit: int) -> Sequence[UUID]:
+    """Stories whose deletion began so long ago that it was broken off."""
+    query = select(stories.c.id).where(stories.c.deleted_at < func.now() - longer_than).limit(limit)
+    return list((await tx.execute(query)).scalars())
+
+
 async def begin_attempt(
     tx: Transaction, story_id: UUID, *, writer: str, model: str, lease: timedelta, now: datetime
 ) -> Story | None:
-    """Starts the next attempt at a queued story or at one whose worker's lease has ended; None when neither is the case."""
+    """Starts the next attempt at a queued story or at one whose worker's lease has ended; None when neither is the case.
+
+    Title and text are those of the last checkpoint: go on from there, or `start_over`.
+    """
     abandoned = (stories.c.state == State.RUNNING) & (stories.c.leased_until < func.now())
     statement = (
         update(stories)
@@ -90,7 +202,6 @@ async def begin_attempt(
             failures=stories.c.failures + cast(stories.c.state == State.RUNNING, Integer),
             state=State.RUNNING,
             attempt=stories.c.attempt + 1,
-            title="",
             writer=writer,
             model=model,
             started_at=now,
@@ -109,9 +220,16 @@ async def lease_left(tx: Transaction, story_id: UUID) -> timedelta | None:
     return left
 
 
-async def renew_lease(tx: Transaction, story_id: UUID, attempt: int, lease: timedelta) -> bool:
-    """False when the attempt is not the running one any more."""
-    return await _update_attempt(tx, story_id, attempt, leased_until=func.now() + lease)
+async def start_over(tx: Transaction, story_id: UUID, attempt: int) -> None:
+    await _update_attempt(tx, story_id, attempt, title="", text="")
+
+
+async def renew_lease(
+    tx: Transaction, story_id: UUID, attempt: int, lease: timedelta, *, checkpoint: str | None = None
+) -> bool:
+    """False when the attempt is not the running one any more. `checkpoint` is the text so far, where it has grown."""
+    text = {} if checkpoint is None else {"text": checkpoint}
+    return await _update_attempt(tx, story_id, attempt, leased_until=func.now() + lease, **text)
 
 
 async def save_title(tx: Transaction, story_id: UUID, attempt: int, title: str) -> bool:
@@ -143,10 +261,19 @@ async def fail(tx: Transaction, story_id: UUID, attempt: int, reason: str, *, te
     )
 
 
-async def requeue(tx: Transaction, story_id: UUID, attempt: int, *, failed: bool) -> bool:
-    """Puts the story back into the queue after a passing failure, or, not `failed`, when its worker leaves."""
+async def requeue(tx: Transaction, story_id: UUID, attempt: int, *, text: str, failed: bool) -> bool:
+    """Puts the story back into the queue after a passing failure, or, not `failed`, when its worker leaves.
+
+    The text is the checkpoint for the next attempt. False when the attempt is not the running one any more.
+    """
     return await _update_attempt(
-        tx, story_id, attempt, state=State.QUEUED, failures=stories.c.failures + int(failed), leased_until=None
+        tx,
+        story_id,
+        attempt,
+        state=State.QUEUED,
+        text=text,
+        failures=stories.c.failures + int(failed),
+        leased_until=None,
     )
 
 
@@ -158,7 +285,7 @@ async def lock_undispatched(tx: Transaction, older_than: timedelta, limit: int) 
     lost = (
         select(stories.c.id)
         .where(
-            stories.c.state.in_([State.QUEUED, State.RUNNING]),
+            stories.c.state.in_(_UNFINISHED),
             unheld,
             stories.c.dispatched_at < func.now() - older_than,
         )
@@ -195,6 +322,11 @@ async def _update_attempt(tx: Transaction, story_id: UUID, attempt: int, **value
     return (await tx.execute(statement)).rowcount == 1
 
 
+def _count(rows: Select[Any]) -> ScalarSelect[int]:
+    """Of a limited query: whatever there is, no more is looked at."""
+    return select(func.count()).select_from(rows.subquery()).scalar_subquery()
+
+
 def _stories() -> Select[Any]:
     ahead = stories.alias("ahead")
     position = (
@@ -202,7 +334,7 @@ def _stories() -> Select[Any]:
         .where(ahead.c.state == State.QUEUED, ahead.c.id <= stories.c.id, stories.c.state == State.QUEUED)
         .scalar_subquery()
     )
-    return select(stories, position.label("queue_position"))
+    return select(stories, position.label("queue_position")).where(stories.c.deleted_at.is_(None))
 
 
 def _story(row: RowMapping) -> Story:
@@ -218,8 +350,12 @@ def _story(row: RowMapping) -> Story:
         queue_position=row["queue_position"],
         writer=row["writer"],
         model=row["model"],
+        prompt_tokens=row["prompt_tokens"],
+        completion_tokens=row["completion_tokens"],
         failure_reason=row["failure_reason"],
         created_at=row["created_at"],
+        # Empty in what the version before has written.
+        queued_at=row["queued_at"] or row["created_at"],
         started_at=row["started_at"],
         completed_at=row["completed_at"],
     )

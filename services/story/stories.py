@@ -1,23 +1,31 @@
-"""Asking for stories and reading them."""
+"""Asking for stories, reading them, and what their owner can do about them later."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from uuid import UUID
 
+import redis.exceptions
 from storymesh.events.v1 import story_events_pb2 as events
 from uuid_utils.compat import uuid7
 
 from services.kit import erasure, outbox
 from services.kit.caller import Caller
 from services.kit.clock import Clock
-from services.kit.database import Database
-from services.kit.errors import AlreadyExists, NotFound, SessionRevoked
+from services.kit.database import Database, Transaction
+from services.kit.errors import AlreadyExists, FailedPrecondition, NotFound, SessionRevoked, Unavailable
 from services.kit.paging import Page, Pages
 
 from . import store
-from .model import Story, Wish
+from .admission import Admission
+from .model import State, Story, Wish
+from .progress import Progress
+
+log = logging.getLogger(__name__)
+
+_REDIS_DOWN = (redis.exceptions.RedisError, OSError)
 
 PreferencesOf = Callable[[UUID], Awaitable[tuple[str, ...]]]
 """Looks up what a person likes to read about. Raises Unavailable, and SessionRevoked for a person who is gone."""
@@ -33,64 +41,162 @@ class RequestIdReused(AlreadyExists):
     message = "this request_id came with other parameters before; choose a new one"
 
 
-class Stories:
-    """Everyone has only their own stories: a stranger's looks like one that does not exist."""
+class StoryNotCancellable(FailedPrecondition):
+    reason = "STORY_NOT_CANCELLABLE"
+    message = "the story is finished"
 
-    def __init__(self, db: Database, pages: Pages, preferences_of: PreferencesOf, clock: Clock) -> None:
+
+class StoryNotRetryable(FailedPrecondition):
+    reason = "STORY_NOT_RETRYABLE"
+    message = "only a failed or cancelled story can be written anew"
+
+
+class Stories:
+    """Everyone has only their own stories: a stranger's looks like one that does not exist.
+
+    Postgres decides what becomes of a story. Redis is told after that, so that the worker stops and watchers look up at once; while
+    Redis is away the worker finds out as it renews its lease, and watchers as they look by themselves.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        pages: Pages,
+        preferences_of: PreferencesOf,
+        clock: Clock,
+        *,
+        progress: Progress,
+        admission: Admission,
+    ) -> None:
         self._db = db
         self._pages = pages
         self._preferences_of = preferences_of
         self._clock = clock
+        self._progress = progress
+        self._admission = admission
 
     async def request(self, caller: Caller, wish: Wish, request_id: str | None) -> Story:
         """Queues a story, or returns the one that the same request made before.
 
-        Raises RequestIdReused, and SessionRevoked for an account that was deleted while its token was still taken.
+        Raises RequestIdReused, StoryQuotaExceeded, BacklogFull, and SessionRevoked for an account that was deleted while its token
+        was still taken.
         """
         if request_id:
             # Before the account is asked: a repeat is answered alike also after the preferences have changed.
-            repeated = await self._repeated(caller, wish, request_id)
+            async with self._db.transaction() as tx:
+                repeated = await self._repeated(tx, caller, wish, request_id)
             if repeated:
                 return repeated
-        asked = wish
-        if not wish.preferences:
-            wish = replace(wish, preferences=await self._preferences_of(caller.user_id))
+        preferences = wish.preferences or await self._preferences_of(caller.user_id)
+        whole, digest = replace(wish, preferences=preferences), wish.digest()
         story_id = uuid7()
-        story = None
         async with self._db.transaction() as tx:
-            if await erasure.is_erased(tx, caller.user_id):
-                raise SessionRevoked
-            fresh = await store.insert_request(
-                tx, story_id, caller.user_id, wish, digest=asked.digest(), request_id=request_id, now=self._clock()
+            await self._admit_one_by_one(tx, caller)
+            # Again: the same request may have been the one that this waited for. It is no second one, so no quota counts it.
+            repeated = await self._repeated(tx, caller, wish, request_id) if request_id else None
+            if repeated:
+                return repeated
+            now = self._clock()
+            await self._admission.admit(tx, caller.user_id, now)
+            inserted = await store.insert_request(
+                tx, story_id, caller.user_id, whole, digest=digest, request_id=request_id, now=now
             )
-            if fresh:
-                await outbox.add(tx, events.StoryRequested(story_id=str(story_id)), key=story_id)
-                story = await store.find(tx, story_id)
-        if not fresh and request_id:
-            story = await self._repeated(caller, asked, request_id)
-        if story is None:
-            raise StoryNotFound
-        return story
+            if not inserted:
+                # A replica of the version before was faster: that one takes no turns.
+                raise Unavailable
+            await outbox.add(tx, events.StoryRequested(story_id=str(story_id)), key=story_id)
+            return await self._own(tx, caller, story_id)
 
     async def get(self, caller: Caller, story_id: UUID) -> Story:
         """Raises StoryNotFound."""
         async with self._db.transaction() as tx:
-            story = await store.find(tx, story_id)
+            return await self._own(tx, caller, story_id)
+
+    async def list(self, caller: Caller, state: State | None, page_size: int, page_token: str) -> Page[Story]:
+        """Newest first; with a `state`, only stories in it. Raises InvalidArgument for the page token of another list."""
+        query = f"stories:{caller.user_id}" + (f":{state}" if state else "")
+        request = self._pages.request(query, page_size, page_token)
+        async with self._db.transaction() as tx:
+            rows = await store.page(tx, caller.user_id, state, request)
+        return self._pages.page(query, request.size, rows)
+
+    async def cancel(self, caller: Caller, story_id: UUID) -> Story:
+        """Withdraws an unfinished story; what watchers have seen of it is kept. Repeated, it changes nothing.
+
+        Raises StoryNotFound and StoryNotCancellable.
+        """
+        async with self._db.transaction() as tx:
+            await self._own(tx, caller, story_id)
+        try:
+            seen = await self._progress.written(story_id)
+        except _REDIS_DOWN as error:
+            seen = None
+            log.warning("story %s is cancelled with its last checkpoint: %s", story_id, error)
+        async with self._db.transaction() as tx:
+            await store.cancel(tx, story_id, seen=seen, now=self._clock())
+            story = await self._own(tx, caller, story_id)
+        if story.state is not State.CANCELLED:
+            raise StoryNotCancellable
+        try:
+            await self._progress.stop(story_id, story.attempt)
+        except _REDIS_DOWN as error:
+            log.warning("the worker of cancelled story %s learns of it as it renews its lease: %s", story_id, error)
+        return story
+
+    async def retry(self, caller: Caller, story_id: UUID) -> Story:
+        """Queues a failed or cancelled story, to be written from the beginning.
+
+        Raises StoryNotFound, StoryNotRetryable, StoryQuotaExceeded, BacklogFull and SessionRevoked.
+        """
+        async with self._db.transaction() as tx:
+            await self._admit_one_by_one(tx, caller)
+            before = await self._own(tx, caller, story_id)
+            if before.state not in (State.FAILED, State.CANCELLED):
+                raise StoryNotRetryable
+            now = self._clock()
+            await self._admission.admit(tx, caller.user_id, now)
+            if not await store.queue_again(tx, story_id, now=now):
+                # Final states are left here alone, one after the other, so it was deleted meanwhile.
+                raise StoryNotFound
+            await outbox.add(tx, events.StoryRequested(story_id=str(story_id)), key=story_id)
+            story = await self._own(tx, caller, story_id)
+        try:
+            # What was written before is no part of the story any more. Until the next attempt, this is the stream's only entry.
+            await self._progress.stop(story_id, story.attempt, forget=True)
+        except _REDIS_DOWN as error:
+            log.warning("watchers of story %s see its former text until it is written anew: %s", story_id, error)
+        return story
+
+    async def delete(self, caller: Caller, story_id: UUID) -> None:
+        """Deletes the story and all that was to be told of it; whoever writes or watches it is stopped. Raises StoryNotFound.
+
+        It exists for nobody once it is hidden. What cannot be removed at once, with Redis away or this process killed, is pruned.
+        """
+        async with self._db.transaction() as tx:
+            await self._own(tx, caller, story_id)
+            await store.cancel(tx, story_id, now=self._clock())
+            await store.hide(tx, story_id)
+        try:
+            await self._progress.erase([story_id])
+        except _REDIS_DOWN as error:
+            log.warning("the words of deleted story %s are removed later: %s", story_id, error)
+            return
+        async with self._db.transaction() as tx:
+            await store.erase(tx, [story_id])
+
+    async def _admit_one_by_one(self, tx: Transaction, caller: Caller) -> None:
+        if await erasure.is_erased(tx, caller.user_id):
+            raise SessionRevoked
+        await self._admission.hold(tx, caller.user_id)
+
+    async def _own(self, tx: Transaction, caller: Caller, story_id: UUID) -> Story:
+        story = await store.find(tx, story_id)
         if story is None or story.owner_id != caller.user_id:
             raise StoryNotFound  # strangers must not learn that it exists
         return story
 
-    async def list(self, caller: Caller, page_size: int, page_token: str) -> Page[Story]:
-        """Newest first. Raises InvalidArgument for a foreign page token."""
-        query = f"stories:{caller.user_id}"
-        request = self._pages.request(query, page_size, page_token)
-        async with self._db.transaction() as tx:
-            rows = await store.page(tx, caller.user_id, request)
-        return self._pages.page(query, request.size, rows)
-
-    async def _repeated(self, caller: Caller, wish: Wish, request_id: str) -> Story | None:
-        async with self._db.transaction() as tx:
-            found = await store.find_by_request(tx, caller.user_id, request_id)
+    async def _repeated(self, tx: Transaction, caller: Caller, wish: Wish, request_id: str) -> Story | None:
+        found = await store.find_by_request(tx, caller.user_id, request_id)
         if found is None:
             return None
         story, digest = found

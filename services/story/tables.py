@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, DateTime, Index, Integer, LargeBinary, MetaData, Table, Text, Uuid, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 
 metadata = MetaData()
@@ -34,7 +47,25 @@ stories = Table(
     Column("completed_at", DateTime(timezone=True)),
     Column("dispatched_at", DateTime(timezone=True), nullable=False),
     Column("leased_until", DateTime(timezone=True)),
+    # When it was requested last: at first or by a retry.
+    Column("queued_at", DateTime(timezone=True)),
+    # Set, the story exists for nobody any more; its words go from Redis first, then the row.
+    Column("deleted_at", DateTime(timezone=True)),
     Index("stories_by_owner", "owner_id", "id"),
     Index("stories_by_request", "owner_id", "request_id", unique=True),
     Index("stories_unfinished", "state", "id", postgresql_where=text("state IN ('QUEUED', 'RUNNING')")),
+    Index("stories_by_state", "owner_id", "state", "id"),
+    Index("stories_by_completion", "completed_at", postgresql_where=text("state = 'COMPLETED'")),
+    Index("stories_to_delete", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
+)
+
+# What was asked for, apart from the stories: a deleted one has cost as much as a kept one, and a retry costs again.
+admissions = Table(
+    "admissions",
+    metadata,
+    Column("position", BigInteger, Identity(always=True), primary_key=True),
+    Column("owner_id", Uuid, nullable=False),
+    Column("admitted_at", DateTime(timezone=True), nullable=False),
+    Index("admissions_by_owner", "owner_id", "admitted_at"),
+    Index("admissions_by_time", "admitted_at"),
 )

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-import redis.exceptions
-import sqlalchemy.exc
-
 from services.kit.caller import Caller
+from services.kit.database import Database
 from services.kit.errors import InvalidArgument, Violation
 from services.kit.signing import Signer
 
-from .model import START, Chunk, Done, Heartbeat, Position, Reconnect, Reset, Snapshot, State, StateChange, Step, Story
-from .progress import Entry, Kind, Progress, fold
+from .following import PASSING, Following, Followings, Interrupted, TooManyWatches
+from .model import START, Chunk, Done, Heartbeat, Position, Reconnect, Reset, Snapshot, State, StateChange, Step
+from .progress import Entry, Kind, Progress, merged
 from .stories import Stories
 
-_LOOK_SECONDS = 3.0
-"""After this much silence the database is asked: a worker may have died between its commit and its last entry."""
 
-_PASSING = (redis.exceptions.RedisError, sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, OSError)
+@dataclass(frozen=True, slots=True)
+class WatchLimits:
+    """How much one process gives to watchers."""
+
+    per_person: int
+    altogether: int
+    stories: int
+    """Different stories: each holds a connection to Redis and its text in memory."""
+    entries_behind: int
+    """Entries that may come while a watcher's client does not read."""
 
 
 class Watches:
@@ -31,30 +39,58 @@ class Watches:
 
     def __init__(
         self,
+        db: Database,
         stories: Stories,
         progress: Progress,
         signer: Signer,
-        stopping: asyncio.Event,
+        limits: WatchLimits,
         *,
         heartbeat_seconds: float,
     ) -> None:
         self._stories = stories
         self._progress = progress
         self._signer = signer
-        self._stopping = stopping
+        self._limits = limits
         self._heartbeat_seconds = heartbeat_seconds
+        self._followings = Followings(db, progress, most=limits.stories)
+        self._open: Counter[UUID] = Counter()
+        """By person."""
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Must run while there are watches: it sees what no entry tells, and sends watchers elsewhere when `stopping` is set."""
+        await self._followings.run(stopping)
 
     async def watch(self, caller: Caller, story_id: UUID, resume_token: str) -> AsyncGenerator[tuple[str, Step], None]:
         """The first step is a Snapshot; ends after Done or Reconnect.
 
-        Raises StoryNotFound, and InvalidArgument for a foreign token, before the first step.
+        Raises before the first step InvalidArgument for a foreign token, and TooManyWatches; StoryNotFound at any time.
         """
         scope = f"watch:{caller.user_id}:{story_id}"
         after = self._opened(scope, resume_token)
-        watch = _Watch(self._stories, self._progress, self._stopping, self._heartbeat_seconds, caller)
-        async with aclosing(watch.steps(story_id, after)) as steps:
-            async for step in steps:
-                yield self._signer.sign(scope, str(watch.position)), step
+        watch = _Watch(
+            self._stories,
+            self._followings,
+            self._progress,
+            caller,
+            entries_behind=self._limits.entries_behind,
+            heartbeat_seconds=self._heartbeat_seconds,
+        )
+        with self._admitted(caller.user_id):
+            async with aclosing(watch.steps(story_id, after)) as steps:
+                async for step in steps:
+                    yield self._signer.sign(scope, str(watch.position)), step
+
+    @contextmanager
+    def _admitted(self, user_id: UUID) -> Iterator[None]:
+        if self._open.total() >= self._limits.altogether or self._open[user_id] >= self._limits.per_person:
+            raise TooManyWatches
+        self._open[user_id] += 1
+        try:
+            yield
+        finally:
+            self._open[user_id] -= 1
+            if not self._open[user_id]:
+                del self._open[user_id]
 
     def _opened(self, scope: str, token: str) -> Position | None:
         if not token:
@@ -67,17 +103,31 @@ class Watches:
 
 
 class _Watch:
-    """One watcher: what it has been told so far, and how that goes on."""
+    """One watcher: what it has been told so far, and how that goes on.
+
+    It keeps a position and no text, and while its client does not read it takes nothing from anybody.
+    """
 
     def __init__(
-        self, stories: Stories, progress: Progress, stopping: asyncio.Event, heartbeat_seconds: float, caller: Caller
+        self,
+        stories: Stories,
+        followings: Followings,
+        progress: Progress,
+        caller: Caller,
+        *,
+        entries_behind: int,
+        heartbeat_seconds: float,
     ) -> None:
         self._stories = stories
+        self._followings = followings
         self._progress = progress
-        self._stopping = stopping
-        self._heartbeat_seconds = heartbeat_seconds
         self._caller = caller
-        self._text = ""
+        self._entries_behind = entries_behind
+        self._heartbeat_seconds = heartbeat_seconds
+        self._state = State.QUEUED
+        self._told: State | None = None
+        """What the client knows for certain: after a resumption nothing."""
+        self._blank = True
         self.position = START
 
     async def steps(self, story_id: UUID, after: Position | None) -> AsyncGenerator[Step, None]:
@@ -87,88 +137,94 @@ class _Watch:
             yield Snapshot(story.text)
             yield Done(story)
             return
-        await self._replay(story_id, after)
-        yield Snapshot(self._text)
-        try:
-            if after is None:
-                # Only on a fresh watch: a client that comes back at every message must get on.
-                yield StateChange(story.state)
-            async with aclosing(self._live(story)) as live:
-                async for step in live:
-                    yield step
-        except _PASSING:
-            # The client has a part already; it resumes here or at another replica, and nothing is lost.
-            yield _reconnect()
-
-    async def _replay(self, story_id: UUID, after: Position | None) -> None:
-        """Rebuilds the text up to the position, or up to now when there is none or its place is lost."""
-        reached: tuple[str, Position] | None = ("", START) if after == START else None
-        text, position = "", START
-        while entries := await self._progress.read(story_id, position):
-            for entry in entries:
-                text, position = fold(text, entry), entry.position
-                if position == after:
-                    reached = (text, position)
-        self._text, self.position = reached or (text, position)
-
-    async def _live(self, story: Story) -> AsyncGenerator[Step, None]:
-        silent = 0.0
-        while True:
-            if story.state.final:
-                # What a resumed watcher has not read yet, without waiting.
-                entries: list[Entry] | None = await self._progress.read(story.id, self.position)
-            else:
-                entries = await self._wait(story.id, min(_LOOK_SECONDS, self._heartbeat_seconds))
-            if entries is None:
+        self._state = story.state
+        async with self._followings.follow(story) as following:
+            yield await self._beginning(following, after)
+            try:
+                if after is None and not story.state.final:
+                    # Only on a fresh watch: a client that comes back at every message must get on.
+                    self._told = story.state
+                    yield StateChange(story.state)
+                async with aclosing(self._live(following)) as live:
+                    async for step in live:
+                        yield step
+            except (Interrupted, *PASSING):
+                # The client has a part already; it resumes here or at another replica, and nothing is lost.
                 yield _reconnect()
-                return
-            for entry in entries:
-                async for step in self._tell(entry):
-                    yield step
-            if entries and entries[-1].kind is not Kind.END:
-                silent = 0.0
+
+    async def _beginning(self, following: Following, after: Position | None) -> Snapshot:
+        """The text up to the position, or up to now when there is none or its place is lost."""
+        text = None if after is None else await following.text_at(after)
+        if after is None or text is None:
+            return self._snapshot_of_now(following)
+        self.position, self._blank = after, not text
+        return Snapshot(text)
+
+    def _snapshot_of_now(self, following: Following) -> Snapshot:
+        self.position, self._blank = following.head, not following.text
+        return Snapshot(following.text)
+
+    async def _live(self, following: Following) -> AsyncGenerator[Step, None]:
+        clock = asyncio.get_running_loop().time
+        told_at = clock()
+        while not following.leaving:
+            news, taken = following.news, following.count
+            entries = following.after(self.position)
+            if entries is None:
+                entries = await self._progress.read(following.story.id, self.position)
+                if not entries:
+                    # Redis has lost what memory has left behind.
+                    yield self._snapshot_of_now(following)
+            for step in self._steps_of(entries):
+                yield step
+                told_at = clock()
+            if following.count - taken > self._entries_behind:
+                # Its client reads more slowly than words are written, and would for ever show what is long past.
+                break
+            if entries:
                 continue
-            if story.state.final and not entries:
-                if self._text != story.text:
-                    self._text = story.text
+            story = following.story
+            following.check()
+            if story.state.final and self.position >= following.head:
+                if following.text != story.text:
                     yield Snapshot(story.text)
                 yield Done(story)
                 return
-            before, story = story, await self._stories.get(self._caller, story.id)
-            if story.state is not before.state and not story.state.final:
+            if not story.state.final and story.state is not self._state:
+                self._state = self._told = story.state
                 yield StateChange(story.state)
-            silent += min(_LOOK_SECONDS, self._heartbeat_seconds)
-            if silent >= self._heartbeat_seconds and not story.state.final:
-                silent = 0.0
+                told_at = clock()
+                continue
+            try:
+                async with asyncio.timeout_at(told_at + self._heartbeat_seconds):
+                    await news.wait()
+            except TimeoutError:
                 yield Heartbeat()
+                told_at = clock()
+        yield _reconnect()
 
-    async def _tell(self, entry: Entry) -> AsyncIterator[Step]:
-        had = self._text
-        self._text, self.position = fold(had, entry), entry.position
-        match entry.kind:
-            case Kind.BEGIN:
-                yield StateChange(State.RUNNING)
-                if had or entry.position.attempt > 1:
-                    yield Reset(entry.position.attempt)
-            case Kind.CHUNK:
-                yield Chunk(entry.text)
-            case Kind.SNAPSHOT:
-                yield Snapshot(entry.text)
-            case Kind.END:
-                return
-
-    async def _wait(self, story_id: UUID, seconds: float) -> list[Entry] | None:
-        """None when the server is leaving."""
-        waiting = asyncio.create_task(self._progress.wait(story_id, self.position, seconds))
-        stopping = asyncio.create_task(self._stopping.wait())
-        try:
-            await asyncio.wait([waiting, stopping], return_when=asyncio.FIRST_COMPLETED)
-            return None if stopping.done() else await waiting
-        finally:
-            waiting.cancel()
-            stopping.cancel()
-            # Not left behind: the cancelled read has a connection to give back.
-            await asyncio.gather(waiting, stopping, return_exceptions=True)
+    def _steps_of(self, entries: Sequence[Entry]) -> Iterator[Step]:
+        """Chunks that came together are told together."""
+        for entry in merged(entries):
+            self.position = entry.position
+            if entry.begins:
+                self._state = State.RUNNING
+                if self._told is not State.RUNNING:
+                    self._told = State.RUNNING
+                    yield StateChange(State.RUNNING)
+            match entry.kind:
+                case Kind.BEGIN:
+                    if not self._blank or entry.position.attempt > 1:
+                        yield Reset(entry.position.attempt)
+                    self._blank = True
+                case Kind.CHUNK:
+                    self._blank = False
+                    yield Chunk(entry.text)
+                case Kind.SNAPSHOT:
+                    self._blank = not entry.text
+                    yield Snapshot(entry.text)
+                case Kind.END:
+                    continue
 
 
 def _reconnect() -> Reconnect:

@@ -6,7 +6,9 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
+from typing import TypeAlias
 from uuid import UUID
 
 import redis.exceptions
@@ -20,9 +22,10 @@ from services.kit.database import Database
 from services.kit.inbox import Later, backoff_seconds
 
 from . import store
+from .interruptions import Interruptions
 from .model import FailureReason, Position, Story
 from .progress import Kind, Overtaken, Progress
-from .writers import Brief, Length, Piece, Title, Usage, Words, Writer, WriterRefused, WriterUnavailable
+from .writers import Brief, Continuing, Length, Piece, Title, Usage, Words, Writer, WriterRefused, WriterUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +36,15 @@ _MOST_CHARACTERS = 50_000
 """No brief asks for nearly as much: a writer that goes on has lost its way."""
 
 
+_Begun: TypeAlias = tuple[Story, AsyncGenerator[Piece, None]]
+
+
 class Writing:
-    """Writes stories with one writer. Every write is fenced by the attempt, so an overtaken worker leaves no trace."""
+    """Writes stories with one writer. Every write is fenced by the attempt, so an overtaken worker leaves no trace.
+
+    The text so far is saved as the lease is renewed and when the story is given up for now. The next attempt goes on from there if
+    the writer can; else it starts over.
+    """
 
     def __init__(
         self,
@@ -43,16 +53,20 @@ class Writing:
         writer: Writer,
         clock: Clock,
         *,
+        interruptions: Interruptions,
         lease: timedelta,
         seconds: float,
+        life: timedelta,
         attempts: int,
     ) -> None:
         self._db = db
         self._progress = progress
         self._writer = writer
         self._clock = clock
+        self._interruptions = interruptions
         self._lease = lease
         self._seconds = seconds
+        self._life = life
         self._attempts = attempts
 
     async def write(self, story_id: UUID) -> None:
@@ -60,20 +74,27 @@ class Writing:
 
         Cancelled, it puts the story back into the queue, which counts as no failure.
         """
-        story = await self._begin(story_id)
-        if story is None:
+        begun = await self._begun(story_id)
+        if begun is None:
             return
+        story, pieces = begun
         draft = _Draft(self._progress, story)
         try:
             await draft.begin()
             if story.failures >= self._attempts:
                 await self._fail(story, draft, FailureReason.WORKER_LOST)
                 return
-            async with self._leased(story), asyncio.timeout(self._seconds):
-                await self._fill(story, draft)
+            left = self._left(story)
+            if left <= 0:
+                await self._fail(story, draft, FailureReason.DEADLINE_EXCEEDED)
+                return
+            async with self._leased(story, draft), asyncio.timeout(min(self._seconds, left)):
+                await self._fill(story, draft, pieces)
             await self._complete(story, draft)
         except Overtaken:
-            log.warning("story %s attempt %d was overtaken, or erased with its owner", story.id, story.attempt)
+            log.warning(
+                "story %s attempt %d was overtaken, or erased or cancelled by its owner", story.id, story.attempt
+            )
         except WriterRefused as refused:
             await self._fail(story, draft, refused.reason)
         except asyncio.CancelledError:
@@ -84,8 +105,22 @@ class Writing:
             log.warning("story %s attempt %d failed", story.id, story.attempt, exc_info=error)
             await self._try_again(story, draft, error)
 
-    async def _begin(self, story_id: UUID) -> Story | None:
-        """None when there is nothing to do: the story is final, or gone."""
+    async def _begun(self, story_id: UUID) -> _Begun | None:
+        """Like `_begin`, but cancelled it leaves no attempt behind: nobody would end it, and its lease would end as a failure."""
+        beginning = asyncio.ensure_future(self._begin(story_id))
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            await asyncio.wait([beginning])
+            if not beginning.cancelled() and not beginning.exception() and (begun := beginning.result()):
+                await self._requeue(begun[0], _Draft(self._progress, begun[0]), failed=False)
+            raise
+
+    async def _begin(self, story_id: UUID) -> _Begun | None:
+        """The story with the text to go on from, and what the writer adds to it.
+
+        None when there is nothing to do: the story is final, or gone.
+        """
         async with self._db.transaction() as tx:
             story = await store.begin_attempt(
                 tx,
@@ -100,19 +135,26 @@ class Writing:
                 if left is not None:
                     # Another worker has it. Should that one die, this event is what brings the story back.
                     raise Later(max(left, timedelta(0)) + timedelta(seconds=1))
-        return story
+                return None
+        brief = _brief(story)
+        rest = self._rest(brief, story)
+        if rest is None and (story.title or story.text):
+            async with self._db.transaction() as tx:
+                await store.start_over(tx, story.id, story.attempt)
+            story = replace(story, title="", text="")
+        return story, rest or self._writer.write(brief)
 
-    async def _fill(self, story: Story, draft: _Draft) -> None:
-        wish = story.wish
-        brief = Brief(
-            preferences=wish.preferences,
-            theme=wish.theme,
-            prompt=wish.prompt,
-            length=Length[wish.length],
-            language=wish.language,
-            seed=story.id.int & 0xFFFF_FFFF,
-        )
-        async with aclosing(_batched(self._writer.write(brief))) as batches:
+    def _rest(self, brief: Brief, story: Story) -> AsyncGenerator[Piece, None] | None:
+        if not story.text or not isinstance(self._writer, Continuing):
+            return None
+        return self._writer.go_on(brief, story.title, story.text)
+
+    def _left(self, story: Story) -> float:
+        """Seconds of the story's life, which waiting in the queue and failed attempts spend as well."""
+        return (story.queued_at + self._life - self._clock()).total_seconds()
+
+    async def _fill(self, story: Story, draft: _Draft, pieces: AsyncGenerator[Piece, None]) -> None:
+        async with aclosing(_batched(pieces)) as batches:
             async for batch in batches:
                 words = "".join(piece.text for piece in batch if isinstance(piece, Words))
                 for piece in batch:
@@ -131,33 +173,45 @@ class Writing:
             raise WriterUnavailable("the writer wrote nothing")
 
     @asynccontextmanager
-    async def _leased(self, story: Story) -> AsyncIterator[None]:
-        """Renews the lease during the block. Raises Overtaken in it when the lease is lost."""
+    async def _leased(self, story: Story, draft: _Draft) -> AsyncIterator[None]:
+        """Renews the lease and saves the draft during the block. Raises Overtaken in it when the lease is lost.
+
+        It is lost to another attempt, or when the owner has cancelled or deleted the story: then at once if the interruption is
+        heard, else as it is renewed.
+        """
         owner = asyncio.current_task()
         lost = False
 
-        async def beat() -> None:
+        async def beat(interrupted: asyncio.Event) -> None:
             nonlocal lost
+            saved = draft.text
             while True:
-                await asyncio.sleep(self._lease.total_seconds() / 3)
+                await _either(interrupted, self._lease.total_seconds() / 3)
+                interrupted.clear()
+                text = draft.text
                 try:
                     async with self._db.transaction() as tx:
-                        lost = not await store.renew_lease(tx, story.id, story.attempt, self._lease)
+                        checkpoint = None if text == saved else text
+                        lost = not await store.renew_lease(
+                            tx, story.id, story.attempt, self._lease, checkpoint=checkpoint
+                        )
+                    saved = text
                 except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
                     log.warning("the lease of story %s cannot be renewed now: %s", story.id, error)
                 if lost and owner:
                     owner.cancel()
                     return
 
-        beating = asyncio.create_task(beat())
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not lost or not owner or owner.uncancel() > 0:
-                raise
-            raise Overtaken from None
-        finally:
-            beating.cancel()
+        with self._interruptions.hearing(story.id) as interrupted:
+            beating = asyncio.create_task(beat(interrupted))
+            try:
+                yield
+            except asyncio.CancelledError:
+                if not lost or not owner or owner.uncancel() > 0:
+                    raise
+                raise Overtaken from None
+            finally:
+                beating.cancel()
 
     async def _complete(self, story: Story, draft: _Draft) -> None:
         """The text is there and cost something, so a database that is away for a while is waited for."""
@@ -201,18 +255,24 @@ class Writing:
         await draft.end()
 
     async def _try_again(self, story: Story, draft: _Draft, error: Exception) -> None:
+        if self._left(story) <= 0:
+            await self._fail(story, draft, FailureReason.DEADLINE_EXCEEDED)
+            return
         failures = story.failures + 1
         if failures >= self._attempts:
             await self._fail(story, draft, FailureReason.WRITER_UNAVAILABLE)
             return
-        await self._requeue(story, draft, failed=True)
+        if not await self._requeue(story, draft, failed=True):
+            return
         asked = error.retry_after if isinstance(error, WriterUnavailable) else None
         raise Later(timedelta(seconds=max(backoff_seconds(failures), asked or 0.0)))
 
-    async def _requeue(self, story: Story, draft: _Draft, *, failed: bool) -> None:
+    async def _requeue(self, story: Story, draft: _Draft, *, failed: bool) -> bool:
         async with self._db.transaction() as tx:
-            await store.requeue(tx, story.id, story.attempt, failed=failed)
-        await draft.end()
+            requeued = await store.requeue(tx, story.id, story.attempt, text=draft.text, failed=failed)
+        if requeued:
+            await draft.end()
+        return requeued
 
 
 class _Draft:
@@ -223,8 +283,8 @@ class _Draft:
     """
 
     def __init__(self, progress: Progress, story: Story) -> None:
-        self.title = ""
-        self.text = ""
+        self.title = story.title
+        self.text = story.text
         self.tokens = (0, 0)
         self._progress = progress
         self._story_id = story.id
@@ -233,7 +293,11 @@ class _Draft:
 
     async def begin(self) -> None:
         """Raises Overtaken."""
-        await self._append(Kind.BEGIN)
+        if self.text:
+            # Goes on from the checkpoint: no watcher has to start over.
+            await self._append(Kind.SNAPSHOT, self.text)
+        else:
+            await self._append(Kind.BEGIN)
 
     async def add(self, words: str) -> None:
         """Raises Overtaken."""
@@ -262,9 +326,30 @@ class _Draft:
             log.warning("progress of story %s cannot be shown now: %s", self._story_id, error)
 
 
+def _brief(story: Story) -> Brief:
+    wish = story.wish
+    return Brief(
+        preferences=wish.preferences,
+        theme=wish.theme,
+        prompt=wish.prompt,
+        length=Length[wish.length],
+        language=wish.language,
+        seed=story.id.int & 0xFFFF_FFFF,
+    )
+
+
+async def _either(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
 async def _batched(pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[list[Piece], None]:
-    """Gathers what comes within the batch time. The writer goes on meanwhile."""
+    """Gathers what comes within the batch time, but for the first words, which somebody waits for. The writer goes on meanwhile."""
     gathered: list[Piece] = []
+    batch_seconds = 0.0
     arrived = asyncio.Event()
 
     async def gather() -> None:
@@ -280,9 +365,11 @@ async def _batched(pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[list[P
     try:
         while not gathering.done() or gathered:
             await arrived.wait()
-            await asyncio.wait([gathering], timeout=_BATCH_SECONDS)
+            await asyncio.wait([gathering], timeout=batch_seconds)
             arrived.clear()
             batch, gathered[:] = gathered[:], []
+            if any(isinstance(piece, Words) for piece in batch):
+                batch_seconds = _BATCH_SECONDS
             if batch:
                 yield batch
         await gathering

@@ -34,6 +34,7 @@ from services.auth.accounts import Roles
 from services.auth.audit import Audit
 from services.auth.config import AuthSettings
 from services.auth.endings import Endings
+from services.auth.passwords import Passwords
 from services.auth.tables import audit_entries
 from services.kit import outbox
 from services.kit.caller import Role
@@ -269,9 +270,28 @@ class AuthWorld:
 MakeWorld = Callable[..., Awaitable[AuthWorld]]
 
 
+HashingAs = Callable[[AuthSettings], Awaitable[Passwords]]
+
+
+@pytest.fixture(scope="session")
+async def hashing_as() -> AsyncIterator[HashingAs]:
+    """Hashes as the settings say. The processes serve all tests that want the same: they take longer to start than most tests."""
+    async with AsyncExitStack() as closing:
+        started: dict[str, Passwords] = {}
+
+        async def start(settings: AuthSettings) -> Passwords:
+            wanted = {name for name in AuthSettings.model_fields if name.startswith("password_hash_")}
+            key = settings.model_dump_json(include=wanted)
+            if key not in started:
+                started[key] = await closing.enter_async_context(hashing(settings))
+            return started[key]
+
+        yield start
+
+
 @pytest.fixture
 async def make_world(
-    database_of: Callable[[str], Database], migrated: Callable[[str], str], redis: Redis
+    database_of: Callable[[str], Database], migrated: Callable[[str], str], redis: Redis, hashing_as: HashingAs
 ) -> AsyncIterator[MakeWorld]:
     """Starts a service with other settings than the default; several share their database and Redis, like replicas."""
     db = database_of("auth")
@@ -291,15 +311,15 @@ async def make_world(
                     "refresh_key": REFRESH_KEY,
                     "signing_key_secret": SIGNING_SECRET,
                     "drain_seconds": 2,
-                    # Cheap hashes: what they cost is tested apart.
+                    # Cheap hashes and prompt answers: what they cost is tested apart.
+                    "answer_beat_seconds": 0,
                     "password_hash_memory_kib": 64,
                     "password_hash_passes": 1,
                     "password_hash_wait_seconds": 10,
                     **changes,
                 }
             )
-            passwords = hashing(settings)
-            closing.callback(passwords.close)
+            passwords = await hashing_as(settings)
             ops = operations(settings, db, db, redis, passwords, clock=clock, random=secrets.token_bytes)
             await ops.keys.load()
             server = Server(

@@ -173,6 +173,14 @@ async def test_attempts_at_an_address_are_limited_across_challenges_and_codes(re
     assert await outcome(codes, challenges[1], code.digits) == "redeemed"
 
 
+async def test_right_codes_leave_the_attempts_at_their_address_to_wrong_ones(redis: Redis, clock: FakeClock) -> None:
+    codes = codes_of(redis, clock, cooldown=timedelta(0), attempts_a_day=1)
+    for _ in range(3):
+        challenge = uuid4()
+        code = await codes.issue(challenge, ADA)
+        assert await outcome(codes, challenge, code.digits) == "redeemed"
+
+
 async def test_codes_are_rationed_by_the_minute_the_hour_and_the_day(redis: Redis, clock: FakeClock) -> None:
     codes, challenge = codes_of(redis, clock), uuid4()
     started, sent = clock(), list[float]()

@@ -111,7 +111,7 @@ class TestErasure:
         with raises_status(StatusCode.UNAUTHENTICATED, "CODE_INVALID"):
             await world.complete_email_change(ada, change, wrong(await world.code(change)))
         bob = await world.register(BOB)
-        relay = Relay(world.db, redis, ROUTES, database_url="postgresql://")
+        relay = Relay(world.db, redis, ROUTES, service="auth", database_url="postgresql://")
         while await relay.publish():
             pass
         kept = await audit_of(world, ada)

@@ -70,7 +70,7 @@ async def test_neither_stores_nor_streams_nor_logs_show_a_secret(
     with raises_status(StatusCode.INTERNAL, "INTERNAL"):
         await world.sign_in(ADA)
     await world.execute("ALTER TABLE away RENAME TO users")
-    await Relay(world.db, world.redis, ROUTES, database_url="postgresql://").publish()
+    await Relay(world.db, world.redis, ROUTES, service="auth", database_url="postgresql://").publish()
 
     dumps += [await redis_dump(world.redis), (await database_dump(world)).encode(), caplog.text.encode()]
     signing_key = (await keys_of(world))[0]

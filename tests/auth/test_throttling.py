@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from argon2 import PasswordHasher
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 from sqlalchemy import event
@@ -18,6 +17,7 @@ from storymesh.auth.v1 import account_service_pb2, session_service_pb2
 from storymesh.events.v1 import auth_events_pb2 as events
 
 from services.auth.device_tokens import DeviceTokens
+from services.auth.hash_processes import HashProcess
 from tests.auth.conftest import PASSWORD, REFRESH_KEY, AuthWorld, MakeWorld, Member, wrong
 from tests.statuses import raises_status, reason_of
 
@@ -230,14 +230,14 @@ class TestCosts:
         self, world: AuthWorld, ada: Member, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         hashed = 0
-        verify = PasswordHasher.verify
+        do = HashProcess.do
 
-        def counting(hasher: PasswordHasher, *arguments: Any) -> Any:
+        async def counting(process: HashProcess, job: bytes) -> bytes:
             nonlocal hashed
             hashed += 1
-            return verify(hasher, *arguments)
+            return await do(process, job)
 
-        monkeypatch.setattr(PasswordHasher, "verify", counting)
+        monkeypatch.setattr(HashProcess, "do", counting)
         for login in (ADA, NOBODY):
             hashed = 0
             assert await guesses(world, 20, login) == [REFUSED] * 5 + [SLOWED] * 15

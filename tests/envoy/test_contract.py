@@ -23,6 +23,11 @@ def test_a_method_carries_its_policy_and_its_bindings() -> None:
     assert not methods["/storymesh.story.v1.StoryService/CreateStory"].without_side_effects
 
 
+def test_what_operators_do_is_answered_by_the_notification_service() -> None:
+    areas = {method.area for method in read(GENERATED).methods if method.service.startswith("storymesh.ops.")}
+    assert areas == {"notification"}
+
+
 def test_methods_for_services_only_are_not_exposed() -> None:
     contract = read(GENERATED)
     exposed = {method.path for method in contract.exposed}

@@ -19,12 +19,17 @@ from sqlalchemy import MetaData, create_engine
 from sqlalchemy.engine import make_url
 
 from local.harness import Servers
-from services.kit import erasure, inbox, migrations, outbox
+from services.kit import erasure, inbox, migrations, outbox, redis_memory
 
 KIT_TABLES = {
-    "auth": [outbox.table],
-    "story": [outbox.table, inbox.dead_letters, erasure.erased_subjects],
-    "notification": [inbox.processed_events, inbox.dead_letters, erasure.erased_subjects],
+    "auth": [outbox.table, redis_memory.redis_memories],
+    "story": [outbox.table, inbox.dead_letters, erasure.erased_subjects, redis_memory.redis_memories],
+    "notification": [
+        inbox.processed_events,
+        inbox.dead_letters,
+        erasure.erased_subjects,
+        redis_memory.redis_memories,
+    ],
 }
 """Which of the kit's tables each service owns, as its package says."""
 

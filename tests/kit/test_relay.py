@@ -38,7 +38,7 @@ RelayFor = Callable[..., Relay]
 @pytest.fixture
 def relay_for(db: Database, redis: Redis, database_url: str) -> RelayFor:
     def build(to: Redis = redis, routes: Mapping[str, Sequence[str]] = ROUTES) -> Relay:
-        return Relay(db, to, routes, database_url=database_url)
+        return Relay(db, to, routes, service="kit", database_url=database_url)
 
     return build
 

@@ -24,12 +24,15 @@ from services.kit.server import Server
 from services.kit.signing import Signer
 from services.story import worker
 from services.story.__main__ import SERVICE
+from services.story.admission import Admission
 from services.story.config import StorySettings
 from services.story.erasing import Erasing
+from services.story.interruptions import Interruptions
+from services.story.model import Limits
 from services.story.progress import Progress
 from services.story.servicer import StoryServicer
 from services.story.stories import Stories
-from services.story.watching import Watches
+from services.story.watching import Watches, WatchLimits
 from services.story.writers import Writer
 from services.story.writing import Writing
 from tests.conftest import empty
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from storymesh.story.v1.story_service_pb2_grpc import StoryServiceAsyncStub
 
 KEY = b"c" * 32
+ROOMY = Limits(unfinished=1000, a_day=1000, backlog=1000)
 
 
 @dataclass
@@ -65,20 +69,27 @@ class StoryWorld:
     server: Server
     issuer: Issuer
     database_url: str
+    stories: Stories
+    admission: Admission
+    interruptions: Interruptions
     account_preferences: tuple[str, ...] = ()
     lease: timedelta = timedelta(seconds=2)
 
     def person(self) -> Person:
         return Person(self.stub, self.issuer)
 
-    def writing(self, writer: Writer, *, attempts: int = 3, seconds: float = 30) -> Writing:
+    def writing(
+        self, writer: Writer, *, attempts: int = 3, seconds: float = 30, life: timedelta = timedelta(hours=1)
+    ) -> Writing:
         return Writing(
             self.db,
             Progress(self.redis),
             writer,
             system_clock,
+            interruptions=self.interruptions,
             lease=self.lease,
             seconds=seconds,
+            life=life,
             attempts=attempts,
         )
 
@@ -108,7 +119,7 @@ class StoryWorld:
         return Erasing(self.db, Progress(self.redis), system_clock)
 
     def relay(self) -> Relay:
-        return Relay(self.db, self.redis, ROUTES, database_url=self.database_url)
+        return Relay(self.db, self.redis, ROUTES, service="story", database_url=self.database_url)
 
 
 @pytest.fixture
@@ -125,6 +136,7 @@ async def world(
         cursor_key="Y2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2M=",
         drain_seconds=2,
         heartbeat_seconds=0.5,
+        write_seconds=1,
     )
     server = Server(settings, required={"postgres": db.check})
     signer = Signer(KEY)
@@ -132,13 +144,16 @@ async def world(
     async def preferences_of(_user_id: UUID) -> tuple[str, ...]:
         return made.account_preferences
 
-    stories = Stories(db, Pages(signer), preferences_of, system_clock)
-    watches = Watches(stories, Progress(redis), signer, server.stopping, heartbeat_seconds=settings.heartbeat_seconds)
+    admission = Admission(ROOMY)
+    stories = Stories(db, Pages(signer), preferences_of, system_clock, progress=Progress(redis), admission=admission)
+    limits = WatchLimits(per_person=20, altogether=30, stories=25, entries_behind=50)
+    watches = Watches(db, stories, Progress(redis), signer, limits, heartbeat_seconds=settings.heartbeat_seconds)
+    server.background(watches.run)
     server.add(SERVICE, lambda to: add_StoryServiceServicer_to_server(StoryServicer(stories, watches), to))
     running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens("story")))
     async with grpc.aio.insecure_channel(await server.address) as channel:
         stub = StoryServiceStub(channel)
-        made = StoryWorld(db, redis, stub, server, issuer, migrated("story"))
+        made = StoryWorld(db, redis, stub, server, issuer, migrated("story"), stories, admission, Interruptions(redis))
         yield made
     server.stopping.set()
     await running
@@ -153,6 +168,7 @@ async def working(world: StoryWorld) -> AsyncIterator[ScriptedWriter]:
         group.create_task(world.relay().run(stopping))
         group.create_task(world.inbox(writer).run(stopping))
         group.create_task(world.accounts_inbox().run(stopping))
+        group.create_task(world.interruptions.run(stopping))
         yield writer
         writer.release()
         stopping.set()

@@ -131,3 +131,36 @@ async def test_a_page_token_of_somebody_else_is_refused(world: StoryWorld) -> No
         with pytest.raises(AioRpcError) as raised:
             await other.stub.ListStories(pb.ListStoriesRequest(page_token=token), metadata=other.auth)
         assert (raised.value.code(), violated_fields(raised.value)) == (StatusCode.INVALID_ARGUMENT, ["page_token"])
+
+
+async def test_a_list_can_be_had_of_one_state_alone(world: StoryWorld) -> None:
+    person = world.person()
+    made = [(await create(person)).id for _ in range(6)]
+    for story_id in made[::2]:
+        await person.stub.CancelStory(pb.CancelStoryRequest(story_id=story_id), metadata=person.auth)
+    listed: list[str] = []
+    token = ""
+    while True:
+        request = pb.ListStoriesRequest(page_size=2, page_token=token, state=story_pb2.STORY_STATE_CANCELLED)
+        page = await person.stub.ListStories(request, metadata=person.auth)
+        assert {story.state for story in page.stories} == {story_pb2.STORY_STATE_CANCELLED}
+        listed += [story.id for story in page.stories]
+        token = page.next_page_token
+        if not token:
+            break
+    assert listed == made[::2][::-1]
+    completed = pb.ListStoriesRequest(state=story_pb2.STORY_STATE_COMPLETED)
+    assert not (await person.stub.ListStories(completed, metadata=person.auth)).stories
+
+
+async def test_a_page_token_holds_for_its_state_alone(world: StoryWorld) -> None:
+    person = world.person()
+    for _ in range(2):
+        await create(person)
+    queued, everything = story_pb2.STORY_STATE_QUEUED, story_pb2.STORY_STATE_UNSPECIFIED
+    for made_for, presented_for in ((queued, everything), (everything, queued)):
+        page = await person.stub.ListStories(pb.ListStoriesRequest(page_size=1, state=made_for), metadata=person.auth)
+        request = pb.ListStoriesRequest(page_token=page.next_page_token, state=presented_for)
+        with pytest.raises(AioRpcError) as raised:
+            await person.stub.ListStories(request, metadata=person.auth)
+        assert (raised.value.code(), violated_fields(raised.value)) == (StatusCode.INVALID_ARGUMENT, ["page_token"])

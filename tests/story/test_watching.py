@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+from datetime import timedelta
 from uuid import UUID
 
+import grpc
 import pytest
+from google.rpc.error_details_pb2 import RetryInfo
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 from storymesh.story.v1 import story_pb2
 from storymesh.story.v1 import story_service_pb2 as pb
+from storymesh.story.v1.story_service_pb2_grpc import StoryServiceStub
 
 from services.story.model import Position
 from services.story.progress import Kind, Overtaken, Progress
 from services.story.writers import Title, Words, WriterUnavailable
-from tests.statuses import violated_fields
+from tests.statuses import detail, raises_status, reason_of, violated_fields
 from tests.story.conftest import Person, StoryWorld
+from tests.story.pen import Pen, queued
 from tests.story.scripted import ScriptedWriter
-from tests.story.watcher import watching
+from tests.story.watcher import Watcher, watching
+from tests.waiting import until
 
 
 async def requested(person: Person) -> str:
@@ -212,3 +219,103 @@ async def test_a_repeated_append_changes_nothing(world: StoryWorld) -> None:
         assert await progress.append(story, Position(1, 1), Kind.CHUNK, "once")
     assert [entry.text for entry in await progress.read(story, Position(0, 0))] == ["", "once"]
     assert not await progress.append(story, Position(1, 3), Kind.CHUNK, "after a gap")
+
+
+async def blocked(world: StoryWorld) -> int:
+    """Readers of stories that wait at Redis."""
+    return int((await world.redis.info("clients"))["blocked_clients"])
+
+
+async def test_whoever_has_too_many_watches_open_is_told_when_to_try_again(world: StoryWorld) -> None:
+    person, other, third = world.person(), world.person(), world.person()
+    stories = {each.id: await queued(world.db, each.id) for each in (person, other, third)}
+    async with AsyncExitStack() as stack:
+
+        async def watch(who: Person) -> Watcher:
+            watcher = await stack.enter_async_context(watching(who, str(stories[who.id])))
+            await watcher.step()
+            return watcher
+
+        async def refused(who: Person) -> bool:
+            with pytest.raises(AioRpcError) as raised:
+                await watch(who)
+            assert (raised.value.code(), reason_of(raised.value)) == (StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_WATCHES")
+            wait = detail(raised.value, RetryInfo)
+            return wait is not None and wait.retry_delay.ToTimedelta() > timedelta(0)
+
+        for _ in range(20):
+            await watch(person)
+        assert await refused(person)
+        for _ in range(10):
+            await watch(other)
+        # Now the whole process has as many as it takes.
+        assert await refused(third)
+
+    async def free() -> bool:
+        return await blocked(world) == 0
+
+    await until(free)
+    async with watching(third, str(stories[third.id])) as watcher:
+        assert await watcher.step() == "snapshot"
+
+
+async def test_a_process_follows_only_so_many_stories(world: StoryWorld) -> None:
+    person, other = world.person(), world.person()
+    async with AsyncExitStack() as stack:
+        for number in range(26):
+            who = person if number < 15 else other
+            story_id = await queued(world.db, who.id)
+            watcher = await stack.enter_async_context(watching(who, str(story_id)))
+            if number < 25:
+                await watcher.step()
+            else:
+                with raises_status(StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_WATCHES"):
+                    await watcher.step()
+
+
+async def test_a_client_that_vanishes_gives_its_watch_back(world: StoryWorld) -> None:
+    person = world.person()
+    story_id = str(await queued(world.db, person.id))
+    for _ in range(3):
+        # Its channel and with it the connection: nobody says farewell.
+        async with grpc.aio.insecure_channel(await world.server.address) as channel:
+            vanishing = Person(StoryServiceStub(channel), world.issuer, person.id)
+            calls = [
+                vanishing.stub.WatchStory(pb.WatchStoryRequest(story_id=story_id), metadata=vanishing.auth)
+                for _ in range(20)
+            ]
+            for call in calls:
+                await anext(aiter(call))
+
+        async def gone() -> bool:
+            return await blocked(world) == 0
+
+        await until(gone)
+
+
+async def test_a_client_that_never_reads_holds_up_nobody_and_is_ended(world: StoryWorld) -> None:
+    person = world.person()
+    story_id = await queued(world.db, person.id)
+    pen = Pen(world.db, world.redis, story_id)
+    await pen.begin()
+    # A window that does not grow, so that it is full soon.
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
+    async with grpc.aio.insecure_channel(await world.server.address, options=options) as channel:
+        stuck = Person(StoryServiceStub(channel), world.issuer, person.id)
+        call = stuck.stub.WatchStory(pb.WatchStoryRequest(story_id=str(story_id)), metadata=stuck.auth)
+        await anext(aiter(call))
+        async with watching(person, str(story_id)) as watcher:
+            await watcher.step()
+            for number in range(40):
+                await pen.add(f"{number}" * 2000)
+                await watcher.until_text(pen.text)
+
+        async def given_back() -> bool:
+            return await blocked(world) == 0
+
+        # The story goes on, yet nobody reads it any more: neither the one who left nor the one who never read.
+        await until(given_back)
+        # What was sent before is there for whoever wakes up, and after it the reason.
+        with raises_status(StatusCode.RESOURCE_EXHAUSTED, "STREAM_STALLED"):
+            async for _ in call:
+                pass

@@ -50,6 +50,7 @@ async def test_a_written_story_is_stored_and_announced_in_one_step(world: StoryW
     await world.writing(writer).write(story_id)
     story = await found(world, story_id)
     assert (story.state, story.title, story.text, story.attempt) == (State.COMPLETED, "Rain", "It rained.", 1)
+    assert (story.prompt_tokens, story.completion_tokens) == (7, 2)
     assert story.started_at is not None
     assert story.completed_at is not None
     assert story.started_at <= story.completed_at

@@ -11,10 +11,11 @@ import enum
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 __all__ = [
     "Brief",
+    "Continuing",
     "Length",
     "Piece",
     "Refusal",
@@ -160,6 +161,22 @@ class Writer(Protocol):
 
     async def aclose(self) -> None:
         """Frees connections, threads and memory. Stories still being written end with `WriterUnavailable`."""
+
+
+@runtime_checkable
+class Continuing(Protocol):
+    """What a writer has besides that can go on where another attempt was broken off.
+
+    The composer can, as it gives the same text for the same brief. Those with a model cannot: it would write something else after a
+    sentence that was cut anywhere, and the local writer does not know any more which of its sentences were the model's.
+    """
+
+    def go_on(self, brief: Brief, title: str, text: str) -> AsyncGenerator[Piece, None] | None:
+        """Yields what follows the text: `Words`, then at most one `Usage`.
+
+        None when title and text are not what this writer would have written for the brief so far; then the story starts over.
+        """
+        ...
 
 
 def require_english(brief: Brief, writer: str) -> None:

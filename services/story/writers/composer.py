@@ -10,6 +10,7 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from . import Brief, Piece, Title, Words, require_english
 from .plot import Plot, plot
@@ -36,7 +37,19 @@ class ComposerWriter:
         require_english(brief, self.name)
         story = plot(brief)
         yield Title(story.title)
-        for word in _WORD.findall(compose(story, brief)):
+        async with aclosing(self._words(compose(story, brief))) as words:
+            async for word in words:
+                yield word
+
+    def go_on(self, brief: Brief, title: str, text: str) -> AsyncGenerator[Piece, None] | None:
+        story = plot(brief)
+        whole = compose(story, brief)
+        if title != story.title or not whole.startswith(text):
+            return None
+        return self._words(whole[len(text) :])
+
+    async def _words(self, text: str) -> AsyncGenerator[Piece, None]:
+        for word in _WORD.findall(text):
             if self._pace_seconds > 0:
                 await asyncio.sleep(self._pace_seconds)
             yield Words(word)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.story.writers import Brief, Length, Refusal, Title, Words, WriterRefused
 from services.story.writers.composer import CREDIT, ComposerWriter
@@ -56,6 +57,25 @@ async def test_templates_in_a_readers_words_stay_words(text: str) -> None:
     story = await read(WRITER, replace(PLAIN, prompt=text, theme=text))
 
     assert f"“{text}.”" in story.text
+
+
+@given(brief=briefs, cut=st.floats(0, 1))
+@settings(max_examples=50, deadline=None)
+async def test_it_goes_on_wherever_it_was_broken_off(brief: Brief, cut: float) -> None:
+    story = await read(WRITER, brief)
+    had = story.text[: int(cut * len(story.text))]
+
+    rest = WRITER.go_on(brief, story.title, had)
+
+    assert rest is not None
+    assert had + "".join([piece.text async for piece in rest if isinstance(piece, Words)]) == story.text
+
+
+@pytest.mark.parametrize(("title", "text"), [("", "Somebody else's words"), ("Another", ""), ("", "")])
+async def test_it_does_not_go_on_with_what_it_would_not_have_written(title: str, text: str) -> None:
+    own = await read(WRITER, PLAIN)
+
+    assert (WRITER.go_on(PLAIN, title or own.title, text) is None) is bool(title or text)
 
 
 async def test_the_story_says_how_it_was_made() -> None:

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estorymesh/story/v1/story.proto\x12\x12storymesh.story.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\x04\n\x05Story\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32\x1e.storymesh.story.v1.StoryStateR\x05state\x12\x14\n\x05title\x18\x03 \x01(\tR\x05title\x12\x12\n\x04text\x18\x04 \x01(\tR\x04text\x12 \n\x0bpreferences\x18\x05 \x03(\tR\x0bpreferences\x12\x14\n\x05theme\x18\x06 \x01(\tR\x05theme\x12\x37\n\x06length\x18\x07 \x01(\x0e\x32\x1f.storymesh.story.v1.StoryLengthR\x06length\x12\x1a\n\x08language\x18\x08 \x01(\tR\x08language\x12\x18\n\x07\x61ttempt\x18\t \x01(\x05R\x07\x61ttempt\x12%\n\x0equeue_position\x18\n \x01(\x05R\rqueuePosition\x12\x16\n\x06writer\x18\x0b \x01(\tR\x06writer\x12\x14\n\x05model\x18\x0c \x01(\tR\x05model\x12%\n\x0e\x66\x61ilure_reason\x18\r \x01(\tR\rfailureReason\x12;\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x39\n\nstart_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12?\n\rcomplete_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x63ompleteTime*\xa8\x01\n\nStoryState\x12\x1b\n\x17STORY_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12STORY_STATE_QUEUED\x10\x01\x12\x17\n\x13STORY_STATE_RUNNING\x10\x02\x12\x19\n\x15STORY_STATE_COMPLETED\x10\x03\x12\x16\n\x12STORY_STATE_FAILED\x10\x04\x12\x19\n\x15STORY_STATE_CANCELLED\x10\x05*s\n\x0bStoryLength\x12\x1c\n\x18STORY_LENGTH_UNSPECIFIED\x10\x00\x12\x16\n\x12STORY_LENGTH_SHORT\x10\x01\x12\x17\n\x13STORY_LENGTH_MEDIUM\x10\x02\x12\x15\n\x11STORY_LENGTH_LONG\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estorymesh/story/v1/story.proto\x12\x12storymesh.story.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa5\x05\n\x05Story\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32\x1e.storymesh.story.v1.StoryStateR\x05state\x12\x14\n\x05title\x18\x03 \x01(\tR\x05title\x12\x12\n\x04text\x18\x04 \x01(\tR\x04text\x12 \n\x0bpreferences\x18\x05 \x03(\tR\x0bpreferences\x12\x14\n\x05theme\x18\x06 \x01(\tR\x05theme\x12\x37\n\x06length\x18\x07 \x01(\x0e\x32\x1f.storymesh.story.v1.StoryLengthR\x06length\x12\x1a\n\x08language\x18\x08 \x01(\tR\x08language\x12\x18\n\x07\x61ttempt\x18\t \x01(\x05R\x07\x61ttempt\x12%\n\x0equeue_position\x18\n \x01(\x05R\rqueuePosition\x12\x16\n\x06writer\x18\x0b \x01(\tR\x06writer\x12\x14\n\x05model\x18\x0c \x01(\tR\x05model\x12%\n\x0e\x66\x61ilure_reason\x18\r \x01(\tR\rfailureReason\x12;\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x39\n\nstart_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12?\n\rcomplete_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x63ompleteTime\x12#\n\rprompt_tokens\x18\x11 \x01(\x05R\x0cpromptTokens\x12+\n\x11\x63ompletion_tokens\x18\x12 \x01(\x05R\x10\x63ompletionTokens*\xa8\x01\n\nStoryState\x12\x1b\n\x17STORY_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12STORY_STATE_QUEUED\x10\x01\x12\x17\n\x13STORY_STATE_RUNNING\x10\x02\x12\x19\n\x15STORY_STATE_COMPLETED\x10\x03\x12\x16\n\x12STORY_STATE_FAILED\x10\x04\x12\x19\n\x15STORY_STATE_CANCELLED\x10\x05*s\n\x0bStoryLength\x12\x1c\n\x18STORY_LENGTH_UNSPECIFIED\x10\x00\x12\x16\n\x12STORY_LENGTH_SHORT\x10\x01\x12\x17\n\x13STORY_LENGTH_MEDIUM\x10\x02\x12\x15\n\x11STORY_LENGTH_LONG\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'storymesh.story.v1.story_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STORYSTATE']._serialized_start=686
-  _globals['_STORYSTATE']._serialized_end=854
-  _globals['_STORYLENGTH']._serialized_start=856
-  _globals['_STORYLENGTH']._serialized_end=971
+  _globals['_STORYSTATE']._serialized_start=768
+  _globals['_STORYSTATE']._serialized_end=936
+  _globals['_STORYLENGTH']._serialized_start=938
+  _globals['_STORYLENGTH']._serialized_end=1053
   _globals['_STORY']._serialized_start=88
-  _globals['_STORY']._serialized_end=683
+  _globals['_STORY']._serialized_end=765
 # @@protoc_insertion_point(module_scope)

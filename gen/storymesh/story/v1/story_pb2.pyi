@@ -106,6 +106,8 @@ class Story(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     COMPLETE_TIME_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUIDv7, permanent."""
     state: Global___StoryState.ValueType
@@ -129,7 +131,14 @@ class Story(_message.Message):
     model: _builtins.str
     """The writer's model; empty until writing begins."""
     failure_reason: _builtins.str
-    """A permanent UPPER_SNAKE reason, in STORY_STATE_FAILED only."""
+    """A permanent UPPER_SNAKE reason, in STORY_STATE_FAILED only: WRITER_UNAVAILABLE after too many failed attempts, WORKER_LOST when its
+    workers kept dying, DEADLINE_EXCEEDED when it was not finished in time, CONTENT_REFUSED when the writer declined the subject,
+    LANGUAGE_UNSUPPORTED when it does not know the language, WRITER_MISCONFIGURED until an administrator has acted.
+    """
+    prompt_tokens: _builtins.int
+    """Tokens that the model read for it, as the writer counts them; 0 when it does not."""
+    completion_tokens: _builtins.int
+    """Tokens that the model wrote for it."""
     @_builtins.property
     def preferences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the story is to please."""
@@ -165,10 +174,12 @@ class Story(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         complete_time: _timestamp_pb2.Timestamp | None = ...,
+        prompt_tokens: _builtins.int = ...,
+        completion_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["complete_time", b"complete_time", "create_time", b"create_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "complete_time", b"complete_time", "create_time", b"create_time", "failure_reason", b"failure_reason", "id", b"id", "language", b"language", "length", b"length", "model", b"model", "preferences", b"preferences", "queue_position", b"queue_position", "start_time", b"start_time", "state", b"state", "text", b"text", "theme", b"theme", "title", b"title", "writer", b"writer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "complete_time", b"complete_time", "completion_tokens", b"completion_tokens", "create_time", b"create_time", "failure_reason", b"failure_reason", "id", b"id", "language", b"language", "length", b"length", "model", b"model", "preferences", b"preferences", "prompt_tokens", b"prompt_tokens", "queue_position", b"queue_position", "start_time", b"start_time", "state", b"state", "text", b"text", "theme", b"theme", "title", b"title", "writer", b"writer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

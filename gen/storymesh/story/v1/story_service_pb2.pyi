@@ -142,19 +142,23 @@ class ListStoriesRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most this many, 1 to 100. 0: 20."""
     page_token: _builtins.str
     """From the page before. Empty: the first page."""
+    state: _story_pb2.StoryState.ValueType
+    """Only stories in this state. Unset: all."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        state: _story_pb2.StoryState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -187,6 +191,137 @@ class ListStoriesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListStoriesResponse: _TypeAlias = ListStoriesResponse  # noqa: Y015
+
+@_typing.final
+class CancelStoryRequest(_message.Message):
+    """Withdraws a story."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORY_ID_FIELD_NUMBER: _builtins.int
+    story_id: _builtins.str
+    """The story's id."""
+    def __init__(
+        self,
+        *,
+        story_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["story_id", b"story_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelStoryRequest: _TypeAlias = CancelStoryRequest  # noqa: Y015
+
+@_typing.final
+class CancelStoryResponse(_message.Message):
+    """The story after the call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def story(self) -> _story_pb2.Story:
+        """In STORY_STATE_CANCELLED."""
+
+    def __init__(
+        self,
+        *,
+        story: _story_pb2.Story | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["story", b"story"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["story", b"story"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelStoryResponse: _TypeAlias = CancelStoryResponse  # noqa: Y015
+
+@_typing.final
+class RetryStoryRequest(_message.Message):
+    """Queues a story again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORY_ID_FIELD_NUMBER: _builtins.int
+    story_id: _builtins.str
+    """The story's id."""
+    def __init__(
+        self,
+        *,
+        story_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["story_id", b"story_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryStoryRequest: _TypeAlias = RetryStoryRequest  # noqa: Y015
+
+@_typing.final
+class RetryStoryResponse(_message.Message):
+    """The story after the call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def story(self) -> _story_pb2.Story:
+        """In STORY_STATE_QUEUED."""
+
+    def __init__(
+        self,
+        *,
+        story: _story_pb2.Story | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["story", b"story"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["story", b"story"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryStoryResponse: _TypeAlias = RetryStoryResponse  # noqa: Y015
+
+@_typing.final
+class DeleteStoryRequest(_message.Message):
+    """Deletes a story."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORY_ID_FIELD_NUMBER: _builtins.int
+    story_id: _builtins.str
+    """The story's id."""
+    def __init__(
+        self,
+        *,
+        story_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["story_id", b"story_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteStoryRequest: _TypeAlias = DeleteStoryRequest  # noqa: Y015
+
+@_typing.final
+class DeleteStoryResponse(_message.Message):
+    """The story is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteStoryResponse: _TypeAlias = DeleteStoryResponse  # noqa: Y015
 
 @_typing.final
 class WatchStoryRequest(_message.Message):

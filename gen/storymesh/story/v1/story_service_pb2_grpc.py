@@ -50,6 +50,21 @@ class StoryServiceStub:
                 request_serializer=storymesh_dot_story_dot_v1_dot_story__service__pb2.ListStoriesRequest.SerializeToString,
                 response_deserializer=storymesh_dot_story_dot_v1_dot_story__service__pb2.ListStoriesResponse.FromString,
                 _registered_method=True)
+        self.CancelStory = channel.unary_unary(
+                '/storymesh.story.v1.StoryService/CancelStory',
+                request_serializer=storymesh_dot_story_dot_v1_dot_story__service__pb2.CancelStoryRequest.SerializeToString,
+                response_deserializer=storymesh_dot_story_dot_v1_dot_story__service__pb2.CancelStoryResponse.FromString,
+                _registered_method=True)
+        self.RetryStory = channel.unary_unary(
+                '/storymesh.story.v1.StoryService/RetryStory',
+                request_serializer=storymesh_dot_story_dot_v1_dot_story__service__pb2.RetryStoryRequest.SerializeToString,
+                response_deserializer=storymesh_dot_story_dot_v1_dot_story__service__pb2.RetryStoryResponse.FromString,
+                _registered_method=True)
+        self.DeleteStory = channel.unary_unary(
+                '/storymesh.story.v1.StoryService/DeleteStory',
+                request_serializer=storymesh_dot_story_dot_v1_dot_story__service__pb2.DeleteStoryRequest.SerializeToString,
+                response_deserializer=storymesh_dot_story_dot_v1_dot_story__service__pb2.DeleteStoryResponse.FromString,
+                _registered_method=True)
         self.WatchStory = channel.unary_stream(
                 '/storymesh.story.v1.StoryService/WatchStory',
                 request_serializer=storymesh_dot_story_dot_v1_dot_story__service__pb2.WatchStoryRequest.SerializeToString,
@@ -63,7 +78,9 @@ class StoryServiceServicer:
 
     def CreateStory(self, request, context):
         """Asks for a story, which workers write in the background. With a request_id, repeating the call answers with the same story.
-        Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before.
+        Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before;
+        RESOURCE_EXHAUSTED with RetryInfo: STORY_QUOTA_EXCEEDED when the caller has too many unfinished stories or asked for too many in a
+        day, BACKLOG_FULL when more stories wait than can be written in time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,10 +102,35 @@ class StoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelStory(self, request, context):
+        """Withdraws a story that is not finished; what was written of it stays. Idempotent.
+        Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_CANCELLABLE when it is completed or failed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryStory(self, request, context):
+        """Queues a failed or cancelled story again, to be written anew.
+        Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state; RESOURCE_EXHAUSTED as CreateStory.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteStory(self, request, context):
+        """Deletes a story for good, in whatever state; its writing stops and its watches end.
+        Errors: NOT_FOUND STORY_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchStory(self, request, context):
         """Streams the writing. The first message is a snapshot; the snapshot and the chunks after it, starting over at a reset, always
-        equal the story's text. Ends after done, or after reconnect when the server is about to leave.
-        Errors: NOT_FOUND STORY_NOT_FOUND; INVALID_ARGUMENT for a resume_token of another story or caller.
+        equal the story's text. Ends after done, or after reconnect when the server is about to leave or the caller reads too slowly.
+        Errors: NOT_FOUND STORY_NOT_FOUND, also in mid-stream when the story is deleted; INVALID_ARGUMENT for a resume_token of another
+        story or caller; RESOURCE_EXHAUSTED TOO_MANY_WATCHES with RetryInfo when the caller or the server has too many open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +153,21 @@ def add_StoryServiceServicer_to_server(servicer, server):
                     servicer.ListStories,
                     request_deserializer=storymesh_dot_story_dot_v1_dot_story__service__pb2.ListStoriesRequest.FromString,
                     response_serializer=storymesh_dot_story_dot_v1_dot_story__service__pb2.ListStoriesResponse.SerializeToString,
+            ),
+            'CancelStory': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelStory,
+                    request_deserializer=storymesh_dot_story_dot_v1_dot_story__service__pb2.CancelStoryRequest.FromString,
+                    response_serializer=storymesh_dot_story_dot_v1_dot_story__service__pb2.CancelStoryResponse.SerializeToString,
+            ),
+            'RetryStory': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryStory,
+                    request_deserializer=storymesh_dot_story_dot_v1_dot_story__service__pb2.RetryStoryRequest.FromString,
+                    response_serializer=storymesh_dot_story_dot_v1_dot_story__service__pb2.RetryStoryResponse.SerializeToString,
+            ),
+            'DeleteStory': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteStory,
+                    request_deserializer=storymesh_dot_story_dot_v1_dot_story__service__pb2.DeleteStoryRequest.FromString,
+                    response_serializer=storymesh_dot_story_dot_v1_dot_story__service__pb2.DeleteStoryResponse.SerializeToString,
             ),
             'WatchStory': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchStory,
@@ -200,6 +257,87 @@ class StoryService:
             '/storymesh.story.v1.StoryService/ListStories',
             storymesh_dot_story_dot_v1_dot_story__service__pb2.ListStoriesRequest.SerializeToString,
             storymesh_dot_story_dot_v1_dot_story__service__pb2.ListStoriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelStory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.story.v1.StoryService/CancelStory',
+            storymesh_dot_story_dot_v1_dot_story__service__pb2.CancelStoryRequest.SerializeToString,
+            storymesh_dot_story_dot_v1_dot_story__service__pb2.CancelStoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryStory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.story.v1.StoryService/RetryStory',
+            storymesh_dot_story_dot_v1_dot_story__service__pb2.RetryStoryRequest.SerializeToString,
+            storymesh_dot_story_dot_v1_dot_story__service__pb2.RetryStoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteStory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.story.v1.StoryService/DeleteStory',
+            storymesh_dot_story_dot_v1_dot_story__service__pb2.DeleteStoryRequest.SerializeToString,
+            storymesh_dot_story_dot_v1_dot_story__service__pb2.DeleteStoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

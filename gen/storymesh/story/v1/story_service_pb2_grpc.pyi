@@ -35,7 +35,9 @@ class StoryServiceStub:
     def __new__(cls, channel: _aio.Channel) -> StoryServiceAsyncStub: ...
     CreateStory: _grpc.UnaryUnaryMultiCallable[_story_service_pb2.CreateStoryRequest, _story_service_pb2.CreateStoryResponse]
     """Asks for a story, which workers write in the background. With a request_id, repeating the call answers with the same story.
-    Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before.
+    Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before;
+    RESOURCE_EXHAUSTED with RetryInfo: STORY_QUOTA_EXCEEDED when the caller has too many unfinished stories or asked for too many in a
+    day, BACKLOG_FULL when more stories wait than can be written in time.
     """
     GetStory: _grpc.UnaryUnaryMultiCallable[_story_service_pb2.GetStoryRequest, _story_service_pb2.GetStoryResponse]
     """Reads a story.
@@ -45,10 +47,23 @@ class StoryServiceStub:
     """Lists the caller's stories, newest first.
     Errors: INVALID_ARGUMENT for a page_token that this method did not hand out to this caller.
     """
+    CancelStory: _grpc.UnaryUnaryMultiCallable[_story_service_pb2.CancelStoryRequest, _story_service_pb2.CancelStoryResponse]
+    """Withdraws a story that is not finished; what was written of it stays. Idempotent.
+    Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_CANCELLABLE when it is completed or failed.
+    """
+    RetryStory: _grpc.UnaryUnaryMultiCallable[_story_service_pb2.RetryStoryRequest, _story_service_pb2.RetryStoryResponse]
+    """Queues a failed or cancelled story again, to be written anew.
+    Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state; RESOURCE_EXHAUSTED as CreateStory.
+    """
+    DeleteStory: _grpc.UnaryUnaryMultiCallable[_story_service_pb2.DeleteStoryRequest, _story_service_pb2.DeleteStoryResponse]
+    """Deletes a story for good, in whatever state; its writing stops and its watches end.
+    Errors: NOT_FOUND STORY_NOT_FOUND.
+    """
     WatchStory: _grpc.UnaryStreamMultiCallable[_story_service_pb2.WatchStoryRequest, _story_service_pb2.WatchStoryResponse]
     """Streams the writing. The first message is a snapshot; the snapshot and the chunks after it, starting over at a reset, always
-    equal the story's text. Ends after done, or after reconnect when the server is about to leave.
-    Errors: NOT_FOUND STORY_NOT_FOUND; INVALID_ARGUMENT for a resume_token of another story or caller.
+    equal the story's text. Ends after done, or after reconnect when the server is about to leave or the caller reads too slowly.
+    Errors: NOT_FOUND STORY_NOT_FOUND, also in mid-stream when the story is deleted; INVALID_ARGUMENT for a resume_token of another
+    story or caller; RESOURCE_EXHAUSTED TOO_MANY_WATCHES with RetryInfo when the caller or the server has too many open.
     """
 
 @_typing.type_check_only
@@ -58,7 +73,9 @@ class StoryServiceAsyncStub(StoryServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateStory: _aio.UnaryUnaryMultiCallable[_story_service_pb2.CreateStoryRequest, _story_service_pb2.CreateStoryResponse]  # type: ignore[assignment]
     """Asks for a story, which workers write in the background. With a request_id, repeating the call answers with the same story.
-    Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before.
+    Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before;
+    RESOURCE_EXHAUSTED with RetryInfo: STORY_QUOTA_EXCEEDED when the caller has too many unfinished stories or asked for too many in a
+    day, BACKLOG_FULL when more stories wait than can be written in time.
     """
     GetStory: _aio.UnaryUnaryMultiCallable[_story_service_pb2.GetStoryRequest, _story_service_pb2.GetStoryResponse]  # type: ignore[assignment]
     """Reads a story.
@@ -68,10 +85,23 @@ class StoryServiceAsyncStub(StoryServiceStub):
     """Lists the caller's stories, newest first.
     Errors: INVALID_ARGUMENT for a page_token that this method did not hand out to this caller.
     """
+    CancelStory: _aio.UnaryUnaryMultiCallable[_story_service_pb2.CancelStoryRequest, _story_service_pb2.CancelStoryResponse]  # type: ignore[assignment]
+    """Withdraws a story that is not finished; what was written of it stays. Idempotent.
+    Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_CANCELLABLE when it is completed or failed.
+    """
+    RetryStory: _aio.UnaryUnaryMultiCallable[_story_service_pb2.RetryStoryRequest, _story_service_pb2.RetryStoryResponse]  # type: ignore[assignment]
+    """Queues a failed or cancelled story again, to be written anew.
+    Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state; RESOURCE_EXHAUSTED as CreateStory.
+    """
+    DeleteStory: _aio.UnaryUnaryMultiCallable[_story_service_pb2.DeleteStoryRequest, _story_service_pb2.DeleteStoryResponse]  # type: ignore[assignment]
+    """Deletes a story for good, in whatever state; its writing stops and its watches end.
+    Errors: NOT_FOUND STORY_NOT_FOUND.
+    """
     WatchStory: _aio.UnaryStreamMultiCallable[_story_service_pb2.WatchStoryRequest, _story_service_pb2.WatchStoryResponse]  # type: ignore[assignment]
     """Streams the writing. The first message is a snapshot; the snapshot and the chunks after it, starting over at a reset, always
-    equal the story's text. Ends after done, or after reconnect when the server is about to leave.
-    Errors: NOT_FOUND STORY_NOT_FOUND; INVALID_ARGUMENT for a resume_token of another story or caller.
+    equal the story's text. Ends after done, or after reconnect when the server is about to leave or the caller reads too slowly.
+    Errors: NOT_FOUND STORY_NOT_FOUND, also in mid-stream when the story is deleted; INVALID_ARGUMENT for a resume_token of another
+    story or caller; RESOURCE_EXHAUSTED TOO_MANY_WATCHES with RetryInfo when the caller or the server has too many open.
     """
 
 class StoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -84,7 +114,9 @@ class StoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_story_service_pb2.CreateStoryResponse, _abc.Awaitable[_story_service_pb2.CreateStoryResponse]]:
         """Asks for a story, which workers write in the background. With a request_id, repeating the call answers with the same story.
-        Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before.
+        Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before;
+        RESOURCE_EXHAUSTED with RetryInfo: STORY_QUOTA_EXCEEDED when the caller has too many unfinished stories or asked for too many in a
+        day, BACKLOG_FULL when more stories wait than can be written in time.
         """
 
     @_abc_1.abstractmethod
@@ -108,14 +140,45 @@ class StoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def CancelStory(
+        self,
+        request: _story_service_pb2.CancelStoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_story_service_pb2.CancelStoryResponse, _abc.Awaitable[_story_service_pb2.CancelStoryResponse]]:
+        """Withdraws a story that is not finished; what was written of it stays. Idempotent.
+        Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_CANCELLABLE when it is completed or failed.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryStory(
+        self,
+        request: _story_service_pb2.RetryStoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_story_service_pb2.RetryStoryResponse, _abc.Awaitable[_story_service_pb2.RetryStoryResponse]]:
+        """Queues a failed or cancelled story again, to be written anew.
+        Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state; RESOURCE_EXHAUSTED as CreateStory.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteStory(
+        self,
+        request: _story_service_pb2.DeleteStoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_story_service_pb2.DeleteStoryResponse, _abc.Awaitable[_story_service_pb2.DeleteStoryResponse]]:
+        """Deletes a story for good, in whatever state; its writing stops and its watches end.
+        Errors: NOT_FOUND STORY_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
     def WatchStory(
         self,
         request: _story_service_pb2.WatchStoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_story_service_pb2.WatchStoryResponse], _abc.AsyncIterator[_story_service_pb2.WatchStoryResponse]]:
         """Streams the writing. The first message is a snapshot; the snapshot and the chunks after it, starting over at a reset, always
-        equal the story's text. Ends after done, or after reconnect when the server is about to leave.
-        Errors: NOT_FOUND STORY_NOT_FOUND; INVALID_ARGUMENT for a resume_token of another story or caller.
+        equal the story's text. Ends after done, or after reconnect when the server is about to leave or the caller reads too slowly.
+        Errors: NOT_FOUND STORY_NOT_FOUND, also in mid-stream when the story is deleted; INVALID_ARGUMENT for a resume_token of another
+        story or caller; RESOURCE_EXHAUSTED TOO_MANY_WATCHES with RetryInfo when the caller or the server has too many open.
         """
 
 def add_StoryServiceServicer_to_server(servicer: StoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,222 @@
+"""Runs every measurement and prints one table."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+
+from benchmarks.auth import load
+from benchmarks.machine import percentile, stolen_seconds, this_machine
+from benchmarks.report import Row, as_json, show
+from local.failures import LocalError
+from services.kit import redis as kit_redis
+from services.kit.database import Database
+
+from . import first_words, recovery, stories, watches
+from .jobs import contest, on_events
+from .jobs.contest import Rates
+from .running import Running, running
+
+_WORKERS = 2
+_SLOTS = 10
+"""Of each worker, ours and theirs."""
+_SLOTS_ENOUGH = 64
+_PRINTED_WIDTH = 132
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long each part is measured, how often in turns, and how much there is of everything."""
+
+    seconds: float
+    rounds: int
+    watchers: int
+    stories: int
+    """That they are spread over, when not all watch one."""
+    kills: Mapping[float, int]
+    """Of story workers, by the lease in seconds."""
+    people: int = 4
+
+
+_DEFAULT = Length(3.0, 2, watchers=2000, stories=200, kills={15.0: 1, 3.0: 3})
+_QUICK = Length(0.5, 1, watchers=40, stories=10, kills={1.5: 1}, people=2)
+
+
+async def measure(state_dir: Path, length: Length) -> tuple[list[Row], list[str]]:
+    """The rows of the table, and what a reader should know besides."""
+    took: dict[str, float] = {}
+    with load.process() as others, _timed(took, "altogether"):
+        async with running(state_dir, people=length.people) as mesh:
+            with _timed(took, "jobs"):
+                rates = await _jobs(mesh, length)
+            with _timed(took, "stories"):
+                whole, used = await stories.measure(
+                    mesh, others, workers=_WORKERS, slots=_SLOTS, rounds=length.rounds, seconds=length.seconds
+                )
+            with _timed(took, "first words"):
+                words = await first_words.measure(
+                    mesh, others, workers=_WORKERS, slots=_SLOTS_ENOUGH, seconds=3 * length.seconds
+                )
+            with _timed(took, "recovery"):
+                recovered = {
+                    lease: await recovery.measure(mesh, others, lease_seconds=lease, kills=kills)
+                    for lease, kills in length.kills.items()
+                }
+            with _timed(took, "watches"):
+                watched = [
+                    await watches.measure(
+                        mesh,
+                        others,
+                        watchers=length.watchers,
+                        over_stories=over_stories,
+                        seconds=2 * length.seconds,
+                        resumes=min(length.watchers, 100),
+                    )
+                    for over_stories in (1, length.stories)
+                ]
+    rows = [
+        *_against("no-op jobs, inbox alone", rates[contest.INBOX.name], rates, goal=">= 1"),
+        *_against("no-op events, durable", rates["event path"], rates, goal=">= 1"),
+        *_against("whole stories, durable", whole, rates),
+        *_first_words(words),
+        *(
+            Row(f"recovery after SIGKILL, lease {lease:g} s, p50", statistics.median(times), "s")
+            for lease, times in recovered.items()
+        ),
+        *(row for each in watched for row in _watching(each)),
+    ]
+    notes = [*_about_rates(rates, whole, used), *_about_words(words), *map(_about_watching, watched)]
+    return rows, [*notes, f"It took {', '.join(f'{part} {seconds:.0f} s' for part, seconds in took.items())}."]
+
+
+@contextmanager
+def _timed(took: dict[str, float], part: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    took[part] = time.perf_counter() - began
+
+
+async def _jobs(mesh: Running, length: Length) -> dict[str, Rates]:
+    database_url = on_events.create_database(mesh.mesh.postgres_admin_url)
+    db = Database(database_url, pool=1)
+    try:
+        async with kit_redis.connect(mesh.mesh.redis_url) as redis:
+            events = contest.events_contender(database_url, lambda redis: on_events.drained(redis, db))
+            return await contest.measure(
+                redis,
+                mesh.mesh.redis_url,
+                [contest.INBOX, events, *contest.PEER_CONTENDERS],
+                mesh.mesh.layout.logs,
+                workers=_WORKERS,
+                slots=_SLOTS,
+                rounds=length.rounds,
+                seconds=length.seconds,
+            )
+    finally:
+        await db.close()
+
+
+def _against(what: str, ours: Rates, rates: Mapping[str, Rates], goal: str = "") -> list[Row]:
+    return [
+        Row(what, ours.rate, "/s", beside=peer.name, baseline=rates[peer.name].rate, goal=goal)
+        if peer.name in rates
+        else Row(what, ours.rate, "/s", beside=f"{peer.name} (not installed: make bench-pipeline)")
+        for peer in contest.PEER_CONTENDERS
+    ]
+
+
+def _first_words(seen: first_words.FirstWords) -> list[Row]:
+    latencies = [one.latency for one in seen.asked]
+    return [
+        Row(
+            f"request to first words by SSE, p{percent}",
+            1000 * percentile(latencies, percent),
+            "ms",
+            beside="goal",
+            baseline=goal_ms,
+            goal="< 1",
+        )
+        for percent, goal_ms in ((50, 25.0), (99, 100.0))
+    ]
+
+
+def _watching(seen: watches.Watching) -> list[Row]:
+    what = f"{seen.watchers} watch {seen.stories} stor{'y' if seen.stories == 1 else 'ies'}"
+    return [
+        Row(f"{what}: memory each", seen.bytes_each / 1024, "KiB"),
+        Row(f"{what}: delivery, p50", 1000 * percentile(seen.latencies, 50), "ms"),
+        Row(f"{what}: delivery, p99", 1000 * percentile(seen.latencies, 99), "ms"),
+        Row(f"{what}: resume, p50", 1000 * percentile(seen.resumed, 50), "ms"),
+        Row(f"{what}: resume, p99", 1000 * percentile(seen.resumed, 99), "ms"),
+    ]
+
+
+def _about_rates(rates: Mapping[str, Rates], whole: Rates, used: Mapping[str, float]) -> list[str]:
+    costs = ", ".join(f"{name} {1000 * statistics.median(each.cpu_seconds):.2f}" for name, each in rates.items())
+    parts = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in used.items())
+    return [
+        f"Jobs and events: {_WORKERS} worker processes of {_SLOTS} slots and one process that hands in, for each alike. 'Inbox "
+        "alone' is the job queues' own unit of work: into Redis, run, acknowledged after the run. 'Durable' adds two commits to "
+        "Postgres with fsync that the others do not make: the outbox row, and the record that makes a repeat harmless.",
+        f"Processor time of a job in ms, in the processes that hand in and work (Redis and Postgres not counted): {costs}.",
+        "A whole story is: CreateStory over gRPC, outbox, inbox, attempt, title, text, completion, a second event, an in-app "
+        f"notification and a mail that an SMTP server took. Its processor time in ms: {parts}.",
+    ]
+
+
+def _about_words(seen: first_words.FirstWords) -> list[str]:
+    steps = ", ".join(
+        f"{name} {1000 * seconds:.1f}" for name, seconds in sorted(seen.steps.items(), key=lambda step: step[1])
+    )
+    return [
+        f"First words: {len(seen.asked)} stories at {first_words.A_SECOND} requests/s, {seen.failed} failed; the composer pauses "
+        f"{1000 * first_words.PACE_SECONDS:g} ms before each word. Medians from the request to each step, in ms: {steps}."
+    ]
+
+
+def _about_watching(seen: watches.Watching) -> str:
+    return (
+        f"{seen.watchers} watches of {seen.stories}: open after {seen.opened_seconds:.1f} s, {seen.refused} refused; every story "
+        f"got words once a second; {len(seen.latencies)} deliveries, {seen.lost} lost; the story service used "
+        f"{seen.cpu_share:.2f} processors. The watchers' process, on the same cores, is part of the time."
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="half a second, one round, few watchers: shows that it runs"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(arguments)
+    machine, stolen = this_machine(), stolen_seconds()
+    try:
+        with tempfile.TemporaryDirectory(prefix="storymesh-bench-") as folder:
+            rows, notes = uvloop.run(measure(Path(folder) / "mesh", _QUICK if options.quick else _DEFAULT))
+    except LocalError as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    notes.append(
+        f"The host kept {stolen_seconds() - stolen:.0f} s of processor time for others (steal) during the run."
+    )
+    if options.json:
+        print(as_json(machine, rows, notes))
+    else:
+        show(Console(soft_wrap=True, width=None if sys.stdout.isatty() else _PRINTED_WIDTH), machine, rows, notes)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

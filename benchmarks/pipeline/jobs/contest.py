@@ -1,0 +1,165 @@
+"""Runs every contender in turns and tells how many jobs a second each got done."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from benchmarks.machine import cpu_seconds
+from local.process import guarded
+from local.settings import REPOSITORY, inherited_environment
+
+from . import on_arq, on_celery, on_events, on_inbox, on_taskiq
+from .process import DONE
+
+PEERS = Path(sys.prefix) / "bench"
+"""Where `make bench-pipeline` installs what is compared with; the mesh itself runs without it."""
+
+_DEADLINE_SECONDS = 60.0
+_LOOK_SECONDS = 0.01
+_FEWEST = 20
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A module of this package that can be run as `work` and as `feed`, and how to see that nothing is left to do."""
+
+    name: str
+    module: str
+    drained: Callable[[Redis], Awaitable[bool]]
+    database_url: str = ""
+    package: str = ""
+    """What has to be installed for it."""
+
+    @property
+    def installed(self) -> bool:
+        return not self.package or (PEERS / self.package).exists()
+
+
+@dataclass
+class Rates:
+    """What one contender did: jobs a second for each round, and processor time of its own processes for a job."""
+
+    rates: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        return statistics.median(self.rates)
+
+
+INBOX = Contender("inbox alone", on_inbox.__name__, on_inbox.drained, database_url="postgresql+psycopg://")
+PEER_CONTENDERS = (
+    Contender("Celery", on_celery.__name__, on_celery.drained, package="celery"),
+    Contender("taskiq", on_taskiq.__name__, on_taskiq.drained, package="taskiq_redis"),
+    Contender("arq", on_arq.__name__, on_arq.drained, package="arq"),
+)
+
+
+async def measure(
+    redis: Redis,
+    redis_url: str,
+    contenders: Sequence[Contender],
+    logs: Path,
+    *,
+    workers: int,
+    slots: int,
+    rounds: int,
+    seconds: float,
+) -> dict[str, Rates]:
+    """By the contender's name; without those that are not installed."""
+    installed = [contender for contender in contenders if contender.installed]
+    seen = {contender.name: Rates() for contender in installed}
+    for number in range(rounds):
+        # From the other end every second time, so that nobody always has the quiet moment.
+        for contender in installed[:: -1 if number % 2 else 1]:
+            async with _running(contender, redis_url, logs, workers=workers, slots=slots) as processes:
+                turn = _Turn(contender, processes, redis)
+                warm = await turn.rate(_FEWEST)
+                count = max(
+                    _FEWEST, int(min(await turn.rate(max(_FEWEST, int(warm * seconds / 10))), 10_000) * seconds)
+                )
+                before = turn.cpu_seconds()
+                seen[contender.name].rates.append(await turn.rate(count))
+                seen[contender.name].cpu_seconds.append((turn.cpu_seconds() - before) / count)
+    return seen
+
+
+@dataclass
+class _Turn:
+    contender: Contender
+    processes: Sequence[subprocess.Popen[str]]
+    redis: Redis
+
+    async def rate(self, count: int) -> float:
+        """Hands in so many and waits until Redis knows of none that is not done."""
+        feeder = self.processes[0]
+        began = time.perf_counter()
+        async with asyncio.timeout(_DEADLINE_SECONDS):
+            await asyncio.to_thread(_order, feeder, count)
+            while not await self.contender.drained(self.redis):  # noqa: ASYNC110  # others drain it
+                await asyncio.sleep(_LOOK_SECONDS)
+        return count / (time.perf_counter() - began)
+
+    def cpu_seconds(self) -> float:
+        return cpu_seconds(process.pid for process in self.processes)
+
+
+def _order(feeder: subprocess.Popen[str], count: int) -> None:
+    assert feeder.stdin  # noqa: S101  # a pipe was asked for
+    assert feeder.stdout  # noqa: S101  # a pipe was asked for
+    feeder.stdin.write(f"{count}\n")
+    feeder.stdin.flush()
+    answer = feeder.stdout.readline().strip()
+    if answer != DONE:
+        raise RuntimeError(f"a feeder said {answer!r}")
+
+
+@asynccontextmanager
+async def _running(
+    contender: Contender, redis_url: str, logs: Path, *, workers: int, slots: int
+) -> AsyncIterator[Sequence[subprocess.Popen[str]]]:
+    """The feeder first, then the workers; they end with the block, and with this process."""
+    environment = inherited_environment()
+    if contender.package:
+        environment["PYTHONPATH"] = os.pathsep.join([str(PEERS), str(REPOSITORY), str(REPOSITORY / "gen")])
+    processes = []
+    try:
+        with (logs / f"{contender.module.rpartition('.')[2]}.log").open("ab") as log:
+            for verb in ("feed", *["work"] * workers):
+                command = [sys.executable, "-m", contender.module, verb, redis_url, str(slots), contender.database_url]
+                process = subprocess.Popen(  # noqa: ASYNC220, S603  # our own program; starting it takes no time worth a thread
+                    guarded(command, death_signal=signal.SIGKILL, account=None),
+                    cwd=REPOSITORY,
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE if verb == "feed" else log,
+                    stderr=log,
+                    text=True,
+                )
+                processes.append(process)
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            await asyncio.to_thread(process.wait)
+            for pipe in (process.stdin, process.stdout):
+                if pipe:
+                    pipe.close()
+
+
+def events_contender(database_url: str, drained: Callable[[Redis], Awaitable[bool]]) -> Contender:
+    """The event path, which needs a database of its own."""
+    return Contender("event path", on_events.__name__, drained, database_url=database_url)

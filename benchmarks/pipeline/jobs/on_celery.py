@@ -1,0 +1,56 @@
+"""Celery, acknowledging late. The slots are a pool of threads, for its default pool has one process for each."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+from redis.asyncio import Redis
+
+from .process import feed_each
+
+
+def app_on(url: str) -> Any:
+    from celery import Celery
+
+    app = Celery("jobs", broker=url)
+    app.conf.update(task_acks_late=True, task_ignore_result=True, broker_connection_retry_on_startup=True)
+    return app
+
+
+def noop() -> None:
+    """The job."""
+
+
+async def drained(redis: Redis) -> bool:
+    async with redis.pipeline() as pipeline:
+        pipeline.llen("celery")
+        pipeline.hlen("unacked")
+        waiting, unacknowledged = await pipeline.execute()
+    return not waiting and not unacknowledged
+
+
+def main() -> None:
+    verb, url, slots, _ = sys.argv[1:]
+    app = app_on(url)
+    job = app.task(noop, name="noop")
+    if verb == "feed":
+        feed_each(job.delay)
+        return
+    logging.disable(logging.INFO)
+    app.Worker(
+        pool="threads",
+        concurrency=int(slots),
+        hostname=f"worker-{os.getpid()}",
+        loglevel="ERROR",
+        quiet=True,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    ).start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The mesh's path of an event: outbox, relay, inbox and a record in `processed_events`, with nothing else to do."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import psycopg
+from psycopg import sql
+from redis.asyncio import Redis
+from sqlalchemy import create_engine, exists, select
+from sqlalchemy.engine import make_url
+from storymesh.events.v1 import story_events_pb2 as events
+
+from services.kit import outbox
+from services.kit import redis as kit_redis
+from services.kit.database import Database
+from services.kit.events import Event
+from services.kit.inbox import Inbox, first_time, stream_of
+from services.kit.relay import Relay
+
+from .process import feed, run
+
+_SERVICE = "bench-events"
+_TYPE = events.StoryRequested.DESCRIPTOR.full_name
+_DATABASE = "bench"
+_POOL = 10
+
+
+def create_database(admin_url: str) -> str:
+    """A database with kit's tables, and its SQLAlchemy URL."""
+    with psycopg.connect(admin_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_DATABASE)))
+    url = make_url(admin_url).set(drivername="postgresql+psycopg", database=_DATABASE)
+    engine = create_engine(url)
+    outbox.metadata.create_all(engine)
+    engine.dispose()
+    return url.render_as_string(hide_password=False)
+
+
+async def drained(redis: Redis, db: Database) -> bool:
+    """In this order: what the outbox holds no more was in the stream before."""
+    async with db.transaction() as tx:
+        unpublished = await tx.scalar(select(exists().where(outbox.table.c.published_at.is_(None))))
+    return not unpublished and not await redis.xlen(stream_of(_SERVICE))
+
+
+async def _work(url: str, slots: int, database_url: str) -> None:
+    db = Database(database_url, pool=_POOL)
+
+    async def noop(event: Event) -> None:
+        async with db.transaction() as tx:
+            await first_time(tx, event)
+
+    async with kit_redis.connect(url) as redis, asyncio.TaskGroup() as group:
+        inbox = Inbox(db, redis, _SERVICE, {_TYPE: noop}, lease_seconds=15, concurrency=slots, max_failures=8)
+        relay = Relay(db, redis, {_TYPE: (_SERVICE,)}, service="bench", database_url=database_url)
+        never = asyncio.Event()
+        group.create_task(inbox.run(never))
+        group.create_task(relay.run(never))
+
+
+async def _feed(_: str, database_url: str) -> None:
+    db = Database(database_url, pool=_POOL)
+
+    async def enqueue() -> None:
+        story_id = uuid4()
+        async with db.transaction() as tx:
+            await outbox.add(tx, events.StoryRequested(story_id=str(story_id)), key=story_id)
+
+    await feed(enqueue)
+
+
+if __name__ == "__main__":
+    run(_work, _feed)

@@ -1,0 +1,149 @@
+"""storymesh.ops.v1.DeadLetterService, for the dead letters of one service or of several."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from grpc.aio import ServicerContext
+from storymesh.ops.v1 import dead_letter_service_pb2 as pb
+from storymesh.ops.v1.dead_letter_service_pb2_grpc import DeadLetterServiceServicer
+
+from .caller import caller_of
+from .dead_letters import (
+    Administrator,
+    DeadLetter,
+    DeadLetterNotFound,
+    Keeper,
+    Letters,
+    Settlement,
+    foreign_page_token,
+)
+from .signing import Signer
+from .timestamps import set_time
+
+Context = ServicerContext[Any, Any]
+
+SERVICE = pb.DESCRIPTOR.services_by_name["DeadLetterService"].full_name
+
+_QUERY = "page:deadLetters:"
+
+
+class DeadLetterDesk:
+    """Finds the keeper whom a call is about, or asks them all."""
+
+    def __init__(self, keepers: Mapping[str, Keeper], signer: Signer) -> None:
+        self._keepers = keepers
+        self._signer = signer
+
+    async def list(self, administrator: Administrator, service: str, page_size: int, page_token: str) -> Letters:
+        """Of all services when none is named: a page of each, in one order.
+
+        Raises what a keeper raises, and so Unavailable when one does not answer: a list that lacks a service would look like one
+        where nothing waits there. The others can be asked by name.
+        """
+        if service:
+            keeper = self._keepers.get(service)
+            return await keeper.list(administrator, page_size, page_token) if keeper else Letters((), "")
+        tokens = self._tokens(page_token)
+        pages = dict(
+            zip(
+                tokens,
+                await asyncio.gather(
+                    *(self._keepers[name].list(administrator, page_size, token) for name, token in tokens.items())
+                ),
+                strict=True,
+            )
+        )
+        letters = [letter for page in pages.values() for letter in page.letters]
+        letters.sort(key=lambda letter: (letter.died_at, letter.event_id), reverse=True)
+        following = {name: page.next_token for name, page in pages.items() if page.next_token}
+        return Letters(tuple(letters), self._signer.sign(_QUERY, json.dumps(following)) if following else "")
+
+    async def settle(
+        self,
+        administrator: Administrator,
+        service: str,
+        settlement: Settlement,
+        event_ids: Sequence[UUID],
+        *,
+        because: str,
+        dry_run: bool,
+    ) -> Sequence[DeadLetter]:
+        """Raises DeadLetterNotFound, also for a service whose letters are not kept here."""
+        keeper = self._keepers.get(service)
+        if keeper is None:
+            raise DeadLetterNotFound
+        return await keeper.settle(administrator, settlement, event_ids, because=because, dry_run=dry_run)
+
+    def _tokens(self, page_token: str) -> Mapping[str, str]:
+        """Each service's own page token; without those that have no further page."""
+        if not page_token:
+            return dict.fromkeys(self._keepers, "")
+        opened = self._signer.open(_QUERY, page_token)
+        if opened is None:
+            raise foreign_page_token()
+        tokens: dict[str, str] = json.loads(opened)
+        return {name: token for name, token in tokens.items() if name in self._keepers}
+
+
+class DeadLetterServicer(DeadLetterServiceServicer):
+    """Protobuf in, protobuf out."""
+
+    def __init__(self, desk: DeadLetterDesk) -> None:
+        self._desk = desk
+
+    async def ListDeadLetters(  # noqa: N802  # the contract's name
+        self, request: pb.ListDeadLettersRequest, context: Context
+    ) -> pb.ListDeadLettersResponse:
+        page = await self._desk.list(_administrator(context), request.service, request.page_size, request.page_token)
+        return pb.ListDeadLettersResponse(dead_letters=map(to_proto, page.letters), next_page_token=page.next_token)
+
+    async def ReplayDeadLetters(  # noqa: N802  # the contract's name
+        self, request: pb.ReplayDeadLettersRequest, context: Context
+    ) -> pb.ReplayDeadLettersResponse:
+        letters = await self._settle(Settlement.REPLAYED, request, context)
+        return pb.ReplayDeadLettersResponse(dead_letters=map(to_proto, letters))
+
+    async def DiscardDeadLetters(  # noqa: N802  # the contract's name
+        self, request: pb.DiscardDeadLettersRequest, context: Context
+    ) -> pb.DiscardDeadLettersResponse:
+        letters = await self._settle(Settlement.DISCARDED, request, context)
+        return pb.DiscardDeadLettersResponse(dead_letters=map(to_proto, letters))
+
+    async def _settle(
+        self,
+        settlement: Settlement,
+        request: pb.ReplayDeadLettersRequest | pb.DiscardDeadLettersRequest,
+        context: Context,
+    ) -> Sequence[DeadLetter]:
+        return await self._desk.settle(
+            _administrator(context),
+            request.service,
+            settlement,
+            [UUID(event_id) for event_id in request.event_ids],
+            because=request.reason,
+            dry_run=request.dry_run,
+        )
+
+
+def to_proto(letter: DeadLetter) -> pb.DeadLetter:
+    message = pb.DeadLetter(
+        event_id=str(letter.event_id),
+        service=letter.service,
+        type=letter.type,
+        key=letter.key,
+        reason=letter.reason,
+        failures=letter.failures,
+    )
+    set_time(message.die_time, letter.died_at)
+    return message
+
+
+def _administrator(context: Context) -> Administrator:
+    """The interceptor has verified role and token."""
+    credential = str(dict(context.invocation_metadata() or ())["authorization"])
+    return Administrator(caller_of(context).user_id, credential.partition(" ")[2].strip())

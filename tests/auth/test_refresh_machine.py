@@ -1,0 +1,334 @@
+"""Sessions and their refresh tokens in any order, told by a model of generations and times."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from grpc.aio import AioRpcError
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, precondition, rule
+from storymesh.auth.v1 import account_service_pb2
+from storymesh.auth.v1 import session_service_pb2 as pb
+from storymesh.auth.v1.tokens_pb2 import Tokens
+from storymesh.events.v1 import auth_events_pb2 as events
+
+from services.auth.refresh_tokens import RefreshTokens
+from tests.auth.conftest import PASSWORD, AuthWorld, Member, session_id_of
+from tests.auth.machines import WorldMachine, clean_up, explore, rows
+from tests.identity import bearer
+from tests.statuses import reason_of
+
+PEOPLE = ("ada@example.org", "bob@example.org")
+SESSIONS = 12
+
+GRACE, REPEATS = timedelta(seconds=30), 10
+IDLE, ABSOLUTE = timedelta(days=30), timedelta(days=90)
+ACCESS_TOKEN_LIFE = timedelta(minutes=10)
+KEPT_AFTER_THE_END = timedelta(days=7)
+
+people = st.sampled_from(PEOPLE)
+latest = st.integers(0, 3)
+"""Which session: first the living ones, the latest first, then those that have ended."""
+
+
+@dataclass
+class Family:
+    """A session, as its owner's device and a thief of its tokens know it."""
+
+    id: UUID
+    owner: str
+    tokens: list[str]
+    """One of each generation, the first of them 1."""
+    ends_at: datetime
+    expires_at: datetime
+    rotated_at: datetime
+    repeats: int = 0
+    ended: str = ""
+    """Why, when it did not end by itself."""
+    ended_at: datetime | None = None
+    known: bool = True
+    """False once upkeep has removed the session."""
+
+    def living(self, now: datetime) -> bool:
+        return not self.ended and self.expires_at > now
+
+    def end(self, why: str, now: datetime) -> None:
+        if self.living(now):
+            self.ended, self.ended_at = why, now
+
+    def refusal(self, age: int, now: datetime) -> str | None:
+        """Why the token that is so many generations behind the newest is refused; None when it is not."""
+        if not self.known:
+            return "REFRESH_INVALID"
+        if self.ended:
+            return "SESSION_REVOKED"
+        if not self.living(now):
+            return "REFRESH_INVALID"
+        if age == 0 or (age == 1 and now <= self.rotated_at + GRACE and self.repeats < REPEATS):
+            return None
+        return "REFRESH_REUSED"
+
+    def ends_by_reuse(self, age: int, now: datetime) -> bool:
+        """A repeat within the time that one may come is only refused, however often it comes."""
+        return age > 1 or now > self.rotated_at + GRACE
+
+
+class RefreshMachine(WorldMachine):
+    """After each step exactly the sessions live that the model says, and of the others everybody has been told, once."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.families: list[Family] = []
+        self.members: dict[str, Member] = {}
+        self.passwords = dict.fromkeys(PEOPLE, PASSWORD)
+
+    @initialize()
+    def register(self) -> None:
+        for email in PEOPLE:
+            self.members[email] = self.run(self.world.register(email))
+            self.opened(email, self.members[email])
+
+    @precondition(lambda self: len(self.families) < SESSIONS)
+    @rule(email=people, devices=st.integers(1, 3))
+    def sign_in(self, email: str, devices: int) -> None:
+        for _ in range(devices):
+            self.opened(email, self.run(self.world.sign_in(email, self.passwords[email])))
+
+    @rule(which=latest, times=st.integers(1, 3))
+    def refresh(self, which: int, times: int) -> None:
+        family = self.family(which)
+        for _ in range(times):
+            self.present(family, age=0)
+
+    @rule(which=latest, times=st.sampled_from((1, 2, 9, 11)))
+    def retry(self, which: int, times: int) -> None:
+        """With the token before the newest, as after a lost answer."""
+        family = self.family(which)
+        for _ in range(times):
+            self.present(family, age=1)
+
+    @rule(which=latest, age=st.integers(2, 4), seconds=st.sampled_from((0, 31)))
+    def replay(self, which: int, age: int, seconds: int) -> None:
+        """As who has copied a token, while its owner went on."""
+        family = self.family(which)
+        while family.living(self.now) and len(family.tokens) <= age:
+            self.present(family, age=0)
+        self.world.clock.advance(seconds=seconds)
+        self.present(family, age)
+
+    @rule(which=latest, devices=st.sampled_from((2, 12)))
+    def refresh_many_times_at_once(self, which: int, devices: int) -> None:
+        """One of them rotates, ten at most are repeats, whichever comes first."""
+        family = self.family(which)
+        refused = family.refusal(0, self.now)
+        outcomes = self.run(self.gathered(family.tokens[-1], devices))
+        reasons = Counter(outcome for outcome in outcomes if isinstance(outcome, str))
+        successors = {outcome.refresh_token for outcome in outcomes if isinstance(outcome, Tokens)}
+        if refused:
+            assert (reasons, successors) == ({refused: devices}, set())
+            return
+        beyond = max(0, devices - 1 - REPEATS)
+        assert reasons == Counter({"REFRESH_REUSED": beyond} if beyond else {})
+        assert len(successors) == 1, "two successors of one generation"
+        self.rotated(family, successors.pop())
+        family.repeats = devices - 1 - beyond
+
+    @rule(which=latest, age=st.integers(0, 2), number=st.integers(0, 4))
+    def forge(self, which: int, age: int, number: int) -> None:
+        """From a genuine token, without the key. It is refused, and does nothing to the session."""
+        family, other = self.family(which), self.family(which + 1)
+        token = self.token(family, age)
+        prefix, raw = token[:5], base64.urlsafe_b64decode(token[5:] + "==")
+        generation = int.from_bytes(raw[16:20])
+        forgeries = [
+            raw[:-1] + bytes([raw[-1] ^ 1]),
+            raw[:16] + (generation + 1).to_bytes(4) + raw[20:],
+            raw[:16] + (generation - 1).to_bytes(4) + raw[20:],
+            other.id.bytes + raw[16:],
+            base64.urlsafe_b64decode(RefreshTokens([b"x" * 32]).new(family.id, generation, bytes(16))[5:] + "=="),
+        ]
+        forgery = prefix + base64.urlsafe_b64encode(forgeries[number]).rstrip(b"=").decode()
+        assert self.outcome(self.world.refresh(forgery)) == "REFRESH_INVALID"
+
+    @rule(which=latest)
+    def log_out(self, which: int) -> None:
+        """Again, nothing happens, with or without an error."""
+        family = self.family(which)
+        outcome = self.outcome(self.called(self.world.sessions.Logout, pb.LogoutRequest(), family))
+        assert isinstance(outcome, pb.LogoutResponse) or not family.living(self.now)
+        family.end("LOGOUT", self.now)
+
+    @rule(which=latest)
+    def ask(self, which: int) -> None:
+        self.act(self.world.accounts.GetAccount, account_service_pb2.GetAccountRequest(), self.family(which))
+
+    @rule(which=latest, others=latest)
+    def revoke(self, which: int, others: int) -> None:
+        """From one session another one, or itself; another person's is not to be found."""
+        family, other = self.family(which), self.family(others)
+        request = pb.RevokeSessionRequest(session_id=str(other.id))
+        refused = "" if family.owner == other.owner and other.known else "SESSION_NOT_FOUND"
+        if self.act(self.world.sessions.RevokeSession, request, family, refused):
+            other.end("REVOKED", self.now)
+
+    @rule(which=latest)
+    def revoke_others(self, which: int) -> None:
+        family = self.family(which)
+        if self.act(self.world.sessions.RevokeOtherSessions, pb.RevokeOtherSessionsRequest(), family):
+            self.end_others(family, "REVOKED")
+
+    @rule(which=latest)
+    def change_password(self, which: int) -> None:
+        family = self.family(which)
+        current = self.passwords[family.owner]
+        changed = f"the password number {len(self.families)} {uuid4()}"
+        request = account_service_pb2.ChangePasswordRequest(current_password=current, new_password=changed)
+        if self.act(self.world.accounts.ChangePassword, request, family):
+            self.passwords[family.owner] = changed
+            self.end_others(family, "PASSWORD_CHANGED")
+
+    @rule(seconds=st.sampled_from((1, 29, 30, 31)))
+    def wait(self, seconds: int) -> None:
+        self.world.clock.advance(seconds=seconds)
+
+    @rule(days=st.sampled_from((1, 7, 7, 29, 30)))
+    def come_back_later(self, days: int) -> None:
+        self.world.clock.advance(days=days)
+
+    @rule(which=latest, times=st.integers(1, 4), days=st.sampled_from((22, 29)))
+    def stay_for_months(self, which: int, times: int, days: int) -> None:
+        family = self.family(which)
+        for _ in range(times):
+            self.world.clock.advance(days=days)
+            self.present(family, age=0)
+            if not family.living(self.now):
+                break
+
+    @rule()
+    def clean_up(self) -> None:
+        self.run(clean_up(self.world))
+        for family in self.families:
+            family.known &= (
+                min(family.expires_at, family.ended_at or family.expires_at) >= self.now - KEPT_AFTER_THE_END
+            )
+
+    @invariant()
+    def exactly_the_sessions_of_the_model_live(self) -> None:
+        query = "SELECT id, generation FROM sessions WHERE revoked_at IS NULL AND expires_at > :now"
+        living = dict(self.run(rows(self.world, query, now=self.now)))
+        assert living == {each.id: len(each.tokens) for each in self.families if each.living(self.now)}
+
+    @invariant()
+    def everybody_is_told_once_of_each_session_that_was_ended(self) -> None:
+        told = Counter(
+            (UUID(event.session_id), events.SessionRevokeReason.Name(event.reason).partition("REASON_")[2])
+            for event in self.run(self.revoked())
+        )
+        assert told == Counter((each.id, each.ended) for each in self.families if each.ended)
+
+    @invariant()
+    def the_revocation_list_names_each_ended_session_while_a_token_of_it_may_live(self) -> None:
+        self.run(self.world.ops.feed.refresh())
+        for family in self.families:
+            listed = self.world.ops.revocations.covers(session_id=family.id, user_id=uuid4(), kid="")
+            if family.ended_at is None:
+                assert not listed
+            elif family.ended_at + ACCESS_TOKEN_LIFE > self.now:
+                assert listed
+
+    def family(self, which: int) -> Family:
+        latest_first = self.families[::-1]
+        ordered = sorted(latest_first, key=lambda family: not family.living(self.now))
+        return ordered[which % len(ordered)]
+
+    def token(self, family: Family, age: int) -> str:
+        return family.tokens[max(0, len(family.tokens) - 1 - age)]
+
+    def opened(self, email: str, member: Member) -> None:
+        now, tokens = self.now, member.tokens
+        family = Family(session_id_of(tokens), email, [tokens.refresh_token], now + ABSOLUTE, now + IDLE, now)
+        self.families.append(family)
+
+    def present(self, family: Family, age: int) -> None:
+        """As many generations behind the newest as there are, if there are fewer."""
+        age = min(age, len(family.tokens) - 1)
+        refused = family.refusal(age, self.now)
+        outcome = self.outcome(self.world.refresh(self.token(family, age)))
+        if refused:
+            assert outcome == refused
+            if refused == "REFRESH_REUSED" and family.ends_by_reuse(age, self.now):
+                family.end(refused, self.now)
+            return
+        assert isinstance(outcome, Tokens), outcome
+        assert session_id_of(outcome) == family.id
+        if age == 0:
+            assert outcome.refresh_token not in family.tokens
+            self.rotated(family, outcome.refresh_token)
+        else:
+            assert outcome.refresh_token == family.tokens[-1], "two successors of one generation"
+            family.repeats += 1
+        assert outcome.refresh_token_expire_time.ToDatetime(UTC) == family.expires_at
+
+    def rotated(self, family: Family, successor: str) -> None:
+        family.tokens.append(successor)
+        family.rotated_at, family.repeats = self.now, 0
+        family.expires_at = min(self.now + IDLE, family.ends_at)
+
+    def end_others(self, family: Family, why: str) -> None:
+        for each in self.families:
+            if each.owner == family.owner and each is not family:
+                each.end(why, self.now)
+
+    def act(self, method: Any, request: Any, family: Family, refused: str = "") -> bool:
+        """Calls with an access token of the session, and sees that one of an ended session achieves nothing."""
+        outcome = self.outcome(self.called(method, request, family))
+        reason = outcome if isinstance(outcome, str) else ""
+        if not family.living(self.now):
+            assert reason in {"SESSION_REVOKED", refused} - {""}
+            return False
+        assert reason == refused
+        return not reason
+
+    async def called(self, method: Any, request: Any, family: Family) -> Any:
+        return await method(request, metadata=bearer(self.access_token(family)))
+
+    def access_token(self, family: Family) -> str:
+        """One that has not expired, as if the session had been refreshed a moment ago."""
+        claims = {
+            "iss": self.world.settings.token_issuer,
+            "aud": self.world.settings.token_audience,
+            "sub": self.members[family.owner].user.id,
+            "sid": str(family.id),
+            "jti": str(uuid4()),
+            "iat": self.now,
+            "exp": self.now + ACCESS_TOKEN_LIFE,
+            "role": "USER",
+        }
+        return self.world.ops.keys.sign(claims)
+
+    async def gathered(self, token: str, devices: int) -> list[Tokens | str]:
+        async def once() -> Tokens | str:
+            try:
+                return await self.world.refresh(token)
+            except AioRpcError as error:
+                return reason_of(error)
+
+        return await asyncio.gather(*(once() for _ in range(devices)))
+
+    async def revoked(self) -> list[events.SessionRevoked]:
+        kind = events.SessionRevoked.DESCRIPTOR.full_name
+        return [
+            events.SessionRevoked.FromString(payload) for each, payload in await self.world.published() if each == kind
+        ]
+
+
+@pytest.mark.timeout(600)  # a failure is shrunk to few steps before it is shown
+async def test_sessions_in_any_order_live_and_end_as_in_the_model(world: AuthWorld) -> None:
+    await explore(RefreshMachine, world, examples=30, steps=35)

@@ -1,0 +1,41 @@
+"""The benchmark as it is run; what it measures is nobody's to assert on a busy machine."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+JOBS = {"no-op jobs, inbox alone", "no-op events, durable", "whole stories, durable"}
+PEERS = ("Celery", "taskiq", "arq")
+QUANTITIES = {
+    "request to first words by SSE, p50",
+    "request to first words by SSE, p99",
+    "recovery after SIGKILL, lease 1.5 s, p50",
+    *(
+        f"40 watch {stories}: {quantity}"
+        for stories in ("1 story", "10 stories")
+        for quantity in ("memory each", "delivery, p50", "delivery, p99", "resume, p50", "resume, p99")
+    ),
+}
+
+
+@pytest.mark.timeout(300)
+def test_the_pipeline_benchmark_measures_every_quantity_and_names_the_machine() -> None:
+    command = [sys.executable, "-m", "benchmarks.pipeline", "--quick", "--json"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert run.returncode == 0, run.stderr
+    document = json.loads(run.stdout)
+    rows = document["rows"]
+    assert {row["what"] for row in rows} == JOBS | QUANTITIES
+    # Each beside each of the others, or beside the sentence that it is not installed.
+    beside = {(row["what"], row["beside"].partition(" ")[0]) for row in rows if row["what"] in JOBS}
+    assert beside == {(job, peer) for job in JOBS for peer in PEERS}
+    assert all(row["ratio"] or "not installed" in row["beside"] for row in rows if row["goal"] or row["what"] in JOBS)
+    # Memory that a process has to spare needs no more from the machine.
+    assert all(row["measured"] > 0 for row in rows if not row["what"].endswith("memory each"))
+    assert document["machine"]["cores"] >= 1
+    assert re.findall(r"(\d+) lost", " ".join(document["notes"])) == ["0", "0"]

@@ -1,0 +1,254 @@
+"""Administrators ask one service for the dead letters of all: the notification service, which asks story in their name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import grpc
+import pytest
+from grpc import StatusCode
+from grpc.aio import AioRpcError
+from storymesh.events.v1 import auth_events_pb2, story_events_pb2
+from storymesh.ops.v1 import dead_letter_service_pb2 as pb
+from storymesh.ops.v1.dead_letter_service_pb2_grpc import (
+    DeadLetterServiceStub,
+    add_DeadLetterServiceServicer_to_server,
+)
+
+from services.kit import channels, dead_letter_service, dead_letters
+from services.kit.database import Database
+from services.kit.dead_letter_service import DeadLetterDesk, DeadLetterServicer
+from services.kit.dead_letters import DeadLetters, Keeper
+from services.kit.events import Event
+from services.kit.revocations import Kind, Revocation
+from services.kit.server import Server
+from services.kit.settings import ServiceSettings
+from services.kit.signing import Signer
+from services.notification.peers import StoryDeadLetters
+from services.notification.tables import notifications
+from tests.conftest import empty
+from tests.identity import Issuer, bearer, service_tokens
+from tests.notification.conftest import Told, event, user_deleted
+from tests.statuses import raises_status, violated_fields
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from storymesh.ops.v1.dead_letter_service_pb2_grpc import DeadLetterServiceAsyncStub
+
+KEY = "bW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW0="
+ADMIN = uuid4()
+
+
+@dataclass
+class Ops:
+    """Both services, each with its own list, and the one that administrators reach."""
+
+    notification: Database
+    story: Database
+    stub: DeadLetterServiceAsyncStub
+    issuer: Issuer
+    story_server: Server
+    story_issuer: Issuer
+
+    def auth(self, role: str = "ADMIN") -> tuple[tuple[str, str], ...]:
+        return bearer(self.issuer.token(ADMIN, role))
+
+    async def page(self, service: str = "", size: int = 0, token: str = "") -> pb.ListDeadLettersResponse:
+        request = pb.ListDeadLettersRequest(service=service, page_size=size, page_token=token)
+        return await self.stub.ListDeadLetters(request, metadata=self.auth())
+
+    async def replay(self, service: str, *events: UUID, dry_run: bool = False) -> list[str]:
+        request = pb.ReplayDeadLettersRequest(
+            service=service, event_ids=map(str, events), reason="mended", dry_run=dry_run
+        )
+        answer = await self.stub.ReplayDeadLetters(request, metadata=self.auth())
+        return [letter.event_id for letter in answer.dead_letters]
+
+    async def discard(self, service: str, *events: UUID) -> list[str]:
+        request = pb.DiscardDeadLettersRequest(service=service, event_ids=map(str, events), reason="not needed")
+        answer = await self.stub.DiscardDeadLetters(request, metadata=self.auth())
+        return [letter.event_id for letter in answer.dead_letters]
+
+
+@asynccontextmanager
+async def serving(name: str, keepers: dict[str, Keeper], issuer: Issuer) -> AsyncIterator[tuple[Server, str]]:
+    server = Server(ServiceSettings(listen="127.0.0.1:0", mesh_key=KEY, drain_seconds=1), required={})
+    servicer = DeadLetterServicer(DeadLetterDesk(keepers, Signer(name.encode() * 32)))
+    server.add(dead_letter_service.SERVICE, lambda to: add_DeadLetterServiceServicer_to_server(servicer, to))
+    running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens(name)))
+    try:
+        yield server, await server.address
+    finally:
+        server.stopping.set()
+        await running
+
+
+@pytest.fixture
+async def ops(database_of: Callable[[str], Database]) -> AsyncIterator[Ops]:
+    own, theirs = database_of("notification"), database_of("story")
+    await empty(own)
+    await empty(theirs)
+    issuer = Issuer()
+    # The same keys, and a list of revocations of its own.
+    story_issuer = Issuer(kid=issuer.kid, key=issuer.key)
+    story_letters: dict[str, Keeper] = {"story": DeadLetters(theirs, "story", Signer(b"s" * 32))}
+    async with (
+        serving("story", story_letters, story_issuer) as (story_server, address),
+        channels.connect(address, "story", service_tokens("notification")) as channel,
+    ):
+        keepers: dict[str, Keeper] = {
+            "notification": DeadLetters(own, "notification", Signer(b"n" * 32)),
+            "story": StoryDeadLetters(channel),
+        }
+        async with (
+            serving("notification", keepers, issuer) as (_, front),
+            grpc.aio.insecure_channel(front) as calling,
+        ):
+            yield Ops(own, theirs, DeadLetterServiceStub(calling), issuer, story_server, story_issuer)
+
+
+async def bury(db: Database, *events: Event, inbox: str = "notification") -> None:
+    for each in events:
+        async with db.transaction() as tx:
+            await dead_letters.bury(
+                tx,
+                event_id=each.id,
+                inbox=inbox,
+                type_=each.type,
+                key=each.key,
+                event=each.to_bytes(),
+                reason="broken",
+                failures=1,
+            )
+
+
+def story_requested() -> Event:
+    return event(story_events_pb2.StoryRequested(story_id=str(uuid4())))
+
+
+async def test_both_services_are_listed_in_one_order_page_by_page(ops: Ops) -> None:
+    theirs, own = [story_requested() for _ in range(3)], [story_requested() for _ in range(2)]
+    for db, letter in ((ops.story, theirs[0]), (ops.notification, own[0]), (ops.story, theirs[1])):
+        await bury(db, letter)
+    await bury(ops.story, theirs[2])
+    await bury(ops.notification, own[1])
+    everything = await ops.page()
+    assert [(letter.event_id, letter.service) for letter in everything.dead_letters] == [
+        (str(own[1].id), "notification"),
+        (str(theirs[2].id), "story"),
+        (str(theirs[1].id), "story"),
+        (str(own[0].id), "notification"),
+        (str(theirs[0].id), "story"),
+    ]
+    assert everything.next_page_token == ""
+    seen, token, pages = [], "", 0
+    while pages == 0 or token:
+        page = await ops.page(size=1, token=token)
+        seen += [letter.event_id for letter in page.dead_letters]
+        token, pages = page.next_page_token, pages + 1
+    assert (sorted(seen), pages) == (sorted(str(each.id) for each in (*theirs, *own)), 3)
+
+
+async def test_one_service_can_be_asked_for(ops: Ops) -> None:
+    theirs, own = [story_requested() for _ in range(3)], story_requested()
+    await bury(ops.story, *theirs)
+    await bury(ops.notification, own)
+    assert [letter.event_id for letter in (await ops.page("notification")).dead_letters] == [str(own.id)]
+    first = await ops.page("story", size=2)
+    second = await ops.page("story", size=2, token=first.next_page_token)
+    assert [letter.event_id for letter in (*first.dead_letters, *second.dead_letters)] == [
+        str(each.id) for each in theirs[::-1]
+    ]
+
+
+async def test_a_page_token_that_the_other_service_did_not_hand_out_is_refused_as_our_own_are(ops: Ops) -> None:
+    with pytest.raises(AioRpcError) as raised:
+        await ops.page("story", token="made-up")
+    assert raised.value.code() is StatusCode.INVALID_ARGUMENT
+    assert violated_fields(raised.value) == ["page_token"]
+
+
+async def test_the_other_services_letters_are_settled_there_in_the_administrators_name(ops: Ops) -> None:
+    replayed, discarded = story_requested(), story_requested()
+    await bury(ops.story, replayed, discarded)
+    assert await ops.replay("story", replayed.id, dry_run=True) == [str(replayed.id)]
+    assert await ops.replay("story", replayed.id) == [str(replayed.id)]
+    assert await ops.discard("story", discarded.id) == [str(discarded.id)]
+    async with ops.story.transaction() as tx:
+        table = dead_letters.dead_letters
+        rows = {row["event_id"]: row for row in (await tx.execute(table.select())).mappings()}
+    assert {row["settled_by"] for row in rows.values()} == {ADMIN}
+    assert (rows[replayed.id]["settlement"], rows[discarded.id]["settlement"]) == ("REPLAYED", "DISCARDED")
+    with raises_status(StatusCode.NOT_FOUND, "DEAD_LETTER_NOT_FOUND"):
+        await ops.replay("story", uuid4())
+
+
+async def test_the_other_service_decides_itself_who_may_ask(ops: Ops) -> None:
+    lost = story_requested()
+    await bury(ops.story, lost)
+    with raises_status(StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"):
+        await ops.stub.ListDeadLetters(pb.ListDeadLettersRequest(), metadata=ops.auth("USER"))
+    ops.story_issuer.revocations.add(Revocation(Kind.USER, str(ADMIN), datetime.now(UTC) + timedelta(hours=1)))
+    with raises_status(StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"):
+        await ops.discard("story", lost.id)
+    assert (await ops.page("notification")).next_page_token == ""
+
+
+async def test_with_a_service_away_no_list_is_given_that_would_look_complete(ops: Ops) -> None:
+    own = story_requested()
+    await bury(ops.notification, own)
+    ops.story_server.stopping.set()
+
+    async def unavailable() -> bool:
+        try:
+            await ops.page()
+        except AioRpcError as error:
+            return error.code() is StatusCode.UNAVAILABLE
+        return False
+
+    await until(unavailable)
+    assert [letter.event_id for letter in (await ops.page("notification")).dead_letters] == [str(own.id)]
+
+
+async def test_a_replayed_notice_about_somebody_who_was_erased_meanwhile_tells_nobody(told: Told, ops: Ops) -> None:
+    ada = told.accounts.add()
+    notice = event(auth_events_pb2.PasswordChanged(user_id=str(ada)), key=ada)
+    await bury(told.db, notice)
+    await ops.replay("notification", notice.id)
+    told.accounts.delete(ada)
+    # The erasure and the replayed event in either order.
+    async with told.working():
+        await told.send(user_deleted(ada), notice)
+        await until(told.idle)
+    await told.handle(notice)
+    assert await told.records() == {}
+    async with told.db.transaction() as tx:
+        assert (await tx.execute(notifications.select())).all() == []
+    assert await told.dead() == []
+
+
+async def test_a_replayed_event_brings_the_mail_that_failed_and_no_second_notification(told: Told, ops: Ops) -> None:
+    ada = told.accounts.add()
+    completed = event(story_events_pb2.StoryCompleted(story_id=str(uuid4()), owner_id=str(ada), title="The Lighthouse"))
+    port, told.smtp_port, told.max_failures = told.smtp_port, 1, 1
+    async with told.working():
+        await told.send(completed)
+        await until(told.dead)
+        await until(told.idle)
+    told.smtp_port = port
+    assert len(await told.notifications()) == 1
+    await ops.replay("notification", completed.id)
+    async with told.working():
+        await told.mailbox.one()
+        await until(told.idle)
+    # And after everything is told once more, as when Redis has lost it.
+    await told.handle(completed)
+    assert len(await told.notifications()) == 1
+    assert len(told.mailbox.mails()) == 1
+    assert list((await ops.page()).dead_letters) == []

@@ -1,0 +1,85 @@
+"""Stories written entry by entry: a worker's hand without the worker."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+from redis.asyncio import Redis
+from uuid_utils.compat import uuid7
+
+from services.kit.clock import system_clock
+from services.kit.database import Database
+from services.story import store
+from services.story.model import Length, Position, Wish
+from services.story.progress import Kind, Progress
+
+LEASE = timedelta(minutes=5)
+WISH = Wish(preferences=("rain",), theme="", prompt="", length=Length.SHORT, language="en")
+
+
+async def queued(db: Database, owner_id: UUID) -> UUID:
+    """A story that waits for its writer; no worker is told of it."""
+    story_id = uuid7()
+    async with db.transaction() as tx:
+        await store.insert_request(
+            tx, story_id, owner_id, WISH, digest=WISH.digest(), request_id=None, now=system_clock()
+        )
+    return story_id
+
+
+class Pen:
+    """One attempt at a story."""
+
+    def __init__(self, db: Database, redis: Redis, story_id: UUID) -> None:
+        self.text = ""
+        self.position = Position(0, 0)
+        self._db = db
+        self._progress = Progress(redis)
+        self.story_id = story_id
+
+    async def take(self) -> None:
+        """Makes the story RUNNING without a word to watchers."""
+        async with self._db.transaction() as tx:
+            story = await store.begin_attempt(
+                tx, self.story_id, writer="pen", model="", lease=LEASE, now=system_clock()
+            )
+        assert story
+        self.position = Position(story.attempt, 0)
+
+    async def begin(self) -> None:
+        await self.take()
+        await self.open()
+
+    async def open(self) -> None:
+        await self._progress.append(self.story_id, self.position, Kind.BEGIN)
+
+    async def add(self, words: str) -> None:
+        self.text += words
+        await self._append(Kind.CHUNK, words)
+
+    async def snapshot(self, text: str) -> None:
+        """As an attempt that goes on where another has ended."""
+        self.text = text
+        await self._append(Kind.SNAPSHOT, text)
+
+    async def requeue(self) -> None:
+        async with self._db.transaction() as tx:
+            assert await store.requeue(tx, self.story_id, self.position.attempt, text=self.text, failed=False)
+        await self._append(Kind.END)
+
+    async def commit(self) -> None:
+        """Completes the story without a word to watchers."""
+        async with self._db.transaction() as tx:
+            assert await store.complete(
+                tx, self.story_id, self.position.attempt, title="T", text=self.text, tokens=(0, 0), now=system_clock()
+            )
+
+    async def complete(self) -> None:
+        await self.commit()
+        await self._append(Kind.END)
+
+    async def _append(self, kind: Kind, text: str = "") -> None:
+        self.position = Position(self.position.attempt, self.position.offset + 1)
+        if not await self._progress.append(self.story_id, self.position, kind, text):
+            await self._progress.append(self.story_id, self.position, Kind.SNAPSHOT, self.text)

@@ -1,0 +1,114 @@
+"""One replica's watches without the API around them, so that hundreds of watchers cost little."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from uuid import UUID, uuid4
+
+from redis.asyncio import Redis
+
+from services.kit.caller import Caller, Role
+from services.kit.signing import Signer
+from services.story.model import Chunk, Done, Reconnect, Reset, Snapshot, Step
+from services.story.progress import Progress
+from services.story.watching import Watches, WatchLimits
+from tests.story.conftest import KEY, StoryWorld
+
+
+def caller(user_id: UUID) -> Caller:
+    return Caller(user_id=user_id, session_id=uuid4(), role=Role.USER, kid="k")
+
+
+class Replica:
+    """`leave` begins its drain."""
+
+    def __init__(self, world: StoryWorld, redis: Redis, limits: WatchLimits, heartbeat_seconds: float) -> None:
+        self.redis = redis
+        self._stopping = asyncio.Event()
+        self.watches = Watches(
+            world.db,
+            world.stories,
+            Progress(redis),
+            Signer(KEY),
+            limits,
+            heartbeat_seconds=heartbeat_seconds,
+        )
+
+    def leave(self) -> None:
+        self._stopping.set()
+
+    async def run(self) -> None:
+        await self.watches.run(self._stopping)
+
+    async def readers(self) -> int:
+        """Connections that wait for entries now."""
+        return int((await self.redis.info("clients"))["blocked_clients"])
+
+    async def idle(self) -> bool:
+        return await self.readers() == 0
+
+    @asynccontextmanager
+    async def watching(self, owner_id: UUID, story_id: UUID, token: str = "") -> AsyncIterator[View]:
+        async with aclosing(self.watches.watch(caller(owner_id), story_id, token)) as steps:
+            yield View(steps)
+
+
+class View:
+    """What a client makes of its steps."""
+
+    def __init__(self, steps: AsyncGenerator[tuple[str, Step], None]) -> None:
+        self._steps = steps
+        self.text = ""
+        self.token = ""
+        self.chunks: list[str] = []
+        self.seen: list[Step] = []
+
+    async def step(self) -> Step:
+        async with asyncio.timeout(20):
+            self.token, step = await anext(self._steps)
+        match step:
+            case Snapshot(text):
+                self.text = text
+            case Reset():
+                self.text = ""
+            case Chunk(text):
+                self.text += text
+                self.chunks.append(text)
+        self.seen.append(step)
+        return step
+
+    async def until(self, *kinds: type[Step]) -> Step:
+        while not isinstance(step := await self.step(), kinds):
+            pass
+        return step
+
+    async def until_text(self, text: str) -> None:
+        while self.text != text:
+            await self.step()
+
+    async def to_the_end(self) -> Done | Reconnect:
+        step = await self.until(Done, Reconnect)
+        assert isinstance(step, Done | Reconnect)
+        return step
+
+
+@asynccontextmanager
+async def replica(
+    world: StoryWorld,
+    redis: Redis | None = None,
+    *,
+    entries_behind: int = 500,
+    heartbeat_seconds: float = 60,
+    looks: bool = True,
+) -> AsyncIterator[Replica]:
+    """One that does not look at the database by itself hears of entries alone."""
+    limits = WatchLimits(per_person=1000, altogether=1000, stories=100, entries_behind=entries_behind)
+    made = Replica(world, redis or world.redis, limits, heartbeat_seconds)
+    running = asyncio.create_task(made.run() if looks else asyncio.sleep(0))
+    try:
+        yield made
+    finally:
+        made.leave()
+        await running

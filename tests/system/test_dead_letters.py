@@ -1,0 +1,145 @@
+"""What administrators do about events that nobody could handle, and what the mesh does by itself when Redis loses its data."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import psycopg
+import pytest
+from redis.asyncio import Redis
+from storymesh.events.v1.story_events_pb2 import StoryCompleted, StoryRequested
+
+from local.harness import RunningMesh
+from services.kit.events import Event
+from services.kit.inbox import stream_of
+from tests.kit.test_inbox import event
+from tests.system.conftest import Person, databases_of, mails_to, opened, registered
+from tests.system.members import Member, body_of, signed_up
+from tests.system.test_keys import made_admin
+from tests.waiting import until
+
+STORIES = 4
+
+
+@pytest.fixture
+async def admin(mesh: RunningMesh) -> AsyncIterator[Member]:
+    async with opened(mesh, "http") as door:
+        yield await made_admin(mesh, await signed_up(door, mesh))
+
+
+async def put_aside(mesh: RunningMesh, redis: Redis, service: str, poison: Event) -> None:
+    """A message that its handler cannot read."""
+    await redis.xadd(stream_of(service), {"event": poison.to_bytes()})
+    async with await psycopg.AsyncConnection.connect(databases_of(mesh)[service], autocommit=True) as connection:
+
+        async def dead() -> bool:
+            query = "SELECT 1 FROM dead_letters WHERE event_id = %s AND settled_at IS NULL"
+            return bool(await (await connection.execute(query, [poison.id])).fetchall())
+
+        await until(dead)
+
+
+def poison(message: Any) -> Event:
+    return event(type=message.DESCRIPTOR.full_name, key=str(uuid4()), payload=b"\xff")
+
+
+async def listed(admin: Member, **query: Any) -> list[dict[str, Any]]:
+    letters: list[dict[str, Any]] = (await admin.must("ListDeadLetters", **query))["dead_letters"]
+    return letters
+
+
+async def test_an_administrator_lists_replays_and_discards_what_nobody_could_handle(
+    mesh: RunningMesh, mesh_redis: Redis, admin: Member
+) -> None:
+    of = {"story": poison(StoryRequested), "notification": poison(StoryCompleted)}
+    for service, each in of.items():
+        await put_aside(mesh, mesh_redis, service, each)
+    found = {letter["event_id"]: letter for letter in await listed(admin)}
+    for service, each in of.items():
+        letter = found[str(each.id)]
+        assert (letter["service"], letter["type"], letter["key"]) == (service, each.type, each.key)
+        assert [one["event_id"] for one in await listed(admin, service=service)].count(str(each.id)) == 1
+        request: dict[str, Any] = {"service": service, "event_ids": [str(each.id)], "reason": "seen to"}
+        assert (await admin.must("ReplayDeadLetters", **request, dry_run=True))["dead_letters"] == [letter]
+        assert (await admin.must("ReplayDeadLetters", **request))["dead_letters"] == [letter]
+
+        async def dead_again(service: str = service, letter: dict[str, Any] = letter) -> bool:
+            times = {one["event_id"]: one["die_time"] for one in await listed(admin, service=service)}
+            return bool(times.get(letter["event_id"], letter["die_time"]) != letter["die_time"])
+
+        await until(dead_again)
+        assert len((await admin.must("DiscardDeadLetters", **request))["dead_letters"]) == 1
+        assert (await admin.must("DiscardDeadLetters", **request))["dead_letters"] == []
+        assert (await decision(mesh, service, each.id)) == ("DISCARDED", UUID(admin.user["id"]), "seen to")
+        unknown = await admin.call("ReplayDeadLetters", **{**request, "event_ids": [str(uuid4())]})
+        assert unknown.refusal == ("NOT_FOUND", "DEAD_LETTER_NOT_FOUND")
+    assert not {letter["event_id"] for letter in await listed(admin)} & {str(each.id) for each in of.values()}
+
+
+async def decision(mesh: RunningMesh, service: str, event_id: UUID) -> Any:
+    async with await psycopg.AsyncConnection.connect(databases_of(mesh)[service]) as connection:
+        query = "SELECT settlement, settled_by, settled_because FROM dead_letters WHERE event_id = %s"
+        return await (await connection.execute(query, [event_id])).fetchone()
+
+
+async def test_nobody_else_may(mesh: RunningMesh, http: httpx.AsyncClient) -> None:
+    async with opened(mesh, "http") as web, opened(mesh, "grpc") as native:
+        member = await signed_up(web, mesh)
+        request: dict[str, Any] = {"service": "story", "event_ids": [str(uuid4())], "reason": "mine"}
+        for door in (web, native):
+            for token, code in ((member.access_token, "PERMISSION_DENIED"), ("", "UNAUTHENTICATED")):
+                answers = [
+                    await door.call("ListDeadLetters", token=token),
+                    await door.call("ReplayDeadLetters", token=token, **request),
+                    await door.call("DiscardDeadLetters", token=token, **request),
+                ]
+                assert [answer.code for answer in answers] == [code] * 3
+
+
+async def test_without_the_story_service_the_rest_of_the_list_can_be_had(mesh: RunningMesh, admin: Member) -> None:
+    await mesh.stop("story")
+    try:
+        assert (await admin.call("ListDeadLetters")).code == "UNAVAILABLE"
+        body_of(await admin.call("ListDeadLetters", service="notification"))
+    finally:
+        await mesh.start("story")
+
+    async def well() -> bool:
+        return (await admin.call("ListDeadLetters")).ok
+
+    await until(well, 30)
+
+
+async def test_when_redis_loses_everything_each_story_and_each_mail_still_comes_once(
+    mesh: RunningMesh, http: httpx.AsyncClient, mesh_redis: Redis
+) -> None:
+    """Its data goes while stories are asked for, written and told of."""
+    person = await registered(mesh, http)
+    before = await person.new_story(length="STORY_LENGTH_SHORT")
+    await person.finished(before["id"])
+    await until(lambda: ready_mails(mesh, person) == 1, 30)
+    asked = [await person.new_story(length="STORY_LENGTH_SHORT", request_id=f"lost-{n}") for n in range(STORIES)]
+    await mesh_redis.flushall()
+    asked.append(await person.new_story(length="STORY_LENGTH_SHORT", request_id="after"))
+    for story in asked:
+        assert (await person.finished(story["id"], 60))["state"] == "STORY_STATE_COMPLETED"
+    await until(lambda: ready_mails(mesh, person) == len(asked) + 1, 30)
+    await until(lambda: drained(mesh_redis), 60)
+    assert ready_mails(mesh, person) == len(asked) + 1
+    told = (await person.get("/v1/notifications", page_size=100)).json()["notifications"]
+    assert [one["type"] for one in told].count("NOTIFICATION_TYPE_STORY_READY") == len(asked) + 1
+    assert [one["type"] for one in told].count("NOTIFICATION_TYPE_WELCOME") == 1
+
+
+def ready_mails(mesh: RunningMesh, person: Person) -> int:
+    return len([mail for mail in mails_to(mesh.mail_dir, person.email) if "ready" in str(mail["Subject"])])
+
+
+async def drained(redis: Redis) -> bool:
+    async with redis.pipeline() as pipeline:
+        for name in ("story", "story-accounts", "notification"):
+            pipeline.xlen(stream_of(name))
+        return not any(await pipeline.execute())
