@@ -39,7 +39,7 @@ def shown(answer: Answer) -> tuple[object, ...]:
     for pattern in (_UUID, _TIME, _DELAY):
         text = pattern.sub("*", text)
     headers = {name: "*" if name in _VOLATILE else value for name, value in answer.headers.items()}
-    return answer.code, answer.http_status, text, headers
+    return answer.code, answer.http_status, text, tuple(headers.items())
 
 
 async def alike(call: Callable[[str], Awaitable[Answer]], *subjects: str) -> list[Answer]:
@@ -84,10 +84,19 @@ async def test_a_taken_username_is_told_to_nobody_who_has_proven_no_address(mesh
 async def test_signing_in(door: Door, member: Member) -> None:
     username, nobodys = (new_address().partition("@")[0] for _ in range(2))
     await member.must("UpdateAccount", username=username)
-    for logins in ((member.email, new_address()), (username, nobodys)):
-        told = await alike(lambda each: door.call("CreateSession", login=each, password=WRONG_PASSWORD), *logins)
-        assert (told[0].reason, told[-1].reason) == ("INVALID_CREDENTIALS", "TOO_MANY_SIGN_INS")
-        assert told[-1].retry_seconds
+    for known, unknown in ((member.email, new_address()), (username, nobodys)):
+        assert await until_slowed_down(door, known) == await until_slowed_down(door, unknown)
+
+
+async def until_slowed_down(door: Door, login: str) -> list[tuple[object, ...]]:
+    """What is shown, without repeats: on a busy machine a wait of a second may be over before the next call."""
+    told: list[Answer] = []
+    while not told or told[-1].reason != "TOO_MANY_SIGN_INS":
+        told.append(await door.call("CreateSession", login=login, password=WRONG_PASSWORD))
+        assert len(told) < 12
+    assert {answer.reason for answer in told[:5]} == {"INVALID_CREDENTIALS"}
+    assert told[-1].retry_seconds
+    return list(dict.fromkeys(map(shown, told)))
 
 
 @pytest.mark.parametrize(
