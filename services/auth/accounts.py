@@ -53,7 +53,7 @@ class Accounts:
 
     async def get(self, user_id: UUID) -> User:
         """Any account, for other services. Raises AccountNotFound."""
-        async with self._db.transaction() as tx:
+        async with self._db.single() as tx:
             user = await store.users.find(tx, user_id)
         if user is None:
             raise AccountNotFound(user_id=user_id)

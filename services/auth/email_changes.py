@@ -47,7 +47,7 @@ class EmailChanges:
             credentials = await self._password_proofs.of_caller(caller, password, origin)
             if canonical_email(new_email) == canonical_email(credentials.user.profile.email):
                 raise InvalidArgument([Violation("new_email", "is the account's address already", "EMAIL_UNCHANGED")])
-            async with self._db.reading() as tx:
+            async with self._db.single() as tx:
                 await self._endings.require_live(tx, caller)
             return await self._code_proofs.start_for(credentials.user, Purpose.EMAIL_CHANGE, new_email, attempt)
 

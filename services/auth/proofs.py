@@ -72,7 +72,7 @@ class PasswordProofs:
     async def of_caller(self, caller: Caller, password: str, origin: Origin) -> Credentials:
         """That whoever holds the access token also knows the password. Raises as `of_login` does."""
         with self._passwords.admitted():
-            async with self._db.reading() as tx:
+            async with self._db.single() as tx:
                 credentials = await store.users.credentials_of(tx, caller.user_id)
             return await self._check(f"user {caller.user_id}", "", credentials, password, origin, known=True)
 

@@ -44,7 +44,7 @@ class PasswordSignIn:
     async def _sign_in(self, login: str, password: str, device: Device, device_token: str) -> SignedIn:
         origin = Origin(device.ip, device.user_agent)
         async with self._audit.attempt(Action.SIGN_IN_PASSWORD, origin) as attempt:
-            async with self._db.reading() as tx:
+            async with self._db.single() as tx:
                 found = await store.users.find_credentials(tx, login)
             if found:
                 attempt.concerns(found.user.id)

@@ -25,6 +25,8 @@ _CONNECT_SECONDS = 3
 _STATEMENT_MILLISECONDS = 10_000
 _RECONNECT_SECONDS = 1.0
 _IDLE_SECONDS = 1.0
+_LISTENER_LOCKS = 0x4C53
+"""Any constant: it keeps these locks apart from others that are named by two numbers."""
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +49,12 @@ class Database:
         )
 
         _ping_idle(self._engine.sync_engine)
-        self._reading = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[Transaction]:
-        """For a single query, which is a transaction by itself: it saves the way to the database for a BEGIN and a ROLLBACK."""
-        async with self._reading.connect() as connection:
+    async def single(self) -> AsyncIterator[Transaction]:
+        """For a single statement, which is a transaction by itself: it saves the ways to the database for a BEGIN and a COMMIT."""
+        async with self._single.connect() as connection:
             yield connection
 
     @asynccontextmanager
@@ -99,8 +101,11 @@ def _has_something_to_say(connection: DBAPIConnection) -> bool:
     return bool(socket.poll(0))
 
 
-async def listen(url: str, channel: str, wake: asyncio.Event) -> NoReturn:
-    """Sets the event at each NOTIFY on the channel, for ever, and after each reconnect, so that one look covers what was missed."""
+async def listen(url: str, channel: str, wake: asyncio.Event, *, alone: bool = False) -> NoReturn:
+    """Sets the event at each NOTIFY on the channel, for ever, and after each reconnect, so that one look covers what was missed.
+
+    Of those that listen `alone` only one does at a time. The others take its place within a second of its end.
+    """
     conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     while True:
         try:
@@ -108,6 +113,8 @@ async def listen(url: str, channel: str, wake: asyncio.Event) -> NoReturn:
                 conninfo, autocommit=True, connect_timeout=_CONNECT_SECONDS
             )
             try:
+                while alone and not await _first(connection, channel):  # noqa: ASYNC110  # its end is not told
+                    await asyncio.sleep(_RECONNECT_SECONDS)
                 await connection.execute(f"LISTEN {channel}")
                 wake.set()
                 async for _ in connection.notifies():
@@ -118,3 +125,9 @@ async def listen(url: str, channel: str, wake: asyncio.Event) -> NoReturn:
         except psycopg.Error as error:
             log.warning("listening to %s was interrupted: %s", channel, error)
         await asyncio.sleep(_RECONNECT_SECONDS)
+
+
+async def _first(connection: psycopg.AsyncConnection, channel: str) -> bool:
+    """Whether this connection is the channel's first listener, which it then stays until it is closed."""
+    cursor = await connection.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", (_LISTENER_LOCKS, channel))
+    return await cursor.fetchone() == (True,)

@@ -145,7 +145,7 @@ class DeadLetters:
         if page_token:
             query = query.where(tuple_(table.c.died_at, table.c.event_id) < self._position(page_token))
         query = query.order_by(table.c.died_at.desc(), table.c.event_id.desc()).limit(size + 1)
-        async with self._db.reading() as tx:
+        async with self._db.single() as tx:
             rows = (await tx.execute(query)).mappings().all()
         letters = tuple(map(self._letter, rows[:size]))
         if len(rows) <= size:

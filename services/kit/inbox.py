@@ -75,11 +75,13 @@ class Later(Exception):
         self.delay = delay
 
 
+# RETURNING, for SQLAlchemy reports no row count of an INSERT.
+_RECORD = insert(processed_events).on_conflict_do_nothing().returning(processed_events.c.event_id)
+
+
 async def first_time(tx: Transaction, event: Event) -> bool:
     """Records the event as dealt with, in the transaction of its effect. False: it was before; do nothing."""
-    # RETURNING, for SQLAlchemy reports no row count of an INSERT.
-    statement = insert(processed_events).values(event_id=event.id).on_conflict_do_nothing()
-    return (await tx.execute(statement.returning(processed_events.c.event_id))).scalar_one_or_none() is not None
+    return (await tx.execute(_RECORD, {"event_id": event.id})).scalar_one_or_none() is not None
 
 
 def backoff_seconds(failures: int) -> float:
@@ -219,7 +221,7 @@ class Inbox:
 
     async def _is_put_aside(self, event: Event) -> bool:
         """Asked of everything that is not new, and so may be a copy."""
-        async with self._db.reading() as tx:
+        async with self._db.single() as tx:
             return await is_put_aside(tx, event.id)
 
     async def _failed(self, entry: Entry, event: Event, error: Exception) -> None:

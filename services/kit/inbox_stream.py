@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from time import monotonic
 from typing import cast
 from uuid import uuid4
 
@@ -19,6 +20,10 @@ GROUP = "workers"
 
 _BLOCK_MILLISECONDS = 1000
 _MOVE_AT_MOST = 100
+_CLAIM_SECONDS = 0.25
+"""Between two looks for what dead workers left, when the last one found nothing: new entries need not wait for each."""
+
+_BEGINNING = b"0-0"
 
 _Raw = tuple[bytes, Mapping[bytes, bytes] | None]
 _Answer = list[tuple[bytes, list[_Raw]]]
@@ -55,7 +60,9 @@ class InboxStream:
         self._lease = int(lease_seconds * 1000)
         # Unique for each process, also after a restart in the same container: a name stands for one life.
         self._consumer = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
-        self._cursor = b"0-0"
+        self._cursor = _BEGINNING
+        self._claim_seconds = min(_CLAIM_SECONDS, lease_seconds / 3)
+        self._claim_at = monotonic()
         self._keep = redis.register_script(KEEP)
         self._acknowledge = redis.register_script(ACKNOWLEDGE)
         self._postpone = redis.register_script(POSTPONE)
@@ -67,7 +74,9 @@ class InboxStream:
     async def take(self, count: int) -> list[Entry]:
         """The entries of dead workers, else new ones; waits for these up to a second, then returns none."""
         try:
-            return await self._claim(count) or await self._read(count)
+            if monotonic() >= self._claim_at and (claimed := await self._claim(count)):
+                return claimed
+            return await self._read(count)
         except redis.exceptions.ResponseError as error:
             # The group is gone, also under the feet of a waiting read: a new or emptied Redis.
             if "NOGROUP" not in str(error) and "UNBLOCKED" not in str(error):
@@ -122,7 +131,10 @@ class InboxStream:
             self._stream, GROUP, self._consumer, self._lease, self._cursor, count=count
         )
         self._cursor = cast("bytes", answer[0])
-        return _entries(cast("list[_Raw]", answer[1]), claimed=True)
+        claimed = _entries(cast("list[_Raw]", answer[1]), claimed=True)
+        if not claimed and self._cursor == _BEGINNING:
+            self._claim_at = monotonic() + self._claim_seconds
+        return claimed
 
     async def _read(self, count: int) -> list[Entry]:
         block = min(_BLOCK_MILLISECONDS, max(self._lease // 3, 1))

@@ -20,7 +20,6 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    select,
     text,
 )
 from uuid_utils.compat import uuid7
@@ -56,19 +55,20 @@ table = Table(
 )
 
 
+_ADD = insert(table).returning(func.pg_notify(CHANNEL, ""))
+
+
 async def add(tx: Transaction, message: Message, *, key: object) -> None:
     """Writes the event into the caller's transaction. Events of one key are published in the order they were written."""
-    await tx.execute(
-        insert(table).values(
-            id=uuid7(),
-            key=str(key),
-            type=message.DESCRIPTOR.full_name,
-            version=VERSION,
-            payload=message.SerializeToString(),
-            traceparent=tracing.traceparent(),
-        )
-    )
-    await tx.execute(select(func.pg_notify(CHANNEL, "")))
+    row = {
+        "id": uuid7(),
+        "key": str(key),
+        "type": message.DESCRIPTOR.full_name,
+        "version": VERSION,
+        "payload": message.SerializeToString(),
+        "traceparent": tracing.traceparent(),
+    }
+    await tx.execute(_ADD, row)
 
 
 async def forget(tx: Transaction, *, key: object) -> None:

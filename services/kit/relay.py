@@ -12,12 +12,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from sqlalchemy import ColumnElement, FromClause, case, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, FromClause, Select, case, delete, exists, func, select, update
 from sqlalchemy.engine.row import RowMapping
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from . import outbox
 from .database import Database, Transaction, listen
@@ -33,6 +35,36 @@ _POLL_SECONDS = 1.0
 _PURGE_EVERY_SECONDS = 3600.0
 _LONGEST_BACKLOG = 1000
 """Entries in an inbox above which repeats wait, so that new events do not queue behind a week of old ones, nor fill Redis."""
+
+_row, _earlier, _plans = outbox.table, outbox.table.alias("earlier"), redis_memories
+_before = (_earlier.c.key == _row.c.key) & (_earlier.c.position < _row.c.position)
+
+_DUE = (
+    select(_row.c.position)
+    .where(_row.c.published_at.is_(None), ~exists().where(_before, _earlier.c.published_at.is_(None)))
+    .order_by(_row.c.position)
+    .limit(_BATCH)
+    .with_for_update(skip_locked=True)
+)
+"""A row waits while an earlier one of its key is unpublished, also when another relay holds that one.
+
+SKIP LOCKED alone would let this relay overtake it.
+"""
+
+_ANY_LEFT = select(exists().where(_row.c.published_at.is_(None)))
+
+
+def _marked(due: Select[tuple[int]]) -> ReturningUpdate[Any]:
+    # A CTE, for a subquery may be run again and again, and lock other rows each time.
+    return (
+        update(_row)
+        .where(_row.c.position.in_(select(due.cte("due").c.position)))
+        .values(published_at=func.now())
+        .returning(_row)
+    )
+
+
+_MARK = _marked(_DUE)
 
 
 class Relay:
@@ -54,14 +86,14 @@ class Relay:
     async def run(self, stopping: asyncio.Event) -> None:
         """Publishes until `stopping` is set. Survives restarts of Postgres and Redis."""
         async with asyncio.TaskGroup() as group:
-            # NOTIFY saves the wait for the next poll.
-            listening = group.create_task(listen(self._database_url, outbox.CHANNEL, self._wake))
+            # NOTIFY saves the wait for the next poll. It wakes one relay: to wake all would be so many looks for each event.
+            listening = group.create_task(listen(self._database_url, outbox.CHANNEL, self._wake, alone=True))
             beside = [listening, group.create_task(self._purge())]
             while not stopping.is_set():
                 # Cleared before the look, so that a wake-up during it is not lost.
                 self._wake.clear()
                 try:
-                    busy = await self.publish() > 0
+                    busy = await self.publish() > 0 and await self._any_left()
                     if self._repeating:
                         busy = await self.repeat() > 0 or busy
                 except Exception as error:
@@ -75,41 +107,32 @@ class Relay:
     async def publish(self) -> int:
         """Publishes one batch and returns its size; 0 when nothing is due. A batch holds one row of each key at most.
 
-        The row locks are held through the bounded pipeline. A row waits while an earlier one of its key is unpublished, also when
-        another relay holds that one: SKIP LOCKED alone would let this relay overtake it.
+        The rows are marked, copied, and only then is the mark committed: their locks are held through the bounded pipeline.
         """
         self._repeating |= await self._memory.check()
-        row, earlier = outbox.table, outbox.table.alias("earlier")
-        before = (earlier.c.key == row.c.key) & (earlier.c.position < row.c.position)
-        due = (
-            select(row, func.now().label("now"))
-            .where(row.c.published_at.is_(None), ~exists().where(before, earlier.c.published_at.is_(None)))
-            .order_by(row.c.position)
-            .limit(_BATCH)
-            .with_for_update(skip_locked=True)
-        )
         async with self._db.transaction() as tx:
             # With its values, not joined: a planner without statistics would compare every row with every other.
             plan = await self._plan(tx) if self._repeating else None
-            if plan:
-                due = due.where(~exists().where(before, *_in(plan, earlier)))
-            rows = (await tx.execute(due)).mappings().all()
-            if not rows:
+            mark = _marked(_DUE.where(~exists().where(_before, *_in(plan, _earlier)))) if plan else _MARK
+            marked = sorted((await tx.execute(mark)).mappings(), key=itemgetter("position"))
+            if not marked:
                 return 0
             async with self._redis.pipeline(transaction=False) as pipeline:
-                self._copy(pipeline, rows)
-                self._memory.note(pipeline, rows[0]["now"])
+                self._copy(pipeline, marked)
+                self._memory.note(pipeline, marked[0]["published_at"])
                 await pipeline.execute()
-            positions = [each["position"] for each in rows]
-            await tx.execute(update(row).where(row.c.position.in_(positions)).values(published_at=func.now()))
-        return len(rows)
+        return len(marked)
+
+    async def _any_left(self) -> bool:
+        """A row of a key of which one was published now, say. Far cheaper than another look for what is due."""
+        async with self._db.single() as tx:
+            return bool((await tx.execute(_ANY_LEFT)).scalar_one())
 
     async def repeat(self) -> int:
         """Publishes one batch of what Redis lost once more, and returns its size; 0 when none is left or an inbox is full.
 
         One relay at a time, so the rows keep their order. How far it came is committed with each batch.
         """
-        row, repeats = outbox.table, redis_memories
         async with self._db.transaction() as tx:
             plan = await self._plan(tx, lock=True)
             if plan is None:
@@ -117,7 +140,7 @@ class Relay:
                 return 0
             if await self._full():
                 return 0
-            lost = select(row).where(*_in(plan, row)).order_by(row.c.position).limit(_BATCH)
+            lost = select(_row).where(*_in(plan, _row)).order_by(_row.c.position).limit(_BATCH)
             rows = (await tx.execute(lost)).mappings().all()
             if rows:
                 async with self._redis.pipeline(transaction=False) as pipeline:
@@ -127,24 +150,22 @@ class Relay:
             else:
                 log.info("what Redis may have lost of %s has been published again", self._name)
                 progress = {"repeat_before": None, "repeated_at": func.now()}
-            await tx.execute(update(repeats).where(repeats.c.name == self._name).values(progress))
+            await tx.execute(update(_plans).where(_plans.c.name == self._name).values(progress))
         return len(rows)
 
     async def _plan(self, tx: Transaction, *, lock: bool = False) -> RowMapping | None:
         """What is left to repeat; None when nothing is."""
-        repeats = redis_memories
-        query = select(repeats).where(repeats.c.name == self._name, repeats.c.repeat_before.is_not(None))
+        query = select(_plans).where(_plans.c.name == self._name, _plans.c.repeat_before.is_not(None))
         return (await tx.execute(query.with_for_update() if lock else query)).mappings().one_or_none()
 
     async def _lost(self, tx: Transaction, since: datetime | None) -> None:
         """Plans the repeat. One that has not ended, or not long ago, begins anew: what it told Redis may be what was lost now."""
-        repeats = redis_memories
         begin = func.greatest(since, func.now() - outbox.KEPT)
-        recent = repeats.c.repeat_before.is_not(None) | (repeats.c.repeated_at >= begin)
+        recent = _plans.c.repeat_before.is_not(None) | (_plans.c.repeated_at >= begin)
         # Both functions pass over what is NULL.
-        from_both = case((recent, func.least(repeats.c.repeat_since, begin)), else_=begin)
+        from_both = case((recent, func.least(_plans.c.repeat_since, begin)), else_=begin)
         plan = {"repeat_since": from_both, "repeat_before": func.now(), "repeat_after": 0}
-        await tx.execute(update(repeats).where(repeats.c.name == self._name).values(plan))
+        await tx.execute(update(_plans).where(_plans.c.name == self._name).values(plan))
 
     async def _full(self) -> bool:
         async with self._redis.pipeline(transaction=False) as pipeline:
@@ -172,8 +193,8 @@ class Relay:
         while True:
             try:
                 async with self._db.transaction() as tx:
-                    old = outbox.table.c.published_at < func.now() - outbox.KEPT
-                    await tx.execute(delete(outbox.table).where(old))
+                    old = _row.c.published_at < func.now() - outbox.KEPT
+                    await tx.execute(delete(_row).where(old))
             except Exception as error:
                 log.warning("published outbox rows cannot be removed now: %s", error)
             await asyncio.sleep(_PURGE_EVERY_SECONDS)

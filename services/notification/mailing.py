@@ -86,7 +86,7 @@ class Mailing:
             return await store.begin_sending(tx, event_id, self._clock())
 
     async def _settle(self, event_id: UUID, attempt: int, state: MailState, error: str) -> None:
-        async with self._db.transaction() as tx:
+        async with self._db.single() as tx:
             await store.settle_mail(tx, event_id, attempt, state, self._clock(), error=error)
 
     def _message(self, event_id: UUID, recipient: Recipient, letter: Letter) -> EmailMessage:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import LargeBinary, delete, func, insert, literal, select, update
+from sqlalchemy import LargeBinary, bindparam, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.engine.row import RowMapping
 
@@ -17,20 +18,27 @@ from services.kit.paging import PageRequest
 from .model import MailState, Notification, NotificationType, Template
 from .tables import mails, notifications
 
+# Statements that every mail needs are built once: to build one takes longer than to send it.
+
+_INSERT_NOTIFICATION = insert(notifications)
+
+_upsert_mail = upsert(mails).values(state=MailState.WAITING, attempts=0, error="")
+# An update in any case, for it locks the row.
+_LOCK_MAIL = _upsert_mail.on_conflict_do_update(
+    index_elements=["event_id"], set_={"user_id": func.coalesce(mails.c.user_id, _upsert_mail.excluded.user_id)}
+).returning(mails.c.state)
+
+_mail = update(mails).where(mails.c.event_id == bindparam("event"))
+_BEGIN_SENDING = _mail.values(
+    state=MailState.SENDING, changed_at=bindparam("now"), attempts=mails.c.attempts + 1
+).returning(mails.c.attempts)
+_SETTLE_MAIL = _mail.where(mails.c.attempts == bindparam("number")).values(
+    state=bindparam("outcome"), changed_at=bindparam("now"), error=bindparam("why")
+)
+
 
 async def insert_notification(tx: Transaction, notification: Notification) -> None:
-    await tx.execute(
-        insert(notifications).values(
-            id=notification.id,
-            user_id=notification.user_id,
-            type=notification.type,
-            title=notification.title,
-            body=notification.body,
-            story_id=notification.story_id,
-            created_at=notification.created_at,
-            read_at=notification.read_at,
-        )
-    )
+    await tx.execute(_INSERT_NOTIFICATION, asdict(notification))
 
 
 async def page(tx: Transaction, user_id: UUID, request: PageRequest) -> Sequence[Notification]:
@@ -50,44 +58,22 @@ async def lock_mail(
     tx: Transaction, event_id: UUID, template: Template, now: datetime, *, user_id: UUID | None
 ) -> MailState:
     """The mail's state; it begins in WAITING."""
-    statement = upsert(mails).values(
-        event_id=event_id,
-        user_id=user_id,
-        template=template,
-        state=MailState.WAITING,
-        attempts=0,
-        error="",
-        created_at=now,
-        changed_at=now,
-    )
-    # An update in any case, for it locks the row.
-    statement = statement.on_conflict_do_update(
-        index_elements=["event_id"], set_={"user_id": func.coalesce(mails.c.user_id, statement.excluded.user_id)}
-    )
-    return MailState((await tx.execute(statement.returning(mails.c.state))).scalar_one())
+    values = {"event_id": event_id, "user_id": user_id, "template": template, "created_at": now, "changed_at": now}
+    return MailState((await tx.execute(_LOCK_MAIL, values)).scalar_one())
 
 
 async def begin_sending(tx: Transaction, event_id: UUID, now: datetime) -> int:
     """The number of the attempt that begins."""
-    statement = (
-        update(mails)
-        .where(mails.c.event_id == event_id)
-        .values(state=MailState.SENDING, changed_at=now, attempts=mails.c.attempts + 1)
-        .returning(mails.c.attempts)
-    )
-    return int((await tx.execute(statement)).scalar_one())
+    return int((await tx.execute(_BEGIN_SENDING, {"event": event_id, "now": now})).scalar_one())
 
 
 async def settle_mail(
     tx: Transaction, event_id: UUID, attempt: int, state: MailState, now: datetime, *, error: str
 ) -> None:
     """Does nothing when a later attempt has begun: its outcome is the one that counts."""
-    statement = (
-        update(mails)
-        .where(mails.c.event_id == event_id, mails.c.attempts == attempt)
-        .values(state=state, changed_at=now, error=error.replace("\0", "")[:500])
-    )
-    await tx.execute(statement)
+    why = error.replace("\0", "")[:500]
+    values = {"event": event_id, "number": attempt, "outcome": state, "now": now, "why": why}
+    await tx.execute(_SETTLE_MAIL, values)
 
 
 async def set_mail(tx: Transaction, event_id: UUID, state: MailState, now: datetime) -> None:

@@ -48,7 +48,7 @@ class Admission:
     async def admit(self, tx: Transaction, owner_id: UUID, now: datetime) -> None:
         """After `hold`. Raises StoryQuotaExceeded and BacklogFull, each with the time after which another try makes sense."""
         limits = self.limits
-        demand = await store.demand(tx, owner_id, limits)
+        demand = await store.admit(tx, owner_id, limits, now)
         if demand.unfinished >= limits.unfinished:
             wait = await self._wait(tx, await store.place_of_first(tx, owner_id), now)
             raise StoryQuotaExceeded(retry_after=wait, quota="unfinished", limit=limits.unfinished)
@@ -58,7 +58,6 @@ class Admission:
         if demand.queued >= limits.backlog:
             log.warning("refused a story: %d are queued already", limits.backlog)
             raise BacklogFull(retry_after=await self._wait(tx, max(limits.backlog // _RELIEF, 1), now))
-        await store.insert_admission(tx, owner_id, now)
 
     async def _wait(self, tx: Transaction, places: int, now: datetime) -> timedelta:
         return wait_for_places(places, await store.latest_completions(tx, _LATEST), now)

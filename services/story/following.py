@@ -162,7 +162,7 @@ class Following:
     async def refresh(self) -> None:
         """Asks for the story anew. Raises StoryNotFound when it is gone, RedisError, and what the database raises."""
         async with self._refreshing:
-            async with self._db.reading() as tx:
+            async with self._db.single() as tx:
                 story = await store.find(tx, self.story.id)
             if story is None:
                 raise StoryNotFound
@@ -267,7 +267,7 @@ class Followings:
         known = {story_id: following for story_id, (following, _) in self._followings.items()}
         if not known:
             return
-        async with self._db.reading() as tx:
+        async with self._db.single() as tx:
             states = await store.states(tx, known)
         for story_id, following in known.items():
             if not following.failure and states.get(story_id) is not following.story.state:

@@ -49,6 +49,14 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What an attempt has written so far."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Story:
     id: UUID
     owner_id: UUID

@@ -26,7 +26,8 @@ INTERRUPTIONS = "stories:interrupted"
 _PAGE = 1000
 
 _APPEND = """
--- KEYS: stream. ARGV: attempt, offset, kind, text, time to live in ms. Answers 1 appended, 0 overtaken by a newer attempt,
+-- KEYS: stream. ARGV: attempt, offset, kind, text, time to live in ms, title if it is new.
+-- Answers 1 appended, 0 overtaken by a newer attempt,
 -- -1 the entries before this one are gone.
 local attempt, offset = tonumber(ARGV[1]), tonumber(ARGV[2])
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
@@ -43,7 +44,11 @@ if last_attempt == attempt and last_kind == 'end' and ARGV[3] ~= 'end' then retu
 if last_attempt == attempt and last_offset >= offset then return 1 end
 local follows = (offset == 0) or (last_attempt == attempt and last_offset == offset - 1)
 if not follows and ARGV[3] ~= 'snapshot' then return -1 end
-redis.call('XADD', KEYS[1], attempt .. '-' .. offset, 'kind', ARGV[3], 'text', ARGV[4])
+local id, entry = attempt .. '-' .. offset, {'kind', ARGV[3], 'text', ARGV[4]}
+if ARGV[6] ~= '' then
+  entry[5], entry[6] = 'title', ARGV[6]
+end
+redis.call('XADD', KEYS[1], id, unpack(entry))
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 return 1
 """
@@ -86,6 +91,8 @@ class Entry:
     position: Position
     kind: Kind
     text: str
+    title: str = ""
+    """Where the attempt has found one since the entry before."""
 
     @property
     def begins(self) -> bool:
@@ -105,14 +112,14 @@ class Progress:
         self._append = redis.register_script(_APPEND)
         self._stop = redis.register_script(_STOP)
 
-    async def append(self, story_id: UUID, position: Position, kind: Kind, text: str = "") -> bool:
+    async def append(self, story_id: UUID, position: Position, kind: Kind, text: str = "", *, title: str = "") -> bool:
         """Repeating an append changes nothing. False when the entries before it are gone: append a snapshot instead.
 
         Raises Overtaken.
         """
         answer = await self._append(
             keys=[_key(story_id)],
-            args=[position.attempt, position.offset, kind, text, int(KEPT.total_seconds() * 1000)],
+            args=[position.attempt, position.offset, kind, text, int(KEPT.total_seconds() * 1000), title],
         )
         if answer == 0:
             raise Overtaken
@@ -145,13 +152,14 @@ class Progress:
         """
         await self._end(story_id, attempt, forget=forget)
 
-    async def written(self, story_id: UUID) -> tuple[int, str]:
-        """The latest attempt that there is a trace of, and its words."""
-        position, text = START, ""
+    async def written(self, story_id: UUID) -> tuple[int, str, str]:
+        """The latest attempt that there is a trace of, its words, and its title if it has found one."""
+        position, text, title = START, "", ""
         while entries := await self.read(story_id, position):
             for entry in entries:
+                title = entry.title or ("" if entry.begins else title)
                 position, text = entry.position, fold(text, entry)
-        return position.attempt, text
+        return position.attempt, text, title
 
     async def _end(self, story_id: UUID, attempt: int, *, forget: bool, client: Redis | None = None) -> None:
         await self._stop(
@@ -199,6 +207,11 @@ def _key(story_id: UUID) -> str:
 
 def _entries(raw: _Raw) -> list[Entry]:
     return [
-        Entry(Position.parse(entry_id.decode()), Kind(fields[b"kind"].decode()), fields[b"text"].decode())
+        Entry(
+            Position.parse(entry_id.decode()),
+            Kind(fields[b"kind"].decode()),
+            fields[b"text"].decode(),
+            fields.get(b"title", b"").decode(),
+        )
         for entry_id, fields in raw
     ]

@@ -10,15 +10,38 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Integer, ScalarSelect, Select, String, and_, case, cast, delete, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    DateTime,
+    FromClause,
+    Integer,
+    Interval,
+    ScalarSelect,
+    Select,
+    String,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    cast,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine.row import RowMapping
 
 from services.kit import inbox, outbox
 from services.kit.database import Transaction
+from services.kit.erasure import erased_subjects
 from services.kit.paging import PageRequest
 
-from .model import Demand, Length, Limits, State, Story, Wish
+from .model import Checkpoint, Demand, Length, Limits, State, Story, Wish
 from .tables import admissions, stories
 
 _ADMISSION_LOCKS = 0x5354
@@ -26,30 +49,147 @@ _ADMISSION_LOCKS = 0x5354
 
 _UNFINISHED = (State.QUEUED, State.RUNNING)
 
+# Statements that every story needs are built once: to build one takes longer than to send it.
+
+_ahead = stories.alias("ahead")
+
+
+def _queued_at(table: FromClause) -> ColumnElement[datetime]:
+    # Empty in what the version before has written.
+    return func.coalesce(table.c.queued_at, table.c.created_at)
+
+
+_STORIES = select(
+    stories,
+    select(func.count())
+    .where(
+        stories.c.state == State.QUEUED,
+        _ahead.c.state == State.QUEUED,
+        tuple_(_queued_at(_ahead), _ahead.c.id) <= tuple_(_queued_at(stories), stories.c.id),
+    )
+    .scalar_subquery()
+    .label("queue_position"),
+).where(stories.c.deleted_at.is_(None))
+
+_FIND = _STORIES.where(stories.c.id == bindparam("story"))
+
+_INSERT_REQUEST = (
+    insert(stories)
+    .values(
+        state=State.QUEUED,
+        title="",
+        text="",
+        attempt=0,
+        failures=0,
+        writer="",
+        model="",
+        prompt_tokens=0,
+        completion_tokens=0,
+        failure_reason="",
+        dispatched_at=func.now(),
+    )
+    .on_conflict_do_nothing(index_elements=["owner_id", "request_id"])
+    # The statement sees the queue as it was before it.
+    .returning(
+        stories,
+        (select(func.count()).where(_ahead.c.state == State.QUEUED).scalar_subquery() + 1).label("queue_position"),
+    )
+)
+
+
+def _count(rows: Select[Any]) -> ScalarSelect[int]:
+    """Of a limited query: whatever there is, no more is looked at."""
+    return select(func.count()).select_from(rows.subquery()).scalar_subquery()
+
+
+_BEGIN_ATTEMPT = (
+    update(stories)
+    .where(
+        stories.c.id == bindparam("story"),
+        stories.c.deleted_at.is_(None),
+        or_(
+            stories.c.state == State.QUEUED, and_(stories.c.state == State.RUNNING, stories.c.leased_until < func.now())
+        ),
+    )
+    .values(
+        # An abandoned attempt killed its worker, so it counts as a failure; one that was handed back does not.
+        failures=stories.c.failures + cast(stories.c.state == State.RUNNING, Integer),
+        state=State.RUNNING,
+        attempt=stories.c.attempt + 1,
+        writer=bindparam("by"),
+        model=bindparam("with"),
+        started_at=bindparam("now"),
+        leased_until=func.now() + bindparam("lease", type_=Interval),
+    )
+    .returning(stories, literal(0).label("queue_position"))
+)
+
+_RUNNING = update(stories).where(
+    stories.c.id == bindparam("story"),
+    stories.c.attempt == bindparam("number"),
+    stories.c.state == State.RUNNING,
+)
+
+# No lock orders these against an erasure, for the row does: who deletes it waits for them, and takes what was told as well.
+_END = _RUNNING.where(~exists().where(erased_subjects.c.subject_id == stories.c.owner_id)).values(
+    title=bindparam("new_title"), text=bindparam("new_text"), completed_at=bindparam("now"), leased_until=None
+)
+_COMPLETE = _END.values(
+    state=State.COMPLETED, prompt_tokens=bindparam("prompted"), completion_tokens=bindparam("completed")
+)
+_FAIL = _END.values(state=State.FAILED, failure_reason=bindparam("why"))
+
+_owner = bindparam("owner", type_=Uuid)
+_ADMIT = select(
+    _count(
+        select(stories.c.id)
+        .where(stories.c.owner_id == _owner, stories.c.state.in_(_UNFINISHED))
+        .limit(bindparam("most", type_=Integer))
+    ),
+    select(admissions.c.admitted_at)
+    .where(admissions.c.owner_id == _owner)
+    .order_by(admissions.c.admitted_at.desc())
+    .offset(bindparam("a_day", type_=Integer) - 1)
+    .limit(1)
+    .scalar_subquery(),
+    _count(select(stories.c.id).where(stories.c.state == State.QUEUED).limit(bindparam("backlog", type_=Integer))),
+).add_cte(
+    insert(admissions)
+    .values(owner_id=_owner, admitted_at=bindparam("now", type_=DateTime(timezone=True)))
+    .cte("admitted")
+)
+
+
+_LOCK_ADMISSIONS = select(
+    func.pg_advisory_xact_lock(
+        bindparam("locks", _ADMISSION_LOCKS, Integer), func.hashtext(bindparam("owner_id", type_=String))
+    )
+)
+
 
 async def lock_admissions(tx: Transaction, owner_id: UUID) -> None:
     """Lets one transaction at a time admit stories of the owner. Two owners who share a lock only wait for each other."""
-    lock = func.pg_advisory_xact_lock(cast(_ADMISSION_LOCKS, Integer), func.hashtext(cast(str(owner_id), String)))
-    await tx.execute(select(lock))
+    await tx.execute(_LOCK_ADMISSIONS, {"owner_id": str(owner_id)})
 
 
-async def demand(tx: Transaction, owner_id: UUID, limits: Limits) -> Demand:
-    """In one query, for every request asks."""
-    unfinished = select(stories.c.id).where(stories.c.owner_id == owner_id, stories.c.state.in_(_UNFINISHED))
-    queued = select(stories.c.id).where(stories.c.state == State.QUEUED)
-    newest_first = select(admissions.c.admitted_at).where(admissions.c.owner_id == owner_id)
-    newest_first = newest_first.order_by(admissions.c.admitted_at.desc())
-    query = select(
-        _count(unfinished.limit(limits.unfinished)),
-        newest_first.offset(limits.a_day - 1).limit(1).scalar_subquery(),
-        _count(queued.limit(limits.backlog)),
-    )
-    return Demand(*(await tx.execute(query)).one())
+async def admit(tx: Transaction, owner_id: UUID, limits: Limits, now: datetime) -> Demand:
+    """Records an admission, and answers what was asked for before it: to refuse it is to roll back.
+
+    In one statement, for every request passes here.
+    """
+    values = {
+        "owner": owner_id,
+        "now": now,
+        "most": limits.unfinished,
+        "a_day": limits.a_day,
+        "backlog": limits.backlog,
+    }
+    return Demand(*(await tx.execute(_ADMIT, values)).one())
 
 
 async def place_of_first(tx: Transaction, owner_id: UUID) -> int:
     """By how many places the queue has to move for the owner's first unfinished story to be done."""
-    query = _stories().where(stories.c.owner_id == owner_id, stories.c.state.in_(_UNFINISHED))
+    query = _STORIES.where(stories.c.owner_id == owner_id, stories.c.state.in_(_UNFINISHED))
     row = (await tx.execute(query.order_by(stories.c.id).limit(1))).mappings().one_or_none()
     return max(row["queue_position"], 1) if row else 1
 
@@ -57,10 +197,6 @@ async def place_of_first(tx: Transaction, owner_id: UUID) -> int:
 async def latest_completions(tx: Transaction, limit: int) -> Sequence[datetime]:
     query = select(stories.c.completed_at).where(stories.c.state == State.COMPLETED)
     return list((await tx.execute(query.order_by(stories.c.completed_at.desc()).limit(limit))).scalars())
-
-
-async def insert_admission(tx: Transaction, owner_id: UUID, now: datetime) -> None:
-    await tx.execute(insert(admissions).values(owner_id=owner_id, admitted_at=now))
 
 
 async def forget_admissions(tx: Transaction, *, before: datetime) -> None:
@@ -73,42 +209,30 @@ async def erase_admissions(tx: Transaction, owner_id: UUID) -> None:
 
 async def insert_request(
     tx: Transaction, story_id: UUID, owner_id: UUID, wish: Wish, *, digest: bytes, request_id: str | None, now: datetime
-) -> bool:
+) -> Story | None:
     """`digest` is that of the wish as it was asked for.
 
-    False when the owner's request id was used before; then nothing is written.
+    None when the owner's request id was used before; then nothing is written.
     """
-    statement = insert(stories).values(
-        id=story_id,
-        owner_id=owner_id,
-        request_id=request_id,
-        request_digest=digest,
-        state=State.QUEUED,
-        title="",
-        text="",
-        preferences=list(wish.preferences),
-        theme=wish.theme,
-        prompt=wish.prompt,
-        length=wish.length,
-        language=wish.language,
-        attempt=0,
-        failures=0,
-        writer="",
-        model="",
-        prompt_tokens=0,
-        completion_tokens=0,
-        failure_reason="",
-        created_at=now,
-        queued_at=now,
-        dispatched_at=func.now(),
-    )
-    statement = statement.on_conflict_do_nothing(index_elements=["owner_id", "request_id"])
-    # SQLAlchemy does not report the row count of an insert; what comes back says whether there was one.
-    return (await tx.execute(statement.returning(stories.c.id))).scalar_one_or_none() is not None
+    values = {
+        "id": story_id,
+        "owner_id": owner_id,
+        "request_id": request_id,
+        "request_digest": digest,
+        "preferences": list(wish.preferences),
+        "theme": wish.theme,
+        "prompt": wish.prompt,
+        "length": wish.length,
+        "language": wish.language,
+        "created_at": now,
+        "queued_at": now,
+    }
+    row = (await tx.execute(_INSERT_REQUEST, values)).mappings().one_or_none()
+    return _story(row) if row else None
 
 
 async def find(tx: Transaction, story_id: UUID) -> Story | None:
-    row = (await tx.execute(_stories().where(stories.c.id == story_id))).mappings().one_or_none()
+    row = (await tx.execute(_FIND, {"story": story_id})).mappings().one_or_none()
     return _story(row) if row else None
 
 
@@ -120,14 +244,14 @@ async def states(tx: Transaction, story_ids: Collection[UUID]) -> dict[UUID, Sta
 
 async def find_by_request(tx: Transaction, owner_id: UUID, request_id: str) -> tuple[Story, bytes] | None:
     """The story and the digest of the wish it was requested with."""
-    query = _stories().where(stories.c.owner_id == owner_id, stories.c.request_id == request_id)
+    query = _STORIES.where(stories.c.owner_id == owner_id, stories.c.request_id == request_id)
     row = (await tx.execute(query)).mappings().one_or_none()
     return (_story(row), row["request_digest"]) if row else None
 
 
 async def page(tx: Transaction, owner_id: UUID, state: State | None, request: PageRequest) -> Sequence[Story]:
     """Newest first, one more than asked for when there are more."""
-    query = _stories().where(stories.c.owner_id == owner_id).order_by(stories.c.id.desc()).limit(request.size + 1)
+    query = _STORIES.where(stories.c.owner_id == owner_id).order_by(stories.c.id.desc()).limit(request.size + 1)
     if state:
         query = query.where(stories.c.state == state)
     if request.before:
@@ -135,16 +259,17 @@ async def page(tx: Transaction, owner_id: UUID, state: State | None, request: Pa
     return [_story(row) for row in (await tx.execute(query)).mappings()]
 
 
-async def cancel(tx: Transaction, story_id: UUID, *, seen: tuple[int, str] | None = None, now: datetime) -> bool:
+async def cancel(tx: Transaction, story_id: UUID, *, seen: tuple[int, str, str] | None = None, now: datetime) -> bool:
     """False when the story is not unfinished. Cancelling or completing, what comes first decides; the other changes nothing.
 
-    `seen` is an attempt and its words as watchers know them, usually some more than the last checkpoint.
+    `seen` is an attempt, its words as watchers know them, usually some more than the last checkpoint, and its title.
     """
     values: dict[str, Any] = {"state": State.CANCELLED, "completed_at": now, "leased_until": None}
     if seen:
-        attempt, text = seen
+        attempt, text, title = seen
         more = and_(stories.c.attempt == attempt, func.length(stories.c.text) < len(text))
         values["text"] = case((more, text), else_=stories.c.text)
+        values["title"] = case((more & (stories.c.title == ""), title), else_=stories.c.title)
     statement = update(stories).where(stories.c.id == story_id, stories.c.state.in_(_UNFINISHED)).values(**values)
     return (await tx.execute(statement)).rowcount == 1
 
@@ -193,22 +318,9 @@ async def begin_attempt(
 
     Title and text are those of the last checkpoint: go on from there, or `start_over`.
     """
-    abandoned = (stories.c.state == State.RUNNING) & (stories.c.leased_until < func.now())
-    statement = (
-        update(stories)
-        .where(stories.c.id == story_id, or_(stories.c.state == State.QUEUED, abandoned))
-        .values(
-            # An abandoned attempt killed its worker, so it counts as a failure; one that was handed back does not.
-            failures=stories.c.failures + cast(stories.c.state == State.RUNNING, Integer),
-            state=State.RUNNING,
-            attempt=stories.c.attempt + 1,
-            writer=writer,
-            model=model,
-            started_at=now,
-            leased_until=func.now() + lease,
-        )
-    )
-    return await find(tx, story_id) if (await tx.execute(statement)).rowcount else None
+    values = {"story": story_id, "by": writer, "with": model, "lease": lease, "now": now}
+    row = (await tx.execute(_BEGIN_ATTEMPT, values)).mappings().one_or_none()
+    return _story(row) if row else None
 
 
 async def lease_left(tx: Transaction, story_id: UUID) -> timedelta | None:
@@ -225,53 +337,55 @@ async def start_over(tx: Transaction, story_id: UUID, attempt: int) -> None:
 
 
 async def renew_lease(
-    tx: Transaction, story_id: UUID, attempt: int, lease: timedelta, *, checkpoint: str | None = None
+    tx: Transaction, story_id: UUID, attempt: int, lease: timedelta, *, checkpoint: Checkpoint | None = None
 ) -> bool:
-    """False when the attempt is not the running one any more. `checkpoint` is the text so far, where it has grown."""
-    text = {} if checkpoint is None else {"text": checkpoint}
-    return await _update_attempt(tx, story_id, attempt, leased_until=func.now() + lease, **text)
-
-
-async def save_title(tx: Transaction, story_id: UUID, attempt: int, title: str) -> bool:
-    return await _update_attempt(tx, story_id, attempt, title=title)
+    """False when the attempt is not the running one any more. The checkpoint is to be given where it has changed."""
+    saved = {} if checkpoint is None else _saved(checkpoint)
+    return await _update_attempt(tx, story_id, attempt, leased_until=func.now() + lease, **saved)
 
 
 async def complete(
-    tx: Transaction, story_id: UUID, attempt: int, *, title: str, text: str, tokens: tuple[int, int], now: datetime
+    tx: Transaction, story_id: UUID, attempt: int, written: Checkpoint, *, tokens: tuple[int, int], now: datetime
 ) -> bool:
-    """False when the attempt is not the running one any more."""
-    return await _update_attempt(
-        tx,
-        story_id,
-        attempt,
-        state=State.COMPLETED,
-        title=title,
-        text=text,
-        prompt_tokens=tokens[0],
-        completion_tokens=tokens[1],
-        completed_at=now,
-        leased_until=None,
-    )
+    """False when the attempt is not the running one any more, or its owner is being erased."""
+    values = {
+        "story": story_id,
+        "number": attempt,
+        "new_title": written.title,
+        "new_text": written.text,
+        "prompted": tokens[0],
+        "completed": tokens[1],
+        "now": now,
+    }
+    return (await tx.execute(_COMPLETE, values)).rowcount == 1
 
 
-async def fail(tx: Transaction, story_id: UUID, attempt: int, reason: str, *, text: str, now: datetime) -> bool:
-    """The text is what watchers have seen."""
-    return await _update_attempt(
-        tx, story_id, attempt, state=State.FAILED, failure_reason=reason, text=text, completed_at=now, leased_until=None
-    )
+async def fail(
+    tx: Transaction, story_id: UUID, attempt: int, reason: str, written: Checkpoint, *, now: datetime
+) -> bool:
+    """What was written is what watchers have seen. False as in `complete`."""
+    values = {
+        "story": story_id,
+        "number": attempt,
+        "new_title": written.title,
+        "new_text": written.text,
+        "why": reason,
+        "now": now,
+    }
+    return (await tx.execute(_FAIL, values)).rowcount == 1
 
 
-async def requeue(tx: Transaction, story_id: UUID, attempt: int, *, text: str, failed: bool) -> bool:
+async def requeue(tx: Transaction, story_id: UUID, attempt: int, checkpoint: Checkpoint, *, failed: bool) -> bool:
     """Puts the story back into the queue after a passing failure, or, not `failed`, when its worker leaves.
 
-    The text is the checkpoint for the next attempt. False when the attempt is not the running one any more.
+    The next attempt may go on from the checkpoint. False when the attempt is not the running one any more.
     """
     return await _update_attempt(
         tx,
         story_id,
         attempt,
         state=State.QUEUED,
-        text=text,
+        **_saved(checkpoint),
         failures=stories.c.failures + int(failed),
         leased_until=None,
     )
@@ -314,27 +428,11 @@ async def erase(tx: Transaction, story_ids: Collection[UUID]) -> None:
 
 async def _update_attempt(tx: Transaction, story_id: UUID, attempt: int, **values: Any) -> bool:
     """The fence: only the running attempt may write."""
-    statement = (
-        update(stories)
-        .where(stories.c.id == story_id, stories.c.attempt == attempt, stories.c.state == State.RUNNING)
-        .values(**values)
-    )
-    return (await tx.execute(statement)).rowcount == 1
+    return (await tx.execute(_RUNNING.values(values), {"story": story_id, "number": attempt})).rowcount == 1
 
 
-def _count(rows: Select[Any]) -> ScalarSelect[int]:
-    """Of a limited query: whatever there is, no more is looked at."""
-    return select(func.count()).select_from(rows.subquery()).scalar_subquery()
-
-
-def _stories() -> Select[Any]:
-    ahead = stories.alias("ahead")
-    position = (
-        select(func.count())
-        .where(ahead.c.state == State.QUEUED, ahead.c.id <= stories.c.id, stories.c.state == State.QUEUED)
-        .scalar_subquery()
-    )
-    return select(stories, position.label("queue_position")).where(stories.c.deleted_at.is_(None))
+def _saved(checkpoint: Checkpoint) -> dict[str, str]:
+    return {"title": checkpoint.title, "text": checkpoint.text}
 
 
 def _story(row: RowMapping) -> Story:

@@ -98,25 +98,25 @@ class Stories:
                 return repeated
             now = self._clock()
             await self._admission.admit(tx, caller.user_id, now)
-            inserted = await store.insert_request(
+            story = await store.insert_request(
                 tx, story_id, caller.user_id, whole, digest=digest, request_id=request_id, now=now
             )
-            if not inserted:
+            if story is None:
                 # A replica of the version before was faster: that one takes no turns.
                 raise Unavailable
             await outbox.add(tx, events.StoryRequested(story_id=str(story_id)), key=story_id)
-            return await self._own(tx, caller, story_id)
+        return story
 
     async def get(self, caller: Caller, story_id: UUID) -> Story:
         """Raises StoryNotFound."""
-        async with self._db.transaction() as tx:
+        async with self._db.single() as tx:
             return await self._own(tx, caller, story_id)
 
     async def list(self, caller: Caller, state: State | None, page_size: int, page_token: str) -> Page[Story]:
         """Newest first; with a `state`, only stories in it. Raises InvalidArgument for the page token of another list."""
         query = f"stories:{caller.user_id}" + (f":{state}" if state else "")
         request = self._pages.request(query, page_size, page_token)
-        async with self._db.transaction() as tx:
+        async with self._db.single() as tx:
             rows = await store.page(tx, caller.user_id, state, request)
         return self._pages.page(query, request.size, rows)
 

@@ -21,6 +21,13 @@ from .model import START, Chunk, Done, Heartbeat, Position, Reconnect, Reset, Sn
 from .progress import Entry, Kind, Progress, merged
 from .stories import Stories
 
+_STANDING = "="
+"""Marks the place in the token of a resumption's snapshot.
+
+Whoever comes back with that has read nothing since it came back before, and has only a snapshot: it gets a newer one, so that
+a client that reads one message of each stream gets on as well.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class WatchLimits:
@@ -66,7 +73,7 @@ class Watches:
         Raises before the first step InvalidArgument for a foreign token, and TooManyWatches; StoryNotFound at any time.
         """
         scope = f"watch:{caller.user_id}:{story_id}"
-        after = self._opened(scope, resume_token)
+        after, standing = self._opened(scope, resume_token)
         watch = _Watch(
             self._stories,
             self._followings,
@@ -76,9 +83,9 @@ class Watches:
             heartbeat_seconds=self._heartbeat_seconds,
         )
         with self._admitted(caller.user_id):
-            async with aclosing(watch.steps(story_id, after)) as steps:
+            async with aclosing(watch.steps(story_id, after, standing=standing)) as steps:
                 async for step in steps:
-                    yield self._signer.sign(scope, str(watch.position)), step
+                    yield self._signer.sign(scope, watch.place), step
 
     @contextmanager
     def _admitted(self, user_id: UUID) -> Iterator[None]:
@@ -92,14 +99,15 @@ class Watches:
             if not self._open[user_id]:
                 del self._open[user_id]
 
-    def _opened(self, scope: str, token: str) -> Position | None:
+    def _opened(self, scope: str, token: str) -> tuple[Position | None, bool]:
+        """Where to go on, and whether the client stands there since it came back before."""
         if not token:
-            return None
-        position = self._signer.open(scope, token)
-        if position is None:
+            return None, False
+        place = self._signer.open(scope, token)
+        if place is None:
             description = "is not a token that a watch of this story handed out"
             raise InvalidArgument([Violation("resume_token", description, "RESUME_TOKEN_INVALID")])
-        return Position.parse(position)
+        return Position.parse(place.removesuffix(_STANDING)), place.endswith(_STANDING)
 
 
 class _Watch:
@@ -128,9 +136,15 @@ class _Watch:
         self._told: State | None = None
         """What the client knows for certain: after a resumption nothing."""
         self._blank = True
+        self._standing = False
         self.position = START
 
-    async def steps(self, story_id: UUID, after: Position | None) -> AsyncGenerator[Step, None]:
+    @property
+    def place(self) -> str:
+        """What a token says of where the latest step leads."""
+        return f"{self.position}{_STANDING if self._standing else ''}"
+
+    async def steps(self, story_id: UUID, after: Position | None, *, standing: bool) -> AsyncGenerator[Step, None]:
         story = await self._stories.get(self._caller, story_id)
         if story.state.final and after is None:
             # Needs no Redis: what is finished can be read while that is away.
@@ -139,7 +153,9 @@ class _Watch:
             return
         self._state = story.state
         async with self._followings.follow(story) as following:
-            yield await self._beginning(following, after)
+            self._standing = after is not None
+            yield await self._beginning(following, None if standing else after)
+            self._standing = False
             try:
                 if after is None and not story.state.final:
                     # Only on a fresh watch: a client that comes back at every message must get on.

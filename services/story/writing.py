@@ -16,14 +16,14 @@ import sqlalchemy.exc
 from storymesh.events.v1 import story_events_pb2 as events
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from services.kit import erasure, outbox
+from services.kit import outbox
 from services.kit.clock import Clock
 from services.kit.database import Database
 from services.kit.inbox import Later, backoff_seconds
 
 from . import store
 from .interruptions import Interruptions
-from .model import FailureReason, Position, Story
+from .model import Checkpoint, FailureReason, Position, Story
 from .progress import Kind, Overtaken, Progress
 from .writers import Brief, Continuing, Length, Piece, Title, Usage, Words, Writer, WriterRefused, WriterUnavailable
 
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 _BATCH_SECONDS = 0.03
 """Words of one batch travel as one entry: short enough to look live, long enough to spare Redis an entry per token."""
+
+_TITLE_SECONDS = 1.0
+"""How long readers of a story that is written wait for its title at most; a story that takes no longer gets it with its text."""
 
 _MOST_CHARACTERS = 50_000
 """No brief asks for nearly as much: a writer that goes on has lost its way."""
@@ -42,8 +45,8 @@ _Begun: TypeAlias = tuple[Story, AsyncGenerator[Piece, None]]
 class Writing:
     """Writes stories with one writer. Every write is fenced by the attempt, so an overtaken worker leaves no trace.
 
-    The text so far is saved as the lease is renewed and when the story is given up for now. The next attempt goes on from there if
-    the writer can; else it starts over.
+    What is written so far is saved as the lease is renewed and when the story is given up for now. The next attempt goes on from
+    there if the writer can; else it starts over.
     """
 
     def __init__(
@@ -121,7 +124,7 @@ class Writing:
 
         None when there is nothing to do: the story is final, or gone.
         """
-        async with self._db.transaction() as tx:
+        async with self._db.single() as tx:
             story = await store.begin_attempt(
                 tx,
                 story_id,
@@ -130,16 +133,17 @@ class Writing:
                 lease=self._lease,
                 now=self._clock(),
             )
-            if story is None:
+        if story is None:
+            async with self._db.single() as tx:
                 left = await store.lease_left(tx, story_id)
-                if left is not None:
-                    # Another worker has it. Should that one die, this event is what brings the story back.
-                    raise Later(max(left, timedelta(0)) + timedelta(seconds=1))
-                return None
+            if left is not None:
+                # Another worker has it. Should that one die, this event is what brings the story back.
+                raise Later(max(left, timedelta(0)) + timedelta(seconds=1))
+            return None
         brief = _brief(story)
         rest = self._rest(brief, story)
         if rest is None and (story.title or story.text):
-            async with self._db.transaction() as tx:
+            async with self._db.single() as tx:
                 await store.start_over(tx, story.id, story.attempt)
             story = replace(story, title="", text="")
         return story, rest or self._writer.write(brief)
@@ -160,9 +164,6 @@ class Writing:
                 for piece in batch:
                     if isinstance(piece, Title):
                         draft.title = piece.text
-                        async with self._db.transaction() as tx:
-                            if not await store.save_title(tx, story.id, story.attempt, piece.text):
-                                raise Overtaken
                     elif isinstance(piece, Usage):
                         draft.tokens = (piece.prompt_tokens, piece.completion_tokens)
                 if words:
@@ -184,18 +185,16 @@ class Writing:
 
         async def beat(interrupted: asyncio.Event) -> None:
             nonlocal lost
-            saved = draft.text
+            saved, third = draft.checkpoint, self._lease.total_seconds() / 3
             while True:
-                await _either(interrupted, self._lease.total_seconds() / 3)
+                await _either(interrupted, third if saved.title else min(third, _TITLE_SECONDS))
                 interrupted.clear()
-                text = draft.text
+                checkpoint = draft.checkpoint
                 try:
-                    async with self._db.transaction() as tx:
-                        checkpoint = None if text == saved else text
-                        lost = not await store.renew_lease(
-                            tx, story.id, story.attempt, self._lease, checkpoint=checkpoint
-                        )
-                    saved = text
+                    async with self._db.single() as tx:
+                        changed = None if checkpoint == saved else checkpoint
+                        lost = not await store.renew_lease(tx, story.id, story.attempt, self._lease, checkpoint=changed)
+                    saved = checkpoint
                 except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
                     log.warning("the lease of story %s cannot be renewed now: %s", story.id, error)
                 if lost and owner:
@@ -228,16 +227,8 @@ class Writing:
 
     async def _commit_completion(self, story: Story, draft: _Draft) -> None:
         async with self._db.transaction() as tx:
-            if await erasure.is_erased(tx, story.owner_id):
-                raise Overtaken
             completed = await store.complete(
-                tx,
-                story.id,
-                story.attempt,
-                title=draft.title,
-                text=draft.text,
-                tokens=draft.tokens,
-                now=self._clock(),
+                tx, story.id, story.attempt, draft.checkpoint, tokens=draft.tokens, now=self._clock()
             )
             if not completed:
                 raise Overtaken
@@ -246,9 +237,7 @@ class Writing:
 
     async def _fail(self, story: Story, draft: _Draft, reason: str) -> None:
         async with self._db.transaction() as tx:
-            if await erasure.is_erased(tx, story.owner_id):
-                return
-            if not await store.fail(tx, story.id, story.attempt, reason, text=draft.text, now=self._clock()):
+            if not await store.fail(tx, story.id, story.attempt, reason, draft.checkpoint, now=self._clock()):
                 return
             event = events.StoryFailed(story_id=str(story.id), owner_id=str(story.owner_id), reason=reason)
             await outbox.add(tx, event, key=story.id)
@@ -268,8 +257,8 @@ class Writing:
         raise Later(timedelta(seconds=max(backoff_seconds(failures), asked or 0.0)))
 
     async def _requeue(self, story: Story, draft: _Draft, *, failed: bool) -> bool:
-        async with self._db.transaction() as tx:
-            requeued = await store.requeue(tx, story.id, story.attempt, text=draft.text, failed=failed)
+        async with self._db.single() as tx:
+            requeued = await store.requeue(tx, story.id, story.attempt, draft.checkpoint, failed=failed)
         if requeued:
             await draft.end()
         return requeued
@@ -289,7 +278,12 @@ class _Draft:
         self._progress = progress
         self._story_id = story.id
         self._position = Position(story.attempt, 0)
+        self._told_title = story.title
         self._complete = True
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.title, self.text)
 
     async def begin(self) -> None:
         """Raises Overtaken."""
@@ -314,10 +308,13 @@ class _Draft:
     async def _append(self, kind: Kind, text: str = "") -> None:
         position = self._position
         self._position = Position(position.attempt, position.offset + 1)
+        title = self.title if self.title != self._told_title else ""
         try:
-            if self._complete and await self._progress.append(self._story_id, position, kind, text):
+            if self._complete and await self._progress.append(self._story_id, position, kind, text, title=title):
+                self._told_title = self.title
                 return
-            await self._progress.append(self._story_id, position, Kind.SNAPSHOT, self.text)
+            await self._progress.append(self._story_id, position, Kind.SNAPSHOT, self.text, title=self.title)
+            self._told_title = self.title
             self._complete = True
             if kind is Kind.END:
                 await self.end()

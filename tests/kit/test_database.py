@@ -11,10 +11,11 @@ import sqlalchemy.exc
 from sqlalchemy import insert, select, text
 
 from local.harness import Servers
-from services.kit.database import Database
+from services.kit.database import Database, listen
 from services.kit.errors import Unavailable
 from services.kit.statuses import as_mesh_error
 from tests.kit.conftest import crash, effects
+from tests.waiting import until
 
 
 async def count(db: Database) -> int:
@@ -117,3 +118,30 @@ async def test_too_many_transactions_at_once_wait_and_then_are_unavailable(
     await narrow.check()
     await narrow.close()
     assert await count(db) == 0
+
+
+async def test_of_those_who_listen_alone_one_is_woken_and_another_when_it_has_ended(
+    db: Database, database_url: str
+) -> None:
+    waked = [asyncio.Event() for _ in range(3)]
+    listening = [asyncio.create_task(listen(database_url, "outbox", wake, alone=True)) for wake in waked]
+
+    async def the_woken() -> list[int]:
+        for wake in waked:
+            wake.clear()
+        async with db.single() as tx:
+            await tx.execute(text("NOTIFY outbox"))
+        await until(lambda: any(wake.is_set() for wake in waked))
+        return [number for number, wake in enumerate(waked) if wake.is_set()]
+
+    try:
+        # The first takes its place, which wakes it.
+        await until(lambda: any(wake.is_set() for wake in waked))
+        while waked:
+            (number,) = await the_woken()
+            listening.pop(number).cancel()
+            del waked[number]
+            await until(lambda: not waked or any(wake.is_set() for wake in waked))
+    finally:
+        for task in listening:
+            task.cancel()

@@ -11,7 +11,7 @@ from uuid_utils.compat import uuid7
 from services.kit.clock import system_clock
 from services.kit.database import Database
 from services.story import store
-from services.story.model import Length, Position, Wish
+from services.story.model import Checkpoint, Length, Position, Wish
 from services.story.progress import Kind, Progress
 
 LEASE = timedelta(minutes=5)
@@ -65,14 +65,16 @@ class Pen:
 
     async def requeue(self) -> None:
         async with self._db.transaction() as tx:
-            assert await store.requeue(tx, self.story_id, self.position.attempt, text=self.text, failed=False)
+            assert await store.requeue(
+                tx, self.story_id, self.position.attempt, Checkpoint("", self.text), failed=False
+            )
         await self._append(Kind.END)
 
     async def commit(self) -> None:
         """Completes the story without a word to watchers."""
         async with self._db.transaction() as tx:
             assert await store.complete(
-                tx, self.story_id, self.position.attempt, title="T", text=self.text, tokens=(0, 0), now=system_clock()
+                tx, self.story_id, self.position.attempt, Checkpoint("T", self.text), tokens=(0, 0), now=system_clock()
             )
 
     async def complete(self) -> None:

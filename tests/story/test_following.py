@@ -18,7 +18,18 @@ from services.kit.clock import system_clock
 from services.kit.errors import Unavailable
 from services.story import store
 from services.story.following import Following
-from services.story.model import Chunk, Done, Heartbeat, Position, Reconnect, Reset, Snapshot, State, StateChange
+from services.story.model import (
+    Checkpoint,
+    Chunk,
+    Done,
+    Heartbeat,
+    Position,
+    Reconnect,
+    Reset,
+    Snapshot,
+    State,
+    StateChange,
+)
 from services.story.progress import Progress
 from services.story.stories import StoryNotFound
 from tests.story.conftest import StoryWorld
@@ -425,7 +436,7 @@ async def test_without_its_history_a_running_story_is_shown_as_it_was_stored_las
         async with one.watching(owner, story_id) as view:
             await view.until_text("one two ")
         async with world.db.transaction() as tx:
-            await store.renew_lease(tx, story_id, 1, LEASE, checkpoint="one ")
+            await store.renew_lease(tx, story_id, 1, LEASE, checkpoint=Checkpoint("T", "one "))
         await world.redis.flushall()
         async with one.watching(owner, story_id, view.token) as back, one.watching(owner, story_id) as new:
             assert [await back.step(), await new.step()] == [Snapshot("one ")] * 2

@@ -105,6 +105,25 @@ async def test_a_client_that_reconnects_at_every_message_misses_and_doubles_noth
     assert text == "".join(words)
 
 
+async def test_a_client_that_reads_one_message_of_each_stream_gets_on_as_well(
+    world: StoryWorld, working: ScriptedWriter
+) -> None:
+    person = world.person()
+    story_id = await requested(person)
+    token = ""
+    for number in range(6):
+        seen = "".join(f"word{each} " for each in range(number))
+        # At the latest the second stream, for the first may repeat the place that its token names.
+        for _ in range(2):
+            async with watching(person, story_id, token) as watcher:
+                assert await watcher.step() == "snapshot"
+                token = watcher.last.resume_token
+        assert watcher.text == seen
+        async with watching(person, story_id) as other:
+            working.put(Words(f"word{number} "))
+            await other.until_text(seen + f"word{number} ")
+
+
 async def test_a_resumed_watch_goes_on_right_after_its_token(world: StoryWorld, working: ScriptedWriter) -> None:
     person = world.person()
     story_id = await requested(person)

@@ -49,7 +49,7 @@ async def _work(url: str, slots: int, database_url: str) -> None:
     db = Database(database_url, pool=_POOL)
 
     async def noop(event: Event) -> None:
-        async with db.transaction() as tx:
+        async with db.single() as tx:
             await first_time(tx, event)
 
     async with kit_redis.connect(url) as redis, asyncio.TaskGroup() as group:
@@ -65,7 +65,7 @@ async def _feed(_: str, database_url: str) -> None:
 
     async def enqueue() -> None:
         story_id = uuid4()
-        async with db.transaction() as tx:
+        async with db.single() as tx:
             await outbox.add(tx, events.StoryRequested(story_id=str(story_id)), key=story_id)
 
     await feed(enqueue)
