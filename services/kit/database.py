@@ -23,6 +23,9 @@ Transaction = AsyncConnection
 
 _CONNECT_SECONDS = 3
 _STATEMENT_MILLISECONDS = 10_000
+_SILENT_MILLISECONDS = 10_000
+"""How long a transaction may wait for its owner: one that stands still, or is cut off, would keep its locks for ever."""
+
 _RECONNECT_SECONDS = 1.0
 _IDLE_SECONDS = 1.0
 _LISTENER_LOCKS = 0x4C53
@@ -44,7 +47,8 @@ class Database:
             hide_parameters=True,
             connect_args={
                 "connect_timeout": _CONNECT_SECONDS,
-                "options": f"-c statement_timeout={_STATEMENT_MILLISECONDS} -c timezone=UTC",
+                "options": f"-c statement_timeout={_STATEMENT_MILLISECONDS} "
+                f"-c idle_in_transaction_session_timeout={_SILENT_MILLISECONDS} -c timezone=UTC",
             },
         )
 

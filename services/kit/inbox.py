@@ -84,9 +84,9 @@ async def first_time(tx: Transaction, event: Event) -> bool:
     return (await tx.execute(_RECORD, {"event_id": event.id})).scalar_one_or_none() is not None
 
 
-def backoff_seconds(failures: int) -> float:
+def backoff_seconds(failures: int, *, base: float = _BACKOFF_BASE) -> float:
     """Full jitter: anywhere up to the doubling bound. The exponent is clamped before it is raised."""
-    bound = min(_BACKOFF_BASE * 2.0 ** min(failures - 1, 20), _BACKOFF_CAP)
+    bound = min(base * 2.0 ** min(failures - 1, 20), _BACKOFF_CAP)
     return random.uniform(0, bound)  # noqa: S311  # spreads load; nothing secret depends on it
 
 

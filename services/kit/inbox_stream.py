@@ -38,6 +38,20 @@ def delayed_of(service: str) -> str:
     return f"{{{stream_of(service)}}}:delayed"
 
 
+async def waiting_since(client: Redis, service: str) -> datetime | None:
+    """When the entry came that waits the longest to be taken by a worker; None when none waits."""
+    stream = stream_of(service)
+    try:
+        groups = {each["name"]: each["last-delivered-id"] for each in await client.xinfo_groups(stream)}
+    except redis.exceptions.ResponseError as error:
+        if "no such key" not in str(error):
+            raise
+        return None
+    taken = groups.get(GROUP.encode(), _BEGINNING).decode()
+    waiting = cast("list[_Raw]", await client.xrange(stream, min=f"({taken}", count=1))
+    return _came_at(waiting[0][0]) if waiting else None
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One delivery of an event."""
@@ -123,7 +137,7 @@ class InboxStream:
     async def oldest_at(self) -> datetime | None:
         """When the entry that waits the longest came; None when none does."""
         answer = cast("list[_Raw]", await self._redis.xrange(self._stream, count=1))
-        return datetime.fromtimestamp(int(answer[0][0].split(b"-")[0]) / 1000, UTC) if answer else None
+        return _came_at(answer[0][0]) if answer else None
 
     async def _claim(self, count: int) -> list[Entry]:
         # The cursor goes round: a look covers only part of a long list of pending entries.
@@ -157,6 +171,10 @@ def _entries(raw: Sequence[_Raw], *, claimed: bool) -> list[Entry]:
         for entry_id, fields in raw
         if fields
     ]
+
+
+def _came_at(entry_id: bytes) -> datetime:
+    return datetime.fromtimestamp(int(entry_id.split(b"-")[0]) / 1000, UTC)
 
 
 def _number(text: bytes) -> int:

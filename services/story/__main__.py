@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 
 from storymesh.ops.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
 from storymesh.story.v1.story_service_pb2 import DESCRIPTOR
@@ -17,6 +18,7 @@ from services.kit.database import Database
 from services.kit.dead_letter_service import DeadLetterDesk, DeadLetterServicer
 from services.kit.dead_letters import DeadLetters
 from services.kit.inbox import Inbox
+from services.kit.inbox_stream import waiting_since
 from services.kit.keys import fetch_from
 from services.kit.paging import Pages
 from services.kit.relay import Relay
@@ -151,7 +153,7 @@ async def work(settings: StoryWorkerSettings) -> None:
         server.background(inbox.run)
         server.background(accounts_inbox.run)
         server.background(relay.run)
-        server.background(Sweeper(db).run)
+        server.background(Sweeper(db, partial(waiting_since, redis, "story")).run)
         server.background(interruptions.run)
         server.background(Pruning(db, erasing, system_clock).run)
         await server.run()

@@ -108,7 +108,11 @@ _BEGIN_ATTEMPT = (
         stories.c.id == bindparam("story"),
         stories.c.deleted_at.is_(None),
         or_(
-            stories.c.state == State.QUEUED, and_(stories.c.state == State.RUNNING, stories.c.leased_until < func.now())
+            and_(
+                stories.c.state == State.QUEUED,
+                or_(stories.c.available_at.is_(None), stories.c.available_at <= func.now()),
+            ),
+            and_(stories.c.state == State.RUNNING, stories.c.leased_until < func.now()),
         ),
     )
     .values(
@@ -292,6 +296,7 @@ async def queue_again(tx: Transaction, story_id: UUID, *, now: datetime) -> bool
             prompt_tokens=0,
             completion_tokens=0,
             queued_at=now,
+            available_at=None,
             completed_at=None,
             dispatched_at=func.now(),
         )
@@ -314,7 +319,7 @@ async def hidden(tx: Transaction, longer_than: timedelta, limit: int) -> Sequenc
 async def begin_attempt(
     tx: Transaction, story_id: UUID, *, writer: str, model: str, lease: timedelta, now: datetime
 ) -> Story | None:
-    """Starts the next attempt at a queued story or at one whose worker's lease has ended; None when neither is the case.
+    """Starts the next attempt at a queued story that is available, or at one whose worker's lease has ended; else None.
 
     Title and text are those of the last checkpoint: go on from there, or `start_over`.
     """
@@ -323,13 +328,14 @@ async def begin_attempt(
     return _story(row) if row else None
 
 
-async def lease_left(tx: Transaction, story_id: UUID) -> timedelta | None:
-    """How long the running attempt's lease still lasts; None when no attempt is running."""
-    query = select(stories.c.leased_until - func.now()).where(
-        stories.c.id == story_id, stories.c.state == State.RUNNING
+async def held_for(tx: Transaction, story_id: UUID) -> timedelta | None:
+    """How long no attempt may begin: by the lease of the running one, or by the pause after the last. None for a final story."""
+    until = case((stories.c.state == State.RUNNING, stories.c.leased_until), else_=stories.c.available_at)
+    query = select(func.coalesce(until, func.now()) - func.now()).where(
+        stories.c.id == story_id, stories.c.state.in_(_UNFINISHED)
     )
-    left: timedelta | None = (await tx.execute(query)).scalar_one_or_none()
-    return left
+    held: timedelta | None = (await tx.execute(query)).scalar_one_or_none()
+    return held
 
 
 async def start_over(tx: Transaction, story_id: UUID, attempt: int) -> None:
@@ -375,8 +381,10 @@ async def fail(
     return (await tx.execute(_FAIL, values)).rowcount == 1
 
 
-async def requeue(tx: Transaction, story_id: UUID, attempt: int, checkpoint: Checkpoint, *, failed: bool) -> bool:
-    """Puts the story back into the queue after a passing failure, or, not `failed`, when its worker leaves.
+async def requeue(
+    tx: Transaction, story_id: UUID, attempt: int, checkpoint: Checkpoint, *, pause: timedelta | None
+) -> bool:
+    """Puts the story back into the queue, to be begun after a pause when the attempt has failed; no pause: its worker leaves.
 
     The next attempt may go on from the checkpoint. False when the attempt is not the running one any more.
     """
@@ -386,13 +394,17 @@ async def requeue(tx: Transaction, story_id: UUID, attempt: int, checkpoint: Che
         attempt,
         state=State.QUEUED,
         **_saved(checkpoint),
-        failures=stories.c.failures + int(failed),
+        failures=stories.c.failures + (0 if pause is None else 1),
+        available_at=func.now() + (pause or timedelta(0)),
         leased_until=None,
     )
 
 
-async def lock_undispatched(tx: Transaction, older_than: timedelta, limit: int) -> Sequence[UUID]:
-    """Unfinished stories that nobody holds and whose dispatch is long past, marked as dispatched again."""
+async def lock_undispatched(
+    tx: Transaction, older_than: timedelta, limit: int, *, before: datetime | None = None
+) -> Sequence[UUID]:
+    """Unfinished stories that nobody holds, and that were due so long ago, and `before` that; marked as dispatched again."""
+    due_at = func.greatest(stories.c.dispatched_at, stories.c.available_at)
     unheld = or_(
         stories.c.state == State.QUEUED, (stories.c.state == State.RUNNING) & (stories.c.leased_until < func.now())
     )
@@ -401,7 +413,7 @@ async def lock_undispatched(tx: Transaction, older_than: timedelta, limit: int) 
         .where(
             stories.c.state.in_(_UNFINISHED),
             unheld,
-            stories.c.dispatched_at < func.now() - older_than,
+            due_at < func.least(func.now(), before) - older_than,
         )
         .order_by(stories.c.id)
         .limit(limit)

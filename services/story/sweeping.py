@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import timedelta
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 
 from storymesh.events.v1 import story_events_pb2 as events
 
@@ -20,11 +21,19 @@ _LOST_AFTER = timedelta(minutes=2)
 _BATCH = 100
 
 
-class Sweeper:
-    """Requests again what is unfinished, held by nobody and long since dispatched. A needless repeat is harmless."""
+WaitingSince = Callable[[], Awaitable[datetime | None]]
+"""When the event was published that waits the longest for a worker to take it; None when none waits."""
 
-    def __init__(self, db: Database, *, lost_after: timedelta = _LOST_AFTER) -> None:
+
+class Sweeper:
+    """Requests again what is unfinished, held by nobody and long since due, though later events were taken.
+
+    A story that merely waits for its turn is not lost. A needless repeat is harmless.
+    """
+
+    def __init__(self, db: Database, waiting_since: WaitingSince, *, lost_after: timedelta = _LOST_AFTER) -> None:
         self._db = db
+        self._waiting_since = waiting_since
         self._lost_after = lost_after
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -41,9 +50,10 @@ class Sweeper:
                 continue
 
     async def sweep(self) -> int:
-        """Returns how many stories were requested again."""
+        """Returns how many stories were requested again. Raises RedisError."""
+        waiting_since = await self._waiting_since()
         async with self._db.transaction() as tx:
-            lost = await store.lock_undispatched(tx, self._lost_after, _BATCH)
+            lost = await store.lock_undispatched(tx, self._lost_after, _BATCH, before=waiting_since)
             for story_id in lost:
                 await outbox.add(tx, events.StoryRequested(story_id=str(story_id)), key=story_id)
         if lost:

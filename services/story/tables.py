@@ -49,6 +49,8 @@ stories = Table(
     Column("leased_until", DateTime(timezone=True)),
     # When it was requested last: at first or by a retry.
     Column("queued_at", DateTime(timezone=True)),
+    # No attempt begins before it: the pause after a failed one. Empty: none is due.
+    Column("available_at", DateTime(timezone=True)),
     # Set, the story exists for nobody any more; its words go from Redis first, then the row.
     Column("deleted_at", DateTime(timezone=True)),
     Index("stories_by_owner", "owner_id", "id"),

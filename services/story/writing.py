@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -32,6 +32,12 @@ log = logging.getLogger(__name__)
 _BATCH_SECONDS = 0.03
 """Words of one batch travel as one entry: short enough to look live, long enough to spare Redis an entry per token."""
 
+_AFTERWARDS = timedelta(seconds=0.1)
+"""For Redis, which reckons when an event comes back, and Postgres, which reckons when the story may be begun, differ a little."""
+
+_PAUSE_BASE_SECONDS = 10.0
+"""A provider that refuses or fails usually does for a minute: the attempts are to outlast that."""
+
 _TITLE_SECONDS = 1.0
 """How long readers of a story that is written wait for its title at most; a story that takes no longer gets it with its text."""
 
@@ -40,6 +46,10 @@ _MOST_CHARACTERS = 50_000
 
 
 _Begun: TypeAlias = tuple[Story, AsyncGenerator[Piece, None]]
+
+
+def _pause_seconds(failures: int) -> float:
+    return backoff_seconds(failures, base=_PAUSE_BASE_SECONDS)
 
 
 class Writing:
@@ -61,7 +71,9 @@ class Writing:
         seconds: float,
         life: timedelta,
         attempts: int,
+        backoff: Callable[[int], float] = _pause_seconds,
     ) -> None:
+        """`backoff` is the pause in seconds after so many failed attempts; a writer may ask for a longer one."""
         self._db = db
         self._progress = progress
         self._writer = writer
@@ -71,6 +83,7 @@ class Writing:
         self._seconds = seconds
         self._life = life
         self._attempts = attempts
+        self._backoff = backoff
 
     async def write(self, story_id: UUID) -> None:
         """Brings the story to an end, or raises Later when it must be tried again.
@@ -101,7 +114,7 @@ class Writing:
         except WriterRefused as refused:
             await self._fail(story, draft, refused.reason)
         except asyncio.CancelledError:
-            await asyncio.shield(self._requeue(story, draft, failed=False))
+            await asyncio.shield(self._requeue(story, draft))
             raise
         except Exception as error:
             # Whatever a writer does wrong is its attempt's failure, never the worker's.
@@ -116,7 +129,7 @@ class Writing:
         except asyncio.CancelledError:
             await asyncio.wait([beginning])
             if not beginning.cancelled() and not beginning.exception() and (begun := beginning.result()):
-                await self._requeue(begun[0], _Draft(self._progress, begun[0]), failed=False)
+                await self._requeue(begun[0], _Draft(self._progress, begun[0]))
             raise
 
     async def _begin(self, story_id: UUID) -> _Begun | None:
@@ -135,10 +148,10 @@ class Writing:
             )
         if story is None:
             async with self._db.single() as tx:
-                left = await store.lease_left(tx, story_id)
-            if left is not None:
-                # Another worker has it. Should that one die, this event is what brings the story back.
-                raise Later(max(left, timedelta(0)) + timedelta(seconds=1))
+                held = await store.held_for(tx, story_id)
+            if held is not None:
+                # Another worker has it, or had no success a while ago. Should that one die, this event brings the story back.
+                raise Later(max(held, timedelta(0)) + _AFTERWARDS)
             return None
         brief = _brief(story)
         rest = self._rest(brief, story)
@@ -251,14 +264,14 @@ class Writing:
         if failures >= self._attempts:
             await self._fail(story, draft, FailureReason.WRITER_UNAVAILABLE)
             return
-        if not await self._requeue(story, draft, failed=True):
-            return
         asked = error.retry_after if isinstance(error, WriterUnavailable) else None
-        raise Later(timedelta(seconds=max(backoff_seconds(failures), asked or 0.0)))
+        pause = timedelta(seconds=max(self._backoff(failures), asked or 0.0))
+        if await self._requeue(story, draft, pause=pause):
+            raise Later(pause + _AFTERWARDS)
 
-    async def _requeue(self, story: Story, draft: _Draft, *, failed: bool) -> bool:
+    async def _requeue(self, story: Story, draft: _Draft, *, pause: timedelta | None = None) -> bool:
         async with self._db.single() as tx:
-            requeued = await store.requeue(tx, story.id, story.attempt, draft.checkpoint, failed=failed)
+            requeued = await store.requeue(tx, story.id, story.attempt, draft.checkpoint, pause=pause)
         if requeued:
             await draft.end()
         return requeued

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -18,6 +19,7 @@ from services.event_routes import ROUTES
 from services.kit.clock import system_clock
 from services.kit.database import Database
 from services.kit.inbox import Inbox
+from services.kit.inbox_stream import waiting_since
 from services.kit.paging import Pages
 from services.kit.relay import Relay
 from services.kit.server import Server
@@ -32,6 +34,7 @@ from services.story.model import Limits
 from services.story.progress import Progress
 from services.story.servicer import StoryServicer
 from services.story.stories import Stories
+from services.story.sweeping import Sweeper
 from services.story.watching import Watches, WatchLimits
 from services.story.writers import Writer
 from services.story.writing import Writing
@@ -79,7 +82,13 @@ class StoryWorld:
         return Person(self.stub, self.issuer)
 
     def writing(
-        self, writer: Writer, *, attempts: int = 3, seconds: float = 30, life: timedelta = timedelta(hours=1)
+        self,
+        writer: Writer,
+        *,
+        attempts: int = 3,
+        seconds: float = 30,
+        life: timedelta = timedelta(hours=1),
+        backoff: Callable[[int], float] = lambda _: 0.0,
     ) -> Writing:
         return Writing(
             self.db,
@@ -91,7 +100,11 @@ class StoryWorld:
             seconds=seconds,
             life=life,
             attempts=attempts,
+            backoff=backoff,
         )
+
+    def sweeper(self) -> Sweeper:
+        return Sweeper(self.db, partial(waiting_since, self.redis, "story"))
 
     def inbox(self, writer: Writer) -> Inbox:
         return Inbox(

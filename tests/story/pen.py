@@ -65,9 +65,7 @@ class Pen:
 
     async def requeue(self) -> None:
         async with self._db.transaction() as tx:
-            assert await store.requeue(
-                tx, self.story_id, self.position.attempt, Checkpoint("", self.text), failed=False
-            )
+            assert await store.requeue(tx, self.story_id, self.position.attempt, Checkpoint("", self.text), pause=None)
         await self._append(Kind.END)
 
     async def commit(self) -> None:

@@ -27,7 +27,6 @@ from services.story.erasing import Erasing
 from services.story.model import Position, State
 from services.story.peers import Accounts
 from services.story.progress import Kind, Overtaken, Progress
-from services.story.sweeping import Sweeper
 from services.story.tables import stories
 from services.story.writers import Title, Words
 from tests.identity import service_tokens
@@ -190,7 +189,7 @@ async def test_an_announcement_that_is_just_being_made_goes_with_its_story(world
         await outbox.add(sweep, auth_events_pb2.UserDeleted(), key=story_id)
     await erasing
     assert await left(world) == NOTHING
-    assert await Sweeper(world.db).sweep() == 0
+    assert await world.sweeper().sweep() == 0
 
 
 async def _waits_for_a_row(world: StoryWorld) -> bool:

@@ -12,10 +12,10 @@ from storymesh.events.v1 import story_events_pb2 as events
 from storymesh.story.v1 import story_service_pb2 as pb
 
 from services.kit import outbox
-from services.kit.inbox import Later
+from services.kit.clock import system_clock
+from services.kit.inbox import GROUP, Later, stream_of
 from services.story import store
 from services.story.model import State, Story
-from services.story.sweeping import Sweeper
 from services.story.tables import stories
 from services.story.writers import Refusal, Title, Words, WriterRefused, WriterUnavailable
 from tests.story.conftest import StoryWorld
@@ -182,13 +182,59 @@ async def test_a_story_that_keeps_killing_its_workers_is_given_up(world: StoryWo
 
 async def test_a_story_whose_event_was_lost_is_requested_again_once(world: StoryWorld) -> None:
     story_id = await requested(world)
-    sweeper = Sweeper(world.db, lost_after=timedelta(minutes=2))
+    sweeper = world.sweeper()
     assert await sweeper.sweep() == 0
     async with world.db.transaction() as tx:
         await tx.execute(update(stories).values(dispatched_at=stories.c.dispatched_at - timedelta(minutes=3)))
     assert await sweeper.sweep() == 1
     assert await sweeper.sweep() == 0
     assert await events_of(world, story_id) == ["StoryRequested", "StoryRequested"]
+
+
+async def dispatched(world: StoryWorld, ago: timedelta) -> None:
+    async with world.db.transaction() as tx:
+        await tx.execute(update(stories).values(dispatched_at=stories.c.created_at - ago))
+
+
+async def test_no_event_begins_a_story_in_the_pause_after_a_failed_attempt(world: StoryWorld) -> None:
+    """The writer asked for that pause; a repeat of the event would spend the next attempt in it."""
+    story_id = await requested(world)
+    busy = ScriptedWriter(WriterUnavailable("busy", retry_after=600))
+    writing = world.writing(busy)
+    for _ in range(2):
+        with pytest.raises(Later) as later:
+            await writing.write(story_id)
+        assert timedelta(seconds=590) < later.value.delay < timedelta(seconds=601)
+    await dispatched(world, timedelta(hours=1))
+    assert await world.sweeper().sweep() == 0
+    story = await found(world, story_id)
+    assert (story.state, story.attempt, story.failures, len(busy.briefs)) == (State.QUEUED, 1, 1, 1)
+
+
+async def test_a_failed_story_that_is_asked_for_anew_does_not_wait(world: StoryWorld) -> None:
+    story_id = await requested(world)
+    with pytest.raises(Later):
+        await world.writing(ScriptedWriter(WriterUnavailable("busy", retry_after=600))).write(story_id)
+    async with world.db.transaction() as tx:
+        await tx.execute(update(stories).values(state=State.FAILED))
+        assert await store.queue_again(tx, story_id, now=system_clock())
+    writer = ScriptedWriter()
+    writer.tell("T", "at once")
+    await world.writing(writer).write(story_id)
+    assert (await found(world, story_id)).text == "at once"
+
+
+async def test_a_story_that_waits_for_its_turn_is_not_taken_for_lost(world: StoryWorld) -> None:
+    await requested(world)
+    await dispatched(world, timedelta(minutes=10))
+    before = int((system_clock() - timedelta(minutes=11)).timestamp() * 1000)
+    stream = stream_of("story")
+    await world.redis.xgroup_create(stream, GROUP, id="0", mkstream=True)
+    for number in range(2):
+        await world.redis.xadd(stream, {"event": "of an earlier story"}, id=f"{before}-{number}")
+        assert await world.sweeper().sweep() == 0
+        await world.redis.xreadgroup(GROUP, "worker", {stream: ">"})
+    assert await world.sweeper().sweep() == 1
 
 
 async def test_a_running_story_is_not_swept(world: StoryWorld) -> None:
@@ -201,4 +247,4 @@ async def test_a_running_story_is_not_swept(world: StoryWorld) -> None:
                 dispatched_at=stories.c.dispatched_at - timedelta(hours=1),
             )
         )
-    assert await Sweeper(world.db).sweep() == 0
+    assert await world.sweeper().sweep() == 0

@@ -64,6 +64,7 @@ async def mesh(
     environment = {
         "STORYMESH_LEASE_SECONDS": "3",
         "STORYMESH_COMPOSER_PACE": "0.02",
+        "STORYMESH_WRITE_SECONDS": "3",
         "STORYMESH_RATE_LIMIT_RULES": str(rules_file),
         "STORYMESH_CODE_COOLDOWN_SECONDS": "0",
         "STORYMESH_SIGN_IN_FAILURES_PER_NETWORK": str(FAILURES_PER_NETWORK),

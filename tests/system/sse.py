@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
+
 from tests.system.conftest import Person
+from tests.waiting import until
 
 
 class Events:
@@ -49,9 +53,67 @@ class Events:
 
 @asynccontextmanager
 async def watched(person: Person, story_id: str, resume_token: str = "") -> AsyncIterator[Events]:
-    query = {"resume_token": resume_token} if resume_token else {}
-    url = f"/v1/stories/{story_id}:watch"
-    async with person.http.stream("GET", url, params=query, headers=person.auth, timeout=40) as response:
+    async with _watch(person, story_id, resume_token) as response:
         assert response.status_code == 200, await response.aread()
         assert response.headers["content-type"].startswith("text/event-stream")
         yield Events(response.aiter_lines())
+
+
+@asynccontextmanager
+async def _watch(person: Person, story_id: str, resume_token: str) -> AsyncIterator[httpx.Response]:
+    query = {"resume_token": resume_token} if resume_token else {}
+    url = f"/v1/stories/{story_id}:watch"
+    async with person.http.stream("GET", url, params=query, headers=person.auth, timeout=40) as response:
+        yield response
+
+
+class Follower:
+    """Follows one story through refusals and broken streams, as a patient client does: always from the last token."""
+
+    def __init__(self, person: Person, story_id: str) -> None:
+        self._person = person
+        self.story_id = story_id
+        self.resume_token = ""
+        self.views = [""]
+        """What the client had on its screen after each message."""
+        self.resumptions: list[tuple[str, str]] = []
+        """What it had as it came back, and the snapshot that it got."""
+        self.last: dict[str, Any] = {}
+
+    @property
+    def text(self) -> str:
+        return self.views[-1]
+
+    async def to_the_end(self, *, at_most: int = sys.maxsize) -> None:
+        """Over as many connections as it takes, each left after that many messages."""
+
+        async def ended() -> bool:
+            await self.connect(at_most=at_most)
+            return "done" in self.last
+
+        await until(ended, 60)
+
+    async def connect(self, *, at_most: int = sys.maxsize) -> None:
+        """Watches over one connection."""
+        try:
+            async with _watch(self._person, self.story_id, self.resume_token) as response:
+                assert response.status_code in (200, 503), await response.aread()
+                if response.status_code == 200:
+                    await self._read(Events(response.aiter_lines()), at_most)
+        except httpx.TransportError:
+            # The token that came last is as good as after any other end.
+            return
+
+    async def _read(self, events: Events, at_most: int) -> None:
+        for number in range(at_most):
+            kind = await events.step()
+            if not kind:
+                return
+            if number == 0:
+                assert kind == "snapshot"
+                if self.resume_token:
+                    self.resumptions.append((self.text, events.text))
+            self.views.append(events.text)
+            self.resume_token, self.last = events.resume_token, events.last
+            if kind in ("done", "reconnect"):
+                return
