@@ -179,8 +179,8 @@ def _about_words(seen: first_words.FirstWords) -> list[str]:
         f"{name} {1000 * seconds:.1f}" for name, seconds in sorted(seen.steps.items(), key=lambda step: step[1])
     )
     return [
-        f"First words: {len(seen.asked)} stories at {first_words.A_SECOND} requests/s, {seen.failed} failed; the composer pauses "
-        f"{1000 * first_words.PACE_SECONDS:g} ms before each word. Medians from the request to each step, in ms: {steps}."
+        f"First words: {len(seen.asked)} stories at {first_words.A_SECOND} requests/s, {seen.failed} failed; the composer writes "
+        f"without a pause. Medians from the request to each step, in ms: {steps}."
     ]
 
 

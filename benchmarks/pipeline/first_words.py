@@ -18,7 +18,6 @@ import uvloop
 from .running import Running
 
 A_SECOND = 20
-PACE_SECONDS = 0.001
 
 _LINE_LIMIT = 1 << 20
 _BODY = json.dumps({"preferences": ["lighthouses"], "theme": "a letter", "length": "STORY_LENGTH_SHORT"})
@@ -51,9 +50,9 @@ class FirstWords:
 
 
 async def measure(running: Running, readers: Executor, *, workers: int, slots: int, seconds: float) -> FirstWords:
-    """With slots enough that no story waits for another, and words that come quickly enough for the streams not to be the load."""
+    """With slots enough that no story waits for another, and words that come as soon as they are asked for."""
     job = partial(read, running.mesh.layout.settings.port, running.tokens)
-    async with running.story_workers(workers, writer_concurrency=slots, composer_pace=PACE_SECONDS):
+    async with running.story_workers(workers, writer_concurrency=slots, composer_pace=0):
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(readers, partial(job, seconds=min(seconds, 1.0)))  # connections, caches, imports
         seen = await loop.run_in_executor(readers, partial(job, seconds=seconds))

@@ -129,6 +129,7 @@ async def work(settings: StoryWorkerSettings) -> None:
             seconds=settings.story_seconds,
             life=timedelta(seconds=settings.story_life_seconds),
             attempts=settings.story_attempts,
+            limit=settings.writer_limit,
         )
         inbox = Inbox(
             db,

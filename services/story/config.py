@@ -34,6 +34,11 @@ class StoryWorkerSettings(InboxSettings):
 
     writer: WriterName = Field("composer", description="Who writes: openai, local or composer.")
     writer_concurrency: int = Field(2, ge=1, description="Stories that a worker writes at a time.")
+    writer_limit: int = Field(
+        0,
+        ge=0,
+        description="Stories that all workers together write with this writer at a time; 0: as many as they can.",
+    )
     story_seconds: float = Field(300.0, gt=0, description="The longest that one attempt at a story may take.")
     story_life_seconds: float = Field(
         21600.0,

@@ -44,8 +44,8 @@ from services.kit.paging import PageRequest
 from .model import Checkpoint, Demand, Length, Limits, State, Story, Wish
 from .tables import admissions, stories
 
-_ADMISSION_LOCKS = 0x5354
-"""Any constant: it keeps these locks apart from others that are named by two numbers."""
+_ADMISSION_LOCKS, _WRITER_LOCKS = 0x5354, 0x5752
+"""Any constants: they keep these locks apart from others that are named by two numbers."""
 
 _UNFINISHED = (State.QUEUED, State.RUNNING)
 
@@ -314,6 +314,17 @@ async def hidden(tx: Transaction, longer_than: timedelta, limit: int) -> Sequenc
     """Stories whose deletion began so long ago that it was broken off."""
     query = select(stories.c.id).where(stories.c.deleted_at < func.now() - longer_than).limit(limit)
     return list((await tx.execute(query)).scalars())
+
+
+async def lock_beginnings(tx: Transaction, writer: str) -> int:
+    """Lets one transaction at a time begin attempts with the writer, and answers how many are running."""
+    await tx.execute(
+        select(func.pg_advisory_xact_lock(cast(_WRITER_LOCKS, Integer), func.hashtext(cast(writer, String))))
+    )
+    running = select(func.count()).where(
+        stories.c.state == State.RUNNING, stories.c.writer == writer, stories.c.leased_until >= func.now()
+    )
+    return int((await tx.execute(running)).scalar_one())
 
 
 async def begin_attempt(

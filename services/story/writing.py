@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from services.kit import outbox
 from services.kit.clock import Clock
-from services.kit.database import Database
+from services.kit.database import Database, Transaction
 from services.kit.inbox import Later, backoff_seconds
 
 from . import store
@@ -71,9 +71,13 @@ class Writing:
         seconds: float,
         life: timedelta,
         attempts: int,
+        limit: int = 0,
         backoff: Callable[[int], float] = _pause_seconds,
     ) -> None:
-        """`backoff` is the pause in seconds after so many failed attempts; a writer may ask for a longer one."""
+        """`limit` is how many stories all workers together may write with this writer; 0 is no limit.
+
+        `backoff` is the pause in seconds after so many failed attempts; a writer may ask for a longer one.
+        """
         self._db = db
         self._progress = progress
         self._writer = writer
@@ -83,6 +87,7 @@ class Writing:
         self._seconds = seconds
         self._life = life
         self._attempts = attempts
+        self._limit = limit
         self._backoff = backoff
 
     async def write(self, story_id: UUID) -> None:
@@ -137,7 +142,7 @@ class Writing:
 
         None when there is nothing to do: the story is final, or gone.
         """
-        async with self._db.single() as tx:
+        async with self._beginning() as tx:
             story = await store.begin_attempt(
                 tx,
                 story_id,
@@ -160,6 +165,18 @@ class Writing:
                 await store.start_over(tx, story.id, story.attempt)
             story = replace(story, title="", text="")
         return story, rest or self._writer.write(brief)
+
+    @asynccontextmanager
+    async def _beginning(self) -> AsyncIterator[Transaction]:
+        """Raises Later when as many stories as may be are written already."""
+        if not self._limit:
+            async with self._db.single() as tx:
+                yield tx
+            return
+        async with self._db.transaction() as tx:
+            if await store.lock_beginnings(tx, self._writer.name) >= self._limit:
+                raise Later(timedelta(seconds=backoff_seconds(1)) + _AFTERWARDS)
+            yield tx
 
     def _rest(self, brief: Brief, story: Story) -> AsyncGenerator[Piece, None] | None:
         if not story.text or not isinstance(self._writer, Continuing):

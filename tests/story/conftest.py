@@ -88,6 +88,7 @@ class StoryWorld:
         attempts: int = 3,
         seconds: float = 30,
         life: timedelta = timedelta(hours=1),
+        limit: int = 0,
         backoff: Callable[[int], float] = lambda _: 0.0,
     ) -> Writing:
         return Writing(
@@ -100,6 +101,7 @@ class StoryWorld:
             seconds=seconds,
             life=life,
             attempts=attempts,
+            limit=limit,
             backoff=backoff,
         )
 

@@ -20,6 +20,7 @@ from services.story.tables import stories
 from services.story.writers import Refusal, Title, Words, WriterRefused, WriterUnavailable
 from tests.story.conftest import StoryWorld
 from tests.story.scripted import ScriptedWriter
+from tests.waiting import until
 
 End = ScriptedWriter.End
 
@@ -194,6 +195,23 @@ async def test_a_story_whose_event_was_lost_is_requested_again_once(world: Story
 async def dispatched(world: StoryWorld, ago: timedelta) -> None:
     async with world.db.transaction() as tx:
         await tx.execute(update(stories).values(dispatched_at=stories.c.created_at - ago))
+
+
+async def test_all_workers_together_write_no_more_stories_than_the_writer_may_have(world: StoryWorld) -> None:
+    ids = [await requested(world) for _ in range(6)]
+    writer = ScriptedWriter()
+    workers = [world.writing(writer, limit=2) for _ in range(3)]
+    writing = [asyncio.create_task(workers[number % 3].write(story_id)) for number, story_id in enumerate(ids)]
+    await until(lambda: len(writer.briefs) + sum(task.done() for task in writing) == len(ids))
+    assert len(writer.briefs) == 2
+    for _ in range(2):
+        writer.tell("T", "written")
+    refused = [each for each in await asyncio.gather(*writing, return_exceptions=True) if each]
+    assert [type(each) for each in refused] == [Later] * 4
+    queued = [story_id for story_id in ids if (await found(world, story_id)).state is State.QUEUED]
+    assert len(queued) == 4
+    writer.tell("T", "the next")
+    await workers[0].write(queued[0])
 
 
 async def test_no_event_begins_a_story_in_the_pause_after_a_failed_attempt(world: StoryWorld) -> None:
