@@ -157,7 +157,7 @@ class _Document:
             operation["parameters"] = parameters
         if body:
             operation["requestBody"] = self._request_body(method.input_type, in_path)
-        operation["responses"] = self._responses(method, comment, public=public, takes_body=bool(body))
+        operation["responses"] = self._responses(method, comment, policy.get("access"), takes_body=bool(body))
         return operation
 
     def _parameter(self, message: Descriptor, name: str, where: str) -> Json:
@@ -175,7 +175,7 @@ class _Document:
             "content": {"application/json": {"schema": self._component(message, schema)}},
         }
 
-    def _responses(self, method: MethodDescriptor, comment: str, *, public: bool, takes_body: bool) -> Json:
+    def _responses(self, method: MethodDescriptor, comment: str, access: str | None, *, takes_body: bool) -> Json:
         answer = self._reference(method.output_type)
         if method.server_streaming:
             ok: Json = {
@@ -192,7 +192,8 @@ class _Document:
         statuses |= {
             HTTP_STATUS[name] for name in re.findall(r"\b[A-Z]+(?:_[A-Z]+)*\b", comment) if name in HTTP_STATUS
         }
-        statuses |= set() if public else {401}
+        statuses |= set() if access == "ACCESS_PUBLIC" else {401}
+        statuses |= {403} if access == "ACCESS_ADMIN" else set()
         statuses |= {413, 415} if takes_body else set()
         errors = {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(statuses)}
         return {"200": ok, **errors, "default": {"$ref": "#/components/responses/default"}}

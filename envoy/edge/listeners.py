@@ -7,7 +7,7 @@ from edge.clusters import socket_address
 from edge.config import Config, extension, header, seconds
 from edge.contract import JWKS_METHOD, Contract
 from edge.limits import INTERNAL_PREFIX, client_address, global_limits, local_limit
-from edge.observability import access_log, tracing
+from edge.observability import access_log, sound_traces, tracing
 from edge.replies import local_replies
 from edge.routes import route_configuration
 from edge.settings import Settings, Sizes
@@ -67,7 +67,7 @@ def _connection_manager(settings: Settings, contract: Contract) -> Config:
         use_remote_address=True,
         xff_num_trusted_hops=settings.trusted_proxies,
         internal_address_config={"unix_sockets": False},
-        early_header_mutation_extensions=[_strip_claims_of_identity()],
+        early_header_mutation_extensions=[_believable_headers()],
         normalize_path=True,
         merge_slashes=True,
         path_with_escaped_slashes_action="REJECT_REQUEST",
@@ -120,14 +120,15 @@ def _filters(settings: Settings, contract: Contract) -> list[Config]:
     ]
 
 
-def _strip_claims_of_identity() -> Config:
-    """Removes what only proxies and services may say, before anything has read it."""
+def _believable_headers() -> Config:
+    """Removes what only proxies and services may say, and a trace that is none, before anything has read it."""
     return extension(
         "envoy.http.early_header_mutation.header_mutation",
         "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
         mutations=[
             *({"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in ("x-envoy-", INTERNAL_PREFIX)),
             *({"remove": name} for name in ("forwarded", "x-real-ip", "x-client-ip", "x-user-id")),
+            *sound_traces(f"{INTERNAL_PREFIX}traceparent"),
         ],
     )
 

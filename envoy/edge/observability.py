@@ -5,7 +5,7 @@ from __future__ import annotations
 from edge.authentication import FILTER as JWT_AUTHN
 from edge.authentication import PAYLOAD
 from edge.clusters import COLLECTOR_CLUSTER
-from edge.config import Config, extension
+from edge.config import Config, extension, header
 from edge.settings import Tracing
 
 _ECS_VERSION = "8.11.0"
@@ -29,6 +29,32 @@ def tracing(settings: Tracing) -> Config:
         # A span per try at an upstream shows retries and where the time went.
         "spawn_upstream_span": True,
     }
+
+
+def sound_traces(scratch: str) -> list[Config]:
+    """Mutations that take off a `traceparent` that is none (W3C Trace Context, 3.2.2), before tracing begins.
+
+    Envoy would start no trace at all for it, and each service one of its own that the client never learns. A header can be removed
+    by its name only, so a sound one goes by way of the header `scratch`.
+    """
+    sent = "request.headers['traceparent']"
+    sound = " && ".join(
+        (
+            "'traceparent' in request.headers",
+            # Two expressions that overlap in a hyphen, as Envoy allows none as large as both.
+            f"size({sent}) == 55",
+            f"{sent}.matches('^00-[0-9a-f]{{32}}-')",
+            f"{sent}.matches('-[0-9a-f]{{16}}-[0-9a-f][0-9a-f]$')",
+            f"!{sent}.startsWith('00-{'0' * 32}')",
+            f"!{sent}.contains('-{'0' * 16}-')",
+        )
+    )
+    return [
+        {"append": header(scratch, f"%CEL({sound} ? {sent} : '')%")},
+        {"remove": "traceparent"},
+        {"append": header("traceparent", f"%REQ({scratch})%")},
+        {"remove": scratch},
+    ]
 
 
 def access_log() -> list[Config]:

@@ -101,7 +101,9 @@ class Sizes(_Section):
     response_body_bytes: Count = Field(
         default=4_194_304, description="Of a JSON answer, which is buffered while it is made."
     )
-    request_headers_kb: Count = Field(default=32, description="Of all headers of a request.")
+    request_headers_kb: Annotated[int, Field(gt=0, le=48)] = Field(
+        default=32, description="Of all headers of a request. The services take 64 KB together with what the edge adds."
+    )
     connections: Count = Field(default=10_000, description="Open at the same time, over all clients.")
     streams_per_connection: Count = Field(default=100, description="Of one HTTP/2 connection at the same time.")
     requests_per_service: Count = Field(default=10_000, description="In flight to one service, open streams included.")

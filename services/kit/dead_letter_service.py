@@ -29,6 +29,12 @@ Context = ServicerContext[Any, Any]
 
 SERVICE = pb.DESCRIPTOR.services_by_name["DeadLetterService"].full_name
 
+SETTLEMENTS: Mapping[Settlement, pb.Settlement.ValueType] = {
+    Settlement.REPLAYED: pb.SETTLEMENT_REPLAYED,
+    Settlement.DISCARDED: pb.SETTLEMENT_DISCARDED,
+}
+"""Their names in the contract."""
+
 _QUERY = "page:deadLetters:"
 
 
@@ -124,7 +130,8 @@ class DeadLetterServicer(DeadLetterServiceServicer):
             _administrator(context),
             request.service,
             settlement,
-            [UUID(event_id) for event_id in request.event_ids],
+            # The contract wants unique texts; one id has several.
+            list(dict.fromkeys(map(UUID, request.event_ids))),
             because=request.reason,
             dry_run=request.dry_run,
         )
@@ -140,6 +147,11 @@ def to_proto(letter: DeadLetter) -> pb.DeadLetter:
         failures=letter.failures,
     )
     set_time(message.die_time, letter.died_at)
+    for decision in letter.decisions:
+        shown = message.decisions.add(
+            decision=SETTLEMENTS[decision.settlement], actor=str(decision.actor), reason=decision.because
+        )
+        set_time(shown.decide_time, decision.decided_at)
     return message
 
 

@@ -2,12 +2,13 @@
 
 A decision is one transaction. What is replayed goes back into its inbox afterwards, by `inbox_upkeep`, which repeats that until it
 is recorded: the event may come back twice, under its own id, and never not at all. One that dies again waits for a decision again.
+Every decision is kept for as long as its letter, which only an erasure removes.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -15,8 +16,11 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     DateTime,
+    ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -73,6 +77,34 @@ dead_letters = Table(
     ),
 )
 
+dead_letter_decisions = Table(
+    "dead_letter_decisions",
+    outbox.metadata,
+    Column("position", BigInteger, Identity(always=True), primary_key=True),
+    # Whoever erases the letter erases what was decided about it; nothing else removes either.
+    Column("event_id", Uuid, ForeignKey(dead_letters.c.event_id, ondelete="CASCADE"), nullable=False),
+    Column("inbox", Text, nullable=False),
+    Column("decision", Text, nullable=False),
+    Column("actor", Uuid, nullable=False),
+    Column("because", Text, nullable=False),
+    Column("decided_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("dead_letter_decisions_by_event", "event_id", "position"),
+)
+"""Only ever added to: the letter's own row holds the latest decision, and none any more when it died again."""
+
+_DECISIONS_SHOWN = 10
+"""Of each letter: one that is replayed for ever must not make a page of letters too long to be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What an administrator did about a letter, and why."""
+
+    settlement: Settlement
+    actor: UUID
+    because: str
+    decided_at: datetime
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
@@ -85,6 +117,8 @@ class DeadLetter:
     reason: str
     failures: int
     died_at: datetime
+    decisions: tuple[Decision, ...] = ()
+    """Those that were made before it died again: the last ones, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +179,9 @@ class DeadLetters:
         if page_token:
             query = query.where(tuple_(table.c.died_at, table.c.event_id) < self._position(page_token))
         query = query.order_by(table.c.died_at.desc(), table.c.event_id.desc()).limit(size + 1)
-        async with self._db.single() as tx:
+        async with self._db.transaction() as tx:
             rows = (await tx.execute(query)).mappings().all()
-        letters = tuple(map(self._letter, rows[:size]))
+            letters = await self._letters(tx, rows[:size])
         if len(rows) <= size:
             return Letters(letters, "")
         return Letters(
@@ -172,7 +206,8 @@ class DeadLetters:
             if missing:
                 raise DeadLetterNotFound(event_id=min(missing))
             open_ = [row for row in rows if row["settled_at"] is None]
-            if not dry_run:
+            letters = await self._letters(tx, open_)
+            if open_ and not dry_run:
                 await tx.execute(
                     update(table)
                     .where(table.c.event_id.in_([row["event_id"] for row in open_]))
@@ -185,15 +220,28 @@ class DeadLetters:
                         returned_at=None,
                     )
                 )
+                await tx.execute(
+                    insert(dead_letter_decisions),
+                    [
+                        {
+                            "event_id": row["event_id"],
+                            "inbox": row["inbox"] or self._service,
+                            "decision": settlement,
+                            "actor": administrator.user_id,
+                            "because": because,
+                        }
+                        for row in open_
+                    ],
+                )
         if open_ and not dry_run:
-            # The row keeps the latest decision; this is the record of every one.
             log.warning(
-                "dead letters %s: %s",
+                'dead letters %s because "%s": %s',
                 settlement.lower(),
+                because,
                 ", ".join(f"{row['type']} {row['event_id']}" for row in open_),
                 extra={"user.id": str(administrator.user_id)},
             )
-        return [self._letter(row) for row in open_]
+        return letters
 
     def _position(self, page_token: str) -> Any:
         position = self._signer.open(self._query, page_token)
@@ -202,7 +250,11 @@ class DeadLetters:
         died_at, _, event_id = position.partition(" ")
         return tuple_(datetime.fromisoformat(died_at), UUID(event_id))
 
-    def _letter(self, row: RowMapping) -> DeadLetter:
+    async def _letters(self, tx: Transaction, rows: Sequence[RowMapping]) -> tuple[DeadLetter, ...]:
+        decisions = await _decisions_about(tx, [row["event_id"] for row in rows])
+        return tuple(self._letter(row, decisions.get(row["event_id"], ())) for row in rows)
+
+    def _letter(self, row: RowMapping, decisions: Sequence[Decision]) -> DeadLetter:
         return DeadLetter(
             event_id=row["event_id"],
             service=self._service,
@@ -211,7 +263,23 @@ class DeadLetters:
             reason=row["reason"],
             failures=row["failures"],
             died_at=row["died_at"],
+            decisions=tuple(decisions),
         )
+
+
+async def _decisions_about(tx: Transaction, event_ids: Sequence[UUID]) -> Mapping[UUID, Sequence[Decision]]:
+    """The last ones about each event, oldest first."""
+    if not event_ids:
+        return {}
+    table = dead_letter_decisions
+    age = func.row_number().over(partition_by=table.c.event_id, order_by=table.c.position.desc()).label("age")
+    numbered = select(table, age).where(table.c.event_id.in_(event_ids)).subquery()
+    query = select(numbered).where(numbered.c.age <= _DECISIONS_SHOWN).order_by(numbered.c.position)
+    decisions: dict[UUID, list[Decision]] = {}
+    for row in (await tx.execute(query)).mappings():
+        decision = Decision(Settlement(row["decision"]), row["actor"], row["because"], row["decided_at"])
+        decisions.setdefault(row["event_id"], []).append(decision)
+    return decisions
 
 
 def foreign_page_token() -> InvalidArgument:

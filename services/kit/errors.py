@@ -53,8 +53,10 @@ class InvalidArgument(MeshError):
 
 
 class MalformedRequest(MeshError):
+    """The reason is the one that the edge gives for what it cannot read itself: callers need not know who read it."""
+
     code = StatusCode.INVALID_ARGUMENT
-    reason = "MALFORMED_REQUEST"
+    reason = "REQUEST_MALFORMED"
     message = "the bytes are not the message that this method takes"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TypeVar, cast
 from uuid import UUID
 
 from google.protobuf.message import DecodeError, Message
@@ -53,6 +53,22 @@ class Event:
         )
         envelope.occur_time.FromDatetime(self.occurred_at)
         return envelope.SerializeToString()
+
+
+def uuid_in(message: Message, field: str) -> UUID:
+    """The id that a text field of the payload holds. Raises Undecodable, without what it holds instead."""
+    try:
+        return UUID(getattr(message, field))
+    except ValueError:
+        raise Undecodable(f"{message.DESCRIPTOR.full_name}: {field} is no UUID") from None
+
+
+def time_in(message: Message, field: str) -> datetime:
+    """In UTC. Raises Undecodable for a time that no calendar has."""
+    try:
+        return cast("datetime", getattr(message, field).ToDatetime(UTC))
+    except (ValueError, OverflowError):
+        raise Undecodable(f"{message.DESCRIPTOR.full_name}: {field} is no time") from None
 
 
 def from_bytes(data: bytes) -> Event:

@@ -33,12 +33,15 @@ return 1
 
 MOVE_DUE = """
 -- KEYS: stream, delayed set. ARGV: most items. The tag keeps equal events apart; it is dropped here.
+-- What POSTPONE has not written goes on as it is, for the inbox to put it aside: an error here would hold up all that is behind it.
 local now = redis.call('TIME')
 local due = redis.call('ZRANGE', KEYS[2], '-inf', now[1] * 1000 + math.floor(now[2] / 1000), 'BYSCORE', 'LIMIT', 0, ARGV[1])
 for _, item in ipairs(due) do
   local first = string.find(item, ':', 1, true)
-  local second = string.find(item, ':', first + 1, true)
-  redis.call('XADD', KEYS[1], '*', 'event', string.sub(item, second + 1), 'failures', string.sub(item, first + 1, second - 1))
+  local second = first and string.find(item, ':', first + 1, true)
+  local event, failures = item, '0'
+  if second then event, failures = string.sub(item, second + 1), string.sub(item, first + 1, second - 1) end
+  redis.call('XADD', KEYS[1], '*', 'event', event, 'failures', failures)
   redis.call('ZREM', KEYS[2], item)
 end
 return #due

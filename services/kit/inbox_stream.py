@@ -23,6 +23,9 @@ _MOVE_AT_MOST = 100
 _CLAIM_SECONDS = 0.25
 """Between two looks for what dead workers left, when the last one found nothing: new entries need not wait for each."""
 
+_MOST_FAILURES = 1_000_000
+"""More than any inbox allows. An entry may claim more, which Python refuses to read or Postgres to keep."""
+
 _BEGINNING = b"0-0"
 
 _Raw = tuple[bytes, Mapping[bytes, bytes] | None]
@@ -178,4 +181,6 @@ def _came_at(entry_id: bytes) -> datetime:
 
 
 def _number(text: bytes) -> int:
-    return int(text) if text.isdigit() else 0
+    if not text.isdigit():
+        return 0
+    return min(int(text), _MOST_FAILURES) if len(text) <= len(str(_MOST_FAILURES)) else _MOST_FAILURES

@@ -51,7 +51,14 @@ _DUE = (
 SKIP LOCKED alone would let this relay overtake it.
 """
 
-_ANY_LEFT = select(exists().where(_row.c.published_at.is_(None)))
+
+_UNPUBLISHED = (
+    select(func.count())
+    .select_from(select(_earlier.c.position).where(_earlier.c.published_at.is_(None)).limit(_BATCH + 1).subquery())
+    .scalar_subquery()
+    .label("unpublished")
+)
+"""As the statement found it, and not counted further than what says that there is more than a batch."""
 
 
 def _marked(due: Select[tuple[int]]) -> ReturningUpdate[Any]:
@@ -60,7 +67,7 @@ def _marked(due: Select[tuple[int]]) -> ReturningUpdate[Any]:
         update(_row)
         .where(_row.c.position.in_(select(due.cte("due").c.position)))
         .values(published_at=func.now())
-        .returning(_row)
+        .returning(_row, _UNPUBLISHED)
     )
 
 
@@ -80,6 +87,8 @@ class Relay:
         self._wake = asyncio.Event()
         self._name = f"outbox:{service}"
         self._memory = RedisMemory(db, redis, self._name, self._lost)
+        self._more = False
+        """Whether there was more than the last batch took: such as a second row of one key. What came later wakes us."""
         self._repeating = True
         """Whether there may be something to repeat: by whichever relay that was begun, and in whose life."""
 
@@ -93,7 +102,7 @@ class Relay:
                 # Cleared before the look, so that a wake-up during it is not lost.
                 self._wake.clear()
                 try:
-                    busy = await self.publish() > 0 and await self._any_left()
+                    busy = await self.publish() > 0 and self._more
                     if self._repeating:
                         busy = await self.repeat() > 0 or busy
                 except Exception as error:
@@ -117,16 +126,12 @@ class Relay:
             marked = sorted((await tx.execute(mark)).mappings(), key=itemgetter("position"))
             if not marked:
                 return 0
+            self._more = marked[0]["unpublished"] > len(marked)
             async with self._redis.pipeline(transaction=False) as pipeline:
                 self._copy(pipeline, marked)
                 self._memory.note(pipeline, marked[0]["published_at"])
                 await pipeline.execute()
         return len(marked)
-
-    async def _any_left(self) -> bool:
-        """A row of a key of which one was published now, say. Far cheaper than another look for what is due."""
-        async with self._db.single() as tx:
-            return bool((await tx.execute(_ANY_LEFT)).scalar_one())
 
     async def repeat(self) -> int:
         """Publishes one batch of what Redis lost once more, and returns its size; 0 when none is left or an inbox is full.

@@ -27,6 +27,7 @@ Background = Callable[[asyncio.Event], Awaitable[None]]
 """A task that runs until the event is set, and ends by itself soon after."""
 
 _HEALTH = "grpc.health.v1.Health"
+_METADATA_BYTES = 64 << 10
 
 
 class Server:
@@ -132,6 +133,10 @@ class Server:
             options=[
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", 1 << 20),
+                # More than the edge lets in, as it answers for large headers itself. gRPC's defaults of 8 and 16 KiB refuse at
+                # random between the two, with a status that reads as a rate limit.
+                ("grpc.max_metadata_size", _METADATA_BYTES),
+                ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ],

@@ -1,16 +1,19 @@
 """Sending a mail at most once where that matters, and saying so where nobody can know.
 
 The intent is committed before the connection is made. What fails before the mail is handed over is tried again; what breaks after
-that is UNKNOWN unless its template is one that may come twice.
+that is UNKNOWN unless its template is one that may come twice. A worker that is stopped before gives the mail back to its peers.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Coroutine
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime, parseaddr
+from typing import Any
 from uuid import UUID
 
 from services.kit import erasure, tracing
@@ -21,7 +24,7 @@ from services.kit.inbox import first_time
 
 from . import store
 from .model import Letter, MailState, Recipient, Template
-from .smtp import OutcomeUnknown, Refused, Smtp, TryAgain
+from .smtp import Handover, OutcomeUnknown, Refused, Smtp, Stage, TryAgain
 
 log = logging.getLogger(__name__)
 
@@ -40,26 +43,21 @@ class Mailing:
 
     async def send(self, event_id: UUID, template: Template, recipient: Recipient, letter: Letter) -> None:
         """Does nothing for a mail whose outcome is settled, or to an erased person. Raises TryAgain."""
-        attempt = await self._begin(event_id, template, recipient.user_id)
-        if attempt is None:
-            return
-        _, sender_address = parseaddr(self._sender)
-        state, error = MailState.SENT, ""
+        beginning = asyncio.ensure_future(self._begin(event_id, template, recipient.user_id))
+        handover = Handover()
         try:
-            await self._smtp.send(sender_address, recipient.email, self._message(event_id, recipient, letter))
-        except TryAgain as failure:
-            await self._settle(event_id, attempt, MailState.WAITING, str(failure))
+            attempt = await asyncio.shield(beginning)
+            if attempt is None:
+                return
+            state, error = await self._outcome(event_id, template, recipient, letter, handover)
+        except asyncio.CancelledError:
+            await _to_its_end(self._cut_off(event_id, beginning, handover))
             raise
-        except Refused as refusal:
-            state, error = MailState.REFUSED, str(refusal)
-        except OutcomeUnknown as unknown:
-            if template.sent_again:
-                await self._settle(event_id, attempt, MailState.WAITING, str(unknown))
-                raise TryAgain(str(unknown)) from unknown
-            state, error = MailState.UNKNOWN, str(unknown)
+        await _to_its_end(self._settle(event_id, attempt, state, error))
+        if state is MailState.WAITING:
+            raise TryAgain(error)
         if state is not MailState.SENT:
             log.warning("mail %s of event %s is %s", template, event_id, state)
-        await self._settle(event_id, attempt, state, error)
 
     async def expire(self, event_id: UUID, template: Template) -> None:
         """Records a mail that came too late to be sent."""
@@ -85,6 +83,37 @@ class Mailing:
                 return None
             return await store.begin_sending(tx, event_id, self._clock())
 
+    async def _outcome(
+        self, event_id: UUID, template: Template, recipient: Recipient, letter: Letter, handover: Handover
+    ) -> tuple[MailState, str]:
+        """With what went wrong."""
+        _, sender_address = parseaddr(self._sender)
+        try:
+            message = self._message(event_id, recipient, letter)
+            await self._smtp.send(sender_address, recipient.email, message, handover)
+        except TryAgain as failure:
+            return MailState.WAITING, str(failure)
+        except Refused as refusal:
+            return MailState.REFUSED, str(refusal)
+        except OutcomeUnknown as unknown:
+            return MailState.WAITING if template.sent_again else MailState.UNKNOWN, str(unknown)
+        return MailState.SENT, ""
+
+    async def _cut_off(self, event_id: UUID, beginning: asyncio.Future[int | None], handover: Handover) -> None:
+        """Records what is known of a mail whose worker is stopped. One that was being handed over looks as after a crash."""
+        try:
+            attempt = await beginning
+            if attempt is None:
+                return
+            if handover.stage is Stage.UNSEEN:
+                async with self._db.single() as tx:
+                    await store.hand_back_mail(tx, event_id, attempt, self._clock())
+            elif handover.stage is Stage.TAKEN:
+                await self._settle(event_id, attempt, MailState.SENT, "")
+        except Exception as error:
+            # The worker is on its way out, and the reason of that is not to be hidden by this.
+            log.warning("what became of the mail of event %s cannot be recorded: %s", event_id, error)
+
     async def _settle(self, event_id: UUID, attempt: int, state: MailState, error: str) -> None:
         async with self._db.single() as tx:
             await store.settle_mail(tx, event_id, attempt, state, self._clock(), error=error)
@@ -106,3 +135,13 @@ class Mailing:
             message["X-Trace-Id"] = trace_id
         message.set_content(letter.body)
         return message
+
+
+async def _to_its_end(recording: Coroutine[Any, Any, None]) -> None:
+    """Waits also when cancelled meanwhile, and is cancelled then: a record that is broken off would look like a crash."""
+    task = asyncio.ensure_future(recording)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

@@ -5,26 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC
+from typing import TypeVar
 from uuid import UUID
 
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc import StatusCode
 from grpc.aio import AioRpcError, Channel
+from grpc_status import rpc_status
 from storymesh.auth.v1 import directory_service_pb2 as pb
 from storymesh.auth.v1.directory_service_pb2_grpc import DirectoryServiceStub
 from storymesh.ops.v1 import dead_letter_service_pb2 as ops
 from storymesh.ops.v1.dead_letter_service_pb2_grpc import DeadLetterServiceStub
 
+from services.kit.dead_letter_service import SETTLEMENTS
 from services.kit.dead_letters import (
     Administrator,
     DeadLetter,
     DeadLetterNotFound,
+    Decision,
     Letters,
     Settlement,
-    foreign_page_token,
 )
-from services.kit.errors import PermissionDenied, Unauthenticated
+from services.kit.errors import InvalidArgument, PermissionDenied, Unauthenticated, Violation
 
 from .model import Recipient
+
+M = TypeVar("M", bound=Message)
+
+_SETTLEMENTS = {name: settlement for settlement, name in SETTLEMENTS.items()}
 
 
 class Accounts:
@@ -85,15 +94,24 @@ def _their_refusals() -> Iterator[None]:
     except AioRpcError as error:
         match error.code():
             case StatusCode.NOT_FOUND:
-                raise DeadLetterNotFound from None
+                raise DeadLetterNotFound(event_id=_detail(error, ErrorInfo()).metadata["event_id"]) from None
             case StatusCode.INVALID_ARGUMENT:
-                # Of a request that passed the same contract here, only the page token can be wrong there.
-                raise foreign_page_token() from None
+                violations = _detail(error, BadRequest()).field_violations
+                raise InvalidArgument([Violation(v.field, v.description, v.reason) for v in violations]) from None
             case StatusCode.UNAUTHENTICATED:
                 raise Unauthenticated from None
             case StatusCode.PERMISSION_DENIED:
                 raise PermissionDenied from None
         raise
+
+
+def _detail(error: AioRpcError, kind: M) -> M:
+    """Empty when the status has none of the kind."""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # an aio error has the three methods it reads
+    for packed in status.details if status else ():
+        if packed.Unpack(kind):
+            break
+    return kind
 
 
 def _in_the_name_of(administrator: Administrator) -> tuple[tuple[str, str], ...]:
@@ -109,4 +127,11 @@ def _letter(message: ops.DeadLetter) -> DeadLetter:
         reason=message.reason,
         failures=message.failures,
         died_at=message.die_time.ToDatetime(UTC),
+        decisions=tuple(map(_decision, message.decisions)),
+    )
+
+
+def _decision(message: ops.DeadLetterDecision) -> Decision:
+    return Decision(
+        _SETTLEMENTS[message.decision], UUID(message.actor), message.reason, message.decide_time.ToDatetime(UTC)
     )

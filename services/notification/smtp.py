@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from email.message import EmailMessage
+from enum import Enum, auto
 
 import aiosmtplib
 
@@ -28,6 +30,21 @@ class OutcomeUnknown(Exception):
     """The connection broke after the mail was handed over and before the answer came."""
 
 
+class Stage(Enum):
+    UNSEEN = auto()
+    """No server knows what the mail says."""
+    HANDED_OVER = auto()
+    """Perhaps taken."""
+    TAKEN = auto()
+
+
+@dataclass(slots=True)
+class Handover:
+    """How far a mail has come: for whoever is cut off while it is sent, and gets no answer."""
+
+    stage: Stage = Stage.UNSEEN
+
+
 class Smtp:
     """One connection and one recipient a mail, so that an outcome belongs to one person.
 
@@ -42,8 +59,8 @@ class Smtp:
         self._start_tls = start_tls
         self._seconds = seconds
 
-    async def send(self, sender: str, recipient: str, message: EmailMessage) -> None:
-        """Raises TryAgain, Refused or OutcomeUnknown."""
+    async def send(self, sender: str, recipient: str, message: EmailMessage, handover: Handover) -> None:
+        """Raises TryAgain, Refused or OutcomeUnknown. Keeps `handover` up to date."""
         client = aiosmtplib.SMTP(
             hostname=self._host,
             port=self._port,
@@ -53,14 +70,16 @@ class Smtp:
             password=self._password or None,
         )
         try:
-            await self._hand_over(client, sender, recipient, message)
+            await self._hand_over(client, sender, recipient, message, handover)
             # The outcome is known by now; leaving without a word would only fill the other side's log.
             with suppress(aiosmtplib.SMTPException, OSError):
                 await client.quit(timeout=_QUIT_SECONDS)
         finally:
             client.close()
 
-    async def _hand_over(self, client: aiosmtplib.SMTP, sender: str, recipient: str, message: EmailMessage) -> None:
+    async def _hand_over(
+        self, client: aiosmtplib.SMTP, sender: str, recipient: str, message: EmailMessage, handover: Handover
+    ) -> None:
         try:
             await client.connect()
             await client.mail(sender)
@@ -72,10 +91,13 @@ class Smtp:
             await client.rcpt(recipient)
         except (aiosmtplib.SMTPException, OSError) as error:
             raise _answered(error) or TryAgain(_said(error)) from None
+        words = message.as_bytes()
+        handover.stage = Stage.HANDED_OVER
         try:
-            await client.data(message.as_bytes())
+            await client.data(words)
         except (aiosmtplib.SMTPException, OSError) as error:
             raise _answered(error) or OutcomeUnknown(_said(error)) from None
+        handover.stage = Stage.TAKEN
 
     async def check(self) -> None:
         """Raises when the server does not answer."""

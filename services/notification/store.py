@@ -35,6 +35,9 @@ _BEGIN_SENDING = _mail.values(
 _SETTLE_MAIL = _mail.where(mails.c.attempts == bindparam("number")).values(
     state=bindparam("outcome"), changed_at=bindparam("now"), error=bindparam("why")
 )
+_HAND_BACK_MAIL = _mail.where(mails.c.attempts == bindparam("number"), mails.c.state == MailState.SENDING).values(
+    state=MailState.WAITING, changed_at=bindparam("now"), error=""
+)
 
 
 async def insert_notification(tx: Transaction, notification: Notification) -> None:
@@ -74,6 +77,11 @@ async def settle_mail(
     why = error.replace("\0", "")[:500]
     values = {"event": event_id, "number": attempt, "outcome": state, "now": now, "why": why}
     await tx.execute(_SETTLE_MAIL, values)
+
+
+async def hand_back_mail(tx: Transaction, event_id: UUID, attempt: int, now: datetime) -> None:
+    """Does nothing when somebody else has looked at it since: who finds it in SENDING decides what that means."""
+    await tx.execute(_HAND_BACK_MAIL, {"event": event_id, "number": attempt, "now": now})
 
 
 async def set_mail(tx: Transaction, event_id: UUID, state: MailState, now: datetime) -> None:

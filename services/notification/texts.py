@@ -33,6 +33,7 @@ _INTRUDER = "If it was not you, somebody else may be in your account"
 _FAILURES = {
     "LANGUAGE_UNSUPPORTED": "The writer does not know the language you asked for. English always works.",
     "CONTENT_REFUSED": "The writer declined the subject. Another theme may work.",
+    "WRITER_MISCONFIGURED": "The writer is not set up properly. Asking again will not help until an administrator has acted.",
 }
 _FAILURE = "The writer could not be reached, or did not finish. Asking again may work."
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from datetime import UTC
 from typing import TypeVar
 from uuid import UUID
 
@@ -14,7 +13,7 @@ from storymesh.events.v1 import auth_events_pb2, story_events_pb2
 from services.kit import erasure
 from services.kit.clock import Clock
 from services.kit.database import Transaction
-from services.kit.events import Event, Undecodable
+from services.kit.events import Event, Undecodable, time_in, uuid_in
 from services.kit.inbox import Handler, Permanent
 from services.kit.sealing import Seal, Unsealable
 
@@ -97,7 +96,7 @@ class Worker:
         template = _CODES.get(issued.purpose)
         if template is None:
             raise Permanent(f"this version has no words for codes of purpose {issued.purpose}")
-        left = issued.expire_time.ToDatetime(UTC) - self._clock()
+        left = time_in(issued, "expire_time") - self._clock()
         if left.total_seconds() <= 0:
             await self._mailing.expire(event.id, template)
             return
@@ -109,28 +108,28 @@ class Worker:
         await self._mailing.send(event.id, template, Recipient(mail.email, mail.first_name), letter)
 
     async def registration_repeated(self, event: Event) -> None:
-        user_id = UUID(event.decode(auth_events_pb2.RegistrationRepeated).user_id)
+        user_id = uuid_in(event.decode(auth_events_pb2.RegistrationRepeated), "user_id")
         await self._tell(event, user_id, Template.REGISTRATION_REPEATED, texts.registration_repeated)
 
     async def user_registered(self, event: Event) -> None:
-        user_id = UUID(event.decode(auth_events_pb2.UserRegistered).user_id)
+        user_id = uuid_in(event.decode(auth_events_pb2.UserRegistered), "user_id")
         await self._tell(event, user_id, Template.WELCOME, texts.welcome, kind=NotificationType.WELCOME)
 
     async def user_deleted(self, event: Event) -> None:
-        await self._erasing.erase(UUID(event.decode(auth_events_pb2.UserDeleted).user_id))
+        await self._erasing.erase(uuid_in(event.decode(auth_events_pb2.UserDeleted), "user_id"))
 
     async def session_revoked(self, event: Event) -> None:
         """Of all reasons only this one is news to the owner, who brought about the others or is told of them in other words."""
         revoked = event.decode(auth_events_pb2.SessionRevoked)
         if revoked.reason == auth_events_pb2.SESSION_REVOKE_REASON_REFRESH_REUSED:
-            user_id = UUID(revoked.user_id)
+            user_id = uuid_in(revoked, "user_id")
             await self._tell(
                 event, user_id, Template.SESSION_REVOKED, texts.refresh_reused, kind=NotificationType.SESSION_REVOKED
             )
 
     async def password_changed(self, event: Event) -> None:
         changed = event.decode(auth_events_pb2.PasswordChanged)
-        user_id = UUID(changed.user_id)
+        user_id = uuid_in(changed, "user_id")
 
         def write(first_name: str) -> Letter:
             return texts.password_changed(first_name, reset=changed.reset)
@@ -138,7 +137,7 @@ class Worker:
         await self._tell(event, user_id, Template.PASSWORD_CHANGED, write, kind=NotificationType.PASSWORD_CHANGED)
 
     async def password_disabled(self, event: Event) -> None:
-        user_id = UUID(event.decode(auth_events_pb2.PasswordDisabled).user_id)
+        user_id = uuid_in(event.decode(auth_events_pb2.PasswordDisabled), "user_id")
         await self._tell(
             event, user_id, Template.PASSWORD_DISABLED, texts.password_disabled, kind=NotificationType.PASSWORD_DISABLED
         )
@@ -146,7 +145,7 @@ class Worker:
     async def email_changed(self, event: Event) -> None:
         """To the old address, which auth knows no more: it comes with the event."""
         changed = event.decode(auth_events_pb2.EmailChanged)
-        user_id = UUID(changed.user_id)
+        user_id = uuid_in(changed, "user_id")
         mail = self._unsealed(auth_events_pb2.AddressMail, changed.sealed_mail)
         letter = texts.email_changed(mail.first_name)
         await self._notifier.notify(event, user_id, NotificationType.EMAIL_CHANGED, letter)
@@ -154,12 +153,12 @@ class Worker:
         await self._mailing.send(event.id, Template.EMAIL_CHANGED, recipient, letter)
 
     async def address_claimed(self, event: Event) -> None:
-        user_id = UUID(event.decode(auth_events_pb2.AddressClaimed).user_id)
+        user_id = uuid_in(event.decode(auth_events_pb2.AddressClaimed), "user_id")
         await self._tell(event, user_id, Template.ADDRESS_CLAIMED, texts.address_claimed)
 
     async def story_completed(self, event: Event) -> None:
         story = event.decode(story_events_pb2.StoryCompleted)
-        owner_id, story_id = UUID(story.owner_id), UUID(story.story_id)
+        owner_id, story_id = uuid_in(story, "owner_id"), uuid_in(story, "story_id")
 
         def write(first_name: str) -> Letter:
             return texts.story_ready(first_name, story.title, f"{self._public_url}/v1/stories/{story_id}")
@@ -170,7 +169,7 @@ class Worker:
 
     async def story_failed(self, event: Event) -> None:
         story = event.decode(story_events_pb2.StoryFailed)
-        owner_id, story_id = UUID(story.owner_id), UUID(story.story_id)
+        owner_id, story_id = uuid_in(story, "owner_id"), uuid_in(story, "story_id")
 
         def write(first_name: str) -> Letter:
             return texts.story_failed(first_name, story.reason)
@@ -215,6 +214,7 @@ async def forgotten(tx: Transaction, event: Event) -> bool:
         return False
     try:
         notice = event.decode(message)
-        return await erasure.is_erased(tx, UUID(getattr(notice, "owner_id", None) or getattr(notice, "user_id", "")))
-    except (Undecodable, ValueError):
+        person = uuid_in(notice, "owner_id" if "owner_id" in notice.DESCRIPTOR.fields_by_name else "user_id")
+    except Undecodable:
         return False
+    return await erasure.is_erased(tx, person)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from uuid import UUID
 
 from storymesh.events.v1 import auth_events_pb2
 from storymesh.events.v1 import story_events_pb2 as events
 
-from services.kit.events import Event
+from services.kit.events import Event, uuid_in
 from services.kit.inbox import Handler
 
 from .erasing import Erasing
@@ -20,7 +19,7 @@ def handlers(writing: Writing) -> Mapping[str, Handler]:
 
     async def write(event: Event) -> None:
         # No record in processed_events: the attempt's guarded updates already make a repeat harmless.
-        await writing.write(UUID(event.decode(events.StoryRequested).story_id))
+        await writing.write(uuid_in(event.decode(events.StoryRequested), "story_id"))
 
     return {events.StoryRequested.DESCRIPTOR.full_name: write}
 
@@ -29,6 +28,6 @@ def account_handlers(erasing: Erasing) -> Mapping[str, Handler]:
     """Those of the inbox that the stories do not hold up."""
 
     async def erase(event: Event) -> None:
-        await erasing.erase(UUID(event.decode(auth_events_pb2.UserDeleted).user_id))
+        await erasing.erase(uuid_in(event.decode(auth_events_pb2.UserDeleted), "user_id"))
 
     return {auth_events_pb2.UserDeleted.DESCRIPTOR.full_name: erase}

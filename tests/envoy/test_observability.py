@@ -72,6 +72,47 @@ async def test_the_callers_trace_goes_on(ada: httpx.AsyncClient, mesh: Mesh) -> 
     assert "b7ad6b7169203331" not in continued
 
 
+_SPAN = "b7ad6b7169203331"
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        "garbage",
+        "",
+        f"00-{TRACE}-{_SPAN}",
+        f"00-{TRACE}-{_SPAN}-0g",
+        f"00-{TRACE}-{_SPAN}-01-more",
+        f"00-{TRACE.upper()}-{_SPAN}-01",
+        f"00-{'0' * 32}-{_SPAN}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"ff-{TRACE}-{_SPAN}-01",
+        f'00-{TRACE}-{_SPAN}-01", "x',
+    ],
+)
+async def test_a_trace_that_cannot_go_on_gives_way_to_a_new_one(
+    ada: httpx.AsyncClient, mesh: Mesh, malformed: str
+) -> None:
+    answer = await ada.get("/v1/account", headers={"traceparent": malformed})
+    trace = answer.headers["x-trace-id"]
+    assert re.fullmatch(r"[0-9a-f]{32}", trace)
+    assert trace not in (TRACE, "0" * 32)
+    assert re.fullmatch(rf"00-{trace}-[0-9a-f]{{16}}-0[01]", mesh.calls.last.metadata["traceparent"])
+
+
+async def test_two_traces_at_once_give_way_to_a_new_one(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+    parent = f"00-{TRACE}-{_SPAN}-01"
+    answer = await ada.get("/v1/account", headers=[("traceparent", parent), ("traceparent", parent)])
+    trace = answer.headers["x-trace-id"]
+    assert trace != TRACE
+    assert mesh.calls.last.metadata["traceparent"].startswith(f"00-{trace}-")
+
+
+async def test_no_header_of_the_edges_own_reaches_a_service(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+    await ada.get("/v1/account", headers={"traceparent": f"00-{TRACE}-{_SPAN}-01", "x-storymesh-traceparent": "forged"})
+    assert "x-storymesh-traceparent" not in mesh.calls.last.metadata
+
+
 @pytest.mark.parametrize("path", ["/v1/account", "/v1/nothing", "/health"])
 async def test_answers_of_the_edge_itself_carry_the_ids_too(http: httpx.AsyncClient, path: str) -> None:
     answer = await http.get(path)

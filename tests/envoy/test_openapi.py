@@ -54,6 +54,17 @@ def test_security_follows_the_policies(document: Any) -> None:
         assert ("401" in operation["responses"]) >= bool(expected)
 
 
+def test_what_only_administrators_may_do_can_be_forbidden(document: Any) -> None:
+    administrators = {
+        method.name for method in read(GENERATED / "descriptors.binpb").exposed if method.access is Access.ADMIN
+    }
+    forbidding = {
+        operation["operationId"] for _, _, operation in operations(document) if "403" in operation["responses"]
+    }
+    assert administrators
+    assert forbidding >= administrators
+
+
 def test_every_reference_leads_somewhere(document: Any) -> None:
     for node in nodes(document):
         reference = node.get("$ref")

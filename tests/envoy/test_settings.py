@@ -45,6 +45,7 @@ def test_an_empty_collector_means_none() -> None:
         ("listen=127.0.0.1:99999", r"listen: .*not host:port"),
         ("services.auth=[]", r"services\.auth"),
         ("timeouts.unary_seconds=0", r"timeouts\.unary_seconds"),
+        ("sizes.request_headers_kb=64", r"sizes\.request_headers_kb"),
         ("rate_limit.on_failure.default=maybe", r"rate_limit\.on_failure\.default"),
         ("listen", r"expected name=value"),
         ("listen.port=1", r"listen is not a section"),

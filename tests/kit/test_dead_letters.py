@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import grpc
@@ -230,6 +230,138 @@ async def test_a_decision_records_who_and_why_and_stays(api: Api) -> None:
     assert await api.replay(lost.id) == []
     assert await api.rows() == [row]
     assert await api.page() == ([], "")
+
+
+async def decide(api: Api, method: str, lost: Event, because: str, *, dry_run: bool = False) -> None:
+    request: dict[str, Any] = {
+        "service": "story",
+        "event_ids": [str(lost.id)],
+        "reason": because,
+        "dry_run": dry_run,
+    }
+    if method == "replay":
+        await api.stub.ReplayDeadLetters(pb.ReplayDeadLettersRequest(**request), metadata=api.auth())
+    else:
+        await api.stub.DiscardDeadLetters(pb.DiscardDeadLettersRequest(**request), metadata=api.auth())
+
+
+async def die_again(api: Api, world: World, lost: Event) -> None:
+    """As it does when it was replayed and fails as before."""
+    assert await upkeep(world).return_replayed() == 1
+    await bury(api.db, lost)
+
+
+async def decisions(api: Api) -> list[tuple[UUID, str, str, UUID, str]]:
+    async with api.db.transaction() as tx:
+        table = letters.dead_letter_decisions
+        return [
+            (row["event_id"], row["inbox"], row["decision"], row["actor"], row["because"])
+            for row in (await tx.execute(select(table).order_by(table.c.position))).mappings()
+        ]
+
+
+async def test_who_decided_what_and_why_is_kept_and_shown_also_when_the_letter_dies_again(
+    api: Api, world: World
+) -> None:
+    lost, other = event(), event()
+    await bury(api.db, other, lost)
+    await decide(api, "replay", lost, "the writer is back")
+    await die_again(api, world, lost)
+    await decide(api, "replay", lost, "and now with its key")
+    await die_again(api, world, lost)
+    listed = await api.stub.ListDeadLetters(pb.ListDeadLettersRequest(), metadata=api.auth())
+    newest, untouched = listed.dead_letters
+    assert [(shown.decision, shown.actor, shown.reason) for shown in newest.decisions] == [
+        (pb.SETTLEMENT_REPLAYED, str(ADMIN), "the writer is back"),
+        (pb.SETTLEMENT_REPLAYED, str(ADMIN), "and now with its key"),
+    ]
+    assert newest.decisions[0].decide_time.ToDatetime() < newest.decisions[1].decide_time.ToDatetime()
+    assert list(untouched.decisions) == []
+    await decide(api, "discard", lost, "it never works")
+    await age(api.db, 1000)
+    await upkeep(world).purge()
+    assert await decisions(api) == [
+        (lost.id, SERVICE, "REPLAYED", ADMIN, "the writer is back"),
+        (lost.id, SERVICE, "REPLAYED", ADMIN, "and now with its key"),
+        (lost.id, SERVICE, "DISCARDED", ADMIN, "it never works"),
+    ]
+
+
+async def test_what_decides_nothing_leaves_no_decision(api: Api) -> None:
+    lost = event()
+    await bury(api.db, lost)
+    for method in ("replay", "discard"):
+        await decide(api, method, lost, "only asking", dry_run=True)
+    assert await decisions(api) == []
+    await decide(api, "discard", lost, "the first")
+    for method in ("replay", "discard"):
+        await decide(api, method, lost, "too late")
+    assert [because for *_, because in await decisions(api)] == ["the first"]
+
+
+async def test_a_decision_that_cannot_be_recorded_is_none(api: Api) -> None:
+    lost = event()
+    await bury(api.db, lost)
+    async with api.db.transaction() as tx:
+        await tx.execute(text("ALTER TABLE dead_letter_decisions ADD CONSTRAINT crash CHECK (false) NOT VALID"))
+    try:
+        with raises_status(StatusCode.INTERNAL, "INTERNAL"):
+            await decide(api, "discard", lost, "away with it")
+    finally:
+        async with api.db.transaction() as tx:
+            await tx.execute(text("ALTER TABLE dead_letter_decisions DROP CONSTRAINT crash"))
+    assert (await api.page())[0] == ids([lost])
+
+
+async def test_of_a_letter_that_is_replayed_for_ever_the_last_decisions_are_shown(api: Api, world: World) -> None:
+    lost = event()
+    await bury(api.db, lost)
+    for number in range(13):
+        await decide(api, "replay", lost, f"try {number}")
+        await die_again(api, world, lost)
+    (letter,) = (await api.stub.ListDeadLetters(pb.ListDeadLettersRequest(), metadata=api.auth())).dead_letters
+    assert [shown.reason for shown in letter.decisions] == [f"try {number}" for number in range(3, 13)]
+    assert len(await decisions(api)) == 13
+
+
+async def test_what_was_decided_about_a_letter_goes_with_it(api: Api) -> None:
+    """An erasure deletes letters, and knows nothing of decisions."""
+    erased, kept = event(key="erased"), event(key="kept")
+    await bury(api.db, erased, kept)
+    await api.discard(erased.id, kept.id)
+    async with api.db.transaction() as tx:
+        await tx.execute(letters.dead_letters.delete().where(letters.dead_letters.c.key == "erased"))
+    assert [event_id for event_id, *_ in await decisions(api)] == [kept.id]
+
+
+async def test_the_log_says_who_decided_what_and_why(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    lost = event()
+    await bury(api.db, lost)
+    await decide(api, "discard", lost, "its story is gone")
+    (record,) = [each for each in caplog.records if "discarded" in each.getMessage()]
+    assert record.getMessage() == f'dead letters discarded because "its story is gone": {TYPE} {lost.id}'
+    assert record.__dict__["user.id"] == str(ADMIN)
+
+
+@pytest.mark.parametrize("reason", ["", "   ", "\t", "two\nlines", "two\u2028lines", "\u200b\u3000"])
+async def test_a_decision_needs_a_reason_that_says_something(api: Api, reason: str) -> None:
+    lost = event()
+    await bury(api.db, lost)
+    for method in ("replay", "discard"):
+        with pytest.raises(AioRpcError) as raised:
+            await decide(api, method, lost, reason)
+        assert (raised.value.code(), violated_fields(raised.value)) == (StatusCode.INVALID_ARGUMENT, ["reason"])
+    await decide(api, "discard", lost, " a reason with room around it ")
+
+
+async def test_two_spellings_of_one_id_are_one_letter(api: Api) -> None:
+    lost = event()
+    await bury(api.db, lost)
+    request = pb.ReplayDeadLettersRequest(
+        service="story", event_ids=[str(lost.id), str(lost.id).upper()], reason="because"
+    )
+    answer = await api.stub.ReplayDeadLetters(request, metadata=api.auth())
+    assert [letter.event_id for letter in answer.dead_letters] == ids([lost])
 
 
 async def test_two_decisions_at_once_are_one(api: Api) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from storymesh.events.v1 import auth_events_pb2, envelope_pb2
 
-from services.kit.events import VERSION, Event, Undecodable, from_bytes
+from services.kit.events import VERSION, Event, Undecodable, from_bytes, time_in, uuid_in
 
 NOON = datetime(2026, 6, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -53,6 +53,29 @@ def test_the_payload_becomes_its_message() -> None:
 def test_a_payload_that_is_no_message_is_undecodable() -> None:
     with pytest.raises(Undecodable):
         event(payload=b"\xff").decode(auth_events_pb2.UserRegistered)
+
+
+def test_an_id_and_a_time_of_a_payload_are_read() -> None:
+    user_id = uuid4()
+    issued = auth_events_pb2.CodeIssued()
+    issued.expire_time.FromDatetime(NOON)
+    assert uuid_in(auth_events_pb2.UserRegistered(user_id=str(user_id)), "user_id") == user_id
+    assert time_in(issued, "expire_time") == NOON
+
+
+@pytest.mark.parametrize("text", ["", "ada@example.com", "0" * 31, "0" * 33])
+def test_an_id_that_is_none_is_undecodable_and_not_quoted(text: str) -> None:
+    with pytest.raises(Undecodable) as raised:
+        uuid_in(auth_events_pb2.UserRegistered(user_id=text), "user_id")
+    assert str(raised.value) == "storymesh.events.v1.UserRegistered: user_id is no UUID"
+
+
+@pytest.mark.parametrize("seconds", [2**62, -(2**62), 253402300800, -62135596801])
+def test_a_time_that_no_calendar_has_is_undecodable(seconds: int) -> None:
+    issued = auth_events_pb2.CodeIssued()
+    issued.expire_time.seconds = seconds
+    with pytest.raises(Undecodable, match="expire_time is no time"):
+        time_in(issued, "expire_time")
 
 
 @pytest.mark.parametrize("version", [0, VERSION + 1, -1])

@@ -364,6 +364,62 @@ async def test_an_entry_that_cannot_be_read_is_dead_lettered_and_the_next_one_ha
     assert await world.effects() == [good.id]
 
 
+@pytest.mark.parametrize("failures", [b"9" * 5000, b"9" * 20, b"0" * 5000, b"2147483647"])
+async def test_failures_of_any_size_become_a_dead_letter_and_the_next_one_is_handled(
+    world: World, failures: bytes
+) -> None:
+    """Numbers that Python does not read, or that Postgres does not keep."""
+
+    async def fail(taken: Event) -> None:
+        if taken.key == "poison":
+            raise RuntimeError
+        await world.recorder()(taken)
+
+    good = event()
+    async with running(world.inbox(fail)):
+        await world.redis.xadd(STREAM, {"event": event(key="poison").to_bytes(), "failures": failures})
+        await world.redis.xadd(STREAM, {"event": b"garbage", "failures": failures})
+        await until(lambda: _count_of_dead(world, 2))
+        await send(world.redis, good)
+        await until(world.idle)
+    assert await world.effects() == [good.id]
+
+
+async def _count_of_dead(world: World, count: int) -> bool:
+    return len(await world.dead()) == count
+
+
+@pytest.mark.parametrize("member", [b"garbage", b"one:colon", b"", b"::", b"\xff:\xff:\xff"])
+async def test_what_nobody_of_us_has_postponed_is_put_aside_and_holds_nothing_up(world: World, member: bytes) -> None:
+    failures = 1
+
+    async def fail_once(taken: Event) -> None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise RuntimeError
+        await world.recorder()(taken)
+
+    postponed = event()
+    async with running(world.inbox(fail_once)):
+        await world.redis.zadd(delayed_of(SERVICE), {member: 0})
+        await send(world.redis, postponed)
+        await until(world.idle)
+    assert await world.effects() == [postponed.id]
+    (letter,) = await world.dead()
+    assert (letter["type"], letter["failures"]) == ("", 0)
+    assert letter["event"] == (member if member.count(b":") < 2 else member.split(b":", 2)[2])
+
+
+@pytest.mark.parametrize("traceparent", ["garbage", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "x" * 10_000, "\0"])
+async def test_an_event_with_an_odd_trace_is_handled(world: World, traceparent: str) -> None:
+    odd = event(traceparent=traceparent)
+    async with running(world.inbox(world.recorder())):
+        await send(world.redis, odd)
+        await until(world.idle)
+    assert await world.effects() == [odd.id]
+
+
 async def test_failures_that_cannot_be_counted_are_none(world: World) -> None:
     odd = event()
     async with running(world.inbox(world.recorder())):

@@ -453,7 +453,7 @@ async def test_bytes_that_are_no_request_are_refused_like_any_other_mistake(
     desk: RunningDesk, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = desk.channel.unary_unary(f"/{desks.NAME}/AskPublic")
-    with raises_status(StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST"):
+    with raises_status(StatusCode.INVALID_ARGUMENT, "REQUEST_MALFORMED"):
         await raw(b"\xff\xff")
     assert not [record for record in caplog.records if record.exc_info]
     assert await until(lambda: lines(caplog))

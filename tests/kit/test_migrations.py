@@ -20,13 +20,21 @@ from sqlalchemy.engine import make_url
 
 from local.harness import Servers
 from services.kit import erasure, inbox, migrations, outbox, redis_memory
+from services.kit.dead_letters import dead_letter_decisions
 
 KIT_TABLES = {
     "auth": [outbox.table, redis_memory.redis_memories],
-    "story": [outbox.table, inbox.dead_letters, erasure.erased_subjects, redis_memory.redis_memories],
+    "story": [
+        outbox.table,
+        inbox.dead_letters,
+        dead_letter_decisions,
+        erasure.erased_subjects,
+        redis_memory.redis_memories,
+    ],
     "notification": [
         inbox.processed_events,
         inbox.dead_letters,
+        dead_letter_decisions,
         erasure.erased_subjects,
         redis_memory.redis_memories,
     ],

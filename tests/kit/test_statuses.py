@@ -39,7 +39,7 @@ def detail(status: status_pb2.Status, kind: type[M]) -> M | None:
         (errors.ResourceExhausted(), StatusCode.RESOURCE_EXHAUSTED, "RESOURCE_EXHAUSTED"),
         (errors.Unavailable(), StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE"),
         (errors.DeadlineExceeded(), StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
-        (errors.MalformedRequest(), StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST"),
+        (errors.MalformedRequest(), StatusCode.INVALID_ARGUMENT, "REQUEST_MALFORMED"),
         (errors.InvalidArgument([]), StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
         (errors.Internal(), StatusCode.INTERNAL, "INTERNAL"),
     ],

@@ -8,7 +8,9 @@ import pytest
 from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from storymesh.auth.v1 import account_service_pb2 as accounts
 from storymesh.auth.v1 import registration_service_pb2 as registrations
+from storymesh.auth.v1 import session_service_pb2 as sessions
 from storymesh.notification.v1 import notification_service_pb2 as notifications
 from storymesh.story.v1 import story_service_pb2 as stories
 from storymesh.story.v1.story_pb2 import STORY_LENGTH_SHORT
@@ -43,6 +45,81 @@ def violations(message: Message) -> tuple[Violation, ...]:
 def test_a_broken_rule_names_the_field_and_the_rule(message: Message, field: str, reason: str) -> None:
     (violation,) = violations(message)
     assert (violation.field, violation.reason) == (field, reason)
+
+
+_SHOWS_NOTHING = (
+    " \t\N{NO-BREAK SPACE}\N{SOFT HYPHEN}\N{COMBINING GRAPHEME JOINER}\N{ARABIC LETTER MARK}\N{HANGUL FILLER}\N{OGHAM SPACE MARK}"
+    "\N{EN QUAD}\N{ZERO WIDTH SPACE}\N{ZERO WIDTH JOINER}\N{RIGHT-TO-LEFT MARK}\N{LINE SEPARATOR}\N{PARAGRAPH SEPARATOR}"
+    "\N{RIGHT-TO-LEFT OVERRIDE}\N{NARROW NO-BREAK SPACE}\N{WORD JOINER}\N{POP DIRECTIONAL ISOLATE}\N{BRAILLE PATTERN BLANK}"
+    "\N{IDEOGRAPHIC SPACE}\N{VARIATION SELECTOR-16}\N{ZERO WIDTH NO-BREAK SPACE}\N{HALFWIDTH HANGUL FILLER}"
+    "\N{INTERLINEAR ANNOTATION ANCHOR}\0\x1f\x7f\x85\x9f"
+)
+_NEW_LINES = "\n\v\f\r\x1c\x1d\x1e\x85\N{LINE SEPARATOR}\N{PARAGRAPH SEPARATOR}"
+_VISIBLE = [
+    "cats",
+    "été",
+    "naïve café",
+    "猫",
+    "고양이",
+    "แมว",
+    "🐈",
+    "👩\N{ZERO WIDTH JOINER}🚀",
+    "❤\N{VARIATION SELECTOR-16}",
+    "\N{RIGHT-TO-LEFT MARK}חתול\N{LEFT-TO-RIGHT MARK}",
+    "می\N{ZERO WIDTH NON-JOINER}خواهم",
+    "a\N{NO-BREAK SPACE}b",
+    "\N{IDEOGRAPHIC SPACE}犬",
+    "-",
+]
+
+
+def _with_preferences(*preferences: str) -> list[Message]:
+    """One request of each method that takes preferences."""
+    updating = accounts.UpdateAccountRequest()
+    updating.preferences.extend(list(preferences))
+    return [
+        stories.CreateStoryRequest(preferences=preferences),
+        registrations.CreateRegistrationRequest(
+            email="a@example.com", password="correct horse battery", preferences=preferences
+        ),
+        updating,
+    ]
+
+
+@pytest.mark.parametrize("blank", [*_SHOWS_NOTHING, "", " \N{ZERO WIDTH SPACE}\N{NO-BREAK SPACE}"], ids=ascii)
+def test_a_preference_that_shows_nothing_is_blank_wherever_it_is_given(blank: str) -> None:
+    for request in _with_preferences(blank):
+        (violation,) = violations(request)
+        assert violation.field.startswith("preferences")
+
+
+@pytest.mark.parametrize("visible", _VISIBLE, ids=ascii)
+def test_whatever_shows_may_be_a_preference_in_any_script(visible: str) -> None:
+    for request in _with_preferences(visible):
+        validate(request)
+    validate(stories.CreateStoryRequest(theme=visible))
+
+
+@pytest.mark.parametrize("end", _NEW_LINES, ids=ascii)
+def test_every_line_break_of_unicode_ends_a_line(end: str) -> None:
+    text = f"a{end}b"
+    registering = registrations.CreateRegistrationRequest(
+        email="a@example.com", password="correct horse battery", first_name=text, last_name=text
+    )
+    registration_id = "0195c5a4-1111-7000-8000-000000000000"
+    for request, fields in (
+        (stories.CreateStoryRequest(theme=text), ["theme"]),
+        (registering, ["first_name", "last_name"]),
+        (accounts.UpdateAccountRequest(first_name=text, last_name=text), ["first_name", "last_name"]),
+        (sessions.CreateSessionRequest(login="a", password="b", device_name=text), ["device_name"]),
+        (
+            registrations.CompleteRegistrationRequest(registration_id=registration_id, code="123456", device_name=text),
+            ["device_name"],
+        ),
+    ):
+        assert [violation.field for violation in violations(request)] == fields
+    for preferring in _with_preferences(text):
+        assert violations(preferring)
 
 
 def test_every_invalid_field_is_told_at_once() -> None:

@@ -41,7 +41,8 @@ from tests.notification.directory import Directory, serving
 from tests.waiting import until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
-SEAL = Seal(b"s" * 32)
+SEAL_KEY = b"s" * 32
+SEAL = Seal(SEAL_KEY)
 SENDER = "Storymesh <no-reply@mail.example>"
 STREAM = stream_of("notification")
 

@@ -22,6 +22,8 @@ class MailServer:
     """Never answers the final dot."""
     held: asyncio.Event | None = None
     """Answers the final dot only after this."""
+    hesitates_at: str = ""
+    """Never answers this verb; CONNECT: never greets."""
     port: int = field(default=0, init=False)
     connections: int = field(default=0, init=False)
     verbs: list[str] = field(default_factory=list, init=False)
@@ -42,10 +44,14 @@ class MailServer:
             writer.close()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.hesitates_at == "CONNECT":
+            await reader.read()
         await _say(writer, self.greeting)
         while line := (await reader.readline()).decode().strip():
             verb = line.partition(" ")[0].upper()
             self.verbs.append(verb)
+            if verb == self.hesitates_at:
+                await reader.read()
             match verb:
                 case "MAIL":
                     await _say(writer, self.sender)

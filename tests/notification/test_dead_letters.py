@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 import grpc
 import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 from storymesh.events.v1 import auth_events_pb2, story_events_pb2
@@ -25,6 +26,7 @@ from services.kit import channels, dead_letter_service, dead_letters
 from services.kit.database import Database
 from services.kit.dead_letter_service import DeadLetterDesk, DeadLetterServicer
 from services.kit.dead_letters import DeadLetters, Keeper
+from services.kit.errors import InvalidArgument, Violation
 from services.kit.events import Event
 from services.kit.revocations import Kind, Revocation
 from services.kit.server import Server
@@ -35,7 +37,7 @@ from services.notification.tables import notifications
 from tests.conftest import empty
 from tests.identity import Issuer, bearer, service_tokens
 from tests.notification.conftest import Told, event, user_deleted
-from tests.statuses import raises_status, violated_fields
+from tests.statuses import detail, raises_status, violated_fields
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -187,6 +189,61 @@ async def test_the_other_services_letters_are_settled_there_in_the_administrator
     assert (rows[replayed.id]["settlement"], rows[discarded.id]["settlement"]) == ("REPLAYED", "DISCARDED")
     with raises_status(StatusCode.NOT_FOUND, "DEAD_LETTER_NOT_FOUND"):
         await ops.replay("story", uuid4())
+
+
+async def test_what_was_decided_before_is_shown_of_both_services_alike(ops: Ops) -> None:
+    own, theirs = story_requested(), story_requested()
+    shown = {}
+    for db, service, lost in ((ops.notification, "notification", own), (ops.story, "story", theirs)):
+        await bury(db, lost)
+        await ops.replay(service, lost.id)
+        async with db.transaction() as tx:
+            await dead_letters.mark_returned(tx, [lost.id])
+        await bury(db, lost)
+        (letter,) = (await ops.page(service)).dead_letters
+        (decision,) = letter.decisions
+        assert (decision.actor, decision.reason) == (str(ADMIN), "mended")
+        assert decision.HasField("decide_time")
+        shown[service] = decision.decision
+    assert set(shown.values()) == {pb.SETTLEMENT_REPLAYED}
+
+
+async def test_a_letter_that_is_missing_is_named_of_both_services_alike(ops: Ops) -> None:
+    for db, service in ((ops.notification, "notification"), (ops.story, "story")):
+        lost, missing = story_requested(), uuid4()
+        await bury(db, lost)
+        with pytest.raises(AioRpcError) as raised:
+            await ops.discard(service, lost.id, missing)
+        info = detail(raised.value, ErrorInfo)
+        assert info
+        assert (info.reason, dict(info.metadata)) == ("DEAD_LETTER_NOT_FOUND", {"event_id": str(missing)})
+
+
+async def test_two_spellings_of_an_id_are_one_letter_of_either_service(ops: Ops) -> None:
+    for db, service in ((ops.notification, "notification"), (ops.story, "story")):
+        lost = story_requested()
+        await bury(db, lost)
+        request = pb.ReplayDeadLettersRequest(
+            service=service, event_ids=[str(lost.id), str(lost.id).upper()], reason="mended"
+        )
+        answer = await ops.stub.ReplayDeadLetters(request, metadata=ops.auth())
+        assert [letter.event_id for letter in answer.dead_letters] == [str(lost.id)]
+
+
+async def test_a_field_that_only_the_other_service_refuses_is_named_as_it_names_it(
+    ops: Ops, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be of another version, whose contract is stricter."""
+    refused = InvalidArgument([Violation("event_ids", "are too many", "TOO_MANY")])
+
+    async def refuse(*_arguments: object, **_named: object) -> None:
+        raise refused
+
+    monkeypatch.setattr(DeadLetters, "settle", refuse)
+    with pytest.raises(AioRpcError) as raised:
+        await ops.replay("story", uuid4())
+    assert raised.value.code() is StatusCode.INVALID_ARGUMENT
+    assert violated_fields(raised.value) == ["event_ids"]
 
 
 async def test_the_other_service_decides_itself_who_may_ask(ops: Ops) -> None:

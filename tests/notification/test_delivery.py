@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import sys
+from base64 import urlsafe_b64encode
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -11,13 +13,16 @@ from uuid import uuid4
 
 import aiosmtplib
 import pytest
+from sqlalchemy import text
 
+from local.harness import Servers
 from services.kit.clock import system_clock
 from services.kit.events import Event
 from services.notification.mailing import Mailing
 from services.notification.model import Letter, MailState, Recipient, Template
 from services.notification.smtp import Smtp, TryAgain
-from tests.notification.conftest import SENDER, Told, code_issued, story_completed
+from tests.identity import MESH_KEY
+from tests.notification.conftest import SEAL_KEY, SENDER, Told, code_issued, story_completed
 from tests.notification.smtp_servers import MailServer, listening
 from tests.waiting import until
 
@@ -163,6 +168,112 @@ async def test_after_a_crash_in_mid_sending_a_code_is_sent_again_and_a_storys_ma
         assert server.mails == []
         assert await state(told, event) == MailState.UNKNOWN
     assert len(await told.notifications()) == (kind == "story")
+
+
+@pytest.mark.parametrize("kind", ["code", "story"])
+@pytest.mark.parametrize("verb", ["CONNECT", "EHLO", "MAIL", "RCPT"])
+async def test_a_mail_that_no_server_has_seen_when_its_worker_is_stopped_is_sent_by_the_next_one(
+    told: Told, kind: str, verb: str
+) -> None:
+    event = code_issued() if kind == "code" else story_completed(told.accounts.add())
+    slow, server = MailServer(hesitates_at=verb), MailServer()
+    async with listening(slow):
+        told.smtp_port = slow.port
+        async with told.working(cut_off=True):
+            await told.send(event)
+            await until(lambda: slow.connections if verb == "CONNECT" else verb in slow.verbs)
+    assert (slow.mails, await state(told, event)) == ([], MailState.WAITING)
+    async with sending(told, server):
+        await until(told.idle)
+    assert len(server.mails) == 1
+    assert await state(told, event) == MailState.SENT
+    assert len(await told.notifications()) == (kind == "story")
+
+
+async def test_a_mail_that_waits_for_a_slow_server_outlives_the_sigterm_of_its_worker(
+    told: Told, servers: Servers, migrated: Callable[[str], str]
+) -> None:
+    code, slow, server = code_issued(), MailServer(hesitates_at="RCPT"), MailServer()
+    async with listening(slow):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "services.notification", "worker"),
+            env={
+                "STORYMESH_DATABASE_URL": migrated("notification"),
+                "STORYMESH_REDIS_URL": servers.redis_url,
+                "STORYMESH_LISTEN": "127.0.0.1:0",
+                "STORYMESH_MESH_KEY": urlsafe_b64encode(MESH_KEY).decode(),
+                "STORYMESH_SEAL_KEY": urlsafe_b64encode(SEAL_KEY).decode(),
+                "STORYMESH_SMTP_PORT": str(slow.port),
+                "STORYMESH_DRAIN_SECONDS": "0.1",
+            },
+        )
+        await told.send(code)
+        await until(lambda: "RCPT" in slow.verbs, 30)
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+    record = (await told.records())[code.id]
+    assert (record["state"], record["attempts"]) == (MailState.WAITING, 1)
+    async with sending(told, server):
+        await until(told.idle)
+    assert (len(server.mails), await state(told, code)) == (1, MailState.SENT)
+
+
+async def test_a_mail_that_was_taken_is_sent_also_when_its_worker_is_stopped_at_leaving(told: Told) -> None:
+    story = story_completed(told.accounts.add())
+    server = MailServer(hesitates_at="QUIT")
+    async with listening(server):
+        told.smtp_port = server.port
+        async with told.working(cut_off=True):
+            await told.send(story)
+            await until(lambda: "QUIT" in server.verbs)
+    assert await state(told, story) == MailState.SENT
+
+
+@pytest.mark.parametrize("statement", ["_begin", "_settle"])
+async def test_a_worker_that_is_stopped_in_the_middle_of_a_record_finishes_it(told: Told, statement: str) -> None:
+    """The database keeps it waiting there."""
+    mail, recipient, letter = uuid4(), Recipient("ada@example.com", "Ada"), Letter("subject", "body")
+    answers = asyncio.Event()
+    async with listening(MailServer(held=answers)) as server:
+        mailing = Mailing(told.db, smtp(server), system_clock, sender=SENDER)
+        if statement == "_settle":
+            sending = asyncio.create_task(mailing.send(mail, Template.STORY_READY, recipient, letter))
+            await until(lambda: server.mails)
+        async with told.db.transaction() as other:
+            await other.execute(text("LOCK TABLE mails IN EXCLUSIVE MODE"))
+            if statement == "_begin":
+                sending = asyncio.create_task(mailing.send(mail, Template.STORY_READY, recipient, letter))
+            answers.set()
+            await until(lambda: _someone_waits(told))
+            sending.cancel()
+            # Long enough for one that gives up; one that does not would wait here for ever.
+            await asyncio.wait([sending], timeout=0.2)
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+    record = (await told.records())[mail]
+    assert record["state"] == (MailState.WAITING if statement == "_begin" else MailState.SENT)
+
+
+async def _someone_waits(told: Told) -> bool:
+    async with told.db.transaction() as tx:
+        query = "SELECT count(*) FROM pg_locks WHERE relation = 'mails'::regclass AND NOT granted"
+        return bool(await tx.scalar(text(query)))
+
+
+async def test_a_stopped_worker_does_not_undo_what_its_peer_made_of_its_mail(told: Told) -> None:
+    """It had lost the lease, and the peer could not know how far it was."""
+    mail, recipient, letter = uuid4(), Recipient("ada@example.com", "Ada"), Letter("subject", "body")
+    async with listening(MailServer(hesitates_at="RCPT")) as slow, listening(MailServer()) as good:
+        first, second = (Mailing(told.db, smtp(server), system_clock, sender=SENDER) for server in (slow, good))
+        overtaken = asyncio.create_task(first.send(mail, Template.STORY_READY, recipient, letter))
+        await until(lambda: "RCPT" in slow.verbs)
+        await second.send(mail, Template.STORY_READY, recipient, letter)
+        overtaken.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await overtaken
+    assert (await told.records())[mail]["state"] == MailState.UNKNOWN
+    assert good.mails == []
 
 
 async def test_a_code_that_ended_while_its_worker_died_is_not_sent_again(told: Told) -> None:

@@ -53,3 +53,21 @@ def test_the_words_of_mail_servers_are_forgotten_and_the_former_version_goes_on_
         connection.execute(INSERT_OF_THE_FORMER_VERSION, [uuid4(), ""])
         command.upgrade(config, "head")
         assert connection.execute("SELECT count(*) FROM mails").fetchone() == (6,)
+
+
+INSERT_OF_A_DECIDED_LETTER = """
+    INSERT INTO dead_letters (event_id, type, key, event, reason, failures, inbox, settled_at, settlement, settled_by,
+                              settled_because)
+    VALUES (%s, '', '', '', '', 1, 'notification', now(), 'DISCARDED', %s, 'nobody waits for it')
+"""
+
+
+def test_what_the_former_version_decided_about_dead_letters_is_among_the_decisions(new_database: str) -> None:
+    config, event_id, administrator = alembic(new_database), uuid4(), uuid4()
+    command.upgrade(config, "0003")
+    with psycopg.connect(new_database.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(INSERT_OF_A_DECIDED_LETTER, [event_id, administrator])
+        command.upgrade(config, "head")
+        kept = connection.execute("SELECT event_id, inbox, decision, actor, because FROM dead_letter_decisions")
+        assert kept.fetchall() == [(event_id, "notification", "DISCARDED", administrator, "nobody waits for it")]
+        connection.execute(INSERT_OF_A_DECIDED_LETTER, [uuid4(), administrator])

@@ -61,6 +61,55 @@ async def test_a_failed_story_is_told_with_its_reason(told: Told, reason: str) -
     assert (note["type"], note["story_id"]) == ("STORY_FAILED", story)
 
 
+async def test_who_waits_for_an_administrator_is_not_told_to_ask_again(told: Told) -> None:
+    for reason in ("WRITER_MISCONFIGURED", "WRITER_UNAVAILABLE"):
+        user = told.accounts.add(f"{reason.lower()}@example.com")
+        failed = story_events_pb2.StoryFailed(story_id=str(uuid4()), owner_id=str(user), reason=reason)
+        await told.handle(event(failed))
+    misconfigured, unavailable = (mail.get_content() for mail in await until(told.mailbox.mails))
+    assert "Asking again may work" in unavailable
+    assert "may work" not in misconfigured
+    assert "administrator" in misconfigured
+
+
+NO_IDS = {
+    message.DESCRIPTOR.name: message
+    for message in (
+        auth_events_pb2.RegistrationRepeated(user_id="x"),
+        auth_events_pb2.UserRegistered(user_id="x"),
+        auth_events_pb2.UserDeleted(user_id="x"),
+        auth_events_pb2.SessionRevoked(user_id="x", reason=auth_events_pb2.SESSION_REVOKE_REASON_REFRESH_REUSED),
+        auth_events_pb2.PasswordChanged(user_id="x"),
+        auth_events_pb2.PasswordDisabled(user_id="x"),
+        auth_events_pb2.EmailChanged(user_id="x"),
+        auth_events_pb2.AddressClaimed(user_id="x"),
+        story_events_pb2.StoryCompleted(story_id=str(uuid4()), owner_id="x"),
+        story_events_pb2.StoryFailed(story_id=str(uuid4())),
+    )
+}
+
+
+@pytest.mark.parametrize("kind", NO_IDS)
+async def test_an_event_about_nobody_is_dead_lettered_at_once(told: Told, kind: str) -> None:
+    await told.handle(event(NO_IDS[kind]))
+    (letter,) = await told.dead()
+    assert letter["failures"] == 0
+    assert letter["reason"].endswith("_id is no UUID")
+
+
+async def test_an_event_about_no_story_or_with_no_time_is_dead_lettered_at_once(told: Told) -> None:
+    user = told.accounts.add()
+    timeless = auth_events_pb2.CodeIssued(purpose=auth_events_pb2.CODE_PURPOSE_SIGN_IN)
+    timeless.expire_time.seconds = 2**62
+    await told.handle(
+        event(story_events_pb2.StoryCompleted(story_id="x", owner_id=str(user))),
+        event(story_events_pb2.StoryFailed(story_id="x", owner_id=str(user))),
+        event(timeless),
+    )
+    assert [letter["failures"] for letter in await told.dead()] == [0, 0, 0]
+    assert (told.mailbox.mails(), await told.notifications()) == ([], [])
+
+
 async def test_who_registers_again_is_told_by_mail_only(told: Told) -> None:
     user = told.accounts.add()
     await told.handle(event(auth_events_pb2.RegistrationRepeated(user_id=str(user))))

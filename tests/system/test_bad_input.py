@@ -20,7 +20,7 @@ from storymesh.story.v1.story_service_pb2_grpc import StoryServiceStub
 
 from local.harness import RunningMesh
 from tests.identity import Issuer, bearer
-from tests.statuses import violated_fields
+from tests.statuses import raises_status, violated_fields
 from tests.system.conftest import Person, registered
 
 GOOD = {"email": "somebody@example.com", "password": "correct horse battery staple"}
@@ -181,6 +181,44 @@ async def test_each_invalid_story_field_is_named(person: Person, path: str, body
 async def test_each_invalid_query_is_named(person: Person, path: str, field: str) -> None:
     response = await person.get(path)
     assert (response.status_code, fields(response)) == (400, {field})
+
+
+@pytest.mark.parametrize(("size", "times"), [(9_000, 30), (14_000, 30), (20_000, 3), (31_000, 3)])
+async def test_every_request_with_large_headers_that_the_edge_lets_in_is_served(
+    mesh: RunningMesh, person: Person, size: int, times: int
+) -> None:
+    headers = {**person.auth, "cookie": "x" * size}
+    for path in ["/v1/stories", "/v1/account", "/v1/notifications"]:
+        answers = [await person.http.get(path, headers=headers) for _ in range(times)]
+        assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers]
+    async with grpc.aio.insecure_channel(mesh.edge_address) as channel:
+        metadata = (*bearer(person.tokens["access_token"]), ("cookie", "x" * size))
+        await StoryServiceStub(channel).ListStories(story.ListStoriesRequest(), metadata=metadata)
+
+
+async def test_headers_beyond_the_edges_limit_are_named(person: Person) -> None:
+    response = await person.http.get("/v1/stories", headers={**person.auth, "cookie": "x" * 33_000})
+    assert (response.status_code, reason(response)) == (431, "HEADERS_TOO_LARGE")
+
+
+@pytest.mark.parametrize("path", ["/v1/stories", "/v1/notifications"])
+@pytest.mark.parametrize("size", [9_000, 16_000])
+async def test_a_page_token_as_long_as_a_page_is_the_callers_mistake(person: Person, path: str, size: int) -> None:
+    response = await person.get(path, page_token="x" * size)
+    assert (response.status_code, fields(response)) == (400, {"page_token"}), response.text
+
+
+async def test_bytes_that_are_no_request_have_one_reason_whoever_reads_them(mesh: RunningMesh, person: Person) -> None:
+    in_json = await person.http.post(
+        "/v1/stories", content=b"{", headers={**person.auth, "content-type": "application/json"}
+    )
+    async with grpc.aio.insecure_channel(mesh.edge_address) as channel:
+        create: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+            "/storymesh.story.v1.StoryService/CreateStory"
+        )
+        with raises_status(grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_MALFORMED"):
+            await create(b"\xff\xff", metadata=bearer(person.tokens["access_token"]))
+    assert reason(in_json) == "REQUEST_MALFORMED"
 
 
 async def test_the_meshs_own_methods_are_refused_at_the_edge(mesh: RunningMesh, person: Person) -> None:

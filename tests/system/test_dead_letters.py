@@ -10,6 +10,7 @@ import httpx
 import psycopg
 import pytest
 from redis.asyncio import Redis
+from storymesh.events.v1.auth_events_pb2 import UserDeleted
 from storymesh.events.v1.story_events_pb2 import StoryCompleted, StoryRequested
 
 from local.harness import RunningMesh
@@ -18,6 +19,7 @@ from services.kit.inbox import stream_of
 from tests.kit.test_inbox import event
 from tests.system.conftest import Person, databases_of, mails_to, opened, registered
 from tests.system.members import Member, body_of, signed_up
+from tests.system.test_bad_input import fields
 from tests.system.test_keys import made_admin
 from tests.waiting import until
 
@@ -30,9 +32,10 @@ async def admin(mesh: RunningMesh) -> AsyncIterator[Member]:
         yield await made_admin(mesh, await signed_up(door, mesh))
 
 
-async def put_aside(mesh: RunningMesh, redis: Redis, service: str, poison: Event) -> None:
+async def put_aside(mesh: RunningMesh, redis: Redis, inbox: str, poison: Event) -> None:
     """A message that its handler cannot read."""
-    await redis.xadd(stream_of(service), {"event": poison.to_bytes()})
+    service = inbox.partition("-")[0]
+    await redis.xadd(stream_of(inbox), {"event": poison.to_bytes()})
     async with await psycopg.AsyncConnection.connect(databases_of(mesh)[service], autocommit=True) as connection:
 
         async def dead() -> bool:
@@ -83,6 +86,50 @@ async def decision(mesh: RunningMesh, service: str, event_id: UUID) -> Any:
     async with await psycopg.AsyncConnection.connect(databases_of(mesh)[service]) as connection:
         query = "SELECT settlement, settled_by, settled_because FROM dead_letters WHERE event_id = %s"
         return await (await connection.execute(query, [event_id])).fetchone()
+
+
+async def test_events_about_no_id_are_put_aside_at_once(mesh: RunningMesh, mesh_redis: Redis, admin: Member) -> None:
+    """Tried eight times instead, they would take minutes to be seen."""
+    of = {
+        "story": StoryRequested(story_id="not-a-uuid"),
+        "story-accounts": UserDeleted(user_id="not-a-uuid"),
+        "notification": StoryCompleted(story_id=str(uuid4()), owner_id="not-a-uuid"),
+    }
+    for inbox, message in of.items():
+        nobody = event(type=message.DESCRIPTOR.full_name, key=str(uuid4()), payload=message.SerializeToString())
+        await put_aside(mesh, mesh_redis, inbox, nobody)
+        service = inbox.partition("-")[0]
+        (letter,) = [one for one in await listed(admin, service=service) if one["event_id"] == str(nobody.id)]
+        assert (letter["failures"], letter["decisions"]) == (0, [])
+        assert letter["reason"].endswith("is no UUID")
+
+
+async def test_a_decision_is_shown_when_its_letter_has_died_again(
+    mesh: RunningMesh, mesh_redis: Redis, admin: Member
+) -> None:
+    for service, message in (("story", StoryRequested), ("notification", StoryCompleted)):
+        lost = poison(message)
+        await put_aside(mesh, mesh_redis, service, lost)
+        spellings = [str(lost.id), str(lost.id).upper()]
+        request: dict[str, Any] = {"service": service, "event_ids": spellings, "reason": "perhaps now"}
+        (replayed,) = (await admin.must("ReplayDeadLetters", **request))["dead_letters"]
+        assert replayed["event_id"] == str(lost.id)
+
+        async def decisions(service: str = service, lost: Event = lost) -> list[dict[str, Any]]:
+            letters = [one for one in await listed(admin, service=service) if one["event_id"] == str(lost.id)]
+            return [decision for letter in letters for decision in letter["decisions"]]
+
+        (decision,) = await until(decisions)
+        assert (decision["decision"], decision["actor"]) == ("SETTLEMENT_REPLAYED", admin.user["id"])
+        assert decision["reason"] == "perhaps now"
+
+
+async def test_a_reason_of_spaces_is_refused_with_its_name(http: httpx.AsyncClient, admin: Member) -> None:
+    request: dict[str, Any] = {"service": "story", "event_ids": [str(uuid4())], "reason": "   "}
+    headers = {"authorization": f"Bearer {admin.access_token}"}
+    for decision in ("replay", "discard"):
+        answer = await http.post(f"/v1/admin/deadLetters:{decision}", json=request, headers=headers)
+        assert (answer.status_code, fields(answer)) == (400, {"reason"})
 
 
 async def test_nobody_else_may(mesh: RunningMesh, http: httpx.AsyncClient) -> None:

@@ -10,10 +10,12 @@ instructions" from being read as one; a model that obeys it all the same can onl
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 import re
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 import openai
@@ -35,13 +37,21 @@ by empty lines: no Markdown, no headings, no lists, no remarks about the story, 
 _TITLE_LIMIT = 120
 # A first line longer than this is no title but a story that begins at once.
 _TITLE_LINE_LIMIT = 200
+_TITLE_MARKS = "#*_`\"'“”«» "
 _CHARACTERS_PER_WORD = 12
 _WORD = re.compile(r"\s*\S{1,40}")
+# Thai, Lao, Tibetan, Burmese, Khmer, Japanese and Chinese letters: these scripts put no spaces between words.
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 
 _PASSING_STATUSES = frozenset({408, 409, 425, 429})
 _REFUSING_CODES = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
 # Sent with status 429, but no wait will help: the account has to be topped up.
 _SPENT_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+_LONGEST_RETRY_AFTER = 86_400.0
+# Where the count ends up: an int32 in the contract, an integer in the database.
+_MOST_TOKENS = 2**31 - 1
 
 
 class OpenAIWriter:
@@ -49,9 +59,11 @@ class OpenAIWriter:
 
     `connect_timeout` and `read_timeout` are in seconds; the latter bounds each wait for more of the answer, not the whole of it.
     Passing errors are retried up to `attempts` times altogether, but only while nothing has come from the model; a `Retry-After`
-    longer than `longest_wait` seconds is left to the caller. Errors map thus:
+    longer than `longest_wait` seconds is left to the caller. After a story that had to be cut short, the token count is waited for
+    at most `usage_wait` seconds: endpoints send it last, after text that nobody will read. Errors map thus:
 
-    - connection failures, timeouts, 408, 409, 425, 429, 5xx, a stream that is cut off or makes no sense: `WriterUnavailable`;
+    - connection failures, timeouts, 408, 409, 425, 429, 5xx, a stream that is cut off or makes no sense, a story without a title or
+      shorter than asked for: `WriterUnavailable`;
     - a content filter's finish reason or error code, or a refusal in place of text: `WriterRefused` CONTENT_REFUSED;
     - every other 4xx (key, model, request), an exhausted account, an answer stopped by the endpoint's own token limit:
       `WriterRefused` WRITER_MISCONFIGURED.
@@ -70,10 +82,12 @@ class OpenAIWriter:
         attempts: int = 3,
         first_wait: float = 0.5,
         longest_wait: float = 10.0,
+        usage_wait: float = 2.0,
     ) -> None:
         self.model = model
         self._attempts = attempts
         self._longest_wait = longest_wait
+        self._usage_wait = usage_wait
         self._backoff = wait_random_exponential(multiplier=first_wait, max=longest_wait)
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
@@ -100,13 +114,15 @@ class OpenAIWriter:
             manuscript = _Manuscript(brief)
             for piece in manuscript.take(first):
                 yield piece
-            usage: Usage | None = None
+            usage = first.usage
             while not manuscript.is_full and (delta := await anext(rest, None)) is not None:
                 usage = delta.usage or usage
                 for piece in manuscript.take(delta):
                     yield piece
             for piece in manuscript.finish():
                 yield piece
+            if manuscript.is_full and usage is None:
+                usage = await self._usage_at_the_end(rest)
             if usage is not None:
                 yield usage
 
@@ -124,6 +140,15 @@ class OpenAIWriter:
             await deltas.aclose()
             raise
         raise WriterUnavailable("the endpoint's answer was empty")
+
+    async def _usage_at_the_end(self, rest: AsyncGenerator[_Delta, None]) -> Usage | None:
+        """Hears the model out for a moment. Whatever goes wrong now, the story is whole; only its cost stays unknown."""
+        with suppress(TimeoutError, WriterUnavailable, WriterRefused):
+            async with asyncio.timeout(self._usage_wait):
+                async for delta in rest:
+                    if delta.usage is not None:
+                        return delta.usage
+        return None
 
     async def _deltas(self, brief: Brief) -> AsyncGenerator[_Delta, None]:
         try:
@@ -165,17 +190,28 @@ def _delta(chunk: ChatCompletionChunk) -> _Delta:
         return _Delta(
             text=str((choice.delta.content if choice else None) or ""),
             finish_reason=choice.finish_reason if choice else None,
-            usage=Usage(int(chunk.usage.prompt_tokens), int(chunk.usage.completion_tokens)) if chunk.usage else None,
+            usage=_usage(chunk.usage) if chunk.usage else None,
         )
     except (AttributeError, TypeError, LookupError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _usage(sent: object) -> Usage:
+    return Usage(_counted(getattr(sent, "prompt_tokens", 0)), _counted(getattr(sent, "completion_tokens", 0)))
+
+
+def _counted(tokens: object) -> int:
+    """A count that can be stored, whatever the endpoint calls one: no figure is worth a story that is written and paid for."""
+    if not isinstance(tokens, int | float) or (isinstance(tokens, float) and math.isnan(tokens)):
+        return 0
+    return int(min(max(tokens, 0), _MOST_TOKENS))
 
 
 class _Manuscript:
     """Turns the model's text into a title and plain words, and keeps it within its length.
 
     Up to the wanted number of words everything is passed on as it comes. After that only whole sentences are, while they fit; the
-    model is then cut short where a sentence ends.
+    model is then cut short where a sentence ends. A model that ends too early has failed, as nobody can write on for it.
     """
 
     def __init__(self, brief: Brief) -> None:
@@ -186,6 +222,7 @@ class _Manuscript:
         self._title_is_known = False
         self._tail = ""
         self._words = 0
+        self._unspaced = 0
         self._characters = 0
         self._last = ""
         self._finish_reason: str | None = None
@@ -217,20 +254,25 @@ class _Manuscript:
             pieces += self._pass_on(self._tail)
         elif not is_complete(self._last):
             pieces.append(Words("…"))
-        if not self._characters:
-            raise WriterUnavailable("the endpoint sent no story")
+        if (written := max(self._size(self._words), self._unspaced)) < self._length.fewest:
+            raise WriterUnavailable(
+                f"the model ended after {written} words, where {self._length.fewest} are the fewest"
+            )
         return pieces
 
     def _begin(self) -> list[Piece]:
+        """The title and what has come of the text; nothing while all that has come shows nothing."""
         line, newline, rest = self._head.partition("\n")
-        title = re.sub(r"^\W*title\W+", "", one_line(line), flags=re.IGNORECASE).strip("#*_`\"'“”«» ")
+        title = re.sub(r"^\W*title\W+", "", one_line(line), flags=re.IGNORECASE).strip(_TITLE_MARKS)
         if not title or len(title) > _TITLE_LIMIT or not newline:
             rest = self._head
-            title = fragment(self._head, max_words=6, max_bytes=_TITLE_LIMIT)
-        self._title_is_known = True
+            title = fragment(self._head, max_words=6, max_bytes=_TITLE_LIMIT).strip(_TITLE_MARKS)
         self._head = ""
         title = self._given_title or title
-        return [Title(title), *self._body(self._plain.feed(rest))] if title else []
+        if not title:
+            return []
+        self._title_is_known = True
+        return [Title(title), *self._body(self._plain.feed(rest))]
 
     def _body(self, text: str) -> list[Piece]:
         pieces: list[Piece] = []
@@ -254,6 +296,7 @@ class _Manuscript:
             return []
         continues_a_word = self._last and not self._last[-1].isspace() and not text[0].isspace()
         self._words += len(text.split()) - bool(continues_a_word)
+        self._unspaced += len(_UNSPACED.findall(text))
         self._characters += len(text)
         self._last = (self._last + text)[-8:]
         return [Words(text)]
@@ -301,5 +344,8 @@ def _translated(error: openai.APIError) -> WriterUnavailable | WriterRefused:
 
 
 def _retry_after(header: str | None) -> float | None:
-    """Seconds, if the header says seconds (RFC 9110, 10.2.3); its other form, a date, would trust two clocks to agree."""
-    return float(header) if header is not None and header.isdecimal() else None
+    """Seconds, a day at most, if the header says seconds (RFC 9110, 10.2.3).
+
+    Its other form, a date, would trust two clocks to agree; like anything else it counts as not said.
+    """
+    return min(float(header), _LONGEST_RETRY_AFTER) if header is not None and header.isdecimal() else None

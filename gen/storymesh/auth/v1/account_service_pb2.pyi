@@ -75,13 +75,14 @@ class UpdateAccountRequest(_message.Message):
     from now on none.
     """
     first_name: _builtins.str
-    """At most 64 characters on one line."""
+    """At most 64 characters on one line: no control characters and none of Unicode's line breaks."""
     last_name: _builtins.str
-    """At most 64 characters on one line."""
+    """At most 64 characters on one line: no control characters and none of Unicode's line breaks."""
     @_builtins.property
     def preferences(self) -> _struct_pb2.ListValue:
-        """All preferences anew: at most 5 strings, all different, each at most 20 bytes and not blank. A list of its own kind, because
-        only so an empty one, which removes them all, differs from one that is not set.
+        """All preferences anew: at most 5 strings, all different, each at most 20 bytes on one line and not blank, as in
+        CreateRegistrationRequest. A list of its own kind, because only so an empty one, which removes them all, differs from one that is
+        not set.
         """
 
     def __init__(

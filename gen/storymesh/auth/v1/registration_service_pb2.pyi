@@ -40,12 +40,14 @@ class CreateRegistrationRequest(_message.Message):
     username: _builtins.str
     """A name for signing in beside the address: 3 to 32 letters, digits, dots, hyphens or underscores, starting with a letter. Unset: none."""
     first_name: _builtins.str
-    """At most 64 characters on one line."""
+    """At most 64 characters on one line: no control characters and none of Unicode's line breaks."""
     last_name: _builtins.str
-    """At most 64 characters on one line."""
+    """At most 64 characters on one line: no control characters and none of Unicode's line breaks."""
     @_builtins.property
     def preferences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the person likes to read about: at most 5, all different, each at most 20 bytes and not blank."""
+        """What the person likes to read about: at most 5, all different, each at most 20 bytes on one line, with a character that shows:
+        white space, controls, joiners, marks of direction and fillers alone are blank.
+        """
 
     def __init__(
         self,

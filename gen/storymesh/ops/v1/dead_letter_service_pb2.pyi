@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Settlement:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SettlementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Settlement.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SETTLEMENT_UNSPECIFIED: _Settlement.ValueType  # 0
+    """Never sent."""
+    SETTLEMENT_REPLAYED: _Settlement.ValueType  # 1
+    """It was to be handled again."""
+    SETTLEMENT_DISCARDED: _Settlement.ValueType  # 2
+    """It was given up."""
+
+class Settlement(_Settlement, metaclass=_SettlementEnumTypeWrapper):
+    """What can be done about a dead letter."""
+
+SETTLEMENT_UNSPECIFIED: Settlement.ValueType  # 0
+"""Never sent."""
+SETTLEMENT_REPLAYED: Settlement.ValueType  # 1
+"""It was to be handled again."""
+SETTLEMENT_DISCARDED: Settlement.ValueType  # 2
+"""It was given up."""
+Global___Settlement: _TypeAlias = Settlement  # noqa: Y015
 
 @_typing.final
 class DeadLetter(_message.Message):
@@ -32,6 +57,7 @@ class DeadLetter(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     DIE_TIME_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """The event's id."""
     service: _builtins.str
@@ -48,6 +74,10 @@ class DeadLetter(_message.Message):
     def die_time(self) -> _timestamp_pb2.Timestamp:
         """When it was put aside."""
 
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetterDecision]:
+        """What was decided about it before it died again, oldest first, at most the last 10. Empty: nothing yet."""
+
     def __init__(
         self,
         *,
@@ -58,14 +88,51 @@ class DeadLetter(_message.Message):
         reason: _builtins.str = ...,
         failures: _builtins.int = ...,
         die_time: _timestamp_pb2.Timestamp | None = ...,
+        decisions: _abc.Iterable[Global___DeadLetterDecision] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["die_time", b"die_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["die_time", b"die_time", "event_id", b"event_id", "failures", b"failures", "key", b"key", "reason", b"reason", "service", b"service", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "die_time", b"die_time", "event_id", b"event_id", "failures", b"failures", "key", b"key", "reason", b"reason", "service", b"service", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeadLetter: _TypeAlias = DeadLetter  # noqa: Y015
+
+@_typing.final
+class DeadLetterDecision(_message.Message):
+    """What an administrator did about a dead letter. Kept for as long as the letter is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DECIDE_TIME_FIELD_NUMBER: _builtins.int
+    decision: Global___Settlement.ValueType
+    """Which of the two."""
+    actor: _builtins.str
+    """The administrator's user id."""
+    reason: _builtins.str
+    """Why, in the administrator's words."""
+    @_builtins.property
+    def decide_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    def __init__(
+        self,
+        *,
+        decision: Global___Settlement.ValueType = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        decide_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decide_time", b"decide_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "decide_time", b"decide_time", "decision", b"decision", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadLetterDecision: _TypeAlias = DeadLetterDecision  # noqa: Y015
 
 @_typing.final
 class ListDeadLettersRequest(_message.Message):
@@ -138,12 +205,12 @@ class ReplayDeadLettersRequest(_message.Message):
     service: _builtins.str
     """The service that keeps them: story or notification."""
     reason: _builtins.str
-    """Why, for the record: at most 200 characters on one line."""
+    """Why, for the record: at most 200 characters on one line, at least one of which shows."""
     dry_run: _builtins.bool
     """Only says what would be done."""
     @_builtins.property
     def event_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Which, at most 100."""
+        """Which, at most 100. Two spellings of one id are one."""
 
     def __init__(
         self,
@@ -198,12 +265,12 @@ class DiscardDeadLettersRequest(_message.Message):
     service: _builtins.str
     """The service that keeps them: story or notification."""
     reason: _builtins.str
-    """Why, for the record: at most 200 characters on one line."""
+    """Why, for the record: at most 200 characters on one line, at least one of which shows."""
     dry_run: _builtins.bool
     """Only says what would be done."""
     @_builtins.property
     def event_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Which, at most 100."""
+        """Which, at most 100. Two spellings of one id are one."""
 
     def __init__(
         self,

@@ -136,9 +136,11 @@ class Story(_message.Message):
     LANGUAGE_UNSUPPORTED when it does not know the language, WRITER_MISCONFIGURED until an administrator has acted.
     """
     prompt_tokens: _builtins.int
-    """Tokens that the model read for it, as the writer counts them; 0 when it does not."""
+    """Tokens that the model read for it, as the writer counts them; 0 when they were not counted, as by a writer without a model or an
+    endpoint that does not say.
+    """
     completion_tokens: _builtins.int
-    """Tokens that the model wrote for it."""
+    """Tokens that the model wrote for it; 0 when they were not counted. It may have written more than the story holds."""
     @_builtins.property
     def preferences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the story is to please."""

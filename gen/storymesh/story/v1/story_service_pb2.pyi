@@ -33,7 +33,9 @@ class CreateStoryRequest(_message.Message):
     LANGUAGE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     theme: _builtins.str
-    """What it is about, at most 100 characters on one line. Empty: the writer chooses."""
+    """What it is about, at most 100 characters on one line: no control characters and none of Unicode's line breaks. Empty: the writer
+    chooses.
+    """
     prompt: _builtins.str
     """Further wishes in the caller's own words, at most 1000 characters."""
     length: _story_pb2.StoryLength.ValueType
@@ -44,7 +46,9 @@ class CreateStoryRequest(_message.Message):
     """Makes the call idempotent: chosen by the caller, at most 64 letters, digits, dots, hyphens, underscores or colons."""
     @_builtins.property
     def preferences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the story is to please: at most 5, all different, each at most 20 bytes and not blank. Empty: the account's preferences."""
+        """What the story is to please: at most 5, all different, each at most 20 bytes on one line, with a character that shows: white
+        space, controls, joiners, marks of direction and fillers alone are blank. Empty: the account's preferences.
+        """
 
     def __init__(
         self,

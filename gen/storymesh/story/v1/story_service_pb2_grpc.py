@@ -80,7 +80,8 @@ class StoryServiceServicer:
         """Asks for a story, which workers write in the background. With a request_id, repeating the call answers with the same story.
         Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before;
         RESOURCE_EXHAUSTED with RetryInfo: STORY_QUOTA_EXCEEDED when the caller has too many unfinished stories or asked for too many in a
-        day, BACKLOG_FULL when more stories wait than can be written in time.
+        day, BACKLOG_FULL when more stories wait than can be written in time; UNAUTHENTICATED SESSION_REVOKED for an account that was just
+        deleted; UNAVAILABLE without preferences, while the account's cannot be looked up.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,7 +113,8 @@ class StoryServiceServicer:
 
     def RetryStory(self, request, context):
         """Queues a failed or cancelled story again, to be written anew.
-        Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state; RESOURCE_EXHAUSTED as CreateStory.
+        Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state; RESOURCE_EXHAUSTED and
+        UNAUTHENTICATED as CreateStory.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,8 +131,11 @@ class StoryServiceServicer:
     def WatchStory(self, request, context):
         """Streams the writing. The first message is a snapshot; the snapshot and the chunks after it, starting over at a reset, always
         equal the story's text. Ends after done, or after reconnect when the server is about to leave or the caller reads too slowly.
+        Server-sent events have no place for a status: one that ends with neither was cut off or refused, and coming back with its last
+        token tells which.
         Errors: NOT_FOUND STORY_NOT_FOUND, also in mid-stream when the story is deleted; INVALID_ARGUMENT for a resume_token of another
-        story or caller; RESOURCE_EXHAUSTED TOO_MANY_WATCHES with RetryInfo when the caller or the server has too many open.
+        story or caller; RESOURCE_EXHAUSTED TOO_MANY_WATCHES with RetryInfo when the caller or the server has too many open, and
+        STREAM_STALLED when the caller has not read for a while; UNAUTHENTICATED SESSION_REVOKED in mid-stream when the session ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

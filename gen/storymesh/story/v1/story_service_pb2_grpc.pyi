@@ -37,7 +37,8 @@ class StoryServiceStub:
     """Asks for a story, which workers write in the background. With a request_id, repeating the call answers with the same story.
     Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before;
     RESOURCE_EXHAUSTED with RetryInfo: STORY_QUOTA_EXCEEDED when the caller has too many unfinished stories or asked for too many in a
-    day, BACKLOG_FULL when more stories wait than can be written in time.
+    day, BACKLOG_FULL when more stories wait than can be written in time; UNAUTHENTICATED SESSION_REVOKED for an account that was just
+    deleted; UNAVAILABLE without preferences, while the account's cannot be looked up.
     """
     GetStory: _grpc.UnaryUnaryMultiCallable[_story_service_pb2.GetStoryRequest, _story_service_pb2.GetStoryResponse]
     """Reads a story.
@@ -53,7 +54,8 @@ class StoryServiceStub:
     """
     RetryStory: _grpc.UnaryUnaryMultiCallable[_story_service_pb2.RetryStoryRequest, _story_service_pb2.RetryStoryResponse]
     """Queues a failed or cancelled story again, to be written anew.
-    Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state; RESOURCE_EXHAUSTED as CreateStory.
+    Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state; RESOURCE_EXHAUSTED and
+    UNAUTHENTICATED as CreateStory.
     """
     DeleteStory: _grpc.UnaryUnaryMultiCallable[_story_service_pb2.DeleteStoryRequest, _story_service_pb2.DeleteStoryResponse]
     """Deletes a story for good, in whatever state; its writing stops and its watches end.
@@ -62,8 +64,11 @@ class StoryServiceStub:
     WatchStory: _grpc.UnaryStreamMultiCallable[_story_service_pb2.WatchStoryRequest, _story_service_pb2.WatchStoryResponse]
     """Streams the writing. The first message is a snapshot; the snapshot and the chunks after it, starting over at a reset, always
     equal the story's text. Ends after done, or after reconnect when the server is about to leave or the caller reads too slowly.
+    Server-sent events have no place for a status: one that ends with neither was cut off or refused, and coming back with its last
+    token tells which.
     Errors: NOT_FOUND STORY_NOT_FOUND, also in mid-stream when the story is deleted; INVALID_ARGUMENT for a resume_token of another
-    story or caller; RESOURCE_EXHAUSTED TOO_MANY_WATCHES with RetryInfo when the caller or the server has too many open.
+    story or caller; RESOURCE_EXHAUSTED TOO_MANY_WATCHES with RetryInfo when the caller or the server has too many open, and
+    STREAM_STALLED when the caller has not read for a while; UNAUTHENTICATED SESSION_REVOKED in mid-stream when the session ends.
     """
 
 @_typing.type_check_only
@@ -75,7 +80,8 @@ class StoryServiceAsyncStub(StoryServiceStub):
     """Asks for a story, which workers write in the background. With a request_id, repeating the call answers with the same story.
     Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before;
     RESOURCE_EXHAUSTED with RetryInfo: STORY_QUOTA_EXCEEDED when the caller has too many unfinished stories or asked for too many in a
-    day, BACKLOG_FULL when more stories wait than can be written in time.
+    day, BACKLOG_FULL when more stories wait than can be written in time; UNAUTHENTICATED SESSION_REVOKED for an account that was just
+    deleted; UNAVAILABLE without preferences, while the account's cannot be looked up.
     """
     GetStory: _aio.UnaryUnaryMultiCallable[_story_service_pb2.GetStoryRequest, _story_service_pb2.GetStoryResponse]  # type: ignore[assignment]
     """Reads a story.
@@ -91,7 +97,8 @@ class StoryServiceAsyncStub(StoryServiceStub):
     """
     RetryStory: _aio.UnaryUnaryMultiCallable[_story_service_pb2.RetryStoryRequest, _story_service_pb2.RetryStoryResponse]  # type: ignore[assignment]
     """Queues a failed or cancelled story again, to be written anew.
-    Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state; RESOURCE_EXHAUSTED as CreateStory.
+    Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state; RESOURCE_EXHAUSTED and
+    UNAUTHENTICATED as CreateStory.
     """
     DeleteStory: _aio.UnaryUnaryMultiCallable[_story_service_pb2.DeleteStoryRequest, _story_service_pb2.DeleteStoryResponse]  # type: ignore[assignment]
     """Deletes a story for good, in whatever state; its writing stops and its watches end.
@@ -100,8 +107,11 @@ class StoryServiceAsyncStub(StoryServiceStub):
     WatchStory: _aio.UnaryStreamMultiCallable[_story_service_pb2.WatchStoryRequest, _story_service_pb2.WatchStoryResponse]  # type: ignore[assignment]
     """Streams the writing. The first message is a snapshot; the snapshot and the chunks after it, starting over at a reset, always
     equal the story's text. Ends after done, or after reconnect when the server is about to leave or the caller reads too slowly.
+    Server-sent events have no place for a status: one that ends with neither was cut off or refused, and coming back with its last
+    token tells which.
     Errors: NOT_FOUND STORY_NOT_FOUND, also in mid-stream when the story is deleted; INVALID_ARGUMENT for a resume_token of another
-    story or caller; RESOURCE_EXHAUSTED TOO_MANY_WATCHES with RetryInfo when the caller or the server has too many open.
+    story or caller; RESOURCE_EXHAUSTED TOO_MANY_WATCHES with RetryInfo when the caller or the server has too many open, and
+    STREAM_STALLED when the caller has not read for a while; UNAUTHENTICATED SESSION_REVOKED in mid-stream when the session ends.
     """
 
 class StoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -116,7 +126,8 @@ class StoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks for a story, which workers write in the background. With a request_id, repeating the call answers with the same story.
         Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before;
         RESOURCE_EXHAUSTED with RetryInfo: STORY_QUOTA_EXCEEDED when the caller has too many unfinished stories or asked for too many in a
-        day, BACKLOG_FULL when more stories wait than can be written in time.
+        day, BACKLOG_FULL when more stories wait than can be written in time; UNAUTHENTICATED SESSION_REVOKED for an account that was just
+        deleted; UNAVAILABLE without preferences, while the account's cannot be looked up.
         """
 
     @_abc_1.abstractmethod
@@ -156,7 +167,8 @@ class StoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_story_service_pb2.RetryStoryResponse, _abc.Awaitable[_story_service_pb2.RetryStoryResponse]]:
         """Queues a failed or cancelled story again, to be written anew.
-        Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state; RESOURCE_EXHAUSTED as CreateStory.
+        Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state; RESOURCE_EXHAUSTED and
+        UNAUTHENTICATED as CreateStory.
         """
 
     @_abc_1.abstractmethod
@@ -177,8 +189,11 @@ class StoryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_story_service_pb2.WatchStoryResponse], _abc.AsyncIterator[_story_service_pb2.WatchStoryResponse]]:
         """Streams the writing. The first message is a snapshot; the snapshot and the chunks after it, starting over at a reset, always
         equal the story's text. Ends after done, or after reconnect when the server is about to leave or the caller reads too slowly.
+        Server-sent events have no place for a status: one that ends with neither was cut off or refused, and coming back with its last
+        token tells which.
         Errors: NOT_FOUND STORY_NOT_FOUND, also in mid-stream when the story is deleted; INVALID_ARGUMENT for a resume_token of another
-        story or caller; RESOURCE_EXHAUSTED TOO_MANY_WATCHES with RetryInfo when the caller or the server has too many open.
+        story or caller; RESOURCE_EXHAUSTED TOO_MANY_WATCHES with RetryInfo when the caller or the server has too many open, and
+        STREAM_STALLED when the caller has not read for a while; UNAUTHENTICATED SESSION_REVOKED in mid-stream when the session ends.
         """
 
 def add_StoryServiceServicer_to_server(servicer: StoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
