@@ -28,6 +28,7 @@ _SILENT_MILLISECONDS = 10_000
 
 _RECONNECT_SECONDS = 1.0
 _IDLE_SECONDS = 1.0
+_FOLD_SECONDS = 0.005
 _LISTENER_LOCKS = 0x4C53
 """Any constant: it keeps these locks apart from others that are named by two numbers."""
 
@@ -93,7 +94,7 @@ class Database:
             self._waking = asyncio.create_task(self._notify())
 
     async def _notify(self) -> None:
-        """One for all that was committed while the one before was on its way."""
+        """At once, then one for all that was committed within the next milliseconds."""
         while self._to_wake:
             channels, self._to_wake = self._to_wake, set()
             try:
@@ -102,6 +103,7 @@ class Database:
                         await connection.execute(_NOTIFY, {"channel": channel})
             except (SQLAlchemyError, OSError) as error:
                 log.debug("nobody was woken: %s", error)
+            await asyncio.sleep(_FOLD_SECONDS)
 
 
 def notify(tx: Transaction, channel: str) -> None:

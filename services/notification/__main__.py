@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AsyncExitStack
 
 from storymesh.notification.v1.notification_service_pb2 import DESCRIPTOR
@@ -40,6 +41,10 @@ _SMTP_CHECK_SECONDS = 60.0
 SERVICE = DESCRIPTOR.services_by_name["NotificationService"].full_name
 
 
+_NICENESS = 5
+"""A mail is on its way for seconds: where processors are shared, calls go first, as somebody waits for their answers."""
+
+
 async def serve(settings: NotificationSettings) -> None:
     async with AsyncExitStack() as closing:
         db = Database(settings.database_url.get_secret_value(), pool=settings.database_pool)
@@ -75,6 +80,7 @@ async def serve(settings: NotificationSettings) -> None:
 
 
 async def work(settings: NotificationWorkerSettings) -> None:
+    os.nice(_NICENESS)
     async with AsyncExitStack() as closing:
         db = Database(settings.database_url.get_secret_value(), pool=settings.database_pool)
         closing.push_async_callback(db.close)

@@ -136,6 +136,8 @@ class _Watch:
         self._told: State | None = None
         """What the client knows for certain: after a resumption nothing."""
         self._blank = True
+        self._whole = False
+        """It has been told the text of the final story."""
         self._standing = False
         self.position = START
 
@@ -170,6 +172,10 @@ class _Watch:
 
     async def _beginning(self, following: Following, after: Position | None) -> Snapshot:
         """The text up to the position, or up to now when there is none or its place is lost."""
+        story = following.story
+        if story.state.final and (after is None or after >= following.head):
+            self.position, self._whole = following.head, True
+            return Snapshot(story.text)
         text = None if after is None else await following.text_at(after)
         if after is None or text is None:
             return self._snapshot_of_now(following)
@@ -202,7 +208,7 @@ class _Watch:
             story = following.story
             following.check()
             if story.state.final and self.position >= following.head:
-                if following.text != story.text:
+                if not self._whole and following.text != story.text:
                     yield Snapshot(story.text)
                 yield Done(story)
                 return

@@ -15,6 +15,8 @@ from storymesh.story.v1 import story_pb2
 from storymesh.story.v1 import story_service_pb2 as pb
 from storymesh.story.v1.story_service_pb2_grpc import StoryServiceStub
 
+from services.kit.clock import system_clock
+from services.story import store
 from services.story.model import Position
 from services.story.progress import Kind, Overtaken, Progress
 from services.story.writers import Title, Words, WriterUnavailable
@@ -122,6 +124,27 @@ async def test_a_client_that_reads_one_message_of_each_stream_gets_on_as_well(
         async with watching(person, story_id) as other:
             working.put(Words(f"word{number} "))
             await other.until_text(seen + f"word{number} ")
+
+
+async def test_a_client_that_reads_two_messages_of_each_stream_reaches_the_end_of_a_story_that_lost_words(
+    world: StoryWorld,
+) -> None:
+    """Cancelled while Redis was away, it keeps its last checkpoint: less than its watchers have seen."""
+    person = world.person()
+    story_id = await queued(world.db, person.id)
+    pen = Pen(world.db, world.redis, story_id)
+    await pen.begin()
+    await pen.add("seen by watchers only")
+    async with watching(person, str(story_id)) as watcher:
+        await watcher.until_text("seen by watchers only")
+    async with world.db.transaction() as tx:
+        assert await store.cancel(tx, story_id, now=system_clock())
+    for _ in range(5):
+        async with watching(person, str(story_id), watcher.last.resume_token) as watcher:
+            if [await watcher.step(), await watcher.step()] == ["snapshot", "done"]:
+                break
+    assert watcher.seen == ["snapshot", "done"]
+    assert watcher.text == (await stored(person, str(story_id))).text == ""
 
 
 async def test_a_resumed_watch_goes_on_right_after_its_token(world: StoryWorld, working: ScriptedWriter) -> None:

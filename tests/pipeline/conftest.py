@@ -1,0 +1,92 @@
+"""Worlds: pipelines that share nothing but their servers, so that several can be played at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import psycopg
+import pytest
+from grpc.aio import ServicerContext
+from psycopg import sql
+from sqlalchemy.engine import make_url
+from storymesh.auth.v1 import directory_service_pb2 as pb
+
+from local.harness import Servers
+from services.kit import migrations
+from services.kit import redis as kit_redis
+from services.kit.database import Database
+from tests.notification.directory import Directory, serving
+
+from .crew import crew
+from .invariants import Stores
+from .lives import Place
+from .world import World
+
+WORLDS = 5
+"""Most of the time somebody waits for a lease to end, so more can be played than there are processors."""
+
+
+class Anybody(Directory):
+    """An auth service that knows everybody who asks for a story."""
+
+    async def GetUser(self, request: pb.GetUserRequest, context: ServicerContext[Any, Any]) -> pb.GetUserResponse:
+        if request.user_id not in self.users:
+            self.users[request.user_id] = self.users[str(self.add())]
+        return await super().GetUser(request, context)
+
+
+@pytest.fixture(scope="module")
+async def worlds(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[World]]:
+    templates = [await _migrated(servers, service) for service in ("story", "notification")]
+    async with AsyncExitStack() as closing:
+        address = await closing.enter_async_context(serving(Anybody()))
+        members = await closing.enter_async_context(crew())
+        made = []
+        for number in range(WORLDS):
+            story_url, notification_url = [await _copied(servers, template, number) for template in templates]
+            place = Place(
+                folder=tmp_path_factory.mktemp(f"world-{number}"),
+                story_url=story_url,
+                notification_url=notification_url,
+                # Databases of their own: what others lose must not be lost here.
+                redis_url=f"{servers.redis_url.rpartition('/')[0]}/{number + 1}",
+                smtp_port=servers.smtp_port,
+                auth_target=address,
+            )
+            story, notification = Database(story_url, pool=4), Database(notification_url, pool=4)
+            closing.push_async_callback(story.close)
+            closing.push_async_callback(notification.close)
+            redis = await closing.enter_async_context(kit_redis.connect(place.redis_url))
+            made.append(World(place, Stores(story, notification, redis, servers.mail_dir), members))
+        yield made
+
+
+async def _migrated(servers: Servers, service: str) -> str:
+    """A database like the service's own, which other tests of this run may be connected to."""
+    name = f"pipeline_{service}"
+    await _create(servers, name, make_url(servers.database_url(service)).username or "", "template1")
+    url = _in(servers.database_url(service), name)
+    await asyncio.to_thread(migrations.upgrade, f"services.{service}", url)
+    return url
+
+
+async def _copied(servers: Servers, template_url: str, number: int) -> str:
+    url = make_url(template_url)
+    name = f"{url.database}_{number}"
+    await _create(servers, name, url.username or "", url.database or "")
+    return _in(template_url, name)
+
+
+async def _create(servers: Servers, name: str, owner: str, template: str) -> None:
+    async with await psycopg.AsyncConnection.connect(servers.postgres_admin_url, autocommit=True) as connection:
+        names = [sql.Identifier(each) for each in (name, owner, template)]
+        # Another module of the same test run may have made it before.
+        await connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(*names))
+        await connection.execute(sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}").format(*names))
+
+
+def _in(url: str, database: str) -> str:
+    return make_url(url).set(database=database).render_as_string(hide_password=False)

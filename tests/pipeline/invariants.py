@@ -1,0 +1,228 @@
+"""Whether a pipeline has come to rest, and whether all is in order then.
+
+1. Every committed request ends once: in one final state, with one event and one notification inside the application.
+2. No mail of a story is sent twice; one whose outcome nobody can know is left to a person.
+3. What each client saw equals the stored story.
+4. Offsets of the progress stream are dense within an attempt.
+5. Nothing stays pending.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from redis.asyncio import Redis
+from sqlalchemy import select
+from storymesh.events.v1 import story_events_pb2 as events
+
+from services.kit import inbox, outbox
+from services.kit.database import Database
+from services.kit.redis_memory import redis_memories
+from services.notification.model import MailState
+from services.notification.tables import mails, notifications
+from services.story import writers
+from services.story.model import START, State, Story
+from services.story.progress import Entry, Kind, Progress, fold
+from services.story.tables import admissions, stories
+from services.story.writers.composer import ComposerWriter
+
+from .lives import WISH
+from .reader import Reader
+
+_UNFINISHED = (State.QUEUED, State.RUNNING)
+_INBOXES = ("story", "story-accounts", "notification")
+_COMPLETED, _FAILED = (kind.DESCRIPTOR.full_name for kind in (events.StoryCompleted, events.StoryFailed))
+_MESSAGE_ID = re.compile(rb"^Message-ID:\s*<([^@]+)@", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Everything that survives a process."""
+
+    story: Database
+    notification: Database
+    redis: Redis
+    mails: Path
+
+
+@dataclass
+class Telling:
+    """One story, and what became of it in the eyes of those who watched."""
+
+    owner_id: UUID
+    story_id: UUID
+    ends: list[State] = field(default_factory=list)
+    """The state that each of its rounds ended in: it was asked for once, and once more with each retry."""
+    faults: list[str] = field(default_factory=list)
+
+    def compare(self, reader: Reader, story: Story) -> None:
+        if reader.text != story.text:
+            self.faults.append(
+                f"a view of story {self.story_id} is not what is stored ({story.state}):\n"
+                f"  view   {_short(reader.text)}\n  stored {_short(story.text)}\n  messages {reader.log}"
+            )
+
+
+async def unrest(stores: Stores) -> list[str]:
+    """What is under way. What comes first in the pipeline is looked at first, so that nothing slips by."""
+    reasons: list[str] = []
+    async with stores.story.transaction() as tx:
+        unfinished = select(stories.c.id, stories.c.state, stories.c.attempt).where(stories.c.state.in_(_UNFINISHED))
+        reasons += [f"story {row.id} is {row.state}, attempt {row.attempt}" for row in await tx.execute(unfinished)]
+        unpublished = await tx.execute(select(outbox.table.c.type).where(outbox.table.c.published_at.is_(None)))
+        reasons += [f"{name} is unpublished" for name in unpublished.scalars()]
+        memories = list((await tx.execute(select(redis_memories))).mappings())
+    async with stores.notification.transaction() as tx:
+        memories += (await tx.execute(select(redis_memories))).mappings()
+    for memory in memories:
+        epoch: Any = await stores.redis.hget(f"memory:{memory['name']}", "epoch")
+        if epoch != memory["epoch"].encode() or memory["repeat_before"]:
+            reasons.append(f"what Redis lost of {memory['name']} is not repeated")
+    async with stores.redis.pipeline(transaction=True) as pipeline:
+        for name in _INBOXES:
+            pipeline.xlen(inbox.stream_of(name))
+            pipeline.zcard(inbox.delayed_of(name))
+        counts = await pipeline.execute()
+    for name, waiting, postponed in zip(_INBOXES, counts[::2], counts[1::2], strict=True):
+        if waiting or postponed:
+            reasons.append(f"{waiting} events wait in the inbox of {name}, {postponed} are postponed")
+    async with stores.notification.transaction() as tx:
+        unsettled = select(mails.c.template, mails.c.state).where(
+            mails.c.state.in_((MailState.WAITING, MailState.SENDING))
+        )
+        reasons += [f"a mail {row.template} is {row.state}" for row in await tx.execute(unsettled)]
+    return reasons
+
+
+@dataclass(frozen=True)
+class _Records:
+    """What is stored at rest."""
+
+    stories: dict[UUID, Any]
+    ends: list[Any]
+    """The events that tell of an end."""
+    admitted: Counter[UUID]
+    """How often each owner asked."""
+    dead: list[Any]
+    told_of: Counter[UUID]
+    """Notifications, by story."""
+    mails: dict[UUID, Any]
+    arrived: Counter[str]
+    """Mails that the mail server took, by event."""
+
+    @classmethod
+    async def read(cls, stores: Stores) -> _Records:
+        async with stores.story.transaction() as tx:
+            rows = {row["id"]: row for row in (await tx.execute(select(stories))).mappings()}
+            ending = select(outbox.table).where(outbox.table.c.type.in_((_COMPLETED, _FAILED)))
+            ends = list((await tx.execute(ending)).mappings())
+            admitted = Counter((await tx.execute(select(admissions.c.owner_id))).scalars())
+            dead = list((await tx.execute(select(inbox.dead_letters))).mappings())
+        async with stores.notification.transaction() as tx:
+            dead += (await tx.execute(select(inbox.dead_letters))).mappings()
+            told_of = Counter((await tx.execute(select(notifications.c.story_id))).scalars())
+            sent = {row["event_id"]: row for row in (await tx.execute(select(mails))).mappings()}
+        found = (_MESSAGE_ID.search(path.read_bytes()) for path in stores.mails.glob("*.eml"))
+        arrived = Counter(match[1].decode() for match in found if match)
+        return cls(rows, ends, admitted, dead, told_of, sent, arrived)
+
+
+async def faults(stores: Stores, tellings: Sequence[Telling], *, lossy: bool, mails_broken_off: bool) -> list[str]:
+    """Which invariants are broken at rest. A `lossy` Redis may have forgotten progress; a mail that was broken off, its outcome."""
+    records = await _Records.read(stores)
+    found = [f"dead letter {letter['type']}: {letter['reason']}" for letter in records.dead]
+    if set(records.stories) != {telling.story_id for telling in tellings}:
+        found.append(f"{len(records.stories)} stories for {len(tellings)} requests")
+    for telling in tellings:
+        found += telling.faults
+        found += _faults_of_ends(telling, records)
+        found += _faults_of_mails(telling, records, broken_off=mails_broken_off)
+        found += await _faults_of_text(telling, records.stories[telling.story_id], stores.redis, lossy=lossy)
+    return found
+
+
+def _faults_of_ends(telling: Telling, records: _Records) -> Iterator[str]:
+    row, ends = records.stories[telling.story_id], _ends_of(telling, records)
+    if row["state"] != telling.ends[-1] or row["leased_until"] is not None:
+        yield f"watchers were told {telling.ends[-1]}; the story is {row['state']}, leased until {row['leased_until']}"
+    if records.admitted[telling.owner_id] != len(telling.ends):
+        yield f"asked for {records.admitted[telling.owner_id]} times, a story ended {len(telling.ends)} times"
+    for kind, state in ((_COMPLETED, State.COMPLETED), (_FAILED, State.FAILED)):
+        count = sum(end["type"] == kind for end in ends)
+        if count != telling.ends.count(state):
+            yield f"{count} events {kind} for {telling.ends.count(state)} ends in {state}"
+    if records.told_of[telling.story_id] != len(ends):
+        yield f"{records.told_of[telling.story_id]} notifications of {len(ends)} ends"
+
+
+def _faults_of_mails(telling: Telling, records: _Records, *, broken_off: bool) -> Iterator[str]:
+    for end in _ends_of(telling, records):
+        mail, count = records.mails.get(end["id"]), records.arrived[str(end["id"])]
+        state, error = (mail["state"], mail["error"]) if mail else ("never begun", "")
+        allowed: dict[str, Sequence[int]] = {MailState.SENT: (1,), MailState.UNKNOWN: (0, 1) if broken_off else ()}
+        if count not in allowed.get(state, ()):
+            yield f"the mail of {end['type']} is {state} {error}, and {count} arrived"
+
+
+def _ends_of(telling: Telling, records: _Records) -> list[Any]:
+    return [end for end in records.ends if end["key"] == str(telling.story_id)]
+
+
+async def _faults_of_text(telling: Telling, row: Any, redis: Redis, *, lossy: bool) -> list[str]:
+    entries = await _entries(telling.story_id, redis)
+    found = list(_gaps(entries))
+    if row["state"] == State.COMPLETED:
+        text = ""
+        for entry in entries:
+            text = fold(text, entry)
+        written = await _written(telling.story_id)
+        if row["text"] != written:
+            found.append(f"stored is {_short(row['text'])}, but the writer wrote {_short(written)}")
+        if text != row["text"] and (entries or not lossy):
+            found.append(f"the stream tells {_short(text)}, but stored is {_short(row['text'])}")
+    return found and [*found, f"stream {[f'{entry.position} {entry.kind}' for entry in entries]}"]
+
+
+async def _entries(story_id: UUID, redis: Redis) -> list[Entry]:
+    entries: list[Entry] = []
+    progress = Progress(redis)
+    while page := await progress.read(story_id, entries[-1].position if entries else START):
+        entries += page
+    return entries
+
+
+def _gaps(entries: Sequence[Entry]) -> Iterator[str]:
+    attempt = 0
+    for entry in entries:
+        # After a loss it is a snapshot.
+        whole = entry.position.offset == 0 or entry.kind in (Kind.SNAPSHOT, Kind.END)
+        if entry.position.attempt != attempt and not whole:
+            yield f"attempt {entry.position.attempt} begins with {entry.position} {entry.kind}"
+        attempt = entry.position.attempt
+    for before, after in pairwise(entries):
+        if before.position.attempt != after.position.attempt:
+            continue
+        if after.position.offset != before.position.offset + 1:
+            yield f"{after.position} follows {before.position}"
+        if before.kind is Kind.END and after.kind is not Kind.END:
+            yield f"{after.position} {after.kind} follows the end"
+
+
+async def _written(story_id: UUID) -> str:
+    """What the composer writes for the story: always the same."""
+    brief = writers.Brief(
+        preferences=WISH.preferences, length=writers.Length[WISH.length], seed=story_id.int & 0xFFFF_FFFF
+    )
+    pieces = [piece async for piece in ComposerWriter(pace_seconds=0).write(brief)]
+    return "".join(piece.text for piece in pieces if isinstance(piece, writers.Words))
+
+
+def _short(text: str) -> str:
+    return f"{len(text)} characters {text[:30]!r}...{text[-30:]!r}"
