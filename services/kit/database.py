@@ -29,6 +29,9 @@ _SILENT_MILLISECONDS = 10_000
 _RECONNECT_SECONDS = 1.0
 _IDLE_SECONDS = 1.0
 _FOLD_SECONDS = 0.005
+_SOON_MISSED = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+"""Or a listener whose network is gone would be listened for by Postgres, and keep its place, for hours."""
+
 _LISTENER_LOCKS = 0x4C53
 """Any constant: it keeps these locks apart from others that are named by two numbers."""
 
@@ -159,7 +162,7 @@ async def listen(url: str, channel: str, wake: asyncio.Event, *, alone: bool = F
     while True:
         try:
             connection = await psycopg.AsyncConnection.connect(
-                conninfo, autocommit=True, connect_timeout=_CONNECT_SECONDS
+                conninfo, autocommit=True, connect_timeout=_CONNECT_SECONDS, options=_SOON_MISSED, keepalives_idle=30
             )
             try:
                 while alone and not await _first(connection, channel):  # noqa: ASYNC110  # its end is not told

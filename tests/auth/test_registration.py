@@ -12,13 +12,12 @@ import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc import StatusCode
 from grpc.aio import AioRpcError
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 from storymesh.auth.v1 import registration_service_pb2 as pb
 from storymesh.auth.v1.user_pb2 import ROLE_USER
 from storymesh.events.v1 import auth_events_pb2 as events
 
 from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld
+from tests.auth.work import work
 from tests.statuses import detail, raises_status, reason_of, violated_fields
 
 ADA = "ada@example.org"
@@ -253,7 +252,7 @@ class TestAddressesInUse:
         await world.register(ADA)
         await world.start("warm@example.org")
         world.clock.advance(minutes=1)
-        assert await self.work(world, ADA) == await self.work(world, "bob@example.org")
+        assert await work(world, lambda: world.start(ADA)) == await work(world, lambda: world.start("bob@example.org"))
 
     async def test_the_owner_of_an_address_is_told_instead_of_getting_a_code(self, world: AuthWorld) -> None:
         member = await world.register(ADA)
@@ -312,22 +311,6 @@ class TestAddressesInUse:
     async def answer(self, call: Any, body: bytes) -> tuple[object, ...]:
         metadata = [str(await call.initial_metadata()), str(await call.trailing_metadata())]
         return (await call.code(), await call.details(), body, *metadata)
-
-    async def work(self, world: AuthWorld, email: str) -> tuple[list[str], dict[str, int]]:
-        """The SQL statements and the Redis commands that a registration takes."""
-        statements: list[str] = []
-
-        def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-            statements.append(statement)
-
-        await world.redis.config_resetstat()
-        event.listen(Engine, "before_cursor_execute", record)
-        try:
-            await world.start(email)
-        finally:
-            event.remove(Engine, "before_cursor_execute", record)
-        commands = await world.redis.info("commandstats")
-        return statements, {name: stats["calls"] for name, stats in commands.items()}
 
 
 class TestUsernames:

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Engine
 from storymesh.auth.v1 import session_service_pb2 as pb
 
 from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld, session_id_of
+from tests.auth.work import work
 from tests.statuses import detail, raises_status, reason_of
 from tests.waiting import until
 
@@ -149,22 +150,9 @@ class TestAlikeness:
     ) -> None:
         await world.register(ADA)
         await fail(world, "warm@example.org", 1)
-        assert await self.work(world, ADA) == await self.work(world, "nobody@example.org")
-
-    async def work(self, world: AuthWorld, login: str) -> tuple[list[str], dict[str, int]]:
-        statements: list[str] = []
-
-        def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-            statements.append(statement)
-
-        await world.redis.config_resetstat()
-        event.listen(Engine, "before_cursor_execute", record)
-        try:
-            await fail(world, login, 1)
-        finally:
-            event.remove(Engine, "before_cursor_execute", record)
-        commands = await world.redis.info("commandstats")
-        return statements, {name: stats["calls"] for name, stats in commands.items()}
+        assert await work(world, lambda: fail(world, ADA, 1)) == await work(
+            world, lambda: fail(world, "nobody@example.org", 1)
+        )
 
 
 class TestThrottle:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from grpc import StatusCode
 from grpc.aio import AioRpcError
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 from storymesh.auth.v1 import account_service_pb2, session_service_pb2
 from storymesh.events.v1 import auth_events_pb2 as events
 
 from services.auth.device_tokens import DeviceTokens
 from services.auth.hash_processes import HashProcess
 from tests.auth.conftest import PASSWORD, REFRESH_KEY, AuthWorld, MakeWorld, Member, wrong
+from tests.auth.work import work
 from tests.statuses import raises_status, reason_of
 
 ADA, BOB, NOBODY = "ada@example.org", "bob@example.org", "nobody@example.org"
@@ -355,24 +354,3 @@ async def answer(call: Any) -> tuple[Any, ...]:
         response.challenge_id = ""
         body = response.SerializeToString()
     return code, await call.details(), body, *metadata
-
-
-async def work(world: AuthWorld, call: Callable[[], Awaitable[Any]]) -> tuple[list[str], dict[str, int]]:
-    """The SQL statements and the Redis commands that a call takes, whatever becomes of it."""
-    statements: list[str] = []
-
-    def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        # Those of the feed come when they will.
-        if "revocations" not in statement and "pg_snapshot" not in statement:
-            statements.append(statement)
-
-    await world.redis.config_resetstat()
-    event.listen(Engine, "before_cursor_execute", record)
-    try:
-        await call()
-    except AioRpcError:
-        pass
-    finally:
-        event.remove(Engine, "before_cursor_execute", record)
-    commands = await world.redis.info("commandstats")
-    return statements, {name: stats["calls"] for name, stats in commands.items()}
