@@ -28,23 +28,27 @@ _LOCK_BITS = (1 << 63) - 1
 """The random end of a UUID, as much as a lock's name holds. Two people who shared it would only wait for each other."""
 
 _lock = bindparam("lock", type_=BigInteger)
+HOLD = func.pg_advisory_xact_lock_shared(_lock)
+"""Waits for an erasure and holds off the next; `lock` is a `name_of`. For a statement that takes other locks as well."""
+
 _HOLD_OFF = select(func.pg_advisory_xact_lock(_lock))
-_HOLD = select(func.pg_advisory_xact_lock_shared(_lock))
+_HOLD = select(HOLD)
 _FIND = select(erased_subjects.c.subject_id).where(erased_subjects.c.subject_id == bindparam("id"))
 
 
 async def erase(tx: Transaction, subject_id: UUID) -> None:
     """Records the person as erased, once nobody is at writing about them. Delete in a later transaction."""
-    await tx.execute(_HOLD_OFF, {"lock": _name_of(subject_id)})
+    await tx.execute(_HOLD_OFF, {"lock": name_of(subject_id)})
     await tx.execute(insert(erased_subjects).values(subject_id=subject_id).on_conflict_do_nothing())
 
 
 async def is_erased(tx: Transaction, subject_id: UUID) -> bool:
     """Whether nothing may be written about the person any more. The answer holds until the transaction ends."""
-    await tx.execute(_HOLD, {"lock": _name_of(subject_id)})
+    await tx.execute(_HOLD, {"lock": name_of(subject_id)})
     # A statement of its own: in one with the lock, it would see the table as it was before the wait.
     return (await tx.execute(_FIND, {"id": subject_id})).scalar_one_or_none() is not None
 
 
-def _name_of(subject_id: UUID) -> int:
+def name_of(subject_id: UUID) -> int:
+    """Of the person's lock."""
     return subject_id.int & _LOCK_BITS

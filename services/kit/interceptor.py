@@ -192,7 +192,6 @@ class _Call:
         if code in _FAULTS:
             self._span.set_status(Status(SpanStatusCode.ERROR))
         seconds = perf_counter() - self._started
-        self._metrics.called(self._path, code.name, seconds, error.reason if error else None)
         fields: dict[str, object] = {
             "event.action": self._path,
             "event.category": "web",
@@ -208,4 +207,11 @@ class _Call:
             fields["user.id"] = str(self.caller.user_id)
         if error:
             fields["error.code"] = error.reason
-        log.info("%s %s", self._path, code.name, extra=fields)
+
+        def tell() -> None:
+            self._metrics.called(self._path, code.name, seconds, error.reason if error else None)
+            log.info("%s %s", self._path, code.name, extra=fields)
+
+        # When the answer is on its way: to write a line takes longer than many an operation. It asks the call for nothing, for
+        # then that may be gone.
+        asyncio.get_running_loop().call_soon(tell)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from services.kit.database import Transaction
-from services.kit.errors import ResourceExhausted
+from services.kit.errors import ResourceExhausted, SessionRevoked
 
 from . import store
 from .model import Limits, wait_for_day, wait_for_places
@@ -42,13 +42,18 @@ class Admission:
         self.limits = limits
 
     async def hold(self, tx: Transaction, owner_id: UUID) -> None:
-        """Waits for the person's other requests; what the transaction reads after it includes theirs."""
+        """Waits for the person's other requests, and for their erasure; what the transaction reads after it includes theirs."""
         await store.lock_admissions(tx, owner_id)
 
     async def admit(self, tx: Transaction, owner_id: UUID, now: datetime) -> None:
-        """After `hold`. Raises StoryQuotaExceeded and BacklogFull, each with the time after which another try makes sense."""
+        """After `hold`. Raises StoryQuotaExceeded and BacklogFull, each with the time after which another try makes sense.
+
+        Raises SessionRevoked for an account that is deleted.
+        """
         limits = self.limits
         demand = await store.admit(tx, owner_id, limits, now)
+        if demand.erased:
+            raise SessionRevoked
         if demand.unfinished >= limits.unfinished:
             wait = await self._wait(tx, await store.place_of_first(tx, owner_id), now)
             raise StoryQuotaExceeded(retry_after=wait, quota="unfinished", limit=limits.unfinished)

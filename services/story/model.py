@@ -118,6 +118,8 @@ class Demand:
     """When the person's latest request but `a_day - 1` was admitted; None when there were fewer."""
     queued: int
     """Everybody's queued stories."""
+    erased: bool
+    """The person's account was deleted."""
 
 
 def wait_for_places(places: int, completed: Sequence[datetime], now: datetime) -> timedelta:

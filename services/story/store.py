@@ -38,7 +38,7 @@ from sqlalchemy.engine.row import RowMapping
 
 from services.kit import inbox, outbox
 from services.kit.database import Transaction
-from services.kit.erasure import erased_subjects
+from services.kit.erasure import HOLD, erased_subjects, name_of
 from services.kit.paging import PageRequest
 
 from .model import Checkpoint, Demand, Length, Limits, State, Story, Wish
@@ -157,6 +157,7 @@ _ADMIT = select(
     .limit(1)
     .scalar_subquery(),
     _count(select(stories.c.id).where(stories.c.state == State.QUEUED).limit(bindparam("backlog", type_=Integer))),
+    exists().where(erased_subjects.c.subject_id == _owner),
 ).add_cte(
     insert(admissions)
     .values(owner_id=_owner, admitted_at=bindparam("now", type_=DateTime(timezone=True)))
@@ -165,15 +166,19 @@ _ADMIT = select(
 
 
 _LOCK_ADMISSIONS = select(
+    HOLD,
     func.pg_advisory_xact_lock(
         bindparam("locks", _ADMISSION_LOCKS, Integer), func.hashtext(bindparam("owner_id", type_=String))
-    )
+    ),
 )
 
 
 async def lock_admissions(tx: Transaction, owner_id: UUID) -> None:
-    """Lets one transaction at a time admit stories of the owner. Two owners who share a lock only wait for each other."""
-    await tx.execute(_LOCK_ADMISSIONS, {"owner_id": str(owner_id)})
+    """Lets one transaction at a time admit stories of the owner, and holds off their erasure.
+
+    Two owners who share a lock only wait for each other.
+    """
+    await tx.execute(_LOCK_ADMISSIONS, {"lock": name_of(owner_id), "owner_id": str(owner_id)})
 
 
 async def admit(tx: Transaction, owner_id: UUID, limits: Limits, now: datetime) -> Demand:

@@ -11,11 +11,11 @@ import redis.exceptions
 from storymesh.events.v1 import story_events_pb2 as events
 from uuid_utils.compat import uuid7
 
-from services.kit import erasure, outbox
+from services.kit import outbox
 from services.kit.caller import Caller
 from services.kit.clock import Clock
 from services.kit.database import Database, Transaction
-from services.kit.errors import AlreadyExists, FailedPrecondition, NotFound, SessionRevoked, Unavailable
+from services.kit.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable
 from services.kit.paging import Page, Pages
 
 from . import store
@@ -91,7 +91,7 @@ class Stories:
         whole, digest = replace(wish, preferences=preferences), wish.digest()
         story_id = uuid7()
         async with self._db.transaction() as tx:
-            await self._admit_one_by_one(tx, caller)
+            await self._admission.hold(tx, caller.user_id)
             # Again: the same request may have been the one that this waited for. It is no second one, so no quota counts it.
             repeated = await self._repeated(tx, caller, wish, request_id) if request_id else None
             if repeated:
@@ -149,7 +149,7 @@ class Stories:
         Raises StoryNotFound, StoryNotRetryable, StoryQuotaExceeded, BacklogFull and SessionRevoked.
         """
         async with self._db.transaction() as tx:
-            await self._admit_one_by_one(tx, caller)
+            await self._admission.hold(tx, caller.user_id)
             before = await self._own(tx, caller, story_id)
             if before.state not in (State.FAILED, State.CANCELLED):
                 raise StoryNotRetryable
@@ -183,11 +183,6 @@ class Stories:
             return
         async with self._db.transaction() as tx:
             await store.erase(tx, [story_id])
-
-    async def _admit_one_by_one(self, tx: Transaction, caller: Caller) -> None:
-        if await erasure.is_erased(tx, caller.user_id):
-            raise SessionRevoked
-        await self._admission.hold(tx, caller.user_id)
 
     async def _own(self, tx: Transaction, caller: Caller, story_id: UUID) -> Story:
         story = await store.find(tx, story_id)
