@@ -11,10 +11,10 @@ from time import monotonic
 from typing import NoReturn, cast
 
 import psycopg
-from sqlalchemy import Engine, PoolProxiedConnection, String, bindparam, event, func, select, text
+from sqlalchemy import Engine, PoolProxiedConnection, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -28,16 +28,11 @@ _SILENT_MILLISECONDS = 10_000
 
 _RECONNECT_SECONDS = 1.0
 _IDLE_SECONDS = 1.0
-_FOLD_SECONDS = 0.005
 _SOON_MISSED = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
 """Or a listener whose network is gone would be listened for by Postgres, and keep its place, for hours."""
 
 _LISTENER_LOCKS = 0x4C53
 """Any constant: it keeps these locks apart from others that are named by two numbers."""
-
-_CHANNELS = "channels to notify"
-_NOTIFY = select(func.pg_notify(bindparam("channel", type_=String), ""))
-"""The payload is empty, so Postgres folds many into one."""
 
 log = logging.getLogger(__name__)
 
@@ -62,24 +57,18 @@ class Database:
 
         _ping_idle(self._engine.sync_engine)
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._waking: asyncio.Task[None] | None = None
-        self._to_wake: set[str] = set()
 
     @asynccontextmanager
     async def single(self) -> AsyncIterator[Transaction]:
         """For a single statement, which is a transaction by itself: it saves the ways to the database for a BEGIN and a COMMIT."""
         async with self._single.connect() as connection:
-            channels = _channels_of(connection)
             yield connection
-        self._wake(channels)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Commits at the end of the block, rolls back when it raises."""
         async with self._engine.begin() as transaction:
-            channels = _channels_of(transaction)
             yield transaction
-        self._wake(channels)
 
     async def check(self) -> None:
         """Raises when the database does not answer."""
@@ -87,41 +76,7 @@ class Database:
             await connection.execute(text("SELECT 1"))
 
     async def close(self) -> None:
-        if self._waking:
-            await self._waking
         await self._engine.dispose()
-
-    def _wake(self, channels: set[str]) -> None:
-        self._to_wake |= channels
-        if self._to_wake and (self._waking is None or self._waking.done()):
-            self._waking = asyncio.create_task(self._notify())
-
-    async def _notify(self) -> None:
-        """At once, then one for all that was committed within the next milliseconds."""
-        while self._to_wake:
-            channels, self._to_wake = self._to_wake, set()
-            try:
-                async with self._single.connect() as connection:
-                    for channel in channels:
-                        await connection.execute(_NOTIFY, {"channel": channel})
-            except (SQLAlchemyError, OSError) as error:
-                log.debug("nobody was woken: %s", error)
-            await asyncio.sleep(_FOLD_SECONDS)
-
-
-def notify(tx: Transaction, channel: str) -> None:
-    """Wakes those who listen, soon after the transaction is committed: a promise of nothing, so let them look by themselves, too.
-
-    Within the transaction, NOTIFY would let no other commit with a NOTIFY go on until this one is on disk.
-    """
-    tx.info[_CHANNELS].add(channel)
-
-
-def _channels_of(connection: AsyncConnection) -> set[str]:
-    """Those to notify after what begins now. The connection outlives it, and so would what a rolled back one has left."""
-    channels: set[str] = set()
-    connection.info[_CHANNELS] = channels
-    return channels
 
 
 def _ping_idle(engine: Engine) -> None:

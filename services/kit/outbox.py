@@ -25,11 +25,11 @@ from sqlalchemy import (
 from uuid_utils.compat import uuid7
 
 from . import tracing
-from .database import Transaction, notify
+from .database import Transaction
 from .events import VERSION
 
 CHANNEL = "outbox"
-"""Where the relay is woken by NOTIFY."""
+"""NOTIFY wakes a relay; the payload is empty, so Postgres folds many into one."""
 
 KEPT = timedelta(days=7)
 """How long an event is kept after it was published, for a Redis that loses it, and so how late it may come once more."""
@@ -55,7 +55,7 @@ table = Table(
 )
 
 
-_ADD = insert(table)
+_ADD = insert(table).returning(func.pg_notify(CHANNEL, ""))
 
 
 async def add(tx: Transaction, message: Message, *, key: object) -> None:
@@ -69,7 +69,6 @@ async def add(tx: Transaction, message: Message, *, key: object) -> None:
         "traceparent": tracing.traceparent(),
     }
     await tx.execute(_ADD, row)
-    notify(tx, CHANNEL)
 
 
 async def forget(tx: Transaction, *, key: object) -> None:

@@ -97,8 +97,8 @@ class TestAlikeness:
         self, make_world: MakeWorld, converse: Conversation
     ) -> None:
         """With 500 samples a class equal ones have an AUC between 0.45 and 0.55 in all but one round of 150."""
-        # Several at a time, for they do nothing most of the time; and a beat that is longer than so many take.
-        world = await make_world(**NO_LIMITS, answer_beat_seconds=0.03)
+        # Several at a time, for they do nothing most of the time; and the beat of production, which is longer than so many take.
+        world = await make_world(**NO_LIMITS, answer_beat_seconds=0.05)
         await cannot_be_told_apart(world, converse, samples=500, most=0.55, at_once=6)
 
     @pytest.mark.parametrize("converse", [registering, signing_in, signing_in_with_a_code, resetting_the_password])

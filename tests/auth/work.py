@@ -12,8 +12,8 @@ from sqlalchemy.engine import Engine
 
 from tests.auth.conftest import AuthWorld
 
-_AT_ANY_TIME = ("revocations", "pg_snapshot", "pg_notify")
-"""In statements of the revocation feed, and in the wake-up after a commit, which goes out when there is time for it."""
+_AT_ANY_TIME = ("revocations", "pg_snapshot")
+"""In statements of the revocation feed, which come when they will."""
 
 
 async def work(world: AuthWorld, call: Callable[[], Awaitable[Any]]) -> tuple[list[str], dict[str, int]]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 
-import psycopg
 import psycopg.errors
 import pytest
 import sqlalchemy.exc
 from sqlalchemy import insert, select, text
 
 from local.harness import Servers
-from services.kit.database import Database, listen, notify
+from services.kit.database import Database, listen
 from services.kit.errors import Unavailable
 from services.kit.statuses import as_mesh_error
 from tests.kit.conftest import crash, effects
@@ -146,29 +145,6 @@ async def test_of_those_who_listen_alone_one_is_woken_and_another_when_it_has_en
     finally:
         for task in listening:
             task.cancel()
-
-
-@pytest.mark.parametrize("scope", ["single", "transaction"])
-async def test_listeners_are_woken_by_what_is_committed_and_not_by_what_is_rolled_back(
-    db: Database, database_url: str, scope: str
-) -> None:
-    async def write(channel: str, *, fails: bool = False) -> None:
-        async with getattr(db, scope)() as tx:
-            await tx.execute(text("SELECT 1"))
-            notify(tx, channel)
-            if fails:
-                raise KeyError
-
-    conninfo = database_url.replace("+psycopg", "")
-    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
-        for channel in ("rolled_back", "committed"):
-            await connection.execute(f"LISTEN {channel}".encode())
-        with pytest.raises(KeyError):
-            await write("rolled_back", fails=True)
-        await write("committed")
-        async with asyncio.timeout(10):
-            # They keep their order, so the first tells that there was none before it.
-            assert (await anext(connection.notifies())).channel == "committed"
 
 
 async def test_a_transaction_whose_owner_stands_still_gives_its_locks_back(
