@@ -56,12 +56,13 @@ class Database:
         )
 
         _ping_idle(self._engine.sync_engine)
-        self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @asynccontextmanager
     async def single(self) -> AsyncIterator[Transaction]:
         """For a single statement, which is a transaction by itself: it saves the ways to the database for a BEGIN and a COMMIT."""
-        async with self._single.connect() as connection:
+        async with self._engine.connect() as connection:
+            # Here, not as an option of an engine: what breaks off on the way into the block would keep the connection for ever.
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
             yield connection
 
     @asynccontextmanager

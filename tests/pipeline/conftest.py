@@ -26,14 +26,6 @@ from .invariants import Stores
 from .lives import Place
 from .world import World
 
-LEFT_TO_THE_COLLECTOR = [
-    pytest.mark.filterwarnings("ignore:The garbage collector is trying to clean up non-checked-in connection"),
-    pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning"),
-]
-"""A watch that is cancelled in the middle of a query has been seen to leave its connection to the garbage collector. The pool makes
-another; what leaves it there is not known yet.
-"""
-
 WORLDS = 5
 """Most of the time somebody waits for a lease to end, so more can be played than there are processors."""
 
@@ -71,7 +63,7 @@ async def worlds(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> 
             redis = await closing.enter_async_context(kit_redis.connect(place.redis_url))
             made.append(World(place, Stores(story, notification, redis, servers.mail_dir), members))
         yield made
-    # Here, and not in the middle of another module's test.
+    # What was left behind is to show here, and not in the middle of another module's test.
     made.clear()
     gc.collect()
 

@@ -10,13 +10,10 @@ from itertools import cycle
 
 import pytest
 
-from .conftest import LEFT_TO_THE_COLLECTOR
 from .failpoints import Deed, Line, Moment, Stop
 from .playing import side_by_side
 from .scenario import Asked, Incident, Meanwhile, Scenario, Watching
 from .world import World
-
-pytestmark = LEFT_TO_THE_COLLECTOR
 
 MORE_TRIES = 4
 WATCHERS = (Watching(), Watching(messages_a_call=3), Watching(messages_a_call=5, late=True))

@@ -8,13 +8,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from .conftest import LEFT_TO_THE_COLLECTOR
 from .failpoints import Deed, Moment, Stop
 from .playing import side_by_side
 from .scenario import Asked, Incident, Meanwhile, Scenario, Watching
 from .world import World
-
-pytestmark = LEFT_TO_THE_COLLECTOR
 
 EXAMPLES = 10
 AT_A_TIME = 4
