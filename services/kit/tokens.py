@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -33,6 +34,8 @@ _MALFORMED = (jwt.PyJWTError, KeyError, ValueError, TypeError, AttributeError, O
 _FOREIGN_KEY_HEADERS = {"jku", "jwk", "x5u", "x5c"}
 _REFETCH_AT_MOST_EVERY = timedelta(seconds=2)
 _REFETCH_AT_LEAST_EVERY = timedelta(minutes=5)
+_REMEMBERED = 4096
+"""Tokens of those who called last: some 2 KB each."""
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +85,11 @@ class KeySet:
 
 
 class AccessTokens:
-    """Verifies people's access tokens, and knows which were revoked since they were issued."""
+    """Verifies people's access tokens, and knows which were revoked since they were issued.
+
+    The signature is checked at a token's first use, for a client sends the same one with every call. Its key, its times and whether
+    it was revoked are looked at each time.
+    """
 
     def __init__(
         self, keys: KeySet, revocations: Revocations, *, issuer: str, audience: str, clock: Clock = system_clock
@@ -92,6 +99,8 @@ class AccessTokens:
         self._clock = clock
         self._issuer = issuer
         self._audience = audience
+        # By the key itself, not by its name: a token is verified anew under each key set, and refused when its key is gone.
+        self._verified = lru_cache(_REMEMBERED)(self._verify)
 
     async def verify(self, token: str) -> Caller:
         """Raises Unauthenticated, SessionRevoked, or Unavailable when the keys cannot be had."""
@@ -109,18 +118,22 @@ class AccessTokens:
             key = await self._keys.find(header["kid"])
             if key is None:
                 raise Unauthenticated
-            claims: dict[str, Any] = jwt.decode(
-                token,
-                key,
-                algorithms=["ES256"],
-                issuer=self._issuer,
-                audience=self._audience,
-                options={"require": ["iss", "sub", "aud", "exp", "iat", "jti", "sid"], **_TIMES_OURSELVES},
-            )
+            claims = self._verified(token, key)
             _check_times(claims, self._clock())
             return Caller(UUID(claims["sub"]), UUID(claims["sid"]), Role(claims["role"]), kid=header["kid"])
         except _MALFORMED:
             raise Unauthenticated from None
+
+    def _verify(self, token: str, key: jwt.PyJWK) -> Mapping[str, Any]:
+        """All that stays true as time goes on."""
+        return jwt.decode(
+            token,
+            key,
+            algorithms=["ES256"],
+            issuer=self._issuer,
+            audience=self._audience,
+            options={"require": ["iss", "sub", "aud", "exp", "iat", "jti", "sid"], **_TIMES_OURSELVES},
+        )
 
 
 class ServiceTokens:

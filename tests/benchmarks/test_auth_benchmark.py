@@ -14,6 +14,7 @@ QUANTITIES = {
     "refresh, p50",
     "refresh, p99",
     "access token, whole check",
+    "access token, seen before",
     "... of it, asking for revocations",
     "GetAccount in a flood, p99",
     "GetJwks in a flood, p99",

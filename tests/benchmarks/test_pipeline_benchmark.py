@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-JOBS = {"no-op jobs, inbox alone", "no-op events, durable", "whole stories, durable"}
+JOBS = {"no-op jobs, inbox alone", "no-op events, durable", "no-op events, recorded", "whole stories, durable"}
 PEERS = ("Celery", "taskiq", "arq")
 QUANTITIES = {
     "request to first words by SSE, p50",

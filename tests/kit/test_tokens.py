@@ -138,6 +138,45 @@ async def test_a_revoked_token_is_told_so_as_long_as_it_would_be_good(
     assert raised.type is Unauthenticated
 
 
+async def test_a_token_that_was_good_before_is_revoked_all_the_same(tokens: AccessTokens, sign: Sign) -> None:
+    token = sign()
+    await tokens.verify(token)
+    tokens.revocations.add(Revocation(Kind.SESSION, str(SESSION), system_clock() + timedelta(days=1)))
+    with pytest.raises(SessionRevoked):
+        await tokens.verify(token)
+
+
+async def test_a_token_that_was_good_before_is_refused_without_its_signature(tokens: AccessTokens, sign: Sign) -> None:
+    token = sign()
+    await tokens.verify(token)
+    signed, _, signature = token.rpartition(".")
+    for forged in (f"{signed}.", f"{signed}.{signature[:-4]}AAAA", f"{signed}.{signature}AAAA"):
+        with pytest.raises(Unauthenticated):
+            await tokens.verify(forged)
+
+
+async def test_a_token_that_was_good_before_is_refused_when_its_key_is_gone(
+    tokens: AccessTokens, sign: Sign, auth: Auth, clock: FakeClock
+) -> None:
+    token = sign()
+    await tokens.verify(token)
+    auth.keys = []
+    clock.advance(minutes=6)
+    with pytest.raises(Unauthenticated):
+        await tokens.verify(token)
+
+
+async def test_a_token_that_was_good_before_is_refused_under_another_key_of_the_same_name(
+    tokens: AccessTokens, sign: Sign, auth: Auth, issuer: Issuer, clock: FakeClock
+) -> None:
+    token = sign()
+    await tokens.verify(token)
+    auth.keys = await Issuer(kid=issuer.kid).keys()
+    clock.advance(minutes=6)
+    with pytest.raises(Unauthenticated):
+        await tokens.verify(token)
+
+
 async def test_a_forged_token_of_a_revoked_session_learns_nothing_of_it(tokens: AccessTokens, sign: Sign) -> None:
     tokens.revocations.add(Revocation(Kind.SESSION, str(SESSION), system_clock() + timedelta(days=1)))
     with pytest.raises(Unauthenticated) as raised:

@@ -20,7 +20,7 @@ from benchmarks.machine import cpu_seconds
 from local.process import guarded
 from local.settings import REPOSITORY, inherited_environment
 
-from . import on_arq, on_celery, on_events, on_inbox, on_taskiq
+from . import on_arq, on_celery, on_events, on_inbox, on_recorded_events, on_taskiq
 from .process import DONE
 
 PEERS = Path(sys.prefix) / "bench"
@@ -60,6 +60,7 @@ class Rates:
 
 
 INBOX = Contender("inbox alone", on_inbox.__name__, on_inbox.drained, database_url="postgresql+psycopg://")
+EVENTS, RECORDED_EVENTS = "events", "recorded events"
 PEER_CONTENDERS = (
     Contender("Celery", on_celery.__name__, on_celery.drained, package="celery"),
     Contender("taskiq", on_taskiq.__name__, on_taskiq.drained, package="taskiq_redis"),
@@ -160,6 +161,9 @@ async def _running(
                     pipe.close()
 
 
-def events_contender(database_url: str, drained: Callable[[Redis], Awaitable[bool]]) -> Contender:
-    """The event path, which needs a database of its own."""
-    return Contender("event path", on_events.__name__, drained, database_url=database_url)
+def event_contenders(database_url: str, drained: Callable[[Redis], Awaitable[bool]]) -> Sequence[Contender]:
+    """The event path, which needs a database of its own: without and with a record of each event."""
+    return (
+        Contender(EVENTS, on_events.__name__, drained, database_url=database_url),
+        Contender(RECORDED_EVENTS, on_recorded_events.__name__, drained, database_url=database_url),
+    )

@@ -1,8 +1,13 @@
-"""The mesh's path of an event: outbox, relay, inbox and a record in `processed_events`, with nothing else to do."""
+"""The mesh's path of an event: outbox, relay and inbox, with nothing else to do.
+
+Handled like story's events: to do the same once more changes nothing, so nothing is recorded.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from uuid import uuid4
 
 import psycopg
@@ -16,7 +21,7 @@ from services.kit import outbox
 from services.kit import redis as kit_redis
 from services.kit.database import Database
 from services.kit.events import Event
-from services.kit.inbox import Inbox, first_time, stream_of
+from services.kit.inbox import Handler, Inbox, stream_of
 from services.kit.relay import Relay
 
 from .process import feed, run
@@ -45,22 +50,22 @@ async def drained(redis: Redis, db: Database) -> bool:
     return not unpublished and not await redis.xlen(stream_of(_SERVICE))
 
 
-async def _work(url: str, slots: int, database_url: str) -> None:
+async def noop(_event: Event) -> None:
+    """The job."""
+
+
+async def work(url: str, slots: int, database_url: str, handler_on: Callable[[Database], Handler]) -> None:
+    """A worker and a relay beside it."""
     db = Database(database_url, pool=_POOL)
-
-    async def noop(event: Event) -> None:
-        async with db.single() as tx:
-            await first_time(tx, event)
-
     async with kit_redis.connect(url) as redis, asyncio.TaskGroup() as group:
-        inbox = Inbox(db, redis, _SERVICE, {_TYPE: noop}, lease_seconds=15, concurrency=slots, max_failures=8)
+        inbox = Inbox(db, redis, _SERVICE, {_TYPE: handler_on(db)}, lease_seconds=15, concurrency=slots, max_failures=8)
         relay = Relay(db, redis, {_TYPE: (_SERVICE,)}, service="bench", database_url=database_url)
         never = asyncio.Event()
         group.create_task(inbox.run(never))
         group.create_task(relay.run(never))
 
 
-async def _feed(_: str, database_url: str) -> None:
+async def feed_events(_: str, database_url: str) -> None:
     db = Database(database_url, pool=_POOL)
 
     async def enqueue() -> None:
@@ -72,4 +77,4 @@ async def _feed(_: str, database_url: str) -> None:
 
 
 if __name__ == "__main__":
-    run(_work, _feed)
+    run(partial(work, handler_on=lambda _: noop), feed_events)

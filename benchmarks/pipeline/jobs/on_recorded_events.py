@@ -1,0 +1,26 @@
+"""Events as `on_events` has them, each recorded in `processed_events`, as for a handler whose effect must not happen twice."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from services.kit.database import Database
+from services.kit.events import Event
+from services.kit.inbox import Handler, first_time
+
+from .on_events import feed_events, work
+from .process import run
+
+
+def recording(db: Database) -> Handler:
+    """The job, in the transaction of its effect, which is none."""
+
+    async def record(event: Event) -> None:
+        async with db.single() as tx:
+            await first_time(tx, event)
+
+    return record
+
+
+if __name__ == "__main__":
+    run(partial(work, handler_on=recording), feed_events)

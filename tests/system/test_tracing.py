@@ -1,0 +1,39 @@
+"""A request is one trace, through every process that it passes."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import httpx
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from local.harness import RunningMesh
+from tests.system.collector import Collector
+from tests.system.conftest import registered
+from tests.waiting import until
+
+CHECK = "envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
+GET_ACCOUNT = "storymesh.auth.v1.AccountService/GetAccount"
+
+
+async def test_a_request_its_rate_limit_check_and_its_call_are_one_trace(
+    mesh: RunningMesh, http: httpx.AsyncClient, collector: Collector
+) -> None:
+    person = await registered(mesh, http)
+    trace_id = uuid4()
+
+    def span(service: str, name: str) -> Span | None:
+        spans = (span for span in collector.spans(service) if span.trace_id == trace_id.bytes)
+        return next((span for span in spans if name in span.name), None)
+
+    traceparent = f"00-{trace_id.hex}-b7ad6b7169203331-01"
+    assert (await http.get("/v1/account", headers={**person.auth, "traceparent": traceparent})).status_code == 200
+    check = await until(lambda: span("ratelimit-serve", CHECK))
+    call = await until(lambda: span("auth-serve", GET_ACCOUNT))
+    assert check
+    assert call
+    for each in (check, call):
+        assert each.kind == Span.SPAN_KIND_SERVER
+        assert {attribute.key: attribute.value.int_value for attribute in each.attributes}["rpc.grpc.status_code"] == 0
+    parents = {check.parent_span_id, call.parent_span_id}
+    await until(lambda: parents <= {each.span_id for each in collector.spans("edge")})
