@@ -43,7 +43,7 @@ class Admission:
 
     async def hold(self, tx: Transaction, owner_id: UUID) -> None:
         """Waits for the person's other requests, and for their erasure; what the transaction reads after it includes theirs."""
-        await store.lock_admissions(tx, owner_id)
+        await store.admissions.lock(tx, owner_id)
 
     async def admit(self, tx: Transaction, owner_id: UUID, now: datetime) -> None:
         """After `hold`. Raises StoryQuotaExceeded and BacklogFull, each with the time after which another try makes sense.
@@ -51,11 +51,11 @@ class Admission:
         Raises SessionRevoked for an account that is deleted.
         """
         limits = self.limits
-        demand = await store.admit(tx, owner_id, limits, now)
+        demand = await store.admissions.admit(tx, owner_id, limits, now)
         if demand.erased:
             raise SessionRevoked
         if demand.unfinished >= limits.unfinished:
-            wait = await self._wait(tx, await store.place_of_first(tx, owner_id), now)
+            wait = await self._wait(tx, await store.stories.place_of_first(tx, owner_id), now)
             raise StoryQuotaExceeded(retry_after=wait, quota="unfinished", limit=limits.unfinished)
         earliest = demand.earliest_of_day
         if earliest and (left := wait_for_day(earliest, now)) > timedelta(0):
@@ -65,4 +65,4 @@ class Admission:
             raise BacklogFull(retry_after=await self._wait(tx, max(limits.backlog // _RELIEF, 1), now))
 
     async def _wait(self, tx: Transaction, places: int, now: datetime) -> timedelta:
-        return wait_for_places(places, await store.latest_completions(tx, _LATEST), now)
+        return wait_for_places(places, await store.stories.latest_completions(tx, _LATEST), now)

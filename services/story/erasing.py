@@ -30,11 +30,11 @@ class Erasing:
     async def finish_deletions(self, begun_before: timedelta) -> int:
         """Removes stories whose deletion was broken off, as it is when Redis is away. Returns how many there were."""
         async with self._db.transaction() as tx:
-            hidden = await store.hidden(tx, begun_before, _BATCH)
+            hidden = await store.stories.hidden(tx, begun_before, _BATCH)
         if hidden:
             await self._progress.erase(hidden)
             async with self._db.transaction() as tx:
-                await store.erase(tx, hidden)
+                await store.stories.erase(tx, hidden)
             log.info("finished the deletion of %d stories", len(hidden))
         return len(hidden)
 
@@ -48,7 +48,7 @@ class Erasing:
         erased = 0
         while True:
             async with self._db.transaction() as tx:
-                found = await store.ids_of(tx, owner_id, _BATCH)
+                found = await store.stories.ids_of(tx, owner_id, _BATCH)
             if not found:
                 break
             # The words first, for without the stories nobody would know where they are. Twice the time, for clocks differ.
@@ -57,8 +57,8 @@ class Erasing:
                 [id_ for id_, ended_at in found.items() if not ended_at or ended_at > expired_at]
             )
             async with self._db.transaction() as tx:
-                await store.erase(tx, found)
+                await store.stories.erase(tx, found)
             erased += len(found)
         async with self._db.transaction() as tx:
-            await store.erase_admissions(tx, owner_id)
+            await store.admissions.erase(tx, owner_id)
         log.info("erased %d stories of a deleted account", erased)

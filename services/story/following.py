@@ -163,7 +163,7 @@ class Following:
         """Asks for the story anew. Raises StoryNotFound when it is gone, RedisError, and what the database raises."""
         async with self._refreshing:
             async with self._db.single() as tx:
-                story = await store.find(tx, self.story.id)
+                story = await store.stories.find(tx, self.story.id)
             if story is None:
                 raise StoryNotFound
             if story.state.final:
@@ -268,7 +268,7 @@ class Followings:
         if not known:
             return
         async with self._db.single() as tx:
-            states = await store.states(tx, known)
+            states = await store.stories.states(tx, known)
         for story_id, following in known.items():
             if not following.failure and states.get(story_id) is not following.story.state:
                 try:

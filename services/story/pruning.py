@@ -43,5 +43,5 @@ class Pruning:
     async def prune(self, broken_off_after: timedelta = _BROKEN_OFF_AFTER) -> None:
         # Twice the time, for clocks differ.
         async with self._db.transaction() as tx:
-            await store.forget_admissions(tx, before=self._clock() - 2 * DAY)
+            await store.admissions.forget(tx, before=self._clock() - 2 * DAY)
         await self._erasing.finish_deletions(broken_off_after)

@@ -98,7 +98,7 @@ class Stories:
                 return repeated
             now = self._clock()
             await self._admission.admit(tx, caller.user_id, now)
-            story = await store.insert_request(
+            story = await store.stories.insert(
                 tx, story_id, caller.user_id, whole, digest=digest, request_id=request_id, now=now
             )
             if story is None:
@@ -117,7 +117,7 @@ class Stories:
         query = f"stories:{caller.user_id}" + (f":{state}" if state else "")
         request = self._pages.request(query, page_size, page_token)
         async with self._db.single() as tx:
-            rows = await store.page(tx, caller.user_id, state, request)
+            rows = await store.stories.page(tx, caller.user_id, state, request)
         return self._pages.page(query, request.size, rows)
 
     async def cancel(self, caller: Caller, story_id: UUID) -> Story:
@@ -133,7 +133,7 @@ class Stories:
             seen = None
             log.warning("story %s is cancelled with its last checkpoint: %s", story_id, error)
         async with self._db.transaction() as tx:
-            await store.cancel(tx, story_id, seen=seen, now=self._clock())
+            await store.stories.cancel(tx, story_id, seen=seen, now=self._clock())
             story = await self._own(tx, caller, story_id)
         if story.state is not State.CANCELLED:
             raise StoryNotCancellable
@@ -155,7 +155,7 @@ class Stories:
                 raise StoryNotRetryable
             now = self._clock()
             await self._admission.admit(tx, caller.user_id, now)
-            if not await store.queue_again(tx, story_id, now=now):
+            if not await store.stories.queue_again(tx, story_id, now=now):
                 # Final states are left here alone, one after the other, so it was deleted meanwhile.
                 raise StoryNotFound
             await outbox.add(tx, events.StoryRequested(story_id=str(story_id)), key=story_id)
@@ -174,24 +174,24 @@ class Stories:
         """
         async with self._db.transaction() as tx:
             await self._own(tx, caller, story_id)
-            await store.cancel(tx, story_id, now=self._clock())
-            await store.hide(tx, story_id)
+            await store.stories.cancel(tx, story_id, now=self._clock())
+            await store.stories.hide(tx, story_id)
         try:
             await self._progress.erase([story_id])
         except _REDIS_DOWN as error:
             log.warning("the words of deleted story %s are removed later: %s", story_id, error)
             return
         async with self._db.transaction() as tx:
-            await store.erase(tx, [story_id])
+            await store.stories.erase(tx, [story_id])
 
     async def _own(self, tx: Transaction, caller: Caller, story_id: UUID) -> Story:
-        story = await store.find(tx, story_id)
+        story = await store.stories.find(tx, story_id)
         if story is None or story.owner_id != caller.user_id:
             raise StoryNotFound  # strangers must not learn that it exists
         return story
 
     async def _repeated(self, tx: Transaction, caller: Caller, wish: Wish, request_id: str) -> Story | None:
-        found = await store.find_by_request(tx, caller.user_id, request_id)
+        found = await store.stories.find_by_request(tx, caller.user_id, request_id)
         if found is None:
             return None
         story, digest = found

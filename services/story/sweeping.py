@@ -53,7 +53,7 @@ class Sweeper:
         """Returns how many stories were requested again. Raises RedisError."""
         waiting_since = await self._waiting_since()
         async with self._db.transaction() as tx:
-            lost = await store.lock_undispatched(tx, self._lost_after, _BATCH, before=waiting_since)
+            lost = await store.attempts.lock_undispatched(tx, self._lost_after, _BATCH, before=waiting_since)
             for story_id in lost:
                 await outbox.add(tx, events.StoryRequested(story_id=str(story_id)), key=story_id)
         if lost:

@@ -11,7 +11,6 @@ from datetime import timedelta
 from typing import TypeAlias
 from uuid import UUID
 
-import redis.exceptions
 import sqlalchemy.exc
 from storymesh.events.v1 import story_events_pb2 as events
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
@@ -22,9 +21,10 @@ from services.kit.database import Database, Transaction
 from services.kit.inbox import Later, backoff_seconds
 
 from . import store
+from .draft import Draft
 from .interruptions import Interruptions
-from .model import Checkpoint, FailureReason, Position, Story
-from .progress import Kind, Overtaken, Progress
+from .model import FailureReason, Story
+from .progress import Overtaken, Progress
 from .writers import Brief, Continuing, Length, Piece, Title, Usage, Words, Writer, WriterRefused, WriterUnavailable
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Writing:
         if begun is None:
             return
         story, pieces = begun
-        draft = _Draft(self._progress, story)
+        draft = Draft(self._progress, story)
         try:
             await draft.begin()
             if story.failures >= self._attempts:
@@ -134,7 +134,7 @@ class Writing:
         except asyncio.CancelledError:
             await asyncio.wait([beginning])
             if not beginning.cancelled() and not beginning.exception() and (begun := beginning.result()):
-                await self._requeue(begun[0], _Draft(self._progress, begun[0]))
+                await self._requeue(begun[0], Draft(self._progress, begun[0]))
             raise
 
     async def _begin(self, story_id: UUID) -> _Begun | None:
@@ -143,7 +143,7 @@ class Writing:
         None when there is nothing to do: the story is final, or gone.
         """
         async with self._beginning() as tx:
-            story = await store.begin_attempt(
+            story = await store.attempts.begin(
                 tx,
                 story_id,
                 writer=self._writer.name,
@@ -153,7 +153,7 @@ class Writing:
             )
         if story is None:
             async with self._db.single() as tx:
-                held = await store.held_for(tx, story_id)
+                held = await store.attempts.held_for(tx, story_id)
             if held is not None:
                 # Another worker has it, or had no success a while ago. Should that one die, this event brings the story back.
                 raise Later(max(held, timedelta(0)) + _AFTERWARDS)
@@ -162,7 +162,7 @@ class Writing:
         rest = self._rest(brief, story)
         if rest is None and (story.title or story.text):
             async with self._db.single() as tx:
-                await store.start_over(tx, story.id, story.attempt)
+                await store.attempts.start_over(tx, story.id, story.attempt)
             story = replace(story, title="", text="")
         return story, rest or self._writer.write(brief)
 
@@ -174,7 +174,7 @@ class Writing:
                 yield tx
             return
         async with self._db.transaction() as tx:
-            if await store.lock_beginnings(tx, self._writer.name) >= self._limit:
+            if await store.attempts.lock_beginnings(tx, self._writer.name) >= self._limit:
                 raise Later(timedelta(seconds=backoff_seconds(1)) + _AFTERWARDS)
             yield tx
 
@@ -187,7 +187,7 @@ class Writing:
         """Seconds of the story's life, which waiting in the queue and failed attempts spend as well."""
         return (story.queued_at + self._life - self._clock()).total_seconds()
 
-    async def _fill(self, story: Story, draft: _Draft, pieces: AsyncGenerator[Piece, None]) -> None:
+    async def _fill(self, story: Story, draft: Draft, pieces: AsyncGenerator[Piece, None]) -> None:
         async with aclosing(_batched(pieces)) as batches:
             async for batch in batches:
                 words = "".join(piece.text for piece in batch if isinstance(piece, Words))
@@ -204,7 +204,7 @@ class Writing:
             raise WriterUnavailable("the writer wrote nothing")
 
     @asynccontextmanager
-    async def _leased(self, story: Story, draft: _Draft) -> AsyncIterator[None]:
+    async def _leased(self, story: Story, draft: Draft) -> AsyncIterator[None]:
         """Renews the lease and saves the draft during the block. Raises Overtaken in it when the lease is lost.
 
         It is lost to another attempt, or when the owner has cancelled or deleted the story: then at once if the interruption is
@@ -223,7 +223,9 @@ class Writing:
                 try:
                     async with self._db.single() as tx:
                         changed = None if checkpoint == saved else checkpoint
-                        lost = not await store.renew_lease(tx, story.id, story.attempt, self._lease, checkpoint=changed)
+                        lost = not await store.attempts.renew_lease(
+                            tx, story.id, story.attempt, self._lease, checkpoint=changed
+                        )
                     saved = checkpoint
                 except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
                     log.warning("the lease of story %s cannot be renewed now: %s", story.id, error)
@@ -242,7 +244,7 @@ class Writing:
             finally:
                 beating.cancel()
 
-    async def _complete(self, story: Story, draft: _Draft) -> None:
+    async def _complete(self, story: Story, draft: Draft) -> None:
         """The text is there and cost something, so a database that is away for a while is waited for."""
         waiting = AsyncRetrying(
             retry=retry_if_exception_type((sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, OSError)),
@@ -255,9 +257,9 @@ class Writing:
                 await self._commit_completion(story, draft)
         await draft.end()
 
-    async def _commit_completion(self, story: Story, draft: _Draft) -> None:
+    async def _commit_completion(self, story: Story, draft: Draft) -> None:
         async with self._db.transaction() as tx:
-            completed = await store.complete(
+            completed = await store.attempts.complete(
                 tx, story.id, story.attempt, draft.checkpoint, tokens=draft.tokens, now=self._clock()
             )
             if not completed:
@@ -265,15 +267,15 @@ class Writing:
             event = events.StoryCompleted(story_id=str(story.id), owner_id=str(story.owner_id), title=draft.title)
             await outbox.add(tx, event, key=story.id)
 
-    async def _fail(self, story: Story, draft: _Draft, reason: str) -> None:
+    async def _fail(self, story: Story, draft: Draft, reason: str) -> None:
         async with self._db.transaction() as tx:
-            if not await store.fail(tx, story.id, story.attempt, reason, draft.checkpoint, now=self._clock()):
+            if not await store.attempts.fail(tx, story.id, story.attempt, reason, draft.checkpoint, now=self._clock()):
                 return
             event = events.StoryFailed(story_id=str(story.id), owner_id=str(story.owner_id), reason=reason)
             await outbox.add(tx, event, key=story.id)
         await draft.end()
 
-    async def _try_again(self, story: Story, draft: _Draft, error: Exception) -> None:
+    async def _try_again(self, story: Story, draft: Draft, error: Exception) -> None:
         if self._left(story) <= 0:
             await self._fail(story, draft, FailureReason.DEADLINE_EXCEEDED)
             return
@@ -286,71 +288,12 @@ class Writing:
         if await self._requeue(story, draft, pause=pause):
             raise Later(pause + _AFTERWARDS)
 
-    async def _requeue(self, story: Story, draft: _Draft, *, pause: timedelta | None = None) -> bool:
+    async def _requeue(self, story: Story, draft: Draft, *, pause: timedelta | None = None) -> bool:
         async with self._db.single() as tx:
-            requeued = await store.requeue(tx, story.id, story.attempt, draft.checkpoint, pause=pause)
+            requeued = await store.attempts.requeue(tx, story.id, story.attempt, draft.checkpoint, pause=pause)
         if requeued:
             await draft.end()
         return requeued
-
-
-class _Draft:
-    """One attempt's text, mirrored into the progress stream.
-
-    The stream is for watchers only: while Redis is away the writing goes on, and the first append after that repeats the whole
-    text, so that no watcher misses a word.
-    """
-
-    def __init__(self, progress: Progress, story: Story) -> None:
-        self.title = story.title
-        self.text = story.text
-        self.tokens = (0, 0)
-        self._progress = progress
-        self._story_id = story.id
-        self._position = Position(story.attempt, 0)
-        self._told_title = story.title
-        self._complete = True
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.title, self.text)
-
-    async def begin(self) -> None:
-        """Raises Overtaken."""
-        if self.text:
-            # Goes on from the checkpoint: no watcher has to start over.
-            await self._append(Kind.SNAPSHOT, self.text)
-        else:
-            await self._append(Kind.BEGIN)
-
-    async def add(self, words: str) -> None:
-        """Raises Overtaken."""
-        self.text += words
-        await self._append(Kind.CHUNK, words)
-
-    async def end(self) -> None:
-        """Tells watchers to look at the story; without it they look a few seconds later by themselves."""
-        try:
-            await self._append(Kind.END)
-        except Overtaken:
-            return
-
-    async def _append(self, kind: Kind, text: str = "") -> None:
-        position = self._position
-        self._position = Position(position.attempt, position.offset + 1)
-        title = self.title if self.title != self._told_title else ""
-        try:
-            if self._complete and await self._progress.append(self._story_id, position, kind, text, title=title):
-                self._told_title = self.title
-                return
-            await self._progress.append(self._story_id, position, Kind.SNAPSHOT, self.text, title=self.title)
-            self._told_title = self.title
-            self._complete = True
-            if kind is Kind.END:
-                await self.end()
-        except (redis.exceptions.RedisError, OSError) as error:
-            self._complete = False
-            log.warning("progress of story %s cannot be shown now: %s", self._story_id, error)
 
 
 def _brief(story: Story) -> Brief:

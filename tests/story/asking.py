@@ -40,7 +40,7 @@ async def delete(person: Person, story_id: str) -> None:
 
 async def found(world: StoryWorld, story_id: str) -> Story:
     async with world.db.transaction() as tx:
-        story = await store.find(tx, UUID(story_id))
+        story = await store.stories.find(tx, UUID(story_id))
     assert story is not None
     return story
 

@@ -22,7 +22,7 @@ async def queued(db: Database, owner_id: UUID) -> UUID:
     """A story that waits for its writer; no worker is told of it."""
     story_id = uuid7()
     async with db.transaction() as tx:
-        await store.insert_request(
+        await store.stories.insert(
             tx, story_id, owner_id, WISH, digest=WISH.digest(), request_id=None, now=system_clock()
         )
     return story_id
@@ -41,7 +41,7 @@ class Pen:
     async def take(self) -> None:
         """Makes the story RUNNING without a word to watchers."""
         async with self._db.transaction() as tx:
-            story = await store.begin_attempt(
+            story = await store.attempts.begin(
                 tx, self.story_id, writer="pen", model="", lease=LEASE, now=system_clock()
             )
         assert story
@@ -65,13 +65,15 @@ class Pen:
 
     async def requeue(self) -> None:
         async with self._db.transaction() as tx:
-            assert await store.requeue(tx, self.story_id, self.position.attempt, Checkpoint("", self.text), pause=None)
+            assert await store.attempts.requeue(
+                tx, self.story_id, self.position.attempt, Checkpoint("", self.text), pause=None
+            )
         await self._append(Kind.END)
 
     async def commit(self) -> None:
         """Completes the story without a word to watchers."""
         async with self._db.transaction() as tx:
-            assert await store.complete(
+            assert await store.attempts.complete(
                 tx, self.story_id, self.position.attempt, Checkpoint("T", self.text), tokens=(0, 0), now=system_clock()
             )
 

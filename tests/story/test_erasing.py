@@ -183,7 +183,7 @@ async def test_an_announcement_that_is_just_being_made_goes_with_its_story(world
     async with world.db.transaction() as tx:
         await tx.execute(update(stories).values(dispatched_at=stories.c.dispatched_at - timedelta(hours=1)))
     async with world.db.transaction() as sweep:
-        (story_id,) = await store.lock_undispatched(sweep, timedelta(minutes=2), 10)
+        (story_id,) = await store.attempts.lock_undispatched(sweep, timedelta(minutes=2), 10)
         erasing = asyncio.create_task(world.erasing().erase(person.id))
         await until(lambda: _waits_for_a_row(world))
         await outbox.add(sweep, auth_events_pb2.UserDeleted(), key=story_id)

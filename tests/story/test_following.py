@@ -322,7 +322,7 @@ async def test_an_end_is_told_by_its_entry_without_a_look_of_its_own(world: Stor
 
 async def cancelled(world: StoryWorld, pen: Pen) -> None:
     async with world.db.transaction() as tx:
-        assert await store.cancel(tx, pen.story_id, now=system_clock())
+        assert await store.stories.cancel(tx, pen.story_id, now=system_clock())
 
 
 async def completed(_world: StoryWorld, pen: Pen) -> None:
@@ -365,7 +365,7 @@ async def test_the_watches_of_a_deleted_story_end(world: StoryWorld) -> None:
     async with replica(world) as one, one.watching(owner, story_id) as view:
         await view.step()
         async with world.db.transaction() as tx:
-            await store.hide(tx, story_id)
+            await store.stories.hide(tx, story_id)
         with pytest.raises(StoryNotFound):
             await view.to_the_end()
 
@@ -436,7 +436,7 @@ async def test_without_its_history_a_running_story_is_shown_as_it_was_stored_las
         async with one.watching(owner, story_id) as view:
             await view.until_text("one two ")
         async with world.db.transaction() as tx:
-            await store.renew_lease(tx, story_id, 1, LEASE, checkpoint=Checkpoint("T", "one "))
+            await store.attempts.renew_lease(tx, story_id, 1, LEASE, checkpoint=Checkpoint("T", "one "))
         await world.redis.flushall()
         async with one.watching(owner, story_id, view.token) as back, one.watching(owner, story_id) as new:
             assert [await back.step(), await new.step()] == [Snapshot("one ")] * 2

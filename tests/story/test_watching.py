@@ -138,7 +138,7 @@ async def test_a_client_that_reads_two_messages_of_each_stream_reaches_the_end_o
     async with watching(person, str(story_id)) as watcher:
         await watcher.until_text("seen by watchers only")
     async with world.db.transaction() as tx:
-        assert await store.cancel(tx, story_id, now=system_clock())
+        assert await store.stories.cancel(tx, story_id, now=system_clock())
     for _ in range(5):
         async with watching(person, str(story_id), watcher.last.resume_token) as watcher:
             if [await watcher.step(), await watcher.step()] == ["snapshot", "done"]:

@@ -33,7 +33,7 @@ async def requested(world: StoryWorld, **fields: object) -> UUID:
 
 async def found(world: StoryWorld, story_id: UUID) -> Story:
     async with world.db.transaction() as tx:
-        story = await store.find(tx, story_id)
+        story = await store.stories.find(tx, story_id)
     assert story is not None
     return story
 
@@ -235,7 +235,7 @@ async def test_a_failed_story_that_is_asked_for_anew_does_not_wait(world: StoryW
         await world.writing(ScriptedWriter(WriterUnavailable("busy", retry_after=600))).write(story_id)
     async with world.db.transaction() as tx:
         await tx.execute(update(stories).values(state=State.FAILED))
-        assert await store.queue_again(tx, story_id, now=system_clock())
+        assert await store.stories.queue_again(tx, story_id, now=system_clock())
     writer = ScriptedWriter()
     writer.tell("T", "at once")
     await world.writing(writer).write(story_id)

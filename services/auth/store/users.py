@@ -19,7 +19,8 @@ from services.kit.database import Transaction
 from ..model import Credentials, Profile, User, canonical_email, canonical_username
 from ..tables import users
 
-# Built once, for every sign-in runs them.
+# Built once, for every sign-in and every mail run them.
+_BY_ID = select(users).where(users.c.id == bindparam("user_id"))
 _BY_LOGIN = select(users).where(
     or_(users.c.email_canonical == bindparam("login"), users.c.username_canonical == bindparam("login"))
 )
@@ -51,7 +52,7 @@ async def insert(tx: Transaction, user: User, password_hash: str) -> bool:
 
 
 async def find(tx: Transaction, user_id: UUID) -> User | None:
-    row = (await tx.execute(select(users).where(users.c.id == user_id))).mappings().one_or_none()
+    row = (await tx.execute(_BY_ID, {"user_id": user_id})).mappings().one_or_none()
     return user_of(row) if row else None
 
 

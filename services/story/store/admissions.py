@@ -1,0 +1,83 @@
+"""Who was admitted to ask for a story, and the statement that admits one more."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import DateTime, Integer, ScalarSelect, Select, String, Uuid, bindparam, delete, exists, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from services.kit.database import Transaction
+from services.kit.erasure import HOLD, erased_subjects, name_of
+
+from ..model import Demand, Limits, State
+from ..tables import admissions, stories
+from .stories import UNFINISHED
+
+_LOCKS = 0x5354
+"""Any constant: it keeps these locks apart from others that are named by two numbers."""
+
+
+def _count(rows: Select[Any]) -> ScalarSelect[int]:
+    """Of a limited query: whatever there is, no more is looked at."""
+    return select(func.count()).select_from(rows.subquery()).scalar_subquery()
+
+
+_owner = bindparam("owner", type_=Uuid)
+_ADMIT = select(
+    _count(
+        select(stories.c.id)
+        .where(stories.c.owner_id == _owner, stories.c.state.in_(UNFINISHED))
+        .limit(bindparam("most", type_=Integer))
+    ),
+    select(admissions.c.admitted_at)
+    .where(admissions.c.owner_id == _owner)
+    .order_by(admissions.c.admitted_at.desc())
+    .offset(bindparam("a_day", type_=Integer) - 1)
+    .limit(1)
+    .scalar_subquery(),
+    _count(select(stories.c.id).where(stories.c.state == State.QUEUED).limit(bindparam("backlog", type_=Integer))),
+    exists().where(erased_subjects.c.subject_id == _owner),
+).add_cte(
+    insert(admissions)
+    .values(owner_id=_owner, admitted_at=bindparam("now", type_=DateTime(timezone=True)))
+    .cte("admitted")
+)
+
+_LOCK = select(
+    HOLD,
+    func.pg_advisory_xact_lock(bindparam("locks", _LOCKS, Integer), func.hashtext(bindparam("owner_id", type_=String))),
+)
+
+
+async def lock(tx: Transaction, owner_id: UUID) -> None:
+    """Lets one transaction at a time admit stories of the owner, and holds off their erasure.
+
+    Two owners who share a lock only wait for each other.
+    """
+    await tx.execute(_LOCK, {"lock": name_of(owner_id), "owner_id": str(owner_id)})
+
+
+async def admit(tx: Transaction, owner_id: UUID, limits: Limits, now: datetime) -> Demand:
+    """Records an admission, and answers what was asked for before it: to refuse it is to roll back.
+
+    In one statement, for every request passes here.
+    """
+    values = {
+        "owner": owner_id,
+        "now": now,
+        "most": limits.unfinished,
+        "a_day": limits.a_day,
+        "backlog": limits.backlog,
+    }
+    return Demand(*(await tx.execute(_ADMIT, values)).one())
+
+
+async def forget(tx: Transaction, *, before: datetime) -> None:
+    await tx.execute(delete(admissions).where(admissions.c.admitted_at < before))
+
+
+async def erase(tx: Transaction, owner_id: UUID) -> None:
+    await tx.execute(delete(admissions).where(admissions.c.owner_id == owner_id))

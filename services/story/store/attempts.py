@@ -1,0 +1,206 @@
+"""Attempts at writing a story: who may begin one, its lease, and its end.
+
+Every write of an attempt is fenced by its number. Leases are reckoned by the database's clock: workers on several machines share no
+other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    Integer,
+    Interval,
+    String,
+    and_,
+    bindparam,
+    case,
+    cast,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
+
+from services.kit.database import Transaction
+from services.kit.erasure import erased_subjects
+
+from ..model import Checkpoint, State, Story
+from ..tables import stories
+from .stories import UNFINISHED, story_of
+
+_WRITER_LOCKS = 0x5752
+"""Any constant: it keeps these locks apart from others that are named by two numbers."""
+
+_BEGIN = (
+    update(stories)
+    .where(
+        stories.c.id == bindparam("story"),
+        stories.c.deleted_at.is_(None),
+        or_(
+            and_(
+                stories.c.state == State.QUEUED,
+                or_(stories.c.available_at.is_(None), stories.c.available_at <= func.now()),
+            ),
+            and_(stories.c.state == State.RUNNING, stories.c.leased_until < func.now()),
+        ),
+    )
+    .values(
+        # An abandoned attempt killed its worker, so it counts as a failure; one that was handed back does not.
+        failures=stories.c.failures + cast(stories.c.state == State.RUNNING, Integer),
+        state=State.RUNNING,
+        attempt=stories.c.attempt + 1,
+        writer=bindparam("by"),
+        model=bindparam("with"),
+        started_at=bindparam("now"),
+        leased_until=func.now() + bindparam("lease", type_=Interval),
+    )
+    .returning(stories, literal(0).label("queue_position"))
+)
+
+_RUNNING = update(stories).where(
+    stories.c.id == bindparam("story"),
+    stories.c.attempt == bindparam("number"),
+    stories.c.state == State.RUNNING,
+)
+
+# No lock orders these against an erasure, for the row does: who deletes it waits for them, and takes what was told as well.
+_END = _RUNNING.where(~exists().where(erased_subjects.c.subject_id == stories.c.owner_id)).values(
+    title=bindparam("new_title"), text=bindparam("new_text"), completed_at=bindparam("now"), leased_until=None
+)
+_COMPLETE = _END.values(
+    state=State.COMPLETED, prompt_tokens=bindparam("prompted"), completion_tokens=bindparam("completed")
+)
+_FAIL = _END.values(state=State.FAILED, failure_reason=bindparam("why"))
+
+
+async def lock_beginnings(tx: Transaction, writer: str) -> int:
+    """Lets one transaction at a time begin attempts with the writer, and answers how many are running."""
+    await tx.execute(
+        select(func.pg_advisory_xact_lock(cast(_WRITER_LOCKS, Integer), func.hashtext(cast(writer, String))))
+    )
+    running = select(func.count()).where(
+        stories.c.state == State.RUNNING, stories.c.writer == writer, stories.c.leased_until >= func.now()
+    )
+    return int((await tx.execute(running)).scalar_one())
+
+
+async def begin(
+    tx: Transaction, story_id: UUID, *, writer: str, model: str, lease: timedelta, now: datetime
+) -> Story | None:
+    """Starts the next attempt at a queued story that is available, or at one whose worker's lease has ended; else None.
+
+    Title and text are those of the last checkpoint: go on from there, or `start_over`.
+    """
+    values = {"story": story_id, "by": writer, "with": model, "lease": lease, "now": now}
+    row = (await tx.execute(_BEGIN, values)).mappings().one_or_none()
+    return story_of(row) if row else None
+
+
+async def held_for(tx: Transaction, story_id: UUID) -> timedelta | None:
+    """How long no attempt may begin: by the lease of the running one, or by the pause after the last. None for a final story."""
+    until = case((stories.c.state == State.RUNNING, stories.c.leased_until), else_=stories.c.available_at)
+    query = select(func.coalesce(until, func.now()) - func.now()).where(
+        stories.c.id == story_id, stories.c.state.in_(UNFINISHED)
+    )
+    held: timedelta | None = (await tx.execute(query)).scalar_one_or_none()
+    return held
+
+
+async def start_over(tx: Transaction, story_id: UUID, attempt: int) -> None:
+    await _update(tx, story_id, attempt, title="", text="")
+
+
+async def renew_lease(
+    tx: Transaction, story_id: UUID, attempt: int, lease: timedelta, *, checkpoint: Checkpoint | None = None
+) -> bool:
+    """False when the attempt is not the running one any more. The checkpoint is to be given where it has changed."""
+    saved = {} if checkpoint is None else _saved(checkpoint)
+    return await _update(tx, story_id, attempt, leased_until=func.now() + lease, **saved)
+
+
+async def complete(
+    tx: Transaction, story_id: UUID, attempt: int, written: Checkpoint, *, tokens: tuple[int, int], now: datetime
+) -> bool:
+    """False when the attempt is not the running one any more, or its owner is being erased."""
+    values = {
+        "story": story_id,
+        "number": attempt,
+        "new_title": written.title,
+        "new_text": written.text,
+        "prompted": tokens[0],
+        "completed": tokens[1],
+        "now": now,
+    }
+    return (await tx.execute(_COMPLETE, values)).rowcount == 1
+
+
+async def fail(
+    tx: Transaction, story_id: UUID, attempt: int, reason: str, written: Checkpoint, *, now: datetime
+) -> bool:
+    """What was written is what watchers have seen. False as in `complete`."""
+    values = {
+        "story": story_id,
+        "number": attempt,
+        "new_title": written.title,
+        "new_text": written.text,
+        "why": reason,
+        "now": now,
+    }
+    return (await tx.execute(_FAIL, values)).rowcount == 1
+
+
+async def requeue(
+    tx: Transaction, story_id: UUID, attempt: int, checkpoint: Checkpoint, *, pause: timedelta | None
+) -> bool:
+    """Puts the story back into the queue, to be begun after a pause when the attempt has failed; no pause: its worker leaves.
+
+    The next attempt may go on from the checkpoint. False when the attempt is not the running one any more.
+    """
+    return await _update(
+        tx,
+        story_id,
+        attempt,
+        state=State.QUEUED,
+        **_saved(checkpoint),
+        failures=stories.c.failures + (0 if pause is None else 1),
+        available_at=func.now() + (pause or timedelta(0)),
+        leased_until=None,
+    )
+
+
+async def lock_undispatched(
+    tx: Transaction, older_than: timedelta, limit: int, *, before: datetime | None = None
+) -> Sequence[UUID]:
+    """Unfinished stories that nobody holds, and that were due so long ago, and `before` that; marked as dispatched again."""
+    due_at = func.greatest(stories.c.dispatched_at, stories.c.available_at)
+    unheld = or_(
+        stories.c.state == State.QUEUED, (stories.c.state == State.RUNNING) & (stories.c.leased_until < func.now())
+    )
+    lost = (
+        select(stories.c.id)
+        .where(
+            stories.c.state.in_(UNFINISHED),
+            unheld,
+            due_at < func.least(func.now(), before) - older_than,
+        )
+        .order_by(stories.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    statement = update(stories).where(stories.c.id.in_(lost)).values(dispatched_at=func.now()).returning(stories.c.id)
+    return list((await tx.execute(statement)).scalars())
+
+
+async def _update(tx: Transaction, story_id: UUID, attempt: int, **values: Any) -> bool:
+    """The fence: only the running attempt may write."""
+    return (await tx.execute(_RUNNING.values(values), {"story": story_id, "number": attempt})).rowcount == 1
+
+
+def _saved(checkpoint: Checkpoint) -> dict[str, str]:
+    return {"title": checkpoint.title, "text": checkpoint.text}

@@ -1,0 +1,224 @@
+"""Stories as their owners see them: asked for, read, cancelled, queued again and deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, FromClause, and_, bindparam, case, delete, func, select, tuple_, update
+from sqlalchemy.dialects.postgresql import insert as insert_into
+from sqlalchemy.engine.row import RowMapping
+
+from services.kit import inbox, outbox
+from services.kit.database import Transaction
+from services.kit.paging import PageRequest
+
+from ..model import Length, State, Story, Wish
+from ..tables import stories
+
+UNFINISHED = (State.QUEUED, State.RUNNING)
+
+# Statements that every story needs are built once: to build one takes longer than to send it.
+
+_ahead = stories.alias("ahead")
+
+
+def _queued_at(table: FromClause) -> ColumnElement[datetime]:
+    # Empty in what the version before has written.
+    return func.coalesce(table.c.queued_at, table.c.created_at)
+
+
+_STORIES = select(
+    stories,
+    select(func.count())
+    .where(
+        stories.c.state == State.QUEUED,
+        _ahead.c.state == State.QUEUED,
+        tuple_(_queued_at(_ahead), _ahead.c.id) <= tuple_(_queued_at(stories), stories.c.id),
+    )
+    .scalar_subquery()
+    .label("queue_position"),
+).where(stories.c.deleted_at.is_(None))
+
+_FIND = _STORIES.where(stories.c.id == bindparam("story"))
+
+_INSERT = (
+    insert_into(stories)
+    .values(
+        state=State.QUEUED,
+        title="",
+        text="",
+        attempt=0,
+        failures=0,
+        writer="",
+        model="",
+        prompt_tokens=0,
+        completion_tokens=0,
+        failure_reason="",
+        dispatched_at=func.now(),
+    )
+    .on_conflict_do_nothing(index_elements=["owner_id", "request_id"])
+    # The statement sees the queue as it was before it.
+    .returning(
+        stories,
+        (select(func.count()).where(_ahead.c.state == State.QUEUED).scalar_subquery() + 1).label("queue_position"),
+    )
+)
+
+
+async def insert(
+    tx: Transaction, story_id: UUID, owner_id: UUID, wish: Wish, *, digest: bytes, request_id: str | None, now: datetime
+) -> Story | None:
+    """`digest` is that of the wish as it was asked for.
+
+    None when the owner's request id was used before; then nothing is written.
+    """
+    values = {
+        "id": story_id,
+        "owner_id": owner_id,
+        "request_id": request_id,
+        "request_digest": digest,
+        "preferences": list(wish.preferences),
+        "theme": wish.theme,
+        "prompt": wish.prompt,
+        "length": wish.length,
+        "language": wish.language,
+        "created_at": now,
+        "queued_at": now,
+    }
+    row = (await tx.execute(_INSERT, values)).mappings().one_or_none()
+    return story_of(row) if row else None
+
+
+async def find(tx: Transaction, story_id: UUID) -> Story | None:
+    row = (await tx.execute(_FIND, {"story": story_id})).mappings().one_or_none()
+    return story_of(row) if row else None
+
+
+async def states(tx: Transaction, story_ids: Collection[UUID]) -> dict[UUID, State]:
+    """Those of the stories that exist."""
+    query = select(stories.c.id, stories.c.state).where(stories.c.id.in_(story_ids), stories.c.deleted_at.is_(None))
+    return {row.id: State(row.state) for row in await tx.execute(query)}
+
+
+async def find_by_request(tx: Transaction, owner_id: UUID, request_id: str) -> tuple[Story, bytes] | None:
+    """The story and the digest of the wish it was requested with."""
+    query = _STORIES.where(stories.c.owner_id == owner_id, stories.c.request_id == request_id)
+    row = (await tx.execute(query)).mappings().one_or_none()
+    return (story_of(row), row["request_digest"]) if row else None
+
+
+async def page(tx: Transaction, owner_id: UUID, state: State | None, request: PageRequest) -> Sequence[Story]:
+    """Newest first, one more than asked for when there are more."""
+    query = _STORIES.where(stories.c.owner_id == owner_id).order_by(stories.c.id.desc()).limit(request.size + 1)
+    if state:
+        query = query.where(stories.c.state == state)
+    if request.before:
+        query = query.where(stories.c.id < request.before)
+    return [story_of(row) for row in (await tx.execute(query)).mappings()]
+
+
+async def place_of_first(tx: Transaction, owner_id: UUID) -> int:
+    """By how many places the queue has to move for the owner's first unfinished story to be done."""
+    query = _STORIES.where(stories.c.owner_id == owner_id, stories.c.state.in_(UNFINISHED))
+    row = (await tx.execute(query.order_by(stories.c.id).limit(1))).mappings().one_or_none()
+    return max(row["queue_position"], 1) if row else 1
+
+
+async def latest_completions(tx: Transaction, limit: int) -> Sequence[datetime]:
+    query = select(stories.c.completed_at).where(stories.c.state == State.COMPLETED)
+    return list((await tx.execute(query.order_by(stories.c.completed_at.desc()).limit(limit))).scalars())
+
+
+async def cancel(tx: Transaction, story_id: UUID, *, seen: tuple[int, str, str] | None = None, now: datetime) -> bool:
+    """False when the story is not unfinished. Cancelling or completing, what comes first decides; the other changes nothing.
+
+    `seen` is an attempt, its words as watchers know them, usually some more than the last checkpoint, and its title.
+    """
+    values: dict[str, Any] = {"state": State.CANCELLED, "completed_at": now, "leased_until": None}
+    if seen:
+        attempt, text, title = seen
+        more = and_(stories.c.attempt == attempt, func.length(stories.c.text) < len(text))
+        values["text"] = case((more, text), else_=stories.c.text)
+        values["title"] = case((more & (stories.c.title == ""), title), else_=stories.c.title)
+    statement = update(stories).where(stories.c.id == story_id, stories.c.state.in_(UNFINISHED)).values(**values)
+    return (await tx.execute(statement)).rowcount == 1
+
+
+async def queue_again(tx: Transaction, story_id: UUID, *, now: datetime) -> bool:
+    """As if it were requested for the first time, but for the attempts. False when the story is neither failed nor cancelled."""
+    statement = (
+        update(stories)
+        .where(
+            stories.c.id == story_id,
+            stories.c.state.in_([State.FAILED, State.CANCELLED]),
+            stories.c.deleted_at.is_(None),
+        )
+        .values(
+            state=State.QUEUED,
+            title="",
+            text="",
+            failures=0,
+            failure_reason="",
+            prompt_tokens=0,
+            completion_tokens=0,
+            queued_at=now,
+            available_at=None,
+            completed_at=None,
+            dispatched_at=func.now(),
+        )
+    )
+    return (await tx.execute(statement)).rowcount == 1
+
+
+async def hide(tx: Transaction, story_id: UUID) -> None:
+    """From here on the story exists for nobody, and its request id may be used anew."""
+    statement = update(stories).where(stories.c.id == story_id, stories.c.deleted_at.is_(None))
+    await tx.execute(statement.values(deleted_at=func.now(), request_id=None))
+
+
+async def hidden(tx: Transaction, longer_than: timedelta, limit: int) -> Sequence[UUID]:
+    """Stories whose deletion began so long ago that it was broken off."""
+    query = select(stories.c.id).where(stories.c.deleted_at < func.now() - longer_than).limit(limit)
+    return list((await tx.execute(query)).scalars())
+
+
+async def ids_of(tx: Transaction, owner_id: UUID, limit: int) -> dict[UUID, datetime | None]:
+    """Some of the owner's stories, whatever their state, and when they were completed."""
+    query = select(stories.c.id, stories.c.completed_at).where(stories.c.owner_id == owner_id)
+    return {row.id: row.completed_at for row in await tx.execute(query.order_by(stories.c.id).limit(limit))}
+
+
+async def erase(tx: Transaction, story_ids: Collection[UUID]) -> None:
+    """Deletes the stories and all that was to be told of them."""
+    # First: this waits for whoever is changing one of them, so that the statements after it see what was added to the outbox there.
+    await tx.execute(delete(stories).where(stories.c.id.in_(story_ids)))
+    keys = [str(story_id) for story_id in story_ids]
+    await tx.execute(delete(outbox.table).where(outbox.table.c.key.in_(keys)))
+    await tx.execute(delete(inbox.dead_letters).where(inbox.dead_letters.c.key.in_(keys)))
+
+
+def story_of(row: RowMapping) -> Story:
+    return Story(
+        id=row["id"],
+        owner_id=row["owner_id"],
+        wish=Wish(tuple(row["preferences"]), row["theme"], row["prompt"], Length(row["length"]), row["language"]),
+        state=State(row["state"]),
+        title=row["title"],
+        text=row["text"],
+        attempt=row["attempt"],
+        failures=row["failures"],
+        queue_position=row["queue_position"],
+        writer=row["writer"],
+        model=row["model"],
+        prompt_tokens=row["prompt_tokens"],
+        completion_tokens=row["completion_tokens"],
+        failure_reason=row["failure_reason"],
+        created_at=row["created_at"],
+        # Empty in what the version before has written.
+        queued_at=row["queued_at"] or row["created_at"],
+        started_at=row["started_at"],
+        completed_at=row["completed_at"],
+    )
