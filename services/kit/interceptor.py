@@ -131,43 +131,6 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         return request
 
 
-class TracingInterceptor(grpc.aio.ServerInterceptor):
-    """Has the unary methods of `services` traced, and does no more: for contracts of others, which carry no policies.
-
-    Every request waits for Envoy's call to the rate limiter, which OpenTelemetry's own interceptor makes half a millisecond longer.
-    """
-
-    def __init__(self, services: frozenset[str]) -> None:
-        self._services = services
-
-    async def intercept_service(
-        self, continuation: HandlerOf, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler | None:
-        handler = await continuation(handler_call_details)
-        path = str(handler_call_details.method)
-        if handler is None or not handler.unary_unary or path.split("/")[1] not in self._services:
-            return handler
-        behaviour: Any = handler.unary_unary
-
-        async def serve(request: Message, context: Context) -> Message:
-            with tracing.serving(path, context.invocation_metadata() or ()) as span:
-                try:
-                    answer: Message = await behaviour(request, context)
-                except grpc.aio.AbortError:
-                    _conclude(span, StatusCode(context.code()))
-                    raise
-                _conclude(span, StatusCode.OK)
-                return answer
-
-        return grpc.unary_unary_rpc_method_handler(serve, handler.request_deserializer, handler.response_serializer)
-
-
-def _conclude(span: Span, code: StatusCode) -> None:
-    span.set_attribute("rpc.grpc.status_code", code.value[0])
-    if code in _FAULTS:
-        span.set_status(Status(SpanStatusCode.ERROR))
-
-
 def _remaining(context: Context) -> float | None:
     remaining = context.time_remaining()
     # Without a deadline grpc answers None or, in some versions, a time far beyond any call.
@@ -225,7 +188,9 @@ class _Call:
         await self._context.abort_with_status(to_grpc(self._error))
 
     def _record(self, code: StatusCode, outcome: str, error: MeshError | None = None) -> None:
-        _conclude(self._span, code)
+        self._span.set_attribute("rpc.grpc.status_code", code.value[0])
+        if code in _FAULTS:
+            self._span.set_status(Status(SpanStatusCode.ERROR))
         seconds = perf_counter() - self._started
         fields: dict[str, object] = {
             "event.action": self._path,

@@ -11,10 +11,11 @@ import grpc
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
 
 from .access import AccessControl
 from .health import Check, Health
-from .interceptor import MeshInterceptor, TracingInterceptor
+from .interceptor import MeshInterceptor
 from .metrics import Metrics
 from .settings import ServiceSettings
 from .tokens import AccessTokens, ServiceTokens
@@ -115,7 +116,9 @@ class Server:
     ) -> tuple[grpc.aio.Server, Health]:
         interceptors: list[grpc.aio.ServerInterceptor] = []
         if open_services:
-            interceptors.append(TracingInterceptor(frozenset(open_services)))
+            # Only these: our own services' calls are traced by the interceptor below, and probes would drown the rest.
+            traced = filters.any_of(*[filters.service_name(name) for name in open_services])
+            interceptors.append(aio_server_interceptor(filter_=traced))  # type: ignore[no-untyped-call]
         if self._servicers:
             if access_tokens is None or service_tokens is None:
                 raise ValueError("a server with servicers needs both kinds of tokens")
