@@ -16,8 +16,8 @@ from .scenario import Asked, Incident, Meanwhile, Scenario, Watching
 from .world import World
 
 MORE_TRIES = 4
-RENEWAL = "XCLAIM"
-"""Is done by the clock: whoever was slow enough for it while it was recorded may be too quick for it later."""
+MAIL_RENEWED = ("notification", "XCLAIM inbox:notification workers")
+"""A mail is sent well before its lease has to be renewed, but where the machine stood still while that was recorded."""
 WATCHERS = (Watching(), Watching(messages_a_call=3), Watching(messages_a_call=5, late=True))
 PLAIN = Scenario(asked=(Asked(WATCHERS),))
 CANCELLED = Scenario(asked=(Asked(WATCHERS, cancelled=True, retries=1),), pace_seconds=0.01)
@@ -35,7 +35,7 @@ async def recorded(worlds: Sequence[World], scenario: Scenario) -> list[Line]:
     """What is done whenever the scenario is played: how soon a lease has to be renewed, say, depends on the machine."""
     first, *others = await asyncio.gather(*(world.play(scenario) for world in worlds[:3]))
     always = set.intersection(*({(line.role, line.label) for line in other} for other in others))
-    return [line for line in first if (line.role, line.label) in always]
+    return [line for line in first if (line.role, line.label) in always - {MAIL_RENEWED}]
 
 
 async def play_with_each(worlds: Sequence[World], scenario: Scenario, stops: Iterable[Stop]) -> None:
@@ -48,14 +48,12 @@ async def play_with_each_incident(worlds: Sequence[World], scenario: Scenario, i
     """
 
     async def play(world: World, incident: Incident) -> None:
-        stop, shown = incident.stop, False
+        stop = incident.stop
         for step in (stop.step, *range(stop.step, 0, -1), *[1] * MORE_TRIES):
             trace = await world.play(replace(scenario, incidents=(replace(incident, stop=replace(stop, step=step)),)))
             if any(line.stop is not None for line in trace):
                 return
-            shown |= any((line.role, line.label) == (stop.role, stop.label) for line in trace)
-        if shown or not stop.label.startswith(RENEWAL):
-            raise AssertionError(f"{stop} never happens")
+        raise AssertionError(f"{stop} never happens")
 
     await side_by_side(worlds, incidents, play)
 

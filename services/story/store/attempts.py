@@ -128,15 +128,7 @@ async def complete(
     tx: Transaction, story_id: UUID, attempt: int, written: Checkpoint, *, tokens: tuple[int, int], now: datetime
 ) -> bool:
     """False when the attempt is not the running one any more, or its owner is being erased."""
-    values = {
-        "story": story_id,
-        "number": attempt,
-        "new_title": written.title,
-        "new_text": written.text,
-        "prompted": tokens[0],
-        "completed": tokens[1],
-        "now": now,
-    }
+    values = {**_ending(story_id, attempt, written, now), "prompted": tokens[0], "completed": tokens[1]}
     return (await tx.execute(_COMPLETE, values)).rowcount == 1
 
 
@@ -144,14 +136,7 @@ async def fail(
     tx: Transaction, story_id: UUID, attempt: int, reason: str, written: Checkpoint, *, now: datetime
 ) -> bool:
     """What was written is what watchers have seen. False as in `complete`."""
-    values = {
-        "story": story_id,
-        "number": attempt,
-        "new_title": written.title,
-        "new_text": written.text,
-        "why": reason,
-        "now": now,
-    }
+    values = {**_ending(story_id, attempt, written, now), "why": reason}
     return (await tx.execute(_FAIL, values)).rowcount == 1
 
 
@@ -200,6 +185,17 @@ async def lock_undispatched(
 async def _update(tx: Transaction, story_id: UUID, attempt: int, **values: Any) -> bool:
     """The fence: only the running attempt may write."""
     return (await tx.execute(_RUNNING.values(values), {"story": story_id, "number": attempt})).rowcount == 1
+
+
+def _ending(story_id: UUID, attempt: int, written: Checkpoint, now: datetime) -> dict[str, Any]:
+    """What `_END` takes."""
+    return {
+        "story": story_id,
+        "number": attempt,
+        "new_title": written.title,
+        "new_text": written.text,
+        "now": now,
+    }
 
 
 def _saved(checkpoint: Checkpoint) -> dict[str, str]:
