@@ -12,8 +12,8 @@ from .errors import DeadlineExceeded
 _KEEP_SECONDS = 0.02
 """Kept back, so that our own DEADLINE_EXCEEDED still reaches the caller."""
 
-_REFUSE_BELOW_SECONDS = 0.1
-"""With less than this left, work would be begun that nobody waits for."""
+_KEEP_SHARE = 0.5
+"""Kept back at most, because a call that needs 2 ms can be answered within 10. Work of known length refuses itself (hashing)."""
 
 _ends_at: ContextVar[float | None] = ContextVar("deadline", default=None)
 
@@ -22,11 +22,11 @@ _ends_at: ContextVar[float | None] = ContextVar("deadline", default=None)
 async def within(remaining: float | None, longest: float) -> AsyncIterator[None]:
     """Bounds the block by the caller's deadline and by `longest`, in seconds.
 
-    Raises DeadlineExceeded when too little is left to begin, TimeoutError when the time runs out.
+    Raises DeadlineExceeded when nothing is left, TimeoutError when the time runs out.
     """
-    if remaining is not None and remaining < _REFUSE_BELOW_SECONDS:
+    if remaining is not None and remaining <= 0:
         raise DeadlineExceeded
-    seconds = longest if remaining is None else min(remaining - _KEEP_SECONDS, longest)
+    seconds = longest if remaining is None else min(remaining - _kept(remaining), longest)
     token = _ends_at.set(asyncio.get_running_loop().time() + seconds)
     try:
         async with asyncio.timeout(seconds):
@@ -39,3 +39,7 @@ def remaining() -> float | None:
     """Seconds left for the call being served; None outside a call or in a stream."""
     ends_at = _ends_at.get()
     return None if ends_at is None else max(ends_at - asyncio.get_running_loop().time(), 0.0)
+
+
+def _kept(seconds: float) -> float:
+    return min(_KEEP_SECONDS, seconds * _KEEP_SHARE)

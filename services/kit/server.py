@@ -8,11 +8,10 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import grpc
-from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
 
+from . import reflection
 from .access import AccessControl
 from .health import Check, Health
 from .interceptor import MeshInterceptor
@@ -146,9 +145,7 @@ class Server:
             add_to_server(server)
         health = Health(everything, self._required, self._optional)
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
-        reflection.enable_server_reflection(
-            (*everything, _HEALTH, reflection.SERVICE_NAME), server, descriptor_pool.Default()
-        )
+        reflection.add(server, (*everything, _HEALTH))
         try:
             self._port = server.add_insecure_port(self._settings.listen)
         except RuntimeError:

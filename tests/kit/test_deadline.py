@@ -24,10 +24,18 @@ async def test_no_call_takes_longer_than_the_longest() -> None:
         assert 1.9 < (deadline.remaining() or 0) <= 2.0
 
 
-async def test_with_too_little_time_left_nothing_is_begun() -> None:
+@pytest.mark.parametrize("seconds", [0.0, -0.1])
+async def test_with_no_time_left_nothing_is_begun(seconds: float) -> None:
     with pytest.raises(DeadlineExceeded):
-        async with deadline.within(0.09, longest=15.0):
+        async with deadline.within(seconds, longest=15.0):
             pytest.fail("it was begun")
+
+
+@pytest.mark.parametrize("seconds", [0.09, 0.02, 0.001])
+async def test_a_short_time_is_halved_at_most(seconds: float) -> None:
+    async with deadline.within(seconds, longest=15.0):
+        # Nothing is waited for, so that the clock cannot end the block on a busy machine.
+        assert (deadline.remaining() or 0) <= max(seconds - 0.02, seconds / 2)
 
 
 async def test_the_block_ends_when_its_time_has_run_out() -> None:

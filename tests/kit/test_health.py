@@ -13,14 +13,12 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
-from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
-from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from services.kit.health import Check, Health, seldom
 from services.kit.server import Server
 from tests.identity import Issuer, service_tokens
 from tests.kit import desk as desks
-from tests.kit.conftest import SETTINGS, RunningDesk
+from tests.kit.conftest import SETTINGS
 from tests.waiting import until
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
@@ -224,11 +222,3 @@ async def test_an_answer_that_nobody_waited_for_is_none() -> None:
         await asyncio.wait_for(check(), 0.05)
     with pytest.raises(TimeoutError):
         await check()
-
-
-async def test_reflection_names_the_services(desk: RunningDesk) -> None:
-    connect: Any = ServerReflectionStub
-    asking = connect(desk.channel).ServerReflectionInfo(iter([ServerReflectionRequest(list_services="")]))
-    (answer,) = [each async for each in asking]
-    names = {service.name for service in answer.list_services_response.service}
-    assert {desks.NAME, "grpc.health.v1.Health"} <= names
