@@ -18,6 +18,8 @@ _PURPOSES = {
     Purpose.EMAIL_CHANGE: events.CODE_PURPOSE_EMAIL_CHANGE,
 }
 
+_TO_UNPROVEN_ADDRESSES = (Purpose.REGISTRATION, Purpose.EMAIL_CHANGE)
+
 
 class SealedMails:
     def __init__(self, seal: Seal) -> None:
@@ -26,8 +28,12 @@ class SealedMails:
     def code_issued(
         self, challenge_id: UUID, purpose: Purpose, code: Code, email: str, first_name: str
     ) -> events.CodeIssued:
-        """Without an address it is a decoy, which the mail worker drops: made so that nothing tells who has an account."""
-        mail = events.CodeMail(email=email, code=code.digits, first_name=first_name)
+        """Without an address it is a decoy, which the mail worker drops: made so that nothing tells who has an account.
+
+        A mail to an address that nobody has proven addresses nobody by name, or whoever asked for it could write to a stranger.
+        """
+        name = "" if purpose in _TO_UNPROVEN_ADDRESSES else first_name
+        mail = events.CodeMail(email=email, code=code.digits, first_name=name)
         event = events.CodeIssued(
             challenge_id=str(challenge_id), purpose=_PURPOSES[purpose], sealed_mail=_sealed(self._seal, mail)
         )

@@ -1,10 +1,12 @@
-"""The words of every mail and notification. Names and titles come from people and models: they are text, never markup."""
+"""The words of every mail and notification. Names and titles come from people and models: they are shown as `words` lets them.
+
+A mail to an address that nobody has proven yet shows none of them: whoever asked for it could write to a stranger in our name.
+"""
 
 from __future__ import annotations
 
-import unicodedata
-
 from .model import Letter, Template
+from .words import NAME_LENGTH, TITLE_LENGTH, plain
 
 _CODES = {
     Template.CODE: (
@@ -28,6 +30,7 @@ _CODES = {
         "If you did not ask for it, ignore this mail: without the code no account gets this address.",
     ),
 }
+_TO_UNPROVEN_ADDRESSES = frozenset({Template.CODE, Template.EMAIL_CHANGE_CODE})
 _INTRUDER = "If it was not you, somebody else may be in your account"
 
 _FAILURES = {
@@ -42,7 +45,7 @@ def code(template: Template, first_name: str, digits: str, minutes: int) -> Lett
     subject, purpose, unasked = _CODES[template]
     return _letter(
         subject,
-        first_name,
+        "" if template in _TO_UNPROVEN_ADDRESSES else first_name,
         f"Your code is {digits}.{purpose}",
         f"It works once, for the next {minutes} minutes. {unasked}",
     )
@@ -67,6 +70,7 @@ def welcome(first_name: str) -> Letter:
 
 
 def story_ready(first_name: str, title: str, url: str) -> Letter:
+    title = plain(title, TITLE_LENGTH)
     return _letter(
         f"Your story is ready: {title}",
         first_name,
@@ -134,11 +138,6 @@ def address_claimed(first_name: str) -> Letter:
 
 
 def _letter(subject: str, first_name: str, *paragraphs: str) -> Letter:
-    greeting = f"Hello {first_name}," if first_name else "Hello,"
-    lines = [_line(text) for text in (greeting, *paragraphs, "Storymesh")]
-    return Letter(_line(subject), "\n\n".join(lines) + "\n")
-
-
-def _line(text: str) -> str:
-    """One line without control characters: a header holds no more (RFC 5322, 2.2), and no name may add paragraphs of its own."""
-    return " ".join("".join(" " if unicodedata.category(each) == "Cc" else each for each in text).split())
+    name = plain(first_name, NAME_LENGTH)
+    greeting = f"Hello {name}," if name else "Hello,"
+    return Letter(subject, "\n\n".join((greeting, *paragraphs, "Storymesh")) + "\n")

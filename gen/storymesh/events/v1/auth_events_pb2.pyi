@@ -140,7 +140,7 @@ class CodeMail(_message.Message):
     code: _builtins.str
     """The digits."""
     first_name: _builtins.str
-    """How to address the recipient, empty when unknown."""
+    """How to address the recipient, empty when unknown, and for an address that is still to be proven."""
     def __init__(
         self,
         *,
