@@ -1,0 +1,41 @@
+"""Checkouts in odd places, set up at once: a copy of this one, whose files are links to the same files."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from local.settings import REPOSITORY
+
+CODE = ("Makefile", "pyproject.toml", "uv.lock", "README.md", "local", "services", "gen", "envoy", "storymesh_client")
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # Another disk, or a system that keeps users from linking files of others.
+        shutil.copy2(source, target)
+
+
+def copy_code(place: Path) -> Path:
+    """What a mesh runs from, without what is installed."""
+    place.mkdir(parents=True)
+    for name in CODE:
+        if (REPOSITORY / name).is_dir():
+            leave_out = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(REPOSITORY / name, place / name, copy_function=_link, ignore=leave_out)
+        else:
+            _link(str(REPOSITORY / name), str(place / name))
+    return place
+
+
+def copy_installed(venv: Path, code: Path) -> None:
+    """Make `venv` what `make setup` would make of it for the checkout in `code`."""
+    shutil.copytree(
+        sys.prefix, venv, symlinks=True, copy_function=_link, ignore=shutil.ignore_patterns("bench", "cache")
+    )
+    for path in [*venv.glob("lib/python*/site-packages/_storymesh.pth"), venv / ".ready"]:
+        # Not written in place: the file of this very checkout is the same one.
+        path.unlink(missing_ok=True)
+        path.write_text("\n".join(str(code / folder) for folder in (".", "envoy", "gen")) if path.suffix else "")

@@ -1,0 +1,206 @@
+"""Places in which a mesh must run all the same, and what is said where it cannot."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+from local import folders
+from local.failures import LocalError
+from local.layout import Layout
+from local.settings import inherited_environment
+from tests.local.checkouts import copy_code, copy_installed
+
+ODD = Path("eine Straße — 日本 & 'co'", "l" * 120, "ü" * 40)
+"""More than 200 bytes: too long for a socket, and for the first line of a script."""
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has another account to run Postgres as")
+
+
+@pytest.fixture
+def closed() -> Iterator[Path]:
+    """A folder that only this user may enter, as the home of root on most machines."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o700)
+        yield Path(folder)
+
+
+def variables(layout: Layout, **others: str) -> dict[str, str]:
+    """What a bare shell hands on: no locale, no home, and what makes this mesh differ from others on the machine."""
+    mesh = {f"STORYMESH_{name}": str(getattr(layout.settings, name.lower())) for name in ("PORT", "BASE_PORT")}
+    return {"PATH": os.environ["PATH"], **mesh, **others}
+
+
+def run(command: list[str], place: Path, environment: Mapping[str, str], *, expect: int = 0) -> str:
+    ended = subprocess.run(
+        command,
+        cwd=place,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        timeout=240,
+        check=False,
+    )
+    assert ended.returncode == expect, ended.stdout
+    return ended.stdout
+
+
+def living_in(place: Path) -> list[list[str]]:
+    """Command lines of processes that stand in `place` or were started from it."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+            if any(str(place) in part for part in [process.cwd(), *command]):
+                found.append(command)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_the_demo_runs_in_a_closed_folder_with_blanks_foreign_letters_and_a_long_path(
+    closed: Path, layout: Layout
+) -> None:
+    code = copy_code(closed / ODD / "story mesh")
+    copy_installed(code / ".venv", code)
+    (code / "tmp").mkdir()
+    environment = variables(layout, TMPDIR=str(code / "tmp"))
+    try:
+        shown = run(["make", "demo", "WRITER=composer"], code, environment)
+        assert "All of it happened." in shown
+        assert "installing" not in shown
+        # That of the demo would tell nothing if it had run another checkout's code.
+        assert f"{code}/.venv/bin/python" in {command[0] for command in living_in(code)}
+    finally:
+        run(["make", "down"], code, environment)
+    assert living_in(code) == []
+
+
+@as_root
+def test_postgres_runs_as_another_account_without_a_right_of_roots(closed: Path, layout: Layout) -> None:
+    code = copy_code(closed / "storymesh")
+    copy_installed(code / ".venv", code)
+    environment = variables(layout)
+    local = [str(code / ".venv/bin/python"), "-m", "local"]
+    try:
+        run([*local, "up", "--only", "postgres"], code, environment)
+        data = code / ".local/data/postgres"
+        server = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
+        assert os.path.samefile(server.cwd(), data)
+        assert 0 not in server.uids()
+        status = Path(f"/proc/{server.pid}/status").read_text().splitlines()
+        rights = {line.split(":\t")[0]: int(line.split(":\t")[1], 16) for line in status if line.startswith("Cap")}
+        assert {rights[kind] for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
+    finally:
+        run([*local, "down"], code, environment)
+    assert living_in(code) == []
+
+
+@as_root
+def test_a_root_that_may_become_nobody_else_is_told_what_to_do(closed: Path, layout: Layout) -> None:
+    if shutil.which("setpriv") is None:
+        pytest.skip("needs setpriv to take a right from root")
+    up = ["setpriv", "--bounding-set", "-setuid,-setgid", sys.executable, "-m", "local", "up", "--only", "postgres"]
+    shown = run(up, Path.cwd(), variables(layout, STORYMESH_STATE_DIR=str(closed / "mesh")), expect=1)
+    assert "Postgres does not run as root, and root may not become" in shown
+    assert "run the mesh as an ordinary user" in shown
+    assert len(shown.splitlines()) == 1
+
+
+def read_only(folder: Path) -> list[str]:
+    """Makes the folder one that cannot be written, and says what commands must begin with to find it so."""
+    if os.geteuid() != 0:
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(path.stat().st_mode & ~0o222)
+        return []
+    script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && cd "$0" && exec "$@"'
+    begin = ["unshare", "--mount", "sh", "-c", script, str(folder)]
+    if subprocess.run([*begin, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("root may write everywhere, and may not mount a folder read-only here")
+    return begin
+
+
+def test_a_checkout_that_cannot_be_written_runs_with_its_state_elsewhere(closed: Path, layout: Layout) -> None:
+    code, state = copy_code(closed / "read only"), closed / "the state"
+    copy_installed(state / "venv", code)
+    begin = read_only(code)
+    environment = variables(layout, STORYMESH_STATE_DIR=str(state))
+    before = sorted(code.rglob("*"))
+    assert "The mesh is down." in run([*begin, "make", "status"], code, environment, expect=2)
+    local = [*begin, str(state / "venv/bin/python"), "-m", "local"]
+    try:
+        run([*local, "up", "--only", "postgres", "--only", "redis", "--only", "mail"], code, environment)
+        assert (state / "data/postgres/PG_VERSION").exists()
+    finally:
+        run([*begin, "make", "down"], code, environment)
+    assert living_in(state) == []
+    assert sorted(code.rglob("*")) == before
+
+
+def test_a_checkout_that_cannot_be_written_without_a_state_elsewhere_is_told_what_to_do(
+    closed: Path, layout: Layout
+) -> None:
+    code = copy_code(closed / "read only")
+    begin = read_only(code)
+    shown = run([*begin, "make", "up"], code, variables(layout), expect=2)
+    assert ".venv cannot be written: set STORYMESH_STATE_DIR to a folder that can" in shown
+    up = [*begin, sys.executable, "-m", "local", "up", "--only", "redis"]
+    shown = run(up, code, variables(layout), expect=1)
+    assert "or move the mesh with STORYMESH_STATE_DIR" in shown
+    assert len(shown.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "sentence"),
+    [
+        ("exit 1", "Storymesh needs Python 3.11 or newer"),
+        ('[ "$1" != -m ]', "install Python's venv"),
+    ],
+)
+def test_a_python_that_will_not_do_is_named(closed: Path, layout: Layout, script: str, sentence: str) -> None:
+    for name in ("Makefile", "pyproject.toml", "uv.lock"):
+        shutil.copy(name, closed)
+    python = closed / "python3"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    assert sentence in run(["make", "up", f"PYTHON={python}"], closed, variables(layout), expect=2)
+
+
+def test_programs_get_no_folder_for_sockets_that_is_too_deep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/tmp/" + "d" * 100)
+    assert "TMPDIR" not in inherited_environment()
+    monkeypatch.setenv("TMPDIR", "/tmp/mine")
+    assert inherited_environment()["TMPDIR"] == "/tmp/mine"
+
+
+def test_a_folder_in_a_shared_place_is_taken_only_from_oneself(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    folders.own(mine, 0o700)
+    (mine / "kept").touch()
+    folders.own(mine, 0o700)
+    assert (mine / "kept").exists()
+    link, file, open_to_others = tmp_path / "link", tmp_path / "file", tmp_path / "open"
+    link.symlink_to(mine)
+    file.touch()
+    open_to_others.mkdir()
+    open_to_others.chmod(0o777)
+    for planted in (link, file, open_to_others, *([_strangers(tmp_path)] if os.geteuid() == 0 else [Path("/")])):
+        with pytest.raises(LocalError, match="not a folder that this user alone may write to: remove it"):
+            folders.own(planted, 0o700)
+
+
+def _strangers(place: Path) -> Path:
+    planted = place / "planted"
+    planted.mkdir()
+    os.chown(planted, 65534, 65534)
+    return planted
