@@ -319,6 +319,9 @@ def _string_limits(rules: Json) -> Json:
             schema["format"] = form
     if "pattern" in schema and rules.get("ignore") == "IGNORE_IF_ZERO_VALUE":
         schema["pattern"] = f"^$|{schema['pattern']}"
+    if of_string.get("[storymesh.options.v1.address]"):
+        # The form that the services keep; more spellings are taken.
+        schema |= {"format": "email", "maxLength": 254, "x-max-bytes": 254}
     if "max_bytes" in of_string:
         # A character of UTF-8 is at least one byte, so the limit in bytes also bounds the length.
         most = int(of_string["max_bytes"])

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum, auto
 from uuid import UUID
 
-import idna
-
+from services.kit import addresses
 from services.kit.caller import Origin, Role
 
 Randomness = Callable[[int], bytes]
@@ -255,22 +253,8 @@ class SigningKey:
 
 
 def canonical_email(email: str) -> str:
-    """The form in which addresses are compared: NFC, lower case, the domain in its ASCII form (IDNA 2008).
-
-    Tags and dots stay: only the mailbox's provider knows whether they matter, and merging two people's addresses would give one
-    the other's account.
-    """
-    local, _, domain = unicodedata.normalize("NFC", email).rpartition("@")
-    return f"{local.lower()}@{_ascii_domain(domain.lower())}"
-
-
-def _ascii_domain(domain: str) -> str:
-    if domain.isascii():
-        return domain
-    try:
-        return idna.encode(domain, uts46=True).decode()
-    except idna.IDNAError:
-        return domain
+    """The form in which addresses are compared; all spellings of one have the same."""
+    return addresses.canonical(email)
 
 
 def canonical_username(username: str) -> str:
@@ -280,7 +264,7 @@ def canonical_username(username: str) -> str:
 def canonical_login(login: str) -> str:
     """An address or a username as it is looked up; only addresses have an @. Any text is allowed, most of it matches nobody."""
     # Postgres texts cannot hold NUL, and no login does.
-    login = login.strip().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    login = addresses.stripped(login).replace("\0", "\N{REPLACEMENT CHARACTER}")
     return canonical_email(login) if "@" in login else canonical_username(login)
 
 

@@ -1,11 +1,17 @@
-"""Enforces the field rules that stand in the contracts (protovalidate)."""
+"""Enforces the field rules that stand in the contracts (protovalidate), and gives what has several spellings its one form."""
 
 from __future__ import annotations
 
+from functools import cache
+
+from buf.validate import validate_pb2
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from protovalidate import Validator
 from protovalidate import Violation as RuleViolation
+from storymesh.options.v1 import rules_pb2
 
+from . import addresses
 from .errors import InvalidArgument, Violation
 
 # What a person can act on, for the rules whose own message shows a regular expression.
@@ -18,10 +24,31 @@ _validator = Validator()
 
 
 def validate(message: Message) -> None:
-    """Raises InvalidArgument with the first violations, each with its field's path and its rule as the reason."""
-    violations = _validator.collect_violations(message)
+    """Raises InvalidArgument with the first violations, each with its field's path and its rule as the reason.
+
+    The addresses of a valid message are normalized in place, so that no operation meets another form.
+    """
+    violations = [_explained(violation) for violation in _validator.collect_violations(message)]
+    named = {violation.field for violation in violations}
+    for field in _address_fields(message.DESCRIPTOR):
+        # One that is empty is required, or is not given.
+        if field not in named and (text := getattr(message, field)):
+            try:
+                setattr(message, field, addresses.normalized(text))
+            except addresses.NotAnAddress as error:
+                violations.append(Violation(field, str(error), "STRING_EMAIL"))
     if violations:
-        raise InvalidArgument([_explained(violation) for violation in violations[:_MOST_VIOLATIONS]])
+        raise InvalidArgument(violations[:_MOST_VIOLATIONS])
+
+
+@cache
+def _address_fields(message: Descriptor) -> tuple[str, ...]:
+    """The fields whose rule is `(storymesh.options.v1.address)`; all stand in the request itself."""
+    return tuple(
+        field.name
+        for field in message.fields
+        if field.GetOptions().Extensions[validate_pb2.field].string.Extensions[rules_pb2.address]
+    )
 
 
 def _explained(violation: RuleViolation) -> Violation:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from email.utils import parseaddr
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 
 from services.kit.settings import DatabaseSettings, InboxSettings, Key
 
+from .rendering import Sender
 
-def _with_address(sender: str, info: ValidationInfo) -> str:
-    address = parseaddr(sender)[1]
-    mailbox, _, domain = address.rpartition("@")
-    if not (mailbox and domain and address.isascii()):
-        raise ValueError("needs an address, as in: Storymesh <no-reply@example.com>")
-    if domain.endswith(".invalid") and info.data.get("environment") == "production":
+
+def _with_address(text: str, info: ValidationInfo) -> str:
+    sender = Sender(text)
+    if sender.domain.endswith(".invalid") and info.data.get("environment") == "production":
         raise ValueError("has an address that no mail server takes; set one of your own domain")
-    return sender
+    return text
 
 
 class NotificationSettings(DatabaseSettings):

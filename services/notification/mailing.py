@@ -9,10 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from email.headerregistry import Address
-from email.message import EmailMessage
-from email.policy import SMTP
-from email.utils import format_datetime, parseaddr
 from typing import Any
 from uuid import UUID
 
@@ -24,12 +20,10 @@ from services.kit.inbox import first_time
 
 from . import store
 from .model import Letter, MailState, Recipient, Template
+from .rendering import Sender, Unrenderable, render
 from .smtp import Handover, OutcomeUnknown, Refused, Smtp, Stage, TryAgain
 
 log = logging.getLogger(__name__)
-
-_SEVEN_BITS = SMTP.clone(cte_type="7bit")
-"""Every server takes it; eight bits need one that offers 8BITMIME (RFC 6152)."""
 
 
 class Mailing:
@@ -39,7 +33,7 @@ class Mailing:
         self._db = db
         self._smtp = smtp
         self._clock = clock
-        self._sender = sender
+        self._sender = Sender(sender)
 
     async def send(self, event_id: UUID, template: Template, recipient: Recipient, letter: Letter) -> None:
         """Does nothing for a mail whose outcome is settled, or to an erased person. Raises TryAgain."""
@@ -57,7 +51,7 @@ class Mailing:
         if state is MailState.WAITING:
             raise TryAgain(error)
         if state is not MailState.SENT:
-            log.warning("mail %s of event %s is %s", template, event_id, state)
+            log.warning("mail %s of event %s is %s: %s", template, event_id, state, error)
 
     async def expire(self, event_id: UUID, template: Template) -> None:
         """Records a mail that came too late to be sent."""
@@ -87,13 +81,19 @@ class Mailing:
         self, event_id: UUID, template: Template, recipient: Recipient, letter: Letter, handover: Handover
     ) -> tuple[MailState, str]:
         """With what went wrong."""
-        _, sender_address = parseaddr(self._sender)
         try:
-            message = self._message(event_id, recipient, letter)
-            await self._smtp.send(sender_address, recipient.email, message, handover)
+            mail = render(
+                letter,
+                self._sender,
+                recipient.email,
+                event_id=event_id,
+                sent_at=self._clock(),
+                trace_id=tracing.trace_id(),
+            )
+            await self._smtp.send(self._sender.address, recipient.email, mail, handover)
         except TryAgain as failure:
             return MailState.WAITING, str(failure)
-        except Refused as refusal:
+        except (Refused, Unrenderable) as refusal:
             return MailState.REFUSED, str(refusal)
         except OutcomeUnknown as unknown:
             return MailState.WAITING if template.sent_again else MailState.UNKNOWN, str(unknown)
@@ -117,24 +117,6 @@ class Mailing:
     async def _settle(self, event_id: UUID, attempt: int, state: MailState, error: str) -> None:
         async with self._db.single() as tx:
             await store.settle_mail(tx, event_id, attempt, state, self._clock(), error=error)
-
-    def _message(self, event_id: UUID, recipient: Recipient, letter: Letter) -> EmailMessage:
-        name, sender_address = parseaddr(self._sender)
-        message = EmailMessage(policy=_SEVEN_BITS)
-        message["From"] = Address(display_name=name, addr_spec=sender_address)
-        # In two parts, because the parser refuses addresses that exist, such as those with two dots in a row.
-        mailbox, _, domain = recipient.email.rpartition("@")
-        message["To"] = Address(username=mailbox, domain=domain)
-        message["Subject"] = letter.subject
-        message["Date"] = format_datetime(self._clock())
-        # The same for every attempt, so that a mailbox that gets two shows one.
-        message["Message-ID"] = f"<{event_id}@{sender_address.partition('@')[2]}>"
-        message["Auto-Submitted"] = "auto-generated"  # RFC 3834: keeps out-of-office replies away
-        trace_id = tracing.trace_id()
-        if trace_id:
-            message["X-Trace-Id"] = trace_id
-        message.set_content(letter.body)
-        return message
 
 
 async def _to_its_end(recording: Coroutine[Any, Any, None]) -> None:

@@ -98,7 +98,7 @@ class MailState(StrEnum):
     """A worker is at it; found by another worker, it means that the first one died there."""
     SENT = "SENT"
     REFUSED = "REFUSED"
-    """A server said that it never will take it."""
+    """A server said that it never will take it, or it would have said something else than it should."""
     EXPIRED = "EXPIRED"
     """Its code had ended before it could be sent."""
     UNKNOWN = "UNKNOWN"

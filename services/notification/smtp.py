@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from email.message import EmailMessage
 from enum import Enum, auto
 
 import aiosmtplib
@@ -59,7 +58,7 @@ class Smtp:
         self._start_tls = start_tls
         self._seconds = seconds
 
-    async def send(self, sender: str, recipient: str, message: EmailMessage, handover: Handover) -> None:
+    async def send(self, sender: str, recipient: str, mail: bytes, handover: Handover) -> None:
         """Raises TryAgain, Refused or OutcomeUnknown. Keeps `handover` up to date."""
         client = aiosmtplib.SMTP(
             hostname=self._host,
@@ -70,7 +69,7 @@ class Smtp:
             password=self._password or None,
         )
         try:
-            await self._hand_over(client, sender, recipient, message, handover)
+            await self._hand_over(client, sender, recipient, mail, handover)
             # The outcome is known by now; leaving without a word would only fill the other side's log.
             with suppress(aiosmtplib.SMTPException, OSError):
                 await client.quit(timeout=_QUIT_SECONDS)
@@ -78,7 +77,7 @@ class Smtp:
             client.close()
 
     async def _hand_over(
-        self, client: aiosmtplib.SMTP, sender: str, recipient: str, message: EmailMessage, handover: Handover
+        self, client: aiosmtplib.SMTP, sender: str, recipient: str, mail: bytes, handover: Handover
     ) -> None:
         try:
             await client.connect()
@@ -91,10 +90,9 @@ class Smtp:
             await client.rcpt(recipient)
         except (aiosmtplib.SMTPException, OSError) as error:
             raise _answered(error) or TryAgain(_said(error)) from None
-        words = message.as_bytes()
         handover.stage = Stage.HANDED_OVER
         try:
-            await client.data(words)
+            await client.data(mail)
         except (aiosmtplib.SMTPException, OSError) as error:
             raise _answered(error) or OutcomeUnknown(_said(error)) from None
         handover.stage = Stage.TAKEN

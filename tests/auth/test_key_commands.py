@@ -299,6 +299,11 @@ class TestCommandLine:
         sentence = f"{ADA} is an administrator from the next sign-in or refresh on.\n"
         assert await run(world, "make-admin", ADA) == (0, sentence, "")
         assert await run(world, "make-admin", ADA.upper()) == (0, f"{ADA.upper()} was one before.\n", "")
+        assert await run(world, "make-admin", f"\t{ADA}\N{NO-BREAK SPACE}") == (
+            0,
+            f"\t{ADA}\N{NO-BREAK SPACE} was one before.\n",
+            "",
+        )
         tokens = await world.refresh(ada.tokens.refresh_token)
         admin = Member((await world.account(ada)), tokens)
         assert admin.user.role == ROLE_ADMIN

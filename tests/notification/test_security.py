@@ -14,7 +14,7 @@ from services.kit.inbox import processed_events
 from services.kit.sealing import Seal
 from services.notification.model import MailState
 from services.notification.worker import ADDRESS_SEAL_PURPOSE
-from tests.notification.conftest import Told, code_issued, email_changed, event, user_deleted
+from tests.notification.conftest import Told, code_issued, email_changed, event, story_completed, user_deleted
 
 CODES = {
     events.CODE_PURPOSE_REGISTRATION: ("Your Storymesh code", "nothing happens without it"),
@@ -184,6 +184,48 @@ async def test_a_name_stays_short_text_on_one_line_in_every_mail_and_is_in_none_
         assert mail.get_content().splitlines()[0] == greeting
         assert not [line for line in mail.get_content().splitlines() if line.startswith(("Bcc", "Your code is 1."))]
         assert name not in mail["Subject"]
+
+
+ENCODED_HEADERS = "=?utf-8?q?x=0d=0aSubject=3a_Win=0d=0aBcc=3a_b=40evil.example=0d=0a=0d=0aOurs?="
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"{ENCODED_HEADERS}@example.com",
+        "ada@example.com, b@evil.example",
+        "ada@example.com\r\nBcc: b@evil.example",
+        "ada@example.com>\r\nRCPT TO:<b@evil.example",
+        "Ada <ada@example.com>",
+        '"a b"@example.com',
+    ],
+)
+async def test_a_mail_to_anything_but_one_plain_address_is_refused_for_good_and_the_address_not_logged(
+    told: Told, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Registration takes none of them; this holds for what may be in the database all the same."""
+    code, user = code_issued(to=address), told.accounts.add(address)
+    story = story_completed(user)
+    await told.handle(code, story)
+    assert told.mailbox.mails() == []
+    records = await told.records()
+    for event_id in (code.id, story.id):
+        assert (records[event_id]["state"], records[event_id]["error"]) == (
+            MailState.REFUSED,
+            "its recipient is no plain address",
+        )
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith("services")]
+    assert any("REFUSED" in line for line in logged)
+    assert not any("example" in line for line in logged)
+
+
+async def test_an_encoded_word_in_a_title_shows_as_it_was_written(told: Told) -> None:
+    title = "=?utf-8?q?x=0d=0aSubject=3a_Win=0d=0aBcc=3a_b=0d=0a=0d=0aOurs?="
+    await told.handle(story_completed(told.accounts.add(), title=title))
+    mail = await told.mailbox.one()
+    assert mail["Subject"] == f"Your story is ready: {title}"
+    assert (mail["X-RcptTo"], mail["To"], mail["Bcc"]) == ("ada@example.com", "ada@example.com", None)
+    assert f'"{title}" has been written for you.' in mail.get_content()
 
 
 async def test_nobody_is_told_of_an_account_that_is_gone(told: Told) -> None:

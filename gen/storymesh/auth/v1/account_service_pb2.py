@@ -28,9 +28,10 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from storymesh.auth.v1 import user_pb2 as storymesh_dot_auth_dot_v1_dot_user__pb2
 from storymesh.options.v1 import policy_pb2 as storymesh_dot_options_dot_v1_dot_policy__pb2
+from storymesh.options.v1 import rules_pb2 as storymesh_dot_options_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'storymesh/auth/v1/account_service.proto\x12\x11storymesh.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstorymesh/auth/v1/user.proto\x1a!storymesh/options/v1/policy.proto\"\x13\n\x11GetAccountRequest\"A\n\x12GetAccountResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user\"\xf1\x06\n\x14UpdateAccountRequest\x12I\n\x08username\x18\x01 \x01(\tB(\xbaH%r#2!^([A-Za-z][A-Za-z0-9._-]{2,31})?$H\x00R\x08username\x88\x01\x01\x12K\n\nfirst_name\x18\x02 \x01(\tB\'\xbaH$r\"\x18@2\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x01R\tfirstName\x88\x01\x01\x12I\n\tlast_name\x18\x03 \x01(\tB\'\xbaH$r\"\x18@2\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x02R\x08lastName\x88\x01\x01\x12\xcb\x04\n\x0bpreferences\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.ListValueB\x8c\x04\xbaH\x88\x04\xba\x01/\n\x10preferences.most\x12\tat most 5\x1a\x10this.size() <= 5\xba\x01\xdc\x02\n\x13preferences.strings\x12<each a string of at most 20 bytes on one line, and not blank\x1a\x86\x02this.all(each, type(each) == string && bytes(string(each)).size() <= 20 && string(each).matches(r\'^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*[^\\s\\x00-\\x1f\\x7f-\\xa0\\xad\xcd\x8f\xd8\x9c\xe1\x85\x9f\xe1\x85\xa0\xe1\x9a\x80\xe1\x9e\xb4\xe1\x9e\xb5\xe1\xa0\x8b-\xe1\xa0\x8f\xe2\x80\x80-\xe2\x80\x8f\xe2\x80\xa8-\xe2\x80\xaf\xe2\x81\x9f-\xe2\x81\xaf\xe2\xa0\x80\xe3\x80\x80\xe3\x85\xa4\xef\xb8\x80-\xef\xb8\x8f\xef\xbb\xbf\xef\xbe\xa0\xef\xbf\xb0-\xef\xbf\xbb][^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$\'))\xba\x01s\n\x12preferences.unique\x12\rall different\x1aN!this.all(each, type(each) == string) || this.map(each, string(each)).unique()R\x0bpreferencesB\x0b\n\t_usernameB\r\n\x0b_first_nameB\x0c\n\n_last_name\"D\n\x15UpdateAccountResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user\"\x7f\n\x15\x43hangePasswordRequest\x12\x36\n\x10\x63urrent_password\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x08\xc8\x01\x01R\x0f\x63urrentPassword\x12.\n\x0cnew_password\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x08\xc8\x01\x01R\x0bnewPassword\"\x18\n\x16\x43hangePasswordResponse\"@\n\x19StartPasswordResetRequest\x12#\n\x05\x65mail\x18\x01 \x01(\tB\r\xbaH\nr\x05(\xfe\x01`\x01\xc8\x01\x01R\x05\x65mail\"\x85\x01\n\x1aStartPasswordResetResponse\x12!\n\x0c\x63hallenge_id\x18\x01 \x01(\tR\x0b\x63hallengeId\x12\x44\n\x10\x63ode_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0e\x63odeExpireTime\"\xa8\x01\n\x1c\x43ompletePasswordResetRequest\x12.\n\x0c\x63hallenge_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x0b\x63hallengeId\x12(\n\x04\x63ode\x18\x02 \x01(\tB\x14\xbaH\x11r\x0c\x32\n^[0-9]{8}$\xc8\x01\x01R\x04\x63ode\x12.\n\x0cnew_password\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x08\xc8\x01\x01R\x0bnewPassword\"\x1f\n\x1d\x43ompletePasswordResetResponse\"n\n\x17StartEmailChangeRequest\x12*\n\tnew_email\x18\x01 \x01(\tB\r\xbaH\nr\x05(\xfe\x01`\x01\xc8\x01\x01R\x08newEmail\x12\'\n\x08password\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x08\xc8\x01\x01R\x08password\"\x83\x01\n\x18StartEmailChangeResponse\x12!\n\x0c\x63hallenge_id\x18\x01 \x01(\tR\x0b\x63hallengeId\x12\x44\n\x10\x63ode_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0e\x63odeExpireTime\"v\n\x1a\x43ompleteEmailChangeRequest\x12.\n\x0c\x63hallenge_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x0b\x63hallengeId\x12(\n\x04\x63ode\x18\x02 \x01(\tB\x14\xbaH\x11r\x0c\x32\n^[0-9]{8}$\xc8\x01\x01R\x04\x63ode\"J\n\x1b\x43ompleteEmailChangeResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user\"\x9a\x02\n\x14\x44\x65leteAccountRequest\x12$\n\x08password\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x08R\x08password\x12.\n\x0c\x63hallenge_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x0b\x63hallengeId\x12(\n\x04\x63ode\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x32\r^([0-9]{8})?$R\x04\x63ode:\x81\x01\xbaH~\x1a|\n#delete_account.code_needs_challenge\x12%challenge_id and code belong together\x1a.(this.challenge_id == \'\') == (this.code == \'\')\"\x17\n\x15\x44\x65leteAccountResponse2\xd6\t\n\x0e\x41\x63\x63ountService\x12w\n\nGetAccount\x12$.storymesh.auth.v1.GetAccountRequest\x1a%.storymesh.auth.v1.GetAccountResponse\"\x1c\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/account\x12\x83\x01\n\rUpdateAccount\x12\'.storymesh.auth.v1.UpdateAccountRequest\x1a(.storymesh.auth.v1.UpdateAccountResponse\"\x1f\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x10\x32\x0b/v1/account:\x01*\x12\x94\x01\n\x0e\x43hangePassword\x12(.storymesh.auth.v1.ChangePasswordRequest\x1a).storymesh.auth.v1.ChangePasswordResponse\"-\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/account:changePassword:\x01*\x12\xa4\x01\n\x12StartPasswordReset\x12,.storymesh.auth.v1.StartPasswordResetRequest\x1a-.storymesh.auth.v1.StartPasswordResetResponse\"1\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02#\"\x1e/v1/account:startPasswordReset:\x01*\x12\xb0\x01\n\x15\x43ompletePasswordReset\x12/.storymesh.auth.v1.CompletePasswordResetRequest\x1a\x30.storymesh.auth.v1.CompletePasswordResetResponse\"4\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02&\"!/v1/account:completePasswordReset:\x01*\x12\x9c\x01\n\x10StartEmailChange\x12*.storymesh.auth.v1.StartEmailChangeRequest\x1a+.storymesh.auth.v1.StartEmailChangeResponse\"/\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02!\"\x1c/v1/account:startEmailChange:\x01*\x12\xa8\x01\n\x13\x43ompleteEmailChange\x12-.storymesh.auth.v1.CompleteEmailChangeRequest\x1a..storymesh.auth.v1.CompleteEmailChangeResponse\"2\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02$\"\x1f/v1/account:completeEmailChange:\x01*\x12\x89\x01\n\rDeleteAccount\x12\'.storymesh.auth.v1.DeleteAccountRequest\x1a(.storymesh.auth.v1.DeleteAccountResponse\"%\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x17\"\x12/v1/account:delete:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'storymesh/auth/v1/account_service.proto\x12\x11storymesh.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstorymesh/auth/v1/user.proto\x1a!storymesh/options/v1/policy.proto\x1a storymesh/options/v1/rules.proto\"\x13\n\x11GetAccountRequest\"A\n\x12GetAccountResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user\"\xf1\x06\n\x14UpdateAccountRequest\x12I\n\x08username\x18\x01 \x01(\tB(\xbaH%r#2!^([A-Za-z][A-Za-z0-9._-]{2,31})?$H\x00R\x08username\x88\x01\x01\x12K\n\nfirst_name\x18\x02 \x01(\tB\'\xbaH$r\"\x18@2\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x01R\tfirstName\x88\x01\x01\x12I\n\tlast_name\x18\x03 \x01(\tB\'\xbaH$r\"\x18@2\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x02R\x08lastName\x88\x01\x01\x12\xcb\x04\n\x0bpreferences\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.ListValueB\x8c\x04\xbaH\x88\x04\xba\x01/\n\x10preferences.most\x12\tat most 5\x1a\x10this.size() <= 5\xba\x01\xdc\x02\n\x13preferences.strings\x12<each a string of at most 20 bytes on one line, and not blank\x1a\x86\x02this.all(each, type(each) == string && bytes(string(each)).size() <= 20 && string(each).matches(r\'^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*[^\\s\\x00-\\x1f\\x7f-\\xa0\\xad\xcd\x8f\xd8\x9c\xe1\x85\x9f\xe1\x85\xa0\xe1\x9a\x80\xe1\x9e\xb4\xe1\x9e\xb5\xe1\xa0\x8b-\xe1\xa0\x8f\xe2\x80\x80-\xe2\x80\x8f\xe2\x80\xa8-\xe2\x80\xaf\xe2\x81\x9f-\xe2\x81\xaf\xe2\xa0\x80\xe3\x80\x80\xe3\x85\xa4\xef\xb8\x80-\xef\xb8\x8f\xef\xbb\xbf\xef\xbe\xa0\xef\xbf\xb0-\xef\xbf\xbb][^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$\'))\xba\x01s\n\x12preferences.unique\x12\rall different\x1aN!this.all(each, type(each) == string) || this.map(each, string(each)).unique()R\x0bpreferencesB\x0b\n\t_usernameB\r\n\x0b_first_nameB\x0c\n\n_last_name\"D\n\x15UpdateAccountResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user\"\x7f\n\x15\x43hangePasswordRequest\x12\x36\n\x10\x63urrent_password\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x08\xc8\x01\x01R\x0f\x63urrentPassword\x12.\n\x0cnew_password\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x08\xc8\x01\x01R\x0bnewPassword\"\x18\n\x16\x43hangePasswordResponse\"?\n\x19StartPasswordResetRequest\x12\"\n\x05\x65mail\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\xb8\xe1\x18\x01\xc8\x01\x01R\x05\x65mail\"\x85\x01\n\x1aStartPasswordResetResponse\x12!\n\x0c\x63hallenge_id\x18\x01 \x01(\tR\x0b\x63hallengeId\x12\x44\n\x10\x63ode_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0e\x63odeExpireTime\"\xa8\x01\n\x1c\x43ompletePasswordResetRequest\x12.\n\x0c\x63hallenge_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x0b\x63hallengeId\x12(\n\x04\x63ode\x18\x02 \x01(\tB\x14\xbaH\x11r\x0c\x32\n^[0-9]{8}$\xc8\x01\x01R\x04\x63ode\x12.\n\x0cnew_password\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x08\xc8\x01\x01R\x0bnewPassword\"\x1f\n\x1d\x43ompletePasswordResetResponse\"m\n\x17StartEmailChangeRequest\x12)\n\tnew_email\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\xb8\xe1\x18\x01\xc8\x01\x01R\x08newEmail\x12\'\n\x08password\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x08\xc8\x01\x01R\x08password\"\x83\x01\n\x18StartEmailChangeResponse\x12!\n\x0c\x63hallenge_id\x18\x01 \x01(\tR\x0b\x63hallengeId\x12\x44\n\x10\x63ode_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0e\x63odeExpireTime\"v\n\x1a\x43ompleteEmailChangeRequest\x12.\n\x0c\x63hallenge_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x0b\x63hallengeId\x12(\n\x04\x63ode\x18\x02 \x01(\tB\x14\xbaH\x11r\x0c\x32\n^[0-9]{8}$\xc8\x01\x01R\x04\x63ode\"J\n\x1b\x43ompleteEmailChangeResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user\"\x9a\x02\n\x14\x44\x65leteAccountRequest\x12$\n\x08password\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x08R\x08password\x12.\n\x0c\x63hallenge_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x0b\x63hallengeId\x12(\n\x04\x63ode\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x32\r^([0-9]{8})?$R\x04\x63ode:\x81\x01\xbaH~\x1a|\n#delete_account.code_needs_challenge\x12%challenge_id and code belong together\x1a.(this.challenge_id == \'\') == (this.code == \'\')\"\x17\n\x15\x44\x65leteAccountResponse2\xd6\t\n\x0e\x41\x63\x63ountService\x12w\n\nGetAccount\x12$.storymesh.auth.v1.GetAccountRequest\x1a%.storymesh.auth.v1.GetAccountResponse\"\x1c\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/account\x12\x83\x01\n\rUpdateAccount\x12\'.storymesh.auth.v1.UpdateAccountRequest\x1a(.storymesh.auth.v1.UpdateAccountResponse\"\x1f\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x10\x32\x0b/v1/account:\x01*\x12\x94\x01\n\x0e\x43hangePassword\x12(.storymesh.auth.v1.ChangePasswordRequest\x1a).storymesh.auth.v1.ChangePasswordResponse\"-\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/account:changePassword:\x01*\x12\xa4\x01\n\x12StartPasswordReset\x12,.storymesh.auth.v1.StartPasswordResetRequest\x1a-.storymesh.auth.v1.StartPasswordResetResponse\"1\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02#\"\x1e/v1/account:startPasswordReset:\x01*\x12\xb0\x01\n\x15\x43ompletePasswordReset\x12/.storymesh.auth.v1.CompletePasswordResetRequest\x1a\x30.storymesh.auth.v1.CompletePasswordResetResponse\"4\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02&\"!/v1/account:completePasswordReset:\x01*\x12\x9c\x01\n\x10StartEmailChange\x12*.storymesh.auth.v1.StartEmailChangeRequest\x1a+.storymesh.auth.v1.StartEmailChangeResponse\"/\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02!\"\x1c/v1/account:startEmailChange:\x01*\x12\xa8\x01\n\x13\x43ompleteEmailChange\x12-.storymesh.auth.v1.CompleteEmailChangeRequest\x1a..storymesh.auth.v1.CompleteEmailChangeResponse\"2\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02$\"\x1f/v1/account:completeEmailChange:\x01*\x12\x89\x01\n\rDeleteAccount\x12\'.storymesh.auth.v1.DeleteAccountRequest\x1a(.storymesh.auth.v1.DeleteAccountResponse\"%\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x17\"\x12/v1/account:delete:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,7 +51,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._loaded_options = None
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._serialized_options = b'\272H\010r\003(\200\010\310\001\001'
   _globals['_STARTPASSWORDRESETREQUEST'].fields_by_name['email']._loaded_options = None
-  _globals['_STARTPASSWORDRESETREQUEST'].fields_by_name['email']._serialized_options = b'\272H\nr\005(\376\001`\001\310\001\001'
+  _globals['_STARTPASSWORDRESETREQUEST'].fields_by_name['email']._serialized_options = b'\272H\tr\004\270\341\030\001\310\001\001'
   _globals['_COMPLETEPASSWORDRESETREQUEST'].fields_by_name['challenge_id']._loaded_options = None
   _globals['_COMPLETEPASSWORDRESETREQUEST'].fields_by_name['challenge_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
   _globals['_COMPLETEPASSWORDRESETREQUEST'].fields_by_name['code']._loaded_options = None
@@ -58,7 +59,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPLETEPASSWORDRESETREQUEST'].fields_by_name['new_password']._loaded_options = None
   _globals['_COMPLETEPASSWORDRESETREQUEST'].fields_by_name['new_password']._serialized_options = b'\272H\010r\003(\200\010\310\001\001'
   _globals['_STARTEMAILCHANGEREQUEST'].fields_by_name['new_email']._loaded_options = None
-  _globals['_STARTEMAILCHANGEREQUEST'].fields_by_name['new_email']._serialized_options = b'\272H\nr\005(\376\001`\001\310\001\001'
+  _globals['_STARTEMAILCHANGEREQUEST'].fields_by_name['new_email']._serialized_options = b'\272H\tr\004\270\341\030\001\310\001\001'
   _globals['_STARTEMAILCHANGEREQUEST'].fields_by_name['password']._loaded_options = None
   _globals['_STARTEMAILCHANGEREQUEST'].fields_by_name['password']._serialized_options = b'\272H\010r\003(\200\010\310\001\001'
   _globals['_COMPLETEEMAILCHANGEREQUEST'].fields_by_name['challenge_id']._loaded_options = None
@@ -89,38 +90,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCOUNTSERVICE'].methods_by_name['CompleteEmailChange']._serialized_options = b'\262\341\030\004\010\002\020\002\202\323\344\223\002$\"\037/v1/account:completeEmailChange:\001*'
   _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteAccount']._loaded_options = None
   _globals['_ACCOUNTSERVICE'].methods_by_name['DeleteAccount']._serialized_options = b'\262\341\030\004\010\002\020\002\202\323\344\223\002\027\"\022/v1/account:delete:\001*'
-  _globals['_GETACCOUNTREQUEST']._serialized_start=249
-  _globals['_GETACCOUNTREQUEST']._serialized_end=268
-  _globals['_GETACCOUNTRESPONSE']._serialized_start=270
-  _globals['_GETACCOUNTRESPONSE']._serialized_end=335
-  _globals['_UPDATEACCOUNTREQUEST']._serialized_start=338
-  _globals['_UPDATEACCOUNTREQUEST']._serialized_end=1219
-  _globals['_UPDATEACCOUNTRESPONSE']._serialized_start=1221
-  _globals['_UPDATEACCOUNTRESPONSE']._serialized_end=1289
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1291
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1418
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1420
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1444
-  _globals['_STARTPASSWORDRESETREQUEST']._serialized_start=1446
-  _globals['_STARTPASSWORDRESETREQUEST']._serialized_end=1510
-  _globals['_STARTPASSWORDRESETRESPONSE']._serialized_start=1513
-  _globals['_STARTPASSWORDRESETRESPONSE']._serialized_end=1646
-  _globals['_COMPLETEPASSWORDRESETREQUEST']._serialized_start=1649
-  _globals['_COMPLETEPASSWORDRESETREQUEST']._serialized_end=1817
-  _globals['_COMPLETEPASSWORDRESETRESPONSE']._serialized_start=1819
-  _globals['_COMPLETEPASSWORDRESETRESPONSE']._serialized_end=1850
-  _globals['_STARTEMAILCHANGEREQUEST']._serialized_start=1852
-  _globals['_STARTEMAILCHANGEREQUEST']._serialized_end=1962
-  _globals['_STARTEMAILCHANGERESPONSE']._serialized_start=1965
-  _globals['_STARTEMAILCHANGERESPONSE']._serialized_end=2096
-  _globals['_COMPLETEEMAILCHANGEREQUEST']._serialized_start=2098
-  _globals['_COMPLETEEMAILCHANGEREQUEST']._serialized_end=2216
-  _globals['_COMPLETEEMAILCHANGERESPONSE']._serialized_start=2218
-  _globals['_COMPLETEEMAILCHANGERESPONSE']._serialized_end=2292
-  _globals['_DELETEACCOUNTREQUEST']._serialized_start=2295
-  _globals['_DELETEACCOUNTREQUEST']._serialized_end=2577
-  _globals['_DELETEACCOUNTRESPONSE']._serialized_start=2579
-  _globals['_DELETEACCOUNTRESPONSE']._serialized_end=2602
-  _globals['_ACCOUNTSERVICE']._serialized_start=2605
-  _globals['_ACCOUNTSERVICE']._serialized_end=3843
+  _globals['_GETACCOUNTREQUEST']._serialized_start=283
+  _globals['_GETACCOUNTREQUEST']._serialized_end=302
+  _globals['_GETACCOUNTRESPONSE']._serialized_start=304
+  _globals['_GETACCOUNTRESPONSE']._serialized_end=369
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_start=372
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_end=1253
+  _globals['_UPDATEACCOUNTRESPONSE']._serialized_start=1255
+  _globals['_UPDATEACCOUNTRESPONSE']._serialized_end=1323
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1325
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1452
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1454
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1478
+  _globals['_STARTPASSWORDRESETREQUEST']._serialized_start=1480
+  _globals['_STARTPASSWORDRESETREQUEST']._serialized_end=1543
+  _globals['_STARTPASSWORDRESETRESPONSE']._serialized_start=1546
+  _globals['_STARTPASSWORDRESETRESPONSE']._serialized_end=1679
+  _globals['_COMPLETEPASSWORDRESETREQUEST']._serialized_start=1682
+  _globals['_COMPLETEPASSWORDRESETREQUEST']._serialized_end=1850
+  _globals['_COMPLETEPASSWORDRESETRESPONSE']._serialized_start=1852
+  _globals['_COMPLETEPASSWORDRESETRESPONSE']._serialized_end=1883
+  _globals['_STARTEMAILCHANGEREQUEST']._serialized_start=1885
+  _globals['_STARTEMAILCHANGEREQUEST']._serialized_end=1994
+  _globals['_STARTEMAILCHANGERESPONSE']._serialized_start=1997
+  _globals['_STARTEMAILCHANGERESPONSE']._serialized_end=2128
+  _globals['_COMPLETEEMAILCHANGEREQUEST']._serialized_start=2130
+  _globals['_COMPLETEEMAILCHANGEREQUEST']._serialized_end=2248
+  _globals['_COMPLETEEMAILCHANGERESPONSE']._serialized_start=2250
+  _globals['_COMPLETEEMAILCHANGERESPONSE']._serialized_end=2324
+  _globals['_DELETEACCOUNTREQUEST']._serialized_start=2327
+  _globals['_DELETEACCOUNTREQUEST']._serialized_end=2609
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_start=2611
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_end=2634
+  _globals['_ACCOUNTSERVICE']._serialized_start=2637
+  _globals['_ACCOUNTSERVICE']._serialized_end=3875
 # @@protoc_insertion_point(module_scope)

@@ -187,7 +187,7 @@ class StartPasswordResetRequest(_message.Message):
 
     EMAIL_FIELD_NUMBER: _builtins.int
     email: _builtins.str
-    """The account's address."""
+    """The account's address. Blanks around it do not count, and its domain may be in any script."""
     def __init__(
         self,
         *,
@@ -285,7 +285,7 @@ class StartEmailChangeRequest(_message.Message):
     NEW_EMAIL_FIELD_NUMBER: _builtins.int
     PASSWORD_FIELD_NUMBER: _builtins.int
     new_email: _builtins.str
-    """The address that receives the code."""
+    """The address that receives the code. Blanks around it do not count, and its domain may be in any script."""
     password: _builtins.str
     """The account's password."""
     def __init__(

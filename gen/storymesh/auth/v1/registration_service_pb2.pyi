@@ -34,7 +34,7 @@ class CreateRegistrationRequest(_message.Message):
     LAST_NAME_FIELD_NUMBER: _builtins.int
     PREFERENCES_FIELD_NUMBER: _builtins.int
     email: _builtins.str
-    """The address that receives the code."""
+    """The address that receives the code. Blanks around it do not count, and its domain may be in any script."""
     password: _builtins.str
     """By default at least 15 characters; see the password policy in the settings. At most 1024 bytes."""
     username: _builtins.str

@@ -33,7 +33,7 @@ class CreateSessionRequest(_message.Message):
     DEVICE_NAME_FIELD_NUMBER: _builtins.int
     DEVICE_TOKEN_FIELD_NUMBER: _builtins.int
     login: _builtins.str
-    """The e-mail address or the username."""
+    """The e-mail address, in any spelling that registration takes, or the username. Blanks around it do not count."""
     password: _builtins.str
     """The password, exactly as it was set."""
     device_name: _builtins.str
@@ -151,7 +151,7 @@ class StartSessionCodeRequest(_message.Message):
 
     EMAIL_FIELD_NUMBER: _builtins.int
     email: _builtins.str
-    """The account's address."""
+    """The account's address. Blanks around it do not count, and its domain may be in any script."""
     def __init__(
         self,
         *,

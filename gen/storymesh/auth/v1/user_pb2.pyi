@@ -61,7 +61,7 @@ class User(_message.Message):
     id: _builtins.str
     """A UUIDv7, permanent."""
     email: _builtins.str
-    """The verified address, as it was given."""
+    """The verified address as it was given, without blanks around it and with its domain in ASCII."""
     username: _builtins.str
     """The chosen name for signing in, empty when none was chosen."""
     first_name: _builtins.str
