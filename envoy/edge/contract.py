@@ -20,6 +20,10 @@ from google.protobuf.message_factory import GetMessageClass
 
 JWKS_METHOD = "/storymesh.auth.v1.KeyService/GetJwks"
 
+_BOUND_VERBS = ("GET", "PUT", "POST", "DELETE", "PATCH")
+VERBS = (*_BOUND_VERBS, "HEAD", "OPTIONS")
+"""The methods of HTTP that the edge answers by anything but a refusal."""
+
 
 _ANSWERED_BY = {"ops": "notification"}
 """Areas of the contract without a service of their own, and whose service answers for them."""
@@ -148,8 +152,8 @@ def _method(descriptor: MethodDescriptor, options_class: Any) -> Method:
 
 
 def _bindings(rule: dict[str, Any]) -> Iterator[Binding]:
-    for verb in ("get", "put", "post", "delete", "patch"):
-        if verb in rule:
-            yield Binding(verb=verb.upper(), template=rule[verb], takes_body="body" in rule)
+    for verb in _BOUND_VERBS:
+        if verb.lower() in rule:
+            yield Binding(verb=verb, template=rule[verb.lower()], takes_body="body" in rule)
     for further in rule.get("additional_bindings", ()):
         yield from _bindings(further)

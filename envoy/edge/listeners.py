@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from edge import cors
 from edge.authentication import jwt_authn
 from edge.clusters import socket_address
 from edge.config import Config, extension, header, seconds
 from edge.contract import JWKS_METHOD, Contract
 from edge.limits import INTERNAL_PREFIX, client_address, global_limits, local_limit
 from edge.observability import access_log, sound_traces, tracing
-from edge.replies import local_replies
+from edge.replies import explained, local_replies
 from edge.routes import route_configuration
-from edge.settings import Settings, Sizes
+from edge.settings import Cors, Settings, Sizes
 from edge.transcoding import transcoder
 
 _CONNECTION_BUFFER = 32_768
@@ -90,7 +91,7 @@ def _connection_manager(settings: Settings, contract: Contract) -> Config:
         always_set_request_id_in_response=True,
         tracing=tracing(settings.tracing),
         access_log=access_log(),
-        local_reply_config=local_replies(),
+        local_reply_config=local_replies(settings.cors),
         route_config=route_configuration(settings, contract),
         http_filters=_filters(settings, contract),
     )
@@ -108,14 +109,14 @@ def _whole_requests(sizes: Sizes) -> Config:
 def _filters(settings: Settings, contract: Contract) -> list[Config]:
     """The order is the design. Whatever depends on the method stands behind the transcoder, which is what finds the method."""
     return [
-        _headers(),
-        extension("envoy.filters.http.cors", "extensions.filters.http.cors.v3.Cors"),
+        _headers(settings.cors),
         extension("envoy.filters.http.grpc_web", "extensions.filters.http.grpc_web.v3.GrpcWeb"),
         local_limit(settings.rate_limit),
         _whole_requests(settings.sizes),
         transcoder(settings.files.contract, contract.transcoded_services, settings.sizes),
         jwt_authn(settings.authentication, contract),
         *global_limits(settings.rate_limit),
+        explained(),
         _router(),
     ]
 
@@ -133,7 +134,7 @@ def _believable_headers() -> Config:
     )
 
 
-def _headers() -> Config:
+def _headers(settings: Cors) -> Config:
     """Headers for the filters behind, and of every answer: standing first, it comes last on the way back."""
     return extension(
         "envoy.filters.http.header_mutation",
@@ -145,6 +146,7 @@ def _headers() -> Config:
                 {"append": header("x-content-type-options", "nosniff")},
                 # Answers hold tokens and private stories.
                 {"append": header("cache-control", "no-store", action="ADD_IF_ABSENT")},
+                *({"append": each} for each in cors.on_every_answer(settings)),
             ],
         },
     )

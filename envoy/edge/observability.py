@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 from edge.authentication import FILTER as JWT_AUTHN
 from edge.authentication import PAYLOAD
 from edge.clusters import COLLECTOR_CLUSTER
 from edge.config import Config, extension, header
+from edge.contract import VERBS, Method
 from edge.settings import Tracing
 
 _ECS_VERSION = "8.11.0"
+FORMER_METHOD = "x-envoy-original-method"
+"""Where the transcoder notes the verb of a JSON request, whose method is POST from then on."""
 
 
 def tracing(settings: Tracing) -> Config:
@@ -23,12 +28,58 @@ def tracing(settings: Tracing) -> Config:
             service_name="edge",
             grpc_service={"envoy_grpc": {"cluster_name": COLLECTOR_CLUSTER}, "timeout": "1s"},
         ),
-        "random_sampling": {"value": settings.sampling_percent if settings.otlp else 0},
+        "random_sampling": {"value": _sampling_percent(settings)},
         # Envoy's own value has the query too, which may hold a resume token, or a password that a client put there by mistake.
-        "custom_tags": [{"tag": "http.url", "value": "%PATH(NQ:ORIG_OR_PATH)%"}],
+        "custom_tags": [
+            {"tag": "http.url", "value": "%PATH(NQ:ORIG_OR_PATH)%"},
+            {"tag": "http.method", "value": f"%REQ({FORMER_METHOD}?:method)%"},
+        ],
         # A span per try at an upstream shows retries and where the time went.
         "spawn_upstream_span": True,
+        # What no route knows.
+        "operation": _VERB,
     }
+
+
+def method_tracing(method: Method, settings: Tracing) -> Config:
+    """A method's spans: by verb and template when it was called as JSON, else by its name, as everywhere behind the edge."""
+    name = f"{method.service}/{method.name}"
+    templates = {binding.verb: binding.template for binding in method.bindings}
+    return _route_tracing(
+        _if_json({verb: f"{verb} {template}" for verb, template in templates.items()}, name),
+        _if_json(templates, name),
+        name,
+        settings,
+    )
+
+
+def path_tracing(template: str, settings: Tracing) -> Config:
+    """The span of what the edge answers itself at a path: by verb and template."""
+    return _route_tracing(f"{_VERB} {template}", template, template, settings)
+
+
+def _route_tracing(operation: str, route: str, upstream: str, settings: Tracing) -> Config:
+    return {
+        "operation": operation,
+        "upstream_operation": upstream,
+        "custom_tags": [{"tag": "http.route", "value": route}],
+        # A route's own would be all otherwise.
+        "random_sampling": {"numerator": round(_sampling_percent(settings) * 10_000), "denominator": "MILLION"},
+    }
+
+
+def _if_json(by_verb: dict[str, str], otherwise: str) -> str:
+    verb = f"request.headers['{FORMER_METHOD}']"
+    table = json.dumps(by_verb)
+    return f"%CEL('{FORMER_METHOD}' in request.headers && {verb} in {table} ? {table}[{verb}] : '{otherwise}')%"
+
+
+# Clients of HTTP/2 may call a method anything, and each name would be another operation.
+_VERB = f"%CEL(request.method in {json.dumps(VERBS)} ? request.method : 'HTTP')%"
+
+
+def _sampling_percent(settings: Tracing) -> float:
+    return settings.sampling_percent if settings.otlp else 0
 
 
 def sound_traces(scratch: str) -> list[Config]:

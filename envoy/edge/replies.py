@@ -1,23 +1,32 @@
 """What Envoy says when it answers by itself: the same `google.rpc.Status` that the services' errors become.
 
-A JSON client gets it as the body. A native gRPC client gets the code as `grpc-status`, the message as `grpc-message` and the whole
-in `grpc-status-details-bin`, where its library looks for details. Envoy's own words stay inside, because they name hosts and
-causes; the one exception is the transcoder's complaint about the caller's own request.
+A JSON client gets it as the body. A gRPC client, native or in a browser, gets status 200 without a body, the code as `grpc-status`,
+the message as `grpc-message` and the whole in `grpc-status-details-bin`, where its library looks for details. Envoy's own words
+stay inside, because they name hosts and causes; the one exception is the transcoder's complaint about the caller's own request.
 """
 
 from __future__ import annotations
 
-import base64
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
-from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import code_pb2
 
+from edge import cors
 from edge.config import Config, extension, header
+from edge.observability import FORMER_METHOD
+from edge.settings import Cors
+from edge.statuses import DOMAIN, details, details_with_delay
+from edge.transcoding import is_compressed
 
-DOMAIN = "storymesh"
 _ENVOYS_WORDS = "%LOCAL_REPLY_BODY%"
+# As gRPC sends a message: whatever is not printable ASCII, and the sign itself, in percent.
+_PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+
+_NOT_IN_TIME = "The service did not answer in time."
+_UNREACHABLE = "The service cannot be reached at the moment; try again."
 
 
 @dataclass(frozen=True)
@@ -31,11 +40,55 @@ class Reply:
     message: str
     headers: dict[str, str] = field(default_factory=dict)
     retry_info: bool = False
+    """Say when to try again: what the header `retry-after` says already, else after a second."""
 
 
-def local_replies() -> Config:
-    """`local_reply_config`: the first mapper that matches speaks, those for native gRPC before those for JSON."""
-    return {"mappers": [mapper for reply in _replies() for mapper in (_for_grpc(reply), _for_json(reply))]}
+def local_replies(settings: Cors) -> Config:
+    """`local_reply_config`: the first mapper that matches speaks, those for gRPC before those for JSON."""
+    mappers = [mapper for reply in _replies() for mapper in _mappers(reply)]
+    for mapper in mappers:
+        # What is answered before there are filters, which add them otherwise: a request that is not well-formed.
+        mapper["headers_to_add"] += cors.on_every_answer(settings)
+    return {"mappers": mappers}
+
+
+# What gRPC's libraries answer in a service's name, without details; the services' own errors have them.
+_LIBRARIES_ERRORS = {
+    code_pb2.CANCELLED: ("CANCELLED", "The call was cancelled."),
+    code_pb2.UNKNOWN: ("INTERNAL", "internal error"),
+    code_pb2.DEADLINE_EXCEEDED: ("DEADLINE_EXCEEDED", _NOT_IN_TIME),
+    code_pb2.RESOURCE_EXHAUSTED: ("RESOURCE_EXHAUSTED", "The service has no room for this call."),
+    code_pb2.UNIMPLEMENTED: ("METHOD_NOT_IMPLEMENTED", "The service does not have this method."),
+    code_pb2.INTERNAL: ("INTERNAL", "internal error"),
+    code_pb2.UNAVAILABLE: ("SERVICE_UNAVAILABLE", _UNREACHABLE),
+}
+
+
+def explained() -> Config:
+    """A filter that gives a reason to errors without details, and takes the library's words off; stands right before the router."""
+    return extension(
+        "envoy.filters.http.header_mutation.explained",
+        "extensions.filters.http.header_mutation.v3.HeaderMutation",
+        mutations={
+            "response_mutations": list(_explanations("response.headers")),
+            "response_trailers_mutations": list(_explanations("response.trailers")),
+        },
+    )
+
+
+def _explanations(place: str) -> Iterator[Config]:
+    known = f"'grpc-status' in {place} && !('grpc-status-details-bin' in {place})"
+    for name, values in (
+        ("grpc-message", {str(code): message for code, (_, message) in _LIBRARIES_ERRORS.items()}),
+        # Last, because it is what the other is told by.
+        (
+            "grpc-status-details-bin",
+            {str(code): details(code, message, reason) for code, (reason, message) in _LIBRARIES_ERRORS.items()},
+        ),
+    ):
+        status = f"{place}['grpc-status']"
+        table = json.dumps(values)
+        yield {"append": header(name, f"%CEL({known} && {status} in {table} ? {table}[{status}] : '')%")}
 
 
 def _replies() -> Iterator[Reply]:
@@ -62,7 +115,6 @@ def _replies() -> Iterator[Reply]:
         code=code_pb2.UNAVAILABLE,
         reason="TOKEN_KEYS_UNAVAILABLE",
         message="Access tokens cannot be verified at the moment; try again.",
-        headers={"retry-after": "1"},
         retry_info=True,
     )
     yield Reply(
@@ -79,7 +131,6 @@ def _replies() -> Iterator[Reply]:
         code=code_pb2.UNAVAILABLE,
         reason="RATE_LIMITER_UNAVAILABLE",
         message="This call cannot be admitted at the moment; try again.",
-        headers={"retry-after": "1"},
         retry_info=True,
     )
     yield Reply(
@@ -88,6 +139,28 @@ def _replies() -> Iterator[Reply]:
         code=code_pb2.INVALID_ARGUMENT,
         reason="REQUEST_MALFORMED",
         message=_ENVOYS_WORDS,
+    )
+    yield Reply(
+        when=_details("== 'low_version'"),
+        status=426,
+        code=code_pb2.UNIMPLEMENTED,
+        reason="HTTP_VERSION_NOT_SUPPORTED",
+        message="This version of HTTP is not served; use HTTP/1.1 or HTTP/2.",
+    )
+    yield Reply(
+        when=_details("== 'upgrade_failed'"),
+        status=400,
+        code=code_pb2.UNIMPLEMENTED,
+        reason="UPGRADE_NOT_SUPPORTED",
+        message="The connection cannot be upgraded; HTTP/2 is spoken without, and a watch is a stream of server-sent events.",
+    )
+    yield Reply(
+        when=_all(_status("EQ", 415), {"header_filter": {"header": is_compressed()}}),
+        status=415,
+        code=code_pb2.INVALID_ARGUMENT,
+        reason="CONTENT_ENCODING_NOT_SUPPORTED",
+        message="The request body must not be compressed; send it without the header content-encoding.",
+        headers={"accept-encoding": "identity"},
     )
     for status, code, reason, message in (
         (400, code_pb2.INVALID_ARGUMENT, "REQUEST_MALFORMED", "The request is not well-formed HTTP."),
@@ -102,6 +175,12 @@ def _replies() -> Iterator[Reply]:
         (413, code_pb2.INVALID_ARGUMENT, "REQUEST_TOO_LARGE", "The request body is too large."),
         (415, code_pb2.INVALID_ARGUMENT, "UNSUPPORTED_MEDIA_TYPE", "The request body has to be application/json."),
         (431, code_pb2.INVALID_ARGUMENT, "HEADERS_TOO_LARGE", "The request headers are too large."),
+        (
+            501,
+            code_pb2.UNIMPLEMENTED,
+            "TRANSFER_ENCODING_NOT_SUPPORTED",
+            "The only transfer-encoding that a request may have is chunked.",
+        ),
     ):
         yield Reply(when=_status("EQ", status), status=status, code=code, reason=reason, message=message)
     yield Reply(
@@ -117,15 +196,14 @@ def _replies() -> Iterator[Reply]:
         status=504,
         code=code_pb2.DEADLINE_EXCEEDED,
         reason="DEADLINE_EXCEEDED",
-        message="The service did not answer in time.",
+        message=_NOT_IN_TIME,
     )
     yield Reply(
         when=_any(_status("EQ", 502), _status("EQ", 503)),
         status=503,
         code=code_pb2.UNAVAILABLE,
         reason="SERVICE_UNAVAILABLE",
-        message="The service cannot be reached at the moment; try again.",
-        headers={"retry-after": "1"},
+        message=_UNREACHABLE,
         retry_info=True,
     )
     yield Reply(
@@ -145,19 +223,24 @@ def _replies() -> Iterator[Reply]:
     )
 
 
+def _mappers(reply: Reply) -> Iterator[Config]:
+    if reply.message != _ENVOYS_WORDS:
+        yield _for_grpc(reply)
+    yield _for_json(reply)
+
+
 def _for_json(reply: Reply) -> Config:
-    details: list[Config] = [
+    all_details: list[Config] = [
         {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reply.reason, "domain": DOMAIN, "metadata": {}}
     ]
     if reply.retry_info:
-        # The limiter's own header where it sent one, else what this reply sets.
-        details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retry_delay": "%RESP(retry-after)%s"})
+        all_details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retry_delay": "%RESP(retry-after)%s"})
     return {
         "filter": reply.when,
         **({"status_code": reply.status} if reply.status else {}),
-        "headers_to_add": [header(key, value) for key, value in reply.headers.items()],
+        "headers_to_add": _headers(reply, reply.headers),
         "body_format_override": {
-            "json_format": {"code": reply.code, "message": reply.message, "details": details},
+            "json_format": {"code": reply.code, "message": reply.message, "details": all_details},
         },
     }
 
@@ -165,29 +248,37 @@ def _for_json(reply: Reply) -> Config:
 def _for_grpc(reply: Reply) -> Config:
     # An unknown method is UNIMPLEMENTED over gRPC, where NOT_FOUND speaks of a resource.
     code = code_pb2.UNIMPLEMENTED if reply.status == 404 else reply.code
-    status = status_pb2.Status(code=code, message=reply.message)
-    packed = any_pb2.Any()
-    packed.Pack(error_details_pb2.ErrorInfo(reason=reply.reason, domain=DOMAIN))
-    status.details.append(packed)
+    encode = details_with_delay if reply.retry_info else details
     headers = {
         **reply.headers,
         "grpc-status": str(code),
-        "grpc-status-details-bin": base64.b64encode(status.SerializeToString()).decode().rstrip("="),
+        # Envoy would make it of a body, but for gRPC-Web then replaces the code by one that it derives from the HTTP status.
+        "grpc-message": quote(reply.message, safe=_PRINTABLE).replace("%", "%%"),
+        "grpc-status-details-bin": encode(code, reply.message, reply.reason),
     }
     return {
-        "filter": _all(_is_native_grpc(), reply.when),
-        **({"status_code": reply.status} if reply.status else {}),
-        "headers_to_add": [header(key, value) for key, value in headers.items()],
-        "body": {"inline_string": reply.message},
+        "filter": _all(_is_grpc(), reply.when),
+        # What browsers' libraries take for an answer of gRPC; native gRPC has no other status anyway.
+        "status_code": 200,
+        "headers_to_add": _headers(reply, headers),
+        "body": {"inline_string": ""},
         "body_format_override": {"text_format_source": {"inline_string": _ENVOYS_WORDS}},
     }
 
 
-def _is_native_grpc() -> Config:
+def _headers(reply: Reply, headers: dict[str, str]) -> list[Config]:
+    added = [header(key, value) for key, value in headers.items()]
+    if reply.retry_info:
+        # The limiter knows better where it has been asked.
+        added.append(header("retry-after", "1", action="ADD_IF_ABSENT"))
+    return added
+
+
+def _is_grpc() -> Config:
     """gRPC from the client's side on: the transcoder gives its requests the same type, but also notes their former method."""
     return _all(
         {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}},
-        {"header_filter": {"header": {"name": "x-envoy-original-method", "present_match": True, "invert_match": True}}},
+        {"header_filter": {"header": {"name": FORMER_METHOD, "present_match": True, "invert_match": True}}},
     )
 
 

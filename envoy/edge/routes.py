@@ -1,21 +1,24 @@
 """Routes: one per exposed method, the documents that Envoy serves itself, and refusals with the right status for the rest.
 
-A JSON request is routed twice. First by its URL, where only documents and refusals can match; then, after the transcoder, by the
-path of its gRPC method, where native gRPC arrives too. A path that neither step knows ends in the last route, a 404.
+A JSON request is routed twice. First by its URL, where documents, refusals and the answers to OPTIONS can match, else a route that
+knows the path's name and leads nowhere; then, after the transcoder, by the path of its gRPC method, where native gRPC arrives too.
+A path that neither step knows ends in the last route, a 404. A trailing slash makes no difference, as to the transcoder.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from edge import cors
 from edge.authentication import without_token
 from edge.config import Config, header, seconds, typed
 from edge.contract import JWKS_METHOD, Binding, Contract, Method
 from edge.limits import CLIENT_ADDRESS_HEADER, INTERNAL_PREFIX, rate_limits, without_local_limit
-from edge.settings import Cors, Settings
-from edge.transcoding import without_transcoding
+from edge.observability import method_tracing, path_tracing
+from edge.settings import Settings
+from edge.transcoding import is_compressed, without_transcoding
 
 # Failures in which the service has not seen the request, so that repeating any method is safe.
 _NEVER_ARRIVED = "connect-failure,refused-stream,reset-before-request"
@@ -24,6 +27,7 @@ _REPEATABLE = f"{_NEVER_ARRIVED},reset,unavailable"
 
 _JSON = r"application/json[ \t]*(;.*)?"
 _LARGEST_DOCUMENT = 1_048_576
+_DOCUMENT_VERBS = ("GET", "HEAD")
 
 
 def route_configuration(settings: Settings, contract: Contract) -> Config:
@@ -36,12 +40,13 @@ def route_configuration(settings: Settings, contract: Contract) -> Config:
                 "name": "edge",
                 "domains": ["*"],
                 "routes": [
+                    *(_preflight(method, settings) for method in contract.exposed),
                     *(_method(method, settings) for method in contract.exposed),
                     *_documents(settings),
-                    *_refusals(contract),
-                    _unknown(),
+                    *_refusals(contract, settings),
+                    *_untranscoded(contract, settings),
+                    _nowhere("unknown", {"prefix": "/"}),
                 ],
-                "typed_per_filter_config": {"envoy.filters.http.cors": _cors(settings.cors)},
             }
         ],
     }
@@ -78,6 +83,7 @@ def _method(method: Method, settings: Settings) -> Config:
         },
         "request_headers_to_add": deadline,
         "request_headers_to_remove": [CLIENT_ADDRESS_HEADER],
+        "tracing": method_tracing(method, settings.tracing),
     }
     if method.path == JWKS_METHOD:
         age = f"public, max-age={settings.authentication.keys_cache_seconds:g}"
@@ -105,67 +111,96 @@ def _retries(method: Method) -> Config:
 
 def _documents(settings: Settings) -> list[Config]:
     files = settings.files
-    health = _document("/health", {"inline_string": '{"status":"SERVING"}'}, "application/json")
+    health = _document("/health", {"inline_string": '{"status":"SERVING"}'}, "application/json", settings)
     health["typed_per_filter_config"] |= without_local_limit()
     return [
         health,
-        _document("/openapi.yaml", {"filename": str(files.openapi)}, "application/yaml"),
-        _document("/docs", {"filename": str(files.docs)}, "text/html; charset=utf-8"),
+        _document("/openapi.yaml", {"filename": str(files.openapi)}, "application/yaml", settings),
+        _document("/docs", {"filename": str(files.docs)}, "text/html; charset=utf-8", settings),
     ]
 
 
-def _document(path: str, body: Config, content_type: str) -> Config:
+def _document(path: str, body: Config, content_type: str, settings: Settings) -> Config:
     return {
         "name": path,
-        "match": {"path": path, "headers": [_method_is("GET")]},
+        "match": {"safe_regex": {"regex": _path_pattern(path)}, "headers": [_method_is(*_DOCUMENT_VERBS)]},
         "direct_response": {"status": 200, "body": body},
         "response_headers_to_add": [header("content-type", content_type), header("cache-control", "no-cache")],
         "typed_per_filter_config": {**without_token(), **without_transcoding()},
+        "tracing": path_tracing(path, settings.tracing),
     }
 
 
-def _refusals(contract: Contract) -> Iterable[Config]:
-    """What the transcoder would answer less exactly: a wrong method is 405 with `allow`, a body that is not JSON is 415."""
+def _refusals(contract: Contract, settings: Settings) -> Iterable[Config]:
+    """What the transcoder would answer less exactly: a wrong method is 405 with `allow`, a body that it cannot read is 415."""
+    for template, bindings in _by_template(contract).items():
+        bodies = [binding.verb for binding in bindings if binding.takes_body]
+        if bodies:
+            for name, header_ in (("media type", _media_type_is_not_json()), ("content coding", is_compressed())):
+                yield _refusal(f"{template} {name}", template, 415, [_method_is(*bodies), header_], settings)
+        yield from _other_methods(template, sorted({binding.verb for binding in bindings}), settings)
+    for document in ("/health", "/openapi.yaml", "/docs"):
+        yield from _other_methods(document, _DOCUMENT_VERBS, settings)
+
+
+def _by_template(contract: Contract) -> dict[str, list[Binding]]:
     bindings: dict[str, list[Binding]] = defaultdict(list)
     for method in contract.exposed:
         for binding in method.bindings:
             bindings[binding.template].append(binding)
-    for template, alternatives in bindings.items():
-        path = _path_pattern(template)
-        bodies = [binding.verb for binding in alternatives if binding.takes_body]
-        if bodies:
-            yield _refusal(f"{template} media type", path, 415, [_method_is(*bodies), _media_type_is_not_json()])
-        verbs = sorted({binding.verb for binding in alternatives})
-        yield _method_not_allowed(template, path, verbs)
-    for document in ("/health", "/openapi.yaml", "/docs"):
-        yield _method_not_allowed(document, re.escape(document), ["GET"])
+    return bindings
 
 
-def _method_not_allowed(name: str, path: str, allowed: list[str]) -> Config:
-    # A preflight asks about a method without using it; the CORS filter answers it on the last route.
-    refusal = _refusal(f"{name} method", path, 405, [{**_method_is(*allowed, "OPTIONS"), "invert_match": True}])
+def _other_methods(template: str, allowed: Sequence[str], settings: Settings) -> Iterable[Config]:
+    yield _options(
+        f"{template} options", {"safe_regex": {"regex": _path_pattern(template)}}, allowed, template, settings
+    )
+    refusal = _refusal(f"{template} method", template, 405, [{**_method_is(*allowed), "invert_match": True}], settings)
     refusal["response_headers_to_add"] = [header("allow", ", ".join(allowed))]
-    return refusal
+    yield refusal
 
 
-def _refusal(name: str, path: str, status: int, headers: list[Config]) -> Config:
+def _preflight(method: Method, settings: Settings) -> Config:
+    """What a browser asks before gRPC-Web. Stands before the method's own route, which takes any verb."""
+    name = f"{method.service}/{method.name}"
+    return _options(f"{name} options", {"path": method.path}, ["POST"], name, settings)
+
+
+def _options(name: str, match: Config, allowed: Sequence[str], template: str, settings: Settings) -> Config:
+    """RFC 9110, 9.3.7; with the headers of a preflight when it is one."""
+    verbs = ", ".join(allowed)
     return {
         "name": name,
-        "match": {"safe_regex": {"regex": path}, "headers": headers},
-        "direct_response": {"status": status},
+        "match": {**match, "headers": [_method_is("OPTIONS")]},
+        "direct_response": {"status": 204},
+        "response_headers_to_add": [header("allow", verbs), *cors.on_preflights(settings.cors, verbs)],
         "typed_per_filter_config": {**without_token(), **without_transcoding()},
+        "tracing": path_tracing(template, settings.tracing),
     }
 
 
-def _unknown() -> Config:
-    """Whatever is left, and a JSON request until the transcoder has given it its method's path.
-
-    It leads nowhere: no client can send the header that would name a cluster, and without one Envoy answers 404. A direct response
-    would do the same, but filters overlook the virtual host's CORS policy on such a route.
-    """
+def _refusal(name: str, template: str, status: int, headers: list[Config], settings: Settings) -> Config:
     return {
-        "name": "unknown",
-        "match": {"prefix": "/"},
+        "name": name,
+        "match": {"safe_regex": {"regex": _path_pattern(template)}, "headers": headers},
+        "direct_response": {"status": status},
+        "typed_per_filter_config": {**without_token(), **without_transcoding()},
+        "tracing": path_tracing(template, settings.tracing),
+    }
+
+
+def _untranscoded(contract: Contract, settings: Settings) -> Iterable[Config]:
+    """Where JSON requests stand until the transcoder has given them their methods' paths, or has refused them."""
+    for template in _by_template(contract):
+        route = _nowhere(template, {"safe_regex": {"regex": _path_pattern(template)}})
+        yield {**route, "tracing": path_tracing(template, settings.tracing)}
+
+
+def _nowhere(name: str, match: Config) -> Config:
+    """No client can send the header that would name a cluster, and without one Envoy answers 404."""
+    return {
+        "name": name,
+        "match": match,
         "route": {"cluster_header": f"{INTERNAL_PREFIX}nowhere", "cluster_not_found_response_code": "NOT_FOUND"},
         "typed_per_filter_config": without_token(),
     }
@@ -174,7 +209,7 @@ def _unknown() -> Config:
 def _path_pattern(template: str) -> str:
     """The regular expression of a `google.api.http` template whose variables each span one segment."""
     literals = re.split(r"\{[^}]*\}", template)
-    return "[^/:]+".join(re.escape(literal) for literal in literals)
+    return "[^/:]+".join(re.escape(literal) for literal in literals) + "/?"
 
 
 def _method_is(*verbs: str) -> Config:
@@ -189,18 +224,3 @@ def _media_type_is_not_json() -> Config:
         "treat_missing_header_as_empty": True,
         "invert_match": True,
     }
-
-
-def _cors(settings: Cors) -> Config:
-    origins: list[Config] = [
-        {"safe_regex": {"regex": ".*"}} if origin == "*" else {"exact": origin} for origin in settings.origins
-    ]
-    return typed(
-        "extensions.filters.http.cors.v3.CorsPolicy",
-        allow_origin_string_match=origins,
-        allow_methods="GET, POST, PATCH, DELETE",
-        allow_headers="authorization, content-type, grpc-timeout, traceparent, tracestate, x-grpc-web, x-user-agent",
-        expose_headers="grpc-status, grpc-message, grpc-status-details-bin, retry-after, www-authenticate, x-ratelimit-limit, "
-        "x-ratelimit-remaining, x-ratelimit-reset, x-request-id, x-trace-id",
-        max_age=str(settings.max_age_seconds),
-    )

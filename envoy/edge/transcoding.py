@@ -38,3 +38,13 @@ def transcoder(descriptors: Path, services: tuple[str, ...], sizes: Sizes) -> Co
 def without_transcoding() -> Config:
     """Per-route configuration of a route that Envoy answers itself; the transcoder would refuse it as unknown."""
     return {FILTER: typed(_MESSAGE, proto_descriptor_bin="", services=[])}
+
+
+def is_compressed() -> Config:
+    """Matches a request whose body has any coding, which the filter cannot undo; `identity` says that there is none."""
+    return {
+        "name": "content-encoding",
+        "string_match": {"safe_regex": {"regex": "(?i)[ \t]*(identity)?[ \t]*"}},
+        "treat_missing_header_as_empty": True,
+        "invert_match": True,
+    }

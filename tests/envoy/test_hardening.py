@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import grpc
@@ -47,9 +48,42 @@ async def test_too_many_or_too_large_headers_are_refused(http: httpx.AsyncClient
     assert answer.status_code == 431
 
 
-async def test_http_1_0_and_garbage_get_no_further(edge: Edge) -> None:
-    assert (await raw(edge, "GET /health HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 426")
-    assert b"400" in (await raw(edge, "NONSENSE\r\n\r\n"))[:20]
+@pytest.mark.parametrize(
+    "line", ["GET /health HTTP/1.0", "GET /health", "GET /health HTTP/2.0", "GET /health HTTP/0.9"]
+)
+async def test_another_version_of_http_is_told_which_are_spoken(edge: Edge, line: str) -> None:
+    status, error = await refusal(edge, f"{line}\r\n\r\n")
+    assert status == 426
+    assert error["details"][0]["reason"] == "HTTP_VERSION_NOT_SUPPORTED"
+    assert "HTTP/1.1" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "named"),
+    [
+        ("NONSENSE\r\n\r\n", 400, "REQUEST_MALFORMED"),
+        ("GET /health HTTP/1.1\r\n\r\n", 400, "REQUEST_MALFORMED"),
+        ("get /health HTTP/1.1\r\nhost: x\r\n\r\n", 400, "REQUEST_MALFORMED"),
+        ("GET /health HTTP/1.1\r\nhost: x\r\ncontent-length: many\r\n\r\n", 400, "REQUEST_MALFORMED"),
+        ("GET /health#part HTTP/1.1\r\nhost: x\r\n\r\n", 400, "REQUEST_MALFORMED"),
+        (
+            "POST /v1/sessions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+            501,
+            "TRANSFER_ENCODING_NOT_SUPPORTED",
+        ),
+        (
+            "GET /v1/account HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+            400,
+            "UPGRADE_NOT_SUPPORTED",
+        ),
+        (f"GET /{'a' * 40_000} HTTP/1.1\r\nhost: x\r\n\r\n", 431, "HEADERS_TOO_LARGE"),
+    ],
+)
+async def test_what_is_not_http_or_too_new_for_the_edge_is_refused_in_json(
+    edge: Edge, request_: str, status: int, named: str
+) -> None:
+    answered, error = await refusal(edge, request_)
+    assert (answered, error["details"][0]["reason"]) == (status, named)
 
 
 async def test_a_body_that_never_comes_is_not_waited_for(edge: Edge, mesh: Mesh) -> None:
@@ -57,6 +91,20 @@ async def test_a_body_that_never_comes_is_not_waited_for(edge: Edge, mesh: Mesh)
     # The edge's own patience and the deadline that it gave the service end together.
     assert (await raw(edge, head)).startswith((b"HTTP/1.1 408", b"HTTP/1.1 504"))
     assert mesh.calls.seen == []
+
+
+async def refusal(edge: Edge, request: str) -> tuple[int, Any]:
+    """The status and the error of an answer after which the edge closes the connection or waits for nothing more."""
+    reader, writer = await asyncio.open_connection(*edge.settings.listen)
+    writer.write(request.encode())
+    async with asyncio.timeout(5):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        (length,) = (line.partition(":")[2] for line in head.splitlines() if line.startswith("content-length:"))
+        body = await reader.readexactly(int(length))
+    writer.close()
+    await writer.wait_closed()
+    assert "content-type: application/json" in head
+    return int(head.split()[1]), json.loads(body)
 
 
 async def raw(edge: Edge, request: str) -> bytes:

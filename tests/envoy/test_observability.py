@@ -6,10 +6,13 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1 import trace_pb2
+from storymesh.story.v1 import story_service_pb2 as story
+from storymesh.story.v1 import story_service_pb2_grpc as story_grpc
 
 from tests.envoy.conftest import Edge, Mesh, server, until
 
@@ -50,6 +53,56 @@ async def test_with_a_collector_the_edge_records_its_spans(
     urls = {each.value.string_value for span in collector.spans for each in span.attributes if each.key == "http.url"}
     assert urls >= {"/v1/sessions", "/v1/stories"}
     assert not [span for span in collector.spans if b"confidential-token" in span.SerializeToString()]
+
+
+async def test_spans_are_named_by_what_was_called(
+    mesh_with: Callable[..., Awaitable[Edge]], mesh: Mesh, credentials: tuple[tuple[str, str]]
+) -> None:
+    bearer = dict(credentials)
+    limiter = "async envoy.service.ratelimit.v3.RateLimitService.ShouldRateLimit egress"
+    keys = "JWT Remote PubKey Fetch"
+    collector = Collector()
+    async with server((trace_service_pb2_grpc.add_TraceServiceServicer_to_server, collector)) as otlp:
+        edge = await mesh_with(f"tracing.otlp={otlp}", "sizes.request_body_bytes=4096")
+        async with (
+            httpx.AsyncClient(base_url=edge.url, headers=bearer) as client,
+            grpc.aio.insecure_channel(edge.target) as channel,
+        ):
+
+            async def call_all() -> None:
+                mesh.story.chunks.put_nowait(None)
+                await client.post("/v1/sessions", json={"login": "ada"})
+                await client.get("/v1/stories/confidential-id", params={"query": "confidential"})
+                await client.get("/v1/stories/confidential-id/")
+                await client.get("/v1/stories/confidential-id:watch", params={"resume_token": "confidential"})
+                await client.get("/docs")
+                await client.delete("/v1/stories")
+                await client.options("/v1/stories/confidential-id")
+                await client.post("/v1/sessions", json={"login": "x" * 5000})
+                await client.get("/v1/account", headers={"authorization": "Bearer none"})
+                await client.get("/confidential-path")
+                await story_grpc.StoryServiceStub(channel).GetStory(
+                    story.GetStoryRequest(story_id="s"), metadata=credentials
+                )
+
+            async def named() -> bool:
+                await call_all()
+                return {
+                    *(
+                        "POST /v1/sessions",
+                        "GET /v1/stories/{story_id}",
+                        "GET /v1/stories/{story_id}:watch",
+                        "GET /docs",
+                    ),
+                    *("DELETE /v1/stories", "OPTIONS /v1/stories/{story_id}", "GET /v1/account", "GET"),
+                    *("storymesh.story.v1.StoryService/GetStory", "storymesh.story.v1.StoryService/WatchStory"),
+                    "storymesh.auth.v1.SessionService/CreateSession",
+                } == {span.name for span in collector.spans} - {limiter, keys, "GET /health"}
+
+            await until(named, 30)
+    by_name = {span.name: {each.key: each.value.string_value for each in span.attributes} for span in collector.spans}
+    assert by_name["GET /v1/stories/{story_id}:watch"]["http.route"] == "/v1/stories/{story_id}:watch"
+    assert by_name["GET /v1/stories/{story_id}:watch"]["http.method"] == "GET"
 
 
 async def test_without_a_collector_a_trace_is_passed_on_as_not_recorded(http: httpx.AsyncClient, mesh: Mesh) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from typing import Any
 
 import grpc
@@ -101,9 +102,8 @@ async def test_an_error_of_a_service_keeps_its_details(ada: httpx.AsyncClient, m
         (grpc.StatusCode.NOT_FOUND, 404),
         (grpc.StatusCode.ALREADY_EXISTS, 409),
         (grpc.StatusCode.PERMISSION_DENIED, 403),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
-        (grpc.StatusCode.UNAVAILABLE, 503),
-        (grpc.StatusCode.INTERNAL, 500),
+        (grpc.StatusCode.FAILED_PRECONDITION, 400),
+        (grpc.StatusCode.ABORTED, 409),
     ],
 )
 async def test_codes_become_http_statuses(
@@ -128,6 +128,11 @@ async def test_codes_become_http_statuses(
         ("DELETE", "/v1/stories", {}, 405, "METHOD_NOT_ALLOWED"),
         ("PUT", "/v1/stories/s1:watch", {}, 405, "METHOD_NOT_ALLOWED"),
         ("POST", "/health", {}, 405, "METHOD_NOT_ALLOWED"),
+        ("DELETE", "/v1/stories/", {}, 405, "METHOD_NOT_ALLOWED"),
+        ("PUT", "/v1/stories/s1:watch/", {}, 405, "METHOD_NOT_ALLOWED"),
+        ("POST", "/health/", {}, 405, "METHOD_NOT_ALLOWED"),
+        ("POST", "/v1/sessions/", {"data": {"login": "ada"}}, 415, "UNSUPPORTED_MEDIA_TYPE"),
+        ("POST", "/v1/registrations/r1:complete/", {"data": {"code": "1"}}, 415, "UNSUPPORTED_MEDIA_TYPE"),
         ("POST", "/v1/sessions", {"data": {"login": "ada"}}, 415, "UNSUPPORTED_MEDIA_TYPE"),
         (
             "POST",
@@ -162,7 +167,37 @@ async def test_a_complaint_names_the_field_at_fault(ada: httpx.AsyncClient) -> N
 
 async def test_a_wrong_method_is_told_the_right_ones(http: httpx.AsyncClient) -> None:
     assert (await http.delete("/v1/stories")).headers["allow"] == "GET, POST"
-    assert (await http.post("/docs")).headers["allow"] == "GET"
+    assert (await http.post("/docs")).headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize(
+    "coding", ["gzip", "GZip", "br", "deflate", "zstd", "x-gzip", "identity, gzip", "gzip, identity", "unknown"]
+)
+@pytest.mark.parametrize("path", ["/v1/sessions", "/v1/sessions/"])
+async def test_a_compressed_body_is_refused_and_the_answer_says_how_to_send_it(
+    http: httpx.AsyncClient, mesh: Mesh, path: str, coding: str
+) -> None:
+    headers = JSON | {"content-encoding": coding}
+    answer = await http.post(path, content=gzip.compress(b'{"login": "ada"}'), headers=headers)
+    assert answer.status_code == 415
+    assert reason(answer) == "CONTENT_ENCODING_NOT_SUPPORTED"
+    assert answer.headers["accept-encoding"] == "identity"
+    assert mesh.calls.seen == []
+
+
+@pytest.mark.parametrize("coding", ["identity", "IDENTITY", ""])
+async def test_a_body_may_say_that_it_is_not_compressed(http: httpx.AsyncClient, coding: str) -> None:
+    answer = await http.post("/v1/sessions", content=b"{}", headers=JSON | {"content-encoding": coding})
+    assert answer.status_code == 200
+    other = {"content-type": "text/plain", "content-encoding": coding}
+    assert reason(await http.post("/v1/sessions", content=b"{}", headers=other)) == "UNSUPPORTED_MEDIA_TYPE"
+
+
+async def test_a_trailing_slash_makes_no_difference(http: httpx.AsyncClient, ada: httpx.AsyncClient) -> None:
+    assert (await ada.get("/v1/account/")).json() == (await ada.get("/v1/account")).json()
+    assert (await http.post("/v1/sessions/", json={"login": "ada"})).status_code == 200
+    for document in ("/health", "/docs", "/openapi.yaml"):
+        assert (await http.get(f"{document}/")).text == (await http.get(document)).text
 
 
 async def test_the_media_type_may_carry_a_charset(http: httpx.AsyncClient) -> None:
