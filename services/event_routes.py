@@ -18,6 +18,8 @@ ROUTES: dict[str, tuple[str, ...]] = {
         (auth_events_pb2.UserUpdated, ()),
         (auth_events_pb2.UserDeleted, ("story-accounts", "notification")),
         (auth_events_pb2.SessionRevoked, ("notification",)),
+        # Whoever ended them is told in other words, and services by the feed of revocations.
+        (auth_events_pb2.SessionsRevoked, ()),
         (auth_events_pb2.PasswordChanged, ("notification",)),
         (auth_events_pb2.PasswordDisabled, ("notification",)),
         (auth_events_pb2.EmailChanged, ("notification",)),

@@ -132,6 +132,7 @@ def operations(
             grace=timedelta(seconds=settings.refresh_grace_seconds),
             repeats=settings.refresh_repeats,
         ),
+        most=settings.sessions_per_account,
         endings=endings,
         audit=audit,
         pages=Pages(Signer(settings.cursor_key.get_secret_value())),

@@ -43,6 +43,7 @@ class AccessTokenIssuer:
             "iat": issued_at,
             "jti": str(UUID(bytes=self._random(16), version=4)),
             "sid": str(session.id),
+            "epoch": session.epoch,
             "auth_time": int(session.created_at.timestamp()),
             "amr": list(session.methods),
             "role": str(role),

@@ -11,7 +11,6 @@ from services.kit import outbox
 from services.kit.caller import Caller, Origin, Role
 from services.kit.database import Database
 from services.kit.errors import SessionRevoked
-from services.kit.revocations import Kind
 
 from . import store
 from .audit import Attempt, Audit
@@ -100,8 +99,7 @@ class Accounts:
             await self._endings.require_live(tx, caller)
             if challenge and not challenge.proves(locked.user):
                 raise CodeInvalid
-            await self._endings.end_all(tx, user_id, RevokeReason.ACCOUNT_DELETED)
-            await self._endings.refuse(tx, Kind.USER, str(user_id))
+            await self._endings.end_account(tx, user_id)
             await store.registrations.delete_of(tx, locked.user.profile.email)
             await store.users.delete(tx, user_id)
             await attempt.done(tx)

@@ -39,6 +39,11 @@ class AuthSettings(AuthWorkerSettings):
     )
     session_idle_days: float = Field(30.0, gt=0, description="Days without a refresh after which a session ends.")
     session_absolute_days: float = Field(90.0, gt=0, description="Days after which a session ends in any case.")
+    sessions_per_account: int = Field(
+        100,
+        ge=1,
+        description="Sessions that an account has at most: when another is opened, the one unused longest ends.",
+    )
     refresh_grace_seconds: float = Field(
         30.0, ge=0, description="How long a spent refresh token still gets its successor, for a lost response."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -35,30 +34,51 @@ class Endings:
         """False when it had ended before."""
         if not await store.sessions.revoke(tx, session_id, reason, self._clock()):
             return False
-        await self._tell(tx, user_id, [session_id], reason)
+        await store.revocations.insert(tx, [Revocation(Kind.SESSION, str(session_id), self._until())])
+        event = events.SessionRevoked(user_id=str(user_id), session_id=str(session_id), reason=_reason(reason))
+        await outbox.add(tx, event, key=user_id)
         return True
 
     async def end_all(self, tx: Transaction, user_id: UUID, reason: RevokeReason, *, but: UUID | None = None) -> int:
-        """How many there were. The transaction holds the account's lock."""
-        ended = await store.sessions.revoke_all(tx, user_id, reason, self._clock(), but=but)
-        await self._tell(tx, user_id, ended, reason)
-        return len(ended)
+        """How many there were. The transaction holds the account's lock.
+
+        One revocation and one event, however many they are: the work for one account must not keep others waiting.
+        """
+        count, epoch = await store.sessions.revoke_all(tx, user_id, reason, self._clock(), but=but)
+        if count:
+            await store.revocations.insert(tx, [Revocation(Kind.USER, str(user_id), self._until(), epoch, but)])
+            await self._tell(tx, user_id, reason, count)
+        return count
+
+    async def end_surplus(self, tx: Transaction, user_id: UUID, *, most: int, opened: UUID) -> None:
+        """Ends the sessions unused longest that are too many beside the one just opened.
+
+        The transaction holds the account's lock.
+        """
+        ended = await store.sessions.revoke_surplus(tx, user_id, self._clock(), keep=most - 1, but=opened)
+        if ended:
+            until = self._until()
+            await store.revocations.insert(tx, [Revocation(Kind.SESSION, str(each), until) for each in ended])
+            await self._tell(tx, user_id, RevokeReason.TOO_MANY, len(ended))
+
+    async def end_account(self, tx: Transaction, user_id: UUID) -> None:
+        """Before the account is deleted, and its sessions with it. The transaction holds the account's lock."""
+        count = await store.sessions.count_live(tx, user_id, self._clock())
+        await self.refuse(tx, Kind.USER, str(user_id))
+        await self._tell(tx, user_id, RevokeReason.ACCOUNT_DELETED, count)
 
     async def refuse(self, tx: Transaction, kind: Kind, value: str) -> None:
         """All access tokens of a person or a key."""
         await store.revocations.insert(tx, [Revocation(kind, value, self._until())])
 
-    async def _tell(self, tx: Transaction, user_id: UUID, ended: Sequence[UUID], reason: RevokeReason) -> None:
-        until = self._until()
-        await store.revocations.insert(tx, [Revocation(Kind.SESSION, str(each), until) for each in ended])
-        for session_id in ended:
-            event = events.SessionRevoked(
-                user_id=str(user_id),
-                session_id=str(session_id),
-                reason=events.SessionRevokeReason.Value(f"SESSION_REVOKE_REASON_{reason}"),
-            )
-            await outbox.add(tx, event, key=user_id)
+    async def _tell(self, tx: Transaction, user_id: UUID, reason: RevokeReason, count: int) -> None:
+        event = events.SessionsRevoked(user_id=str(user_id), reason=_reason(reason), count=count)
+        await outbox.add(tx, event, key=user_id)
 
     def _until(self) -> datetime:
         """When no token issued before now is taken any more, by clocks that are as wrong as they may be, on both sides."""
         return self._clock() + self._token_life + 2 * SKEW
+
+
+def _reason(reason: RevokeReason) -> events.SessionRevokeReason.ValueType:
+    return events.SessionRevokeReason.Value(f"SESSION_REVOKE_REASON_{reason}")

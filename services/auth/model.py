@@ -145,6 +145,7 @@ class RevokeReason(StrEnum):
     PASSWORD_CHANGED = "PASSWORD_CHANGED"
     ACCOUNT_DELETED = "ACCOUNT_DELETED"
     ROLE_CHANGED = "ROLE_CHANGED"
+    TOO_MANY = "TOO_MANY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,10 @@ class Session:
     repeats: int
     """How often the newest token was handed out again."""
     revoked_at: datetime | None = None
+    epoch: int = 0
+    """The account's when the session was opened. What ends all sessions of an account begins another one."""
+    outdated: bool = False
+    """Whether it ended with its epoch, and was not the one that was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +317,8 @@ class RefreshRules:
             return Refresh.REVOKED
         if session.expires_at <= now:
             return Refresh.INVALID
+        if session.outdated:
+            return Refresh.REVOKED
         if token.generation == session.generation:
             return Refresh.ROTATE
         if token.generation < session.generation - 1 or now - session.rotated_at > self.grace:

@@ -318,6 +318,8 @@ def _revocation(revocation: Revocation) -> revocation_service_pb2.Revocation:
             message.session_id = revocation.value
         case Kind.USER:
             message.user_id = revocation.value
+            message.before_epoch = revocation.before_epoch or 0
+            message.excepted_session_id = str(revocation.excepted or "")
         case Kind.KEY:
             message.kid = revocation.value
     set_time(message.expire_time, revocation.expires_at)

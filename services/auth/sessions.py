@@ -50,6 +50,7 @@ class Sessions:
         refresh_tokens: RefreshTokens,
         device_tokens: DeviceTokens,
         rules: RefreshRules,
+        most: int,
         endings: Endings,
         audit: Audit,
         pages: Pages,
@@ -61,6 +62,7 @@ class Sessions:
         self._refresh_tokens = refresh_tokens
         self._device_tokens = device_tokens
         self._rules = rules
+        self._most = most
         self._endings = endings
         self._audit = audit
         self._pages = pages
@@ -70,7 +72,10 @@ class Sessions:
     async def open(
         self, tx: Transaction, user: User, device: Device, method: Method, *, device_token: str = ""
     ) -> SignedIn:
-        """A new session, in the transaction of what proved who the person is. A device that is known keeps its token."""
+        """A new session, in the transaction of what proved who the person is, which holds the account's lock.
+
+        A device that is known keeps its token.
+        """
         now = self._clock()
         session_id, nonce = uuid7(), self._random(_NONCE_BYTES)
         refresh_token = self._refresh_tokens.new(session_id, 1, nonce)
@@ -89,7 +94,8 @@ class Sessions:
             rotated_at=now,
             repeats=0,
         )
-        await store.sessions.insert(tx, session)
+        session = await store.sessions.insert(tx, session)
+        await self._endings.end_surplus(tx, user.id, most=self._most, opened=session.id)
         known = device_token and self._device_tokens.name_of(device_token, user.id)
         return SignedIn(
             session.id,

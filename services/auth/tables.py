@@ -40,6 +40,12 @@ users = Table(
     Column("password_changed_at", DateTime(timezone=True), nullable=False),
     Column("password_disabled_at", DateTime(timezone=True)),
     Column("created_at", DateTime(timezone=True), nullable=False),
+    # Sessions of an earlier epoch have ended, but the one that was kept.
+    Column("session_epoch", BigInteger, nullable=False, server_default=text("0")),
+    Column("kept_session_id", Uuid),
+    # Why they ended, while some of their rows do not say so yet.
+    Column("unmarked_reason", Text),
+    Index("users_with_unmarked_sessions", "id", postgresql_where=text("unmarked_reason IS NOT NULL")),
     UniqueConstraint("email_canonical", name=EMAIL_UNIQUE),
     UniqueConstraint("username_canonical", name=USERNAME_UNIQUE),
 )
@@ -94,7 +100,10 @@ sessions = Table(
     Column("repeats", Integer, nullable=False),
     Column("revoked_at", DateTime(timezone=True)),
     Column("revoke_reason", Text),
-    Index("sessions_by_user", "user_id"),
+    # The account's at the sign-in: a trigger sets it (migration 0004).
+    Column("epoch", BigInteger, nullable=False, server_default=text("0")),
+    Index("sessions_by_user", "user_id", "id"),
+    Index("sessions_unrevoked", "user_id", "last_used_at", postgresql_where=text("revoked_at IS NULL")),
     Index("sessions_by_expiry", "expires_at"),
     Index("sessions_by_revocation", "revoked_at", postgresql_where=text("revoked_at IS NOT NULL")),
 )
@@ -120,10 +129,20 @@ revocations = Table(
     Column("kind", Text, primary_key=True),
     Column("value", Text, primary_key=True),
     Column("expires_at", DateTime(timezone=True), nullable=False),
+    # Of a person not all tokens, but those of sessions from before this epoch, and of these not the excepted one's.
+    Column("before_epoch", BigInteger),
+    Column("excepted_session_id", Uuid),
     # The one that wrote the row.
     Column("transaction", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
     Index("revocations_by_transaction", "transaction"),
     Index("revocations_by_expiry", "expires_at"),
+)
+
+audit_erasures = Table(
+    "audit_erasures",
+    metadata,
+    # Of a deleted account: entries about it may still say from where.
+    Column("subject_id", Uuid, primary_key=True),
 )
 
 audit_entries = Table(

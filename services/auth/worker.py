@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from services.kit.clock import Clock
-from services.kit.database import Database
+from services.kit.database import Database, Transaction
 from services.kit.pausing import pause
 
 from . import store
@@ -44,9 +45,18 @@ class Upkeep:
     async def clean_up(self) -> None:
         """Removes what has ended: personal data is not kept without need."""
         now = self._clock()
-        async with self._db.transaction() as tx:
-            await store.registrations.delete_expired(tx, now)
-            await store.challenges.delete_expired(tx, now)
-            await store.sessions.delete_ended(tx, now - _KEEP_ENDED_SESSIONS)
-            await store.revocations.delete_expired(tx, now)
-            await store.audit.delete_older(tx, now - self._audit_kept)
+        # Each in transactions of its own: what is much of one kind keeps no locks for long, nor the others waiting.
+        await self._repeated(lambda tx: store.registrations.delete_expired(tx, now))
+        await self._repeated(lambda tx: store.challenges.delete_expired(tx, now))
+        await self._repeated(lambda tx: store.sessions.mark_some(tx, now))
+        await self._repeated(lambda tx: store.sessions.delete_ended(tx, now - _KEEP_ENDED_SESSIONS))
+        await self._repeated(lambda tx: store.revocations.delete_expired(tx, now))
+        await self._repeated(store.audit.erase_some)
+        await self._repeated(lambda tx: store.audit.delete_older(tx, now - self._audit_kept))
+
+    async def _repeated(self, some: Callable[[Transaction], Awaitable[int]]) -> None:
+        """Until fewer than a batch were left to be written."""
+        written = store.batches.MOST
+        while written >= store.batches.MOST:
+            async with self._db.transaction() as tx:
+                written = await some(tx)

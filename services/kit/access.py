@@ -63,7 +63,13 @@ class AccessControl:
         revocations = self._access_tokens.revocations
         try:
             async with interrupt:
-                with revocations.calling(revoked, session_id=caller.session_id, user_id=caller.user_id, kid=caller.kid):
+                with revocations.calling(
+                    revoked,
+                    session_id=caller.session_id,
+                    user_id=caller.user_id,
+                    kid=caller.kid,
+                    epoch=caller.epoch,
+                ):
                     yield
         except TimeoutError:
             if not interrupt.expired():

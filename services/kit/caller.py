@@ -26,6 +26,8 @@ class Caller:
     role: Role
     kid: str
     """The key that signed the token which says so."""
+    epoch: int = 0
+    """That of the session: what ends all sessions of an account begins another one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,8 @@ def _from_proto(message: pb.Revocation) -> Revocation:
         case "session_id":
             return Revocation(Kind.SESSION, str(UUID(message.session_id)), expires_at)
         case "user_id":
-            return Revocation(Kind.USER, str(UUID(message.user_id)), expires_at)
+            excepted = UUID(message.excepted_session_id) if message.excepted_session_id else None
+            return Revocation(Kind.USER, str(UUID(message.user_id)), expires_at, message.before_epoch or None, excepted)
         case "kid":
             return Revocation(Kind.KEY, message.kid, expires_at)
         case _:

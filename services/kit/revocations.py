@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
@@ -25,7 +26,7 @@ STALE_AFTER = timedelta(seconds=30)
 
 
 class Kind(StrEnum):
-    """What a revocation names: the tokens of a session (claim `sid`), of a person (`sub`) or under a key (header `kid`)."""
+    """What a revocation names: the tokens of a session (claim `sid`), of a person (`sub`), or under a key (header `kid`)."""
 
     SESSION = "session"
     USER = "user"
@@ -39,9 +40,35 @@ class Revocation:
     kind: Kind
     value: str
     expires_at: datetime
+    before_epoch: int | None = None
+    """Of a person: only tokens of sessions from before this epoch (claim `epoch`). None: all."""
+    excepted: UUID | None = None
+    """And of these not the ones of this session."""
+
+    def names(self, session_id: UUID, epoch: int) -> bool:
+        """Whether it is about a token with its target that has these."""
+        return self.before_epoch is None or (epoch < self.before_epoch and session_id != self.excepted)
+
+    def extended(self, later: Revocation) -> Revocation:
+        """What both of the same target say together: of a person's, the one of the later epoch covers the other."""
+        wider = later if _end(later) >= _end(self) else self
+        return replace(wider, expires_at=max(self.expires_at, later.expires_at))
+
+
+def _end(revocation: Revocation) -> float:
+    return math.inf if revocation.before_epoch is None else revocation.before_epoch
 
 
 Target = tuple[Kind, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    """Somebody who holds a token and wants to be called when it is revoked."""
+
+    revoked: Callable[[], None]
+    session_id: UUID
+    epoch: int
 
 
 def since_boot() -> float:
@@ -73,22 +100,23 @@ class Revocations:
         self._vouched_at: float | None = None
         self._known = asyncio.Event()
         self._subscribers: set[asyncio.Queue[Revocation]] = set()
-        self._waiting: defaultdict[Target, set[Callable[[], None]]] = defaultdict(set)
+        self._waiting: defaultdict[Target, set[_Waiting]] = defaultdict(set)
 
     def replace(self, revocations: Iterable[Revocation]) -> None:
         """Takes a snapshot: these are in force, no others are, and the list is complete now."""
         self._drop_expired()
         before = self._entries
         self._entries, self._expiries = {}, []
-        fresh = [each for each in revocations if self._insert(each) and _target(each) not in before]
+        for each in revocations:
+            self._insert(each)
         self.heard()
-        self._announce(fresh)
+        self._announce(each for each in tuple(self._entries.values()) if _says_more(each, before.get(_target(each))))
 
     def add(self, revocation: Revocation) -> None:
         """Takes one more, unless it is known or past; the list is complete now."""
         self.heard()
-        known = _target(revocation) in self._entries
-        if self._insert(revocation) and not known:
+        known = self._entries.get(_target(revocation))
+        if self._insert(revocation) and _says_more(revocation, known):
             self._announce([revocation])
 
     def heard(self) -> None:
@@ -102,9 +130,9 @@ class Revocations:
         self._drop_expired()
         return tuple(self._entries.values())
 
-    def covers(self, *, session_id: UUID, user_id: UUID, kid: str) -> bool:
+    def covers(self, *, session_id: UUID, user_id: UUID, kid: str, epoch: int = 0) -> bool:
         """Whether a token with these is revoked, as far as is known."""
-        return any(self._in_force(target) for target in _targets(session_id, user_id, kid))
+        return any(self._in_force(target, session_id, epoch) for target in _targets(session_id, user_id, kid))
 
     @property
     def known(self) -> bool:
@@ -152,57 +180,67 @@ class Revocations:
             self._subscribers.discard(queue)
 
     @contextmanager
-    def calling(self, revoked: Callable[[], None], *, session_id: UUID, user_id: UUID, kid: str) -> Iterator[None]:
+    def calling(
+        self, revoked: Callable[[], None], *, session_id: UUID, user_id: UUID, kid: str, epoch: int = 0
+    ) -> Iterator[None]:
         """Calls `revoked` when a token with these is revoked while the context is open, or is so already.
 
         A revocation costs what it ends, however many others wait: unlike with `subscribed`, nobody is woken in vain.
         """
-        targets = _targets(session_id, user_id, kid)
+        one = _Waiting(revoked, session_id, epoch)
         with ExitStack() as leaving:
-            for target in targets:
-                self._waiting[target].add(revoked)
-                leaving.callback(self._leave, target, revoked)
-            if any(self._in_force(target) for target in targets):
+            for target in _targets(session_id, user_id, kid):
+                self._waiting[target].add(one)
+                leaving.callback(self._leave, target, one)
+            if self.covers(session_id=session_id, user_id=user_id, kid=kid, epoch=epoch):
                 revoked()
             yield
 
-    def _leave(self, target: Target, revoked: Callable[[], None]) -> None:
+    def _leave(self, target: Target, one: _Waiting) -> None:
         waiting = self._waiting[target]
-        waiting.discard(revoked)
+        waiting.discard(one)
         if not waiting:
             del self._waiting[target]
 
     def _insert(self, revocation: Revocation) -> bool:
-        """Whether the list has it now and did not have it for as long before."""
+        """Whether the list has it now and did not say as much, or for as long, before."""
         target = _target(revocation)
         known = self._entries.get(target)
-        if self._past(revocation) or (known is not None and known.expires_at >= revocation.expires_at):
+        together = known.extended(revocation) if known else revocation
+        if self._past(revocation) or together == known:
             return False
-        self._entries[target] = revocation
-        heapq.heappush(self._expiries, (revocation.expires_at, target))
+        self._entries[target] = together
+        heapq.heappush(self._expiries, (together.expires_at, target))
         return True
 
     def _announce(self, revocations: Iterable[Revocation]) -> None:
         for revocation in revocations:
             for queue in self._subscribers:
                 queue.put_nowait(revocation)
-            for revoked in tuple(self._waiting.get(_target(revocation), ())):
-                revoked()
+            for one in tuple(self._waiting.get(_target(revocation), ())):
+                if revocation.names(one.session_id, one.epoch):
+                    one.revoked()
 
     def _drop_expired(self) -> None:
         gone_before = self._clock() - SKEW
         while self._expiries and self._expiries[0][0] <= gone_before:
             expires_at, target = heapq.heappop(self._expiries)
-            if self._entries[target].expires_at == expires_at:
+            known = self._entries.get(target)
+            if known and known.expires_at == expires_at:
                 del self._entries[target]
 
-    def _in_force(self, target: Target) -> bool:
+    def _in_force(self, target: Target, session_id: UUID, epoch: int) -> bool:
         revocation = self._entries.get(target)
-        return revocation is not None and not self._past(revocation)
+        return revocation is not None and not self._past(revocation) and revocation.names(session_id, epoch)
 
     def _past(self, revocation: Revocation) -> bool:
         # On this side of the comparison, for an end of time has no later one.
         return revocation.expires_at <= self._clock() - SKEW
+
+
+def _says_more(revocation: Revocation, known: Revocation | None) -> bool:
+    """Whether it names tokens that the known one of its target does not, if there is one."""
+    return known is None or _end(revocation) > _end(known)
 
 
 def _target(revocation: Revocation) -> Target:

@@ -53,6 +53,9 @@ class Family:
     ended: str = ""
     """Why, when it did not end by itself."""
     ended_at: datetime | None = None
+    epoch: int = 0
+    """How often all sessions of its owner had been ended when it was opened."""
+    ended_with_others: bool = False
     known: bool = True
     """False once upkeep has removed the session."""
 
@@ -88,6 +91,9 @@ class RefreshMachine(WorldMachine):
         self.families: list[Family] = []
         self.members: dict[str, Member] = {}
         self.passwords = dict.fromkeys(PEOPLE, PASSWORD)
+        self.epochs = Counter[str]()
+        self.told_of_many: list[tuple[str, str, int]] = []
+        """Whose sessions were ended at once, why, and how many."""
 
     @initialize()
     def register(self) -> None:
@@ -229,18 +235,29 @@ class RefreshMachine(WorldMachine):
     def everybody_is_told_once_of_each_session_that_was_ended(self) -> None:
         told = Counter(
             (UUID(event.session_id), events.SessionRevokeReason.Name(event.reason).partition("REASON_")[2])
-            for event in self.run(self.revoked())
+            for event in self.run(self.world.told(events.SessionRevoked))
         )
-        assert told == Counter((each.id, each.ended) for each in self.families if each.ended)
+        alone = [each for each in self.families if each.ended and not each.ended_with_others]
+        assert told == Counter((each.id, each.ended) for each in alone)
+
+    @invariant()
+    def everybody_is_told_once_of_sessions_that_were_ended_together(self) -> None:
+        names = {member.user.id: email for email, member in self.members.items()}
+        told = [
+            (names[each.user_id], events.SessionRevokeReason.Name(each.reason).partition("REASON_")[2], each.count)
+            for each in self.run(self.world.told(events.SessionsRevoked))
+        ]
+        assert told == self.told_of_many
 
     @invariant()
     def the_revocation_list_names_each_ended_session_while_a_token_of_it_may_live(self) -> None:
         self.run(self.world.ops.feed.refresh())
         for family in self.families:
-            listed = self.world.ops.revocations.covers(session_id=family.id, user_id=uuid4(), kid="")
-            if family.ended_at is None:
+            owner = UUID(self.members[family.owner].user.id)
+            listed = self.world.ops.revocations.covers(session_id=family.id, user_id=owner, kid="", epoch=family.epoch)
+            if family.living(self.now):
                 assert not listed
-            elif family.ended_at + ACCESS_TOKEN_LIFE > self.now:
+            elif family.ended_at and family.ended_at + ACCESS_TOKEN_LIFE > self.now:
                 assert listed
 
     def family(self, which: int) -> Family:
@@ -253,7 +270,15 @@ class RefreshMachine(WorldMachine):
 
     def opened(self, email: str, member: Member) -> None:
         now, tokens = self.now, member.tokens
-        family = Family(session_id_of(tokens), email, [tokens.refresh_token], now + ABSOLUTE, now + IDLE, now)
+        family = Family(
+            session_id_of(tokens),
+            email,
+            [tokens.refresh_token],
+            now + ABSOLUTE,
+            now + IDLE,
+            now,
+            epoch=self.epochs[email],
+        )
         self.families.append(family)
 
     def present(self, family: Family, age: int) -> None:
@@ -282,9 +307,14 @@ class RefreshMachine(WorldMachine):
         family.expires_at = min(self.now + IDLE, family.ends_at)
 
     def end_others(self, family: Family, why: str) -> None:
-        for each in self.families:
-            if each.owner == family.owner and each is not family:
-                each.end(why, self.now)
+        others = [each for each in self.families if each.owner == family.owner and each is not family]
+        living = [each for each in others if each.living(self.now)]
+        for each in living:
+            each.end(why, self.now)
+            each.ended_with_others = True
+        if living:
+            self.told_of_many.append((family.owner, why, len(living)))
+        self.epochs[family.owner] += 1
 
     def act(self, method: Any, request: Any, family: Family, refused: str = "") -> bool:
         """Calls with an access token of the session, and sees that one of an ended session achieves nothing."""
@@ -306,6 +336,7 @@ class RefreshMachine(WorldMachine):
             "aud": self.world.settings.token_audience,
             "sub": self.members[family.owner].user.id,
             "sid": str(family.id),
+            "epoch": family.epoch,
             "jti": str(uuid4()),
             "iat": self.now,
             "exp": self.now + ACCESS_TOKEN_LIFE,
@@ -321,12 +352,6 @@ class RefreshMachine(WorldMachine):
                 return reason_of(error)
 
         return await asyncio.gather(*(once() for _ in range(devices)))
-
-    async def revoked(self) -> list[events.SessionRevoked]:
-        kind = events.SessionRevoked.DESCRIPTOR.full_name
-        return [
-            events.SessionRevoked.FromString(payload) for each, payload in await self.world.published() if each == kind
-        ]
 
 
 @pytest.mark.timeout(600)  # a failure is shrunk to few steps before it is shown

@@ -122,7 +122,7 @@ async def test_people_and_keys_are_revoked_as_well(world: AuthWorld) -> None:
     watch = Watch(world)
     await watch.snapshot()
     await world.delete_account(ada, password=PASSWORD)
-    assert {await watch.added(), await watch.added()} == {session(ada), f"user_id {ada.user.id}"}
+    assert await watch.added() == f"user_id {ada.user.id}"
     kid = (await world.keys.GetJwks(key_service_pb2.GetJwksRequest())).keys[0].kid
     await world.keys.DropKey(key_service_pb2.DropKeyRequest(kid=kid), metadata=admin.auth)
     assert await watch.added() == f"kid {kid}"
@@ -300,7 +300,7 @@ class TestReplicas:
         self, make_world: MakeWorld
     ) -> None:
         """From the answer to the logout until the access token is refused where it was not revoked."""
-        first, second = await make_world(), await make_world()
+        first, second = await make_world(sessions_per_account=200), await make_world()
         ada = await first.register(ADA)
         members = [await first.sign_in(ADA) for _ in range(100)]
 

@@ -79,10 +79,10 @@ class Auth(RevocationServiceServicer):
         for queue in self.watchers:
             queue.put_nowait(None)
 
-    def revoke(self, **target: object) -> None:
+    def revoke(self, *, before_epoch: int = 0, excepted: object = "", **target: object) -> None:
         """`session_id`, `user_id` or `kid`, for ten minutes."""
         ((name, value),) = target.items()
-        revocation = pb.Revocation()
+        revocation = pb.Revocation(before_epoch=before_epoch, excepted_session_id=str(excepted))
         setattr(revocation, name, str(value))
         revocation.expire_time.FromDatetime(datetime.now(UTC) + timedelta(minutes=10))
         self.revoked.append(revocation)

@@ -93,6 +93,31 @@ async def test_a_revoked_session_person_or_key_is_refused_and_others_are_not(
     await desk.stub.service(ANYTHING, metadata=bearer(service_tokens("story").mint("desk")))
 
 
+async def test_all_sessions_of_a_person_end_but_the_kept_one_and_later_ones(auth: Auth, desk: FollowingDesk) -> None:
+    async def speak(_request: CreateStoryRequest, _context: Context) -> AsyncGenerator[GetStoryResponse, None]:
+        yield GetStoryResponse()
+        await asyncio.Event().wait()
+
+    desk.desk.stream = speak
+    user_id, kept, other, later = uuid4(), uuid4(), uuid4(), uuid4()
+    # A version of auth without epochs issued the first two.
+    epochs = {kept: None, other: None, later: 1}
+    metadata = {each: bearer(desk.issuer.token(user_id, sid=str(each), epoch=epoch)) for each, epoch in epochs.items()}
+    streams = {each: desk.stub.watch(ANYTHING, metadata=metadata[each]) for each in epochs}
+    for stream in streams.values():
+        await stream.read()
+    auth.revoke(user_id=user_id, before_epoch=1, excepted=kept)
+    async with asyncio.timeout(WITHIN_SECONDS):
+        with raises_status(StatusCode.UNAUTHENTICATED, "SESSION_REVOKED"):
+            await streams[other].read()
+    with raises_status(StatusCode.UNAUTHENTICATED, "SESSION_REVOKED"):
+        await desk.stub.user(ANYTHING, metadata=metadata[other])
+    for each in (kept, later):
+        await desk.stub.user(ANYTHING, metadata=metadata[each])
+        assert not streams[each].done()
+        streams[each].cancel()
+
+
 async def test_each_of_many_revocations_holds_within_two_seconds(auth: Auth, desk: FollowingDesk) -> None:
     for _ in range(100):
         session_id = uuid4()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -177,6 +178,89 @@ async def test_who_is_revoked_already_is_called_at_once(revocations: Revocations
     revocations.replace([Revocation(Kind.KEY, KID, clock.now + LIFE)])
     with revocations.calling(lambda: called.append("now"), session_id=SESSION, user_id=ALICE, kid=KID):
         assert called == ["now"]
+
+
+def of_alice(clock: FakeClock, before_epoch: int | None, excepted: UUID | None = None) -> Revocation:
+    return Revocation(Kind.USER, str(ALICE), clock.now + LIFE, before_epoch, excepted)
+
+
+@pytest.mark.parametrize(
+    ("before_epoch", "excepted", "session_id", "epoch", "covered"),
+    [
+        (3, None, SESSION, 2, True),
+        (3, None, SESSION, 3, False),
+        (3, None, SESSION, 4, False),
+        (3, SESSION, SESSION, 2, False),
+        (3, SESSION, uuid4(), 2, True),
+        (3, SESSION, uuid4(), 3, False),
+        (None, None, SESSION, 4, True),
+    ],
+)
+async def test_of_a_person_the_sessions_before_an_epoch_are_covered_but_one(
+    revocations: Revocations,
+    clock: FakeClock,
+    before_epoch: int | None,
+    excepted: UUID | None,
+    session_id: UUID,
+    epoch: int,
+    covered: bool,
+) -> None:
+    revocations.replace([of_alice(clock, before_epoch, excepted)])
+    assert revocations.covers(session_id=session_id, user_id=ALICE, kid=KID, epoch=epoch) is covered
+    assert not revocations.covers(session_id=session_id, user_id=uuid4(), kid=KID, epoch=epoch)
+
+
+async def test_the_later_epoch_counts_in_whatever_order_they_are_heard(
+    revocations: Revocations, clock: FakeClock
+) -> None:
+    first, second, last = of_alice(clock, 1, SESSION), of_alice(clock, 2), of_alice(clock, None)
+    for heard in ((first, second, last), (last, second, first), (second, last, first)):
+        revocations.replace(())
+        for each in heard:
+            revocations.add(each)
+        assert revocations.current() == (last,)
+    revocations.replace([second])
+    revocations.add(first)
+    assert covers(revocations)
+    # The former lives longer, for the clock was put back meanwhile: what it covered stays covered.
+    longer = Revocation(Kind.USER, str(ALICE), clock.now + 2 * LIFE, 1)
+    revocations.add(longer)
+    clock.now += LIFE + SKEW
+    revocations.heard()
+    assert covers(revocations)
+    clock.now += LIFE
+    revocations.heard()
+    assert revocations.count == 0
+
+
+@pytest.mark.parametrize("word", ["revocation", "snapshot"])
+async def test_who_waits_is_called_when_all_but_one_session_end_unless_theirs_is_the_one(
+    revocations: Revocations, clock: FakeClock, word: str
+) -> None:
+    called: list[str] = []
+
+    def take(revocation: Revocation) -> None:
+        revocations.add(revocation) if word == "revocation" else revocations.replace([revocation])
+
+    def waiting(name: str, session_id: UUID, epoch: int) -> AbstractContextManager[None]:
+        return revocations.calling(
+            lambda: called.append(name), session_id=session_id, user_id=ALICE, kid=KID, epoch=epoch
+        )
+
+    revocations.replace(())
+    with (
+        waiting("kept", SESSION, 0),
+        waiting("other", uuid4(), 0),
+        waiting("later", uuid4(), 1),
+        revocations.subscribed() as queue,
+    ):
+        take(of_alice(clock, 1, SESSION))
+        assert called == ["other"]
+        take(of_alice(clock, 1, SESSION))
+        assert called == ["other"]
+        take(of_alice(clock, 2))
+        assert sorted(called) == ["kept", "later", "other", "other"]
+        assert queue.qsize() == 2
 
 
 async def test_a_list_that_was_never_known_is_stale(revocations: Revocations, elapsed: Stopwatch) -> None:

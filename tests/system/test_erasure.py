@@ -21,7 +21,7 @@ MAY_KEEP_THE_ID = (
     "auth.revocations.value",
     # What tells the other services to erase, and that nobody may be written about again.
     "auth.outbox[storymesh.events.v1.UserDeleted].",
-    "auth.outbox[storymesh.events.v1.SessionRevoked].",
+    "auth.outbox[storymesh.events.v1.SessionsRevoked].",
     "story.erased_subjects.",
     "notification.erased_subjects.",
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, insert, update
+from sqlalchemy import delete, insert, select, update
 from uuid_utils.compat import uuid7
 
 from services.kit.database import Transaction
 
 from ..model import AuditEntry
-from ..tables import audit_entries
+from ..tables import audit_entries, audit_erasures
+from .batches import MOST, delete_some
 
 # Built once, for every sign-in runs it.
 _APPEND = insert(audit_entries)
@@ -33,10 +34,32 @@ async def append(tx: Transaction, entry: AuditEntry, now: datetime) -> None:
 
 
 async def erase_person(tx: Transaction, user_id: UUID) -> None:
-    """What happened stays, from where goes: addresses and agents are personal data of an account that is no more."""
+    """What happened stays, from where goes: addresses and agents are personal data of an account that is no more.
+
+    Some of a long history here, the rest by `erase_some`.
+    """
+    if await _erase(tx, user_id) == MOST:
+        await tx.execute(insert(audit_erasures).values(subject_id=user_id))
+
+
+async def erase_some(tx: Transaction) -> int:
+    """Goes on with an erasure that was too long for the deletion's transaction. 0 when there is none."""
+    query = select(audit_erasures.c.subject_id).limit(1).with_for_update(skip_locked=True)
+    subject_id = (await tx.execute(query)).scalar_one_or_none()
+    if subject_id is None:
+        return 0
+    if await _erase(tx, subject_id) < MOST:
+        await tx.execute(delete(audit_erasures).where(audit_erasures.c.subject_id == subject_id))
+    return MOST
+
+
+async def _erase(tx: Transaction, user_id: UUID) -> int:
     theirs = (audit_entries.c.subject_id == user_id) | (audit_entries.c.actor_id == user_id)
-    await tx.execute(update(audit_entries).where(theirs).values(ip="", user_agent=""))
+    telling = theirs & ((audit_entries.c.ip != "") | (audit_entries.c.user_agent != ""))
+    some = select(audit_entries.c.id).where(telling).limit(MOST)
+    statement = update(audit_entries).where(audit_entries.c.id.in_(some)).values(ip="", user_agent="")
+    return (await tx.execute(statement)).rowcount
 
 
 async def delete_older(tx: Transaction, before: datetime) -> int:
-    return (await tx.execute(delete(audit_entries).where(audit_entries.c.occurred_at < before))).rowcount
+    return await delete_some(tx, audit_entries, audit_entries.c.occurred_at < before)

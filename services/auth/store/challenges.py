@@ -12,6 +12,7 @@ from services.kit.database import Transaction
 
 from ..model import Challenge, Purpose
 from ..tables import challenges
+from .batches import delete_some
 
 
 async def insert(tx: Transaction, challenge: Challenge) -> None:
@@ -41,4 +42,4 @@ async def use(tx: Transaction, challenge_id: UUID) -> bool:
 
 
 async def delete_expired(tx: Transaction, now: datetime) -> int:
-    return (await tx.execute(delete(challenges).where(challenges.c.expires_at <= now))).rowcount
+    return await delete_some(tx, challenges, challenges.c.expires_at <= now)

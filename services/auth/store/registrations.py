@@ -12,6 +12,7 @@ from services.kit.database import Transaction
 
 from ..model import Registration, canonical_email
 from ..tables import registrations
+from .batches import delete_some
 from .users import profile_of, profile_values
 
 
@@ -52,4 +53,4 @@ async def delete_of(tx: Transaction, email: str) -> None:
 
 
 async def delete_expired(tx: Transaction, now: datetime) -> int:
-    return (await tx.execute(delete(registrations).where(registrations.c.expires_at <= now))).rowcount
+    return await delete_some(tx, registrations, registrations.c.expires_at <= now)

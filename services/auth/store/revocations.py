@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ColumnElement, Text, cast, delete, func, select
+from sqlalchemy import BigInteger, ColumnElement, Text, cast, func, select
 from sqlalchemy.dialects.postgresql import insert as insert_into
 
 from services.kit.database import Transaction
 from services.kit.revocations import Kind, Revocation
 
 from ..tables import revocations
+from .batches import delete_some
 
 CHANNEL = "revocations"
 """NOTIFY wakes the feed of every replica; the payload is empty, so Postgres folds many into one."""
@@ -22,11 +23,26 @@ async def insert(tx: Transaction, added: Sequence[Revocation]) -> None:
     if not added:
         return
     statement = insert_into(revocations).values(
-        [{"kind": each.kind, "value": each.value, "expires_at": each.expires_at} for each in added]
+        [
+            {
+                "kind": each.kind,
+                "value": each.value,
+                "expires_at": each.expires_at,
+                "before_epoch": each.before_epoch,
+                "excepted_session_id": each.excepted,
+            }
+            for each in added
+        ]
     )
     statement = statement.on_conflict_do_update(
         index_elements=["kind", "value"],
-        set_={"expires_at": statement.excluded.expires_at, "transaction": _number(func.pg_current_xact_id())},
+        set_={
+            "expires_at": statement.excluded.expires_at,
+            # A person's later revocation covers all that the former one did: epochs only grow, and none ends them all.
+            "before_epoch": statement.excluded.before_epoch,
+            "excepted_session_id": statement.excluded.excepted_session_id,
+            "transaction": _number(func.pg_current_xact_id()),
+        },
     )
     await tx.execute(statement)
     await tx.execute(select(func.pg_notify(CHANNEL, "")))
@@ -41,11 +57,14 @@ async def since(tx: Transaction, horizon: int, now: datetime) -> tuple[int, Sequ
     taken: int = (await tx.execute(select(_number(func.pg_snapshot_xmin(func.pg_current_snapshot()))))).scalar_one()
     query = select(revocations).where(revocations.c.transaction >= horizon, revocations.c.expires_at > now)
     rows = (await tx.execute(query)).mappings()
-    return taken, [Revocation(Kind(row["kind"]), row["value"], row["expires_at"]) for row in rows]
+    return taken, [
+        Revocation(Kind(row["kind"]), row["value"], row["expires_at"], row["before_epoch"], row["excepted_session_id"])
+        for row in rows
+    ]
 
 
 async def delete_expired(tx: Transaction, now: datetime) -> int:
-    return (await tx.execute(delete(revocations).where(revocations.c.expires_at <= now))).rowcount
+    return await delete_some(tx, revocations, revocations.c.expires_at <= now)
 
 
 def _number(transaction: ColumnElement[object]) -> ColumnElement[int]:

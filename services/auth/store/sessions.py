@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, or_, select, update
+from sqlalchemy import ColumnElement, Select, exists, func, or_, select, update
 from sqlalchemy import insert as insert_into
 from sqlalchemy.engine.row import RowMapping
 
@@ -15,13 +16,17 @@ from services.kit.paging import PageRequest
 
 from ..model import Device, Method, RevokeReason, Session, User
 from ..tables import sessions, users
+from .batches import MOST, delete_some
 from .users import user_of
 
+_owner = users.alias("owner")
+
 # Built once: SQLAlchemy takes as long to build a statement as Postgres to run it, and every sign-in runs this one.
-_INSERT = insert_into(sessions)
+_INSERT = insert_into(sessions).returning(sessions.c.epoch)
 
 
-async def insert(tx: Transaction, session: Session) -> None:
+async def insert(tx: Transaction, session: Session) -> Session:
+    """The session as it is kept: with the account's epoch."""
     values = {
         "id": session.id,
         "user_id": session.user_id,
@@ -39,16 +44,21 @@ async def insert(tx: Transaction, session: Session) -> None:
         "rotated_at": session.rotated_at,
         "repeats": session.repeats,
     }
-    await tx.execute(_INSERT, values)
+    epoch: int = (await tx.execute(_INSERT, values)).scalar_one()
+    return replace(session, epoch=epoch)
 
 
 async def find(tx: Transaction, session_id: UUID) -> tuple[Session, User] | None:
     """The session and its owner."""
     # Both tables have an id and a time of creation: the owner's are labelled.
     owner = [column.label(f"owner_{column.name}") for column in users.c]
-    query = select(sessions, *owner).join(users, users.c.id == sessions.c.user_id).where(sessions.c.id == session_id)
+    query = (
+        select(sessions, ~_of_this_epoch().label("outdated"), *owner)
+        .join(users, users.c.id == sessions.c.user_id)
+        .where(sessions.c.id == session_id)
+    )
     row = (await tx.execute(query)).mappings().one_or_none()
-    return (_session(row), user_of(row, "owner_")) if row else None
+    return (replace(_session(row), outdated=row["outdated"]), user_of(row, "owner_")) if row else None
 
 
 async def page(tx: Transaction, user_id: UUID, request: PageRequest, now: datetime) -> Sequence[Session]:
@@ -123,32 +133,89 @@ async def count_repeat(tx: Transaction, session: Session, most: int) -> bool:
 
 async def revoke(tx: Transaction, session_id: UUID, reason: RevokeReason, now: datetime) -> bool:
     """False when it had ended before, or is gone."""
-    return len(await _revoke(tx, sessions.c.id == session_id, reason, now)) == 1
+    statement = update(sessions).where(sessions.c.id == session_id, _live(now))
+    return (await tx.execute(statement.values(revoked_at=now, revoke_reason=reason))).rowcount == 1
 
 
 async def revoke_all(
-    tx: Transaction, user_id: UUID, reason: RevokeReason, now: datetime, *, but: UUID | None = None
-) -> Sequence[UUID]:
-    """Which ones. The caller holds the account's lock."""
-    theirs = sessions.c.user_id == user_id
-    return await _revoke(tx, theirs if but is None else theirs & (sessions.c.id != but), reason, now)
+    tx: Transaction, user_id: UUID, reason: RevokeReason, now: datetime, *, but: UUID | None
+) -> tuple[int, int]:
+    """How many there were, and the epoch that begins. The caller holds the account's lock.
+
+    The epoch ends them all. Some rows are marked here, and the rest by `mark_some`: to write 100,000 takes a second.
+    """
+    theirs = (sessions.c.user_id == user_id) & _live(now)
+    if but is not None:
+        theirs &= sessions.c.id != but
+    count = await _mark(tx, select(sessions.c.id).where(theirs).limit(MOST), _live(now), reason, now)
+    begun: dict[str, object] = {"session_epoch": users.c.session_epoch + 1, "kept_session_id": but}
+    if count == MOST:
+        count += await _count(tx, theirs)
+        begun["unmarked_reason"] = reason
+    statement = update(users).where(users.c.id == user_id).values(begun).returning(users.c.session_epoch)
+    return count, (await tx.execute(statement)).scalar_one()
 
 
-async def _revoke(tx: Transaction, which: ColumnElement[bool], reason: RevokeReason, now: datetime) -> Sequence[UUID]:
+async def count_live(tx: Transaction, user_id: UUID, now: datetime) -> int:
+    return await _count(tx, (sessions.c.user_id == user_id) & _live(now))
+
+
+async def _count(tx: Transaction, which: ColumnElement[bool]) -> int:
+    counted: int = (await tx.execute(select(func.count()).select_from(sessions).where(which))).scalar_one()
+    return counted
+
+
+async def revoke_surplus(tx: Transaction, user_id: UUID, now: datetime, *, keep: int, but: UUID) -> Sequence[UUID]:
+    """Ends those that were unused longest, and leaves `keep` and the excepted one. Which ones it ended, MOST at a time.
+
+    The caller holds the account's lock.
+    """
+    theirs = (sessions.c.user_id == user_id) & (sessions.c.id != but) & _live(now)
+    surplus = select(sessions.c.id).where(theirs).order_by(sessions.c.last_used_at.desc(), sessions.c.id.desc())
     statement = (
-        update(sessions).where(which, _live(now)).values(revoked_at=now, revoke_reason=reason).returning(sessions.c.id)
+        update(sessions)
+        .where(sessions.c.id.in_(surplus.offset(keep).limit(MOST)), _live(now))
+        .values(revoked_at=now, revoke_reason=RevokeReason.TOO_MANY)
+        .returning(sessions.c.id)
     )
     return list((await tx.execute(statement)).scalars())
 
 
+async def mark_some(tx: Transaction, now: datetime) -> int:
+    """Writes into rows of sessions that ended with their epoch that they did. 0 when none are left."""
+    # Not waited for: whoever has the account writes the mark as well.
+    query = select(users.c.id, users.c.unmarked_reason).where(users.c.unmarked_reason.is_not(None)).limit(1)
+    found = (await tx.execute(query.with_for_update(key_share=True, skip_locked=True))).one_or_none()
+    if found is None:
+        return 0
+    unmarked = sessions.c.revoked_at.is_(None) & (sessions.c.expires_at > now) & ~_of_this_epoch()
+    some = select(sessions.c.id).where(sessions.c.user_id == found.id, unmarked).limit(MOST)
+    marked = await _mark(tx, some, unmarked, found.unmarked_reason, now)
+    if marked < MOST:
+        await tx.execute(update(users).where(users.c.id == found.id).values(unmarked_reason=None))
+    return MOST
+
+
+async def _mark(
+    tx: Transaction, which: Select[tuple[UUID]], still: ColumnElement[bool], reason: RevokeReason, now: datetime
+) -> int:
+    """`still` is asked again of a row that somebody else has written meanwhile."""
+    statement = update(sessions).where(sessions.c.id.in_(which), still)
+    return (await tx.execute(statement.values(revoked_at=now, revoke_reason=reason))).rowcount
+
+
 async def delete_ended(tx: Transaction, before: datetime) -> int:
     """Those that expired or were revoked before the given time."""
-    ended = or_(sessions.c.expires_at < before, sessions.c.revoked_at < before)
-    return (await tx.execute(delete(sessions).where(ended))).rowcount
+    return await delete_some(tx, sessions, or_(sessions.c.expires_at < before, sessions.c.revoked_at < before))
 
 
 def _live(now: datetime) -> ColumnElement[bool]:
-    return sessions.c.revoked_at.is_(None) & (sessions.c.expires_at > now)
+    return sessions.c.revoked_at.is_(None) & (sessions.c.expires_at > now) & _of_this_epoch()
+
+
+def _of_this_epoch() -> ColumnElement[bool]:
+    this = (sessions.c.epoch >= _owner.c.session_epoch) | (sessions.c.id == _owner.c.kept_session_id)
+    return exists().where(_owner.c.id == sessions.c.user_id, this).correlate(sessions)
 
 
 def _session(row: RowMapping) -> Session:
@@ -167,4 +234,5 @@ def _session(row: RowMapping) -> Session:
         rotated_at=row["rotated_at"],
         repeats=row["repeats"],
         revoked_at=row["revoked_at"],
+        epoch=row["epoch"],
     )

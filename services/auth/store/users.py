@@ -31,7 +31,7 @@ _HELD = (
         users.c.password_changed_at == bindparam("changed_at"),
         users.c.password_disabled_at.is_(None),
     )
-    .with_for_update(read=True)
+    .with_for_update(key_share=True)
 )
 
 
@@ -95,7 +95,9 @@ async def keep_by_email(tx: Transaction, email: str) -> User | None:
 
 
 async def hold_password(tx: Transaction, user_id: UUID, changed_at: datetime) -> User | None:
-    """Keeps the account and its password as they are now until the transaction ends.
+    """Locks the account, with its password as it is now, until the transaction ends.
+
+    Two sign-ins at a time would otherwise both find room for one more session.
 
     None when the password was changed, disabled or deleted with the account.
     """

@@ -121,12 +121,20 @@ class Revocation(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     KID_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    BEFORE_EPOCH_FIELD_NUMBER: _builtins.int
+    EXCEPTED_SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Those of a session (claim sid)."""
     user_id: _builtins.str
-    """Those of a person (claim sub)."""
+    """Those of a person (claim sub): all of them, unless before_epoch is set."""
     kid: _builtins.str
     """Those signed with a key (header kid)."""
+    before_epoch: _builtins.int
+    """With user_id: only those of sessions from before this epoch (claim epoch; a token without it is of epoch 0), which is how all
+    sessions end by one entry and a later sign-in is none of them, whatever the clocks say. 0: all of the person's.
+    """
+    excepted_session_id: _builtins.str
+    """With before_epoch: the session whose tokens stay good all the same. Empty: none."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When all of them have ended by themselves, and this entry can be forgotten."""
@@ -138,10 +146,12 @@ class Revocation(_message.Message):
         user_id: _builtins.str = ...,
         kid: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        before_epoch: _builtins.int = ...,
+        excepted_session_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "kid", b"kid", "session_id", b"session_id", "target", b"target", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "kid", b"kid", "session_id", b"session_id", "target", b"target", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_epoch", b"before_epoch", "excepted_session_id", b"excepted_session_id", "expire_time", b"expire_time", "kid", b"kid", "session_id", b"session_id", "target", b"target", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["session_id", "user_id", "kid"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015

@@ -70,6 +70,8 @@ class _SessionRevokeReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_S
     """The account was deleted."""
     SESSION_REVOKE_REASON_ROLE_CHANGED: _SessionRevokeReason.ValueType  # 6
     """The person's role was withdrawn."""
+    SESSION_REVOKE_REASON_TOO_MANY: _SessionRevokeReason.ValueType  # 7
+    """Another one was opened, and the account had as many as it may have: the one unused longest ended."""
 
 class SessionRevokeReason(_SessionRevokeReason, metaclass=_SessionRevokeReasonEnumTypeWrapper):
     """Why a session was ended."""
@@ -88,6 +90,8 @@ SESSION_REVOKE_REASON_ACCOUNT_DELETED: SessionRevokeReason.ValueType  # 5
 """The account was deleted."""
 SESSION_REVOKE_REASON_ROLE_CHANGED: SessionRevokeReason.ValueType  # 6
 """The person's role was withdrawn."""
+SESSION_REVOKE_REASON_TOO_MANY: SessionRevokeReason.ValueType  # 7
+"""Another one was opened, and the account had as many as it may have: the one unused longest ended."""
 Global___SessionRevokeReason: _TypeAlias = SessionRevokeReason  # noqa: Y015
 
 @_typing.final
@@ -273,6 +277,36 @@ class SessionRevoked(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionRevoked: _TypeAlias = SessionRevoked  # noqa: Y015
+
+@_typing.final
+class SessionsRevoked(_message.Message):
+    """Several sessions of a person were ended at once before their time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Whose."""
+    reason: Global___SessionRevokeReason.ValueType
+    """Why."""
+    count: _builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        reason: Global___SessionRevokeReason.ValueType = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "reason", b"reason", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionsRevoked: _TypeAlias = SessionsRevoked  # noqa: Y015
 
 @_typing.final
 class PasswordChanged(_message.Message):
