@@ -313,12 +313,11 @@ class RefreshRules:
         """
         if session is None or not _is_genuine(token, session, ours):
             return Refresh.INVALID
-        if session.revoked_at is not None:
+        expired = session.expires_at <= now
+        if session.revoked_at is not None or (session.outdated and not expired):
             return Refresh.REVOKED
-        if session.expires_at <= now:
+        if expired:
             return Refresh.INVALID
-        if session.outdated:
-            return Refresh.REVOKED
         if token.generation == session.generation:
             return Refresh.ROTATE
         if token.generation < session.generation - 1 or now - session.rotated_at > self.grace:
