@@ -27,6 +27,6 @@ def configure(service: str, environment: str, level: str, *, stream: TextIO | No
     handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(_Formatter(service, environment))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # These speak of every connection and request at INFO; the request log says it once already.
-    for chatty in ("httpx", "alembic.runtime.plugins", "aiosmtplib"):
+    # These speak of every connection and request; the request log says it once already. At DEBUG, some would quote what is sent.
+    for chatty in ("httpx", "httpcore", "httpx2", "httpcore2", "openai", "alembic.runtime.plugins", "aiosmtplib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -6,12 +6,7 @@ import re
 from collections.abc import Iterator
 
 from .plot import Plot
-from .prose import is_complete
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
+from .prose import is_complete, word_set
 
 _SHORTEST = 3
 _GRAM = 4
@@ -34,7 +29,7 @@ _UNFIT = re.compile(
 )
 _FEMALE = frozenset({"she", "her", "hers", "herself"})
 _MALE = frozenset({"he", "him", "his", "himself"})
-_PEOPLE = _words("""
+_PEOPLE = word_set("""
     mother father mom mum dad daughter son sister brother wife husband aunt uncle grandmother grandfather
     parents family man men woman women lady gentleman boy girl boys girls child children people person
     villagers king queen prince princess captain teacher doctor friends master knight sailor wizard witch
@@ -43,7 +38,7 @@ _PEOPLE = _words("""
 _WORDS = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")  # noqa: RUF001
 
 # Words with which a sentence may begin. Any other capital is taken for a name, and the plot has all the people it needs.
-_OPENERS = _words("""
+_OPENERS = word_set("""
     a about above across after again all almost along already also although always an and another any anyone
     anything around as at away back because before behind below beneath beside between beyond both but by
     could did do down during each eight either even every everybody everyone everything far finally first five

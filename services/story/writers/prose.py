@@ -10,9 +10,17 @@ from collections.abc import Iterable, Sequence
 _JOINERS = "\u200c\u200d"
 _QUOTES = str.maketrans({"“": "'", "”": "'", '"': "'", "„": "'", "«": "'", "»": "'"})
 
+# Symbols, and what joins and colours them.
+_PICTURES = ("So", "Sk", "Cf", "Mn", "Co")
+_LONGEST_ABBREVIATION = 8
+_MOST_CLOSING = 16
 _ABBREVIATIONS = frozenset({"mr", "mrs", "ms", "dr", "st", "prof"})
-_SENTENCE_END = re.compile(r"[.!?…؟।]+[\"”’'»)]*(?=\s)|[。！？]+[」』”’）]*")  # noqa: RUF001 - other scripts' full stops
-_COMPLETE = re.compile(r"[.!?…؟।。！？][\"”’'»)」』）]*$")  # noqa: RUF001
+_STOPS = ".!?…‽⁇⁈⁉؟۔।॥։።။។៕།"  # noqa: RUF001 - other scripts' full stops
+_UNSPACED_STOPS = "。！？．｡"  # noqa: RUF001
+_CLOSING = r"\"”’'»)\]“‘«›‹」』）】》〉〕"  # noqa: RUF001 - German and Danish close with what others open with
+_SENTENCE_END = re.compile(rf"[{_STOPS}]+[\"”’'»)]*(?=\s)|[{_UNSPACED_STOPS}]+[」』”’）]*")  # noqa: RUF001
+_COMPLETE = re.compile(rf"[{_STOPS}{_UNSPACED_STOPS}][{_CLOSING}]*$")
+_LAST_WORD = re.compile(r"([^\W\d_]+)\.$")
 
 
 def one_line(text: str) -> str:
@@ -49,13 +57,22 @@ def and_list(items: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(items[:-1]), items[-1]))) if items else ""
 
 
+def word_set(text: str) -> frozenset[str]:
+    """The words of a list that reads better as text than as so many literals."""
+    return frozenset(text.split())
+
+
 def count_words(texts: Iterable[str]) -> int:
     return sum(len(text.split()) for text in texts)
 
 
 def is_complete(text: str) -> bool:
-    """Whether the text ends where a sentence does."""
-    return _COMPLETE.search(text.rstrip()) is not None
+    """Whether the text ends where a sentence does; pictures after it, such as emoji, are no part of it."""
+    text = text.rstrip()
+    while text and text[-1] not in _STOPS and unicodedata.category(text[-1]) in _PICTURES:
+        text = text[:-1].rstrip()
+    last = _LAST_WORD.search(text[-_LONGEST_ABBREVIATION:])
+    return _COMPLETE.search(text[-_MOST_CLOSING:]) is not None and not (last and last[1].lower() in _ABBREVIATIONS)
 
 
 def split_sentence(text: str) -> tuple[str, str] | None:
@@ -76,8 +93,9 @@ def split_sentence(text: str) -> tuple[str, str] | None:
 class Plain:
     """Turns a stream of model output into plain text, holding back a few characters at most.
 
-    Control characters and the marks of Markdown (#, *, ` and _) are dropped, any run of line breaks becomes one empty line, white
-    space is never sent before what follows it (so that the text ends clean), and a paragraph that only says "The end" is dropped.
+    Control characters and the marks of Markdown (#, *, ` and _) are dropped, and so are fences with the language they name. Any run
+    of line breaks becomes one empty line, white space is never sent before what follows it (so that the text ends clean), and a
+    paragraph that only says "The end" is dropped.
     """
 
     _FAREWELL = "the end"
@@ -85,6 +103,8 @@ class Plain:
     def __init__(self) -> None:
         self._held = ""
         self._started = False
+        self._fence: str | None = ""
+        """The marks with which the line begins; None once it has begun with something else."""
 
     def feed(self, text: str) -> str:
         out: list[str] = []
@@ -92,6 +112,9 @@ class Plain:
             if char in "\r\n\u2028\u2029":
                 out.append(self.flush())
                 self._held = "\n\n" if self._started else ""
+                self._fence = ""
+            elif self._is_of_fence(char):
+                pass
             elif char.isspace():
                 if (self._held or self._started) and not self._held[-1:].isspace():
                     self._held += " "
@@ -102,11 +125,22 @@ class Plain:
         return "".join(out)
 
     def flush(self) -> str:
-        """What was held back and belongs to the text, at the end of the stream."""
+        """What was held back and belongs to the text, at the end of the stream or of a line."""
         self._held = self._held.rstrip()
         if self._held.strip(" .!\n").lower() == self._FAREWELL:
             self._held = ""
         return self._release()
+
+    def _is_of_fence(self, char: str) -> bool:
+        """Three marks make a fence, to the end of the line. Fewer are text again, as far as they are any."""
+        if self._fence is None or (char.isspace() and not self._fence):
+            return False
+        if len(self._fence) < 3 and char in "`~":
+            self._fence += char
+        elif len(self._fence) < 3:
+            self._held += self._fence.replace("`", "")
+            self._fence = None
+        return self._fence is not None
 
     def _release(self) -> str:
         released, self._held = self._held, ""

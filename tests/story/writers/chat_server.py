@@ -76,12 +76,32 @@ def streaming(*texts: str, finish_reason: str | None = "stop", usage: tuple[int,
 
 
 def refusing(status: int, *, code: str | None = None, headers: Mapping[str, str] | None = None) -> Reply:
+    return answering(status, {"error": {"message": "no", "type": "error", "code": code}}, headers=headers)
+
+
+def answering(
+    status: int, body: object, *, media_type: str = "application/json", headers: Mapping[str, str] | None = None
+) -> Reply:
+    """Answers with a body that is no stream: a string as it is, anything else as JSON."""
+
     async def reply(exchange: Exchange) -> None:
-        body = json.dumps({"error": {"message": "no", "type": "error", "code": code}})
-        await exchange.begin(
-            status, {"Content-Type": "application/json", "Content-Length": str(len(body)), **(headers or {})}
-        )
-        exchange.writer.write(body.encode())
+        content = (body if isinstance(body, str) else json.dumps(body)).encode()
+        length = {"Content-Type": media_type, "Content-Length": str(len(content))}
+        await exchange.begin(status, length | dict(headers or {}))
+        exchange.writer.write(content)
+
+    return reply
+
+
+def sending_bytes(stream: bytes, *, size: int = 0) -> Reply:
+    """Sends these bytes for an event stream, in pieces of that size if one is given."""
+
+    async def reply(exchange: Exchange) -> None:
+        await exchange.begin(200, {"Content-Type": "text/event-stream"})
+        for start in range(0, len(stream), size or len(stream)):
+            exchange.writer.write(stream[start : start + (size or len(stream))])
+            await exchange.writer.drain()
+            await asyncio.sleep(0)
 
     return reply
 

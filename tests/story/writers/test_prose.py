@@ -67,7 +67,27 @@ def test_sentences_end_where_they_must(text: str, cut: tuple[str, str] | None) -
 
 
 @pytest.mark.parametrize(
-    ("text", "complete"), [("One.", True), ("“One!”", True), ("One", False), ("One,", False), ("", False)]
+    ("text", "complete"),
+    [
+        *(("One.", True), ("“One!”", True), ("One", False), ("One,", False), ("", False)),
+        *(
+            ("One. 🌟\ufe0f", True),
+            ("🌟", False),
+            ("One 🌟", False),
+            ("„Eins.“", True),
+            ("»En.«", True),
+            ("He met Dr.", False),
+        ),
+        *(
+            ("एक।", True),
+            ("一。」", True),
+            ("واحد؟", True),
+            ("មួយ។", True),
+            ("One:", False),
+            ("One —", False),
+            ("one st", False),
+        ),
+    ],
 )
 def test_complete_text_ends_with_a_sentence(text: str, complete: bool) -> None:
     assert is_complete(text) is complete
@@ -85,6 +105,8 @@ def test_complete_text_ends_with_a_sentence(text: str, complete: bool) -> None:
         ("The end", ""),
         ("The\nend", "The\n\nend"),
         ("a\x00b\u202ec\u200dd", "abc\u200dd"),
+        ("```text\nOne.\n```\nTwo.\n  ~~~~\nThree.", "One.\n\nTwo.\n\nThree."),
+        ("`One` ~two~\n~~three~~\n~", "One ~two~\n\n~~three~~"),
     ],
 )
 @pytest.mark.parametrize("step", [1, 3, 1000])

@@ -1,0 +1,92 @@
+"""Server-sent events out of bytes (WHATWG HTML, 9.2.6), however the bytes are split.
+
+The openai package has a decoder of its own. It takes a frame without data for an answer and fails on it, although keep-alives are
+such frames, and it fails on a byte order mark and on bytes that are not UTF-8.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+DONE = "[DONE]"
+"""The data of the event after which an endpoint sends nothing more."""
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_MOST_BYTES = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event with data; `name` is empty unless the endpoint gave it one."""
+
+    name: str
+    data: str
+
+
+class EventDecoder:
+    """Feed it with bytes, then call `finish`. Events without data are legal and are left out.
+
+    An event that is not closed by an empty line counts all the same, because some endpoints end on their last one.
+    """
+
+    def __init__(self) -> None:
+        self._line = bytearray()
+        self._ended_with_cr = False
+        self._is_first_line = True
+        self._name = ""
+        self._data: list[str] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """Raises ValueError for an event that is too long to be one."""
+        if self._ended_with_cr and chunk:
+            chunk = chunk.removeprefix(b"\n")
+            self._ended_with_cr = False
+        if not chunk:
+            return
+        self._ended_with_cr = chunk.endswith(b"\r")
+        first, *others = _LINE_END.split(chunk)
+        self._line += first
+        for start in others:
+            yield from self._take(self._next_line())
+            self._line += start
+        if self._size + len(self._line) > _MOST_BYTES:
+            raise ValueError("an event is endless")
+
+    def finish(self) -> Iterator[Event]:
+        yield from self._take(self._next_line())
+        yield from self._dispatch()
+
+    def _next_line(self) -> str:
+        line = self._line.decode(errors="replace")
+        self._line.clear()
+        if self._is_first_line:
+            self._is_first_line = False
+            line = line.removeprefix("\ufeff")
+        return line
+
+    def _take(self, line: str) -> Iterator[Event]:
+        if not line:
+            yield from self._dispatch()
+            return
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if field == "event":
+            self._name = value
+        elif field == "data":
+            if value.strip() == DONE:
+                # Some endpoints forget the empty line before it.
+                yield from self._dispatch()
+                value = DONE
+            self._data.append(value)
+            self._size += len(value)
+            if value == DONE:
+                yield from self._dispatch()
+
+    def _dispatch(self) -> Iterator[Event]:
+        event = Event(self._name, "\n".join(self._data))
+        self._name, self._data, self._size = "", [], 0
+        if event.data.strip():
+            yield event

@@ -1,0 +1,210 @@
+"""What an endpoint says when it writes no story: in the writers' own terms, and in its own words for the log.
+
+Those words may quote what was sent, so they pass through `Redaction`: a log must hold neither the key nor what a reader wished for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+from .. import Refusal, WriterRefused, WriterUnavailable
+from ..prose import one_line, word_set
+
+Failure = WriterUnavailable | WriterRefused
+
+_PASSING_STATUSES = frozenset({408, 409, 425, 429})
+
+# Finish reasons, in lower case. The first five are what OpenAI's "stop" is called by others that speak its protocol.
+_ENDS = frozenset({"stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete"})
+_LIMITS = word_set(
+    "length max_tokens max_length max_output_tokens model_length model_context_window_exceeded error_limit"
+)
+_REFUSALS = word_set(
+    "content_filter content_filtered safety image_safety prohibited_content recitation blocklist spii"
+    " refusal refused sensitive moderation guardrail_intervened error_toxic content_policy_violation"
+)
+
+# Error codes and types, in lower case.
+_REFUSING_CODES = _REFUSALS | word_set(
+    "moderation_blocked responsibleaipolicyviolation data_inspection_failed datainspectionfailed flagged_input"
+)
+# No wait will help: the account has to be topped up, whatever the status says (OpenAI sends 429).
+_SPENT_CODES = word_set(
+    "insufficient_quota billing_hard_limit_reached billing_not_active billing_error insufficient_balance"
+    " insufficient_credits account_deactivated"
+)
+# Nor here, and these may come where no status tells: inside a stream, or with status 200.
+_LASTING_CODES = word_set(
+    "invalid_api_key incorrect_api_key authentication_error unauthenticated permission_error"
+    " permission_denied model_not_found context_length_exceeded unsupported_parameter unsupported_value"
+)
+_LASTING_WITHOUT_STATUS = word_set("invalid_request_error badrequesterror invalid_argument not_found_error")
+
+_MOST_CHARACTERS = 200
+_LONGEST_RETRY_AFTER = 86_400.0
+_SECONDS = re.compile(r"\d+(\.\d+)?", re.ASCII)
+
+_HIDDEN = "[hidden]"
+_QUOTED_CHARACTERS = 12
+_SHORTEST_WISH = 4
+
+
+class Redaction:
+    """Puts an endpoint's words on one line of at most 200 characters, without the key and without the reader's wishes.
+
+    Endpoints quote keys whole or with asterisks in the middle, and wishes whole or cut. So every word that has six characters in
+    a row of the key, or asterisks, is hidden, and all that has twelve in a row of a wish.
+    """
+
+    def __init__(self, api_key: str, wishes: Iterable[str]) -> None:
+        size = min(len(api_key), 6)
+        self._key_parts = {api_key[i : i + size].lower() for i in range(len(api_key) - size + 1)} - {""}
+        texts = [one_line(wish).lower() for wish in wishes]
+        self._wishes = [
+            form for text in texts for form in {text, json.dumps(text)[1:-1]} if len(form) >= _SHORTEST_WISH
+        ]
+
+    def __call__(self, text: str) -> str:
+        words = self._without_wishes(one_line(text[:4000]))
+        shown = " ".join(self._without_key(word) for word in words.split(" "))
+        return shown if len(shown) <= _MOST_CHARACTERS else shown[: _MOST_CHARACTERS - 1] + "…"
+
+    def _without_key(self, word: str) -> str:
+        low = word.lower()
+        return _HIDDEN if "**" in low or any(part in low for part in self._key_parts) else word
+
+    def _without_wishes(self, text: str) -> str:
+        low = text.lower()
+        if len(low) != len(text):
+            low = text  # A few letters grow in lower case; then only quotations to the letter are found.
+        hidden = bytearray(len(text))
+        for wish in self._wishes:
+            size = min(len(wish), _QUOTED_CHARACTERS)
+            for start in range(len(low) - size + 1):
+                if low[start : start + size] in wish and (size == _QUOTED_CHARACTERS or low.startswith(wish, start)):
+                    hidden[start : start + size] = b"\1" * size
+        return "".join(_runs(text, hidden))
+
+
+def _runs(text: str, hidden: bytearray) -> Iterator[str]:
+    for index, char in enumerate(text):
+        if not hidden[index]:
+            yield char
+        elif not index or not hidden[index - 1]:
+            yield _HIDDEN
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """What the body of an error says. `codes` are its codes, types and states in lower case, `status` an HTTP status among them."""
+
+    words: str
+    codes: frozenset[str]
+    status: int | None
+
+    @classmethod
+    def read(cls, body: object) -> Complaint:
+        """From JSON of any shape: OpenAI's, Google's list of one, FastAPI's `detail`, Ollama's string.
+
+        Only what is meant as a message is taken for the words: the rest of a body may repeat the whole request.
+        """
+        outer = body[0] if isinstance(body, list) and body else body
+        if not isinstance(outer, Mapping):
+            return cls(_message(outer), frozenset(), None)
+        inner = outer.get("error")
+        error = inner if isinstance(inner, Mapping) else outer
+        found = [
+            value
+            for part in (error, error.get("innererror"), error.get("metadata"))
+            if isinstance(part, Mapping)
+            for value in (part.get("code"), part.get("type"), part.get("status"))
+        ]
+        if isinstance(part := error.get("metadata"), Mapping):
+            found += [name for name in ("flagged_input",) if name in part]
+        statuses = [int(code) for code in map(str, found) if re.fullmatch("[45][0-9]{2}", code)]
+        words = _message(error) or (inner if isinstance(inner, str) else "") or _message(outer)
+        return cls(words, frozenset(str(value).lower() for value in found), statuses[0] if statuses else None)
+
+    @classmethod
+    def parse(cls, text: str) -> Complaint:
+        """A body that is no JSON, such as a proxy's page, is its own message."""
+        try:
+            complaint = cls.read(json.loads(text))
+        except ValueError:
+            return cls(text, frozenset(), None)
+        return complaint if complaint.words else cls(text, complaint.codes, complaint.status)
+
+    def failure(self, description: str, status: int | None, retry_after: float | None = None) -> Failure:
+        """`status` is None where it says nothing: inside a stream, or 200 with an error for a body."""
+        if self.codes & _REFUSING_CODES:
+            return WriterRefused(Refusal.CONTENT_REFUSED, description)
+        if self.codes & _SPENT_CODES:
+            return WriterRefused(Refusal.WRITER_MISCONFIGURED, f"the account is exhausted: {description}")
+        lasting = self.codes & (_LASTING_CODES if status or self.status else _LASTING_CODES | _LASTING_WITHOUT_STATUS)
+        status = status or self.status or 500
+        if lasting or not (status >= 500 or status in _PASSING_STATUSES):
+            return WriterRefused(Refusal.WRITER_MISCONFIGURED, description)
+        return WriterUnavailable(description, retry_after=retry_after)
+
+
+def _message(part: object) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, list):
+        return "; ".join(filter(None, map(_message, part)))
+    if not isinstance(part, Mapping):
+        return ""
+    where = part.get("loc")
+    prefix = ".".join(map(str, where)) + ": " if isinstance(where, list) else ""
+    for name in (
+        "message",
+        "Message",
+        "msg",
+        "detail",
+        "errors",
+        "error_description",
+        "title",
+        "status_msg",
+        "base_resp",
+    ):
+        if words := _message(part.get(name)):
+            return prefix + words
+    return ""
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, a day at most, or None if the endpoint does not say (RFC 9110, 10.2.3; `retry-after-ms` is OpenAI's and Azure's).
+
+    A date is reckoned from the answer's own `Date`, so that only the endpoint's clock has to agree with itself.
+    """
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        value = headers.get(name, "").strip()
+        if _SECONDS.fullmatch(value):
+            return min(float(value) / unit, _LONGEST_RETRY_AFTER)
+    try:
+        then, now = (parsedate_to_datetime(headers.get(name, "")) for name in ("retry-after", "date"))
+        return min(max((then - now).total_seconds(), 0.0), _LONGEST_RETRY_AFTER)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def interruption(finish_reason: str | None) -> Failure | None:
+    """What it means that the model ended so; None if it came to its end. What nobody knows may be anything but an end."""
+    reason = (finish_reason or "").lower()
+    if reason in _ENDS:
+        return None
+    if reason in _REFUSALS:
+        return WriterRefused(Refusal.CONTENT_REFUSED, f"the endpoint ended the story: {finish_reason}")
+    if reason == "language":
+        return WriterRefused(Refusal.LANGUAGE_UNSUPPORTED, "the model does not write this language")
+    if reason in _LIMITS:
+        return WriterRefused(
+            Refusal.WRITER_MISCONFIGURED,
+            f"the endpoint's token limit is too low for a story of this length: {finish_reason}",
+        )
+    said = f": {one_line(finish_reason)[:40]}" if finish_reason else " without a finish reason"
+    return WriterUnavailable(f"the endpoint cut the story off{said}")
