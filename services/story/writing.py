@@ -117,6 +117,7 @@ class Writing:
                 "story %s attempt %d was overtaken, or erased or cancelled by its owner", story.id, story.attempt
             )
         except WriterRefused as refused:
+            log.warning("story %s attempt %d was refused, %s: %s", story.id, story.attempt, refused.reason, refused)
             await self._fail(story, draft, refused.reason)
         except asyncio.CancelledError:
             await asyncio.shield(self._requeue(story, draft))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID
 
 import pytest
 from sqlalchemy import select, update
 from storymesh.events.v1 import story_events_pb2 as events
+from storymesh.story.v1 import story_pb2
 from storymesh.story.v1 import story_service_pb2 as pb
 
 from services.kit import outbox
@@ -18,11 +20,14 @@ from services.story import store
 from services.story.model import State, Story
 from services.story.tables import stories
 from services.story.writers import Refusal, Title, Words, WriterRefused, WriterUnavailable
+from services.story.writers.openai import OpenAIWriter
 from tests.story.conftest import StoryWorld
 from tests.story.scripted import ScriptedWriter
+from tests.story.writers.chat_server import Reply, chat_server, streaming
 from tests.waiting import until
 
 End = ScriptedWriter.End
+OF_AN_ENDPOINT = "The Key\n\n" + "One two three four five six seven eight nine ten. " * 12
 
 
 async def requested(world: StoryWorld, **fields: object) -> UUID:
@@ -132,16 +137,48 @@ async def test_a_passing_failure_is_tried_again_and_a_lasting_one_given_up(world
     assert await events_of(world, story_id) == ["StoryRequested", "StoryFailed"]
 
 
-async def test_a_refusal_ends_the_story_at_once_with_its_reason(world: StoryWorld) -> None:
+async def test_a_refusal_ends_the_story_at_once_with_its_reason(
+    world: StoryWorld, caplog: pytest.LogCaptureFixture
+) -> None:
     story_id = await requested(world, language="fr")
     writer = ScriptedWriter(WriterRefused(Refusal.LANGUAGE_UNSUPPORTED, "English only"))
     await world.writing(writer).write(story_id)
+    assert f"story {story_id} attempt 1 was refused, LANGUAGE_UNSUPPORTED: English only" in caplog.text
     story = await found(world, story_id)
     assert (story.state, story.failure_reason) == (State.FAILED, "LANGUAGE_UNSUPPORTED")
     async with world.db.transaction() as tx:
         failed = select(outbox.table.c.payload).where(outbox.table.c.type.endswith("StoryFailed"))
         payload = (await tx.execute(failed)).scalar_one()
     assert events.StoryFailed.FromString(payload).reason == "LANGUAGE_UNSUPPORTED"
+
+
+@pytest.mark.parametrize(
+    ("reply", "ends", "announced"),
+    [
+        (streaming(OF_AN_ENDPOINT), (State.COMPLETED, ""), ["StoryCompleted"]),
+        (streaming(OF_AN_ENDPOINT, finish_reason="abort"), (State.QUEUED, ""), []),
+        (streaming(f"{OF_AN_ENDPOINT} And then the"), (State.QUEUED, ""), []),
+        (streaming(OF_AN_ENDPOINT, finish_reason="SAFETY"), (State.FAILED, "CONTENT_REFUSED"), ["StoryFailed"]),
+        (
+            streaming(OF_AN_ENDPOINT, finish_reason="MAX_TOKENS"),
+            (State.FAILED, "WRITER_MISCONFIGURED"),
+            ["StoryFailed"],
+        ),
+    ],
+)
+async def test_only_a_story_that_a_model_ended_itself_is_announced(
+    world: StoryWorld, reply: Reply, ends: tuple[State, str], announced: list[str]
+) -> None:
+    story_id = await requested(world, length=story_pb2.STORY_LENGTH_SHORT)
+    async with chat_server() as server:
+        server.script = [reply]
+        writer = OpenAIWriter(base_url=server.url, api_key="k", model="m")
+        with suppress(Later):
+            await world.writing(writer).write(story_id)
+        await writer.aclose()
+    story = await found(world, story_id)
+    assert (story.state, story.failure_reason) == ends
+    assert await events_of(world, story_id) == ["StoryRequested", *announced]
 
 
 async def test_a_bug_in_a_writer_is_the_storys_failure_not_the_workers(world: StoryWorld) -> None:
