@@ -17,8 +17,14 @@ from edge.settings import OnFailure, RateLimit
 INTERNAL_PREFIX = "x-storymesh-"
 """Of headers that only the edge itself may set: they are taken off every request that arrives."""
 
-CLIENT_ADDRESS_HEADER = f"{INTERNAL_PREFIX}client-ip"
-"""Carries the client's address between the edge's own filters; Envoy's action for addresses cannot name the descriptor's key."""
+CLIENT_ADDRESS_HEADER = f"{INTERNAL_PREFIX}client-address"
+"""Tells the services the client's address, as far as the edge trusts those in front of it: services/kit/caller.py reads it."""
+
+CLIENT_NETWORK_HEADER = f"{INTERNAL_PREFIX}client-ip"
+"""Carries the client's network between the edge's own filters; Envoy's action for addresses cannot name the descriptor's key."""
+
+_UNMAPPED = "::/64"
+"""The network of every IPv4 address that a proxy in front wrote as IPv6 (::ffff:192.0.2.7): all of them would count as one."""
 
 LOCAL_FILTER = "envoy.filters.http.local_ratelimit"
 
@@ -32,7 +38,7 @@ def rate_limits(method: Method, settings: RateLimit) -> list[Config]:
     stage = _STAGES[_on_failure(method.rate_limit_class, settings)]
     by_class: Config = {"generic_key": {"descriptor_key": "class", "descriptor_value": method.rate_limit_class.value}}
     by_address: Config = {
-        "request_headers": {"header_name": CLIENT_ADDRESS_HEADER, "descriptor_key": "client_ip"},
+        "request_headers": {"header_name": CLIENT_NETWORK_HEADER, "descriptor_key": "client_ip"},
     }
     by_user: Config = {
         "metadata": {
@@ -47,10 +53,15 @@ def rate_limits(method: Method, settings: RateLimit) -> list[Config]:
     return [{"stage": stage, "actions": actions} for actions in descriptors]
 
 
-def client_address() -> Config:
-    """The mutation that fills the header, once the address is known. It replaces whatever a client sent under that name."""
-    # The prefix length is for IPv6; it is cut to 32 for IPv4.
-    return {"append": header(CLIENT_ADDRESS_HEADER, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(64)%")}
+def client_addresses() -> list[Config]:
+    """The mutations that fill both headers, once the address is known. They replace whatever a client sent under these names."""
+    address, network = (f"request.headers['{name}']" for name in (CLIENT_ADDRESS_HEADER, CLIENT_NETWORK_HEADER))
+    return [
+        {"append": header(CLIENT_ADDRESS_HEADER, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%")},
+        # The prefix length is for IPv6; it is cut to 32 for IPv4.
+        {"append": header(CLIENT_NETWORK_HEADER, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(64)%")},
+        {"append": header(CLIENT_NETWORK_HEADER, f"%CEL({network} == '{_UNMAPPED}' ? {address} : {network})%")},
+    ]
 
 
 def global_limits(settings: RateLimit) -> list[Config]:

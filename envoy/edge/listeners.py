@@ -7,7 +7,7 @@ from edge.authentication import jwt_authn
 from edge.clusters import socket_address
 from edge.config import Config, extension, header, seconds
 from edge.contract import JWKS_METHOD, Contract
-from edge.limits import INTERNAL_PREFIX, client_address, global_limits, local_limit
+from edge.limits import INTERNAL_PREFIX, client_addresses, global_limits, local_limit
 from edge.observability import access_log, sound_traces, tracing
 from edge.replies import explained, local_replies
 from edge.routes import route_configuration
@@ -140,7 +140,7 @@ def _headers(settings: Cors) -> Config:
         "envoy.filters.http.header_mutation",
         "extensions.filters.http.header_mutation.v3.HeaderMutation",
         mutations={
-            "request_mutations": [client_address()],
+            "request_mutations": client_addresses(),
             "response_mutations": [
                 {"append": header("x-trace-id", "%TRACE_ID%")},
                 {"append": header("x-content-type-options", "nosniff")},

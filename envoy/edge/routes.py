@@ -15,7 +15,7 @@ from edge import cors
 from edge.authentication import without_token
 from edge.config import Config, header, seconds, typed
 from edge.contract import JWKS_METHOD, Binding, Contract, Method
-from edge.limits import CLIENT_ADDRESS_HEADER, INTERNAL_PREFIX, rate_limits, without_local_limit
+from edge.limits import CLIENT_NETWORK_HEADER, INTERNAL_PREFIX, rate_limits, without_local_limit
 from edge.observability import method_tracing, path_tracing
 from edge.settings import Settings
 from edge.transcoding import is_compressed, without_transcoding
@@ -82,7 +82,7 @@ def _method(method: Method, settings: Settings) -> Config:
             "rate_limits": rate_limits(method, settings.rate_limit),
         },
         "request_headers_to_add": deadline,
-        "request_headers_to_remove": [CLIENT_ADDRESS_HEADER],
+        "request_headers_to_remove": [CLIENT_NETWORK_HEADER],
         "tracing": method_tracing(method, settings.tracing),
     }
     if method.path == JWKS_METHOD:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,6 +12,9 @@ from urllib.parse import unquote
 from uuid import UUID
 
 from grpc.aio import ServicerContext
+
+_CLIENT_ADDRESS = "x-storymesh-client-address"
+"""Set by the edge alone, which takes it off every request that arrives. `x-forwarded-for` is a claim of proxies and clients."""
 
 
 class Role(StrEnum):
@@ -50,10 +55,23 @@ def caller_of(_context: ServicerContext[Any, Any]) -> Caller:
 
 
 def origin_of(context: ServicerContext[Any, Any]) -> Origin:
-    """The address and agent that Envoy reports, or the peer's own when the call did not come through the edge."""
+    """The address and agent that the edge reports, or the peer's own when the call did not come through the edge."""
     metadata = dict(context.invocation_metadata() or ())
-    # Envoy appends the address it saw itself; whatever stands before it is the client's own claim.
-    forwarded = str(metadata.get("x-forwarded-for", "")).split(",")[-1].strip()
     peer = unquote(context.peer()).removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
     agent = str(metadata.get("x-user-agent") or metadata.get("user-agent") or "")
-    return Origin(ip=forwarded or peer, user_agent=agent[:256])
+    return Origin(ip=address_told(metadata) or _address(peer), user_agent=agent[:256])
+
+
+def address_told(metadata: Mapping[str, str | bytes]) -> str:
+    """The client's address according to the edge; empty when it told none."""
+    return _address(str(metadata.get(_CLIENT_ADDRESS, "")))
+
+
+def _address(text: str) -> str:
+    """One spelling for each address: IPv4 as such when it comes mapped into IPv6, and without a zone. Empty for what is none."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return ""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)

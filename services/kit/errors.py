@@ -134,6 +134,14 @@ class DeadlineExceeded(MeshError):
     message = "the deadline is too near or has passed"
 
 
+class Unimplemented(MeshError):
+    """The contract may know the method, but nobody here has written it."""
+
+    code = StatusCode.UNIMPLEMENTED
+    reason = "UNIMPLEMENTED"
+    message = "this server does not implement the method"
+
+
 class Internal(MeshError):
     """Anything unexpected: the log has the traceback, the caller learns nothing of it."""
 

@@ -22,7 +22,7 @@ from opentelemetry.trace import StatusCode as SpanStatusCode
 from . import deadline, tracing
 from .access import AccessControl
 from .caller import Caller, current_caller, origin_of
-from .errors import Internal, MalformedRequest, MeshError, StreamStalled
+from .errors import Internal, MalformedRequest, MeshError, StreamStalled, Unimplemented
 from .metrics import Metrics
 from .statuses import as_mesh_error, to_grpc
 from .validation import validate
@@ -70,7 +70,9 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         handler = await continuation(handler_call_details)
         path = str(handler_call_details.method)
-        if handler is None or path.split("/")[1] not in self._services:
+        if handler is None:
+            return _UNKNOWN_METHOD
+        if path.split("/")[1] not in self._services:
             return handler
         # Without deserialisers: grpc would answer bytes that are no message with the text of an exception, before any of this.
         if handler.response_streaming:
@@ -131,6 +133,15 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         return request
 
 
+async def _refuse_unknown(_messages: object, context: Context) -> None:
+    # Without a line or a number of its own: the name is the caller's invention.
+    await context.abort_with_status(to_grpc(Unimplemented()))
+
+
+_UNKNOWN_METHOD: Handler = grpc.stream_stream_rpc_method_handler(_refuse_unknown)
+"""Fits every call, as it waits for no message."""
+
+
 def _remaining(context: Context) -> float | None:
     remaining = context.time_remaining()
     # Without a deadline grpc answers None or, in some versions, a time far beyond any call.
@@ -168,12 +179,16 @@ class _Call:
             # The status is on its way already, and a call is aborted only once.
             self._record(StatusCode(self._context.code()), "failure")
             return False
-        self._error = as_mesh_error(error)
+        self._error = Unimplemented() if self._nobody_wrote_it(error) else as_mesh_error(error)
         if isinstance(self._error, Internal):
             log.error("unexpected error in %s", self._path, exc_info=error)
             self._span.record_exception(error)
         self._record(self._error.code, "failure", self._error)
         return True
+
+    def _nobody_wrote_it(self, error: Exception) -> bool:
+        """Whether it comes from the method of the generated base class, which says so in the context as well."""
+        return isinstance(error, NotImplementedError) and self._context.code() == StatusCode.UNIMPLEMENTED
 
     async def abort(self) -> NoReturn:
         """Ends the call with the error's status."""

@@ -26,7 +26,7 @@ from tests.identity import bearer
 
 ADA, BOB = "ada@example.org", "bob@example.org"
 NEW, WRONG = "an entirely different phrase", "not the right password"
-HOME = (("x-forwarded-for", "203.0.113.9, 198.51.100.7"), ("x-user-agent", "Reader/1.0"))
+HOME = (("x-storymesh-client-address", "198.51.100.7"), ("x-user-agent", "Reader/1.0"))
 FROM_HOME = ("198.51.100.7", "Reader/1.0")
 
 Entry = tuple[str, str, str | None, str | None, str | None, str, str]

@@ -101,7 +101,7 @@ class TestErasure:
         preferences = ListValue()
         preferences.extend(["analytical"])
         update = pb.UpdateAccountRequest(first_name="Augusta", last_name="Lovelace", preferences=preferences)
-        from_home = (*ada.auth, ("x-forwarded-for", "198.51.100.7"), ("x-user-agent", "Reader/1.0"))
+        from_home = (*ada.auth, ("x-storymesh-client-address", "198.51.100.7"), ("x-user-agent", "Reader/1.0"))
         await world.accounts.UpdateAccount(update, metadata=from_home)
         change = await world.start_email_change(ada, "lovelace@example.org")
         world.clock.advance(minutes=1)

@@ -17,7 +17,7 @@ from tests.statuses import raises_status, violated_fields
 from tests.waiting import until
 
 ADA, BOB = "ada@example.org", "bob@example.org"
-PHONE = (("x-forwarded-for", "203.0.113.9, 198.51.100.7"), ("x-user-agent", "Reader/1.0"))
+PHONE = (("x-storymesh-client-address", "198.51.100.7"), ("x-user-agent", "Reader/1.0"))
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ async def test_every_sign_in_is_a_session_of_its_own_with_its_device(world: Auth
     first = await world.register(ADA)
     request = pb.CreateSessionRequest(login=ADA, password=PASSWORD, device_name="Ada's phone")
     second = await world.sessions.CreateSession(
-        request, metadata=(("x-forwarded-for", "203.0.113.9, 198.51.100.7"), ("x-user-agent", "Reader/1.0"))
+        request, metadata=(("x-storymesh-client-address", "198.51.100.7"), ("x-user-agent", "Reader/1.0"))
     )
     assert session_id_of(first.tokens) != session_id_of(second.tokens)
     row = await world.scalar(

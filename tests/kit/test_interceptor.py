@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 from google.protobuf.descriptor_pool import Default
+from google.protobuf.message import Message
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 from grpc_health.v1 import health_pb2
@@ -19,7 +20,8 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from storymesh.story.v1.story_pb2 import Story
-from storymesh.story.v1.story_service_pb2 import CreateStoryRequest, GetStoryResponse
+from storymesh.story.v1.story_service_pb2 import DESCRIPTOR, CreateStoryRequest, GetStoryRequest, GetStoryResponse
+from storymesh.story.v1.story_service_pb2_grpc import StoryServiceServicer, add_StoryServiceServicer_to_server
 
 from services.kit import deadline, tracing
 from services.kit.access import AccessControl
@@ -37,6 +39,10 @@ from tests.waiting import until
 ALICE = UUID("01890000-0000-7000-8000-00000000a11c")
 ANYTHING = CreateStoryRequest()
 INTERCEPTOR = "services.kit.interceptor"
+STORY_SERVICE = DESCRIPTOR.services_by_name["StoryService"]
+STORIES = STORY_SERVICE.full_name
+STORY_REQUESTS: dict[str, dict[str, Any]] = {"CreateStory": {}, "ListStories": {}}
+"""Requests that break no rule; all other methods name a story."""
 
 
 class StoryNotCancellable(FailedPrecondition):
@@ -398,7 +404,78 @@ async def test_a_method_that_asks_for_the_caller_of_a_public_call_is_our_mistake
         await desk.stub.public(ANYTHING)
 
 
-async def test_the_origin_is_what_the_edge_saw_not_what_the_client_claims(desk: RunningDesk) -> None:
+@pytest.fixture
+async def bare_stories() -> AsyncIterator[tuple[grpc.aio.Channel, Issuer]]:
+    """A story service of which no method is written yet."""
+    server, issuer = Server(SETTINGS, required={}), Issuer()
+    nothing = StoryServiceServicer()  # type: ignore[abstract]  # that is the point
+    server.add(STORIES, lambda to: add_StoryServiceServicer_to_server(nothing, to))
+    running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens("story")))
+    async with grpc.aio.insecure_channel(await server.address) as channel:
+        yield channel, issuer
+    server.stopping.set()
+    await running
+
+
+@pytest.mark.parametrize("method", [method.name for method in STORY_SERVICE.methods])
+async def test_a_method_that_nobody_has_written_is_unimplemented(
+    bare_stories: tuple[grpc.aio.Channel, Issuer], caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    channel, issuer = bare_stories
+    request = STORY_REQUESTS.get(method, {"story_id": str(ALICE)})
+    kind = STORY_SERVICE.methods_by_name[method].input_type._concrete_class
+    with raises_status(StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED"):
+        await _called(channel, f"/{STORIES}/{method}", kind(**request), bearer(issuer.token(ALICE)))
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize(
+    "path", [f"/{STORIES}/Nothing", "/storymesh.story.v9.StoryService/GetStory", "/grpc.health.v1.Health/Nothing", "/x"]
+)
+async def test_an_unknown_method_is_unimplemented_at_the_services_own_door(
+    bare_stories: tuple[grpc.aio.Channel, Issuer], path: str
+) -> None:
+    channel, _ = bare_stories
+    with raises_status(StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED"):
+        await _called(channel, path, GetStoryRequest(), ())
+    # A client that streams, and has not said anything yet.
+    call = channel.stream_stream(path)()
+    with raises_status(StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED"):
+        await call.read()
+
+
+async def _called(channel: grpc.aio.Channel, path: str, request: Message, metadata: Any) -> None:
+    async for _ in channel.unary_stream(path)(request.SerializeToString(), metadata=metadata, timeout=5):
+        pass
+
+
+async def test_something_not_implemented_deep_inside_is_an_error_like_any_other(desk: RunningDesk) -> None:
+    async def fail(_request: CreateStoryRequest, _context: Context) -> GetStoryResponse:
+        raise NotImplementedError
+
+    desk.desk.answer = fail
+    with raises_status(StatusCode.INTERNAL, "INTERNAL"):
+        await desk.stub.public(ANYTHING)
+
+
+CLAIMS = {"x-forwarded-for": "6.6.6.6", "forwarded": "for=6.6.6.6", "x-real-ip": "6.6.6.6", "x-client-ip": "6.6.6.6"}
+
+
+@pytest.mark.parametrize(
+    ("told", "ip"),
+    [
+        ({}, "127.0.0.1"),
+        ({"x-storymesh-client-address": "203.0.113.7"}, "203.0.113.7"),
+        ({"x-storymesh-client-address": "2001:DB8:0::7"}, "2001:db8::7"),
+        ({"x-storymesh-client-address": "::ffff:203.0.113.7"}, "203.0.113.7"),
+        ({"x-storymesh-client-address": "fe80::1%eth0"}, "fe80::1"),
+        ({"x-storymesh-client-address": "nowhere"}, "127.0.0.1"),
+    ],
+    ids=["called directly", "IPv4", "IPv6", "IPv4 mapped into IPv6", "IPv6 with a zone", "no address"],
+)
+async def test_the_origin_is_what_the_edge_saw_not_what_anybody_claims(
+    desk: RunningDesk, told: dict[str, str], ip: str
+) -> None:
     origins = []
 
     async def look(_request: CreateStoryRequest, context: Context) -> GetStoryResponse:
@@ -406,20 +483,28 @@ async def test_the_origin_is_what_the_edge_saw_not_what_the_client_claims(desk: 
         return GetStoryResponse()
 
     desk.desk.answer = look
+    await desk.stub.public(ANYTHING, metadata=tuple({**CLAIMS, **told}.items()))
+    assert origins[0].ip == ip
+
+
+async def test_the_agent_is_the_browsers_or_the_clients_own(desk: RunningDesk) -> None:
+    agents = []
+
+    async def look(_request: CreateStoryRequest, context: Context) -> GetStoryResponse:
+        agents.append(origin_of(context).user_agent)
+        return GetStoryResponse()
+
+    desk.desk.answer = look
     await desk.stub.public(ANYTHING)
-    await desk.stub.public(
-        ANYTHING, metadata=(("x-forwarded-for", "6.6.6.6, 203.0.113.7"), ("x-user-agent", "browser/1"))
-    )
-    direct, forwarded = origins
-    assert direct.ip == "127.0.0.1"
-    assert "grpc-python-asyncio" in direct.user_agent
-    assert (forwarded.ip, forwarded.user_agent) == ("203.0.113.7", "browser/1")
+    await desk.stub.public(ANYTHING, metadata=(("x-user-agent", "browser/1"),))
+    assert "grpc-python-asyncio" in agents[0]
+    assert agents[1] == "browser/1"
 
 
 async def test_each_call_is_one_line_of_the_request_log(desk: RunningDesk, caplog: pytest.LogCaptureFixture) -> None:
     token = desk.issuer.token(ALICE)
     await desk.stub.user(
-        ANYTHING, metadata=(*bearer(token), ("x-request-id", "r-1"), ("x-forwarded-for", "203.0.113.7"))
+        ANYTHING, metadata=(*bearer(token), ("x-request-id", "r-1"), ("x-storymesh-client-address", "203.0.113.7"))
     )
     (line,) = await until(lambda: lines(caplog))
     fields = line.__dict__

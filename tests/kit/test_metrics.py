@@ -82,7 +82,9 @@ async def test_the_refused_are_counted_by_reason_from_zero_on(desk: RunningDesk)
 
 async def test_neither_people_nor_made_up_methods_become_labels(desk: RunningDesk) -> None:
     user_id = uuid4()
-    await desk.stub.user(ANYTHING, metadata=(*bearer(desk.issuer.token(user_id)), ("x-forwarded-for", "203.0.113.7")))
+    await desk.stub.user(
+        ANYTHING, metadata=(*bearer(desk.issuer.token(user_id)), ("x-storymesh-client-address", "203.0.113.7"))
+    )
     made_up: UnaryUnaryMultiCallable[bytes, bytes] = desk.channel.unary_unary(f"/{desks.NAME}/MadeUp")
     with pytest.raises(AioRpcError):
         await made_up(b"")

@@ -1,0 +1,105 @@
+"""The client's address as the edge found it: the services, the limiter and the log are told the same, whatever the client claims."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import grpc
+import httpx
+import pytest
+from storymesh.auth.v1 import session_service_pb2 as session
+from storymesh.auth.v1 import session_service_pb2_grpc as session_grpc
+
+from services.kit.caller import address_told
+from tests.envoy.conftest import Edge, Mesh, until
+
+LOGIN = {"login": "ada@example.com", "password": "correct horse battery"}
+
+SPOOFED = {
+    "x-storymesh-client-address": "6.6.6.6",
+    "x-storymesh-client-ip": "6.6.6.6/32",
+    "X-Storymesh-Client-Address": "6.6.6.6",
+    "x-real-ip": "6.6.6.6",
+    "x-client-ip": "6.6.6.6",
+    "forwarded": "for=6.6.6.6",
+    "x-envoy-external-address": "6.6.6.6",
+    "x-envoy-original-dst-host": "6.6.6.6",
+}
+"""Claims that no proxy in front makes for its client."""
+
+
+@dataclass(frozen=True)
+class Case:
+    forwarded: str
+    address: str
+    network: str
+
+
+LOOPBACK = Case("", "127.0.0.1", "127.0.0.1/32")
+# By the number of trusted proxies. The last one that appended is the one whose peer we see.
+CASES = {
+    0: [
+        LOOPBACK,
+        Case("6.6.6.6", *("127.0.0.1", "127.0.0.1/32")),
+        Case("6.6.6.6, 2001:db8::6", *("127.0.0.1", "127.0.0.1/32")),
+    ],
+    1: [
+        LOOPBACK,
+        Case("203.0.113.9", "203.0.113.9", "203.0.113.9/32"),
+        Case("6.6.6.6, 203.0.113.9", "203.0.113.9", "203.0.113.9/32"),
+        Case("6.6.6.6, 2001:db8:1:2:3:4:5:6", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        # As one network they would all share a bucket.
+        Case("6.6.6.6, ::ffff:203.0.113.9", "203.0.113.9", "::ffff:203.0.113.9"),
+    ],
+    2: [
+        Case("203.0.113.9, 198.51.100.1", "203.0.113.9", "203.0.113.9/32"),
+        Case("6.6.6.6, 203.0.113.9, 198.51.100.1", "203.0.113.9", "203.0.113.9/32"),
+        Case("6.6.6.6, 2001:db8:1:2:3:4:5:6, 2001:db8:9::1", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+    ],
+}
+
+
+@pytest.mark.parametrize("trusted", CASES)
+async def test_services_limiter_and_log_are_told_the_address_that_the_edge_trusts(
+    mesh: Mesh, mesh_with: Callable[..., Awaitable[Edge]], trusted: int
+) -> None:
+    edge = await mesh_with(f"trusted_proxies={trusted}")
+    async with (
+        httpx.AsyncClient(base_url=edge.url) as client,
+        grpc.aio.insecure_channel(edge.target) as channel,
+    ):
+        await until(lambda: _signs_in(client))
+        for case in CASES[trusted]:
+            headers = {**SPOOFED, **({"x-forwarded-for": case.forwarded} if case.forwarded else {})}
+            for call in (_by_http, _by_grpc):
+                mesh.calls.seen.clear()
+                logged = len(edge.access_lines())
+                await call(client, channel, headers)
+                told = mesh.calls.last.metadata
+                assert address_told(told) == case.address, (call, case)
+                assert mesh.limiter.descriptors[0][1] == ("client_ip", case.network)
+                assert "6.6.6.6" not in {value for name, value in told.items() if name != "x-forwarded-for"}
+                lines = await until(lambda after=logged: edge.access_lines()[after:])
+                assert _unmapped(lines[-1]["client"]["ip"]) == case.address
+
+
+async def _signs_in(client: httpx.AsyncClient) -> bool:
+    return (await client.post("/v1/sessions", json=LOGIN)).status_code == 200
+
+
+async def _by_http(client: httpx.AsyncClient, _channel: grpc.aio.Channel, headers: dict[str, str]) -> None:
+    assert (await client.post("/v1/sessions", json=LOGIN, headers=headers)).status_code == 200
+
+
+async def _by_grpc(_client: httpx.AsyncClient, channel: grpc.aio.Channel, headers: dict[str, str]) -> None:
+    stub = session_grpc.SessionServiceStub(channel)
+    # gRPC takes names in lower case only; twice, as a client may that hopes for the first or for the last.
+    metadata = [(name.lower(), value) for name, value in headers.items()]
+    await stub.CreateSession(session.CreateSessionRequest(**LOGIN), metadata=(*metadata, *metadata[:2]))
+
+
+def _unmapped(text: str) -> str:
+    address = ipaddress.ip_address(text)
+    return str((address.version == 6 and address.ipv4_mapped) or address)
