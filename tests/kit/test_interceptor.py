@@ -13,6 +13,7 @@ import grpc
 import pytest
 from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 from grpc_health.v1 import health_pb2
@@ -423,7 +424,7 @@ async def test_a_method_that_nobody_has_written_is_unimplemented(
 ) -> None:
     channel, issuer = bare_stories
     request = STORY_REQUESTS.get(method, {"story_id": str(ALICE)})
-    kind = STORY_SERVICE.methods_by_name[method].input_type._concrete_class
+    kind = GetMessageClass(STORY_SERVICE.methods_by_name[method].input_type)
     with raises_status(StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED"):
         await _called(channel, f"/{STORIES}/{method}", kind(**request), bearer(issuer.token(ALICE)))
     assert not [record for record in caplog.records if record.exc_info]
@@ -439,13 +440,14 @@ async def test_an_unknown_method_is_unimplemented_at_the_services_own_door(
     with raises_status(StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED"):
         await _called(channel, path, GetStoryRequest(), ())
     # A client that streams, and has not said anything yet.
-    call = channel.stream_stream(path)()
+    call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(path)()
     with raises_status(StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED"):
         await call.read()
 
 
 async def _called(channel: grpc.aio.Channel, path: str, request: Message, metadata: Any) -> None:
-    async for _ in channel.unary_stream(path)(request.SerializeToString(), metadata=metadata, timeout=5):
+    method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(path)
+    async for _ in method(request.SerializeToString(), metadata=metadata, timeout=5):
         pass
 
 
