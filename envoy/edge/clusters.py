@@ -9,6 +9,16 @@ RATE_LIMIT_CLUSTER = "ratelimit"
 COLLECTOR_CLUSTER = "collector"
 JWKS_CLUSTER = "jwks"
 
+_SOON_MISSED = {"interval": "0.75s", "timeout": "2s"}
+"""HTTP/2 pings, which gRPC answers from a thread of its own: unanswered, the process stands still or the network is cut.
+
+They end what is in flight there, within 3 s; health checks cannot do that without also cutting off the calls of a process that
+drains. They take longer than health checks do, so that what is tried again does not end at another process that stands still.
+"""
+
+_SELDOM = {"interval": "30s", "timeout": "5s"}
+"""For foreign servers, which hang up on whoever pings more often."""
+
 
 def clusters(settings: Settings) -> list[Config]:
     """Every cluster that the listeners name."""
@@ -18,20 +28,22 @@ def clusters(settings: Settings) -> list[Config]:
 
 def _service(name: str, endpoints: tuple[Address, ...], settings: Settings) -> Config:
     return {
-        **_grpc_cluster(name, endpoints, settings),
+        **_grpc_cluster(name, endpoints, settings, pings=_SOON_MISSED),
+        # By default Envoy ignores health as soon as half of the hosts are unhealthy, and sends calls to those that said no.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         # Envoy keeps one connection per worker thread and host, so every process has to be a host of its own for this to balance.
         "lb_policy": "LEAST_REQUEST",
         "health_checks": [
             {
                 # The overall health, which a service takes back before it drains.
                 "grpc_health_check": {"service_name": ""},
-                "timeout": "2s",
-                "interval": "5s",
-                "interval_jitter": "0.5s",
-                # These two let a mesh that is just starting be found at once.
-                "no_traffic_interval": "1s",
-                "no_traffic_healthy_interval": "5s",
-                "unhealthy_interval": "0.5s",
+                # One that answers NOT_SERVING gets no more calls at once. Of one that does not answer, two misses in a row say that
+                # it stands still, within 2 s: a process that is only slow, for want of a processor, rarely misses both.
+                "timeout": "0.65s",
+                "interval": "0.3s",
+                "interval_jitter": "0.05s",
+                # Before the first call too: the default of a minute would leave a mesh that is just starting undiscovered.
+                "no_traffic_interval": "0.3s",
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
             }
@@ -47,6 +59,8 @@ def _service(name: str, endpoints: tuple[Address, ...], settings: Settings) -> C
             "interval": "2s",
             "base_ejection_time": "5s",
             "max_ejection_percent": 50,
+            # What is counted here is what health checks do not see.
+            "successful_active_health_check_uneject_host": False,
         },
         "circuit_breakers": {
             "thresholds": [
@@ -54,8 +68,9 @@ def _service(name: str, endpoints: tuple[Address, ...], settings: Settings) -> C
                     "max_connections": 1024,
                     "max_pending_requests": settings.sizes.requests_per_service,
                     "max_requests": settings.sizes.requests_per_service,
-                    # Retries are bounded by what is in flight, so that they cannot multiply an outage.
-                    "retry_budget": {"budget_percent": {"value": 20}, "min_retry_concurrency": 3},
+                    # Retries are bounded by what is in flight, so that they cannot multiply an outage; yet all that was in
+                    # flight at a process that dies is tried again at the same moment.
+                    "retry_budget": {"budget_percent": {"value": 50}, "min_retry_concurrency": 100},
                 }
             ]
         },
@@ -65,7 +80,7 @@ def _service(name: str, endpoints: tuple[Address, ...], settings: Settings) -> C
 def _collector(settings: Settings) -> Config:
     """The trace collector. Without one it has no endpoints: the tracer insists on a cluster, and this one refuses at once."""
     otlp = settings.tracing.otlp
-    return _grpc_cluster(COLLECTOR_CLUSTER, (otlp,) if otlp else (), settings)
+    return _grpc_cluster(COLLECTOR_CLUSTER, (otlp,) if otlp else (), settings, pings=_SELDOM)
 
 
 def _own_key_set(settings: Settings) -> Config:
@@ -78,7 +93,7 @@ def _own_key_set(settings: Settings) -> Config:
     }
 
 
-def _grpc_cluster(name: str, endpoints: tuple[Address, ...], settings: Settings) -> Config:
+def _grpc_cluster(name: str, endpoints: tuple[Address, ...], settings: Settings, *, pings: Config) -> Config:
     return {
         "name": name,
         # Also right for plain addresses, which then simply resolve to themselves.
@@ -93,7 +108,7 @@ def _grpc_cluster(name: str, endpoints: tuple[Address, ...], settings: Settings)
                     "http2_protocol_options": {
                         "initial_stream_window_size": 65_536,
                         "initial_connection_window_size": 1_048_576,
-                        "connection_keepalive": {"interval": "30s", "timeout": "5s"},
+                        "connection_keepalive": pings,
                     }
                 },
             )

@@ -105,7 +105,8 @@ def _retries(method: Method) -> Config:
                 "typed_config": typed("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
             }
         ],
-        "host_selection_retry_max_attempts": 3,
+        # The dead have the fewest requests, so the balancer picks them over and over; a pick costs next to nothing.
+        "host_selection_retry_max_attempts": 100,
     }
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from time import monotonic
+from typing import Any
 
 from grpc_health.v1 import health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
@@ -16,6 +17,8 @@ Check = Callable[[], Awaitable[object]]
 """Raises when the dependency does not answer."""
 
 _EVERY_SECONDS = 2.0
+_TOLD_SECONDS = 1.0
+"""How soon whoever asks for our health asks again: the edge does so more than twice a second."""
 _CHECK_SECONDS = 2.0
 
 _SERVING = HealthCheckResponse.SERVING
@@ -44,11 +47,21 @@ def seldom(check: Check, *, every_seconds: float) -> Check:
     return remembered
 
 
+class _Servicer(health.aio.HealthServicer):
+    """Remembers when it was asked last."""
+
+    asked_at = float("-inf")
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802  # the contract's name
+        self.asked_at = monotonic()
+        return await super().Check(request, context)
+
+
 class Health:
     """Answers under "" and each service's name while every required dependency answers; each dependency has a name of its own."""
 
     def __init__(self, services: Iterable[str], required: Mapping[str, Check], optional: Mapping[str, Check]) -> None:
-        self.servicer = health.aio.HealthServicer()
+        self.servicer = _Servicer()
         self._services = ("", *services)
         self._required = required
         self._optional = optional
@@ -75,8 +88,14 @@ class Health:
             await self._publish(name, ready)
 
     async def leave(self) -> None:
-        """Answers NOT_SERVING from now on, whatever the checks say."""
+        """Answers NOT_SERVING from now on, whatever the checks say, and waits until those have heard it who send calls here.
+
+        Until then they go on sending, and a server that has closed its port would lose these calls or have them tried again. A
+        process that serves nobody, or that nobody has asked lately, does not wait.
+        """
         await self.servicer.enter_graceful_shutdown()
+        if len(self._services) > 1 and monotonic() - self.servicer.asked_at < _TOLD_SECONDS:
+            await asyncio.sleep(_TOLD_SECONDS)
 
     async def _publish(self, name: str, good: bool) -> None:
         if self._last.get(name) is not good:

@@ -137,7 +137,8 @@ class Server:
                 ("grpc.max_metadata_size", _METADATA_BYTES),
                 ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
                 ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                # The edge and our own channels ping each second, to miss a process that stands still; gRPC would hang up on them.
+                ("grpc.http2.max_ping_strikes", 0),
             ],
         )
         everything = {**self._servicers, **open_services}

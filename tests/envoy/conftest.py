@@ -95,7 +95,7 @@ async def until(condition: Callable[[], Any], seconds: float = 10) -> Any:
 @asynccontextmanager
 async def server(*servicers: tuple[Callable[[Any, grpc.aio.Server], None], Any], port: int = 0) -> AsyncIterator[str]:
     """A server with health and reflection, as every service of the mesh has them; yields its address."""
-    running = grpc.aio.server()
+    running = grpc.aio.server(options=[("grpc.http2.max_ping_strikes", 0)])
     for add, servicer in servicers:
         add(servicer, running)
     health_pb2_grpc.add_HealthServicer_to_server(Healthy(), running)

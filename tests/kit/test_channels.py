@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from time import monotonic
 
 import pytest
+from grpc.aio import AioRpcError
 from storymesh.story.v1.story_service_pb2 import CreateStoryRequest, GetStoryResponse
 
 from services.kit import channels, deadline
+from services.kit.errors import Unavailable
 from services.kit.server import Server
+from services.kit.statuses import as_mesh_error
+from tests import identity
 from tests.identity import Issuer, service_tokens
 from tests.kit import desk as desks
 from tests.kit.conftest import SETTINGS, RunningDesk
 from tests.kit.desk import Context, DeskStub
+from tests.waiting import until
 
 ANYTHING = CreateStoryRequest()
+MESH_KEY = base64.urlsafe_b64encode(identity.MESH_KEY).decode()
 
 
 @pytest.fixture
@@ -95,3 +108,65 @@ async def test_a_callee_that_is_just_starting_is_waited_for(desk: RunningDesk) -
         again.stopping.set()
         await running
     assert served.calls == 2
+
+
+@asynccontextmanager
+async def replica() -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    """A desk of its own process, and its address."""
+    environment = {"PATH": os.environ["PATH"], "STORYMESH_LISTEN": "127.0.0.1:0", "STORYMESH_MESH_KEY": MESH_KEY}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.kit.desk_process", "serve"),
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        assert process.stdout
+        async for line in process.stdout:
+            if "serving on" in (said := json.loads(line)["message"]):
+                break
+        yield said.removeprefix("serving on "), process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_a_replica_that_stands_still_is_missed_and_what_it_was_asked_is_asked_of_another() -> None:
+    async with AsyncExitStack() as stack:
+        (one, hung), (two, _) = [await stack.enter_async_context(replica()) for _ in range(2)]
+        channel = await stack.enter_async_context(
+            channels.connect(f"ipv4:{one},{two}", "desk", service_tokens("story"))
+        )
+        stub = DeskStub(channel)
+        # Both are connected to.
+        await asyncio.gather(*(stub.service(ANYTHING) for _ in range(10)))
+        hung.send_signal(signal.SIGSTOP)
+        # By turns, so about half of them are asked of the one that cannot answer.
+        await asyncio.gather(*(stub.service(ANYTHING) for _ in range(10)))
+
+
+async def test_alone_a_peer_that_stands_still_is_unavailable_in_time_and_at_once_when_it_is_known() -> None:
+    async with replica() as (address, hung), channels.connect(address, "desk", service_tokens("story")) as channel:
+        stub = DeskStub(channel)
+        await stub.service(ANYTHING)
+        hung.send_signal(signal.SIGSTOP)
+
+        async def refused_within(seconds: float) -> bool:
+            begun = monotonic()
+            with pytest.raises(AioRpcError) as raised:
+                await stub.service(ANYTHING)
+            assert isinstance(as_mesh_error(raised.value), Unavailable)
+            return monotonic() - begun < seconds
+
+        await until(lambda: refused_within(2), 30)
+        hung.send_signal(signal.SIGCONT)
+
+        async def answered() -> bool:
+            try:
+                await stub.service(ANYTHING)
+            except AioRpcError:
+                return False
+            return True
+
+        await until(answered, 10)
