@@ -17,8 +17,8 @@ Check = Callable[[], Awaitable[object]]
 """Raises when the dependency does not answer."""
 
 _EVERY_SECONDS = 2.0
-_TOLD_SECONDS = 1.0
-"""How soon whoever asks for our health asks again: the edge does so more than twice a second."""
+_KNOWN_SECONDS = 2.2
+"""The edge asks three times a second, and needs two seconds to give up one that does not answer (envoy/edge/clusters.py)."""
 _CHECK_SECONDS = 2.0
 
 _SERVING = HealthCheckResponse.SERVING
@@ -88,14 +88,14 @@ class Health:
             await self._publish(name, ready)
 
     async def leave(self) -> None:
-        """Answers NOT_SERVING from now on, whatever the checks say, and waits until those have heard it who send calls here.
-
-        Until then they go on sending, and a server that has closed its port would lose these calls or have them tried again. A
-        process that serves nobody, or that nobody has asked lately, does not wait.
-        """
+        """Answers NOT_SERVING from now on, whatever the checks say."""
         await self.servicer.enter_graceful_shutdown()
-        if len(self._services) > 1 and monotonic() - self.servicer.asked_at < _TOLD_SECONDS:
-            await asyncio.sleep(_TOLD_SECONDS)
+
+    @property
+    def known_after_seconds(self) -> float:
+        """How long those who send calls here go on until they know our health. 0 when nobody has asked for it lately."""
+        serves = len(self._services) > 1
+        return _KNOWN_SECONDS if serves and monotonic() - self.servicer.asked_at < _KNOWN_SECONDS else 0.0
 
     async def _publish(self, name: str, good: bool) -> None:
         if self._last.get(name) is not good:

@@ -94,9 +94,11 @@ class Server:
             log.info("draining")
             answer.cancel()
             await health.leave()
-            await asyncio.gather(
-                server.stop(self._settings.drain_seconds), _finish(tasks, self._settings.drain_seconds)
-            )
+            # A closed port would lose the calls of those who do not know yet, or have them tried again.
+            known = min(health.known_after_seconds, self._settings.drain_seconds)
+            await asyncio.sleep(known)
+            left = self._settings.drain_seconds - known
+            await asyncio.gather(server.stop(left), _finish(tasks, left))
             log.info("stopped")
 
     async def _answer(self, server: grpc.aio.Server, health: Health) -> None:
