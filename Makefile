@@ -86,8 +86,8 @@ gen: $(V)/.ready ## Regenerate gen/ from proto/
 	@PATH="$$(cd $(BIN) && pwd):$$PATH" $(BIN)/python proto/generate.py
 
 .PHONY: readme
-readme: $(V)/.ready ## Bring the README's table of settings up to date
-	@$(BIN)/python -m local.settings_table README.md
+readme: $(V)/.ready ## Bring the README's table of settings and the list of their names up to date
+	@$(BIN)/python -m local.settings_table
 
 .PHONY: format
 format: $(V)/.ready ## Format the code and mend what ruff can mend
@@ -101,6 +101,7 @@ check: $(V)/.ready ## Check form, types, imports, contracts and that gen/ is fre
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo $(IMPORTS_CACHE)
 	@PATH="$$(cd $(BIN) && pwd):$$PATH" $(BIN)/python proto/check.py
+	@$(BIN)/python -m local.settings_table --check
 
 .PHONY: test
 test: $(V)/.ready $(V)/.local-llm ## Run every test, on real servers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -12,11 +13,18 @@ from edge.contract import ContractError, read
 from edge.process import EnvoyError, serve, validate
 from edge.settings import SettingsError, load
 
+from services.kit import unknown_settings
+
 HERE = Path(__file__).resolve().parent
 
 
 def main() -> int:
     options = _parser().parse_args()
+    # The edge reads none of these variables, but who sets one that nobody reads expects it to have an effect.
+    if unknown := unknown_settings.in_environment(os.environ):
+        for name, sentence in unknown:
+            print(f"edge: {name} {sentence}", file=sys.stderr)
+        return os.EX_CONFIG
     try:
         settings = load(options.settings, options.set)
         rendered = yaml.safe_dump(bootstrap(settings, read(settings.files.contract)), sort_keys=False, width=120)

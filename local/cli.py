@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _execute(options)
     except LocalError as failure:
         print(failure, file=sys.stderr)
-        return 1
+        return failure.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

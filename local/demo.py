@@ -269,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(demonstrate(running, console))
     except LocalError as failure:
         print(failure, file=sys.stderr)
-        return 1
+        return failure.exit_code
     except (KeyError, TypeError) as error:
         print(f"An answer lacks {error}, which the contract promises.", file=sys.stderr)
         return 1

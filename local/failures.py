@@ -1,11 +1,20 @@
 """Failures that a person at the terminal can act on."""
 
 import errno
+import os
 from pathlib import Path
 
 
 class LocalError(Exception):
     """One clear sentence: what is wrong and what to do. It is printed as it is, without a traceback."""
+
+    exit_code = 1
+
+
+class SettingsError(LocalError):
+    """A setting has no meaning, or a value that it cannot have."""
+
+    exit_code = os.EX_CONFIG
 
 
 class NotReady(Exception):

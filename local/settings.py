@@ -7,7 +7,8 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from local.failures import LocalError
+from local.failures import SettingsError
+from services.kit import unknown_settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PORTS_IN_A_MESH = 100
@@ -72,17 +73,19 @@ class LocalSettings(BaseSettings):
 def load(**overrides: Any) -> LocalSettings:
     """Read the settings; `overrides` that are not None win over the environment.
 
-    Raises LocalError with one sentence when a value cannot be used.
+    Raises SettingsError with a sentence for each variable that is no setting, or for the first value that cannot be used.
     """
+    if unknown := unknown_settings.in_environment(os.environ):
+        raise SettingsError("\n".join(f"{name} {sentence}." for name, sentence in unknown))
     try:
         settings = LocalSettings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         problem = error.errors()[0]
         if problem["loc"]:
             name = f"STORYMESH_{str(problem['loc'][0]).upper()}"
-            raise LocalError(f"{name}={problem['input']!r} cannot be used: {problem['msg']}.") from None
+            raise SettingsError(f"{name}={problem['input']!r} cannot be used: {problem['msg']}.") from None
         reason = problem["msg"].removeprefix("Value error, ")
-        raise LocalError(f"STORYMESH_PORT and STORYMESH_BASE_PORT collide: {reason}; change one of them.") from None
+        raise SettingsError(f"STORYMESH_PORT and STORYMESH_BASE_PORT collide: {reason}; change one of them.") from None
     paths = {name: getattr(settings, name).expanduser().absolute() for name in ("state_dir", "edge_settings")}
     return settings.model_copy(update=paths)
 

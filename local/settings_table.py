@@ -1,6 +1,7 @@
-"""The README's table of settings, made from the settings classes, which alone know them.
+"""The README's table of settings and the list of their names, made from the settings classes, which alone know them.
 
-Usage: python -m local.settings_table README.md     rewrites the table there
+Usage: python -m local.settings_table             rewrites both
+       python -m local.settings_table --check     fails if one of them is not what the classes say
 """
 
 import importlib
@@ -13,11 +14,19 @@ from pydantic import SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from local.settings import REPOSITORY, LocalSettings
+from services.kit import setting_names
 from services.kit.settings import PREFIX, ServiceSettings
 
 BEGIN = "<!-- settings: made by `make readme` -->"
 END = "<!-- end of settings -->"
 SERVICES = ("auth", "story", "notification", "ratelimit")
+
+NOT_IN_CLASSES = ("SECRETS_DIR", "EDGE", "TOKENS")
+"""Where secrets lie, and what the `storymesh` command reads."""
+
+README = REPOSITORY / "README.md"
+NAMES = Path(setting_names.__file__)
 
 
 def table() -> str:
@@ -58,11 +67,30 @@ def _default(field: FieldInfo) -> str:
     return f"`{value}`" if value not in ("", None) else ""
 
 
+def names() -> set[str]:
+    """Of every setting of every process of the mesh, of the runner and of the client."""
+    of_services = {name for service in SERVICES for name, _ in _fields(service)}
+    return {PREFIX + name.upper() for name in of_services.union(LocalSettings.model_fields, NOT_IN_CLASSES)}
+
+
+def names_module() -> str:
+    """The source of `services.kit.setting_names`, a line a name."""
+    listed = "".join(f'        "{name}",\n' for name in sorted(names()))
+    return f'"""{setting_names.__doc__}"""\n\nNAMES = frozenset(\n    {{\n{listed}    }}\n)\n'
+
+
 def main() -> None:
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    path = Path(sys.argv[1])
-    path.write_text(replaced(path.read_text()))
+    wanted = {README: replaced(README.read_text()), NAMES: names_module()}
+    stale = [path for path, text in wanted.items() if path.read_text() != text]
+    match sys.argv[1:]:
+        case []:
+            for path in stale:
+                path.write_text(wanted[path])
+        case ["--check"]:
+            if stale:
+                sys.exit(f"{' and '.join(path.name for path in stale)} is not what the settings say; run: make readme")
+        case _:
+            sys.exit(__doc__)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from local.failures import LocalError
+from local.failures import LocalError, SettingsError
 from local.settings import LocalSettings
 
 WRITERS = ("local", "openai", "composer")
@@ -23,7 +23,9 @@ class Writer:
 def choose(settings: LocalSettings) -> Writer:
     """The writer that was asked for, or the best one that is installed. Raises LocalError when it cannot work."""
     if settings.writer not in ("", *WRITERS):
-        raise LocalError(f"STORYMESH_WRITER={settings.writer!r} is none of {', '.join(WRITERS)}: choose one of them.")
+        raise SettingsError(
+            f"STORYMESH_WRITER={settings.writer!r} is none of {', '.join(WRITERS)}: choose one of them."
+        )
     if settings.writer in ("openai", "composer"):
         return Writer(settings.writer)
     model = settings.model_path or _carried_model()

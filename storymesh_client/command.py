@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import difflib
 import getpass
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from grpc import StatusCode
@@ -20,13 +21,13 @@ from .client import DEFAULT_TARGET, Storymesh
 from .errors import StorymeshError
 from .tokens import FileTokens, TokenFileError, default_path
 
-FAILED, NOT_SIGNED_IN, UNREACHABLE, INTERRUPTED = 1, 3, 4, 130
+FAILED, MISUNDERSTOOD, NOT_SIGNED_IN, UNREACHABLE, INTERRUPTED = 1, 2, 3, 4, 130
 
 _EXIT_CODES = """\
 exit codes:
   0    done
   1    refused, or the story was not finished
-  2    the command was not understood
+  2    the command, or the name of a variable, was not understood
   3    nobody is signed in, or the session has ended
   4    the mesh does not answer
   130  interrupted
@@ -34,6 +35,10 @@ exit codes:
 Tokens are kept in the file that STORYMESH_TOKENS names, else in storymesh/tokens.json below
 XDG_CONFIG_HOME or ~/.config. Only its owner can read it.
 """
+
+VARIABLES = {"EDGE": "STORYMESH_EDGE", "TOKENS": "STORYMESH_TOKENS"}
+_LIKENESS = 0.75
+"""Above it, a variable is taken for one of these misspelt: other settings of a mesh may stand in the same environment."""
 
 _LENGTHS = ("short", "medium", "long")
 _LONGEST_DEVICE_NAME = 64
@@ -114,6 +119,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     options = parser().parse_args(arguments)
+    if fault := misspelt(os.environ):
+        print(fault, file=sys.stderr)
+        return MISUNDERSTOOD
     try:
         return asyncio.run(_execute(options))
     except StorymeshError as error:
@@ -129,6 +137,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader, such as `head`, has seen enough; what is left in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def misspelt(environment: Iterable[str]) -> str:
+    """What is wrong with a variable's name, which would otherwise leave a default in force unnoticed; empty when nothing is."""
+    for name in environment:
+        beginning, _, end = name.upper().partition("_")
+        if beginning == "STORYMESH" and name not in VARIABLES.values():
+            for meant in difflib.get_close_matches(end, VARIABLES, n=1, cutoff=_LIKENESS):
+                return f"{name} has no meaning; the nearest variable that has one is {VARIABLES[meant]}."
+    return ""
 
 
 async def _execute(options: argparse.Namespace) -> int:

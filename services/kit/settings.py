@@ -32,9 +32,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from . import unknown_settings
 from .development_secrets import KEY_MARK, fault_of_keys, fault_of_password, fault_of_text, is_marked
 
-PREFIX = "STORYMESH_"
+PREFIX = unknown_settings.PREFIX
 KEY_BYTES = 32
 _STANDARD_ALPHABET = str.maketrans("-_", "+/")
 
@@ -204,19 +205,29 @@ class InboxSettings(DatabaseSettings):
 
 
 def load(settings: type[S]) -> S:
-    """Reads the settings or ends the process with a sentence for each setting that is missing or wrong."""
+    """Reads the settings or ends the process with a sentence for each setting that is unknown, missing or wrong."""
     folder = os.environ.get(f"{PREFIX}SECRETS_DIR")
+    own = {f"{PREFIX}{name.upper()}" for name in settings.model_fields}
+    problems = unknown_settings.in_environment(os.environ, also=own)
     try:
         if folder and not os.path.isdir(folder):
             raise NotADirectoryError(f"{folder} is not a folder")
-        return settings(_secrets_dir=folder or None)
+        if folder:
+            problems += unknown_settings.in_folder(os.listdir(folder), also=own)
+        read = settings(_secrets_dir=folder or None)
+        if not problems:
+            return read
     except ValidationError as error:
-        problems = [(".".join(map(str, problem["loc"])), _sentence(problem)) for problem in error.errors()]
+        problems += [(_variable(*problem["loc"]), _sentence(problem)) for problem in error.errors()]
     except OSError as error:
-        problems = [("secrets_dir", str(error))]
+        problems += [(_variable("secrets_dir"), str(error))]
     for name, sentence in problems:
-        print(f"{PREFIX}{name.upper()}: {sentence}", file=sys.stderr)
+        print(f"{name}: {sentence}", file=sys.stderr)
     sys.exit(78)  # EX_CONFIG of sysexits.h
+
+
+def _variable(*location: int | str) -> str:
+    return PREFIX + ".".join(map(str, location)).upper()
 
 
 def _sentence(problem: ErrorDetails) -> str:

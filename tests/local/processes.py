@@ -29,14 +29,14 @@ class CommandLine:
     layout: Layout
     environment: dict[str, str] = field(default_factory=dict)
 
-    def _variables(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("STORYMESH_")}
         return clean | self.layout.settings.environment() | self.environment
 
     def popen(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "local", *arguments],
-            env=self._variables(),
+            env=self.variables(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -52,7 +52,7 @@ class CommandLine:
         else:
             printed = io.StringIO()
             with (
-                patch.dict(os.environ, self._variables(), clear=True),
+                patch.dict(os.environ, self.variables(), clear=True),
                 contextlib.redirect_stdout(printed),
                 contextlib.redirect_stderr(printed),
             ):

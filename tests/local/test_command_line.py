@@ -7,11 +7,12 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from unittest.mock import patch
 
 import psycopg
 import pytest
 
-from local import status
+from local import demo, status
 from local.components.postgres import Databases
 from local.layout import Layout
 from local.state import ComponentRecord, State
@@ -136,18 +137,40 @@ def test_a_taken_port_is_named_with_its_owner_and_the_way_out(local: CommandLine
 
 
 @pytest.mark.parametrize(
-    ("environment", "sentence"),
+    ("environment", "sentence", "code"),
     [
-        ({"STORYMESH_MIN_FREE_MEGABYTES": "999999999"}, "MB free and the mesh wants 999999999 MB: free some space"),
-        ({"STORYMESH_STATE_DIR": "/dev/null/mesh"}, "/dev/null/mesh cannot be used: Not a directory"),
-        ({"STORYMESH_BASE_PORT": "many"}, "STORYMESH_BASE_PORT='many' cannot be used"),
-        ({"STORYMESH_PORT": "18405", "STORYMESH_BASE_PORT": "18400"}, "STORYMESH_PORT and STORYMESH_BASE_PORT collide"),
+        ({"STORYMESH_MIN_FREE_MEGABYTES": "999999999"}, "MB free and the mesh wants 999999999 MB: free some space", 1),
+        ({"STORYMESH_STATE_DIR": "/dev/null/mesh"}, "/dev/null/mesh cannot be used: Not a directory", 1),
+        ({"STORYMESH_BASE_PORT": "many"}, "STORYMESH_BASE_PORT='many' cannot be used", 78),
+        (
+            {"STORYMESH_PORT": "18405", "STORYMESH_BASE_PORT": "18400"},
+            "STORYMESH_PORT and STORYMESH_BASE_PORT collide",
+            78,
+        ),
+        ({"STORYMESH_ACCES_TOKEN_SECONDS": "60"}, "the nearest one is STORYMESH_ACCESS_TOKEN_SECONDS", 78),
+        (
+            {"storymesh_log_level": "DEBUG"},
+            "storymesh_log_level is no setting; the nearest one is STORYMESH_LOG_LEVEL",
+            78,
+        ),
     ],
 )
-def test_what_cannot_work_gets_one_sentence(layout: Layout, environment: dict[str, str], sentence: str) -> None:
-    output = CommandLine(layout, environment)("up", "--only", "redis", expect=1)
+def test_what_cannot_work_gets_one_sentence(
+    layout: Layout, environment: dict[str, str], sentence: str, code: int
+) -> None:
+    output = CommandLine(layout, environment)("up", "--only", "redis", expect=code)
     assert sentence in output
     assert len(output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["down", "status", "logs", "run", "demo"])
+def test_a_misspelt_setting_is_refused_by_every_command(layout: Layout, command: str) -> None:
+    local = CommandLine(layout, {"STORYMESH_STATE_DRI": "/elsewhere"})
+    if command == "demo":
+        with patch.dict(os.environ, local.variables(), clear=True):
+            assert demo.main([]) == 78
+    else:
+        assert "the nearest one is STORYMESH_STATE_DIR" in local(command, expect=78)
 
 
 def test_an_unknown_component_is_named(local: CommandLine) -> None:
