@@ -322,6 +322,10 @@ def _string_limits(rules: Json) -> Json:
     if of_string.get("[storymesh.options.v1.address]"):
         # The form that the services keep; more spellings are taken.
         schema |= {"format": "email", "maxLength": 254, "x-max-bytes": 254}
+    if digits := of_string.get("[storymesh.options.v1.digits]"):
+        # In ASCII; the digits of some other scripts are taken too.
+        optional = "^$|" if rules.get("ignore") == "IGNORE_IF_ZERO_VALUE" else ""
+        schema |= {"maxLength": 40, "pattern": rf"{optional}^\D*(\d\D*){{{digits}}}$"}
     if "max_bytes" in of_string:
         # A character of UTF-8 is at least one byte, so the limit in bytes also bounds the length.
         most = int(of_string["max_bytes"])

@@ -48,7 +48,7 @@ from .pacing import Pace
 from .password_changes import PasswordChanges
 from .password_policy import PasswordPolicy
 from .passwords import Passwords
-from .proofs import CodeProofs, PasswordProofs
+from .proofs import CodeProofs, OwnerProofs, PasswordProofs
 from .refresh_tokens import RefreshTokens
 from .registrations import Registrations
 from .revocations import RevocationFeed
@@ -149,6 +149,7 @@ def operations(
     )
     codes = {purpose: codes_of(purpose, settings, redis, clock, random) for purpose in Purpose}
     code_proofs = CodeProofs(db, codes=codes, mails=mails, clock=clock, random=random)
+    owner_proofs = OwnerProofs(db, endings, passwords=password_proofs, codes=code_proofs)
     revocations = Revocations(clock)
     return Operations(
         registrations=Registrations(
@@ -170,11 +171,12 @@ def operations(
         code_sign_in=CodeSignIn(
             db, sessions=sessions, code_proofs=code_proofs, password_proofs=password_proofs, audit=audit
         ),
-        accounts=Accounts(db, endings=endings, password_proofs=password_proofs, code_proofs=code_proofs, audit=audit),
+        accounts=Accounts(db, endings=endings, owner_proofs=owner_proofs, audit=audit),
         password_changes=PasswordChanges(
             db,
             policy=policy,
             passwords=passwords,
+            owner_proofs=owner_proofs,
             password_proofs=password_proofs,
             code_proofs=code_proofs,
             endings=endings,
@@ -182,7 +184,7 @@ def operations(
             clock=clock,
         ),
         email_changes=EmailChanges(
-            db, password_proofs=password_proofs, code_proofs=code_proofs, mails=mails, endings=endings, audit=audit
+            db, owner_proofs=owner_proofs, code_proofs=code_proofs, mails=mails, endings=endings, audit=audit
         ),
         keys=signing_keys,
         key_rotation=rotation(settings, db, clock),

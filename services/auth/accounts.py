@@ -15,9 +15,9 @@ from services.kit.errors import SessionRevoked
 from . import store
 from .audit import Attempt, Audit
 from .endings import Endings
-from .errors import AccountNotFound, CodeInvalid, ReauthenticationRequired, UsernameTaken
-from .model import Action, Challenge, CodeAnswer, ProfileChange, Purpose, RevokeReason, User
-from .proofs import CodeProofs, PasswordProofs
+from .errors import AccountNotFound, UsernameTaken
+from .model import Action, OwnProof, ProfileChange, Proven, RevokeReason, User
+from .proofs import OwnerProofs
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +31,12 @@ class Accounts:
         db: Database,
         *,
         endings: Endings,
-        password_proofs: PasswordProofs,
-        code_proofs: CodeProofs,
+        owner_proofs: OwnerProofs,
         audit: Audit,
     ) -> None:
         self._db = db
         self._endings = endings
-        self._password_proofs = password_proofs
-        self._code_proofs = code_proofs
+        self._owner_proofs = owner_proofs
         self._audit = audit
 
     async def own(self, caller: Caller) -> User:
@@ -74,31 +72,19 @@ class Accounts:
                 await attempt.done(tx)
         return changed
 
-    async def delete(self, caller: Caller, password: str, code: CodeAnswer | None, origin: Origin) -> None:
-        """Deletes the caller's account for good, on the proof of either the password or a sign-in code.
-
-        Raises ReauthenticationRequired, InvalidCredentials, CodeInvalid, TooManySignIns or SessionRevoked.
-        """
-        async with self._audit.attempt(Action.ACCOUNT_DELETE, origin, caller) as attempt:
-            if code:
-                async with self._code_proofs.redeemed(Purpose.SIGN_IN, code, attempt) as challenge:
-                    await self._erase(caller, attempt, challenge)
-            elif password:
-                await self._password_proofs.of_caller(caller, password, origin)
-                await self._erase(caller, attempt)
-            else:
-                raise ReauthenticationRequired
+    async def delete(self, caller: Caller, proof: OwnProof, origin: Origin) -> None:
+        """Deletes the caller's account for good. Raises SessionRevoked, or as OwnerProofs does."""
+        async with (
+            self._audit.attempt(Action.ACCOUNT_DELETE, origin, caller) as attempt,
+            self._owner_proofs.given(caller, proof, attempt) as proven,
+        ):
+            await self._erase(caller, attempt, proven)
         log.info("account %s was deleted", caller.user_id)
 
-    async def _erase(self, caller: Caller, attempt: Attempt, challenge: Challenge | None = None) -> None:
+    async def _erase(self, caller: Caller, attempt: Attempt, proven: Proven) -> None:
         user_id = caller.user_id
         async with self._db.transaction() as tx:
-            locked = await store.users.lock(tx, user_id)
-            if locked is None:
-                raise SessionRevoked
-            await self._endings.require_live(tx, caller)
-            if challenge and not challenge.proves(locked.user):
-                raise CodeInvalid
+            locked = await self._owner_proofs.confirm(tx, caller, proven)
             await self._endings.end_account(tx, user_id)
             await store.registrations.delete_of(tx, locked.user.profile.email)
             await store.users.delete(tx, user_id)

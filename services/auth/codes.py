@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import unicodedata
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ class Codes:
         Raises CodeInvalid. When the block raises, the code is good again: a database that was down must not cost the person the
         code. After a crash the claim ends by itself.
         """
-        claim = self._random(16).hex()
+        claim, digits = self._random(16).hex(), plain_digits(digits)
         challenge, attempts = self._key(address, str(challenge_id)), self._key(address, "attempts")
         now = self._clock()
         outcome = await self._claim(
@@ -160,6 +161,11 @@ class Codes:
     def _digest(self, pepper: bytes, challenge_id: UUID, address: str, digits: str) -> str:
         bound = f"code\0{self._purpose}\0{challenge_id}\0{address}\0{digits}"
         return hmac.new(pepper, bound.encode(), hashlib.sha256).hexdigest()
+
+
+def plain_digits(typed: str) -> str:
+    """What was typed, without what the contract lets stand between digits; digits of other scripts as ASCII ones."""
+    return "".join(str(unicodedata.decimal(each)) for each in typed if each.isdecimal())
 
 
 def _milliseconds(moment: datetime) -> int:

@@ -15,8 +15,8 @@ from . import store
 from .audit import Audit
 from .endings import Endings
 from .errors import CodeInvalid, EmailTaken
-from .model import Action, CodeAnswer, Purpose, Started, User, canonical_email
-from .proofs import CodeProofs, PasswordProofs
+from .model import Action, CodeAnswer, OwnProof, Purpose, Started, User, canonical_email
+from .proofs import CodeProofs, OwnerProofs
 from .sealed_mails import SealedMails
 
 
@@ -25,31 +25,39 @@ class EmailChanges:
         self,
         db: Database,
         *,
-        password_proofs: PasswordProofs,
+        owner_proofs: OwnerProofs,
         code_proofs: CodeProofs,
         mails: SealedMails,
         endings: Endings,
         audit: Audit,
     ) -> None:
         self._db = db
-        self._password_proofs = password_proofs
+        self._owner_proofs = owner_proofs
         self._code_proofs = code_proofs
         self._mails = mails
         self._endings = endings
         self._audit = audit
 
-    async def start(self, caller: Caller, new_email: str, password: str, origin: Origin) -> Started:
+    async def start(self, caller: Caller, new_email: str, proof: OwnProof, origin: Origin) -> Started:
         """Mails a code to the new address, unless it has an account: then its owner is told, and the answer is the same.
 
-        Raises InvalidCredentials, SessionRevoked, InvalidArgument, TooManySignIns, TooManyCodes or Overloaded.
+        Raises SessionRevoked, InvalidArgument, TooManyCodes, or as OwnerProofs does.
         """
-        async with self._audit.attempt(Action.EMAIL_CHANGE_START, origin, caller) as attempt:
-            credentials = await self._password_proofs.of_caller(caller, password, origin)
-            if canonical_email(new_email) == canonical_email(credentials.user.profile.email):
+        async with (
+            self._audit.attempt(Action.EMAIL_CHANGE_START, origin, caller) as attempt,
+            self._owner_proofs.given(caller, proof, attempt) as proven,
+        ):
+            if canonical_email(new_email) == canonical_email(proven.account.user.profile.email):
                 raise InvalidArgument([Violation("new_email", "is the account's address already", "EMAIL_UNCHANGED")])
             async with self._db.single() as tx:
                 await self._endings.require_live(tx, caller)
-            return await self._code_proofs.start_for(credentials.user, Purpose.EMAIL_CHANGE, new_email, attempt)
+            return await self._code_proofs.start_for(
+                proven.account,
+                Purpose.EMAIL_CHANGE,
+                new_email,
+                attempt,
+                confirm=lambda tx: self._owner_proofs.confirm(tx, caller, proven),
+            )
 
     async def complete(self, caller: Caller, answer: CodeAnswer, origin: Origin) -> User:
         """The account with its new address; the old one is told. Raises CodeInvalid, EmailTaken or SessionRevoked."""
@@ -64,6 +72,8 @@ class EmailChanges:
                 if locked is None:
                     raise SessionRevoked
                 await self._endings.require_live(tx, caller)
+                if not challenge.holds(locked):
+                    raise CodeInvalid
                 await self._code_proofs.use(tx, challenge)
                 user, old = locked.user, locked.user.profile
                 changed = user.changed(replace(old, email=challenge.email))

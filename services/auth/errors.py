@@ -38,6 +38,13 @@ class UsernameTaken(AlreadyExists):
     message = "the username belongs to another account; choose another one"
 
 
+class TooManyUsernames(ResourceExhausted):
+    """Waiting does not help: who has proven one address must not learn who has which names."""
+
+    reason = "TOO_MANY_USERNAMES"
+    message = "too many usernames were tried that belong to others; complete without one and choose it later"
+
+
 class EmailTaken(AlreadyExists):
     """Said only to somebody who has proven the address."""
 

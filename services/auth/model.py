@@ -53,6 +53,7 @@ class User:
     profile: Profile
     role: Role
     created_at: datetime
+    has_password: bool
 
     def changed(self, profile: Profile) -> User:
         return replace(self, profile=profile)
@@ -60,13 +61,15 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a password sign-in is checked against."""
+    """What proofs are checked against."""
 
     user: User
-    password_hash: str
+    password_hash: str | None
     password_changed_at: datetime
     password_disabled_at: datetime | None
     """After too many failures in a row, until a code proves the owner."""
+    proof_epoch: int
+    """Grows when the password, the address or the role changes and when the password is disabled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +78,11 @@ class Registration:
 
     id: UUID
     profile: Profile
-    password_hash: str
+    password_hash: str | None
     created_at: datetime
     expires_at: datetime
+    usernames_refused: tuple[str, ...] = ()
+    """In their canonical form: those that were tried at completion and belong to others."""
 
 
 class Purpose(StrEnum):
@@ -99,11 +104,17 @@ class Challenge:
     email: str | None
     """Where the code went."""
     expires_at: datetime
+    proof_epoch: int
+    """The account's when the code was asked for."""
 
-    def proves(self, user: User) -> bool:
-        """False when the account has moved to another address since: whoever reads the old one is nobody any more."""
+    def holds(self, account: Credentials) -> bool:
+        """False once anything has changed at the account that a proof protects."""
+        return self.user_id == account.user.id and self.proof_epoch == account.proof_epoch
+
+    def proves(self, account: Credentials) -> bool:
+        """That the code went to the address of the account as it is now: who reads a former one is nobody any more."""
         mailed = self.email is not None and canonical_email(self.email)
-        return self.user_id == user.id and mailed == canonical_email(user.profile.email)
+        return self.holds(account) and mailed == canonical_email(account.user.profile.email)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +123,23 @@ class CodeAnswer:
 
     challenge_id: UUID
     digits: str
+
+
+@dataclass(frozen=True, slots=True)
+class OwnProof:
+    """What the holder of an access token gives to prove that they are the account's owner: one of both."""
+
+    password: str
+    code: CodeAnswer | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """An account whose owner somebody has proven to be, as it was then."""
+
+    account: Credentials
+    challenge: Challenge | None
+    """None: it was proven by the password."""
 
 
 @dataclass(frozen=True, slots=True)

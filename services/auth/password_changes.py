@@ -1,4 +1,4 @@
-"""Replacing a password: by its owner who knows it, or by whoever holds a code that was mailed to the account's address."""
+"""Replacing a password, or setting the first one: by who knows it, or holds a code that was mailed to the account's address."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from services.kit import outbox
 from services.kit.caller import Caller, Origin
 from services.kit.clock import Clock
 from services.kit.database import Database, Transaction
-from services.kit.errors import InvalidArgument, SessionRevoked, Violation
+from services.kit.errors import InvalidArgument, Violation
 
 from . import store
 from .audit import Audit
 from .endings import Endings
-from .errors import CodeInvalid, InvalidCredentials
-from .model import Action, CodeAnswer, Purpose, RevokeReason, Started
+from .errors import CodeInvalid
+from .model import Action, CodeAnswer, OwnProof, Purpose, RevokeReason, Started
 from .password_policy import PasswordPolicy, normalized
 from .passwords import Passwords
-from .proofs import CodeProofs, PasswordProofs
+from .proofs import CodeProofs, OwnerProofs, PasswordProofs
 
 FIELD = "new_password"
 
@@ -31,6 +31,7 @@ class PasswordChanges:
         *,
         policy: PasswordPolicy,
         passwords: Passwords,
+        owner_proofs: OwnerProofs,
         password_proofs: PasswordProofs,
         code_proofs: CodeProofs,
         endings: Endings,
@@ -40,30 +41,30 @@ class PasswordChanges:
         self._db = db
         self._policy = policy
         self._passwords = passwords
+        self._owner_proofs = owner_proofs
         self._password_proofs = password_proofs
         self._code_proofs = code_proofs
         self._endings = endings
         self._audit = audit
         self._clock = clock
 
-    async def change(self, caller: Caller, current: str, new: str, origin: Origin) -> None:
-        """Ends all other sessions. Raises InvalidArgument, InvalidCredentials, SessionRevoked, TooManySignIns or Overloaded."""
-        async with self._audit.attempt(Action.PASSWORD_CHANGE, origin, caller) as attempt:
-            credentials = await self._password_proofs.of_caller(caller, current, origin)
-            self._policy.check(normalized(new), credentials.user.profile, field=FIELD)
-            if normalized(new) == normalized(current):
+    async def change(self, caller: Caller, proof: OwnProof, new: str, origin: Origin) -> None:
+        """Ends all other sessions. Raises InvalidArgument, SessionRevoked, Overloaded, or as OwnerProofs does."""
+        async with (
+            self._audit.attempt(Action.PASSWORD_CHANGE, origin, caller) as attempt,
+            self._owner_proofs.given(caller, proof, attempt) as proven,
+        ):
+            self._policy.check(normalized(new), proven.account.user.profile, field=FIELD)
+            # Who has proven the address does not know the password: saying that it is this one would tell it.
+            if proven.challenge is None and normalized(new) == normalized(proof.password):
                 raise InvalidArgument([Violation(FIELD, "is the current password", "PASSWORD_UNCHANGED")])
             password_hash = await self._passwords.hash(new)
             async with self._db.transaction() as tx:
-                locked = await store.users.lock(tx, caller.user_id)
-                if locked is None:
-                    raise SessionRevoked
-                await self._endings.require_live(tx, caller)
-                # What was proven is proven only while it is so.
-                if locked.password_changed_at != credentials.password_changed_at or locked.password_disabled_at:
-                    raise InvalidCredentials
+                await self._owner_proofs.confirm(tx, caller, proven)
                 await self._replace(tx, caller.user_id, password_hash, but=caller.session_id)
                 await attempt.done(tx)
+            if proven.challenge:
+                await self._password_proofs.forgive(proven.account.user)
 
     async def start_reset(self, email: str) -> Started:
         """Raises TooManyCodes."""
@@ -84,7 +85,7 @@ class PasswordChanges:
             password_hash = await self._passwords.hash(new)
             async with self._db.transaction() as tx:
                 locked = challenge.user_id and await store.users.lock(tx, challenge.user_id)
-                if not locked or not challenge.proves(locked.user):
+                if not locked or not challenge.proves(locked):
                     raise CodeInvalid
                 user = locked.user
                 self._policy.check(normalized(new), user.profile, field=FIELD)

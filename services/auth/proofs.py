@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -19,12 +19,15 @@ from services.kit.errors import SessionRevoked
 from . import store
 from .audit import Attempt, Audit
 from .codes import Codes
-from .errors import CodeInvalid, InvalidCredentials
+from .endings import Endings
+from .errors import CodeInvalid, InvalidCredentials, ReauthenticationRequired
 from .model import (
     Action,
     Challenge,
     CodeAnswer,
     Credentials,
+    OwnProof,
+    Proven,
     Purpose,
     Randomness,
     Started,
@@ -93,10 +96,10 @@ class PasswordProofs:
         account = _account_of(credentials.user) if credentials else f"of nobody {login}"
         async with self._throttle.guess(bucket, account=account, ip=None if known else origin.ip) as guess:
             right = await self._passwords.verify(password, credentials.password_hash if credentials else None)
-            guess.right = right and credentials is not None and credentials.password_disabled_at is None
+            guess.right = right and credentials is not None and _is_usable(credentials)
         if not guess.right or credentials is None:
             # Once: whoever goes on guessing must not see, by the time it takes, that there is an account.
-            if credentials and credentials.password_disabled_at is None and guess.failures >= self._most_failures:
+            if credentials and _is_usable(credentials) and guess.failures >= self._most_failures:
                 await self._disable(credentials.user.id, origin)
             raise InvalidCredentials
         return credentials
@@ -121,6 +124,10 @@ def _account_of(user: User) -> str:
     return f"of {user.id}"
 
 
+def _is_usable(credentials: Credentials) -> bool:
+    return credentials.password_hash is not None and credentials.password_disabled_at is None
+
+
 class CodeProofs:
     """Codes for accounts: whether an address has one shows neither in the answers nor in the work done for them."""
 
@@ -140,26 +147,38 @@ class CodeProofs:
         # Redis first: if the transaction then fails, the code was never sent and simply ends.
         code = await self._codes[purpose].issue(challenge_id, canonical_email(email))
         async with self._db.transaction() as tx:
-            user = await store.users.keep_by_email(tx, email)
-            owner_id, address, first_name = None, None, ""
-            if user:
-                owner_id, address, first_name = user.id, user.profile.email, user.profile.first_name
-            await store.challenges.insert(tx, Challenge(challenge_id, purpose, owner_id, address, code.expires_at))
+            account = await store.users.keep_by_email(tx, email)
+            owner_id, address, first_name, epoch = None, None, "", 0
+            if account:
+                owner_id, epoch = account.user.id, account.proof_epoch
+                address, first_name = account.user.profile.email, account.user.profile.first_name
+            challenge = Challenge(challenge_id, purpose, owner_id, address, code.expires_at, epoch)
+            await store.challenges.insert(tx, challenge)
             event = self._mails.code_issued(challenge_id, purpose, code, address or "", first_name)
             await outbox.add(tx, event, key=owner_id or challenge_id)
         return Started(challenge_id, code.expires_at)
 
-    async def start_for(self, user: User, purpose: Purpose, email: str, attempt: Attempt) -> Started:
+    async def start_for(
+        self,
+        account: Credentials,
+        purpose: Purpose,
+        email: str,
+        attempt: Attempt,
+        *,
+        confirm: Callable[[Transaction], Awaitable[object]],
+    ) -> Started:
         """Mails a code to an address that an account is to have; to the owner of a taken one goes a warning instead.
 
-        Raises TooManyCodes or SessionRevoked.
+        `confirm` raises, in the transaction, unless the account is still as it was when its owner proved who they are. Raises
+        TooManyCodes.
         """
+        user = account.user
         challenge_id = UUID(bytes=self._random(16), version=4)
         code = await self._codes[purpose].issue(challenge_id, canonical_email(email))
         async with self._db.transaction() as tx:
-            if not await store.users.keep(tx, user.id):
-                raise SessionRevoked
-            await store.challenges.insert(tx, Challenge(challenge_id, purpose, user.id, email, code.expires_at))
+            await confirm(tx)
+            challenge = Challenge(challenge_id, purpose, user.id, email, code.expires_at, account.proof_epoch)
+            await store.challenges.insert(tx, challenge)
             issued = self._mails.code_issued(challenge_id, purpose, code, email, user.profile.first_name)
             owner = await store.users.find_by_email(tx, email)
             if owner is None:
@@ -173,8 +192,8 @@ class CodeProofs:
     async def redeemed(self, purpose: Purpose, answer: CodeAnswer, attempt: Attempt) -> AsyncIterator[Challenge]:
         """Runs the block with the code claimed; it is void after the block, and good again when the block raises.
 
-        Raises CodeInvalid. The block has to see that the account still has the address that the code went to, and to `use` the
-        challenge in its transaction. The attempt of somebody unproven concerns the account that the code was for.
+        Raises CodeInvalid. The block has to see, with the account locked, that the challenge still proves or holds, and to `use` it
+        in its transaction. The attempt of somebody unproven concerns the account that the code was for.
         """
         async with self._db.transaction() as tx:
             challenge = await store.challenges.find(tx, answer.challenge_id, purpose, self._clock())
@@ -190,3 +209,49 @@ class CodeProofs:
         """Voids the challenge together with what it is used for, whatever Redis forgets. Raises CodeInvalid."""
         if not await store.challenges.use(tx, challenge.id):
             raise CodeInvalid
+
+
+class OwnerProofs:
+    """That the holder of an access token is the account's owner: by the password, or by a code to the account's address."""
+
+    def __init__(self, db: Database, endings: Endings, *, passwords: PasswordProofs, codes: CodeProofs) -> None:
+        self._db = db
+        self._endings = endings
+        self._passwords = passwords
+        self._codes = codes
+
+    @asynccontextmanager
+    async def given(self, caller: Caller, proof: OwnProof, attempt: Attempt) -> AsyncIterator[Proven]:
+        """Runs the block with what was proven; it has to `confirm` that in its transaction. A code counts, whatever the password.
+
+        Raises ReauthenticationRequired, InvalidCredentials, CodeInvalid, TooManySignIns or Overloaded. A code that a failing block
+        was given is good again.
+        """
+        if proof.code:
+            async with self._codes.redeemed(Purpose.SIGN_IN, proof.code, attempt) as challenge:
+                async with self._db.single() as tx:
+                    account = await store.users.credentials_of(tx, caller.user_id)
+                if account is None or not challenge.proves(account):
+                    raise CodeInvalid
+                yield Proven(account, challenge)
+        elif proof.password:
+            yield Proven(await self._passwords.of_caller(caller, proof.password, attempt.entry.origin), None)
+        else:
+            raise ReauthenticationRequired
+
+    async def confirm(self, tx: Transaction, caller: Caller, proven: Proven) -> Credentials:
+        """The account, locked until the transaction ends; a code is void after it.
+
+        Raises SessionRevoked, or what the proof deserves when the account is not as it was proven any more.
+        """
+        locked = await store.users.lock(tx, caller.user_id)
+        if locked is None:
+            raise SessionRevoked
+        await self._endings.require_live(tx, caller)
+        if proven.challenge:
+            if not proven.challenge.proves(locked):
+                raise CodeInvalid
+            await self._codes.use(tx, proven.challenge)
+        elif proven.account.proof_epoch != locked.proof_epoch:
+            raise InvalidCredentials
+        return locked

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -16,9 +18,9 @@ from services.kit.clock import Clock
 from services.kit.database import Database, Transaction
 
 from . import store
-from .audit import Audit
+from .audit import Attempt, Audit
 from .codes import Code, Codes
-from .errors import CodeInvalid, UsernameTaken
+from .errors import CodeInvalid, TooManyUsernames, UsernameTaken
 from .model import (
     Action,
     Device,
@@ -31,6 +33,7 @@ from .model import (
     Started,
     User,
     canonical_email,
+    canonical_username,
 )
 from .password_policy import PasswordPolicy, normalized
 from .passwords import Passwords
@@ -38,6 +41,9 @@ from .sealed_mails import SealedMails
 from .sessions import Sessions
 
 log = logging.getLogger(__name__)
+
+_MOST_REFUSED = 5
+"""Usernames of others that a registration may come upon: enough to find a free one, too few to find out who has which."""
 
 
 class Registrations:
@@ -69,13 +75,15 @@ class Registrations:
         self._life = life
 
     async def start(self, profile: Profile, password: str) -> Started:
-        """Raises InvalidArgument, Overloaded or TooManyCodes.
+        """Raises InvalidArgument, Overloaded or TooManyCodes. Without a password the account is to sign in by codes.
 
         A username that is taken shows only when the address is proven: usernames sign people in, and before that anybody could
         ask for them by the thousand.
         """
-        self._policy.check(normalized(password), profile)
-        password_hash = await self._passwords.hash(password)
+        password_hash = None
+        if password:
+            self._policy.check(normalized(password), profile)
+            password_hash = await self._passwords.hash(password)
         # 122 random bits, as from uuid4.
         registration_id = UUID(bytes=self._random(16), version=4)
         # Redis first: if the transaction then fails, the code was never sent and simply ends.
@@ -103,10 +111,13 @@ class Registrations:
                 await self._announce(tx, registration, code)
         return code.expires_at
 
-    async def complete(self, registration_id: UUID, digits: str, device: Device) -> SignedIn:
+    async def complete(
+        self, registration_id: UUID, digits: str, device: Device, username: str | None = None
+    ) -> SignedIn:
         """Creates the account and signs the device in.
 
-        Raises CodeInvalid or UsernameTaken; after the latter the code is still good.
+        `username` takes the place of the one that the registration was started with; empty it is none. Raises CodeInvalid,
+        UsernameTaken or TooManyUsernames; after the latter two the code is still good.
         """
         origin = Origin(device.ip, device.user_agent)
         async with self._audit.attempt(Action.REGISTRATION, origin) as attempt:
@@ -114,22 +125,38 @@ class Registrations:
                 registration = await store.registrations.find(tx, registration_id, self._clock())
             if registration is None:
                 raise CodeInvalid
-            email = registration.profile.email
-            async with (
-                self._codes.redeemed(registration_id, canonical_email(email), digits),
-                self._db.transaction() as tx,
-            ):
-                user = User(uuid7(), registration.profile, Role.USER, self._clock())
-                # Whoever comes second for the same address or username waits here for the first.
-                if not await store.users.insert(tx, user, registration.password_hash):
-                    raise CodeInvalid if await store.users.find_by_email(tx, email) else UsernameTaken
-                await store.registrations.delete_of(tx, email)
-                signed_in = await self._sessions.open(tx, user, device, Method.CODE)
-                attempt.concerns(user.id)
-                await attempt.done(tx, actor_id=user.id, session_id=signed_in.session_id)
-                await outbox.add(tx, events.UserRegistered(user_id=str(user.id)), key=user.id)
+            async with self._codes.redeemed(registration_id, canonical_email(registration.profile.email), digits):
+                name = registration.profile.username if username is None else username or None
+                try:
+                    return await self._create(registration_id, name, device, attempt)
+                except UsernameTaken:
+                    await self._note_refused(registration_id, name)
+                    raise
+
+    async def _create(self, registration_id: UUID, username: str | None, device: Device, attempt: Attempt) -> SignedIn:
+        async with self._db.transaction() as tx:
+            # Once more, now that the code keeps others away: of what has ended meanwhile, or been tried, Redis knows nothing.
+            registration = await store.registrations.find(tx, registration_id, self._clock())
+            if registration is None:
+                raise CodeInvalid
+            _require_tries(registration.usernames_refused, username)
+            profile, password_hash = replace(registration.profile, username=username), registration.password_hash
+            user = User(uuid7(), profile, Role.USER, self._clock(), has_password=password_hash is not None)
+            # Whoever comes second for the same address or username waits here for the first.
+            if not await store.users.insert(tx, user, password_hash):
+                raise CodeInvalid if await store.users.find_by_email(tx, profile.email) else UsernameTaken
+            await store.registrations.delete_of(tx, profile.email)
+            signed_in = await self._sessions.open(tx, user, device, Method.CODE)
+            attempt.concerns(user.id)
+            await attempt.done(tx, actor_id=user.id, session_id=signed_in.session_id)
+            await outbox.add(tx, events.UserRegistered(user_id=str(user.id)), key=user.id)
         log.info("account %s was created", user.id)
         return signed_in
+
+    async def _note_refused(self, registration_id: UUID, username: str | None) -> None:
+        if username:
+            async with self._db.single() as tx:
+                await store.registrations.note_refused_username(tx, registration_id, canonical_username(username))
 
     async def _announce(self, tx: Transaction, registration: Registration, code: Code) -> None:
         """Mails the code, or tells the owner of an account that somebody tried to register their address."""
@@ -139,3 +166,8 @@ class Registrations:
         owner = await store.users.find_by_email(tx, profile.email)
         event: Message = issued if owner is None else events.RegistrationRepeated(user_id=str(owner.id))
         await outbox.add(tx, event, key=owner.id if owner else registration.id)
+
+
+def _require_tries(refused: Sequence[str], username: str | None) -> None:
+    if username and canonical_username(username) not in refused and len(refused) >= _MOST_REFUSED:
+        raise TooManyUsernames

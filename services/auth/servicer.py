@@ -32,7 +32,7 @@ from services.kit.timestamps import set_time
 from .accounts import Accounts
 from .email_changes import EmailChanges
 from .keys import KeyRotation, SigningKeys
-from .model import CodeAnswer, Profile, ProfileChange, Session, Tokens, User
+from .model import CodeAnswer, OwnProof, Profile, ProfileChange, Session, Tokens, User
 from .pacing import Pace
 from .password_changes import PasswordChanges
 from .registrations import Registrations
@@ -79,7 +79,8 @@ class RegistrationServicer(registration_service_pb2_grpc.RegistrationServiceServ
         self, request: registration_service_pb2.CompleteRegistrationRequest, context: Context
     ) -> registration_service_pb2.CompleteRegistrationResponse:
         device = device_of(request.device_name, origin_of(context))
-        completing = self._registrations.complete(UUID(request.registration_id), request.code, device)
+        username = request.username if request.HasField("username") else None
+        completing = self._registrations.complete(UUID(request.registration_id), request.code, device, username)
         signed_in = await self._pace.keep(completing)
         return registration_service_pb2.CompleteRegistrationResponse(
             user=_user(signed_in.user), tokens=_tokens(signed_in.tokens), device_token=signed_in.device_token
@@ -190,9 +191,8 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
     async def ChangePassword(
         self, request: account_service_pb2.ChangePasswordRequest, context: Context
     ) -> account_service_pb2.ChangePasswordResponse:
-        await self._password_changes.change(
-            caller_of(context), request.current_password, request.new_password, origin_of(context)
-        )
+        proof = _proof(request, request.current_password)
+        await self._password_changes.change(caller_of(context), proof, request.new_password, origin_of(context))
         return account_service_pb2.ChangePasswordResponse()
 
     async def StartPasswordReset(
@@ -213,9 +213,8 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
     async def StartEmailChange(
         self, request: account_service_pb2.StartEmailChangeRequest, context: Context
     ) -> account_service_pb2.StartEmailChangeResponse:
-        starting = self._email_changes.start(
-            caller_of(context), request.new_email, request.password, origin_of(context)
-        )
+        proof = _proof(request, request.password)
+        starting = self._email_changes.start(caller_of(context), request.new_email, proof, origin_of(context))
         started = await self._pace.keep(starting)
         response = account_service_pb2.StartEmailChangeResponse(challenge_id=str(started.id))
         set_time(response.code_expire_time, started.code_expires_at)
@@ -230,8 +229,7 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
     async def DeleteAccount(
         self, request: account_service_pb2.DeleteAccountRequest, context: Context
     ) -> account_service_pb2.DeleteAccountResponse:
-        code = _answer(request) if request.code else None
-        await self._accounts.delete(caller_of(context), request.password, code, origin_of(context))
+        await self._accounts.delete(caller_of(context), _proof(request, request.password), origin_of(context))
         return account_service_pb2.DeleteAccountResponse()
 
 
@@ -311,6 +309,10 @@ def _answer(request: _CodeAnswer) -> CodeAnswer:
     return CodeAnswer(UUID(request.challenge_id), request.code)
 
 
+def _proof(request: _CodeAnswer, password: str) -> OwnProof:
+    return OwnProof(password, _answer(request) if request.code else None)
+
+
 def _revocation(revocation: Revocation) -> revocation_service_pb2.Revocation:
     message = revocation_service_pb2.Revocation()
     match revocation.kind:
@@ -349,6 +351,7 @@ def _user(user: User) -> user_pb2.User:
         last_name=user.profile.last_name,
         preferences=user.profile.preferences,
         role=_ROLES[user.role],
+        has_password=user.has_password,
     )
     set_time(message.create_time, user.created_at)
     return message

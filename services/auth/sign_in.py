@@ -53,7 +53,7 @@ class PasswordSignIn:
             rehashed = await self._rehashed(password, credentials.password_hash)
             user_id = credentials.user.id
             async with self._db.transaction() as tx:
-                if rehashed:
+                if rehashed and credentials.password_hash:
                     await store.users.replace_password_hash(tx, user_id, old=credentials.password_hash, new=rehashed)
                 # A password change, or a role that is withdrawn, ends all sessions; one that is opened just then, for what the
                 # account was before, must not slip past it.
@@ -64,9 +64,9 @@ class PasswordSignIn:
                 await attempt.done(tx, actor_id=user.id, session_id=signed_in.session_id)
         return signed_in
 
-    async def _rehashed(self, password: str, stored: str) -> str | None:
+    async def _rehashed(self, password: str, stored: str | None) -> str | None:
         """The hash with today's parameters when the stored one has others; it can wait for a quieter time."""
-        if not self._passwords.is_outdated(stored):
+        if stored is None or not self._passwords.is_outdated(stored):
             return None
         try:
             return await self._passwords.hash(password)
@@ -105,7 +105,7 @@ class CodeSignIn:
         ):
             async with self._db.transaction() as tx:
                 locked = challenge.user_id and await store.users.lock(tx, challenge.user_id)
-                if not locked or not challenge.proves(locked.user):
+                if not locked or not challenge.proves(locked):
                     raise CodeInvalid
                 user = locked.user
                 await self._code_proofs.use(tx, challenge)

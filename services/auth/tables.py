@@ -36,9 +36,12 @@ users = Table(
     Column("last_name", Text, nullable=False),
     Column("preferences", ARRAY(Text), nullable=False),
     Column("role", Text, nullable=False),
-    Column("password_hash", Text, nullable=False),
+    # None: the account signs in by mailed codes only.
+    Column("password_hash", Text),
     Column("password_changed_at", DateTime(timezone=True), nullable=False),
     Column("password_disabled_at", DateTime(timezone=True)),
+    # Grows with every change of what proofs protect: one that was begun in an earlier epoch proves nothing.
+    Column("proof_epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("created_at", DateTime(timezone=True), nullable=False),
     # Sessions of an earlier epoch have ended, but the one that was kept.
     Column("session_epoch", BigInteger, nullable=False, server_default=text("0")),
@@ -60,7 +63,9 @@ registrations = Table(
     Column("first_name", Text, nullable=False),
     Column("last_name", Text, nullable=False),
     Column("preferences", ARRAY(Text), nullable=False),
-    Column("password_hash", Text, nullable=False),
+    Column("password_hash", Text),
+    # In their canonical form: those that were tried at completion and belong to others.
+    Column("usernames_refused", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Index("registrations_by_email", "email_canonical"),
@@ -75,6 +80,8 @@ challenges = Table(
     # Neither is there for an address that nobody has: it is not kept.
     Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE")),
     Column("email", Text),
+    # The account's when the code was asked for.
+    Column("proof_epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Index("challenges_by_user", "user_id"),
     Index("challenges_by_expiry", "expires_at"),

@@ -113,8 +113,10 @@ class AuthWorld:
         request = registration_service_pb2.CreateRegistrationRequest(email=email, password=password, username=username)
         return (await self.registrations.CreateRegistration(request)).registration_id
 
-    async def complete(self, registration_id: str, code: str) -> Member:
-        request = registration_service_pb2.CompleteRegistrationRequest(registration_id=registration_id, code=code)
+    async def complete(self, registration_id: str, code: str, *, username: str | None = None) -> Member:
+        request = registration_service_pb2.CompleteRegistrationRequest(
+            registration_id=registration_id, code=code, username=username
+        )
         response = await self.registrations.CompleteRegistration(request)
         return Member(response.user, response.tokens, response.device_token)
 
@@ -147,12 +149,20 @@ class AuthWorld:
         )
         await self.accounts.CompletePasswordReset(request)
 
-    async def change_password(self, member: Member, new: str, current: str = PASSWORD) -> None:
-        request = account_service_pb2.ChangePasswordRequest(current_password=current, new_password=new)
+    async def change_password(
+        self, member: Member, new: str, current: str = PASSWORD, *, challenge_id: str = "", code: str = ""
+    ) -> None:
+        request = account_service_pb2.ChangePasswordRequest(
+            current_password=current, new_password=new, challenge_id=challenge_id, code=code
+        )
         await self.accounts.ChangePassword(request, metadata=member.auth)
 
-    async def start_email_change(self, member: Member, email: str, password: str = PASSWORD) -> str:
-        request = account_service_pb2.StartEmailChangeRequest(new_email=email, password=password)
+    async def start_email_change(
+        self, member: Member, email: str, password: str = PASSWORD, *, challenge_id: str = "", code: str = ""
+    ) -> str:
+        request = account_service_pb2.StartEmailChangeRequest(
+            new_email=email, password=password, challenge_id=challenge_id, code=code
+        )
         return (await self.accounts.StartEmailChange(request, metadata=member.auth)).challenge_id
 
     async def complete_email_change(self, member: Member, challenge_id: str, code: str) -> User:
@@ -244,8 +254,11 @@ class AuthWorld:
     async def make_admin(self, email: str) -> Member:
         """Registers an administrator, signed in as one."""
         await self.register(email)
-        await self._roles().set(email, Role.ADMIN)
+        await self.grant_admin(email)
         return await self.sign_in(email)
+
+    async def grant_admin(self, email: str) -> None:
+        await self._roles().set(email, Role.ADMIN)
 
     async def withdraw_admin(self, email: str) -> None:
         await self._roles().set(email, Role.USER)

@@ -89,6 +89,11 @@ async def registering(asker: Asker) -> None:
     await asker.ask(registrations.CompleteRegistration, complete)
 
 
+async def registering_without_a_password(asker: Asker) -> None:
+    create = registration_service_pb2.CreateRegistrationRequest(email=asker.email)
+    await asker.ask(asker.world.registrations.CreateRegistration, create, times=2)
+
+
 async def registering_with_a_weak_password(asker: Asker) -> None:
     create = registration_service_pb2.CreateRegistrationRequest(email=asker.email, password="password1234567")
     await asker.ask(asker.world.registrations.CreateRegistration, create, times=2)
@@ -100,6 +105,11 @@ async def signing_in_by_address(asker: Asker) -> None:
 
 async def signing_in_by_username(asker: Asker) -> None:
     await signing_in(asker, asker.email.partition("@")[0])
+
+
+async def signing_in_where_there_is_no_password(asker: Asker) -> None:
+    await asker.world.execute("UPDATE users SET password_hash = NULL WHERE email = :email", email=asker.email)
+    await signing_in(asker, asker.email)
 
 
 async def signing_in(asker: Asker, login: str) -> None:
@@ -179,9 +189,11 @@ async def world(make_world: MakeWorld) -> AuthWorld:
     "ask",
     [
         registering,
+        registering_without_a_password,
         registering_with_a_weak_password,
         signing_in_by_address,
         signing_in_by_username,
+        signing_in_where_there_is_no_password,
         signing_in_from_a_device_that_is_somebody_elses,
         signing_in_with_a_code,
         resetting_the_password,

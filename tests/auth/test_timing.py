@@ -69,6 +69,12 @@ async def signing_in(world: AuthWorld, email: str, _: bool) -> list[float]:
     return [seconds]
 
 
+async def signing_in_where_there_is_no_password(world: AuthWorld, email: str, known: bool) -> list[float]:
+    if known:
+        await world.execute("UPDATE users SET password_hash = NULL WHERE email = :email", email=email)
+    return await signing_in(world, email, known)
+
+
 async def signing_in_with_a_code(world: AuthWorld, email: str, _: bool) -> list[float]:
     start = session_service_pb2.StartSessionCodeRequest(email=email)
     started, answer = await timed(world.sessions.StartSessionCode, start, StatusCode.OK)
@@ -101,7 +107,16 @@ class TestAlikeness:
         world = await make_world(**NO_LIMITS, answer_beat_seconds=0.05)
         await cannot_be_told_apart(world, converse, samples=500, most=0.55, at_once=6)
 
-    @pytest.mark.parametrize("converse", [registering, signing_in, signing_in_with_a_code, resetting_the_password])
+    @pytest.mark.parametrize(
+        "converse",
+        [
+            registering,
+            signing_in,
+            signing_in_where_there_is_no_password,
+            signing_in_with_a_code,
+            resetting_the_password,
+        ],
+    )
     async def test_nothing_that_takes_long_is_spared_when_there_is_no_account(
         self, make_world: MakeWorld, converse: Conversation
     ) -> None:

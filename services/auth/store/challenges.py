@@ -21,6 +21,7 @@ async def insert(tx: Transaction, challenge: Challenge) -> None:
         purpose=challenge.purpose,
         user_id=challenge.user_id,
         email=challenge.email,
+        proof_epoch=challenge.proof_epoch,
         expires_at=challenge.expires_at,
     )
     await tx.execute(statement)
@@ -31,8 +32,15 @@ async def find(tx: Transaction, challenge_id: UUID, purpose: Purpose, now: datet
         challenges.c.id == challenge_id, challenges.c.purpose == purpose, challenges.c.expires_at > now
     )
     row = (await tx.execute(query)).mappings().one_or_none()
-    return (
-        Challenge(row["id"], Purpose(row["purpose"]), row["user_id"], row["email"], row["expires_at"]) if row else None
+    if row is None:
+        return None
+    return Challenge(
+        id=row["id"],
+        purpose=Purpose(row["purpose"]),
+        user_id=row["user_id"],
+        email=row["email"],
+        expires_at=row["expires_at"],
+        proof_epoch=row["proof_epoch"],
     )
 
 

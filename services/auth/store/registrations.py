@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy import insert as insert_into
 
 from services.kit.database import Transaction
@@ -38,7 +38,15 @@ async def find(tx: Transaction, registration_id: UUID, now: datetime) -> Registr
         password_hash=row["password_hash"],
         created_at=row["created_at"],
         expires_at=row["expires_at"],
+        usernames_refused=tuple(row["usernames_refused"]),
     )
+
+
+async def note_refused_username(tx: Transaction, registration_id: UUID, username: str) -> None:
+    """Kept with the registration, so that no loss in Redis lets names be asked for without end."""
+    refused = registrations.c.usernames_refused
+    statement = update(registrations).where(registrations.c.id == registration_id, refused.all_() != username)
+    await tx.execute(statement.values(usernames_refused=func.array_append(refused, username)))
 
 
 async def extend(tx: Transaction, registration_id: UUID, expires_at: datetime) -> bool:

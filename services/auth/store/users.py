@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, or_, select
+from sqlalchemy import bindparam, case, or_, select
 from sqlalchemy import delete as delete_from
 from sqlalchemy import update as update_table
 from sqlalchemy.dialects.postgresql import insert as insert_into
@@ -35,7 +35,14 @@ _HELD = (
 )
 
 
-async def insert(tx: Transaction, user: User, password_hash: str) -> bool:
+_VOID_PROOFS = {"proof_epoch": users.c.proof_epoch + 1}
+"""Belongs into every change of what proofs protect: all challenges and passwords that were looked at before prove nothing then.
+
+A number instead of a deletion of the challenges, which would miss one that is just being written.
+"""
+
+
+async def insert(tx: Transaction, user: User, password_hash: str | None) -> bool:
     """False when the address or the username belongs to another account; then nothing is written."""
     statement = insert_into(users).values(
         id=user.id,
@@ -87,11 +94,10 @@ async def keep(tx: Transaction, user_id: UUID) -> bool:
     return (await tx.execute(query)).scalar_one_or_none() is not None
 
 
-async def keep_by_email(tx: Transaction, email: str) -> User | None:
-    """The account that has the address, and goes on having it until the transaction ends."""
+async def keep_by_email(tx: Transaction, email: str) -> Credentials | None:
+    """The account that has the address, and is not deleted until the transaction ends."""
     query = select(users).where(users.c.email_canonical == canonical_email(email))
-    row = (await tx.execute(query.with_for_update(read=True, key_share=True))).mappings().one_or_none()
-    return user_of(row) if row else None
+    return _credentials((await tx.execute(query.with_for_update(read=True, key_share=True))).mappings().one_or_none())
 
 
 async def hold_password(tx: Transaction, user_id: UUID, changed_at: datetime) -> User | None:
@@ -114,13 +120,14 @@ async def replace_password_hash(tx: Transaction, user_id: UUID, *, old: str, new
 
 async def set_password(tx: Transaction, user_id: UUID, password_hash: str, now: datetime) -> None:
     """Another password, which is usable whatever became of the former one."""
-    await _set(tx, user_id, password_hash=password_hash, password_changed_at=now, password_disabled_at=None)
+    values = {"password_hash": password_hash, "password_changed_at": now, "password_disabled_at": None}
+    await _set(tx, user_id, **values, **_VOID_PROOFS)
 
 
 async def disable_password(tx: Transaction, user_id: UUID, now: datetime) -> bool:
     """False when it is disabled already."""
     statement = update_table(users).where(users.c.id == user_id, users.c.password_disabled_at.is_(None))
-    return (await tx.execute(statement.values(password_disabled_at=now))).rowcount == 1
+    return (await tx.execute(statement.values(password_disabled_at=now, **_VOID_PROOFS))).rowcount == 1
 
 
 async def enable_password(tx: Transaction, user_id: UUID) -> None:
@@ -128,12 +135,17 @@ async def enable_password(tx: Transaction, user_id: UUID) -> None:
 
 
 async def set_role(tx: Transaction, user_id: UUID, role: Role) -> None:
-    await _set(tx, user_id, role=role)
+    await _set(tx, user_id, role=role, **_VOID_PROOFS)
 
 
 async def set_profile(tx: Transaction, user_id: UUID, profile: Profile) -> bool:
-    """False when the address or the username belongs to another account; then nothing is written."""
+    """False when the address or the username belongs to another account; then nothing is written.
+
+    Another address voids what was proven by the former one.
+    """
     values = {**profile_values(profile), "username_canonical": _canonical(profile.username)}
+    moves = users.c.email_canonical != values["email_canonical"]
+    values["proof_epoch"] = users.c.proof_epoch + case((moves, 1), else_=0)
     try:
         async with tx.begin_nested():
             await _set(tx, user_id, **values)
@@ -184,6 +196,7 @@ def user_of(row: RowMapping, prefix: str = "") -> User:
         profile=profile_of(row, prefix),
         role=Role(row[prefix + "role"]),
         created_at=row[prefix + "created_at"],
+        has_password=row[prefix + "password_hash"] is not None,
     )
 
 
@@ -195,4 +208,5 @@ def _credentials(row: RowMapping | None) -> Credentials | None:
         password_hash=row["password_hash"],
         password_changed_at=row["password_changed_at"],
         password_disabled_at=row["password_disabled_at"],
+        proof_epoch=row["proof_epoch"],
     )

@@ -138,25 +138,33 @@ Global___UpdateAccountResponse: _TypeAlias = UpdateAccountResponse  # noqa: Y015
 
 @_typing.final
 class ChangePasswordRequest(_message.Message):
-    """A new password for the caller."""
+    """A new password for the caller: give the current one, or both parts of a code."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CURRENT_PASSWORD_FIELD_NUMBER: _builtins.int
     NEW_PASSWORD_FIELD_NUMBER: _builtins.int
+    CHALLENGE_ID_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
     current_password: _builtins.str
     """Exactly as it was set."""
     new_password: _builtins.str
     """By default at least 15 characters; see the password policy in the settings. At most 1024 bytes."""
+    challenge_id: _builtins.str
+    """From StartSessionCodeResponse."""
+    code: _builtins.str
+    """The 8 digits from the mail. Blanks, line ends and hyphens between and around them do not count."""
     def __init__(
         self,
         *,
         current_password: _builtins.str = ...,
         new_password: _builtins.str = ...,
+        challenge_id: _builtins.str = ...,
+        code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_password", b"current_password", "new_password", b"new_password"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge_id", b"challenge_id", "code", b"code", "current_password", b"current_password", "new_password", b"new_password"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -241,7 +249,7 @@ class CompletePasswordResetRequest(_message.Message):
     challenge_id: _builtins.str
     """From StartPasswordResetResponse."""
     code: _builtins.str
-    """The 8 digits from the mail."""
+    """The 8 digits from the mail. Blanks, line ends and hyphens between and around them do not count."""
     new_password: _builtins.str
     """By default at least 15 characters; see the password policy in the settings. At most 1024 bytes."""
     def __init__(
@@ -278,25 +286,33 @@ Global___CompletePasswordResetResponse: _TypeAlias = CompletePasswordResetRespon
 
 @_typing.final
 class StartEmailChangeRequest(_message.Message):
-    """Asks for a code at another address."""
+    """Asks for a code at another address: give the password, or both parts of a code that was mailed to the present one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NEW_EMAIL_FIELD_NUMBER: _builtins.int
     PASSWORD_FIELD_NUMBER: _builtins.int
+    CHALLENGE_ID_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
     new_email: _builtins.str
     """The address that receives the code. Blanks around it do not count, and its domain may be in any script."""
     password: _builtins.str
     """The account's password."""
+    challenge_id: _builtins.str
+    """From StartSessionCodeResponse."""
+    code: _builtins.str
+    """The 8 digits from the mail. Blanks, line ends and hyphens between and around them do not count."""
     def __init__(
         self,
         *,
         new_email: _builtins.str = ...,
         password: _builtins.str = ...,
+        challenge_id: _builtins.str = ...,
+        code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_email", b"new_email", "password", b"password"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge_id", b"challenge_id", "code", b"code", "new_email", b"new_email", "password", b"password"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -341,7 +357,7 @@ class CompleteEmailChangeRequest(_message.Message):
     challenge_id: _builtins.str
     """From StartEmailChangeResponse."""
     code: _builtins.str
-    """The 8 digits from the mail."""
+    """The 8 digits from the mail. Blanks, line ends and hyphens between and around them do not count."""
     def __init__(
         self,
         *,
@@ -394,7 +410,7 @@ class DeleteAccountRequest(_message.Message):
     challenge_id: _builtins.str
     """From StartSessionCodeResponse."""
     code: _builtins.str
-    """The 8 digits from the mail."""
+    """The 8 digits from the mail. Blanks, line ends and hyphens between and around them do not count."""
     def __init__(
         self,
         *,

@@ -98,17 +98,19 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ChangePassword(self, request, context):
-        """Replaces the password and ends all other sessions of the account. The owner is told by mail.
-        Errors: UNAUTHENTICATED INVALID_CREDENTIALS when the current password is wrong, SESSION_REVOKED; INVALID_ARGUMENT with field
-        violations; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED.
+        """Sets another password, or the first one, and ends all other sessions of the account. The owner is told by mail. Needs the current
+        password, or a code from StartSessionCode to the account's address.
+        Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS when the current password is
+        wrong, CODE_INVALID, SESSION_REVOKED; INVALID_ARGUMENT with field violations, after which a code is still good;
+        RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartPasswordReset(self, request, context):
-        """Starts replacing a forgotten password: mails an 8-digit code. The answer is the same for an address that has no account; then
-        nothing is mailed. Not idempotent: each call is a challenge of its own.
+        """Starts replacing a forgotten password, or setting the first one: mails an 8-digit code. The answer is the same for an address that
+        has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own.
         Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -126,9 +128,11 @@ class AccountServiceServicer:
 
     def StartEmailChange(self, request, context):
         """Starts moving the account to another address: mails an 8-digit code there. The answer is the same whether or not the address
-        has an account; the owner of one that has is told by mail instead. Not idempotent: each call is a challenge of its own.
-        Errors: UNAUTHENTICATED INVALID_CREDENTIALS when the password is wrong, SESSION_REVOKED; INVALID_ARGUMENT when the address is
-        the account's already; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_CODES, TOO_MANY_SIGN_INS, OVERLOADED.
+        has an account; the owner of one that has is told by mail instead. Needs the password, or a code from StartSessionCode to the
+        address that the account has. Not idempotent: each call is a challenge of its own.
+        Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS when the password is wrong,
+        CODE_INVALID, SESSION_REVOKED; INVALID_ARGUMENT when the address is the account's already; RESOURCE_EXHAUSTED with RetryInfo:
+        TOO_MANY_CODES, TOO_MANY_SIGN_INS, OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

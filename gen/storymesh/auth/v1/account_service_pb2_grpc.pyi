@@ -42,13 +42,15 @@ class AccountServiceStub:
     Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS USERNAME_TAKEN; UNAUTHENTICATED SESSION_REVOKED.
     """
     ChangePassword: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ChangePasswordRequest, _account_service_pb2.ChangePasswordResponse]
-    """Replaces the password and ends all other sessions of the account. The owner is told by mail.
-    Errors: UNAUTHENTICATED INVALID_CREDENTIALS when the current password is wrong, SESSION_REVOKED; INVALID_ARGUMENT with field
-    violations; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED.
+    """Sets another password, or the first one, and ends all other sessions of the account. The owner is told by mail. Needs the current
+    password, or a code from StartSessionCode to the account's address.
+    Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS when the current password is
+    wrong, CODE_INVALID, SESSION_REVOKED; INVALID_ARGUMENT with field violations, after which a code is still good;
+    RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED.
     """
     StartPasswordReset: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.StartPasswordResetRequest, _account_service_pb2.StartPasswordResetResponse]
-    """Starts replacing a forgotten password: mails an 8-digit code. The answer is the same for an address that has no account; then
-    nothing is mailed. Not idempotent: each call is a challenge of its own.
+    """Starts replacing a forgotten password, or setting the first one: mails an 8-digit code. The answer is the same for an address that
+    has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own.
     Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
     """
     CompletePasswordReset: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CompletePasswordResetRequest, _account_service_pb2.CompletePasswordResetResponse]
@@ -58,9 +60,11 @@ class AccountServiceStub:
     """
     StartEmailChange: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.StartEmailChangeRequest, _account_service_pb2.StartEmailChangeResponse]
     """Starts moving the account to another address: mails an 8-digit code there. The answer is the same whether or not the address
-    has an account; the owner of one that has is told by mail instead. Not idempotent: each call is a challenge of its own.
-    Errors: UNAUTHENTICATED INVALID_CREDENTIALS when the password is wrong, SESSION_REVOKED; INVALID_ARGUMENT when the address is
-    the account's already; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_CODES, TOO_MANY_SIGN_INS, OVERLOADED.
+    has an account; the owner of one that has is told by mail instead. Needs the password, or a code from StartSessionCode to the
+    address that the account has. Not idempotent: each call is a challenge of its own.
+    Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS when the password is wrong,
+    CODE_INVALID, SESSION_REVOKED; INVALID_ARGUMENT when the address is the account's already; RESOURCE_EXHAUSTED with RetryInfo:
+    TOO_MANY_CODES, TOO_MANY_SIGN_INS, OVERLOADED.
     """
     CompleteEmailChange: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CompleteEmailChangeRequest, _account_service_pb2.CompleteEmailChangeResponse]
     """Redeems the code: the account has the new address from now on; the old one is told by mail. A code works once.
@@ -88,13 +92,15 @@ class AccountServiceAsyncStub(AccountServiceStub):
     Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS USERNAME_TAKEN; UNAUTHENTICATED SESSION_REVOKED.
     """
     ChangePassword: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ChangePasswordRequest, _account_service_pb2.ChangePasswordResponse]  # type: ignore[assignment]
-    """Replaces the password and ends all other sessions of the account. The owner is told by mail.
-    Errors: UNAUTHENTICATED INVALID_CREDENTIALS when the current password is wrong, SESSION_REVOKED; INVALID_ARGUMENT with field
-    violations; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED.
+    """Sets another password, or the first one, and ends all other sessions of the account. The owner is told by mail. Needs the current
+    password, or a code from StartSessionCode to the account's address.
+    Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS when the current password is
+    wrong, CODE_INVALID, SESSION_REVOKED; INVALID_ARGUMENT with field violations, after which a code is still good;
+    RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED.
     """
     StartPasswordReset: _aio.UnaryUnaryMultiCallable[_account_service_pb2.StartPasswordResetRequest, _account_service_pb2.StartPasswordResetResponse]  # type: ignore[assignment]
-    """Starts replacing a forgotten password: mails an 8-digit code. The answer is the same for an address that has no account; then
-    nothing is mailed. Not idempotent: each call is a challenge of its own.
+    """Starts replacing a forgotten password, or setting the first one: mails an 8-digit code. The answer is the same for an address that
+    has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own.
     Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
     """
     CompletePasswordReset: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CompletePasswordResetRequest, _account_service_pb2.CompletePasswordResetResponse]  # type: ignore[assignment]
@@ -104,9 +110,11 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """
     StartEmailChange: _aio.UnaryUnaryMultiCallable[_account_service_pb2.StartEmailChangeRequest, _account_service_pb2.StartEmailChangeResponse]  # type: ignore[assignment]
     """Starts moving the account to another address: mails an 8-digit code there. The answer is the same whether or not the address
-    has an account; the owner of one that has is told by mail instead. Not idempotent: each call is a challenge of its own.
-    Errors: UNAUTHENTICATED INVALID_CREDENTIALS when the password is wrong, SESSION_REVOKED; INVALID_ARGUMENT when the address is
-    the account's already; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_CODES, TOO_MANY_SIGN_INS, OVERLOADED.
+    has an account; the owner of one that has is told by mail instead. Needs the password, or a code from StartSessionCode to the
+    address that the account has. Not idempotent: each call is a challenge of its own.
+    Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS when the password is wrong,
+    CODE_INVALID, SESSION_REVOKED; INVALID_ARGUMENT when the address is the account's already; RESOURCE_EXHAUSTED with RetryInfo:
+    TOO_MANY_CODES, TOO_MANY_SIGN_INS, OVERLOADED.
     """
     CompleteEmailChange: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CompleteEmailChangeRequest, _account_service_pb2.CompleteEmailChangeResponse]  # type: ignore[assignment]
     """Redeems the code: the account has the new address from now on; the old one is told by mail. A code works once.
@@ -149,9 +157,11 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.ChangePasswordRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.ChangePasswordResponse, _abc.Awaitable[_account_service_pb2.ChangePasswordResponse]]:
-        """Replaces the password and ends all other sessions of the account. The owner is told by mail.
-        Errors: UNAUTHENTICATED INVALID_CREDENTIALS when the current password is wrong, SESSION_REVOKED; INVALID_ARGUMENT with field
-        violations; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED.
+        """Sets another password, or the first one, and ends all other sessions of the account. The owner is told by mail. Needs the current
+        password, or a code from StartSessionCode to the account's address.
+        Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS when the current password is
+        wrong, CODE_INVALID, SESSION_REVOKED; INVALID_ARGUMENT with field violations, after which a code is still good;
+        RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED.
         """
 
     @_abc_1.abstractmethod
@@ -160,8 +170,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.StartPasswordResetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.StartPasswordResetResponse, _abc.Awaitable[_account_service_pb2.StartPasswordResetResponse]]:
-        """Starts replacing a forgotten password: mails an 8-digit code. The answer is the same for an address that has no account; then
-        nothing is mailed. Not idempotent: each call is a challenge of its own.
+        """Starts replacing a forgotten password, or setting the first one: mails an 8-digit code. The answer is the same for an address that
+        has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own.
         Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
         """
 
@@ -183,9 +193,11 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.StartEmailChangeResponse, _abc.Awaitable[_account_service_pb2.StartEmailChangeResponse]]:
         """Starts moving the account to another address: mails an 8-digit code there. The answer is the same whether or not the address
-        has an account; the owner of one that has is told by mail instead. Not idempotent: each call is a challenge of its own.
-        Errors: UNAUTHENTICATED INVALID_CREDENTIALS when the password is wrong, SESSION_REVOKED; INVALID_ARGUMENT when the address is
-        the account's already; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_CODES, TOO_MANY_SIGN_INS, OVERLOADED.
+        has an account; the owner of one that has is told by mail instead. Needs the password, or a code from StartSessionCode to the
+        address that the account has. Not idempotent: each call is a challenge of its own.
+        Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS when the password is wrong,
+        CODE_INVALID, SESSION_REVOKED; INVALID_ARGUMENT when the address is the account's already; RESOURCE_EXHAUSTED with RetryInfo:
+        TOO_MANY_CODES, TOO_MANY_SIGN_INS, OVERLOADED.
         """
 
     @_abc_1.abstractmethod

@@ -31,7 +31,7 @@ from storymesh.options.v1 import policy_pb2 as storymesh_dot_options_dot_v1_dot_
 from storymesh.options.v1 import rules_pb2 as storymesh_dot_options_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,storymesh/auth/v1/registration_service.proto\x12\x11storymesh.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1estorymesh/auth/v1/tokens.proto\x1a\x1cstorymesh/auth/v1/user.proto\x1a!storymesh/options/v1/policy.proto\x1a storymesh/options/v1/rules.proto\"\xd0\x04\n\x19\x43reateRegistrationRequest\x12\"\n\x05\x65mail\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\xb8\xe1\x18\x01\xc8\x01\x01R\x05\x65mail\x12\'\n\x08password\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x08\xc8\x01\x01R\x08password\x12\x46\n\x08username\x18\x03 \x01(\tB%\xbaH\"r 2\x1e^[A-Za-z][A-Za-z0-9._-]{2,31}$H\x00R\x08username\x88\x01\x01\x12K\n\nfirst_name\x18\x04 \x01(\tB\'\xbaH$r\"\x18@2\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x01R\tfirstName\x88\x01\x01\x12I\n\tlast_name\x18\x05 \x01(\tB\'\xbaH$r\"\x18@2\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x02R\x08lastName\x88\x01\x01\x12\xdb\x01\n\x0bpreferences\x18\x06 \x03(\tB\xb8\x01\xbaH\xb4\x01\x92\x01\xb0\x01\x10\x05\x18\x01\"\xa9\x01r\xa6\x01(\x14\x32\xa1\x01^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*[^\\s\\x00-\\x1f\\x7f-\\xa0\\xad\xcd\x8f\xd8\x9c\xe1\x85\x9f\xe1\x85\xa0\xe1\x9a\x80\xe1\x9e\xb4\xe1\x9e\xb5\xe1\xa0\x8b-\xe1\xa0\x8f\xe2\x80\x80-\xe2\x80\x8f\xe2\x80\xa8-\xe2\x80\xaf\xe2\x81\x9f-\xe2\x81\xaf\xe2\xa0\x80\xe3\x80\x80\xe3\x85\xa4\xef\xb8\x80-\xef\xb8\x8f\xef\xbb\xbf\xef\xbe\xa0\xef\xbf\xb0-\xef\xbf\xbb][^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$R\x0bpreferencesB\x0b\n\t_usernameB\r\n\x0b_first_nameB\x0c\n\n_last_name\"\x8b\x01\n\x1a\x43reateRegistrationResponse\x12\'\n\x0fregistration_id\x18\x01 \x01(\tR\x0eregistrationId\x12\x44\n\x10\x63ode_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0e\x63odeExpireTime\"U\n\x1dResendRegistrationCodeRequest\x12\x34\n\x0fregistration_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x0eregistrationId\"f\n\x1eResendRegistrationCodeResponse\x12\x44\n\x10\x63ode_expire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0e\x63odeExpireTime\"\xdc\x01\n\x1b\x43ompleteRegistrationRequest\x12\x34\n\x0fregistration_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x0eregistrationId\x12(\n\x04\x63ode\x18\x02 \x01(\tB\x14\xbaH\x11r\x0c\x32\n^[0-9]{6}$\xc8\x01\x01R\x04\x63ode\x12M\n\x0b\x64\x65vice_name\x18\x03 \x01(\tB\'\xbaH$r\"\x18@2\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x00R\ndeviceName\x88\x01\x01\x42\x0e\n\x0c_device_name\"\xa1\x01\n\x1c\x43ompleteRegistrationResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user\x12\x31\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.storymesh.auth.v1.TokensR\x06tokens\x12!\n\x0c\x64\x65vice_token\x18\x03 \x01(\tR\x0b\x64\x65viceToken2\xa9\x04\n\x13RegistrationService\x12\x97\x01\n\x12\x43reateRegistration\x12,.storymesh.auth.v1.CreateRegistrationRequest\x1a-.storymesh.auth.v1.CreateRegistrationResponse\"$\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02\x16\"\x11/v1/registrations:\x01*\x12\xbc\x01\n\x16ResendRegistrationCode\x12\x30.storymesh.auth.v1.ResendRegistrationCodeRequest\x1a\x31.storymesh.auth.v1.ResendRegistrationCodeResponse\"=\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02/\"*/v1/registrations/{registration_id}:resend:\x01*\x12\xb8\x01\n\x14\x43ompleteRegistration\x12..storymesh.auth.v1.CompleteRegistrationRequest\x1a/.storymesh.auth.v1.CompleteRegistrationResponse\"?\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02\x31\",/v1/registrations/{registration_id}:complete:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,storymesh/auth/v1/registration_service.proto\x12\x11storymesh.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1estorymesh/auth/v1/tokens.proto\x1a\x1cstorymesh/auth/v1/user.proto\x1a!storymesh/options/v1/policy.proto\x1a storymesh/options/v1/rules.proto\"\xcd\x04\n\x19\x43reateRegistrationRequest\x12\"\n\x05\x65mail\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\xb8\xe1\x18\x01\xc8\x01\x01R\x05\x65mail\x12$\n\x08password\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x08R\x08password\x12\x46\n\x08username\x18\x03 \x01(\tB%\xbaH\"r 2\x1e^[A-Za-z][A-Za-z0-9._-]{2,31}$H\x00R\x08username\x88\x01\x01\x12K\n\nfirst_name\x18\x04 \x01(\tB\'\xbaH$r\"\x18@2\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x01R\tfirstName\x88\x01\x01\x12I\n\tlast_name\x18\x05 \x01(\tB\'\xbaH$r\"\x18@2\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x02R\x08lastName\x88\x01\x01\x12\xdb\x01\n\x0bpreferences\x18\x06 \x03(\tB\xb8\x01\xbaH\xb4\x01\x92\x01\xb0\x01\x10\x05\x18\x01\"\xa9\x01r\xa6\x01(\x14\x32\xa1\x01^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*[^\\s\\x00-\\x1f\\x7f-\\xa0\\xad\xcd\x8f\xd8\x9c\xe1\x85\x9f\xe1\x85\xa0\xe1\x9a\x80\xe1\x9e\xb4\xe1\x9e\xb5\xe1\xa0\x8b-\xe1\xa0\x8f\xe2\x80\x80-\xe2\x80\x8f\xe2\x80\xa8-\xe2\x80\xaf\xe2\x81\x9f-\xe2\x81\xaf\xe2\xa0\x80\xe3\x80\x80\xe3\x85\xa4\xef\xb8\x80-\xef\xb8\x8f\xef\xbb\xbf\xef\xbe\xa0\xef\xbf\xb0-\xef\xbf\xbb][^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$R\x0bpreferencesB\x0b\n\t_usernameB\r\n\x0b_first_nameB\x0c\n\n_last_name\"\x8b\x01\n\x1a\x43reateRegistrationResponse\x12\'\n\x0fregistration_id\x18\x01 \x01(\tR\x0eregistrationId\x12\x44\n\x10\x63ode_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0e\x63odeExpireTime\"U\n\x1dResendRegistrationCodeRequest\x12\x34\n\x0fregistration_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x0eregistrationId\"f\n\x1eResendRegistrationCodeResponse\x12\x44\n\x10\x63ode_expire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0e\x63odeExpireTime\"\xac\x02\n\x1b\x43ompleteRegistrationRequest\x12\x34\n\x0fregistration_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x0eregistrationId\x12 \n\x04\x63ode\x18\x02 \x01(\tB\x0c\xbaH\tr\x04\xc0\xe1\x18\x06\xc8\x01\x01R\x04\x63ode\x12M\n\x0b\x64\x65vice_name\x18\x03 \x01(\tB\'\xbaH$r\"\x18@2\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x00R\ndeviceName\x88\x01\x01\x12I\n\x08username\x18\x04 \x01(\tB(\xbaH%r#2!^([A-Za-z][A-Za-z0-9._-]{2,31})?$H\x01R\x08username\x88\x01\x01\x42\x0e\n\x0c_device_nameB\x0b\n\t_username\"\xa1\x01\n\x1c\x43ompleteRegistrationResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user\x12\x31\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.storymesh.auth.v1.TokensR\x06tokens\x12!\n\x0c\x64\x65vice_token\x18\x03 \x01(\tR\x0b\x64\x65viceToken2\xa9\x04\n\x13RegistrationService\x12\x97\x01\n\x12\x43reateRegistration\x12,.storymesh.auth.v1.CreateRegistrationRequest\x1a-.storymesh.auth.v1.CreateRegistrationResponse\"$\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02\x16\"\x11/v1/registrations:\x01*\x12\xbc\x01\n\x16ResendRegistrationCode\x12\x30.storymesh.auth.v1.ResendRegistrationCodeRequest\x1a\x31.storymesh.auth.v1.ResendRegistrationCodeResponse\"=\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02/\"*/v1/registrations/{registration_id}:resend:\x01*\x12\xb8\x01\n\x14\x43ompleteRegistration\x12..storymesh.auth.v1.CompleteRegistrationRequest\x1a/.storymesh.auth.v1.CompleteRegistrationResponse\"?\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02\x31\",/v1/registrations/{registration_id}:complete:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,7 +41,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEREGISTRATIONREQUEST'].fields_by_name['email']._loaded_options = None
   _globals['_CREATEREGISTRATIONREQUEST'].fields_by_name['email']._serialized_options = b'\272H\tr\004\270\341\030\001\310\001\001'
   _globals['_CREATEREGISTRATIONREQUEST'].fields_by_name['password']._loaded_options = None
-  _globals['_CREATEREGISTRATIONREQUEST'].fields_by_name['password']._serialized_options = b'\272H\010r\003(\200\010\310\001\001'
+  _globals['_CREATEREGISTRATIONREQUEST'].fields_by_name['password']._serialized_options = b'\272H\005r\003(\200\010'
   _globals['_CREATEREGISTRATIONREQUEST'].fields_by_name['username']._loaded_options = None
   _globals['_CREATEREGISTRATIONREQUEST'].fields_by_name['username']._serialized_options = b'\272H\"r 2\036^[A-Za-z][A-Za-z0-9._-]{2,31}$'
   _globals['_CREATEREGISTRATIONREQUEST'].fields_by_name['first_name']._loaded_options = None
@@ -55,9 +55,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPLETEREGISTRATIONREQUEST'].fields_by_name['registration_id']._loaded_options = None
   _globals['_COMPLETEREGISTRATIONREQUEST'].fields_by_name['registration_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
   _globals['_COMPLETEREGISTRATIONREQUEST'].fields_by_name['code']._loaded_options = None
-  _globals['_COMPLETEREGISTRATIONREQUEST'].fields_by_name['code']._serialized_options = b'\272H\021r\0142\n^[0-9]{6}$\310\001\001'
+  _globals['_COMPLETEREGISTRATIONREQUEST'].fields_by_name['code']._serialized_options = b'\272H\tr\004\300\341\030\006\310\001\001'
   _globals['_COMPLETEREGISTRATIONREQUEST'].fields_by_name['device_name']._loaded_options = None
   _globals['_COMPLETEREGISTRATIONREQUEST'].fields_by_name['device_name']._serialized_options = b'\272H$r\"\030@2\036^[^\\x00-\\x1f\\x7f-\\x9f\342\200\250\342\200\251]*$'
+  _globals['_COMPLETEREGISTRATIONREQUEST'].fields_by_name['username']._loaded_options = None
+  _globals['_COMPLETEREGISTRATIONREQUEST'].fields_by_name['username']._serialized_options = b'\272H%r#2!^([A-Za-z][A-Za-z0-9._-]{2,31})?$'
   _globals['_REGISTRATIONSERVICE'].methods_by_name['CreateRegistration']._loaded_options = None
   _globals['_REGISTRATIONSERVICE'].methods_by_name['CreateRegistration']._serialized_options = b'\262\341\030\004\010\001\020\002\202\323\344\223\002\026\"\021/v1/registrations:\001*'
   _globals['_REGISTRATIONSERVICE'].methods_by_name['ResendRegistrationCode']._loaded_options = None
@@ -65,17 +67,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTRATIONSERVICE'].methods_by_name['CompleteRegistration']._loaded_options = None
   _globals['_REGISTRATIONSERVICE'].methods_by_name['CompleteRegistration']._serialized_options = b'\262\341\030\004\010\001\020\002\202\323\344\223\0021\",/v1/registrations/{registration_id}:complete:\001*'
   _globals['_CREATEREGISTRATIONREQUEST']._serialized_start=291
-  _globals['_CREATEREGISTRATIONREQUEST']._serialized_end=883
-  _globals['_CREATEREGISTRATIONRESPONSE']._serialized_start=886
-  _globals['_CREATEREGISTRATIONRESPONSE']._serialized_end=1025
-  _globals['_RESENDREGISTRATIONCODEREQUEST']._serialized_start=1027
-  _globals['_RESENDREGISTRATIONCODEREQUEST']._serialized_end=1112
-  _globals['_RESENDREGISTRATIONCODERESPONSE']._serialized_start=1114
-  _globals['_RESENDREGISTRATIONCODERESPONSE']._serialized_end=1216
-  _globals['_COMPLETEREGISTRATIONREQUEST']._serialized_start=1219
-  _globals['_COMPLETEREGISTRATIONREQUEST']._serialized_end=1439
-  _globals['_COMPLETEREGISTRATIONRESPONSE']._serialized_start=1442
-  _globals['_COMPLETEREGISTRATIONRESPONSE']._serialized_end=1603
-  _globals['_REGISTRATIONSERVICE']._serialized_start=1606
-  _globals['_REGISTRATIONSERVICE']._serialized_end=2159
+  _globals['_CREATEREGISTRATIONREQUEST']._serialized_end=880
+  _globals['_CREATEREGISTRATIONRESPONSE']._serialized_start=883
+  _globals['_CREATEREGISTRATIONRESPONSE']._serialized_end=1022
+  _globals['_RESENDREGISTRATIONCODEREQUEST']._serialized_start=1024
+  _globals['_RESENDREGISTRATIONCODEREQUEST']._serialized_end=1109
+  _globals['_RESENDREGISTRATIONCODERESPONSE']._serialized_start=1111
+  _globals['_RESENDREGISTRATIONCODERESPONSE']._serialized_end=1213
+  _globals['_COMPLETEREGISTRATIONREQUEST']._serialized_start=1216
+  _globals['_COMPLETEREGISTRATIONREQUEST']._serialized_end=1516
+  _globals['_COMPLETEREGISTRATIONRESPONSE']._serialized_start=1519
+  _globals['_COMPLETEREGISTRATIONRESPONSE']._serialized_end=1680
+  _globals['_REGISTRATIONSERVICE']._serialized_start=1683
+  _globals['_REGISTRATIONSERVICE']._serialized_end=2236
 # @@protoc_insertion_point(module_scope)

@@ -36,7 +36,9 @@ class CreateRegistrationRequest(_message.Message):
     email: _builtins.str
     """The address that receives the code. Blanks around it do not count, and its domain may be in any script."""
     password: _builtins.str
-    """By default at least 15 characters; see the password policy in the settings. At most 1024 bytes."""
+    """By default at least 15 characters; see the password policy in the settings. At most 1024 bytes. Unset or empty: the account has
+    none and signs in by mailed codes.
+    """
     username: _builtins.str
     """A name for signing in beside the address: 3 to 32 letters, digits, dots, hyphens or underscores, starting with a letter. Unset: none."""
     first_name: _builtins.str
@@ -161,26 +163,37 @@ class CompleteRegistrationRequest(_message.Message):
     REGISTRATION_ID_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     DEVICE_NAME_FIELD_NUMBER: _builtins.int
+    USERNAME_FIELD_NUMBER: _builtins.int
     registration_id: _builtins.str
     """From CreateRegistrationResponse."""
     code: _builtins.str
-    """The 6 digits from the mail."""
+    """The 6 digits from the mail. Blanks, line ends and hyphens between and around them do not count."""
     device_name: _builtins.str
     """What the session list shows for this device: at most 64 characters on one line. Unset: the user agent."""
+    username: _builtins.str
+    """In place of the username that the registration was started with, for when that is taken. Empty: none. Unset: the one from the
+    start.
+    """
     def __init__(
         self,
         *,
         registration_id: _builtins.str = ...,
         code: _builtins.str = ...,
         device_name: _builtins.str | None = ...,
+        username: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_device_name", b"_device_name", "device_name", b"device_name"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_device_name", b"_device_name", "_username", b"_username", "device_name", b"device_name", "username", b"username"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_device_name", b"_device_name", "code", b"code", "device_name", b"device_name", "registration_id", b"registration_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_device_name", b"_device_name", "_username", b"_username", "code", b"code", "device_name", b"device_name", "registration_id", b"registration_id", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__device_name: _TypeAlias = _typing.Literal["device_name"]  # noqa: Y015
     _WhichOneofArgType__device_name: _TypeAlias = _typing.Literal["_device_name", b"_device_name"]  # noqa: Y015
+    _WhichOneofReturnType__username: _TypeAlias = _typing.Literal["username"]  # noqa: Y015
+    _WhichOneofArgType__username: _TypeAlias = _typing.Literal["_username", b"_username"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__device_name) -> _WhichOneofReturnType__device_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__username) -> _WhichOneofReturnType__username | None: ...
 
 Global___CompleteRegistrationRequest: _TypeAlias = CompleteRegistrationRequest  # noqa: Y015
 

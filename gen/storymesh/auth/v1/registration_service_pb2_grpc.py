@@ -77,7 +77,9 @@ class RegistrationServiceServicer:
 
     def CompleteRegistration(self, request, context):
         """Redeems the code: creates the account and signs the device in. A code works once.
-        Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike; ALREADY_EXISTS USERNAME_TAKEN.
+        Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike; ALREADY_EXISTS USERNAME_TAKEN, after which
+        the same code is still good, for another username too; RESOURCE_EXHAUSTED TOO_MANY_USERNAMES when 5 different ones were taken: from
+        then on the registration completes without one only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

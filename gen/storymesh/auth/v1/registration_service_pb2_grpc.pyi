@@ -46,7 +46,9 @@ class RegistrationServiceStub:
     """
     CompleteRegistration: _grpc.UnaryUnaryMultiCallable[_registration_service_pb2.CompleteRegistrationRequest, _registration_service_pb2.CompleteRegistrationResponse]
     """Redeems the code: creates the account and signs the device in. A code works once.
-    Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike; ALREADY_EXISTS USERNAME_TAKEN.
+    Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike; ALREADY_EXISTS USERNAME_TAKEN, after which
+    the same code is still good, for another username too; RESOURCE_EXHAUSTED TOO_MANY_USERNAMES when 5 different ones were taken: from
+    then on the registration completes without one only.
     """
 
 @_typing.type_check_only
@@ -67,7 +69,9 @@ class RegistrationServiceAsyncStub(RegistrationServiceStub):
     """
     CompleteRegistration: _aio.UnaryUnaryMultiCallable[_registration_service_pb2.CompleteRegistrationRequest, _registration_service_pb2.CompleteRegistrationResponse]  # type: ignore[assignment]
     """Redeems the code: creates the account and signs the device in. A code works once.
-    Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike; ALREADY_EXISTS USERNAME_TAKEN.
+    Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike; ALREADY_EXISTS USERNAME_TAKEN, after which
+    the same code is still good, for another username too; RESOURCE_EXHAUSTED TOO_MANY_USERNAMES when 5 different ones were taken: from
+    then on the registration completes without one only.
     """
 
 class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -103,7 +107,9 @@ class RegistrationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registration_service_pb2.CompleteRegistrationResponse, _abc.Awaitable[_registration_service_pb2.CompleteRegistrationResponse]]:
         """Redeems the code: creates the account and signs the device in. A code works once.
-        Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike; ALREADY_EXISTS USERNAME_TAKEN.
+        Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike; ALREADY_EXISTS USERNAME_TAKEN, after which
+        the same code is still good, for another username too; RESOURCE_EXHAUSTED TOO_MANY_USERNAMES when 5 different ones were taken: from
+        then on the registration completes without one only.
         """
 
 def add_RegistrationServiceServicer_to_server(servicer: RegistrationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -205,7 +205,7 @@ class CompleteSessionCodeRequest(_message.Message):
     challenge_id: _builtins.str
     """From StartSessionCodeResponse."""
     code: _builtins.str
-    """The 8 digits from the mail."""
+    """The 8 digits from the mail. Blanks, line ends and hyphens between and around them do not count."""
     device_name: _builtins.str
     """What the session list shows for this device: at most 64 characters on one line. Unset: the user agent."""
     def __init__(

@@ -58,6 +58,7 @@ class User(_message.Message):
     PREFERENCES_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    HAS_PASSWORD_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUIDv7, permanent."""
     email: _builtins.str
@@ -70,6 +71,8 @@ class User(_message.Message):
     """Empty when not given."""
     role: Global___Role.ValueType
     """What the person may do."""
+    has_password: _builtins.bool
+    """Whether the account has a password. Without one it signs in by mailed codes, and a code does wherever a password is asked for."""
     @_builtins.property
     def preferences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the person likes to read about, used when a story names no preferences."""
@@ -89,10 +92,11 @@ class User(_message.Message):
         preferences: _abc.Iterable[_builtins.str] | None = ...,
         role: Global___Role.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        has_password: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "email", b"email", "first_name", b"first_name", "id", b"id", "last_name", b"last_name", "preferences", b"preferences", "role", b"role", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "email", b"email", "first_name", b"first_name", "has_password", b"has_password", "id", b"id", "last_name", b"last_name", "preferences", b"preferences", "role", b"role", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

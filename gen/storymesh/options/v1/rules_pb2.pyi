@@ -11,9 +11,15 @@ import builtins as _builtins
 DESCRIPTOR: _descriptor.FileDescriptor
 
 ADDRESS_FIELD_NUMBER: _builtins.int
+DIGITS_FIELD_NUMBER: _builtins.int
 address: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
 """The text is one e-mail address that every mail server delivers to: at most 64 characters of an unquoted RFC 5321 local part, and
 a domain with a dot, no address literal; at most 254 bytes. Blanks around it do not count, and a domain may be in any script:
 the services take them off and turn the domain into ASCII (IDNA 2008), so that all spellings are one address. The expression
 holds what an expression can; the services check the rest and give it the same reason.
+"""
+digits: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.int]
+"""The text is a code of so many digits, as people type it: white space, hyphens, dashes and characters without width stand between and
+around them and do not count, and digits may be full-width, Arabic or Devanagari ones. At most 40 characters. The services keep
+nothing but the digits.
 """

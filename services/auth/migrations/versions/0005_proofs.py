@@ -1,0 +1,29 @@
+"""Proofs that end with what they protect, accounts without a password, and another username at the end of a registration."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    for table in ("users", "challenges"):
+        op.add_column(table, sa.Column("proof_epoch", sa.BigInteger, nullable=False, server_default=sa.text("0")))
+    for table in ("users", "registrations"):
+        op.alter_column(table, "password_hash", nullable=True)
+    op.add_column(
+        "registrations",
+        sa.Column("usernames_refused", sa.ARRAY(sa.Text), nullable=False, server_default=sa.text("'{}'")),
+    )
+
+
+def downgrade() -> None:
+    """Accounts without a password get a hash that no password has: they go on signing in by codes."""
+    op.drop_column("registrations", "usernames_refused")
+    op.execute("UPDATE users SET password_hash = '' WHERE password_hash IS NULL")
+    op.execute("UPDATE registrations SET password_hash = '' WHERE password_hash IS NULL")
+    for table in ("users", "registrations"):
+        op.alter_column(table, "password_hash", nullable=False)
+    for table in ("users", "challenges"):
+        op.drop_column(table, "proof_epoch")
