@@ -122,7 +122,8 @@ def test_patterns_compile_and_limits_are_numbers(document: Any) -> None:
 def test_limits_come_from_the_validation_rules(document: Any) -> None:
     schemas = document["components"]["schemas"]
     registration = schemas["CreateRegistrationRequest"]
-    assert registration["required"] == ["email", "password"]
+    assert registration["required"] == ["email"]
+    assert schemas["CreateSessionRequest"]["required"] == ["login", "password"]
     assert registration["properties"]["email"]["format"] == "email"
     assert registration["properties"]["email"]["x-max-bytes"] == 254
     preferences = registration["properties"]["preferences"]
