@@ -74,14 +74,14 @@ class Registrations:
         self._random = random
         self._life = life
 
-    async def start(self, profile: Profile, password: str) -> Started:
+    async def start(self, profile: Profile, password: str | None) -> Started:
         """Raises InvalidArgument, Overloaded or TooManyCodes. Without a password the account is to sign in by codes.
 
         A username that is taken shows only when the address is proven: usernames sign people in, and before that anybody could
         ask for them by the thousand.
         """
         password_hash = None
-        if password:
+        if password is not None:
             self._policy.check(normalized(password), profile)
             password_hash = await self._passwords.hash(password)
         # 122 random bits, as from uuid4.

@@ -62,7 +62,8 @@ class RegistrationServicer(registration_service_pb2_grpc.RegistrationServiceServ
             last_name=request.last_name,
             preferences=tuple(request.preferences),
         )
-        started = await self._pace.keep(self._registrations.start(profile, request.password))
+        password = request.password if request.HasField("password") else None
+        started = await self._pace.keep(self._registrations.start(profile, password))
         response = registration_service_pb2.CreateRegistrationResponse(registration_id=str(started.id))
         set_time(response.code_expire_time, started.code_expires_at)
         return response

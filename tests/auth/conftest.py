@@ -108,7 +108,7 @@ class AuthWorld:
     drain: Callable[[], None]
     """Begins what SIGTERM begins."""
 
-    async def start(self, email: str, *, password: str = PASSWORD, username: str | None = None) -> str:
+    async def start(self, email: str, *, password: str | None = PASSWORD, username: str | None = None) -> str:
         """Starts a registration and returns its id."""
         request = registration_service_pb2.CreateRegistrationRequest(email=email, password=password, username=username)
         return (await self.registrations.CreateRegistration(request)).registration_id
@@ -120,7 +120,7 @@ class AuthWorld:
         response = await self.registrations.CompleteRegistration(request)
         return Member(response.user, response.tokens, response.device_token)
 
-    async def register(self, email: str, *, password: str = PASSWORD, username: str | None = None) -> Member:
+    async def register(self, email: str, *, password: str | None = PASSWORD, username: str | None = None) -> Member:
         registration_id = await self.start(email, password=password, username=username)
         return await self.complete(registration_id, await self.code(registration_id))
 

@@ -26,7 +26,7 @@ async def world(make_world: MakeWorld) -> AuthWorld:
 
 @pytest.fixture
 async def ada(world: AuthWorld) -> Member:
-    return await world.register(ADA, password="", username="ada")
+    return await world.register(ADA, password=None, username="ada")
 
 
 async def proof(world: AuthWorld, email: str = ADA) -> dict[str, str]:
@@ -48,6 +48,13 @@ async def test_a_registration_that_leaves_the_password_out_makes_an_account_that
     again = await world.complete_code(**await proof(world))
     assert again.user == ada.user
     assert await world.refresh(again.tokens.refresh_token)
+
+
+async def test_an_empty_password_is_not_one_that_was_left_out(world: AuthWorld) -> None:
+    """A form that sends what nobody typed must not make an account without a password."""
+    with pytest.raises(AioRpcError) as raised:
+        await world.start(ADA, password="")
+    assert violated_fields(raised.value) == ["password"]
 
 
 async def test_whoever_has_a_password_sees_that(world: AuthWorld) -> None:
@@ -75,7 +82,7 @@ class TestSigningInWithAPassword:
     async def test_guessing_slows_down_and_disables_nothing(self, make_world: MakeWorld) -> None:
         """There is no password to be disabled, and the codes of its owner must not suffer from strangers' guesses."""
         world = await make_world(sign_in_most_failures=3)
-        await world.register(ADA, password="")
+        await world.register(ADA, password=None)
         code = await proof(world)
         for _ in range(5):
             with raises_status(StatusCode.UNAUTHENTICATED, "INVALID_CREDENTIALS"):

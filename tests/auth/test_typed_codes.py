@@ -119,7 +119,9 @@ def test_the_digits_are_found_in_what_was_typed() -> None:
 
 
 def test_all_codes_of_the_contract_follow_one_rule() -> None:
-    found = {name: field.GetOptions().Extensions[rules].string.Extensions[digits] for name, field in codes_in_requests()}
+    found = {
+        name: field.GetOptions().Extensions[rules].string.Extensions[digits] for name, field in codes_in_requests()
+    }
     assert len(found) == 7
     assert set(found.values()) == {6, 8}
 

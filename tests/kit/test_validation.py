@@ -123,7 +123,9 @@ def test_every_line_break_of_unicode_ends_a_line(end: str) -> None:
 
 
 def test_every_invalid_field_is_told_at_once() -> None:
-    request = registrations.CreateRegistrationRequest(email="nobody", first_name="a\r\nb", preferences=["", "x"])
+    request = registrations.CreateRegistrationRequest(
+        email="nobody", password="", first_name="a\r\nb", preferences=["", "x"]
+    )
     assert [violation.field for violation in violations(request)] == [
         "email",
         "password",

@@ -79,7 +79,8 @@ async def test_each_invalid_registration_field_is_named_in_json_and_in_grpc(
 
 
 async def test_several_invalid_fields_are_all_named(http: httpx.AsyncClient) -> None:
-    response = await http.post("/v1/registrations", json={"email": "x", "username": "!", "preferences": [""]})
+    body = {"email": "x", "password": "", "username": "!", "preferences": [""]}
+    response = await http.post("/v1/registrations", json=body)
     assert fields(response) == {"email", "password", "username", "preferences[0]"}
 
 

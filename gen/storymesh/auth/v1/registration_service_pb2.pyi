@@ -36,8 +36,8 @@ class CreateRegistrationRequest(_message.Message):
     email: _builtins.str
     """The address that receives the code. Blanks around it do not count, and its domain may be in any script."""
     password: _builtins.str
-    """By default at least 15 characters; see the password policy in the settings. At most 1024 bytes. Unset or empty: the account has
-    none and signs in by mailed codes.
+    """By default at least 15 characters; see the password policy in the settings. At most 1024 bytes. Unset: the account has none
+    and signs in by mailed codes.
     """
     username: _builtins.str
     """A name for signing in beside the address: 3 to 32 letters, digits, dots, hyphens or underscores, starting with a letter. Unset: none."""
@@ -55,26 +55,30 @@ class CreateRegistrationRequest(_message.Message):
         self,
         *,
         email: _builtins.str = ...,
-        password: _builtins.str = ...,
+        password: _builtins.str | None = ...,
         username: _builtins.str | None = ...,
         first_name: _builtins.str | None = ...,
         last_name: _builtins.str | None = ...,
         preferences: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_name", b"_first_name", "_last_name", b"_last_name", "_username", b"_username", "first_name", b"first_name", "last_name", b"last_name", "username", b"username"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_name", b"_first_name", "_last_name", b"_last_name", "_password", b"_password", "_username", b"_username", "first_name", b"first_name", "last_name", b"last_name", "password", b"password", "username", b"username"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_name", b"_first_name", "_last_name", b"_last_name", "_username", b"_username", "email", b"email", "first_name", b"first_name", "last_name", b"last_name", "password", b"password", "preferences", b"preferences", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_name", b"_first_name", "_last_name", b"_last_name", "_password", b"_password", "_username", b"_username", "email", b"email", "first_name", b"first_name", "last_name", b"last_name", "password", b"password", "preferences", b"preferences", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__first_name: _TypeAlias = _typing.Literal["first_name"]  # noqa: Y015
     _WhichOneofArgType__first_name: _TypeAlias = _typing.Literal["_first_name", b"_first_name"]  # noqa: Y015
     _WhichOneofReturnType__last_name: _TypeAlias = _typing.Literal["last_name"]  # noqa: Y015
     _WhichOneofArgType__last_name: _TypeAlias = _typing.Literal["_last_name", b"_last_name"]  # noqa: Y015
+    _WhichOneofReturnType__password: _TypeAlias = _typing.Literal["password"]  # noqa: Y015
+    _WhichOneofArgType__password: _TypeAlias = _typing.Literal["_password", b"_password"]  # noqa: Y015
     _WhichOneofReturnType__username: _TypeAlias = _typing.Literal["username"]  # noqa: Y015
     _WhichOneofArgType__username: _TypeAlias = _typing.Literal["_username", b"_username"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__first_name) -> _WhichOneofReturnType__first_name | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__last_name) -> _WhichOneofReturnType__last_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__password) -> _WhichOneofReturnType__password | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__username) -> _WhichOneofReturnType__username | None: ...
 
