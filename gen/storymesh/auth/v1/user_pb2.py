@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstorymesh/auth/v1/user.proto\x12\x11storymesh.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb3\x02\n\x04User\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n\x05\x65mail\x18\x02 \x01(\tR\x05\x65mail\x12\x1a\n\x08username\x18\x03 \x01(\tR\x08username\x12\x1d\n\nfirst_name\x18\x04 \x01(\tR\tfirstName\x12\x1b\n\tlast_name\x18\x05 \x01(\tR\x08lastName\x12 \n\x0bpreferences\x18\x06 \x03(\tR\x0bpreferences\x12+\n\x04role\x18\x07 \x01(\x0e\x32\x17.storymesh.auth.v1.RoleR\x04role\x12;\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12!\n\x0chas_password\x18\t \x01(\x08R\x0bhasPassword*;\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x0e\n\nROLE_ADMIN\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstorymesh/auth/v1/user.proto\x12\x11storymesh.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc9\x02\n\x04User\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n\x05\x65mail\x18\x02 \x01(\tR\x05\x65mail\x12\x1a\n\x08username\x18\x03 \x01(\tR\x08username\x12\x1d\n\nfirst_name\x18\x04 \x01(\tR\tfirstName\x12\x1b\n\tlast_name\x18\x05 \x01(\tR\x08lastName\x12 \n\x0bpreferences\x18\x06 \x03(\tR\x0bpreferences\x12+\n\x04role\x18\x07 \x01(\x0e\x32\x17.storymesh.auth.v1.RoleR\x04role\x12;\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12&\n\x0chas_password\x18\t \x01(\x08H\x00R\x0bhasPassword\x88\x01\x01\x42\x0f\n\r_has_password*;\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x0e\n\nROLE_ADMIN\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'storymesh.auth.v1.user_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=394
-  _globals['_ROLE']._serialized_end=453
+  _globals['_ROLE']._serialized_start=416
+  _globals['_ROLE']._serialized_end=475
   _globals['_USER']._serialized_start=85
-  _globals['_USER']._serialized_end=392
+  _globals['_USER']._serialized_end=414
 # @@protoc_insertion_point(module_scope)

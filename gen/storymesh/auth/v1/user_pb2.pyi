@@ -13,10 +13,10 @@ import builtins as _builtins
 import sys
 import typing as _typing
 
-if sys.version_info >= (3, 11):
-    from typing import TypeAlias as _TypeAlias, Never as _Never
+if sys.version_info >= (3, 10):
+    from typing import TypeAlias as _TypeAlias
 else:
-    from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
+    from typing_extensions import TypeAlias as _TypeAlias
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -92,12 +92,14 @@ class User(_message.Message):
         preferences: _abc.Iterable[_builtins.str] | None = ...,
         role: Global___Role.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
-        has_password: _builtins.bool = ...,
+        has_password: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_has_password", b"_has_password", "create_time", b"create_time", "has_password", b"has_password"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "email", b"email", "first_name", b"first_name", "has_password", b"has_password", "id", b"id", "last_name", b"last_name", "preferences", b"preferences", "role", b"role", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_has_password", b"_has_password", "create_time", b"create_time", "email", b"email", "first_name", b"first_name", "has_password", b"has_password", "id", b"id", "last_name", b"last_name", "preferences", b"preferences", "role", b"role", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__has_password: _TypeAlias = _typing.Literal["has_password"]  # noqa: Y015
+    _WhichOneofArgType__has_password: _TypeAlias = _typing.Literal["_has_password", b"_has_password"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__has_password) -> _WhichOneofReturnType__has_password | None: ...
 
 Global___User: _TypeAlias = User  # noqa: Y015
