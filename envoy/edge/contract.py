@@ -45,6 +45,7 @@ class RateLimitClass(Enum):
     CREDENTIALS = "credentials"
     GENERATION = "generation"
     STREAM = "stream"
+    REFRESH = "refresh"
 
 
 @dataclass(frozen=True)

@@ -134,10 +134,11 @@ class RateLimit(_Section):
             RateLimitClass.CREDENTIALS: OnFailure.DENY,
             RateLimitClass.GENERATION: OnFailure.DENY,
             RateLimitClass.STREAM: OnFailure.ALLOW,
+            RateLimitClass.REFRESH: OnFailure.ALLOW,
             RateLimitClass.DEFAULT: OnFailure.ALLOW,
         },
         description="Per class, what happens when the limiter does not answer: guessing passwords and spending "
-        "computing time must not become free, reading must not stop. A class left out is denied.",
+        "computing time must not become free; reading must not stop, and nobody be signed out. A class left out is denied.",
     )
     local: LocalLimit = LocalLimit()
 

@@ -44,10 +44,15 @@ class AuthSettings(AuthWorkerSettings):
         ge=1,
         description="Sessions that an account has at most: when another is opened, the one unused longest ends.",
     )
-    refresh_grace_seconds: float = Field(
-        30.0, ge=0, description="How long a spent refresh token still gets its successor, for a lost response."
+    refresh_repeats: int = Field(
+        10, ge=0, description="How often a spent refresh token still gets its unused successor, for a lost response."
     )
-    refresh_repeats: int = Field(10, ge=0, description="How often, within that time.")
+    refresh_grace_seconds: float = Field(30.0, ge=0, description="How soon such a retry is expected.")
+    refresh_late_repeats: int = Field(
+        3, ge=0, description="In how many generations in a row it may come later, until that counts as a reuse."
+    )
+    refreshes_in_a_row: int = Field(100, ge=1, description="Refreshes that one session may make at once.")
+    refresh_pause_seconds: float = Field(10.0, gt=0, description="Time in which it may make one more.")
     password_rule: PasswordRule = Field(
         "length",
         description="`length`: long and not to be guessed; `classes`: 8 characters, with lower case, upper case, digit and symbol.",

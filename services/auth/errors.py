@@ -84,6 +84,13 @@ class CodeAttemptsSpent(ResourceExhausted):
     message = "too many wrong codes were given; register again"
 
 
+class TooManyRefreshes(ResourceExhausted):
+    """Of one session, which is no reason to end it."""
+
+    reason = "TOO_MANY_REFRESHES"
+    message = "the session is refreshed too often; wait before the next refresh"
+
+
 class TooManySignIns(ResourceExhausted):
     reason = "TOO_MANY_SIGN_INS"
     message = "too many failed sign-ins; wait before the next one"

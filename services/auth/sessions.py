@@ -18,7 +18,7 @@ from .access_tokens import AccessTokenIssuer
 from .audit import Audit
 from .device_tokens import DeviceTokens
 from .endings import Endings
-from .errors import RefreshInvalid, RefreshReused, SessionNotFound
+from .errors import RefreshInvalid, RefreshReused, SessionNotFound, TooManyRefreshes
 from .model import (
     Action,
     Device,
@@ -107,7 +107,8 @@ class Sessions:
     async def refresh(self, text: str, origin: Origin) -> Tokens:
         """The successor of a refresh token, and a new access token.
 
-        Raises RefreshInvalid, SessionRevoked, or RefreshReused, which has ended the session unless it is only repeated too often.
+        Raises RefreshInvalid, SessionRevoked, TooManyRefreshes, or RefreshReused, which has ended the session unless it is only
+        repeated too often.
         """
         token = parse(text)
         if token is None:
@@ -179,6 +180,7 @@ class Sessions:
                         session,
                         token_digest=digest(successor),
                         expires_at=self._rules.expires_at(now, session.ends_at),
+                        refreshed_until=self._rules.refreshed_until(session, now),
                         ip=origin.ip,
                         user_agent=origin.user_agent,
                         now=now,
@@ -186,6 +188,9 @@ class Sessions:
                     if rotated:
                         return rotated, user
                 case Refresh.REPEAT:
+                    if self._rules.is_late(session, now):
+                        session = self._rules.repeated_late(session)
+                        log.info("a retry of session %s came late", session.id)
                     if await store.sessions.count_repeat(tx, session, self._rules.repeats):
                         return session, user
                 case Refresh.REUSED:
@@ -193,6 +198,8 @@ class Sessions:
                         log.warning("a spent refresh token ended session %s", session.id)
                         await self._audit.reuse(tx, session, origin)
                         return verdict
+                case Refresh.WAIT:
+                    raise TooManyRefreshes(retry_after=self._rules.wait(session, now))
                 case _:
                     return verdict
 

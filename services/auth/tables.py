@@ -105,6 +105,9 @@ sessions = Table(
     Column("token_digest", LargeBinary, nullable=False),
     Column("rotated_at", DateTime(timezone=True), nullable=False),
     Column("repeats", Integer, nullable=False),
+    Column("late_generation", Integer, nullable=False, server_default=text("0")),
+    Column("late_repeats", Integer, nullable=False, server_default=text("0")),
+    Column("refreshed_until", DateTime(timezone=True)),
     Column("revoked_at", DateTime(timezone=True)),
     Column("revoke_reason", Text),
     # The account's at the sign-in: a trigger sets it (migration 0004).

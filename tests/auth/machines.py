@@ -58,7 +58,7 @@ async def explore(machine: type[WorldMachine], world: AuthWorld, *, examples: in
         derandomize=True,
         database=None,
         deadline=None,
-        phases=(Phase.generate,),
+        phases=(Phase.generate, Phase.shrink),
         # Each step is calls to real servers.
         suppress_health_check=[HealthCheck.too_slow],
     )

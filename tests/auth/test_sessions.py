@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections import Counter
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from google.rpc.error_details_pb2 import RetryInfo
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 from storymesh.auth.v1 import account_service_pb2, directory_service_pb2
 from storymesh.auth.v1 import session_service_pb2 as pb
 from storymesh.auth.v1.tokens_pb2 import Tokens
+from storymesh.events.v1 import auth_events_pb2 as events
 
 from services.auth import store
 from services.auth.model import RevokeReason
 from services.auth.refresh_tokens import RefreshTokens
 from tests.auth.conftest import AuthWorld, MakeWorld, Member, session_id_of
 from tests.identity import bearer, service_tokens
-from tests.statuses import raises_status, reason_of
+from tests.statuses import detail, raises_status, reason_of
 from tests.waiting import until
 
 ADA = "ada@example.org"
@@ -57,16 +60,82 @@ class TestRefresh:
         world.clock.advance(seconds=60)
         assert await world.refresh(repeated.refresh_token)
 
-    @pytest.mark.parametrize("late", [{"seconds": 31}, {"minutes": 5}])
-    async def test_a_retry_that_comes_too_late_ends_the_session(
+    @pytest.mark.parametrize("late", [{"seconds": 31}, {"minutes": 5}, {"days": 2}])
+    async def test_a_late_retry_gets_the_identical_successor_while_nobody_has_used_it(
         self, world: AuthWorld, member: Member, late: dict[str, float]
     ) -> None:
-        successor = await world.refresh(member.tokens.refresh_token)
-        world.clock.advance(**late)
+        lost = await world.refresh(member.tokens.refresh_token)
+        for _ in range(10):
+            world.clock.advance(**late)
+            assert (await world.refresh(member.tokens.refresh_token)).refresh_token == lost.refresh_token
+        with raises_status(StatusCode.UNAUTHENTICATED, "REFRESH_REUSED"):
+            await world.refresh(member.tokens.refresh_token)
+        assert not await is_revoked(world, member.tokens)
+        assert await world.told(events.SessionRevoked) == []
+        assert await world.refresh(lost.refresh_token)
+
+    async def test_a_late_retry_after_the_successor_was_used_ends_the_session(
+        self, world: AuthWorld, member: Member
+    ) -> None:
+        lost = await world.refresh(member.tokens.refresh_token)
+        world.clock.advance(minutes=5)
+        await world.refresh(member.tokens.refresh_token)
+        latest = await world.refresh(lost.refresh_token)
         with raises_status(StatusCode.UNAUTHENTICATED, "REFRESH_REUSED"):
             await world.refresh(member.tokens.refresh_token)
         with raises_status(StatusCode.UNAUTHENTICATED, "SESSION_REVOKED"):
-            await world.refresh(successor.refresh_token)
+            await world.refresh(latest.refresh_token)
+        (revoked,) = await world.told(events.SessionRevoked)
+        assert revoked.reason == events.SESSION_REVOKE_REASON_REFRESH_REUSED
+
+    async def test_a_thief_and_the_owner_who_take_turns_are_found_out(self, world: AuthWorld, member: Member) -> None:
+        """Each with the token that the other has spent, just as one whose answer was lost would."""
+        shared = member.tokens.refresh_token
+        for _ in range(3):
+            successor = (await world.refresh(shared)).refresh_token
+            world.clock.advance(minutes=10)
+            assert (await world.refresh(shared)).refresh_token == successor
+            shared = successor
+        await world.refresh(shared)
+        world.clock.advance(minutes=10)
+        with raises_status(StatusCode.UNAUTHENTICATED, "REFRESH_REUSED"):
+            await world.refresh(shared)
+        assert await is_revoked(world, member.tokens)
+
+    async def test_late_retries_that_are_not_in_a_row_are_borne_for_ever(
+        self, world: AuthWorld, member: Member
+    ) -> None:
+        token = member.tokens.refresh_token
+        for _ in range(5):
+            for _ in range(3):
+                successor = (await world.refresh(token)).refresh_token
+                world.clock.advance(minutes=10)
+                assert (await world.refresh(token)).refresh_token == successor
+                token = successor
+            token = (await world.refresh(token)).refresh_token
+        assert not await is_revoked(world, member.tokens)
+
+    async def test_a_session_that_is_refreshed_too_often_has_to_wait_and_no_other(
+        self, world: AuthWorld, member: Member
+    ) -> None:
+        other = await world.sign_in(ADA)
+        token = member.tokens.refresh_token
+        for _ in range(100):
+            token = (await world.refresh(token)).refresh_token
+        with pytest.raises(AioRpcError) as raised:
+            await world.refresh(token)
+        assert (raised.value.code(), reason_of(raised.value)) == (StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REFRESHES")
+        advice = detail(raised.value, RetryInfo)
+        assert advice
+        assert advice.retry_delay.ToTimedelta() == timedelta(seconds=10)
+        assert await world.refresh(other.tokens.refresh_token)
+        world.clock.advance(seconds=10)
+        token = (await world.refresh(token)).refresh_token
+        with raises_status(StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_REFRESHES"):
+            await world.refresh(token)
+        world.clock.advance(seconds=1000)
+        for _ in range(100):
+            token = (await world.refresh(token)).refresh_token
 
     async def test_a_token_two_behind_ends_the_session_for_thief_and_owner(
         self, world: AuthWorld, member: Member

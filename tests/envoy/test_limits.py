@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -74,6 +75,23 @@ async def test_a_call_is_counted_once(ada: httpx.AsyncClient, mesh: Mesh) -> Non
 async def test_native_grpc_is_counted_alike(channel: grpc.aio.Channel, mesh: Mesh) -> None:
     await session_grpc.SessionServiceStub(channel).CreateSession(session.CreateSessionRequest())
     assert mesh.limiter.descriptors == [[("class", "credentials"), ("client_ip", "127.0.0.1/32")]]
+
+
+async def test_a_refresh_is_counted_apart_from_guesses(
+    http: httpx.AsyncClient, channel: grpc.aio.Channel, mesh: Mesh
+) -> None:
+    """And goes on without the limiter: no token can be guessed, and everybody would be signed out in ten minutes."""
+    apart = [[("class", "refresh"), ("client_ip", "127.0.0.1/32")]]
+    await http.post("/v1/sessions:refresh", json={"refresh_token": "x"})
+    assert mesh.limiter.descriptors == apart
+    stub = session_grpc.SessionServiceStub(channel)
+    with suppress(grpc.aio.AioRpcError):
+        await stub.RefreshSession(session.RefreshSessionRequest(refresh_token="x"))
+    assert len(mesh.limiter.asked) == 2
+    assert mesh.limiter.descriptors == apart
+    mesh.limiter.verdict = failing
+    answer = await http.post("/v1/sessions:refresh", json={"refresh_token": "x"})
+    assert "RATE_LIMIT" not in answer.text
 
 
 async def test_a_client_cannot_choose_its_address(http: httpx.AsyncClient, mesh: Mesh) -> None:

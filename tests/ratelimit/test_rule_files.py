@@ -54,6 +54,24 @@ def test_production_lets_nobody_guess_passwords_or_generate_without_end() -> Non
         assert limit.burst + 3600 * MICROSECONDS // limit.interval <= most_in_an_hour, name
 
 
+async def test_an_office_of_a_thousand_devices_refreshes_and_guessing_takes_nothing_from_it(
+    buckets_for: BucketsFor,
+) -> None:
+    buckets = buckets_for(load(PRODUCTION))
+    for _ in range(100):
+        await buckets.check("storymesh", [by_address(rate_limit_class="credentials")], remaining=None)
+    refreshes = [
+        await buckets.check("storymesh", [by_address(rate_limit_class="refresh")], remaining=None) for _ in range(1000)
+    ]
+    assert all(decision.admitted for decision in refreshes)
+    # And no refresh from a sign-in, which a colleague of the guesser's at another address makes.
+    office = by_address("198.51.100.7/32", rate_limit_class="refresh")
+    for _ in range(3000):
+        await buckets.check("storymesh", [office], remaining=None)
+    sign_in = by_address("198.51.100.7/32", rate_limit_class="credentials")
+    assert (await buckets.check("storymesh", [sign_in], remaining=None)).admitted
+
+
 def test_local_is_production_with_wider_numbers_only() -> None:
     strict, loose = load(PRODUCTION), load(LOCAL)
     assert [(rule.name, rule.match) for rule in loose.rules] == [(rule.name, rule.match) for rule in strict.rules]

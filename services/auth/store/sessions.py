@@ -88,6 +88,7 @@ async def rotate(
     *,
     token_digest: bytes,
     expires_at: datetime,
+    refreshed_until: datetime,
     ip: str,
     user_agent: str,
     now: datetime,
@@ -106,6 +107,7 @@ async def rotate(
             rotated_at=now,
             last_used_at=now,
             expires_at=expires_at,
+            refreshed_until=refreshed_until,
             repeats=0,
             ip=ip,
             user_agent=user_agent,
@@ -126,7 +128,9 @@ async def count_repeat(tx: Transaction, session: Session, most: int) -> bool:
             sessions.c.repeats < most,
             sessions.c.revoked_at.is_(None),
         )
-        .values(repeats=sessions.c.repeats + 1)
+        .values(
+            repeats=sessions.c.repeats + 1, late_generation=session.late_generation, late_repeats=session.late_repeats
+        )
     )
     return (await tx.execute(statement)).rowcount == 1
 
@@ -233,6 +237,9 @@ def _session(row: RowMapping) -> Session:
         token_digest=row["token_digest"],
         rotated_at=row["rotated_at"],
         repeats=row["repeats"],
+        late_generation=row["late_generation"],
+        late_repeats=row["late_repeats"],
+        refreshed_until=row["refreshed_until"],
         revoked_at=row["revoked_at"],
         epoch=row["epoch"],
     )

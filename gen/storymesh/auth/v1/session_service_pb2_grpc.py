@@ -93,9 +93,11 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RefreshSession(self, request, context):
-        """Exchanges a refresh token for its successor and a new access token. A retry within 30 s, after a lost response, gets the identical
-        successor; any later use of a spent token ends the session.
-        Errors: UNAUTHENTICATED REFRESH_INVALID, REFRESH_REUSED or SESSION_REVOKED.
+        """Exchanges a refresh token for its successor and a new access token. A retry after a lost response gets the identical successor, 10
+        times at most, as long as nobody has presented that one; in more than 3 generations in a row it has to come within 30 s. Any other
+        use of a spent token ends the session.
+        Errors: UNAUTHENTICATED REFRESH_INVALID, REFRESH_REUSED or SESSION_REVOKED; RESOURCE_EXHAUSTED TOO_MANY_REFRESHES with RetryInfo
+        when the session was refreshed 100 times in a row, then one more every 10 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

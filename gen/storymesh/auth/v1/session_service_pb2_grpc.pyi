@@ -41,9 +41,11 @@ class SessionServiceStub:
     when too many passwords are being hashed.
     """
     RefreshSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RefreshSessionRequest, _session_service_pb2.RefreshSessionResponse]
-    """Exchanges a refresh token for its successor and a new access token. A retry within 30 s, after a lost response, gets the identical
-    successor; any later use of a spent token ends the session.
-    Errors: UNAUTHENTICATED REFRESH_INVALID, REFRESH_REUSED or SESSION_REVOKED.
+    """Exchanges a refresh token for its successor and a new access token. A retry after a lost response gets the identical successor, 10
+    times at most, as long as nobody has presented that one; in more than 3 generations in a row it has to come within 30 s. Any other
+    use of a spent token ends the session.
+    Errors: UNAUTHENTICATED REFRESH_INVALID, REFRESH_REUSED or SESSION_REVOKED; RESOURCE_EXHAUSTED TOO_MANY_REFRESHES with RetryInfo
+    when the session was refreshed 100 times in a row, then one more every 10 s.
     """
     StartSessionCode: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.StartSessionCodeRequest, _session_service_pb2.StartSessionCodeResponse]
     """Starts signing in without a password: mails an 8-digit code that works for 5 minutes. The answer is the same for an address
@@ -82,9 +84,11 @@ class SessionServiceAsyncStub(SessionServiceStub):
     when too many passwords are being hashed.
     """
     RefreshSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RefreshSessionRequest, _session_service_pb2.RefreshSessionResponse]  # type: ignore[assignment]
-    """Exchanges a refresh token for its successor and a new access token. A retry within 30 s, after a lost response, gets the identical
-    successor; any later use of a spent token ends the session.
-    Errors: UNAUTHENTICATED REFRESH_INVALID, REFRESH_REUSED or SESSION_REVOKED.
+    """Exchanges a refresh token for its successor and a new access token. A retry after a lost response gets the identical successor, 10
+    times at most, as long as nobody has presented that one; in more than 3 generations in a row it has to come within 30 s. Any other
+    use of a spent token ends the session.
+    Errors: UNAUTHENTICATED REFRESH_INVALID, REFRESH_REUSED or SESSION_REVOKED; RESOURCE_EXHAUSTED TOO_MANY_REFRESHES with RetryInfo
+    when the session was refreshed 100 times in a row, then one more every 10 s.
     """
     StartSessionCode: _aio.UnaryUnaryMultiCallable[_session_service_pb2.StartSessionCodeRequest, _session_service_pb2.StartSessionCodeResponse]  # type: ignore[assignment]
     """Starts signing in without a password: mails an 8-digit code that works for 5 minutes. The answer is the same for an address
@@ -132,9 +136,11 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.RefreshSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.RefreshSessionResponse, _abc.Awaitable[_session_service_pb2.RefreshSessionResponse]]:
-        """Exchanges a refresh token for its successor and a new access token. A retry within 30 s, after a lost response, gets the identical
-        successor; any later use of a spent token ends the session.
-        Errors: UNAUTHENTICATED REFRESH_INVALID, REFRESH_REUSED or SESSION_REVOKED.
+        """Exchanges a refresh token for its successor and a new access token. A retry after a lost response gets the identical successor, 10
+        times at most, as long as nobody has presented that one; in more than 3 generations in a row it has to come within 30 s. Any other
+        use of a spent token ends the session.
+        Errors: UNAUTHENTICATED REFRESH_INVALID, REFRESH_REUSED or SESSION_REVOKED; RESOURCE_EXHAUSTED TOO_MANY_REFRESHES with RetryInfo
+        when the session was refreshed 100 times in a row, then one more every 10 s.
         """
 
     @_abc_1.abstractmethod

@@ -67,6 +67,8 @@ class _RateLimitClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateLi
     """Calls that start a generation."""
     RATE_LIMIT_CLASS_STREAM: _RateLimitClass.ValueType  # 4
     """Calls that hold a stream open."""
+    RATE_LIMIT_CLASS_REFRESH: _RateLimitClass.ValueType  # 5
+    """Calls that exchange a refresh token. Nothing can be guessed there, and every device of an office makes one every ten minutes."""
 
 class RateLimitClass(_RateLimitClass, metaclass=_RateLimitClassEnumTypeWrapper):
     """The groups that rate-limit rules are written for."""
@@ -81,6 +83,8 @@ RATE_LIMIT_CLASS_GENERATION: RateLimitClass.ValueType  # 3
 """Calls that start a generation."""
 RATE_LIMIT_CLASS_STREAM: RateLimitClass.ValueType  # 4
 """Calls that hold a stream open."""
+RATE_LIMIT_CLASS_REFRESH: RateLimitClass.ValueType  # 5
+"""Calls that exchange a refresh token. Nothing can be guessed there, and every device of an office makes one every ten minutes."""
 Global___RateLimitClass: _TypeAlias = RateLimitClass  # noqa: Y015
 
 @_typing.final

@@ -1,0 +1,18 @@
+"""How often a session is refreshed, and in how many generations in a row a retry came late."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    for name in ("late_generation", "late_repeats"):
+        op.add_column("sessions", sa.Column(name, sa.Integer, nullable=False, server_default=sa.text("0")))
+    op.add_column("sessions", sa.Column("refreshed_until", sa.DateTime(timezone=True)))
+
+
+def downgrade() -> None:
+    for name in ("late_generation", "late_repeats", "refreshed_until"):
+        op.drop_column("sessions", name)
