@@ -2,7 +2,7 @@
 
 The rule `length` is that of NIST SP 800-63B-4, 3.1.1.2: long enough and not to be guessed, whatever the characters. The rule
 `classes` is for those who are bound to one of composition: shorter, but of four kinds of characters. Neither takes a password
-from the blocklist.
+from the blocklist, or one that takes too few guesses.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Literal
 from services.kit.errors import InvalidArgument, Violation
 
 from .model import Profile
+from .password_strength import advice
 
 PasswordRule = Literal["length", "classes"]
 
@@ -24,6 +25,9 @@ _MAX_BYTES = 1024
 _CLASSES_MIN_LENGTH = 8
 _OWN_CHARACTERS = 8
 """What must be left of a password without the words that anybody would try first."""
+
+_MOST_GUESSES_NEEDED = 10**10
+"""The highest score that zxcvbn gives; hours for whoever has stolen the hashes and tries 10^6 a second."""
 
 _SHORTEST_WORD = 4
 _SERVICE = "storymesh"
@@ -56,24 +60,31 @@ class PasswordPolicy:
         # Too much text is looked at no further. What else is wrong with the form is told at once, guesses after that.
         if len(password.encode()) > _MAX_BYTES:
             return [("PASSWORD_TOO_LONG", f"must be at most {_MAX_BYTES} bytes long")]
-        return list(self._faults_of_form(password)) or list(self._guesses(password.casefold(), profile))
+        return list(self._faults_of_form(password)) or list(self._guesses(password, profile))
+
+    @property
+    def _shortest(self) -> int:
+        return _CLASSES_MIN_LENGTH if self.rule == "classes" else self.min_length
 
     def _faults_of_form(self, password: str) -> Iterator[tuple[str, str]]:
-        min_length = _CLASSES_MIN_LENGTH if self.rule == "classes" else self.min_length
-        if len(password) < min_length:
-            yield "PASSWORD_TOO_SHORT", f"must be at least {min_length} characters long"
+        if len(password) < self._shortest:
+            yield "PASSWORD_TOO_SHORT", f"must be at least {self._shortest} characters long"
         # NIST and ASVS ask for printing characters only. Others come from a paste gone wrong and cannot be typed again.
         if any(unicodedata.category(character) == "Cc" for character in password):
             yield "PASSWORD_UNPRINTABLE", "must not contain control characters such as line breaks"
         if self.rule == "classes":
             yield from _missing_classes(password)
 
-    def _guesses(self, folded: str, profile: Profile | None) -> Iterator[tuple[str, str]]:
+    def _guesses(self, password: str, profile: Profile | None) -> Iterator[tuple[str, str]]:
+        folded, context = password.casefold(), _context(profile)
         if _is_common(folded):
             yield "PASSWORD_COMMON", "is among the passwords that are tried first; choose another one"
         # The other rule's short passwords would have nothing left.
-        elif self.rule == "length" and len(_without(_context(profile), folded)) < _OWN_CHARACTERS:
+        elif self.rule == "length" and len(_without(context, folded)) < _OWN_CHARACTERS:
             yield "PASSWORD_CONTEXT", "is little more than the name of the account or of this service"
+        # As many guesses as zxcvbn gives to random characters of the shortest length, ten for each.
+        elif said := advice(password, context, guesses=min(10**self._shortest, _MOST_GUESSES_NEEDED)):
+            yield "PASSWORD_GUESSABLE", f"takes too few guesses. {said}"
 
 
 def _missing_classes(password: str) -> Iterator[tuple[str, str]]:

@@ -2,13 +2,76 @@
 
 from __future__ import annotations
 
+from time import thread_time
+
 import pytest
 
 from services.auth.model import Profile
 from services.auth.password_policy import PasswordPolicy, normalized
+from services.auth.password_strength import advice
 from services.kit.errors import InvalidArgument
 
 ADA = Profile("jonathan.seagull@gannets.example", "lonewriter", "Jonathan", "Livingston", ())
+
+
+GUESSABLE = [
+    # Sequences and keyboards, also those of other languages.
+    *("abcdefghijklmnop", "zyxwvutsrqponmlkj", "abcdefghijklmnopqrstuvwxyz", "0123456789abcdef", "12345678abcdefgh"),
+    *(
+        "9876543210987654",
+        "qwertyuiopasdfgh",
+        "poiuytrewqlkjhgf",
+        "zxcvbnm,./asdfgh",
+        "1qaz2wsx3edc4rfv5tgb",
+        "!@#$%^&*()_+qwer",
+    ),
+    *("qwertzuiopasdfgh", "azertyuiopqsdfgh", "йцукенгшщзхъфыва", "абвгдежзийклмно"),
+    # Repeats, of characters, words and pairs, and what is interleaved.
+    *(
+        "aaaabbbbccccdddd",
+        "aabbccddeeffgghh",
+        "1111222233334444",
+        "112233445566778899",
+        "aaaaaaaaaaaaaaaab",
+        "               a",
+    ),
+    *(
+        "abcabcabcabcabc1",
+        "abcd1234abcd1234",
+        "abc123abc123abc123",
+        "1a2b3c4d5e6f7g8h",
+        "a b c d e f g h i",
+        "p-a-s-s-w-o-r-d-1",
+    ),
+    # Common passwords and words behind one another, dressed up, and with dates.
+    *(
+        "letmeinletmein123",
+        "letmeinplease12345",
+        "iloveyouiloveyou1",
+        "adminadminadmin1",
+        "welcomewelcome123",
+        "dragondragon1234",
+    ),
+    *(
+        "passwordpassword1234",
+        "mypasswordis12345",
+        "thisismypassword",
+        "monkeydragonshadow",
+        "manchesterunited1",
+        "motdepassemotdepasse",
+    ),
+    *(
+        "P@ssw0rdP@ssw0rd",
+        "p4ssw0rdp4ssw0rd",
+        "qwerty12345qwerty",
+        "Sunshine2024!Sunshine",
+        "Liverpool2023!!",
+        "chocolatechocolate",
+    ),
+    *("january1990february", "31121999 01012000", "19900101199001011", "19841984198419841"),
+    # Names, whoever's they are.
+    *("mynameisjohnsmith", "johnsmith1985johns", "fifteen letters"),
+]
 
 
 def reason(password: str, *, min_length: int = 15) -> str | None:
@@ -32,8 +95,8 @@ def reasons(policy: PasswordPolicy, password: str, profile: Profile | None = ADA
     "password",
     [
         "correct horse battery staple",
-        "               a",
-        "fifteen letters",
+        "        kq 93 zebra lamp",
+        "three old letters",
         "żółć jaźń gęślą",
         "🐢🐇🦊🐻🐼🐨🐯🦁🐮🐷🐸🐵🐔🐧🐦",
         "日本語のとても長い合言葉ですよ",
@@ -79,8 +142,13 @@ def test_what_is_tried_first_is_refused(password: str, expected: str) -> None:
     assert reason(password) == expected
 
 
+@pytest.mark.parametrize("password", GUESSABLE)
+def test_what_takes_few_guesses_is_refused_however_long_it_is(password: str) -> None:
+    assert reason(password) in ("PASSWORD_GUESSABLE", "PASSWORD_COMMON")
+
+
 def test_the_length_is_a_setting() -> None:
-    assert reason("kq93zebra", min_length=8) is None
+    assert reason("kq93zobra", min_length=8) is None
     assert reason("kq93zeb", min_length=8) == "PASSWORD_TOO_SHORT"
     assert reason("password", min_length=8) == "PASSWORD_COMMON"
 
@@ -91,7 +159,9 @@ def test_the_length_is_a_setting() -> None:
         ("kq93-Zebra", []),
         ("kq93 Zeb", []),
         ("żółć-JAŹŃ-٣", []),
-        ("Livingston4?", []),
+        ("Livingston4?", ["PASSWORD_GUESSABLE"]),
+        ("Qwerty123!", ["PASSWORD_GUESSABLE"]),
+        ("Summer2024!", ["PASSWORD_GUESSABLE"]),
         ("kq93-Ze", ["PASSWORD_TOO_SHORT"]),
         ("kq93-zebra", ["PASSWORD_NEEDS_UPPER_CASE"]),
         ("KQ93-ZEBRA", ["PASSWORD_NEEDS_LOWER_CASE"]),
@@ -133,7 +203,8 @@ def test_the_field_is_the_callers() -> None:
 @pytest.mark.parametrize(
     ("password", "expected"),
     [
-        ("jonathan.seagull1", []),
+        ("lonewriter gannets", []),
+        ("letmeinletmein123", ["PASSWORD_GUESSABLE"]),
         ("Storymesh Storymesh 1", ["PASSWORD_CONTEXT"]),
         ("passwordpassword", ["PASSWORD_COMMON"]),
         ("fourteen chars", ["PASSWORD_TOO_SHORT"]),
@@ -143,3 +214,36 @@ def test_without_a_profile_everything_but_the_words_of_the_account_is_checked(
     password: str, expected: list[str]
 ) -> None:
     assert reasons(PasswordPolicy(15), password, None) == expected
+
+
+@pytest.mark.parametrize(
+    ("password", "words"),
+    [
+        ("qwertyuiopasdfgh", "This is similar to a commonly used password."),
+        ("abcdefghijklmnop", "Avoid sequences."),
+        ("letmeinletmein123", "Avoid repeated words and characters."),
+        ("thisismypassword", "Add another word or two."),
+    ],
+)
+def test_a_guessable_password_comes_with_advice_and_never_with_itself(password: str, words: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        PasswordPolicy(15).check(password, ADA)
+    (violation,) = refused.value.violations
+    assert words in violation.description
+    assert password not in f"{violation} {refused.value}"
+
+
+@pytest.mark.parametrize("password", ["l0newr1ter g@nnets", "retirwenol stennag", "Lonewriter ~ Gannets"])
+def test_words_of_the_account_make_a_password_guessable_also_when_they_are_dressed_up(password: str) -> None:
+    PasswordPolicy(15).check(password, None)
+    assert reason(password) in ("PASSWORD_GUESSABLE", "PASSWORD_CONTEXT")
+
+
+@pytest.mark.parametrize("unit", ["4@8({[<3691!|70$5+7%2", "l1|!i", "$5+%2@", "aA1!", "correct horse battery ", "界"])
+def test_no_password_keeps_the_processor_busy(unit: str) -> None:
+    """Twenty kinds of substitutes take the library half a second: anybody may send them, so what it is given is bounded."""
+    password = (unit * 1024).encode()[:1024].decode(errors="ignore")
+    advice(password, ["storymesh"], guesses=10**10)
+    began = thread_time()
+    advice(password, ["storymesh"], guesses=10**10)
+    assert thread_time() - began < 0.2

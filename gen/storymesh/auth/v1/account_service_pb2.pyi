@@ -149,7 +149,7 @@ class ChangePasswordRequest(_message.Message):
     current_password: _builtins.str
     """Exactly as it was set."""
     new_password: _builtins.str
-    """By default at least 15 characters; see the password policy in the settings. At most 1024 bytes."""
+    """By default at least 15 characters and 10^10 guesses (zxcvbn); see the password policy in the settings. At most 1024 bytes."""
     challenge_id: _builtins.str
     """From StartSessionCodeResponse."""
     code: _builtins.str
@@ -251,7 +251,7 @@ class CompletePasswordResetRequest(_message.Message):
     code: _builtins.str
     """The 8 digits from the mail. Blanks, line ends and hyphens between and around them do not count."""
     new_password: _builtins.str
-    """By default at least 15 characters; see the password policy in the settings. At most 1024 bytes."""
+    """By default at least 15 characters and 10^10 guesses (zxcvbn); see the password policy in the settings. At most 1024 bytes."""
     def __init__(
         self,
         *,

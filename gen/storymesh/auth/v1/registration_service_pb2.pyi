@@ -36,8 +36,8 @@ class CreateRegistrationRequest(_message.Message):
     email: _builtins.str
     """The address that receives the code. Blanks around it do not count, and its domain may be in any script."""
     password: _builtins.str
-    """By default at least 15 characters; see the password policy in the settings. At most 1024 bytes. Unset: the account has none
-    and signs in by mailed codes.
+    """By default at least 15 characters and 10^10 guesses (zxcvbn); see the password policy in the settings. At most 1024 bytes. Unset:
+    the account has none and signs in by mailed codes.
     """
     username: _builtins.str
     """A name for signing in beside the address: 3 to 32 letters, digits, dots, hyphens or underscores, starting with a letter. Unset: none."""
