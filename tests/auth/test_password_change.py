@@ -103,6 +103,7 @@ class TestPolicy:
             ("short", "PASSWORD_TOO_SHORT"),
             ("correct horse\0battery staple", "PASSWORD_UNPRINTABLE"),
             ("passwordpassword", "PASSWORD_COMMON"),
+            ("letmeinletmein123", "PASSWORD_GUESSABLE"),
             ("Countess@Storymesh", "PASSWORD_CONTEXT"),
             ("x" * 1025, "STRING_MAX_BYTES"),
             # 1,023 bytes, which grow when they are normalised.
