@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ from .errors import MeshError
 from .settings import DatabaseSettings, ServiceSettings, load
 
 log = logging.getLogger(__name__)
+
+
+class Misconfigured(Exception):
+    """The process cannot work with its settings, although each of them is well-formed. The text is the sentence that says why."""
 
 
 class Refused(Exception):
@@ -90,6 +95,9 @@ def main(service: str, **commands: Command) -> None:
     gc.freeze()
     try:
         uvloop.run(running)  # type: ignore[arg-type]  # every command is a coroutine function
+    except Misconfigured as error:
+        print(f"{service} {name}: {error}", file=sys.stderr)
+        sys.exit(os.EX_CONFIG)
     except OSError as error:
         log.debug("the process cannot go on", exc_info=error)
         sys.exit(f"{service} {name}: {error}")

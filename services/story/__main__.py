@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import partial
 
@@ -41,7 +42,7 @@ from .servicer import StoryServicer
 from .stories import Stories
 from .sweeping import Sweeper
 from .watching import Watches, WatchLimits
-from .writers import build_writer
+from .writers import LANGUAGES, Writer, WriterRefused, build_writer
 from .writing import Writing
 
 SERVICE = DESCRIPTOR.services_by_name["StoryService"].full_name
@@ -74,6 +75,7 @@ async def serve(settings: StorySettings) -> None:
             system_clock,
             progress=Progress(redis),
             admission=Admission(limits),
+            languages=LANGUAGES[settings.writer],
         )
         server = Server(
             settings,
@@ -99,12 +101,10 @@ async def serve(settings: StorySettings) -> None:
         await server.run(access_tokens, service_tokens)
 
 
-async def work(settings: StoryWorkerSettings) -> None:
-    async with AsyncExitStack() as closing:
-        database_url = settings.database_url.get_secret_value()
-        db = Database(database_url, pool=settings.database_pool)
-        closing.push_async_callback(db.close)
-        redis = await closing.enter_async_context(kit_redis.connect(settings.redis_url.get_secret_value()))
+@asynccontextmanager
+async def _writer(settings: StoryWorkerSettings) -> AsyncIterator[Writer]:
+    """The writer, ready to write. Raises process.Misconfigured when no story could ever come of it."""
+    try:
         writer = build_writer(
             settings.writer,
             pace_seconds=settings.composer_pace,
@@ -114,8 +114,25 @@ async def work(settings: StoryWorkerSettings) -> None:
             openai_api_key=settings.openai_api_key.get_secret_value(),
             openai_model=settings.openai_model,
         )
-        closing.push_async_callback(writer.aclose)
-        await writer.warm_up()
+    except WriterRefused as refused:
+        raise process.Misconfigured(refused) from None
+    try:
+        try:
+            await writer.warm_up()
+        except WriterRefused as refused:
+            raise process.Misconfigured(refused) from None
+        yield writer
+    finally:
+        await writer.aclose()
+
+
+async def work(settings: StoryWorkerSettings) -> None:
+    async with AsyncExitStack() as closing:
+        writer = await closing.enter_async_context(_writer(settings))
+        database_url = settings.database_url.get_secret_value()
+        db = Database(database_url, pool=settings.database_pool)
+        closing.push_async_callback(db.close)
+        redis = await closing.enter_async_context(kit_redis.connect(settings.redis_url.get_secret_value()))
         progress = Progress(redis)
         interruptions = Interruptions(redis)
         erasing = Erasing(db, progress, system_clock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, SecretStr
 
@@ -10,10 +11,14 @@ from services.kit.settings import DatabaseSettings, InboxSettings, Key
 
 from .writers import WriterName
 
+# Told to both: the server refuses a language that the workers' writer does not write.
+_Writer = Annotated[WriterName, Field(description="Who writes: openai, local or composer.")]
+
 
 class StorySettings(DatabaseSettings):
     """What `serve` is told."""
 
+    writer: _Writer = "composer"
     cursor_key: Key = Field(description="Signs page tokens and resume tokens; the same for all replicas.")
     heartbeat_seconds: float = Field(15.0, gt=0, description="Silence on a watch after which a heartbeat is sent.")
     watches: int = Field(5000, ge=1, description="Watches that a process serves at a time.")
@@ -32,7 +37,7 @@ class StorySettings(DatabaseSettings):
 class StoryWorkerSettings(InboxSettings):
     """What `worker` is told."""
 
-    writer: WriterName = Field("composer", description="Who writes: openai, local or composer.")
+    writer: _Writer = "composer"
     writer_concurrency: int = Field(2, ge=1, description="Stories that a worker writes at a time.")
     writer_limit: int = Field(
         0,

@@ -15,13 +15,14 @@ from services.kit import outbox
 from services.kit.caller import Caller
 from services.kit.clock import Clock
 from services.kit.database import Database, Transaction
-from services.kit.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable
+from services.kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable, Violation
 from services.kit.paging import Page, Pages
 
 from . import store
 from .admission import Admission
 from .model import State, Story, Wish
 from .progress import Progress
+from .writers import primary_subtag
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,13 @@ class StoryNotRetryable(FailedPrecondition):
     message = "only a failed or cancelled story can be written anew"
 
 
+class StoryLanguageUnsupported(FailedPrecondition):
+    """The writer was another one when the story was asked for."""
+
+    reason = "LANGUAGE_UNSUPPORTED"
+    message = "stories are not written in this story's language any more"
+
+
 class Stories:
     """Everyone has only their own stories: a stranger's looks like one that does not exist.
 
@@ -67,19 +75,22 @@ class Stories:
         *,
         progress: Progress,
         admission: Admission,
+        languages: frozenset[str] | None = None,
     ) -> None:
+        """`languages` are the primary subtags of those that the workers' writer writes; None: any."""
         self._db = db
         self._pages = pages
         self._preferences_of = preferences_of
         self._clock = clock
         self._progress = progress
         self._admission = admission
+        self._languages = languages
 
     async def request(self, caller: Caller, wish: Wish, request_id: str | None) -> Story:
         """Queues a story, or returns the one that the same request made before.
 
-        Raises RequestIdReused, StoryQuotaExceeded, BacklogFull, and SessionRevoked for an account that was deleted while its token
-        was still taken.
+        Raises InvalidArgument for a language that is not written here, RequestIdReused, StoryQuotaExceeded, BacklogFull, and
+        SessionRevoked for an account that was deleted while its token was still taken.
         """
         if request_id:
             # Before the account is asked: a repeat is answered alike also after the preferences have changed.
@@ -87,6 +98,10 @@ class Stories:
                 repeated = await self._repeated(tx, caller, wish, request_id)
             if repeated:
                 return repeated
+        if not self._writes(wish.language):
+            written = ", ".join(sorted(self._languages or ()))
+            description = f"is not a language that stories are written in here: {written}"
+            raise InvalidArgument([Violation("language", description, StoryLanguageUnsupported.reason)])
         preferences = wish.preferences or await self._preferences_of(caller.user_id)
         whole, digest = replace(wish, preferences=preferences), wish.digest()
         story_id = uuid7()
@@ -146,13 +161,15 @@ class Stories:
     async def retry(self, caller: Caller, story_id: UUID) -> Story:
         """Queues a failed or cancelled story, to be written from the beginning.
 
-        Raises StoryNotFound, StoryNotRetryable, StoryQuotaExceeded, BacklogFull and SessionRevoked.
+        Raises StoryNotFound, StoryNotRetryable, StoryLanguageUnsupported, StoryQuotaExceeded, BacklogFull and SessionRevoked.
         """
         async with self._db.transaction() as tx:
             await self._admission.hold(tx, caller.user_id)
             before = await self._own(tx, caller, story_id)
             if before.state not in (State.FAILED, State.CANCELLED):
                 raise StoryNotRetryable
+            if not self._writes(before.wish.language):
+                raise StoryLanguageUnsupported(languages=",".join(sorted(self._languages or ())))
             now = self._clock()
             await self._admission.admit(tx, caller.user_id, now)
             if not await store.stories.queue_again(tx, story_id, now=now):
@@ -183,6 +200,9 @@ class Stories:
             return
         async with self._db.transaction() as tx:
             await store.stories.erase(tx, [story_id])
+
+    def _writes(self, language: str) -> bool:
+        return self._languages is None or primary_subtag(language) in self._languages
 
     async def _own(self, tx: Transaction, caller: Caller, story_id: UUID) -> Story:
         story = await store.stories.find(tx, story_id)

@@ -67,6 +67,11 @@ def test_each_process_starts_in_production_with_the_secrets_that_are_made(
     assert load(settings).environment == "production"
 
 
+def test_the_server_of_stories_is_told_of_the_same_writer_as_the_workers() -> None:
+    assert SERVICES["story"]["environment"]["STORYMESH_WRITER"] == "${STORYMESH_WRITER:-composer}"
+    assert SERVICES["story-worker"]["environment"]["STORYMESH_WRITER"] == "${STORYMESH_WRITER:-composer}"
+
+
 def test_whatever_a_service_waits_for_exists() -> None:
     for each in SERVICES.values():
         assert each.get("depends_on", {}).keys() <= SERVICES.keys()

@@ -84,6 +84,16 @@ def test_a_setting_of_one_service_reaches_no_other(layout: Layout, monkeypatch: 
         assert "AWS_SECRET_ACCESS_KEY" not in environment
 
 
+def test_the_server_of_stories_is_told_of_the_same_writer_as_the_workers(layout: Layout) -> None:
+    told = {
+        each.name: each.environment["STORYMESH_WRITER"]
+        for each in services.components(layout, Writer("openai"))
+        if "STORYMESH_WRITER" in each.environment
+    }
+    assert told.keys() >= {"story", "story-worker-1", "story-worker-2"}
+    assert set(told.values()) == {"openai"}
+
+
 @pytest.mark.parametrize("service", services.TABLE, ids=lambda service: service.name)
 def test_each_service_is_told_every_setting_it_requires(layout: Layout, service: services.Service) -> None:
     layout.create()

@@ -79,7 +79,14 @@ async def test_a_request_id_with_other_parameters_is_refused(world: StoryWorld) 
         ({"prompt": "x" * 1001}, "prompt"),
         ({"prompt": "nul\0"}, "prompt"),
         ({"length": 9}, "length"),
-        ({"language": "en_US!"}, "language"),
+        *(
+            ({"language": tag}, "language")
+            for tag in ("en_US!", "e", "english", "xx-", "-en", "en--GB", "en-a", "en\n", " en")
+        ),
+        *(
+            ({"language": tag}, "language")
+            for tag in ("en-GB-US", "en-Latn-Cyrl", "x-mine", "i-klingon", "en" + "-abcde" * 6)
+        ),
         ({"request_id": "x" * 65}, "request_id"),
         ({"request_id": "sp ace"}, "request_id"),
     ],
@@ -164,3 +171,11 @@ async def test_a_page_token_holds_for_its_state_alone(world: StoryWorld) -> None
         with pytest.raises(AioRpcError) as raised:
             await person.stub.ListStories(request, metadata=person.auth)
         assert (raised.value.code(), violated_fields(raised.value)) == (StatusCode.INVALID_ARGUMENT, ["page_token"])
+
+
+@pytest.mark.parametrize(
+    "tag",
+    ["en", "EN", "de-CH-1901", "zh-Hant-TW", "es-419", "sr-Latn", "zh-yue", "ast", "de-u-co-phonebk", "en-x-pirate"],
+)
+async def test_every_well_formed_tag_is_a_language(world: StoryWorld, tag: str) -> None:
+    assert (await create(world.person(), language=tag)).language == tag

@@ -91,3 +91,13 @@ async def test_an_address_is_one_in_any_case_and_another_with_a_tag_or_foreign_l
     assert answer.refusal == WRONG
     registering = await door.call("CreateRegistration", email=alike, password=PASSWORD)
     assert (registering.code, registering.fields) == ("INVALID_ARGUMENT", {"email"})
+
+
+async def test_a_language_that_nobody_writes_here_is_refused_at_the_request(mesh: RunningMesh, door: Door) -> None:
+    member = await signed_up(door, mesh)
+    for language in ("pt-BR", "fr", "zh-Hant"):
+        answer = await door.call("CreateStory", token=member.access_token, language=language)
+        assert (answer.code, answer.fields) == ("INVALID_ARGUMENT", {"language"})
+        assert "LANGUAGE_UNSUPPORTED" in answer.text
+    assert (await door.call("ListStories", token=member.access_token)).body.get("stories", []) == []
+    assert (await door.call("CreateStory", token=member.access_token, language="en-GB")).ok

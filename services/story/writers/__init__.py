@@ -8,12 +8,13 @@ only). Their modules are imported by `build_writer` when asked for, so that a de
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 __all__ = [
+    "LANGUAGES",
     "Brief",
     "Continuing",
     "Length",
@@ -27,7 +28,8 @@ __all__ = [
     "WriterRefused",
     "WriterUnavailable",
     "build_writer",
-    "require_english",
+    "primary_subtag",
+    "require_language",
 ]
 
 
@@ -179,16 +181,29 @@ class Continuing(Protocol):
         ...
 
 
-def require_english(brief: Brief, writer: str) -> None:
-    """Refuses other languages for writers that have only English; "en" and its variants ("en-GB") pass."""
-    if brief.language and brief.language.replace("_", "-").split("-")[0].lower() != "en":
+WriterName: TypeAlias = Literal["openai", "local", "composer"]
+
+LANGUAGES: Mapping[WriterName, frozenset[str] | None] = {
+    "openai": None,
+    "local": frozenset({"en"}),
+    "composer": frozenset({"en"}),
+}
+"""The languages that each writer writes, as primary subtags (RFC 5646, 2.2.1). None: which, only the model knows."""
+
+
+def primary_subtag(tag: str) -> str:
+    """The language that a BCP 47 tag names, without script, region and the rest, which no writer here tells apart."""
+    return tag.replace("_", "-").split("-")[0].lower()
+
+
+def require_language(brief: Brief, writer: WriterName) -> None:
+    """Raises WriterRefused for a language that the writer does not write: the server may have been told of another writer."""
+    languages = LANGUAGES[writer]
+    if languages is not None and brief.language and primary_subtag(brief.language) not in languages:
         raise WriterRefused(
             Refusal.LANGUAGE_UNSUPPORTED,
-            f"the {writer} writer has no language but English, asked for {brief.language!r}",
+            f"the {writer} writer writes {' and '.join(sorted(languages))} only, asked for {brief.language!r}",
         )
-
-
-WriterName: TypeAlias = Literal["openai", "local", "composer"]
 
 
 def build_writer(
@@ -207,7 +222,7 @@ def build_writer(
     `pace_seconds` is the composer's. The local model's are `model_path` (default: the model of the extra `local-llm`), `threads`
     (default: one per core, less one) and `parallel` (stories written side by side).
 
-    Raises `WriterRefused` (WRITER_MISCONFIGURED) naming what is missing and the command or setting that supplies it.
+    Raises `WriterRefused` (WRITER_MISCONFIGURED) naming what is missing or wrong and the command or setting that supplies it.
     """
     match name:
         case "composer":
@@ -220,17 +235,9 @@ def build_writer(
 
             return LocalWriter(Llama(model_path or bundled_model(), threads=threads, parallel=parallel))
         case "openai":
-            missing = [
-                setting
-                for setting, value in (
-                    ("STORYMESH_OPENAI_API_KEY", openai_api_key),
-                    ("STORYMESH_OPENAI_MODEL", openai_model),
-                )
-                if not value
-            ]
-            if missing:
-                raise WriterRefused(Refusal.WRITER_MISCONFIGURED, f"the openai writer needs {' and '.join(missing)}")
-            from .openai import OpenAIWriter
+            from .openai import OpenAIWriter, endpoint
 
-            return OpenAIWriter(base_url=openai_base_url or None, api_key=openai_api_key, model=openai_model)
+            base_url, api_key = openai_base_url.strip(), openai_api_key.strip()
+            endpoint.check(base_url, api_key, openai_model)
+            return OpenAIWriter(base_url=base_url or None, api_key=api_key, model=openai_model)
     raise WriterRefused(Refusal.WRITER_MISCONFIGURED, f"no writer is called {name!r}: choose openai, local or composer")

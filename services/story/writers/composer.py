@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from . import Brief, Piece, Title, Words, require_english
+from . import Brief, Piece, Title, Words, require_language
 from .plot import Plot, plot
 from .prose import count_words
 
@@ -34,7 +34,7 @@ class ComposerWriter:
         """The first story needs no preparation."""
 
     async def write(self, brief: Brief) -> AsyncGenerator[Piece, None]:
-        require_english(brief, self.name)
+        require_language(brief, "composer")
         story = plot(brief)
         yield Title(story.title)
         async with aclosing(self._words(compose(story, brief))) as words:

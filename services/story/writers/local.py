@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from . import Brief, Piece, Title, Usage, Words, require_english
+from . import Brief, Piece, Title, Usage, Words, require_language
 from .editor import Editor
 from .llama import Llama, Message, Sampling
 from .plot import Beat, Plot, plot
@@ -47,7 +47,7 @@ class LocalWriter:
         await self._llama.load()
 
     async def write(self, brief: Brief) -> AsyncGenerator[Piece, None]:
-        require_english(brief, self.name)
+        require_language(brief, "local")
         await self._llama.load()
         telling = _Telling(self._llama, brief)
         yield Title(telling.plot.title)

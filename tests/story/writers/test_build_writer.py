@@ -36,6 +36,7 @@ async def test_each_writer_is_built_by_its_name(tmp_path: Path) -> None:
         ({}, "STORYMESH_OPENAI_API_KEY and STORYMESH_OPENAI_MODEL"),
         ({"openai_api_key": "k"}, "STORYMESH_OPENAI_MODEL"),
         ({"openai_model": "m"}, "STORYMESH_OPENAI_API_KEY"),
+        ({"openai_model": "m", "openai_api_key": " \n"}, "STORYMESH_OPENAI_API_KEY"),
     ],
 )
 def test_the_openai_writer_names_the_settings_it_misses(arguments: dict[str, str], missing: str) -> None:
@@ -43,6 +44,34 @@ def test_the_openai_writer_names_the_settings_it_misses(arguments: dict[str, str
         build_writer("openai", **arguments)  # type: ignore[arg-type]
 
     assert refused.value.reason == Refusal.WRITER_MISCONFIGURED
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("localhost:8000", "localhost:8000/v1", "//host/v1", "/v1", "ftp://host/v1", "http://", "https:///v1"),
+        *("http://host:x/v1", "http://host:99999/v1", "http://[::1/v1", "http://ho st/v1", "http://host/v1\x00"),
+        *("https://me:pass@host/v1", "https://host/v1?key=1", "https://host/v1#x", "https://host/v1/chat/completions/"),
+    ],
+)
+def test_an_address_that_no_request_could_go_to_is_refused_before_the_first_one(url: str) -> None:
+    with pytest.raises(WriterRefused, match=r"^STORYMESH_OPENAI_BASE_URL ") as refused:
+        build_writer("openai", openai_base_url=url, openai_api_key="k", openai_model="m")
+
+    assert refused.value.reason == Refusal.WRITER_MISCONFIGURED
+
+
+@pytest.mark.parametrize("key", ["sk-s3cret\nx", "sk-s3cret x", "sk-s3cretü", "sk-s3cret\x00"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_quoted(key: str) -> None:
+    with pytest.raises(WriterRefused, match=r"^STORYMESH_OPENAI_API_KEY ") as refused:
+        build_writer("openai", openai_api_key=key, openai_model="m")
+
+    assert "s3cret" not in str(refused.value)
+
+
+async def test_blanks_around_an_address_and_a_key_are_no_part_of_them() -> None:
+    writer = build_writer("openai", openai_base_url=" https://host/v1/ \n", openai_api_key=" k\n", openai_model="m")
+    await writer.aclose()
 
 
 def test_the_local_writer_names_the_command_that_installs_its_model(monkeypatch: pytest.MonkeyPatch) -> None:

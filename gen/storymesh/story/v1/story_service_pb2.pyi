@@ -41,7 +41,9 @@ class CreateStoryRequest(_message.Message):
     length: _story_pb2.StoryLength.ValueType
     """How long it is to be."""
     language: _builtins.str
-    """BCP 47, such as "en" or "pt-BR". Empty: English."""
+    """A well-formed BCP 47 tag of at most 35 characters, such as "en" or "en-GB", and with a writer that knows it "pt-BR" or "zh-Hant".
+    The writers composer and local write English only, openai whatever its model knows. Empty: English.
+    """
     request_id: _builtins.str
     """Makes the call idempotent: chosen by the caller, at most 64 letters, digits, dots, hyphens, underscores or colons."""
     @_builtins.property

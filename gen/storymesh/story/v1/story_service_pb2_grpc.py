@@ -78,7 +78,8 @@ class StoryServiceServicer:
 
     def CreateStory(self, request, context):
         """Asks for a story, which workers write in the background. With a request_id, repeating the call answers with the same story.
-        Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before;
+        Errors: INVALID_ARGUMENT with field violations, that of a language in which no stories are written here with the reason
+        LANGUAGE_UNSUPPORTED; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before;
         RESOURCE_EXHAUSTED with RetryInfo: STORY_QUOTA_EXCEEDED when the caller has too many unfinished stories or asked for too many in a
         day, BACKLOG_FULL when more stories wait than can be written in time; UNAUTHENTICATED SESSION_REVOKED for an account that was just
         deleted; UNAVAILABLE without preferences, while the account's cannot be looked up.
@@ -113,8 +114,8 @@ class StoryServiceServicer:
 
     def RetryStory(self, request, context):
         """Queues a failed or cancelled story again, to be written anew.
-        Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state; RESOURCE_EXHAUSTED and
-        UNAUTHENTICATED as CreateStory.
+        Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state, and LANGUAGE_UNSUPPORTED when
+        stories are not written in its language any more; RESOURCE_EXHAUSTED and UNAUTHENTICATED as CreateStory.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,8 @@ class StoryServiceStub:
     def __new__(cls, channel: _aio.Channel) -> StoryServiceAsyncStub: ...
     CreateStory: _grpc.UnaryUnaryMultiCallable[_story_service_pb2.CreateStoryRequest, _story_service_pb2.CreateStoryResponse]
     """Asks for a story, which workers write in the background. With a request_id, repeating the call answers with the same story.
-    Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before;
+    Errors: INVALID_ARGUMENT with field violations, that of a language in which no stories are written here with the reason
+    LANGUAGE_UNSUPPORTED; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before;
     RESOURCE_EXHAUSTED with RetryInfo: STORY_QUOTA_EXCEEDED when the caller has too many unfinished stories or asked for too many in a
     day, BACKLOG_FULL when more stories wait than can be written in time; UNAUTHENTICATED SESSION_REVOKED for an account that was just
     deleted; UNAVAILABLE without preferences, while the account's cannot be looked up.
@@ -54,8 +55,8 @@ class StoryServiceStub:
     """
     RetryStory: _grpc.UnaryUnaryMultiCallable[_story_service_pb2.RetryStoryRequest, _story_service_pb2.RetryStoryResponse]
     """Queues a failed or cancelled story again, to be written anew.
-    Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state; RESOURCE_EXHAUSTED and
-    UNAUTHENTICATED as CreateStory.
+    Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state, and LANGUAGE_UNSUPPORTED when
+    stories are not written in its language any more; RESOURCE_EXHAUSTED and UNAUTHENTICATED as CreateStory.
     """
     DeleteStory: _grpc.UnaryUnaryMultiCallable[_story_service_pb2.DeleteStoryRequest, _story_service_pb2.DeleteStoryResponse]
     """Deletes a story for good, in whatever state; its writing stops and its watches end.
@@ -78,7 +79,8 @@ class StoryServiceAsyncStub(StoryServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateStory: _aio.UnaryUnaryMultiCallable[_story_service_pb2.CreateStoryRequest, _story_service_pb2.CreateStoryResponse]  # type: ignore[assignment]
     """Asks for a story, which workers write in the background. With a request_id, repeating the call answers with the same story.
-    Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before;
+    Errors: INVALID_ARGUMENT with field violations, that of a language in which no stories are written here with the reason
+    LANGUAGE_UNSUPPORTED; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before;
     RESOURCE_EXHAUSTED with RetryInfo: STORY_QUOTA_EXCEEDED when the caller has too many unfinished stories or asked for too many in a
     day, BACKLOG_FULL when more stories wait than can be written in time; UNAUTHENTICATED SESSION_REVOKED for an account that was just
     deleted; UNAVAILABLE without preferences, while the account's cannot be looked up.
@@ -97,8 +99,8 @@ class StoryServiceAsyncStub(StoryServiceStub):
     """
     RetryStory: _aio.UnaryUnaryMultiCallable[_story_service_pb2.RetryStoryRequest, _story_service_pb2.RetryStoryResponse]  # type: ignore[assignment]
     """Queues a failed or cancelled story again, to be written anew.
-    Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state; RESOURCE_EXHAUSTED and
-    UNAUTHENTICATED as CreateStory.
+    Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state, and LANGUAGE_UNSUPPORTED when
+    stories are not written in its language any more; RESOURCE_EXHAUSTED and UNAUTHENTICATED as CreateStory.
     """
     DeleteStory: _aio.UnaryUnaryMultiCallable[_story_service_pb2.DeleteStoryRequest, _story_service_pb2.DeleteStoryResponse]  # type: ignore[assignment]
     """Deletes a story for good, in whatever state; its writing stops and its watches end.
@@ -124,7 +126,8 @@ class StoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_story_service_pb2.CreateStoryResponse, _abc.Awaitable[_story_service_pb2.CreateStoryResponse]]:
         """Asks for a story, which workers write in the background. With a request_id, repeating the call answers with the same story.
-        Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before;
+        Errors: INVALID_ARGUMENT with field violations, that of a language in which no stories are written here with the reason
+        LANGUAGE_UNSUPPORTED; ALREADY_EXISTS REQUEST_ID_REUSED when the request_id came with other parameters before;
         RESOURCE_EXHAUSTED with RetryInfo: STORY_QUOTA_EXCEEDED when the caller has too many unfinished stories or asked for too many in a
         day, BACKLOG_FULL when more stories wait than can be written in time; UNAUTHENTICATED SESSION_REVOKED for an account that was just
         deleted; UNAVAILABLE without preferences, while the account's cannot be looked up.
@@ -167,8 +170,8 @@ class StoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_story_service_pb2.RetryStoryResponse, _abc.Awaitable[_story_service_pb2.RetryStoryResponse]]:
         """Queues a failed or cancelled story again, to be written anew.
-        Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state; RESOURCE_EXHAUSTED and
-        UNAUTHENTICATED as CreateStory.
+        Errors: NOT_FOUND STORY_NOT_FOUND; FAILED_PRECONDITION STORY_NOT_RETRYABLE in any other state, and LANGUAGE_UNSUPPORTED when
+        stories are not written in its language any more; RESOURCE_EXHAUSTED and UNAUTHENTICATED as CreateStory.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,72 @@
+"""Stories are asked for in the languages that the configured writer writes."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4
+
+import pytest
+
+from services.kit.caller import Caller, Role
+from services.kit.clock import system_clock
+from services.kit.errors import InvalidArgument
+from services.kit.paging import Pages
+from services.kit.signing import Signer
+from services.story.model import Length, State, Wish
+from services.story.progress import Progress
+from services.story.stories import Stories, StoryLanguageUnsupported
+from services.story.writers import LANGUAGES, WriterName
+from tests.story.conftest import KEY, StoryWorld
+
+CALLER = Caller(uuid4(), uuid4(), Role.USER, "kid")
+
+
+def operations(world: StoryWorld, writer: WriterName) -> Stories:
+    async def preferences_of(_user_id: UUID) -> tuple[str, ...]:
+        return ()
+
+    return Stories(
+        world.db,
+        Pages(Signer(KEY)),
+        preferences_of,
+        system_clock,
+        progress=Progress(world.redis),
+        admission=world.admission,
+        languages=LANGUAGES[writer],
+    )
+
+
+def wish(language: str) -> Wish:
+    return Wish(preferences=("rain",), theme="", prompt="", length=Length.SHORT, language=language)
+
+
+@pytest.mark.parametrize("language", ["en", "EN-us", "en-GB", "en-Latn-x-mine"])
+async def test_a_language_that_the_writer_writes_is_taken_whatever_its_region(world: StoryWorld, language: str) -> None:
+    story = await operations(world, "composer").request(CALLER, wish(language), None)
+    assert (story.state, story.wish.language) == (State.QUEUED, language)
+
+
+@pytest.mark.parametrize("language", ["pt-BR", "fr", "enm", "eng", "de-en", "und"])
+@pytest.mark.parametrize("writer", ["composer", "local"])
+async def test_a_language_that_the_writer_does_not_write_is_refused_at_the_request(
+    world: StoryWorld, language: str, writer: WriterName
+) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        await operations(world, writer).request(CALLER, wish(language), "r-1")
+    (violation,) = refused.value.violations
+    assert (violation.field, violation.reason) == ("language", "LANGUAGE_UNSUPPORTED")
+    assert violation.description.endswith(": en")
+    page = await world.stories.list(CALLER, None, 10, "")
+    assert not page.items
+
+
+async def test_a_story_whose_language_is_not_written_any_more_is_repeated_but_not_written_anew(
+    world: StoryWorld,
+) -> None:
+    story = await operations(world, "openai").request(CALLER, wish("pt-BR"), "r-1")
+    now = operations(world, "composer")
+    assert (await now.request(CALLER, wish("pt-BR"), "r-1")).id == story.id
+    await now.cancel(CALLER, story.id)
+    with pytest.raises(StoryLanguageUnsupported) as refused:
+        await now.retry(CALLER, story.id)
+    assert (refused.value.reason, refused.value.metadata) == ("LANGUAGE_UNSUPPORTED", {"languages": "en"})
+    assert (await now.get(CALLER, story.id)).state is State.CANCELLED
