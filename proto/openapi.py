@@ -24,7 +24,18 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from openapi_common import DURATION, ERROR_SCHEMAS, HEADERS, HEALTH, INFO, RESPONSES
+from openapi_common import (
+    ENDED,
+    ERROR_SCHEMAS,
+    EVENT_SOURCE,
+    HEADERS,
+    HEALTH,
+    INFO,
+    LAST_EVENT_ID,
+    OF_EVERY_CALL,
+    RESPONSES,
+)
+from openapi_schemas import WELL_KNOWN, described, list_value, renamed, scalar
 
 Json = dict[str, Any]
 Comments = dict[str, str]
@@ -42,27 +53,6 @@ HTTP_STATUS = {
     "RESOURCE_EXHAUSTED": 429,
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
-}
-
-SCALARS: dict[int, Json] = {
-    FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
-    FieldDescriptor.TYPE_STRING: {"type": "string"},
-    FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64"},
-    FieldDescriptor.TYPE_DOUBLE: {"type": "number", "format": "double"},
-    FieldDescriptor.TYPE_FLOAT: {"type": "number", "format": "float"},
-    FieldDescriptor.TYPE_INT32: {"type": "integer", "format": "int32"},
-    FieldDescriptor.TYPE_UINT32: {"type": "integer", "format": "int64", "minimum": 0},
-    # JSON numbers lose precision beyond 53 bits, so these travel as strings.
-    FieldDescriptor.TYPE_INT64: {"type": "string", "format": "int64"},
-    FieldDescriptor.TYPE_UINT64: {"type": "string", "format": "uint64"},
-}
-
-WELL_KNOWN: dict[str, Json] = {
-    "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
-    "google.protobuf.Duration": DURATION,
-    "google.protobuf.FieldMask": {"type": "string", "description": "Field names, separated by commas."},
-    "google.protobuf.ListValue": {"type": "array", "items": {}},
-    "google.protobuf.Struct": {"type": "object"},
 }
 
 
@@ -153,6 +143,9 @@ class _Document:
         if not body:
             rest = [field.name for field in method.input_type.fields if field.name not in in_path]
             parameters += [self._parameter(method.input_type, name, "query") for name in rest]
+        if self._resumes(method):
+            parameters.append(LAST_EVENT_ID)
+            operation["description"] += f"\n{EVENT_SOURCE}"
         if parameters:
             operation["parameters"] = parameters
         if body:
@@ -163,6 +156,8 @@ class _Document:
     def _parameter(self, message: Descriptor, name: str, where: str) -> Json:
         field = message.fields_by_name[name]
         schema = self._field(field, limits=True)
+        if where == "path" and schema.get("type") == "string":
+            schema.setdefault("minLength", 1)
         description = schema.pop("description", "")
         required = where == "path" or self._rules(field).get("required", False)
         return {"name": name, "in": where, "required": required, "description": description, "schema": schema}
@@ -187,7 +182,7 @@ class _Document:
                 "description": self._comments[method.output_type.full_name],
                 "content": {"application/json": {"schema": answer}},
             }
-        ok["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in ("x-request-id", "x-trace-id")}
+        ok["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in OF_EVERY_CALL}
         statuses = {400, 429, 503, 504}
         statuses |= {
             HTTP_STATUS[name] for name in re.findall(r"\b[A-Z]+(?:_[A-Z]+)*\b", comment) if name in HTTP_STATUS
@@ -196,7 +191,13 @@ class _Document:
         statuses |= {403} if access == "ACCESS_ADMIN" else set()
         statuses |= {413, 415} if takes_body else set()
         errors = {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(statuses)}
-        return {"200": ok, **errors, "default": {"$ref": "#/components/responses/default"}}
+        ended = {"204": ENDED} if self._resumes(method) else {}
+        return {"200": ok, **ended, **errors, "default": {"$ref": "#/components/responses/default"}}
+
+    def _resumes(self, method: MethodDescriptor) -> bool:
+        """A stream that goes on from a token, which the edge makes the id of each event."""
+        fields = (method.input_type.fields_by_name, method.output_type.fields_by_name)
+        return method.server_streaming and all("resume_token" in each for each in fields)
 
     def _reference(self, message: Descriptor) -> Json:
         """A reference to a message of an answer."""
@@ -250,25 +251,25 @@ class _Document:
 
     def _field(self, field: FieldDescriptor, *, limits: bool) -> Json:
         rules = self._rules(field) if limits else {}
-        if field.is_repeated:
+        schema: Json
+        if field.message_type is not None and field.message_type.full_name == "google.protobuf.ListValue":
+            schema = list_value(field, self._rules(field))
+        elif field.is_repeated:
             of_list = rules.get("repeated", {})
             items = self._value(field, of_list.get("items", {}))
-            schema: Json = {"type": "array", "items": _described("", items)}
-            schema |= _renamed(of_list, {"min_items": "minItems", "max_items": "maxItems", "unique": "uniqueItems"})
+            schema = {"type": "array", "items": described("", items)}
+            schema |= {"minItems": 1} if rules.get("required") else {}
+            schema |= renamed(of_list, {"min_items": "minItems", "max_items": "maxItems", "unique": "uniqueItems"})
         else:
             schema = self._value(field, rules)
-        return _described(self._comments.get(field.full_name, ""), schema)
+        return described(self._comments.get(field.full_name, ""), schema)
 
     def _value(self, field: FieldDescriptor, rules: Json) -> Json:
         if field.message_type is not None:
             return self._reference(field.message_type)
         if field.enum_type is not None:
             return self._enum(field.enum_type)
-        schema = dict(SCALARS[field.type])
-        if field.type == FieldDescriptor.TYPE_STRING:
-            return schema | _string_limits(rules)
-        bounds = {"gte": "minimum", "lte": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
-        return schema | _renamed(rules.get(_RULES_OF.get(field.type, ""), {}), bounds)
+        return scalar(field, rules)
 
     def _enum(self, enum: EnumDescriptor) -> Json:
         name = self._name(enum)
@@ -301,52 +302,6 @@ class _Document:
         message = self._pool.FindMessageTypeByName(options.DESCRIPTOR.full_name)
         parsed = GetMessageClass(message).FromString(options.SerializeToString())
         return MessageToDict(parsed, preserving_proto_field_name=True)
-
-
-_RULES_OF = {
-    FieldDescriptor.TYPE_INT32: "int32",
-    FieldDescriptor.TYPE_UINT32: "uint32",
-    FieldDescriptor.TYPE_FLOAT: "float",
-    FieldDescriptor.TYPE_DOUBLE: "double",
-}
-
-
-def _string_limits(rules: Json) -> Json:
-    of_string = rules.get("string", {})
-    schema = _renamed(of_string, {"min_len": "minLength", "max_len": "maxLength", "pattern": "pattern", "in": "enum"})
-    for form in ("email", "uuid", "uri", "hostname", "ipv4", "ipv6"):
-        if of_string.get(form):
-            schema["format"] = form
-    if "pattern" in schema and rules.get("ignore") == "IGNORE_IF_ZERO_VALUE":
-        schema["pattern"] = f"^$|{schema['pattern']}"
-    if of_string.get("[storymesh.options.v1.address]"):
-        # The form that the services keep; more spellings are taken.
-        schema |= {"format": "email", "maxLength": 254, "x-max-bytes": 254}
-    if digits := of_string.get("[storymesh.options.v1.digits]"):
-        # In ASCII; the digits of some other scripts are taken too.
-        optional = "^$|" if rules.get("ignore") == "IGNORE_IF_ZERO_VALUE" else ""
-        schema |= {"maxLength": 40, "pattern": rf"{optional}^\D*(\d\D*){{{digits}}}$"}
-    if "max_bytes" in of_string:
-        # A character of UTF-8 is at least one byte, so the limit in bytes also bounds the length.
-        most = int(of_string["max_bytes"])
-        schema |= {"maxLength": most, "x-max-bytes": most}
-    return schema
-
-
-def _described(comment: str, schema: Json) -> Json:
-    """With the comment, and in words the limit that JSON Schema has no keyword for."""
-    limit = f"At most {schema['x-max-bytes']} bytes in UTF-8." if "x-max-bytes" in schema else ""
-    description = " ".join(filter(None, (comment, limit)))
-    return {**schema, "description": description} if description else schema
-
-
-def _renamed(values: Json, names: dict[str, str]) -> Json:
-    """The values under the names of JSON Schema. 64-bit numbers arrive as strings, as everywhere in protobuf's JSON."""
-    return {
-        name: int(values[key]) if isinstance(values[key], str) and key != "pattern" else values[key]
-        for key, name in names.items()
-        if key in values
-    }
 
 
 def _pool(descriptors: FileDescriptorSet) -> DescriptorPool:

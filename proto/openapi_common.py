@@ -12,7 +12,8 @@ INFO: Json = {
     "title": "Storymesh",
     "version": "1",
     "description": "Sign up, ask for a personalised story, and watch it being written. The same methods are served as gRPC "
-    "and gRPC-Web on the same port. Every error is a google.rpc.Status whose first detail names a permanent reason.",
+    "and gRPC-Web on the same port. Every error is a google.rpc.Status whose first detail names a permanent reason. OPTIONS "
+    "answers 204 with the header allow at every path, HEAD works for documents, and a request body must not be compressed.",
     "license": {"name": "Apache 2.0", "identifier": "Apache-2.0"},
 }
 
@@ -23,7 +24,37 @@ HEADERS: Json = {
         "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
     },
     "retry-after": {"description": "Seconds to wait before trying again.", "schema": {"type": "integer"}},
+    "ratelimit": {
+        "description": "How many calls are left, and in how many seconds there are more (draft-ietf-httpapi-ratelimit-headers-10).",
+        "schema": {"type": "string"},
+    },
+    "ratelimit-policy": {"description": "The limit that is nearest, by the same draft.", "schema": {"type": "string"}},
+    "allow": {"description": "The methods that the path takes.", "schema": {"type": "string"}},
+    "accept-encoding": {
+        "description": "When the body was compressed: how it is taken instead.",
+        "schema": {"type": "string"},
+    },
     "www-authenticate": {"description": "RFC 6750, section 3.", "schema": {"type": "string"}},
+}
+
+
+OF_EVERY_CALL = ("x-request-id", "x-trace-id", "ratelimit", "ratelimit-policy")
+
+LAST_EVENT_ID: Json = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "description": "The id of the last event received, which is its resume_token; goes before the query's resume_token.",
+    "schema": {"type": "string", "maxLength": 512},
+}
+EVENT_SOURCE = (
+    "The id of each event is its resume_token. A browser's own EventSource cannot send an access token, because it sets no "
+    "headers; use a client that is built on fetch, such as @microsoft/fetch-event-source, and that sends Last-Event-ID when it "
+    "reconnects."
+)
+ENDED: Json = {
+    "description": "The stream has ended and the caller has read its end: there is nothing to come back for.",
+    "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in OF_EVERY_CALL},
 }
 
 
@@ -43,9 +74,15 @@ RESPONSES: Json = {
     "403": _error("Not for this caller."),
     "404": _error("There is no such thing, or it is another's."),
     "409": _error("It conflicts with what is there."),
+    "405": _error("The path does not take this method.", "allow"),
     "413": _error("The request body is too large."),
-    "415": _error("The request body is not application/json."),
-    "429": _error("Too many calls; RetryInfo and retry-after say when to try again.", "retry-after"),
+    "415": _error("The request body is not application/json, or is compressed.", "accept-encoding"),
+    "429": _error(
+        "Too many calls; RetryInfo and retry-after say when to try again.",
+        "retry-after",
+        "ratelimit",
+        "ratelimit-policy",
+    ),
     "503": _error("Something the call needs is unavailable; try again.", "retry-after"),
     "504": _error("No answer in time."),
     "default": _error("Any other error."),
@@ -132,7 +169,9 @@ HEALTH: Json = {
                         }
                     }
                 },
-            }
+            },
+            "405": {"$ref": "#/components/responses/405"},
+            "default": {"$ref": "#/components/responses/default"},
         },
     }
 }

@@ -25,6 +25,8 @@ VERBS = (*_BOUND_VERBS, "HEAD", "OPTIONS")
 """The methods of HTTP that the edge answers by anything but a refusal."""
 
 
+_RESUME_TOKEN = "resume_token"
+
 _ANSWERED_BY = {"ops": "notification"}
 """Areas of the contract without a service of their own, and whose service answers for them."""
 
@@ -66,6 +68,8 @@ class Method:
     access: Access
     rate_limit_class: RateLimitClass
     streams: bool
+    resumable: bool
+    """A stream whose messages begin with a `resume_token`, which the request takes: one that can go on over another connection."""
     without_side_effects: bool
     bindings: tuple[Binding, ...]
 
@@ -146,6 +150,9 @@ def _method(descriptor: MethodDescriptor, options_class: Any) -> Method:
         if rate_limit_class == "UNSPECIFIED"
         else RateLimitClass[rate_limit_class],
         streams=descriptor.server_streaming,
+        resumable=descriptor.server_streaming
+        and _RESUME_TOKEN in descriptor.input_type.fields_by_name
+        and [field.name for field in descriptor.output_type.fields if field.number == 1] == [_RESUME_TOKEN],
         without_side_effects=options.get("idempotency_level")
         == MethodOptions.IdempotencyLevel.Name(MethodOptions.NO_SIDE_EFFECTS),
         bindings=tuple(_bindings(options.get("[google.api.http]", {}))),

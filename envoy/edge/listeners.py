@@ -11,6 +11,7 @@ from edge.limits import INTERNAL_PREFIX, client_addresses, global_limits, local_
 from edge.observability import access_log, sound_traces, tracing
 from edge.replies import explained, local_replies
 from edge.routes import route_configuration
+from edge.scripts import scripts
 from edge.settings import Cors, Settings, Sizes
 from edge.transcoding import transcoder
 
@@ -113,6 +114,7 @@ def _filters(settings: Settings, contract: Contract) -> list[Config]:
         extension("envoy.filters.http.grpc_web", "extensions.filters.http.grpc_web.v3.GrpcWeb"),
         local_limit(settings.rate_limit),
         _whole_requests(settings.sizes),
+        scripts(),
         transcoder(settings.files.contract, contract.transcoded_services, settings.sizes),
         jwt_authn(settings.authentication, contract),
         *global_limits(settings.rate_limit),
@@ -147,6 +149,7 @@ def _headers(settings: Cors) -> Config:
                 # Answers hold tokens and private stories.
                 {"append": header("cache-control", "no-store", action="ADD_IF_ABSENT")},
                 *({"append": each} for each in cors.on_every_answer(settings)),
+                {"remove_on_match": {"key_matcher": {"prefix": INTERNAL_PREFIX}}},
             ],
         },
     )

@@ -17,6 +17,7 @@ from edge.config import Config, header, seconds, typed
 from edge.contract import JWKS_METHOD, Binding, Contract, Method
 from edge.limits import CLIENT_NETWORK_HEADER, INTERNAL_PREFIX, rate_limits, without_local_limit
 from edge.observability import method_tracing, path_tracing
+from edge.scripts import DOCUMENTS, STREAMS, running
 from edge.settings import Settings
 from edge.transcoding import is_compressed, without_transcoding
 
@@ -84,12 +85,19 @@ def _method(method: Method, settings: Settings) -> Config:
         "request_headers_to_add": deadline,
         "request_headers_to_remove": [CLIENT_NETWORK_HEADER],
         "tracing": method_tracing(method, settings.tracing),
+        "typed_per_filter_config": _script(method),
     }
     if method.path == JWKS_METHOD:
         age = f"public, max-age={settings.authentication.keys_cache_seconds:g}"
         cache = f"%CEL('grpc-status' in response.headers ? 'no-store' : '{age}')%"
         route["response_headers_to_add"] = [header("cache-control", cache)]
     return route
+
+
+def _script(method: Method) -> Config:
+    if method.resumable:
+        return running(STREAMS)
+    return running(DOCUMENTS) if method.path == JWKS_METHOD else {}
 
 
 def _retries(method: Method) -> Config:
@@ -134,21 +142,24 @@ def _document(path: str, body: Config, content_type: str, settings: Settings) ->
 
 def _refusals(contract: Contract, settings: Settings) -> Iterable[Config]:
     """What the transcoder would answer less exactly: a wrong method is 405 with `allow`, a body that it cannot read is 415."""
-    for template, bindings in _by_template(contract).items():
-        bodies = [binding.verb for binding in bindings if binding.takes_body]
+    for template, methods in _by_template(contract).items():
+        bodies = [binding.verb for _, binding in methods if binding.takes_body]
         if bodies:
             for name, header_ in (("media type", _media_type_is_not_json()), ("content coding", is_compressed())):
                 yield _refusal(f"{template} {name}", template, 415, [_method_is(*bodies), header_], settings)
-        yield from _other_methods(template, sorted({binding.verb for binding in bindings}), settings)
+        verbs = {binding.verb for _, binding in methods}
+        # The key set is a document that happens to come from a service.
+        head = {"HEAD"} if any(method.path == JWKS_METHOD for method, _ in methods) else set()
+        yield from _other_methods(template, sorted(verbs | head), settings)
     for document in ("/health", "/openapi.yaml", "/docs"):
         yield from _other_methods(document, _DOCUMENT_VERBS, settings)
 
 
-def _by_template(contract: Contract) -> dict[str, list[Binding]]:
-    bindings: dict[str, list[Binding]] = defaultdict(list)
+def _by_template(contract: Contract) -> dict[str, list[tuple[Method, Binding]]]:
+    bindings: dict[str, list[tuple[Method, Binding]]] = defaultdict(list)
     for method in contract.exposed:
         for binding in method.bindings:
-            bindings[binding.template].append(binding)
+            bindings[binding.template].append((method, binding))
     return bindings
 
 
@@ -192,8 +203,10 @@ def _refusal(name: str, template: str, status: int, headers: list[Config], setti
 
 def _untranscoded(contract: Contract, settings: Settings) -> Iterable[Config]:
     """Where JSON requests stand until the transcoder has given them their methods' paths, or has refused them."""
-    for template in _by_template(contract):
+    for template, methods in _by_template(contract).items():
         route = _nowhere(template, {"safe_regex": {"regex": _path_pattern(template)}})
+        for method, _ in methods:
+            route["typed_per_filter_config"] |= _script(method)
         yield {**route, "tracing": path_tracing(template, settings.tracing)}
 
 

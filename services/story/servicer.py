@@ -12,6 +12,7 @@ from storymesh.story.v1 import story_pb2, story_service_pb2_grpc
 from storymesh.story.v1 import story_service_pb2 as pb
 
 from services.kit.caller import caller_of
+from services.kit.ended import say_ended
 from services.kit.timestamps import set_time
 
 from .model import (
@@ -91,7 +92,10 @@ class StoryServicer(story_service_pb2_grpc.StoryServiceServicer):
         return pb.DeleteStoryResponse()
 
     async def WatchStory(self, request: pb.WatchStoryRequest, context: Context) -> AsyncIterator[pb.WatchStoryResponse]:
-        watch = self._watches.watch(caller_of(context), UUID(request.story_id), request.resume_token)
+        caller, story_id = caller_of(context), UUID(request.story_id)
+        if await self._watches.nothing_is_new(caller, story_id, request.resume_token):
+            await say_ended(context)
+        watch = self._watches.watch(caller, story_id, request.resume_token)
         async with aclosing(watch) as steps:
             async for token, step in steps:
                 yield _step_to_proto(token, step)

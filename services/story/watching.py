@@ -17,7 +17,7 @@ from services.kit.errors import InvalidArgument, Violation
 from services.kit.signing import Signer
 
 from .following import PASSING, Following, Followings, Interrupted, TooManyWatches
-from .model import START, Chunk, Done, Heartbeat, Position, Reconnect, Reset, Snapshot, State, StateChange, Step
+from .model import START, Chunk, Done, Heartbeat, Position, Reconnect, Reset, Snapshot, State, StateChange, Step, Story
 from .progress import Entry, Kind, Progress, merged
 from .stories import Stories
 
@@ -27,6 +27,10 @@ _STANDING = "="
 Whoever comes back with that has read nothing since it came back before, and has only a snapshot: it gets a newer one, so that
 a client that reads one message of each stream gets on as well.
 """
+
+
+_ENDED = "!"
+"""Marks the place in the token of a Done, and stands before what that told: the client has read the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ class Watches:
 
         Raises before the first step InvalidArgument for a foreign token, and TooManyWatches; StoryNotFound at any time.
         """
-        scope = f"watch:{caller.user_id}:{story_id}"
+        scope = _scope(caller, story_id)
         after, standing = self._opened(scope, resume_token)
         watch = _Watch(
             self._stories,
@@ -86,6 +90,11 @@ class Watches:
             async with aclosing(watch.steps(story_id, after, standing=standing)) as steps:
                 async for step in steps:
                     yield self._signer.sign(scope, watch.place), step
+
+    async def nothing_is_new(self, caller: Caller, story_id: UUID, resume_token: str) -> bool:
+        """Whether a watch from this token would only repeat the Done that the token came with. Raises as `watch` does."""
+        _, mark, told = (self._signer.open(_scope(caller, story_id), resume_token) or "").partition(_ENDED)
+        return bool(mark) and told == _told_by_done(await self._stories.get(caller, story_id))
 
     @contextmanager
     def _admitted(self, user_id: UUID) -> Iterator[None]:
@@ -107,7 +116,17 @@ class Watches:
         if place is None:
             description = "is not a token that a watch of this story handed out"
             raise InvalidArgument([Violation("resume_token", description, "RESUME_TOKEN_INVALID")])
-        return Position.parse(place.removesuffix(_STANDING)), place.endswith(_STANDING)
+        position = place.partition(_ENDED)[0]
+        return Position.parse(position.removesuffix(_STANDING)), position.endswith(_STANDING)
+
+
+def _scope(caller: Caller, story_id: UUID) -> str:
+    return f"watch:{caller.user_id}:{story_id}"
+
+
+def _told_by_done(story: Story) -> str:
+    """Differs after each retry, so that whoever comes back then is told of the new attempt."""
+    return f"{story.attempt}-{story.state}" if story.state.final else ""
 
 
 class _Watch:
@@ -139,19 +158,20 @@ class _Watch:
         self._whole = False
         """It has been told the text of the final story."""
         self._standing = False
+        self._end = ""
         self.position = START
 
     @property
     def place(self) -> str:
         """What a token says of where the latest step leads."""
-        return f"{self.position}{_STANDING if self._standing else ''}"
+        return f"{self.position}{_STANDING if self._standing else ''}{self._end}"
 
     async def steps(self, story_id: UUID, after: Position | None, *, standing: bool) -> AsyncGenerator[Step, None]:
         story = await self._stories.get(self._caller, story_id)
         if story.state.final and after is None:
             # Needs no Redis: what is finished can be read while that is away.
             yield Snapshot(story.text)
-            yield Done(story)
+            yield self._done(story)
             return
         self._state = story.state
         async with self._followings.follow(story) as following:
@@ -210,7 +230,7 @@ class _Watch:
             if story.state.final and self.position >= following.head:
                 if not self._whole and following.text != story.text:
                     yield Snapshot(story.text)
-                yield Done(story)
+                yield self._done(story)
                 return
             if not story.state.final and story.state is not self._state:
                 self._state = self._told = story.state
@@ -224,6 +244,10 @@ class _Watch:
                 yield Heartbeat()
                 told_at = clock()
         yield _reconnect()
+
+    def _done(self, story: Story) -> Done:
+        self._end = f"{_ENDED}{_told_by_done(story)}"
+        return Done(story)
 
     def _steps_of(self, entries: Sequence[Entry]) -> Iterator[Step]:
         """Chunks that came together are told together."""

@@ -17,6 +17,7 @@ import httpx
 import pytest
 import yaml
 from edge.bootstrap import bootstrap
+from edge.config import Config
 from edge.contract import read
 from edge.process import command
 from edge.settings import Settings, load
@@ -109,10 +110,10 @@ async def server(*servicers: tuple[Callable[[Any, grpc.aio.Server], None], Any],
 
 
 @asynccontextmanager
-async def envoy(settings: Settings, scratch: Path) -> AsyncIterator[Edge]:
-    """An Envoy with these settings; yields when its listener is open."""
+async def envoy(settings: Settings, scratch: Path, rendered: Config | None = None) -> AsyncIterator[Edge]:
+    """An Envoy with these settings, or with a configuration of its own; yields when its listener is open."""
     config, log = scratch / "envoy.yaml", scratch / "envoy.log"
-    config.write_text(yaml.safe_dump(bootstrap(settings, read(settings.files.contract))))
+    config.write_text(yaml.safe_dump(rendered or bootstrap(settings, read(settings.files.contract))))
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *command(config, settings), "--concurrency", "1", stdout=output, stderr=output

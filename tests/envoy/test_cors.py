@@ -56,7 +56,7 @@ PATHS = {
         for binding in method.bindings
     },
     **{method.path: {"POST"} for method in CONTRACT.exposed},
-    **{document: {"GET", "HEAD"} for document in ("/health", "/openapi.yaml", "/docs")},
+    **{document: {"GET", "HEAD"} for document in ("/health", "/openapi.yaml", "/docs", "/.well-known/jwks.json")},
 }
 
 

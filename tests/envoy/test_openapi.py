@@ -134,6 +134,42 @@ def test_limits_come_from_the_validation_rules(document: Any) -> None:
     assert re.search(schemas["CreateStoryRequest"]["properties"]["language"]["pattern"], "")
 
 
+def test_what_is_required_must_not_be_empty(document: Any) -> None:
+    seen = 0
+    # Answers, which have all their fields, may have them empty.
+    requests = {name: each for name, each in document["components"]["schemas"].items() if name.endswith("Request")}
+    for message, schema in requests.items():
+        for name in schema.get("required", ()):
+            if schema["properties"][name].get("type") == "string":
+                assert schema["properties"][name]["minLength"] >= 1, f"{message}.{name}"
+                seen += 1
+    for _, _, operation in operations(document):
+        for parameter in operation.get("parameters", ()):
+            if parameter["required"]:
+                assert parameter["schema"]["minLength"] >= 1, operation["operationId"]
+                seen += 1
+    assert seen > 25
+    refresh = document["components"]["schemas"]["RefreshSessionRequest"]
+    assert (refresh["required"], refresh["properties"]["refresh_token"]["minLength"]) == (["refresh_token"], 1)
+
+
+def test_every_list_says_what_it_is_a_list_of(document: Any) -> None:
+    lists = [node for node in nodes(document) if node.get("type") == "array"]
+    assert len(lists) > 10
+    for node in lists:
+        assert node["items"].keys() & {"type", "$ref", "anyOf"}, node
+    preferences = document["components"]["schemas"]["UpdateAccountRequest"]["properties"]["preferences"]
+    assert (preferences["maxItems"], preferences["uniqueItems"]) == (5, True)
+    assert (preferences["items"]["type"], preferences["items"]["x-max-bytes"]) == ("string", 20)
+    assert re.search(preferences["items"]["pattern"], "sailing")
+    assert not re.search(preferences["items"]["pattern"], " ")
+
+
+def test_every_operation_can_be_refused(document: Any) -> None:
+    for path, verb, operation in operations(document):
+        assert [status for status in operation["responses"] if status.startswith("4")], (verb, path)
+
+
 def test_times_and_enums_have_the_form_that_json_gives_them(document: Any) -> None:
     story = document["components"]["schemas"]["Story"]["properties"]
     assert story["create_time"]["format"] == "date-time"
@@ -145,6 +181,17 @@ def test_times_and_enums_have_the_form_that_json_gives_them(document: Any) -> No
 def test_a_watch_is_a_stream_of_events(document: Any) -> None:
     ok = document["paths"]["/v1/stories/{story_id}:watch"]["get"]["responses"]["200"]
     assert ok["content"] == {"text/event-stream": {"schema": {"$ref": "#/components/schemas/WatchStoryResponse"}}}
+
+
+def test_a_watch_says_how_to_resume_and_which_clients_can(document: Any) -> None:
+    streams = [each for _, _, each in operations(document) if "text/event-stream" in str(each["responses"]["200"])]
+    assert streams
+    for operation in streams:
+        headers = [each["name"] for each in operation["parameters"] if each["in"] == "header"]
+        assert headers == ["Last-Event-ID"]
+        assert "204" in operation["responses"]
+        assert "EventSource cannot send an access token" in operation["description"]
+        assert "fetch" in operation["description"]
 
 
 def test_errors_have_one_shape_and_say_when_to_retry(document: Any) -> None:

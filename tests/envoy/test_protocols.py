@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import struct
+from typing import Any
 
+import grpc
 import httpx
 import pytest
 from storymesh.auth.v1 import account_service_pb2 as account
+
+from tests.envoy.conftest import Mesh
 
 GET_ACCOUNT = "/storymesh.auth.v1.AccountService/GetAccount"
 
@@ -57,7 +61,7 @@ async def test_the_documents_are_served(http: httpx.AsyncClient) -> None:
     assert "{{" not in docs.text
 
 
-@pytest.mark.parametrize("path", ["/health", "/openapi.yaml", "/docs"])
+@pytest.mark.parametrize("path", ["/health", "/openapi.yaml", "/docs", "/.well-known/jwks.json"])
 async def test_head_answers_like_get_without_the_body(http: httpx.AsyncClient, path: str) -> None:
     of_each_request = {"x-request-id", "x-trace-id", "date"}
     got, asked = await http.get(path), await http.head(path)
@@ -67,3 +71,21 @@ async def test_head_answers_like_get_without_the_body(http: httpx.AsyncClient, p
             del answer.headers[name]
     assert asked.headers == got.headers
     assert int(asked.headers["content-length"]) == len(got.content)
+
+
+async def test_head_of_a_document_that_cannot_be_had_is_refused_without_a_body(
+    http: httpx.AsyncClient, mesh: Mesh
+) -> None:
+    async def fail(_request: Any, context: Any) -> None:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
+
+    mesh.calls.instead["GetJwks"] = fail
+    answer = await http.head("/.well-known/jwks.json")
+    assert (answer.status_code, answer.content) == (503, b"")
+    assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_head_is_for_documents_only(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+    answer = await ada.head("/v1/account")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, PATCH")
+    assert mesh.calls.seen == []

@@ -9,9 +9,12 @@ from typing import Any
 
 import grpc
 import httpx
+import pytest
+from edge import scripts
 from storymesh.story.v1 import story_service_pb2 as story
 from storymesh.story.v1 import story_service_pb2_grpc as story_grpc
 
+from services.kit.ended import ENDED, say_ended
 from tests.envoy.conftest import Edge, Mesh, until
 from tests.envoy.statuses import reason
 
@@ -35,6 +38,80 @@ async def test_a_watch_is_a_stream_of_events_that_arrive_one_by_one(ada: httpx.A
         mesh.story.chunks.put_nowait(None)
         assert [event async for event in received] == []
     assert mesh.calls.last.request == story.WatchStoryRequest(story_id="s1", resume_token="t")
+
+
+async def test_each_event_has_the_token_of_its_message_as_its_id(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+    # The second has no text that could be a header's or a line's, and keeps its data.
+    for token in ("once", 'up"on\\ {a}\n', "a-time_2", "", "x" * 600, None):
+        mesh.story.chunks.put_nowait(token)
+    answer = await ada.get("/v1/stories/s1:watch")
+    blocks = [block.splitlines() for block in answer.text.split("\n\n") if block]
+    ids = [[line for line in block if not line.startswith("data:")] for block in blocks]
+    assert ids == [["id: once"], [], ["id: a-time_2"], [], []]
+    texts = [json.loads(block[0].removeprefix("data:"))["chunk"]["text"] for block in blocks]
+    assert texts == ["once", 'up"on\\ {a}\n', "a-time_2", "", "x" * 600]
+
+
+@pytest.mark.parametrize(
+    ("query", "header", "token"),
+    [
+        ("", "t-1_a", "t-1_a"),
+        ("", 'odd/ +&=%?#"token', 'odd/ +&=%?#"token'),
+        ("?resume_token=older", "newer", "newer"),
+        ("?resume_token=", "newer", "newer"),
+        ("?resume_token=older", "", "older"),
+        ("", "", ""),
+        ("", "x" * 5000, "x" * 513),
+    ],
+)
+async def test_the_last_event_id_is_the_resume_token(
+    ada: httpx.AsyncClient, mesh: Mesh, query: str, header: str, token: str
+) -> None:
+    mesh.story.chunks.put_nowait(None)
+    answer = await ada.get(f"/v1/stories/s1:watch{query}", headers={"last-event-id": header})
+    assert answer.status_code == 200
+    assert mesh.calls.last.request == story.WatchStoryRequest(story_id="s1", resume_token=token)
+
+
+async def test_a_last_event_id_beside_a_misspelt_parameter_hides_nothing(ada: httpx.AsyncClient) -> None:
+    answer = await ada.get("/v1/stories/s1:watch?resumetoken=x", headers={"last-event-id": "t"})
+    assert (answer.status_code, reason(answer)) == (400, "REQUEST_MALFORMED")
+
+
+async def test_elsewhere_a_last_event_id_means_nothing(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+    assert (await ada.get("/v1/stories", headers={"last-event-id": "t"})).status_code == 200
+    assert mesh.calls.last.request == story.ListStoriesRequest()
+
+
+async def end_again(_request: Any, context: Any) -> None:
+    await say_ended(context)
+
+
+async def test_a_client_that_knows_the_end_is_answered_204(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+    mesh.calls.instead["WatchStory"] = end_again
+    for _ in range(2):
+        # On the same connection, whose next answer would begin with what is left of a body.
+        mesh.story.chunks.put_nowait("done")
+        mesh.story.chunks.put_nowait(None)
+        answer = await ada.get("/v1/stories/s1:watch", headers={"last-event-id": "done"})
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert "content-type" not in answer.headers
+        assert ENDED not in answer.headers
+
+
+async def test_a_native_client_that_knows_the_end_gets_it_again(
+    channel: grpc.aio.Channel, credentials: tuple[tuple[str, str]], mesh: Mesh
+) -> None:
+    mesh.calls.instead["WatchStory"] = end_again
+    mesh.story.chunks.put_nowait("done")
+    mesh.story.chunks.put_nowait(None)
+    watch = story_grpc.StoryServiceStub(channel).WatchStory(story.WatchStoryRequest(), metadata=credentials)
+    assert [message.chunk.text async for message in watch] == ["done"]
+    assert ENDED not in dict(await watch.initial_metadata())
+
+
+async def test_a_service_and_the_edge_mean_the_same_by_the_end() -> None:
+    assert scripts.ENDED == ENDED
 
 
 async def test_a_stream_outlives_the_timeout_of_a_whole_answer(ada: httpx.AsyncClient, mesh: Mesh) -> None:

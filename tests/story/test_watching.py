@@ -16,6 +16,7 @@ from storymesh.story.v1 import story_service_pb2 as pb
 from storymesh.story.v1.story_service_pb2_grpc import StoryServiceStub
 
 from services.kit.clock import system_clock
+from services.kit.ended import ENDED
 from services.story import store
 from services.story.model import Position
 from services.story.progress import Kind, Overtaken, Progress
@@ -163,6 +164,57 @@ async def test_a_resumed_watch_goes_on_right_after_its_token(world: StoryWorld, 
             working.put(Words("three"), ScriptedWriter.End())
             await resumed.until("done")
     assert resumed.text == "one two three"
+
+
+async def told_that_it_ended(person: Person, story_id: str, resume_token: str) -> bool:
+    request = pb.WatchStoryRequest(story_id=story_id, resume_token=resume_token)
+    call = person.stub.WatchStory(request, metadata=person.auth, timeout=20)
+    metadata = await call.initial_metadata()
+    call.cancel()
+    return ENDED in dict(metadata)
+
+
+async def test_a_client_that_has_read_the_end_and_only_that_is_told_that_nothing_is_new(
+    world: StoryWorld, working: ScriptedWriter
+) -> None:
+    person = world.person()
+    story_id = await requested(person)
+    tokens = {""}
+    working.tell("T", "all ", "of it")
+    # Once while it is written, and once when it is finished.
+    for _ in range(2):
+        async with watching(person, story_id) as watcher:
+            while await watcher.step() != "done":
+                tokens.add(watcher.last.resume_token)
+            last = watcher.last.resume_token
+    for token in tokens:
+        assert not await told_that_it_ended(person, story_id, token)
+    assert await told_that_it_ended(person, story_id, last)
+    async with watching(person, story_id, last) as watcher:
+        await watcher.until("done")
+        assert watcher.text == "all of it"
+        assert await told_that_it_ended(person, story_id, watcher.last.resume_token)
+
+
+async def test_a_story_that_is_asked_for_again_is_news_to_who_has_read_its_end(
+    world: StoryWorld, working: ScriptedWriter
+) -> None:
+    person = world.person()
+    story_id = await requested(person)
+    working.put(Title("T"), Words("half "))
+    async with watching(person, story_id) as watcher:
+        await watcher.until_text("half ")
+        await person.stub.CancelStory(pb.CancelStoryRequest(story_id=story_id), metadata=person.auth)
+        last = (await watcher.until("done")).resume_token
+    assert await told_that_it_ended(person, story_id, last)
+    await person.stub.RetryStory(pb.RetryStoryRequest(story_id=story_id), metadata=person.auth)
+    assert not await told_that_it_ended(person, story_id, last)
+    working.tell("T", "whole")
+    async with watching(person, story_id, last) as watcher:
+        await watcher.until("done")
+        assert watcher.text == "whole"
+    assert not await told_that_it_ended(person, story_id, last)
+    assert await told_that_it_ended(person, story_id, watcher.last.resume_token)
 
 
 async def test_a_resume_token_of_another_story_or_person_is_refused(world: StoryWorld) -> None:

@@ -133,7 +133,8 @@ class StoryServiceServicer:
         """Streams the writing. The first message is a snapshot; the snapshot and the chunks after it, starting over at a reset, always
         equal the story's text. Ends after done, or after reconnect when the server is about to leave or the caller reads too slowly.
         Server-sent events have no place for a status: one that ends with neither was cut off or refused, and coming back with its last
-        token tells which.
+        token tells which. Over HTTP each event's id is its token, Last-Event-ID is taken for one, and coming back with that of done
+        answers 204.
         Errors: NOT_FOUND STORY_NOT_FOUND, also in mid-stream when the story is deleted; INVALID_ARGUMENT for a resume_token of another
         story or caller; RESOURCE_EXHAUSTED TOO_MANY_WATCHES with RetryInfo when the caller or the server has too many open, and
         STREAM_STALLED when the caller has not read for a while; UNAUTHENTICATED SESSION_REVOKED in mid-stream when the session ends.

@@ -1,0 +1,33 @@
+"""What Envoy's own filters cannot do, in Lua, for the few routes that want it; elsewhere the filter does nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge.config import Config, extension, typed
+
+ENDED = "x-storymesh-ended"
+"""A response header by which a service says that the stream tells nothing new: the client has read its end before."""
+
+STREAMS, DOCUMENTS = "streams", "documents"
+"""The scripts: resumable server-sent events, and HEAD for documents that a service answers."""
+
+_FILTER = "envoy.filters.http.lua.scripts"
+_HERE = Path(__file__).parent
+
+
+def scripts() -> Config:
+    """The filter; stands right before the transcoder, whose input and output the scripts change."""
+    constants = f'local ENDED = "{ENDED}"\n'
+    return extension(
+        _FILTER,
+        "extensions.filters.http.lua.v3.Lua",
+        source_codes={
+            name: {"inline_string": constants + (_HERE / f"{name}.lua").read_text()} for name in (STREAMS, DOCUMENTS)
+        },
+    )
+
+
+def running(script: str) -> Config:
+    """Per-route configuration. A JSON request passes two routes, the first inwards and the last outwards: both need it."""
+    return {_FILTER: typed("extensions.filters.http.lua.v3.LuaPerRoute", name=script)}
