@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 PYTHON ?= python3
-WRITER ?= local
+WRITER ?= $(or $(STORYMESH_WRITER),local)
 UV_VERSION := 0.13.9
 # In a checkout that cannot be written, and was not set up before, what is installed lies with what the mesh keeps.
 VENV := $(shell if test -w . || { test -e .venv/.ready && ! test .venv/.ready -ot uv.lock; } || test -z "$${STORYMESH_STATE_DIR:-}"; \

@@ -1,4 +1,7 @@
-"""Orders to a running supervisor: stop, start or restart one component. One JSON line each way over a Unix socket."""
+"""Orders to a running supervisor: stop, start or restart one component, or let another writer write.
+
+One JSON line each way over a Unix socket.
+"""
 
 import asyncio
 import contextlib
@@ -11,7 +14,7 @@ from typing import Literal
 
 from local.failures import LocalError
 
-Verb = Literal["stop", "start", "restart"]
+Verb = Literal["stop", "start", "restart", "write-with"]
 
 ANSWER_SECONDS = 90.0
 
@@ -19,7 +22,8 @@ ANSWER_SECONDS = 90.0
 @dataclass(frozen=True)
 class Order:
     verb: Verb
-    component: str
+    name: str
+    """Of the component, or of the writer."""
 
 
 @contextlib.asynccontextmanager

@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 
-from local import lifecycle, settings, status, writers
+from local import lifecycle, settings, status
 from local.failures import LocalError
 from local.layout import Layout
 from local.storyteller import Storyteller
@@ -93,7 +93,7 @@ async def demonstrate(layout: Layout, console: Console) -> None:
         trace_id = secrets.token_hex(16)
         story = await _request_story(api, trace_id, console)
         streamed = await _watch(api, story["id"], console)
-        stored = await _compare(api, story["id"], streamed, console)
+        stored = await _compare(api, story["id"], streamed, layout.settings.writer, console)
         await _find_announcement(layout.mail, address, trace_id, console)
         await _list_stories(api, stored, console)
 
@@ -179,11 +179,13 @@ def _require_completed(story: dict[str, Any]) -> None:
         raise DemoFailed(f"The story ended in {story['state']} {story.get('failure_reason', '')}".strip() + ".")
 
 
-async def _compare(api: Api, story_id: str, streamed: str, console: Console) -> dict[str, Any]:
+async def _compare(api: Api, story_id: str, streamed: str, writer: str, console: Console) -> dict[str, Any]:
     answer = await api.call("Reading the story", "GET", f"/v1/stories/{story_id}")
     story: dict[str, Any] = answer["story"]
     if not story["text"]:
         raise DemoFailed("The stored story has no text.")
+    if story["writer"] != writer:
+        raise DemoFailed(f"The story was written by {story['writer']}, not by {writer}.")
     if story["text"] != streamed:
         raise DemoFailed(
             f"The streamed text ({len(streamed)} characters) differs from the stored one ({len(story['text'])} characters)."
@@ -262,9 +264,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         layout = Layout(settings.load(state_dir=options.state_dir, writer=options.writer))
         running = status.layout_of(lifecycle.up(layout, ()))
-        writer = writers.choose(running.settings).name
-        if options.writer not in (None, writer):
-            raise DemoFailed(f"The mesh is up with the writer {writer}: run `python -m local down` first.")
         console.print(f"\nthe mesh answers on {running.edge_url}", highlight=False)
         asyncio.run(demonstrate(running, console))
     except LocalError as failure:

@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 
+from local import control, differences, writers
 from local.components import services
 from local.failures import LocalError, of_os_error
 from local.layout import Layout
-from local.mesh import assemble
-from local.process import end_others
+from local.mesh import Mesh, assemble
+from local.process import Identity, end_others
 from local.settings import REPOSITORY, supervisors_environment
 from local.state import MeshRecord, Phase, State
 from local.supervisor import Supervisor, is_running, locked, sweep
@@ -35,9 +37,32 @@ def run(layout: Layout, only: Sequence[str]) -> int:
         for note in mesh.notes:
             log.info(note)
         services.share_secrets(layout)
-        supervisor = Supervisor(mesh.components, layout, say=log.info, notes=mesh.notes, only=only)
+        supervisor = Supervisor(
+            mesh.components,
+            layout,
+            say=log.info,
+            record=_described(layout, mesh, only),
+            rebuilt=lambda writer: assemble(_with_writer(layout, writer), only),
+        )
         asyncio.run(_until_signalled(supervisor))
     return 0
+
+
+def _described(layout: Layout, mesh: Mesh, only: Sequence[str]) -> MeshRecord:
+    salt = differences.new_salt()
+    return MeshRecord(
+        supervisor=Identity.of(os.getpid()),
+        settings=_with_writer(layout, mesh.writer).settings.environment(),
+        salt=salt,
+        given=differences.digests(salt),
+        code=differences.fingerprint(),
+        only=list(only),
+        notes=list(mesh.notes),
+    )
+
+
+def _with_writer(layout: Layout, writer: str) -> Layout:
+    return Layout(layout.settings.model_copy(update={"writer": writer})) if writer else layout
 
 
 async def _until_signalled(supervisor: Supervisor) -> None:
@@ -51,16 +76,12 @@ async def _until_signalled(supervisor: Supervisor) -> None:
 def up(layout: Layout, only: Sequence[str]) -> MeshRecord:
     """Bring the mesh up in the background unless it is, and return its state once it is healthy.
 
-    Raises LocalError when it cannot start. An interruption takes down what has been started.
+    Raises LocalError when it cannot start, or when it runs already and not as the settings ask for. An interruption takes down
+    what has been started.
     """
     layout.create()
     if is_running(layout):
-        record = _first_record(layout)
-        if record.phase is Phase.RUNNING:
-            print("The mesh is already up.")
-            return record
-        print("The mesh is already starting.")
-        return _follow(layout, record.supervisor.pid, None)
+        return _join(layout, only)
     assemble(layout, only)
     supervisor = _detach(layout, only)
     try:
@@ -69,6 +90,35 @@ def up(layout: Layout, only: Sequence[str]) -> MeshRecord:
         print("interrupted: taking everything down")
         down(layout)
         raise
+
+
+def _join(layout: Layout, only: Sequence[str]) -> MeshRecord:
+    """The state of the mesh that runs already. What is asked for otherwise is refused, but for another writer."""
+    record = _first_record(layout)
+    found = differences.of(record, layout, only)
+    if found.writer:
+        writers.choose(layout.settings)
+    if found.asked:
+        clauses = [*found.asked, *([f"its writer is {record.settings[differences.WRITER]}"] if found.writer else [])]
+        raise LocalError(
+            f"The mesh is up already, and not as asked for: {'; '.join(clauses)}. "
+            "End it with `make down` (its data stays), then ask again."
+        )
+    if record.phase is Phase.RUNNING:
+        print("The mesh is already up.")
+    else:
+        print("The mesh is already starting.")
+        record = _follow(layout, record.supervisor.pid, None)
+    if found.kept:
+        print(f"It keeps what it was started with, though that is not set now: {', '.join(found.kept)}.")
+    if found.new_code:
+        print("The code has changed since it was started: `make down` and `make up` start the new one.")
+    if found.writer:
+        before = record.settings[differences.WRITER]
+        print(f"The writer is {before}: the story service and its workers start anew with {found.writer}.", flush=True)
+        control.send(layout.control_socket, control.Order("write-with", found.writer))
+        record = _first_record(layout)
+    return record
 
 
 def _detach(layout: Layout, only: Sequence[str]) -> subprocess.Popen[bytes]:

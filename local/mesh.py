@@ -1,6 +1,6 @@
 """Puts the mesh together: every component, in the order they are shown."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from local import writers
@@ -8,6 +8,7 @@ from local.component import Component
 from local.components import envoy, mailsink, postgres, redis, services
 from local.failures import LocalError
 from local.layout import Layout
+from local.settings import users_settings
 
 SERVERS = (postgres.NAME, redis.NAME, mailsink.NAME)
 
@@ -17,6 +18,9 @@ class Mesh:
     components: Sequence[Component]
     notes: Sequence[str]
     """Sentences that the person who starts the mesh should read."""
+
+    writer: str = ""
+    """Who writes, where anybody does."""
 
 
 def assemble(layout: Layout, only: Collection[str] = ()) -> Mesh:
@@ -50,4 +54,11 @@ def assemble(layout: Layout, only: Collection[str] = ()) -> Mesh:
             for component in components
             if component.name in only
         ]
-    return Mesh(components, (writer.note,) if writer.note else ())
+    return Mesh(components, tuple(_notes(writer)), writer.name)
+
+
+def _notes(writer: writers.Writer) -> Iterator[str]:
+    if writer.note:
+        yield writer.note
+    if ineffective := sorted(services.DECIDED & users_settings().keys()):
+        yield f"The runner itself decides {', '.join(ineffective)}: what is set has no effect."

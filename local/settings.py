@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from local.failures import SettingsError
@@ -16,12 +16,20 @@ LONGEST_TMPDIR = 60
 """Programs make Unix sockets in folders of their own in there, and the path of a socket holds about 100 bytes."""
 
 
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+FilePath = Annotated[Path, AfterValidator(_absolute)]
+"""Means the same to every process, wherever it stands."""
+
+
 class LocalSettings(BaseSettings):
     """Where one mesh lives. Two meshes on one machine differ in `state_dir`, `port` and `base_port`."""
 
     model_config = SettingsConfigDict(env_prefix="STORYMESH_", frozen=True, extra="ignore")
 
-    state_dir: Path = Field(
+    state_dir: FilePath = Field(
         default=REPOSITORY / ".local",
         description="Directory of everything the mesh keeps: data, secrets, logs and mail.",
     )
@@ -39,8 +47,8 @@ class LocalSettings(BaseSettings):
         description="`local`, `openai` or `composer`. Empty: `local` where its package and model are installed, "
         "else `composer`.",
     )
-    model_path: Path | None = Field(default=None, description="GGUF file of the `local` writer.")
-    edge_settings: Path = Field(
+    model_path: FilePath | None = Field(default=None, description="GGUF file of the `local` writer.")
+    edge_settings: FilePath = Field(
         default=REPOSITORY / "envoy" / "edge.yaml",
         description="Settings file of the edge, read at each of its starts. Its addresses are decided by the runner.",
     )
@@ -78,7 +86,7 @@ def load(**overrides: Any) -> LocalSettings:
     if unknown := unknown_settings.in_environment(os.environ):
         raise SettingsError("\n".join(f"{name} {sentence}." for name, sentence in unknown))
     try:
-        settings = LocalSettings(**{name: value for name, value in overrides.items() if value is not None})
+        return LocalSettings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         problem = error.errors()[0]
         if problem["loc"]:
@@ -86,8 +94,6 @@ def load(**overrides: Any) -> LocalSettings:
             raise SettingsError(f"{name}={problem['input']!r} cannot be used: {problem['msg']}.") from None
         reason = problem["msg"].removeprefix("Value error, ")
         raise SettingsError(f"STORYMESH_PORT and STORYMESH_BASE_PORT collide: {reason}; change one of them.") from None
-    paths = {name: getattr(settings, name).expanduser().absolute() for name in ("state_dir", "edge_settings")}
-    return settings.model_copy(update=paths)
 
 
 def inherited_environment() -> dict[str, str]:

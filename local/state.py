@@ -70,6 +70,15 @@ class MeshRecord:
 
     supervisor: Identity
     settings: dict[str, str]
+    """The runner's own, with the writer that was chosen."""
+
+    salt: str = ""
+    given: dict[str, str] = field(default_factory=dict)
+    """The services' settings that the caller had set, by salted digests: some are secrets."""
+
+    code: str = ""
+    """A digest of what it was started from."""
+
     only: list[str] = field(default_factory=list)
     phase: Phase = Phase.STARTING
     failure: str = ""

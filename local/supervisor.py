@@ -5,12 +5,13 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from local import control
 from local.component import Component
 from local.failures import LocalError, of_os_error
 from local.layout import Layout
+from local.mesh import Mesh
 from local.preflight import FreeBytes, check_ports, check_space, free_bytes
 from local.process import Identity, end_others
 from local.state import MeshRecord, Phase, State
@@ -82,11 +83,13 @@ class Supervisor:
         layout: Layout,
         *,
         say: Callable[[str], None],
-        notes: Sequence[str] = (),
-        only: Sequence[str] = (),
+        record: MeshRecord | None = None,
+        rebuilt: Callable[[str], Mesh] | None = None,
         free_space: FreeBytes = free_bytes,
     ) -> None:
+        """`record` says of the mesh what is known before it starts; `rebuilt` makes it anew for another writer."""
         self._layout = layout
+        self._rebuilt = rebuilt
         self._say = say
         self._free_space = free_space
         self._components = components
@@ -100,13 +103,8 @@ class Supervisor:
             )
             for component in components
         }
-        self._record = MeshRecord(
-            supervisor=Identity.of(os.getpid()),
-            settings=layout.settings.environment(),
-            only=list(only),
-            notes=list(notes),
-            components=[unit.record for unit in self._units.values()],
-        )
+        self._record = record or MeshRecord(Identity.of(os.getpid()), layout.settings.environment())
+        self._record.components = [unit.record for unit in self._units.values()]
 
     async def run(self, stopped: asyncio.Event) -> None:
         """Start the mesh and keep it until `stopped` is set. Raises LocalError when it cannot start.
@@ -152,12 +150,15 @@ class Supervisor:
             await asyncio.Event().wait()
 
     async def _obey(self, order: control.Order) -> None:
-        unit = self._units.get(order.component)
+        if order.verb == "write-with":
+            await self._write_with(order.name)
+            return
+        unit = self._units.get(order.name)
         if unit is None:
-            raise LocalError(f"There is no component {order.component}: there are {', '.join(self._units)}.")
+            raise LocalError(f"There is no component {order.name}: there are {', '.join(self._units)}.")
         if unit.component.once:
-            raise LocalError(f"{order.component} is a job that has run to its end; there is nothing to {order.verb}.")
-        self._say(f"asked to {order.verb} {order.component}")
+            raise LocalError(f"{order.name} is a job that has run to its end; there is nothing to {order.verb}.")
+        self._say(f"asked to {order.verb} {order.name}")
         try:
             async with asyncio.timeout(CONTROL_SECONDS):
                 if order.verb in ("stop", "restart"):
@@ -166,8 +167,45 @@ class Supervisor:
                     await unit.start()
         except TimeoutError:
             raise LocalError(
-                f"{order.component} did not {order.verb} within {CONTROL_SECONDS:g} s: see {unit.log}."
+                f"{order.name} did not {order.verb} within {CONTROL_SECONDS:g} s: see {unit.log}."
             ) from None
+
+    async def _write_with(self, writer: str) -> None:
+        """Start anew with another writer what knows of the writer; with the former one again where that cannot be."""
+        if self._rebuilt is None:
+            raise LocalError("Nobody writes in this mesh.")
+        mesh = self._rebuilt(writer)
+        self._say(f"asked to write with {writer}")
+        former = {
+            unit: unit.component
+            for component in mesh.components
+            if (unit := self._units[component.name]).component.environment != component.environment
+            and not component.once
+        }
+        chosen = {component.name: component for component in mesh.components}
+        try:
+            await self._exchange({unit: chosen[unit.component.name] for unit in former})
+        except LocalError:
+            await self._exchange(former)
+            raise
+        self._record.settings["STORYMESH_WRITER"] = mesh.writer
+        self._record.notes = list(mesh.notes)
+        self._write()
+
+    async def _exchange(self, components: Mapping[Unit, Component]) -> None:
+        """Start units anew as other components. Raises LocalError when one of them does not become healthy."""
+        await asyncio.gather(*(unit.stop() for unit in components))
+        for unit, component in components.items():
+            unit.component = component
+        try:
+            async with asyncio.timeout(CONTROL_SECONDS):
+                results = await asyncio.gather(*(unit.started() for unit in components), return_exceptions=True)
+        except TimeoutError:
+            names = ", ".join(component.name for component in components.values())
+            raise LocalError(f"{names} did not start within {CONTROL_SECONDS:g} s: see {self._layout.logs}.") from None
+        for failure in results:
+            if isinstance(failure, BaseException):
+                raise failure
 
     async def _stop(self) -> None:
         """End every component once those that need it have ended."""

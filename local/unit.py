@@ -106,6 +106,15 @@ class Unit:
         self._start_asked.set()
         await self.healthy.wait()
 
+    async def started(self) -> None:
+        """The same, unless its first attempt fails. Raises StartFailed then, while further attempts go on."""
+        self._stop_asked.clear()
+        self._start_asked.set()
+        while not self.healthy.is_set():
+            if self.record.state is State.BACKING_OFF:
+                raise self._start_failed(self.record.last_exit)
+            await asyncio.sleep(PROBE_PAUSE_SECONDS)
+
     async def end(self) -> bool:
         """End its process with the drain it is owed. Returns whether there was one."""
         if self._child is None or self._child.exit_code is not None:

@@ -1,5 +1,6 @@
 """Which writer the stories of this machine come from."""
 
+import importlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ def choose(settings: LocalSettings) -> Writer:
         )
     if settings.writer in ("openai", "composer"):
         return Writer(settings.writer)
+    # It may have been installed since this process began.
+    importlib.invalidate_caches()
     model = settings.model_path or _carried_model()
     missing = None
     if importlib.util.find_spec("xllamacpp") is None:

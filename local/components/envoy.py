@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,18 @@ def component(layout: Layout) -> Component:
     )
 
 
+def runs_with(layout: Layout) -> bool:
+    """Whether the settings file says what it said when Envoy was started."""
+    try:
+        return _settings_copy(layout).read_bytes() == layout.settings.edge_settings.read_bytes()
+    except OSError:
+        return False
+
+
+def _settings_copy(layout: Layout) -> Path:
+    return layout.run / "edge-settings.yaml"
+
+
 async def _drain(admin: str) -> None:
     """Close the port to newcomers and wait for open requests, all of which Envoy would drop on SIGTERM."""
     import httpx
@@ -95,3 +108,4 @@ def _render(layout: Layout, configuration: Path, environment: dict[str, str]) ->
     )
     if rendered.returncode != 0:
         raise DidNotStart(f"its configuration cannot be rendered: {rendered.stderr.strip()}")
+    shutil.copyfile(layout.settings.edge_settings, _settings_copy(layout))

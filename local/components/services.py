@@ -32,11 +32,8 @@ DECIDED = {
     "STORYMESH_SECRETS_DIR",
     "STORYMESH_STORY_TARGET",
 }
-# Settings of the runner itself, of which the services know only the writer's.
-RUNNERS_OWN = {f"STORYMESH_{name.upper()}" for name in LocalSettings.model_fields} - {
-    "STORYMESH_WRITER",
-    "STORYMESH_MODEL_PATH",
-}
+# Settings of the runner itself, which tells the story service of the writer what it has chosen.
+RUNNERS_OWN = {f"STORYMESH_{name.upper()}" for name in LocalSettings.model_fields}
 
 DEFAULT_DRAIN_SECONDS = 10.0
 """What the services allow themselves unless STORYMESH_DRAIN_SECONDS says otherwise."""

@@ -35,7 +35,14 @@ def copy_installed(venv: Path, code: Path) -> None:
     shutil.copytree(
         sys.prefix, venv, symlinks=True, copy_function=_link, ignore=shutil.ignore_patterns("bench", "cache")
     )
-    for path in [*venv.glob("lib/python*/site-packages/_storymesh.pth"), venv / ".ready"]:
-        # Not written in place: the file of this very checkout is the same one.
-        path.unlink(missing_ok=True)
-        path.write_text("\n".join(str(code / folder) for folder in (".", "envoy", "gen")) if path.suffix else "")
+    for path in venv.glob("lib/python*/site-packages/_storymesh.pth"):
+        write(path, "\n".join(str(code / folder) for folder in (".", "envoy", "gen")))
+    stamps = [venv / ".ready", venv / ".local-llm"]
+    for stamp in [stamp for stamp in stamps if stamp.exists()]:
+        write(stamp, "")
+
+
+def write(path: Path, text: str) -> None:
+    """Not in place: the file of this very checkout is the same one."""
+    path.unlink(missing_ok=True)
+    path.write_text(text)

@@ -15,6 +15,7 @@ from unittest.mock import patch
 from local import cli
 from local.component import Component
 from local.layout import PORT_OFFSETS, Layout
+from local.mesh import Mesh
 from local.process import Identity
 from local.state import MeshRecord, Phase, State
 from local.supervisor import Supervisor, locked
@@ -95,6 +96,11 @@ class Supervised:
         assert component is not None
         return component.state, component.process.pid if component.process else None, component.restarts
 
+    def settings(self) -> dict[str, str]:
+        record = MeshRecord.read(self.layout.state)
+        assert record is not None
+        return record.settings
+
     async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
         async with asyncio.timeout(seconds):
             while not condition():  # noqa: ASYNC110, the condition lies in other processes
@@ -102,13 +108,15 @@ class Supervised:
 
 
 @contextlib.asynccontextmanager
-async def supervised(layout: Layout, components: Sequence[Component]) -> AsyncIterator[Supervised]:
+async def supervised(
+    layout: Layout, components: Sequence[Component], rebuilt: Callable[[str], Mesh] | None = None
+) -> AsyncIterator[Supervised]:
     """Run components until the block ends. Raises what the supervisor raises when they do not start."""
     layout.create()
     said: list[str] = []
     stopped = asyncio.Event()
     with locked(layout):
-        supervisor = asyncio.create_task(Supervisor(components, layout, say=said.append).run(stopped))
+        supervisor = asyncio.create_task(Supervisor(components, layout, say=said.append, rebuilt=rebuilt).run(stopped))
         try:
             while not supervisor.done():
                 record = MeshRecord.read(layout.state)

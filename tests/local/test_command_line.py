@@ -51,6 +51,34 @@ def test_a_day_in_the_life_of_a_mesh(local: CommandLine, layout: Layout) -> None
     assert "is down" in local("status", expect=1)
 
 
+def test_a_mesh_that_is_up_says_what_is_asked_for_otherwise_and_what_it_keeps(layout: Layout) -> None:
+    begun = CommandLine(layout, {"STORYMESH_OPENAI_API_KEY": "sk-secret", "STORYMESH_MAX_FAILURES": "9"})
+    begun("up", *STORES)
+    try:
+        assert "sk-secret" not in layout.state.read_text()
+        assert "otherwise" not in begun("up", *STORES)
+        kept = CommandLine(layout)("up", *STORES)
+        assert "keeps what it was started with" in kept
+        assert "STORYMESH_MAX_FAILURES, STORYMESH_OPENAI_API_KEY" in kept
+        for environment, clause in {
+            "STORYMESH_OPENAI_API_KEY=sk-other": "STORYMESH_OPENAI_API_KEY has another value",
+            "STORYMESH_LOG_LEVEL=DEBUG": "STORYMESH_LOG_LEVEL is not set",
+            "STORYMESH_STORY_WORKERS=3": "STORYMESH_STORY_WORKERS is 2 instead of 3",
+            "STORYMESH_DURABLE=true": "STORYMESH_DURABLE is False instead of True",
+            "STORYMESH_PORT=22": f"STORYMESH_PORT is {layout.settings.port} instead of 22",
+        }.items():
+            otherwise = CommandLine(layout, begun.environment | dict([environment.split("=")]))
+            refused = otherwise("up", *STORES, expect=1)
+            assert refused.startswith(
+                f"The mesh is up already, and not as asked for: {clause}. End it with `make down`"
+            )
+            assert len(refused.splitlines()) == 1
+            assert "sk-" not in refused
+        assert "it has only postgres, redis, mail" in begun("up", expect=1)
+    finally:
+        begun("down")
+
+
 def test_a_second_start_keeps_the_data_and_tells_wrong_passwords_from_a_slow_start(
     local: CommandLine, layout: Layout
 ) -> None:

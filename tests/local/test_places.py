@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -14,8 +15,9 @@ import pytest
 from local import folders
 from local.failures import LocalError
 from local.layout import Layout
-from local.settings import inherited_environment
-from tests.local.checkouts import copy_code, copy_installed
+from local.reservation import EDGE_OFFSET, reserved_ports
+from local.settings import LocalSettings, inherited_environment
+from tests.local.checkouts import copy_code, copy_installed, write
 
 ODD = Path("eine Straße — 日本 & 'co'", "l" * 120, "ü" * 40)
 """More than 200 bytes: too long for a socket, and for the first line of a script."""
@@ -67,23 +69,67 @@ def living_in(place: Path) -> list[list[str]]:
     return found
 
 
+@dataclass(frozen=True)
+class Newcomer:
+    """A person in an odd place who knows `make`."""
+
+    code: Path
+    environment: Mapping[str, str]
+
+    def make(self, *words: str, expect: int = 0, **others: str) -> str:
+        return run(["make", *words], self.code, {**self.environment, **others}, expect=expect)
+
+
+@pytest.fixture(scope="module")
+def newcomer() -> Iterator[Newcomer]:
+    """In a folder that only they may enter, with blanks, foreign letters and a long path; so is the one for temporary files."""
+    with reserved_ports() as base, tempfile.TemporaryDirectory() as folder:
+        code = copy_code(Path(folder) / ODD / "story mesh")
+        copy_installed(code / ".venv", code)
+        (code / "tmp").mkdir()
+        layout = Layout(LocalSettings(port=base + EDGE_OFFSET, base_port=base))
+        person = Newcomer(code, variables(layout, TMPDIR=str(code / "tmp")))
+        yield person
+        person.make("down")
+        assert living_in(code) == []
+
+
 @pytest.mark.timeout(300)
-def test_the_demo_runs_in_a_closed_folder_with_blanks_foreign_letters_and_a_long_path(
-    closed: Path, layout: Layout
-) -> None:
-    code = copy_code(closed / ODD / "story mesh")
-    copy_installed(code / ".venv", code)
-    (code / "tmp").mkdir()
-    environment = variables(layout, TMPDIR=str(code / "tmp"))
-    try:
-        shown = run(["make", "demo", "WRITER=composer"], code, environment)
-        assert "All of it happened." in shown
-        assert "installing" not in shown
-        # That of the demo would tell nothing if it had run another checkout's code.
-        assert f"{code}/.venv/bin/python" in {command[0] for command in living_in(code)}
-    finally:
-        run(["make", "down"], code, environment)
-    assert living_in(code) == []
+def test_the_demo_runs_in_a_closed_folder_with_blanks_foreign_letters_and_a_long_path(newcomer: Newcomer) -> None:
+    shown = newcomer.make("demo", "WRITER=composer")
+    assert "was written by composer" in shown
+    assert "All of it happened." in shown
+    assert "installing" not in shown
+    # The demo would tell nothing if it had run another checkout's code.
+    assert f"{newcomer.code}/.venv/bin/python" in {command[0] for command in living_in(newcomer.code)}
+
+
+@pytest.mark.timeout(300)
+def test_the_demo_is_written_by_the_writer_that_is_asked_for_also_by_a_mesh_that_is_up(newcomer: Newcomer) -> None:
+    newcomer.make("up", STORYMESH_WRITER="composer")
+    if not (newcomer.code / ".venv/.local-llm").exists():
+        pytest.skip("the local model is not installed: make local-llm")
+    shown = newcomer.make("demo")
+    assert "The writer is composer: the story service and its workers start anew with local." in shown
+    assert "was written by local" in shown
+
+
+@pytest.mark.timeout(300)
+def test_what_a_mesh_that_is_up_does_not_do_as_asked_is_refused(newcomer: Newcomer) -> None:
+    newcomer.make("up")
+    port = newcomer.environment["STORYMESH_PORT"]
+    refused = newcomer.make("up", STORYMESH_PORT="22", STORYMESH_LOG_LEVEL="DEBUG", expect=2)
+    assert f"STORYMESH_PORT is {port} instead of 22; STORYMESH_LOG_LEVEL is not set. End it with `make down`" in refused
+    assert "code has changed" not in newcomer.make("up")
+    write(newcomer.code / "services/new.py", "")
+    assert "The code has changed since it was started" in newcomer.make("up")
+    edge = newcomer.code / "envoy/edge.yaml"
+    write(edge, edge.read_text() + "# mine\n")
+    assert f"{edge} has changed since Envoy was started" in newcomer.make("up", expect=2)
+    assert "envoy: restart done." in run(
+        [".venv/bin/python", "-m", "local", "restart", "envoy"], newcomer.code, newcomer.environment
+    )
+    assert "The mesh is already up." in newcomer.make("up")
 
 
 @as_root

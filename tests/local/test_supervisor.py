@@ -3,16 +3,19 @@
 import asyncio
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
+from local import control
 from local.component import Component
 from local.failures import LocalError
 from local.health import grpc_serving
 from local.layout import Layout
+from local.mesh import Mesh
 from local.state import State
 from local.supervisor import Supervisor, locked
 from tests.local.processes import Supervised, killed, supervised
@@ -107,6 +110,34 @@ async def test_a_failed_start_takes_the_others_down(layout: Layout, tmp_path: Pa
         async with supervised(layout, [serving("auth"), broken]):
             pass
     assert (tmp_path / "stopped").read_text() == "auth\n"
+
+
+async def test_another_writer_starts_anew_only_what_knows_of_writers(layout: Layout, serving: Serving) -> None:
+    auth, story = serving("auth"), serving("story")
+
+    def written_with(writer: str) -> Mesh:
+        return Mesh([auth, replace(story, environment={"STORYMESH_WRITER": writer})], (), writer)
+
+    async with supervised(layout, written_with("composer").components, written_with) as mesh:
+        _, keeps, _ = mesh.record("auth")
+        _, former, _ = mesh.record("story")
+        await asyncio.to_thread(control.send, layout.control_socket, control.Order("write-with", "local"))
+        _, pid, _ = mesh.record("story")
+        assert pid != former
+        assert psutil.Process(pid).environ()["STORYMESH_WRITER"] == "local"
+        assert mesh.record("auth")[1] == keeps
+        assert mesh.settings()["STORYMESH_WRITER"] == "local"
+
+
+async def test_a_writer_that_does_not_start_leaves_the_former_one_writing(layout: Layout, serving: Serving) -> None:
+    story = serving("story")
+    broken = replace(story, command=("/bin/sh", "-c", "echo it has no key; exit 78"), environment={"WRITER": "openai"})
+    meshes = {"openai": Mesh([broken], (), "openai")}
+    async with supervised(layout, [story], meshes.__getitem__) as mesh:
+        with pytest.raises(LocalError, match=r"story does not start \(exit code 78\)[\s\S]*it has no key"):
+            await asyncio.to_thread(control.send, layout.control_socket, control.Order("write-with", "openai"))
+        assert mesh.record("story")[0] is State.HEALTHY
+        assert mesh.settings()["STORYMESH_WRITER"] == layout.settings.writer
 
 
 async def test_a_child_that_ignores_the_request_to_stop_is_killed_after_its_drain(layout: Layout) -> None:

@@ -1,0 +1,113 @@
+"""What is asked for of a mesh that runs already, and does not run so.
+
+A variable that is not set now asks for nothing: the mesh keeps what it was started with, and that is said. Values of the services'
+settings may be secrets, so the mesh's record holds digests of them.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from local import writers
+from local.components import envoy
+from local.components.services import DECIDED, RUNNERS_OWN
+from local.layout import Layout
+from local.settings import REPOSITORY, users_settings
+from local.state import MeshRecord
+
+STATE_DIR, WRITER = "STORYMESH_STATE_DIR", "STORYMESH_WRITER"
+OF_THE_CLIENT = frozenset({"STORYMESH_EDGE", "STORYMESH_TOKENS"})
+CODE = ("local", "services", "envoy", "gen")
+"""What the processes of a mesh run."""
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Between a running mesh and what is asked for now."""
+
+    writer: str = ""
+    """The one asked for, if it is another: the only difference that a running mesh can be rid of."""
+
+    asked: tuple[str, ...] = ()
+    """Each a clause of a sentence that says how the mesh runs."""
+
+    kept: tuple[str, ...] = ()
+    """Settings it was started with that are not set now."""
+
+    new_code: bool = False
+
+
+def digests(salt: str) -> dict[str, str]:
+    """The services' settings in this process's environment, by digests that say nothing without the value."""
+    ours = RUNNERS_OWN | DECIDED | OF_THE_CLIENT
+    return {
+        name: hashlib.sha256(f"{salt}{value}".encode()).hexdigest()
+        for name, value in users_settings().items()
+        if value and name not in ours
+    }
+
+
+def new_salt() -> str:
+    return secrets.token_hex(16)
+
+
+def of(record: MeshRecord, layout: Layout, only: Collection[str]) -> Differences:
+    """Compare the mesh that `record` describes with the settings of `layout` and the caller's environment."""
+    asked: list[str] = []
+    kept: list[str] = []
+    writer = ""
+    set_now = {f"STORYMESH_{name.upper()}" for name in layout.settings.model_fields_set}
+    for name, (running, wanted) in _runners(record, layout).items():
+        if name not in set_now:
+            kept.append(f"{name}={running}")
+        elif name == WRITER:
+            writer = wanted
+        else:
+            asked.append(f"{name} is {running or 'not set'} instead of {wanted}")
+    now = digests(record.salt)
+    for name in sorted(now.keys() | record.given.keys()):
+        if name not in now:
+            kept.append(name)
+        elif name not in record.given:
+            asked.append(f"{name} is not set")
+        elif record.given[name] != now[name]:
+            asked.append(f"{name} has another value")
+    asked += _of_parts(record, layout, only)
+    return Differences(writer, tuple(asked), tuple(kept), record.code != fingerprint())
+
+
+def _runners(record: MeshRecord, layout: Layout) -> dict[str, tuple[str, str]]:
+    """The runner's settings that differ: as the mesh runs, and as it would be started now."""
+    wanted = layout.settings.environment()
+    if record.settings.get(WRITER):
+        wanted[WRITER] = wanted[WRITER] or writers.choose(layout.settings).name
+    return {
+        name: values
+        for name in sorted(wanted.keys() | record.settings.keys())
+        # The state directory is the one that both have been found in, however it is spelt.
+        if name != STATE_DIR and (values := (record.settings.get(name, ""), wanted.get(name, "")))[0] != values[1]
+    }
+
+
+def _of_parts(record: MeshRecord, layout: Layout, only: Collection[str]) -> Iterator[str]:
+    if record.only and (not only or set(only) - set(record.only)):
+        yield f"it has only {', '.join(record.only)}"
+    if (not record.only or envoy.NAME in record.only) and not envoy.runs_with(layout):
+        yield f"{layout.settings.edge_settings} has changed since Envoy was started"
+
+
+def fingerprint() -> str:
+    """A digest of the code that a mesh is started from."""
+    digest = hashlib.sha256()
+    for path in _code_files():
+        digest.update(f"{path.relative_to(REPOSITORY)}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _code_files() -> list[Path]:
+    files = (path for folder in CODE for path in (REPOSITORY / folder).rglob("*"))
+    # YAML is read while the mesh runs, or made from the same contracts as Python.
+    return sorted(path for path in files if path.is_file() and path.suffix not in (".pyc", ".yaml"))
