@@ -64,6 +64,7 @@ from .servicer import (
 from .sessions import Sessions
 from .sign_in import CodeSignIn, PasswordSignIn
 from .throttle import SignInThrottle, ThrottleLimits
+from .username_tries import UsernameTries
 from .worker import Upkeep
 
 PACKAGE = "storymesh.auth.v1"
@@ -174,7 +175,19 @@ def operations(
         code_sign_in=CodeSignIn(
             db, sessions=sessions, code_proofs=code_proofs, password_proofs=password_proofs, audit=audit
         ),
-        accounts=Accounts(db, endings=endings, owner_proofs=owner_proofs, audit=audit),
+        accounts=Accounts(
+            db,
+            endings=endings,
+            owner_proofs=owner_proofs,
+            username_tries=UsernameTries(
+                redis,
+                clock,
+                per_account=settings.username_tries_an_hour,
+                per_network=settings.username_tries_per_network,
+                peppers=settings.code_pepper.get_secret_value(),
+            ),
+            audit=audit,
+        ),
         password_changes=PasswordChanges(
             db,
             policy=policy,

@@ -16,8 +16,9 @@ from . import store
 from .audit import Attempt, Audit
 from .endings import Endings
 from .errors import AccountNotFound, UsernameTaken
-from .model import Action, OwnProof, ProfileChange, Proven, RevokeReason, User
+from .model import Action, OwnProof, ProfileChange, Proven, RevokeReason, User, canonical_username
 from .proofs import OwnerProofs
+from .username_tries import UsernameTries
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +33,13 @@ class Accounts:
         *,
         endings: Endings,
         owner_proofs: OwnerProofs,
+        username_tries: UsernameTries,
         audit: Audit,
     ) -> None:
         self._db = db
         self._endings = endings
         self._owner_proofs = owner_proofs
+        self._username_tries = username_tries
         self._audit = audit
 
     async def own(self, caller: Caller) -> User:
@@ -57,7 +60,9 @@ class Accounts:
         return user
 
     async def update(self, caller: Caller, change: ProfileChange, origin: Origin) -> User:
-        """The account with the changed profile. Raises UsernameTaken or SessionRevoked."""
+        """The account with the changed profile. Raises UsernameTaken, TooManyUsernameChanges or SessionRevoked."""
+        if change.username:
+            await self._count_username(caller, change.username, origin)
         async with self._audit.attempt(Action.ACCOUNT_UPDATE, origin, caller) as attempt, self._db.transaction() as tx:
             locked = await store.users.lock(tx, caller.user_id)
             if locked is None:
@@ -71,6 +76,13 @@ class Accounts:
                 await outbox.add(tx, events.UserUpdated(user_id=str(user.id)), key=user.id)
                 await attempt.done(tx)
         return changed
+
+    async def _count_username(self, caller: Caller, username: str, origin: Origin) -> None:
+        """Not one's own, in whatever letters: it tells nothing of others."""
+        async with self._db.single() as tx:
+            user = await store.users.find(tx, caller.user_id)
+        if user and canonical_username(user.profile.username or "") != canonical_username(username):
+            await self._username_tries.count(caller.user_id, origin.ip)
 
     async def delete(self, caller: Caller, proof: OwnProof, origin: Origin) -> None:
         """Deletes the caller's account for good. Raises SessionRevoked, or as OwnerProofs does."""

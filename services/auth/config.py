@@ -86,6 +86,12 @@ class AuthSettings(AuthWorkerSettings):
     sign_in_failures_altogether: int = Field(
         10_000, ge=1, description="Failures in it from everywhere until unknown devices are refused."
     )
+    username_tries_an_hour: int = Field(
+        5, ge=1, description="Usernames that an account may try to change to in an hour, taken or free."
+    )
+    username_tries_per_network: int = Field(
+        100, ge=1, description="And all accounts at one address (of IPv6: one /64) together."
+    )
     answer_beat_seconds: float = Field(
         0.05,
         ge=0,

@@ -38,6 +38,13 @@ class UsernameTaken(AlreadyExists):
     message = "the username belongs to another account; choose another one"
 
 
+class TooManyUsernameChanges(ResourceExhausted):
+    """Whether the name is taken or free: the answers would tell which names others have."""
+
+    reason = "TOO_MANY_USERNAME_CHANGES"
+    message = "the username was changed, or tried to be, too often; wait before the next try"
+
+
 class TooManyUsernames(ResourceExhausted):
     """Waiting does not help: who has proven one address must not learn who has which names."""
 

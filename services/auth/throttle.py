@@ -105,7 +105,7 @@ class SignInThrottle:
         waits = (now, limits.free_failures, _milliseconds(limits.longest_wait), _milliseconds(_FORGOTTEN_AFTER))
         counters = [_Counter(self._key("login", bucket), ADMIT_SIGN_IN, waits, FORGIVE_SIGN_IN)]
         if ip is not None:
-            for name, most in ((_network(ip), limits.per_network), ("everybody", limits.altogether)):
+            for name, most in ((network_of(ip), limits.per_network), ("everybody", limits.altogether)):
                 window = (now, _milliseconds(limits.window), most)
                 counters.append(_Counter(self._key("network", name), COUNT_FAILURE, window, UNCOUNT_FAILURE))
         return counters
@@ -137,7 +137,7 @@ class SignInThrottle:
         return f"signin:{{{owner}}}:{kind}"
 
 
-def _network(ip: str) -> str:
+def network_of(ip: str) -> str:
     """One customer's addresses: the address itself, of IPv6 the /64."""
     try:
         address = ipaddress.ip_address(ip)

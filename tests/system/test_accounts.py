@@ -54,6 +54,19 @@ async def test_a_person_changes_what_they_say_about_themselves(mesh: RunningMesh
     assert (await door.call("UpdateAccount", first_name="Eve")).refusal == TOKEN_MISSING
 
 
+async def test_nobody_lists_usernames_by_trying_to_take_them(mesh: RunningMesh, door: Door) -> None:
+    member, other = await signed_up(door, mesh), await signed_up(door, mesh)
+    taken = new_address().partition("@")[0]
+    await other.must("UpdateAccount", username=taken)
+    for number in range(5):
+        await member.call("UpdateAccount", username=taken if number % 2 else new_address().partition("@")[0])
+    for name in (taken, new_address().partition("@")[0]):
+        answer = await member.call("UpdateAccount", username=name)
+        assert answer.refusal == ("RESOURCE_EXHAUSTED", "TOO_MANY_USERNAME_CHANGES")
+    await member.must("UpdateAccount", first_name="Ada")
+    await other.must("UpdateAccount", username=taken.upper())
+
+
 async def test_a_person_sees_their_devices_and_signs_them_out(mesh: RunningMesh, door: Door) -> None:
     member, stranger = await signed_up(door, mesh), await signed_up(door, mesh)
     names = ["laptop", "telephone", "tablet"]

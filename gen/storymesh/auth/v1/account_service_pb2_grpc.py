@@ -91,7 +91,9 @@ class AccountServiceServicer:
 
     def UpdateAccount(self, request, context):
         """Changes what the person says about themselves. Fields that are not set stay as they are. Idempotent.
-        Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS USERNAME_TAKEN; UNAUTHENTICATED SESSION_REVOKED.
+        Of usernames only 5 may be tried in an hour, taken or free, and 100 from one network: the answers tell which others have.
+        Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS USERNAME_TAKEN; UNAUTHENTICATED SESSION_REVOKED;
+        RESOURCE_EXHAUSTED TOO_MANY_USERNAME_CHANGES with RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

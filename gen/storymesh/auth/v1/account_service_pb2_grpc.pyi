@@ -39,7 +39,9 @@ class AccountServiceStub:
     """
     UpdateAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]
     """Changes what the person says about themselves. Fields that are not set stay as they are. Idempotent.
-    Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS USERNAME_TAKEN; UNAUTHENTICATED SESSION_REVOKED.
+    Of usernames only 5 may be tried in an hour, taken or free, and 100 from one network: the answers tell which others have.
+    Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS USERNAME_TAKEN; UNAUTHENTICATED SESSION_REVOKED;
+    RESOURCE_EXHAUSTED TOO_MANY_USERNAME_CHANGES with RetryInfo.
     """
     ChangePassword: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ChangePasswordRequest, _account_service_pb2.ChangePasswordResponse]
     """Sets another password, or the first one, and ends all other sessions of the account. The owner is told by mail. Needs the current
@@ -89,7 +91,9 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """
     UpdateAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]  # type: ignore[assignment]
     """Changes what the person says about themselves. Fields that are not set stay as they are. Idempotent.
-    Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS USERNAME_TAKEN; UNAUTHENTICATED SESSION_REVOKED.
+    Of usernames only 5 may be tried in an hour, taken or free, and 100 from one network: the answers tell which others have.
+    Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS USERNAME_TAKEN; UNAUTHENTICATED SESSION_REVOKED;
+    RESOURCE_EXHAUSTED TOO_MANY_USERNAME_CHANGES with RetryInfo.
     """
     ChangePassword: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ChangePasswordRequest, _account_service_pb2.ChangePasswordResponse]  # type: ignore[assignment]
     """Sets another password, or the first one, and ends all other sessions of the account. The owner is told by mail. Needs the current
@@ -148,7 +152,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.UpdateAccountResponse, _abc.Awaitable[_account_service_pb2.UpdateAccountResponse]]:
         """Changes what the person says about themselves. Fields that are not set stay as they are. Idempotent.
-        Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS USERNAME_TAKEN; UNAUTHENTICATED SESSION_REVOKED.
+        Of usernames only 5 may be tried in an hour, taken or free, and 100 from one network: the answers tell which others have.
+        Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS USERNAME_TAKEN; UNAUTHENTICATED SESSION_REVOKED;
+        RESOURCE_EXHAUSTED TOO_MANY_USERNAME_CHANGES with RetryInfo.
         """
 
     @_abc_1.abstractmethod
