@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
         "--preference", action="append", default=[], metavar="WORDS", help="what it is to please; up to 5 times"
     )
     ask.add_argument("--length", choices=_LENGTHS, help="about 150, 350 or 700 words (medium)")
-    ask.add_argument("--language", default="", metavar="TAG", help="such as en or pt-BR (en)")
+    ask.add_argument("--language", default="", metavar="TAG", help="such as en-GB or pt-BR, if the mesh writes it (en)")
     ask.add_argument("--no-watch", action="store_true", help="print the story's id instead of waiting for it")
     watch = _add(stories, "watch", "Read a story, while it is written if it still is", place)
     watch.add_argument("story_id", metavar="ID", help="from the list")

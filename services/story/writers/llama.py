@@ -174,9 +174,10 @@ class Llama:
             raise WriterRefused(
                 Refusal.WRITER_MISCONFIGURED, f"the package xllamacpp is not installed: {INSTALL}"
             ) from error
-        if not self.path.is_file():
+        if not _is_readable(self.path):
             raise WriterRefused(
-                Refusal.WRITER_MISCONFIGURED, f"there is no model file at {self.path}: check STORYMESH_MODEL_PATH"
+                Refusal.WRITER_MISCONFIGURED,
+                f"there is no model file at {self.path} that this process may read: check STORYMESH_MODEL_PATH",
             )
         # llama.cpp's server always listens. A socket in a folder of our own keeps that door shut to the network and to other users.
         self._folder = tempfile.mkdtemp(prefix="storymesh-llama-")
@@ -264,6 +265,13 @@ def _translated(error: Chunk) -> WriterUnavailable | WriterRefused:
     if 400 <= error.get("code", 500) < 500:
         return WriterRefused(Refusal.WRITER_MISCONFIGURED, message)
     return WriterUnavailable(message)
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        return path.is_file() and os.access(path, os.R_OK)
+    except OSError:
+        return False  # A folder above it is closed.
 
 
 def _spare_cores() -> int:

@@ -90,15 +90,46 @@ def split_sentence(text: str) -> tuple[str, str] | None:
     return None
 
 
+# What models put under a story, with 0 for any number; only words that no paragraph of a story could consist of.
+_FAREWELLS = (
+    *(
+        "the end",
+        "fin",
+        "ende",
+        "fim",
+        "koniec",
+        "конец",
+        "кінець",
+        "τέλος",
+        "النهاية",
+        "समाप्त",
+        "完",
+        "全文完",
+        "終わり",
+        "おわり",
+        "끝",
+    ),
+    *(
+        "word count: 0",
+        "word count: 0 words",
+        "word count 0",
+        "words: 0",
+        "total words: 0",
+        "0 words",
+        "approximately 0 words",
+    ),
+)
+_DECORATION = " .!\n~-–—=[]()"  # noqa: RUF001
+_NUMBER = re.compile(r"\d+")
+
+
 class Plain:
     """Turns a stream of model output into plain text, holding back a few characters at most.
 
     Control characters and the marks of Markdown (#, *, ` and _) are dropped, and so are fences with the language they name. Any run
     of line breaks becomes one empty line, white space is never sent before what follows it (so that the text ends clean), and a
-    paragraph that only says "The end" is dropped.
+    paragraph that only says "The end" or counts the words is dropped.
     """
-
-    _FAREWELL = "the end"
 
     def __init__(self) -> None:
         self._held = ""
@@ -127,7 +158,7 @@ class Plain:
     def flush(self) -> str:
         """What was held back and belongs to the text, at the end of the stream or of a line."""
         self._held = self._held.rstrip()
-        if self._held.strip(" .!\n").lower() == self._FAREWELL:
+        if _farewell(self._held) in _FAREWELLS:
             self._held = ""
         return self._release()
 
@@ -150,6 +181,9 @@ class Plain:
     def _may_be_farewell(self) -> bool:
         if self._started and not self._held.startswith("\n\n"):
             return False
-        paragraph = self._held.lstrip().lower()
-        bare = paragraph.rstrip(" .!")
-        return bare == self._FAREWELL if paragraph[-1] in ".!" else self._FAREWELL.startswith(bare)
+        bare = _farewell(self._held)
+        return any(each.startswith(bare) for each in _FAREWELLS)
+
+
+def _farewell(paragraph: str) -> str:
+    return _NUMBER.sub("0", paragraph.strip(_DECORATION).lower())

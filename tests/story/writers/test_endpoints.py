@@ -217,6 +217,30 @@ async def test_words_after_enough_whole_sentences_are_left_out_when_they_make_no
     assert Length.SHORT.words <= len(text.split()) <= Length.SHORT.most
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I'm sorry, but I can't assist with that request.",
+        "I cannot write about that",
+        "Sorry,\n\nI am not able to write this story. Ask me for another one.",
+        "<think>No.</think>Unfortunately, I can’t write that.",  # noqa: RUF001
+    ],
+)
+async def test_a_model_that_declines_in_words_refuses(server: ChatServer, make: Make, answer: str) -> None:
+    server.script = [streaming(answer)]
+
+    failure = await refusal_of(make())
+
+    assert isinstance(failure, WriterRefused)
+    assert failure.reason == Refusal.CONTENT_REFUSED
+
+
+async def test_a_story_may_begin_with_an_apology(server: ChatServer, make: Make) -> None:
+    server.script = [streaming(f"Sorry\n\nI am sorry, said the fox. {STORY}")]
+
+    assert (await told(make()))[0] == "Sorry"
+
+
 # What only the model was to read
 
 
@@ -241,7 +265,7 @@ async def test_words_after_enough_whole_sentences_are_left_out_when_they_make_no
         f"The Key\n\n{STORY[:200]}<think>x\n\ny.</think>{STORY[200:]}",
         f"<answer>\n{ANSWER}</answer>",
         f"<title>The Key</title><story>{STORY}</story>",
-        f"Okay, a story.\nLet me think.</think>\n\n{ANSWER}",
+        f"Hm, a story.\nLet me think.</think>\n\n{ANSWER}",
         f"{ANSWER}<\uff5cend▁of▁sentence\uff5c>",
     ],
 )
@@ -251,7 +275,7 @@ async def test_reasoning_and_tags_are_no_part_of_a_story(
     server.script = [streaming(*(answer[i : i + size] for i in range(0, len(answer), size)))] * 2
 
     writer = make()
-    if "Okay" in answer and size < 10_000:
+    if "Hm," in answer and size < 10_000:
         # Its first lines are told before the tag shows that they were none; the next attempt knows.
         assert isinstance(await refusal_of(writer), WriterUnavailable)
 
@@ -337,6 +361,7 @@ async def test_a_refusal_among_the_parts_refuses(server: ChatServer, make: Make)
         "Sure! The Key\n\n",
         "**Sure! Here's a story for Wilhelmina:**\n\n**The Key**\n\n",
         "Certainly!\n\nTitle: The Key\n\n",
+        "Sure, I can do that!\n\nThe Key\n\n",
         "Of course! Here you go:\n\n---\n\n## The Key\n\n",
         "Okay, here is the story you asked for:\n\nThe Key\n\n",
         "Great idea, Wilhelmina! Here\u2019s a tale about zeppelins and forgiveness:\n\nThe Key\n\n",

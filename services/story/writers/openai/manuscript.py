@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import re
 
-from .. import Brief, Piece, Title, Words, WriterUnavailable
+from .. import Brief, Piece, Refusal, Title, Words, WriterRefused, WriterUnavailable
 from ..prose import Plain, is_complete, split_sentence
 from .answer import Delta
 from .failures import interruption
 from .opening import Announcement, Opening
 
 _CHARACTERS_PER_WORD = 12
+_FIRST_CHARACTERS = 100
 _WORD = re.compile(r"\s*\S{1,40}")
 # Thai, Lao, Tibetan, Burmese, Khmer, Japanese and Chinese letters: these scripts put no spaces between words.
 _UNSPACED = re.compile(
     r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 # Thai and Lao have no full stop either.
+# In English alone: other models decline by their finish reason, and these few words end most refusals there are.
+_DECLINED = re.compile(
+    r"(?:i['’]m |i am )?(?:very |so |really )?sorry\b|(?:unfortunately, )?i (?:can['’]?t|cannot|can not|won['’]t|am unable to)\b"  # noqa: RUF001
+    r"|i['’]m (?:unable|not able) to\b",  # noqa: RUF001
+    re.IGNORECASE,
+)
+_FAREWELL = re.compile(r"[.!?…][\"”’')]*\s+(?:the end|fin|ende)$", re.IGNORECASE)  # noqa: RUF001
 _UNSTOPPED = re.compile(r"[\u0e00-\u0eff][\"”’')]*$")  # noqa: RUF001 - typographic on purpose
 
 
@@ -35,6 +43,7 @@ class Manuscript:
         self._words = 0
         self._unspaced = 0
         self._characters = 0
+        self._first = ""
         self._last = ""
         self._finish_reason: str | None = None
         self.is_full = False
@@ -52,6 +61,9 @@ class Manuscript:
             if self._opening.title:
                 raise WriterUnavailable("the model's reasoning came as text")
             self._opening.start_over()
+            self._first = ""
+        if len(self._first) < _FIRST_CHARACTERS:
+            self._first = (self._first + delta.text[:_FIRST_CHARACTERS]).lstrip()
         if self._opening.title:
             return self._body(delta.text)
         return self._begin() if self._opening.feed(delta.text) else []
@@ -62,16 +74,18 @@ class Manuscript:
             raise failure
         pieces = [] if self._opening.title or not self._opening.feed("", is_all=True) else self._begin()
         pieces += self._add(self._plain.feed(self._announcement.feed("", is_all=True)) + self._plain.flush())
-        if self.is_full:
-            pieces += [] if _ends_whole(self._last) else [Words("…")]
-        elif _ends_whole(self._last + self._tail):
+        if not self.is_full and _ends_whole(self._last + self._tail):
             pieces += self._pass_on(self._tail)
-        elif not _ends_whole(self._last):
-            raise WriterUnavailable("the model stopped in mid-sentence")
         if (written := max(self._size(self._words), self._unspaced)) < self._length.fewest:
+            if _DECLINED.match(self._first):
+                raise WriterRefused(Refusal.CONTENT_REFUSED, "the model declined in words")
             raise WriterUnavailable(
                 f"the model ended after {written} words, where {self._length.fewest} are the fewest"
             )
+        if not _ends_whole(self._last):
+            if not self.is_full:
+                raise WriterUnavailable("the model stopped in mid-sentence")
+            pieces.append(Words("…"))
         return pieces
 
     def _begin(self) -> list[Piece]:
@@ -116,4 +130,4 @@ class Manuscript:
 
 
 def _ends_whole(text: str) -> bool:
-    return is_complete(text) or _UNSTOPPED.search(text) is not None
+    return is_complete(text) or any(end.search(text) for end in (_UNSTOPPED, _FAREWELL))

@@ -26,7 +26,7 @@ _ANNOUNCEMENTS = (
     r"|i(?:['’]ll| will) (?:write|tell|create|craft)|let me (?:write|tell|share)"  # noqa: RUF001
     r"|aquí (?:tienes|está|va)|hier ist|voici|ecco|aqui está|вот|以下是|这是|以下は|こちら|다음은|여기"
 )
-_ASSENT = re.compile(rf"(?:{_ASSENTS})\s*(?:[!！]+|(?=\n))\s*", re.IGNORECASE)  # noqa: RUF001
+_ASSENT = re.compile(rf"(?:{_ASSENTS})\s*(?:[!！]+|,[^\n:：]*[!.](?=\n)|(?=\n))\s*", re.IGNORECASE)  # noqa: RUF001
 _GREETING = r"(?:[^\s:：,!.][^:：\n,!.！，。]{0,40}[!,.！，。…]+\s*){0,2}"  # noqa: RUF001
 _TO_COLON = re.compile(rf"{_GREETING}(?:{_ANNOUNCEMENTS})(?![A-Za-z])[^:：\n]*[:：][\s*_#]*", re.IGNORECASE)  # noqa: RUF001
 _SENTENCE = re.compile(
