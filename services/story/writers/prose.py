@@ -119,6 +119,7 @@ _FAREWELLS = (
         "approximately 0 words",
     ),
 )
+_LONGEST_FAREWELL = 60
 _DECORATION = " .!\n~-–—=[]()"  # noqa: RUF001
 _NUMBER = re.compile(r"\d+")
 
@@ -179,7 +180,7 @@ class Plain:
         return released
 
     def _may_be_farewell(self) -> bool:
-        if self._started and not self._held.startswith("\n\n"):
+        if (self._started and not self._held.startswith("\n\n")) or len(self._held) > _LONGEST_FAREWELL:
             return False
         bare = _farewell(self._held)
         return any(each.startswith(bare) for each in _FAREWELLS)

@@ -400,6 +400,24 @@ async def test_a_count_that_comes_with_the_text_is_not_waited_for(server: ChatSe
     assert pieces[-1] == Usage(70, 300)
 
 
+async def test_a_count_after_the_end_is_kept_when_the_endpoint_falls_silent_then(
+    server: ChatServer, make: Make
+) -> None:
+    async def reply(exchange: Exchange) -> None:
+        await exchange.begin(200, {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"})
+        await exchange.text(f"T\n\n{STORY}")
+        await exchange.event(delta({}, "stop"))
+        await exchange.event({"choices": [], "usage": {"prompt_tokens": 70, "completion_tokens": 300}})
+        await exchange.left.wait()
+
+    server.script = [reply]
+
+    async with asyncio.timeout(5):
+        pieces = await told(make(usage_wait=0.5))
+
+    assert (text_of(pieces), pieces[-1]) == (STORY, Usage(70, 300))
+
+
 @pytest.mark.parametrize("end", [falling_silent, breaking_off])
 async def test_a_story_that_is_cut_short_stands_when_no_count_follows(
     server: ChatServer, make: Make, end: Callable[..., Reply]

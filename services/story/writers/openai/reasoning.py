@@ -11,11 +11,12 @@ import re
 
 from ..prose import word_set
 
-_TAG = r"</?\s*[A-Za-z][\w:-]*(?:\s[^<>]*)?/?\s*>"
+# Bounded, so that no text makes the search long.
+_TAG = r"</?\s{0,10}[A-Za-z][\w:-]{0,40}(?:\s[^<>]{0,200})?/?>"
 _TOKEN = r"<[|｜][^<>|｜\n]{1,40}[|｜]>"  # noqa: RUF001 - DeepSeek's tokens have wide bars
 _MARK = re.compile(rf"{_TAG}|{_TOKEN}|\[/?THINK\]|◁/?think▷", re.IGNORECASE)
 _MAY_BECOME_MARK = re.compile(
-    r"(?:<(?:/?\s*[A-Za-z][^<>\n]{0,200}|[|｜][^<>\n]{0,41}|/?\s{0,10})|\[/?(?:T|TH|THI|THIN|THINK)?|◁/?[a-z]{0,5})\Z",  # noqa: RUF001
+    r"(?:<(?:/?\s{0,10}[A-Za-z][^<>]{0,240}|[|｜][^<>\n]{0,41}|/?\s{0,10})|\[/?(?:T|TH|THI|THIN|THINK)?|◁/?[a-z]{0,5})\Z",  # noqa: RUF001
     re.IGNORECASE,
 )
 _NAME = re.compile(r"[a-z][\w:-]*")

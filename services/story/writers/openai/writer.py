@@ -131,7 +131,8 @@ class OpenAIWriter:
         heard: list[Delta] = []
         try:
             async with asyncio.timeout(self._usage_wait):
-                heard.extend([delta async for delta in rest])
+                while (delta := await anext(rest, None)) is not None:
+                    heard.append(delta)
         except (TimeoutError, WriterUnavailable) as error:
             log.info("the endpoint's answer went wrong after its end: %s", error)
         except WriterRefused as refused:
