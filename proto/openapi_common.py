@@ -49,8 +49,7 @@ LAST_EVENT_ID: Json = {
 }
 EVENT_SOURCE = (
     "The id of each event is its resume_token. A browser's own EventSource cannot send an access token, because it sets no "
-    "headers; use a client that is built on fetch, such as @microsoft/fetch-event-source, and that sends Last-Event-ID when it "
-    "reconnects."
+    "headers; use one that is built on fetch, such as the package eventsource, which also sends Last-Event-ID when it reconnects."
 )
 ENDED: Json = {
     "description": "The stream has ended and the caller has read its end: there is nothing to come back for.",
