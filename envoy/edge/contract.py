@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodOptions
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToDict
@@ -60,6 +60,17 @@ class Binding:
 
 
 @dataclass(frozen=True)
+class Field:
+    """A field of a request, by what it is in JSON."""
+
+    name: str
+    json_name: str
+    kind: str
+    """string, boolean, number, enum, or else a message's full name."""
+    is_list: bool
+
+
+@dataclass(frozen=True)
 class Method:
     """A method of the contract."""
 
@@ -72,6 +83,7 @@ class Method:
     """A stream whose messages begin with a `resume_token`, which the request takes: one that can go on over another connection."""
     without_side_effects: bool
     bindings: tuple[Binding, ...]
+    fields: tuple[Field, ...] = ()
 
     @property
     def path(self) -> str:
@@ -156,7 +168,22 @@ def _method(descriptor: MethodDescriptor, options_class: Any) -> Method:
         without_side_effects=options.get("idempotency_level")
         == MethodOptions.IdempotencyLevel.Name(MethodOptions.NO_SIDE_EFFECTS),
         bindings=tuple(_bindings(options.get("[google.api.http]", {}))),
+        fields=tuple(map(_field, descriptor.input_type.fields)),
     )
+
+
+def _field(descriptor: FieldDescriptor) -> Field:
+    if descriptor.message_type is not None:
+        kind = descriptor.message_type.full_name
+    elif descriptor.enum_type is not None:
+        kind = "enum"
+    else:
+        kind = {FieldDescriptor.CPPTYPE_STRING: "string", FieldDescriptor.CPPTYPE_BOOL: "boolean"}.get(
+            descriptor.cpp_type, "number"
+        )
+    # A ListValue is a list of anything, and a list in JSON.
+    is_list = descriptor.is_repeated or kind == "google.protobuf.ListValue"
+    return Field(descriptor.name, descriptor.json_name, kind, is_list)
 
 
 def _bindings(rule: dict[str, Any]) -> Iterator[Binding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edge import cors
 from edge.authentication import jwt_authn
+from edge.bodies import strict_bodies
 from edge.clusters import socket_address
 from edge.config import Config, extension, header, seconds
 from edge.contract import JWKS_METHOD, Contract
@@ -114,6 +115,7 @@ def _filters(settings: Settings, contract: Contract) -> list[Config]:
         extension("envoy.filters.http.grpc_web", "extensions.filters.http.grpc_web.v3.GrpcWeb"),
         local_limit(settings.rate_limit),
         _whole_requests(settings.sizes),
+        strict_bodies(contract),
         scripts(),
         transcoder(settings.files.contract, contract.transcoded_services, settings.sizes),
         jwt_authn(settings.authentication, contract),

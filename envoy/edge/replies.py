@@ -15,6 +15,7 @@ from urllib.parse import quote
 from google.rpc import code_pb2
 
 from edge import cors
+from edge.bodies import METADATA
 from edge.config import Config, extension, header
 from edge.observability import FORMER_METHOD
 from edge.settings import Cors
@@ -39,6 +40,8 @@ class Reply:
     reason: str
     message: str
     headers: dict[str, str] = field(default_factory=dict)
+    field: str = ""
+    """The path of the field at fault, whose violation the message tells."""
     retry_info: bool = False
     """Say when to try again: what the header `retry-after` says already, else after a second."""
 
@@ -141,6 +144,15 @@ def _replies() -> Iterator[Reply]:
         reason="REQUEST_MALFORMED",
         message=_ENVOYS_WORDS,
     )
+    for refusal, at_fault in (("json", ""), ("field", f"%DYNAMIC_METADATA({METADATA}:field)%")):
+        yield Reply(
+            when=_noted(METADATA, "refusal", refusal),
+            status=400,
+            code=code_pb2.INVALID_ARGUMENT,
+            reason="REQUEST_MALFORMED",
+            message=_ENVOYS_WORDS,
+            field=at_fault,
+        )
     yield Reply(
         when=_details("== 'low_version'"),
         status=426,
@@ -234,6 +246,9 @@ def _for_json(reply: Reply) -> Config:
     all_details: list[Config] = [
         {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reply.reason, "domain": DOMAIN, "metadata": {}}
     ]
+    if reply.field:
+        violation = {"field": reply.field, "description": reply.message, "reason": "TYPE"}
+        all_details.append({"@type": "type.googleapis.com/google.rpc.BadRequest", "field_violations": [violation]})
     if reply.retry_info:
         all_details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retry_delay": "%RESP(retry-after)%s"})
     return {
@@ -291,6 +306,20 @@ def _details(expression: str) -> Config:
             "extensions.access_loggers.filters.cel.v3.ExpressionFilter",
             expression=f"response.code_details{' ' if expression.startswith('=') else ''}{expression}",
         )
+    }
+
+
+def _noted(namespace: str, key: str, value: str) -> Config:
+    """Matches on what a filter has left in the request's dynamic metadata."""
+    return {
+        "metadata_filter": {
+            "matcher": {
+                "filter": namespace,
+                "path": [{"key": key}],
+                "value": {"string_match": {"exact": value}},
+            },
+            "match_if_key_not_found": False,
+        }
     }
 
 

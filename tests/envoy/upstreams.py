@@ -78,6 +78,12 @@ class AuthServices(
         answer = await self.calls.arrive("GetAccount", request, context)
         return answer or account.GetAccountResponse(user=user_pb2.User(id="1"))
 
+    async def UpdateAccount(
+        self, request: account.UpdateAccountRequest, context: Context
+    ) -> account.UpdateAccountResponse:
+        await self.calls.arrive("UpdateAccount", request, context)
+        return account.UpdateAccountResponse()
+
     async def GetUser(self, request: directory.GetUserRequest, context: Context) -> directory.GetUserResponse:
         await self.calls.arrive("GetUser", request, context)
         return directory.GetUserResponse()

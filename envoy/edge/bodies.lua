@@ -1,0 +1,185 @@
+-- Reads a JSON body as RFC 8259 has it, before the transcoder does, which takes more than JSON and makes of some values others:
+-- a text becomes a list of one, a list in a list its items, an object an empty list, "yes" true, and the last of two fields wins.
+-- bodies.py writes METHODS and METADATA in front of this. Whatever goes wrong here refuses the request: see `judged`.
+
+local MOST_DEPTH = 32
+local WORDS = { ["true"] = "boolean", ["false"] = "boolean", ["null"] = "null" }
+local ESCAPES = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
+local DELETE = 127
+
+local function malformed()
+  error("malformed", 0)
+end
+
+local function after_space(text, at)
+  return text:find("[^ \t\r\n]", at) or #text + 1
+end
+
+local function after_string(text, at)
+  at = at + 1
+  while true do
+    at = text:find('[%c"\\]', at) or malformed()
+    local found = text:sub(at, at)
+    if found == '"' then
+      return at + 1
+    elseif found == "\\" then
+      if not (text:find('^["\\/bfnrt]', at + 1) or text:find("^u%x%x%x%x", at + 1)) then
+        malformed()
+      end
+      at = at + 2
+    elseif found:byte() == DELETE then
+      at = at + 1
+    else
+      malformed()
+    end
+  end
+end
+
+-- Only names of fields matter, which are ASCII.
+local function unescaped(name)
+  name = name:gsub("\\u00(%x%x)", function(code)
+    return string.char(tonumber(code, 16))
+  end)
+  return (name:gsub("\\(.)", function(letter)
+    return ESCAPES[letter] or letter
+  end))
+end
+
+local function after_number(text, at)
+  local whole = text:match("^-?%d+", at) or malformed()
+  if whole:find("^-?0%d") then
+    malformed()
+  end
+  at = at + #whole
+  at = at + #(text:match("^%.%d+", at) or "")
+  return at + #(text:match("^[eE][+-]?%d+", at) or "")
+end
+
+local after_value
+
+-- Of what lies between `at` and the closing sign, which commas separate.
+local function after_all(text, at, closing, after_one)
+  at = after_space(text, at + 1)
+  if text:sub(at, at) == closing then
+    return at + 1
+  end
+  while true do
+    at = after_space(text, after_one(at))
+    local sign = text:sub(at, at)
+    if sign == closing then
+      return at + 1
+    elseif sign ~= "," then
+      malformed()
+    end
+    at = after_space(text, at + 1)
+  end
+end
+
+-- Tells `each` the name and kind of each member, and of a list the kinds in it.
+local function after_object(text, at, depth, each)
+  return after_all(text, at, "}", function(here)
+    if text:sub(here, here) ~= '"' then
+      malformed()
+    end
+    local colon = after_string(text, here)
+    local name = text:sub(here + 1, colon - 2)
+    colon = after_space(text, colon)
+    if text:sub(colon, colon) ~= ":" then
+      malformed()
+    end
+    local after, kind, kinds = after_value(text, after_space(text, colon + 1), depth)
+    each(unescaped(name), kind, kinds)
+    return after
+  end)
+end
+
+local function nobody() end
+
+function after_value(text, at, depth)
+  if depth > MOST_DEPTH then
+    malformed()
+  end
+  local first = text:sub(at, at)
+  if first == '"' then
+    return after_string(text, at), "string"
+  elseif first == "{" then
+    return after_object(text, at, depth + 1, nobody), "object"
+  elseif first == "[" then
+    local kinds = {}
+    local after = after_all(text, at, "]", function(here)
+      local following, kind = after_value(text, here, depth + 1)
+      kinds[kind] = true
+      return following
+    end)
+    return after, "list", kinds
+  end
+  local word = text:match("^%l+", at)
+  if word then
+    return at + #word, WORDS[word] or malformed()
+  end
+  return after_number(text, at), "number"
+end
+
+-- The field that is at fault and what is wrong with it, or nothing.
+local function fault(text, fields)
+  local at = after_space(text, 1)
+  if at > #text then
+    return
+  end
+  if text:sub(at, at) ~= "{" then
+    malformed()
+  end
+  local seen, faulty, complaint = {}, nil, nil
+  at = after_object(text, at, 0, function(name, kind, kinds)
+    local field = fields[name]
+    if not field or faulty then
+      return
+    end
+    local fits = field.kinds[kind] or kind == "null"
+    for item in pairs(kinds or {}) do
+      fits = fits and (not field.items or field.items[item])
+    end
+    if seen[field.name] then
+      faulty, complaint = field.name, "must be given once"
+    elseif not fits then
+      faulty, complaint = field.name, field.complaint
+    end
+    seen[field.name] = true
+  end)
+  if after_space(text, at) <= #text then
+    malformed()
+  end
+  return faulty, complaint
+end
+
+local function fields_of(headers)
+  local verb, path = headers:get(":method"), (headers:get(":path") or ""):match("^[^?]*")
+  for _, method in ipairs(METHODS) do
+    if method.verb == verb and path:find(method.path) then
+      return method.fields
+    end
+  end
+end
+
+local function refuse(handle, name, field, words)
+  local metadata = handle:streamInfo():dynamicMetadata()
+  metadata:set(METADATA, "refusal", name)
+  metadata:set(METADATA, "field", field)
+  handle:respond({ [":status"] = "400" }, words)
+end
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local media_type = headers:get("content-type") or ""
+  local fields = not media_type:find("^application/grpc") and fields_of(headers)
+  local body = fields and handle:body()
+  if not body then
+    return
+  end
+  local read, field, complaint = pcall(fault, body:getBytes(0, body:length()), fields)
+  if not read then
+    refuse(handle, "json", "", "The request body is not one object of JSON (RFC 8259).")
+  elseif field then
+    refuse(handle, "field", field, complaint)
+  end
+end

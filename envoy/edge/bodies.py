@@ -1,0 +1,79 @@
+"""Refuses JSON bodies whose values the transcoder would make others of: it reads leniently, and a service sees only what it made.
+
+A text in the place of a list, a list in a list, an object in the place of a list, a text for true or false, a null in a list, a
+field given twice, and what is no JSON at all. The types are the contract's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from edge.config import Config, extension
+from edge.contract import Contract, Field, Method
+
+METADATA = "storymesh.body"
+"""Dynamic metadata in which the filter leaves, as `refusal`, what kind its answer is, and as `field` which field is at fault."""
+
+_SCRIPT = Path(__file__).with_suffix(".lua").read_text()
+
+# Numbers may come as texts, and names of an enum as numbers: that is protobuf's JSON, and means the same.
+_KINDS = {"string": ("string",), "boolean": ("boolean",), "number": ("number", "string"), "enum": ("string", "number")}
+_WORDS = {
+    "string": ("a string", "strings"),
+    "boolean": ("true or false", "true and false"),
+    "number": ("a number", "numbers"),
+    "enum": ("the name of a value", "names of values"),
+}
+
+
+def strict_bodies(contract: Contract) -> Config:
+    """The filter; stands before the transcoder, behind what waits for the whole body."""
+    methods = [
+        {"verb": binding.verb, "path": _pattern(binding.template), "fields": _fields(method)}
+        for method in contract.exposed
+        for binding in method.bindings
+        if binding.takes_body
+    ]
+    return extension(
+        "envoy.filters.http.lua.bodies",
+        "extensions.filters.http.lua.v3.Lua",
+        default_source_code={
+            "inline_string": f"local METADATA = {_lua(METADATA)}\nlocal METHODS = {_lua(methods)}\n{_SCRIPT}"
+        },
+    )
+
+
+def _fields(method: Method) -> dict[str, object]:
+    """By each name that the transcoder takes for the field."""
+    return {name: _rule(field) for field in method.fields for name in (field.name, field.json_name)}
+
+
+def _rule(field: Field) -> dict[str, object]:
+    """The kinds of JSON that fit, those that fit in a list, and the complaint about others. None of `kinds` of items: all fit."""
+    if field.is_list:
+        items = _KINDS.get(field.kind)
+        words = f"must be a list of {_WORDS[field.kind][1]}" if items else "must be a list"
+        rule: dict[str, object] = {"kinds": {"list": True}, "complaint": words}
+        return {"name": field.name, **rule, **({"items": dict.fromkeys(items, True)} if items else {})}
+    kinds = _KINDS.get(field.kind, ("object", "string"))
+    words = f"must be {_WORDS[field.kind][0]}" if field.kind in _WORDS else "must be an object or a string"
+    return {"name": field.name, "kinds": dict.fromkeys(kinds, True), "complaint": words}
+
+
+def _pattern(template: str) -> str:
+    """Lua's pattern for the paths of a template whose variables each span one segment."""
+    literals = (re.sub(r"([^\w/])", r"%\1", literal) for literal in re.split(r"\{[^}]*\}", template))
+    return f"^{'[^/]+'.join(literals)}/?$"
+
+
+def _lua(value: object) -> str:
+    """Texts and booleans are written as in JSON, tables with their keys in brackets."""
+    match value:
+        case dict():
+            return "{ " + ", ".join(f"[{json.dumps(key)}] = {_lua(of)}" for key, of in value.items()) + " }"
+        case list():
+            return "{ " + ", ".join(map(_lua, value)) + " }"
+        case _:
+            return json.dumps(value)
