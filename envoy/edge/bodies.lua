@@ -168,10 +168,16 @@ local function refuse(handle, name, field, words)
   handle:respond({ [":status"] = "400" }, words)
 end
 
+-- Bodies of other types and with codings are the routes' to refuse; without a type, one counts as JSON.
+local function is_json(headers)
+  local coding = (headers:get("content-encoding") or ""):lower()
+  local media_type = (headers:get("content-type") or ""):lower():match("^[^;]*"):gsub("[ \t]+$", "")
+  return (coding == "" or coding == "identity") and (media_type == "" or media_type == "application/json")
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
-  local media_type = headers:get("content-type") or ""
-  local fields = not media_type:find("^application/grpc") and fields_of(headers)
+  local fields = is_json(headers) and fields_of(headers)
   local body = fields and handle:body()
   if not body then
     return

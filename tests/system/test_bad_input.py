@@ -236,3 +236,39 @@ async def test_the_meshs_own_methods_are_refused_at_the_edge(mesh: RunningMesh, 
                 directory.GetUserRequest(user_id=person.user["id"]), metadata=bearer(person.tokens["access_token"])
             )
     assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_only_a_list_of_strings_changes_preferences_and_null_is_none(person: Person) -> None:
+    async def patched(value: Any) -> httpx.Response:
+        return await person.http.patch("/v1/account", json={"preferences": value}, headers=person.auth)
+
+    kept = (await patched(["sea", "owls"])).json()["user"]["preferences"]
+    assert kept == ["sea", "owls"]
+    misfits: list[Any] = [
+        {},
+        {"a": 1},
+        {"values": ["x"]},
+        "x",
+        "",
+        5,
+        True,
+        [1],
+        [None],
+        [["x"]],
+        [{}],
+        ["x", None],
+        ["x", 1],
+    ]
+    for value in misfits:
+        response = await patched(value)
+        assert (response.status_code, fields(response)) == (400, {"preferences"}), value
+    assert (await patched(None)).json()["user"]["preferences"] == kept
+    assert (await person.get("/v1/account")).json()["user"]["preferences"] == kept
+    assert (await patched([])).json()["user"]["preferences"] == []
+
+
+@pytest.mark.parametrize("value", ["x", {}, {"a": 1}, [["x"]], [None], [1]], ids=str)
+async def test_preferences_are_a_list_of_strings_wherever_they_are_given(person: Person, value: Any) -> None:
+    for path, body in (("/v1/registrations", GOOD), ("/v1/stories", {})):
+        response = await person.post(path, **body, preferences=value)
+        assert (response.status_code, fields(response)) == (400, {"preferences"}), path
