@@ -12,7 +12,9 @@ from services.kit.settings import DatabaseSettings, InboxSettings, Key
 from .writers import WriterName
 
 # Told to both: the server refuses a language that the workers' writer does not write.
-_Writer = Annotated[WriterName, Field(description="Who writes: openai, local or composer.")]
+_Writer = Annotated[
+    WriterName, Field(description="Who writes: openai, local or composer; the latter two write English only.")
+]
 
 
 class StorySettings(DatabaseSettings):

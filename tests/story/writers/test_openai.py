@@ -20,7 +20,6 @@ from .chat_server import (
     Exchange,
     Reply,
     breaking_off,
-    chat_server,
     delta,
     falling_silent,
     refusing,
@@ -35,12 +34,6 @@ SENTENCE = "One two three four five six seven eight nine ten. "
 REST = SENTENCE * 30
 """Makes any beginning a story of the length that is asked for by default."""
 STORY = f"One day. {REST}".strip()
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ChatServer]:
-    async with chat_server() as running:
-        yield running
 
 
 @pytest.fixture

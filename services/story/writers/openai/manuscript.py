@@ -21,7 +21,7 @@ _UNSPACED = re.compile(
 # In English alone: other models decline by their finish reason, and these few words end most refusals there are.
 _DECLINED = re.compile(
     r"(?:i['’]m |i am )?(?:very |so |really )?sorry\b|(?:unfortunately, )?i (?:can['’]?t|cannot|can not|won['’]t|am unable to)\b"  # noqa: RUF001
-    r"|i['’]m (?:unable|not able) to\b",  # noqa: RUF001
+    r"|i['’]m (?:unable|not able) to\b|as an ai\b",  # noqa: RUF001
     re.IGNORECASE,
 )
 _FAREWELL = re.compile(r"[.!?…][\"”’')]*\s+(?:the end|fin|ende)$", re.IGNORECASE)  # noqa: RUF001

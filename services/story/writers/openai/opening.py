@@ -23,11 +23,11 @@ _ASSENTS = (
 _ANNOUNCEMENTS = (
     r"here(?:['’]s| is| are| you go)|below is|the following is|please find|enjoy"  # noqa: RUF001
     r"|i(?:['’]ve| have) (?:written|created|crafted|composed|prepared)|i(?:['’]d| would) be (?:happy|glad|delighted)"  # noqa: RUF001
-    r"|i(?:['’]ll| will) (?:write|tell|create|craft)|let me (?:write|tell|share)"  # noqa: RUF001
+    r"|i(?:['’]ll| will) (?:write|tell|create|craft)|let me (?:write|tell|share)|i hope|thank you for"  # noqa: RUF001
     r"|aquí (?:tienes|está|va)|hier ist|voici|ecco|aqui está|вот|以下是|这是|以下は|こちら|다음은|여기"
 )
 _ASSENT = re.compile(rf"(?:{_ASSENTS})\s*(?:[!！]+|,[^\n:：]*[!.](?=\n)|(?=\n))\s*", re.IGNORECASE)  # noqa: RUF001
-_GREETING = r"(?:[^\s:：,!.][^:：\n,!.！，。]{0,40}[!,.！，。…]+\s*){0,2}"  # noqa: RUF001
+_GREETING = r"(?:[^\s:：,!.][^:：\n,!.！，。—]{0,40}(?:[!,.！，。…—]+|\s[-–])\s*){0,2}"  # noqa: RUF001
 _TO_COLON = re.compile(rf"{_GREETING}(?:{_ANNOUNCEMENTS})(?![A-Za-z])[^:：\n]*[:：][\s*_#]*", re.IGNORECASE)  # noqa: RUF001
 _SENTENCE = re.compile(
     rf"{_GREETING}(?:{_ANNOUNCEMENTS})(?![A-Za-z])[^\n]*?\b(?:story|tale|title|words|request\w*|asked|historia|cuento|geschichte|histoire|conte|storia)\b"
@@ -35,7 +35,7 @@ _SENTENCE = re.compile(
     re.IGNORECASE,
 )
 _LABEL = re.compile(
-    r"\W*(?:story\s+)?(?:title|titel|titre|título|titulo|titolo|название|заголовок|标题|标題|題目|题目|タイトル|제목)\W*[:：]\W*",  # noqa: RUF001
+    r"\W*(?:story\s+)?(?:title|titel|titre|título|titulo|titolo|название|заголовок|标题|标題|題目|题目|タイトル|제목)\W*(?:[:：]|\s[-–—]\s)\W*",  # noqa: RUF001
     re.IGNORECASE,
 )
 # Too long for a title with a colon behind it: it says what comes.
