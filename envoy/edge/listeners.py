@@ -10,10 +10,11 @@ from edge.config import Config, extension, header, seconds
 from edge.contract import JWKS_METHOD, Contract
 from edge.limits import INTERNAL_PREFIX, client_addresses, global_limits, local_limit
 from edge.observability import access_log, sound_traces, tracing
-from edge.replies import explained, local_replies
+from edge.replies import local_replies
 from edge.routes import route_configuration
 from edge.scripts import scripts
 from edge.settings import Cors, Settings, Sizes
+from edge.statuses import explained
 from edge.transcoding import transcoder
 
 _CONNECTION_BUFFER = 32_768

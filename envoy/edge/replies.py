@@ -7,7 +7,6 @@ stay inside, because they name hosts and causes; the one exception is the transc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from urllib.parse import quote
@@ -19,15 +18,12 @@ from edge.bodies import METADATA
 from edge.config import Config, extension, header
 from edge.observability import FORMER_METHOD
 from edge.settings import Cors
-from edge.statuses import DOMAIN, details, details_with_delay
+from edge.statuses import DOMAIN, NOT_IN_TIME, UNREACHABLE, details, details_with_delay
 from edge.transcoding import is_compressed
 
 _ENVOYS_WORDS = "%LOCAL_REPLY_BODY%"
 # As gRPC sends a message: whatever is not printable ASCII, and the sign itself, in percent.
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
-
-_NOT_IN_TIME = "The service did not answer in time."
-_UNREACHABLE = "The service cannot be reached at the moment; try again."
 
 
 @dataclass(frozen=True)
@@ -53,46 +49,6 @@ def local_replies(settings: Cors) -> Config:
         # What is answered before there are filters, which add them otherwise: a request that is not well-formed.
         mapper["headers_to_add"] += cors.on_every_answer(settings)
     return {"mappers": mappers}
-
-
-# What gRPC's libraries answer in a service's name, without details; the services' own errors have them.
-_LIBRARIES_ERRORS = {
-    code_pb2.CANCELLED: ("CANCELLED", "The call was cancelled."),
-    code_pb2.UNKNOWN: ("INTERNAL", "internal error"),
-    code_pb2.DEADLINE_EXCEEDED: ("DEADLINE_EXCEEDED", _NOT_IN_TIME),
-    code_pb2.RESOURCE_EXHAUSTED: ("RESOURCE_EXHAUSTED", "The service has no room for this call."),
-    code_pb2.UNIMPLEMENTED: ("METHOD_NOT_IMPLEMENTED", "The service does not have this method."),
-    code_pb2.INTERNAL: ("INTERNAL", "internal error"),
-    code_pb2.UNAVAILABLE: ("SERVICE_UNAVAILABLE", _UNREACHABLE),
-}
-
-
-def explained() -> Config:
-    """A filter that gives a reason to errors without details, and takes the library's words off; stands right before the router."""
-    return extension(
-        "envoy.filters.http.header_mutation.explained",
-        "extensions.filters.http.header_mutation.v3.HeaderMutation",
-        mutations={
-            "response_mutations": list(_explanations("response.headers")),
-            "response_trailers_mutations": list(_explanations("response.trailers")),
-        },
-    )
-
-
-def _explanations(place: str) -> Iterator[Config]:
-    # Most calls end here, at the cheapest comparison.
-    known = f"'grpc-status' in {place} && {place}['grpc-status'] != '0' && !('grpc-status-details-bin' in {place})"
-    for name, values in (
-        ("grpc-message", {str(code): message for code, (_, message) in _LIBRARIES_ERRORS.items()}),
-        # Last, because it is what the other is told by.
-        (
-            "grpc-status-details-bin",
-            {str(code): details(code, message, reason) for code, (reason, message) in _LIBRARIES_ERRORS.items()},
-        ),
-    ):
-        status = f"{place}['grpc-status']"
-        table = json.dumps(values)
-        yield {"append": header(name, f"%CEL({known} && {status} in {table} ? {table}[{status}] : '')%")}
 
 
 def _replies() -> Iterator[Reply]:
@@ -209,14 +165,14 @@ def _replies() -> Iterator[Reply]:
         status=504,
         code=code_pb2.DEADLINE_EXCEEDED,
         reason="DEADLINE_EXCEEDED",
-        message=_NOT_IN_TIME,
+        message=NOT_IN_TIME,
     )
     yield Reply(
         when=_any(_status("EQ", 502), _status("EQ", 503)),
         status=503,
         code=code_pb2.UNAVAILABLE,
         reason="SERVICE_UNAVAILABLE",
-        message=_UNREACHABLE,
+        message=UNREACHABLE,
         retry_info=True,
     )
     yield Reply(

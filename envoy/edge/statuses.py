@@ -9,12 +9,28 @@ from __future__ import annotations
 import base64
 import json
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from google.protobuf.any_pb2 import Any
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from edge.config import Config, extension, header
 
 DOMAIN = "storymesh"
+
+NOT_IN_TIME = "The service did not answer in time."
+UNREACHABLE = "The service cannot be reached at the moment; try again."
+
+# What gRPC's libraries answer in a service's name, without details; the services' own errors have them.
+_LIBRARIES_ERRORS = {
+    code_pb2.CANCELLED: ("CANCELLED", "The call was cancelled."),
+    code_pb2.UNKNOWN: ("INTERNAL", "internal error"),
+    code_pb2.DEADLINE_EXCEEDED: ("DEADLINE_EXCEEDED", NOT_IN_TIME),
+    code_pb2.RESOURCE_EXHAUSTED: ("RESOURCE_EXHAUSTED", "The service has no room for this call."),
+    code_pb2.UNIMPLEMENTED: ("METHOD_NOT_IMPLEMENTED", "The service does not have this method."),
+    code_pb2.INTERNAL: ("INTERNAL", "internal error"),
+    code_pb2.UNAVAILABLE: ("SERVICE_UNAVAILABLE", UNREACHABLE),
+}
 
 _PLACE = b"\xff\xff\x7f"
 """Stands for the delay: a varint of three bytes, which no text contains. It holds 24 days; less takes as many bytes, which protobuf
@@ -22,6 +38,34 @@ permits. At an offset that three divides, its four characters of base64 are its 
 
 _ALPHABET = json.dumps([*string.ascii_uppercase, *string.ascii_lowercase, *string.digits, "+", "/"])
 _SECONDS = "('retry-after' in response.headers ? int(response.headers['retry-after']) : 1)"
+
+
+def explained() -> Config:
+    """A filter that gives a reason to errors without details, and takes the library's words off; stands right before the router."""
+    return extension(
+        "envoy.filters.http.header_mutation.explained",
+        "extensions.filters.http.header_mutation.v3.HeaderMutation",
+        mutations={
+            "response_mutations": list(_explanations("response.headers")),
+            "response_trailers_mutations": list(_explanations("response.trailers")),
+        },
+    )
+
+
+def _explanations(place: str) -> Iterator[Config]:
+    # Most calls end here, at the cheapest comparison.
+    known = f"'grpc-status' in {place} && {place}['grpc-status'] != '0' && !('grpc-status-details-bin' in {place})"
+    for name, values in (
+        ("grpc-message", {str(code): message for code, (_, message) in _LIBRARIES_ERRORS.items()}),
+        # Last, because it is what the other is told by.
+        (
+            "grpc-status-details-bin",
+            {str(code): details(code, message, reason) for code, (reason, message) in _LIBRARIES_ERRORS.items()},
+        ),
+    ):
+        status = f"{place}['grpc-status']"
+        table = json.dumps(values)
+        yield {"append": header(name, f"%CEL({known} && {status} in {table} ? {table}[{status}] : '')%")}
 
 
 def details(code: int, message: str, reason: str) -> str:

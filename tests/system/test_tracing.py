@@ -37,3 +37,5 @@ async def test_a_request_its_rate_limit_check_and_its_call_are_one_trace(
         assert {attribute.key: attribute.value.int_value for attribute in each.attributes}["rpc.grpc.status_code"] == 0
     parents = {check.parent_span_id, call.parent_span_id}
     await until(lambda: parents <= {each.span_id for each in collector.spans("edge")})
+    assert await until(lambda: span("edge", "GET /v1/account"))
+    assert {each.name for each in collector.spans("edge") if each.span_id == call.parent_span_id} == {GET_ACCOUNT}
