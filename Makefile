@@ -39,6 +39,8 @@ $(V)/bin/uv:
 	@$(MAY_WRITE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Storymesh needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys; place = os.fsencode(os.path.abspath(os.environ["VENV"])); place.decode(); sys.exit(b":" in place)' 2> /dev/null \
+	  || { echo "Python can install nothing in $$PWD, whose name holds a colon or is not UTF-8. Rename that folder, or name another place: make VENV=/path ..." >&2; exit 1; }
 	@echo "setting up $$VENV"
 	@$(PYTHON) -m venv "$$VENV" \
 	  || { echo "$$VENV cannot be set up: install Python's venv (Debian, Ubuntu: apt install python3-venv), or name another place: make VENV=/path ..." >&2; exit 1; }

@@ -76,31 +76,30 @@ class Users:
 def component(layout: Layout, services: tuple[str, ...]) -> Component:
     folder = layout.data / NAME
     users = Users(layout)
-    configuration = layout.run / "redis.conf"
+    # Only what is secret stands in a file, and not in Redis' own configuration: a path of that is taken for a pattern.
+    access = layout.run / "redis.acl"
+    durable = layout.settings.durable
+    options = {
+        "bind": "127.0.0.1",
+        "port": str(layout.port(NAME)),
+        "dir": str(folder),
+        "aclfile": str(access),
+        # Written before each answer, so that a killed server loses nothing; a crashed machine loses a second.
+        "appendonly": "yes",
+        "appendfsync": "everysec" if durable else "no",
+        # A restart in the middle of a write leaves a torn last record, which is dropped instead of refused.
+        "aof-load-truncated": "yes",
+        # Evicting would silently lose codes and queued events; a full Redis must refuse writes instead.
+        "maxmemory-policy": "noeviction",
+    } | ({} if durable else {"save": ""})
 
     async def prepare() -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
-        durable = layout.settings.durable
-        lines = [
-            "bind 127.0.0.1",
-            f"port {layout.port(NAME)}",
-            # From where it is started, so that no character of the path needs a way to be written in this file.
-            f"dir ./{folder.relative_to(layout.root)}",
-            # Written before each answer, so that a killed server loses nothing; a crashed machine loses a second.
-            "appendonly yes",
-            f"appendfsync {'everysec' if durable else 'no'}",
-            # A restart in the middle of a write leaves a torn last record, which is dropped instead of refused.
-            "aof-load-truncated yes",
-            *(() if durable else ('save ""',)),
-            # Evicting would silently lose codes and queued events; a full Redis must refuse writes instead.
-            "maxmemory-policy noeviction",
-            *users.rules(services),
-        ]
-        credentials.write(configuration, "\n".join(lines) + "\n")
+        credentials.write(access, "\n".join(users.rules(services)) + "\n")
 
     return Component(
         name=NAME,
-        command=(str(program()), str(configuration)),
+        command=(str(program()), *(part for name, value in options.items() for part in (f"--{name}", value))),
         environment=inherited_environment(),
         directory=layout.root,
         ports=layout.ports(NAME),

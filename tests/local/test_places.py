@@ -16,11 +16,11 @@ from local import folders
 from local.failures import LocalError
 from local.layout import Layout
 from local.reservation import EDGE_OFFSET, reserved_ports
-from local.settings import LocalSettings, inherited_environment
+from local.settings import REPOSITORY, LocalSettings, inherited_environment
 from tests.local.checkouts import copy_code, copy_installed, write
 
-ODD = Path("eine Straße — 日本 & 'co'", "l" * 120, "ü" * 40)
-"""More than 200 bytes: too long for a socket, and for the first line of a script."""
+ODD = Path("eine Straße — 日本", "$HOME #1 & 'co' [a]*? 100% (\"q\") `b` \\c;|", "l" * 80, "ü" * 40)
+"""More than 200 bytes: too long for a socket, and for the first line of a script. Shells, make and Redis have uses for the rest."""
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has another account to run Postgres as")
 
@@ -49,6 +49,7 @@ def run(command: list[str], place: Path, environment: Mapping[str, str], *, expe
         stderr=subprocess.STDOUT,
         text=True,
         encoding="utf-8",
+        errors="replace",
         timeout=240,
         check=False,
     )
@@ -214,12 +215,32 @@ def test_a_checkout_that_cannot_be_written_without_a_state_elsewhere_is_told_wha
     ],
 )
 def test_a_python_that_will_not_do_is_named(closed: Path, layout: Layout, script: str, sentence: str) -> None:
-    for name in ("Makefile", "pyproject.toml", "uv.lock"):
-        shutil.copy(name, closed)
     python = closed / "python3"
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
-    assert sentence in run(["make", "up", f"PYTHON={python}"], closed, variables(layout), expect=2)
+    assert sentence in run(
+        ["make", "up", f"PYTHON={python}"], _makefile_in(closed / "here"), variables(layout), expect=2
+    )
+
+
+NOT_UTF_8 = pytest.param(
+    os.fsdecode(b"caf\xe9"),
+    id="not UTF-8",
+    marks=pytest.mark.skipif(sys.platform == "darwin", reason="its file systems know no other names"),
+)
+
+
+@pytest.mark.parametrize("name", ["a:b", NOT_UTF_8])
+def test_a_folder_in_which_python_installs_nothing_is_named(closed: Path, layout: Layout, name: str) -> None:
+    shown = run(["make", "up", f"PYTHON={sys.executable}"], _makefile_in(closed / name), variables(layout), expect=2)
+    assert "whose name holds a colon or is not UTF-8. Rename that folder" in shown
+
+
+def _makefile_in(place: Path) -> Path:
+    place.mkdir()
+    for name in ("Makefile", "pyproject.toml", "uv.lock"):
+        shutil.copy(REPOSITORY / name, place)
+    return place
 
 
 def test_programs_get_no_folder_for_sockets_that_is_too_deep(monkeypatch: pytest.MonkeyPatch) -> None:
