@@ -138,6 +138,7 @@ def operations(
         ),
         most=settings.sessions_per_account,
         endings=endings,
+        mails=mails,
         audit=audit,
         pages=Pages(Signer(settings.cursor_key.get_secret_value())),
         clock=clock,
@@ -186,6 +187,7 @@ def operations(
                 per_network=settings.username_tries_per_network,
                 peppers=settings.code_pepper.get_secret_value(),
             ),
+            mails=mails,
             audit=audit,
         ),
         password_changes=PasswordChanges(

@@ -6,6 +6,7 @@ import logging
 from uuid import UUID
 
 from storymesh.events.v1 import auth_events_pb2 as events
+from uuid_utils.compat import uuid7
 
 from services.kit import outbox
 from services.kit.caller import Caller, Origin, Role
@@ -18,6 +19,7 @@ from .endings import Endings
 from .errors import AccountNotFound, UsernameTaken
 from .model import Action, OwnProof, ProfileChange, Proven, RevokeReason, User, canonical_username
 from .proofs import OwnerProofs
+from .sealed_mails import SealedMails
 from .username_tries import UsernameTries
 
 log = logging.getLogger(__name__)
@@ -34,12 +36,14 @@ class Accounts:
         endings: Endings,
         owner_proofs: OwnerProofs,
         username_tries: UsernameTries,
+        mails: SealedMails,
         audit: Audit,
     ) -> None:
         self._db = db
         self._endings = endings
         self._owner_proofs = owner_proofs
         self._username_tries = username_tries
+        self._mails = mails
         self._audit = audit
 
     async def own(self, caller: Caller) -> User:
@@ -74,6 +78,8 @@ class Accounts:
                 if not await store.users.set_profile(tx, user.id, changed.profile):
                     raise UsernameTaken
                 await outbox.add(tx, events.UserUpdated(user_id=str(user.id)), key=user.id)
+                if changed.profile.username != user.profile.username:
+                    await outbox.add(tx, events.UsernameChanged(user_id=str(user.id)), key=user.id)
                 await attempt.done(tx)
         return changed
 
@@ -104,6 +110,9 @@ class Accounts:
             await store.audit.erase_person(tx, user_id)
             # What was published before carries sealed addresses.
             await outbox.forget(tx, key=user_id)
+            profile = locked.user.profile
+            # Under a name of its own, so that nothing in it leads to the account that was.
+            await outbox.add(tx, self._mails.account_deleted(profile.email, profile.first_name), key=uuid7())
             await outbox.add(tx, events.UserDeleted(user_id=str(user_id)), key=user_id)
 
 

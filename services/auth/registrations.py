@@ -146,7 +146,7 @@ class Registrations:
             if not await store.users.insert(tx, user, password_hash):
                 raise CodeInvalid if await store.users.find_by_email(tx, profile.email) else UsernameTaken
             await store.registrations.delete_of(tx, profile.email)
-            signed_in = await self._sessions.open(tx, user, device, Method.CODE)
+            signed_in = await self._sessions.open(tx, user, device, Method.CODE, registering=True)
             attempt.concerns(user.id)
             await attempt.done(tx, actor_id=user.id, session_id=signed_in.session_id)
             await outbox.add(tx, events.UserRegistered(user_id=str(user.id)), key=user.id)

@@ -9,7 +9,7 @@ from storymesh.events.v1 import auth_events_pb2 as events
 from services.kit.sealing import Seal
 
 from .codes import Code
-from .model import Purpose
+from .model import Purpose, Session
 
 _PURPOSES = {
     Purpose.REGISTRATION: events.CODE_PURPOSE_REGISTRATION,
@@ -45,7 +45,17 @@ class SealedMails:
         mail = events.AddressMail(email=email, first_name=first_name)
         return events.EmailChanged(user_id=str(user_id), sealed_mail=_sealed(self._seal, mail))
 
+    def account_deleted(self, email: str, first_name: str) -> events.AccountDeleted:
+        """To the address that the account had: by the time of the mail there is nobody to ask for it."""
+        mail = events.AddressMail(email=email, first_name=first_name)
+        return events.AccountDeleted(sealed_mail=_sealed(self._seal, mail))
 
-def _sealed(seal: Seal, mail: events.CodeMail | events.AddressMail) -> bytes:
+    def new_device(self, session: Session) -> events.NewDeviceSignedIn:
+        mail = events.DeviceMail(device_name=session.device.name, ip=session.device.ip)
+        mail.sign_in_time.FromDatetime(session.created_at)
+        return events.NewDeviceSignedIn(user_id=str(session.user_id), sealed_device=_sealed(self._seal, mail))
+
+
+def _sealed(seal: Seal, mail: events.CodeMail | events.AddressMail | events.DeviceMail) -> bytes:
     """The purpose is the name of the sealed message, which notification opens it with."""
     return seal.seal(mail.DESCRIPTOR.full_name, mail.SerializeToString())

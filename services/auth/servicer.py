@@ -121,7 +121,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         self, request: session_service_pb2.CompleteSessionCodeRequest, context: Context
     ) -> session_service_pb2.CompleteSessionCodeResponse:
         device = device_of(request.device_name, origin_of(context))
-        signed_in = await self._pace.keep(self._code_sign_in.complete(_answer(request), device))
+        signed_in = await self._pace.keep(self._code_sign_in.complete(_answer(request), device, request.device_token))
         return session_service_pb2.CompleteSessionCodeResponse(
             user=_user(signed_in.user), tokens=_tokens(signed_in.tokens), device_token=signed_in.device_token
         )

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from services.kit import outbox
 from services.kit.caller import Caller, Origin
 from services.kit.clock import Clock
 from services.kit.database import Database, Transaction
@@ -35,6 +36,8 @@ from .model import (
     digest,
 )
 from .refresh_tokens import RefreshTokens, parse
+from .sealed_mails import SealedMails
+from .throttle import network_of
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,7 @@ class Sessions:
         rules: RefreshRules,
         most: int,
         endings: Endings,
+        mails: SealedMails,
         audit: Audit,
         pages: Pages,
         clock: Clock,
@@ -64,17 +68,26 @@ class Sessions:
         self._rules = rules
         self._most = most
         self._endings = endings
+        self._mails = mails
         self._audit = audit
         self._pages = pages
         self._clock = clock
         self._random = random
 
     async def open(
-        self, tx: Transaction, user: User, device: Device, method: Method, *, device_token: str = ""
+        self,
+        tx: Transaction,
+        user: User,
+        device: Device,
+        method: Method,
+        *,
+        device_token: str = "",
+        registering: bool = False,
     ) -> SignedIn:
         """A new session, in the transaction of what proved who the person is, which holds the account's lock.
 
-        A device that is known keeps its token.
+        A device that is known keeps its token. Of one that is not the owner is told, who else would not learn of a thief; at the
+        registration it is the owner's own.
         """
         now = self._clock()
         session_id, nonce = uuid7(), self._random(_NONCE_BYTES)
@@ -97,12 +110,19 @@ class Sessions:
         session = await store.sessions.insert(tx, session)
         await self._endings.end_surplus(tx, user.id, most=self._most, opened=session.id)
         known = device_token and self._device_tokens.name_of(device_token, user.id)
+        if not (known or registering or await self._has_been_here(tx, session)):
+            await outbox.add(tx, self._mails.new_device(session), key=user.id)
         return SignedIn(
             session.id,
             user,
             self._tokens(session, user, refresh_token),
             device_token if known else self._device_tokens.make(user.id),
         )
+
+    async def _has_been_here(self, tx: Transaction, session: Session) -> bool:
+        """Whether the account had a session of the same agent and network: many clients keep no device token."""
+        there = await store.sessions.addresses(tx, session)
+        return network_of(session.device.ip) in map(network_of, there)
 
     async def refresh(self, text: str, origin: Origin) -> Tokens:
         """The successor of a refresh token, and a new access token.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.kit.caller import Origin
 from services.kit.database import Database
+from services.kit.visible import visible
 
 from . import store
 from .audit import Audit
@@ -13,6 +14,8 @@ from .model import Action, CodeAnswer, Device, Method, Purpose, SignedIn, Starte
 from .passwords import Passwords
 from .proofs import CodeProofs, PasswordProofs
 from .sessions import Sessions
+
+_NAME_LENGTH = 64
 
 
 class PasswordSignIn:
@@ -96,7 +99,7 @@ class CodeSignIn:
         """Raises TooManyCodes."""
         return await self._code_proofs.start(Purpose.SIGN_IN, email)
 
-    async def complete(self, answer: CodeAnswer, device: Device) -> SignedIn:
+    async def complete(self, answer: CodeAnswer, device: Device, device_token: str = "") -> SignedIn:
         """Signs the device in; a password that was disabled by failures works again. Raises CodeInvalid."""
         origin = Origin(device.ip, device.user_agent)
         async with (
@@ -110,12 +113,13 @@ class CodeSignIn:
                 user = locked.user
                 await self._code_proofs.use(tx, challenge)
                 await store.users.enable_password(tx, user.id)
-                signed_in = await self._sessions.open(tx, user, device, Method.CODE)
+                signed_in = await self._sessions.open(tx, user, device, Method.CODE, device_token=device_token)
                 await attempt.done(tx, actor_id=user.id, session_id=signed_in.session_id)
             await self._password_proofs.forgive(user)
         return signed_in
 
 
 def device_of(name: str, origin: Origin) -> Device:
-    """A device without a name is shown by its user agent."""
-    return Device(name=name or origin.user_agent, user_agent=origin.user_agent, ip=origin.ip)
+    """A device without a name is shown by its user agent, and one without either has a name all the same."""
+    shown = visible(name) or visible(origin.user_agent) or "Unknown device"
+    return Device(name=shown[:_NAME_LENGTH].rstrip(), user_agent=origin.user_agent, ip=origin.ip)

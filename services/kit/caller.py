@@ -13,6 +13,8 @@ from uuid import UUID
 
 from grpc.aio import ServicerContext
 
+from .visible import visible
+
 _CLIENT_ADDRESS = "x-storymesh-client-address"
 """Set by the edge alone, which takes it off every request that arrives. `x-forwarded-for` is a claim of proxies and clients."""
 
@@ -59,7 +61,7 @@ def origin_of(context: ServicerContext[Any, Any]) -> Origin:
     metadata = dict(context.invocation_metadata() or ())
     peer = unquote(context.peer()).removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
     agent = str(metadata.get("x-user-agent") or metadata.get("user-agent") or "")
-    return Origin(ip=address_told(metadata) or _address(peer), user_agent=agent[:256])
+    return Origin(ip=address_told(metadata) or _address(peer), user_agent=visible(agent)[:256])
 
 
 def address_told(metadata: Mapping[str, str | bytes]) -> str:

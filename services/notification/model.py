@@ -65,6 +65,9 @@ class Template(StrEnum):
     SESSION_REVOKED = "SESSION_REVOKED"
     EMAIL_CHANGED = "EMAIL_CHANGED"
     ADDRESS_CLAIMED = "ADDRESS_CLAIMED"
+    NEW_DEVICE = "NEW_DEVICE"
+    USERNAME_CHANGED = "USERNAME_CHANGED"
+    ACCOUNT_DELETED = "ACCOUNT_DELETED"
 
     @property
     def sent_again(self) -> bool:
@@ -87,6 +90,9 @@ _SENT_AGAIN = frozenset(
         Template.PASSWORD_DISABLED,
         Template.SESSION_REVOKED,
         Template.EMAIL_CHANGED,
+        Template.NEW_DEVICE,
+        Template.USERNAME_CHANGED,
+        Template.ACCOUNT_DELETED,
     }
 )
 

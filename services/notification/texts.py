@@ -5,6 +5,8 @@ A mail to an address that nobody has proven yet shows none of them: whoever aske
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from .model import Letter, Template
 from .words import NAME_LENGTH, TITLE_LENGTH, plain
 
@@ -134,6 +136,35 @@ def address_claimed(first_name: str) -> Letter:
         first_name,
         "Somebody, perhaps you, asked to move another account to this address, which has an account already. Nothing was changed.",
         "If it was you, sign in with this address, or choose another one for the other account.",
+    )
+
+
+def new_device(first_name: str, device_name: str, ip: str, signed_in_at: datetime) -> Letter:
+    where = f", at the address {ip}" if ip else ""
+    return _letter(
+        "A new device signed in to your Storymesh account",
+        first_name,
+        f'"{plain(device_name, NAME_LENGTH)}" signed in on {signed_in_at:%Y-%m-%d} at {signed_in_at:%H:%M} UTC{where}.',
+        f"If it was you, ignore this mail. {_INTRUDER}: reset the password, which signs out every device.",
+    )
+
+
+def username_changed(first_name: str) -> Letter:
+    return _letter(
+        "Your Storymesh username was changed",
+        first_name,
+        "Your account has another username now, or none any more: the former one signs nobody in. Your address still does.",
+        f"{_INTRUDER}: reset the password, which signs out every device.",
+    )
+
+
+def account_deleted(first_name: str) -> Letter:
+    return _letter(
+        "Your Storymesh account was deleted",
+        first_name,
+        "Your account and all that belonged to it was deleted, as asked for from a device that was signed in to it.",
+        "It cannot be brought back. You can register with this address again. If it was not you, somebody else knew your password "
+        "or reads this mailbox: change what else they open.",
     )
 
 

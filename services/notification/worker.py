@@ -44,6 +44,8 @@ _NOTICES: Mapping[str, Callable[[], Message]] = {
         auth_events_pb2.PasswordDisabled,
         auth_events_pb2.EmailChanged,
         auth_events_pb2.AddressClaimed,
+        auth_events_pb2.NewDeviceSignedIn,
+        auth_events_pb2.UsernameChanged,
         story_events_pb2.StoryCompleted,
         story_events_pb2.StoryFailed,
     )
@@ -87,6 +89,9 @@ class Worker:
             auth_events_pb2.PasswordDisabled.DESCRIPTOR.full_name: self.password_disabled,
             auth_events_pb2.EmailChanged.DESCRIPTOR.full_name: self.email_changed,
             auth_events_pb2.AddressClaimed.DESCRIPTOR.full_name: self.address_claimed,
+            auth_events_pb2.NewDeviceSignedIn.DESCRIPTOR.full_name: self.new_device,
+            auth_events_pb2.UsernameChanged.DESCRIPTOR.full_name: self.username_changed,
+            auth_events_pb2.AccountDeleted.DESCRIPTOR.full_name: self.account_deleted,
             story_events_pb2.StoryCompleted.DESCRIPTOR.full_name: self.story_completed,
             story_events_pb2.StoryFailed.DESCRIPTOR.full_name: self.story_failed,
         }
@@ -155,6 +160,26 @@ class Worker:
     async def address_claimed(self, event: Event) -> None:
         user_id = uuid_in(event.decode(auth_events_pb2.AddressClaimed), "user_id")
         await self._tell(event, user_id, Template.ADDRESS_CLAIMED, texts.address_claimed)
+
+    async def new_device(self, event: Event) -> None:
+        signed_in = event.decode(auth_events_pb2.NewDeviceSignedIn)
+        device = self._unsealed(auth_events_pb2.DeviceMail, signed_in.sealed_device)
+
+        def write(first_name: str) -> Letter:
+            return texts.new_device(first_name, device.device_name, device.ip, time_in(device, "sign_in_time"))
+
+        await self._tell(event, uuid_in(signed_in, "user_id"), Template.NEW_DEVICE, write)
+
+    async def username_changed(self, event: Event) -> None:
+        user_id = uuid_in(event.decode(auth_events_pb2.UsernameChanged), "user_id")
+        await self._tell(event, user_id, Template.USERNAME_CHANGED, texts.username_changed)
+
+    async def account_deleted(self, event: Event) -> None:
+        """To an address that auth knows no more. No account is named, so that the mail outlives the erasure."""
+        sealed = event.decode(auth_events_pb2.AccountDeleted).sealed_mail
+        mail = self._unsealed(auth_events_pb2.AddressMail, sealed)
+        recipient = Recipient(mail.email, mail.first_name)
+        await self._mailing.send(event.id, Template.ACCOUNT_DELETED, recipient, texts.account_deleted(mail.first_name))
 
     async def story_completed(self, event: Event) -> None:
         story = event.decode(story_events_pb2.StoryCompleted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.protobuf.message import Message
@@ -14,7 +14,7 @@ from services.kit.inbox import processed_events
 from services.kit.sealing import Seal
 from services.notification.model import MailState
 from services.notification.worker import ADDRESS_SEAL_PURPOSE
-from tests.notification.conftest import Told, code_issued, email_changed, event, story_completed, user_deleted
+from tests.notification.conftest import SEAL, Told, code_issued, email_changed, event, story_completed, user_deleted
 
 CODES = {
     events.CODE_PURPOSE_REGISTRATION: ("Your Storymesh code", "nothing happens without it"),
@@ -52,12 +52,29 @@ NOTICES: dict[str, tuple[Callable[[str], Message], tuple[str, str], str | None]]
         ("A device was signed out of Storymesh", "it may have been copied"),
         "SESSION_REVOKED",
     ),
+    "new device": (
+        lambda user: new_device(user, "Ada's tablet"),
+        ("A new device signed in to your Storymesh account", "reset the password, which signs out every device"),
+        None,
+    ),
+    "username changed": (
+        lambda user: events.UsernameChanged(user_id=user),
+        ("Your Storymesh username was changed", "the former one signs nobody in"),
+        None,
+    ),
     "address claimed": (
         lambda user: events.AddressClaimed(user_id=user),
         ("Your address stays with your Storymesh account", "Nothing was changed."),
         None,
     ),
 }
+
+
+def new_device(user: str, name: str) -> events.NewDeviceSignedIn:
+    mail = events.DeviceMail(device_name=name, ip="198.51.100.7")
+    mail.sign_in_time.FromDatetime(datetime(2026, 11, 29, 18, 5, tzinfo=UTC))
+    sealed = SEAL.seal(events.DeviceMail.DESCRIPTOR.full_name, mail.SerializeToString())
+    return events.NewDeviceSignedIn(user_id=user, sealed_device=sealed)
 
 
 def test_every_purpose_of_a_code_has_a_mail() -> None:
@@ -129,6 +146,27 @@ async def test_a_session_that_ended_for_any_other_reason_is_no_news(
     user = told.accounts.add()
     await told.handle(event(events.SessionRevoked(user_id=str(user), reason=reason)))
     assert (told.mailbox.mails(), await told.notifications(), await told.dead()) == ([], [], [])
+
+
+async def test_a_new_device_is_named_without_a_link(told: Told) -> None:
+    user = told.accounts.add("ada@example.com", "Ada")
+    await told.handle(event(new_device(str(user), 'see http://evil.example/x "now"')))
+    content = (await told.mailbox.one()).get_content()
+    assert '"see … "now"" signed in on 2026-11-29 at 18:05 UTC, at the address 198.51.100.7.' in content
+    assert "evil" not in content
+
+
+async def test_a_deleted_account_is_told_to_the_address_that_was_after_the_erasure_as_well(told: Told) -> None:
+    gone = told.accounts.add("ada@example.com", "Ada")
+    mail = events.AddressMail(email="ada@example.com", first_name="Ada").SerializeToString()
+    sealed = SEAL.seal(ADDRESS_SEAL_PURPOSE, mail)
+    deleted = event(events.AccountDeleted(sealed_mail=sealed))
+    for happened in (user_deleted(gone), deleted, deleted):
+        await told.handle(happened)
+    told_of = await told.mailbox.one()
+    assert (told_of["X-RcptTo"], told_of["Subject"]) == ("ada@example.com", "Your Storymesh account was deleted")
+    assert (await told.records())[deleted.id]["user_id"] is None
+    assert await told.notifications() == []
 
 
 async def test_a_changed_address_is_told_to_the_old_one(told: Told) -> None:

@@ -70,6 +70,13 @@ async def page(tx: Transaction, user_id: UUID, request: PageRequest, now: dateti
     return [_session(row) for row in rows.mappings()]
 
 
+async def addresses(tx: Transaction, session: Session) -> Sequence[str]:
+    """Where the owner's other sessions with the same agent were used last, ended ones too, as long as they are kept."""
+    others = (sessions.c.user_id == session.user_id) & (sessions.c.id != session.id)
+    query = select(sessions.c.ip).where(others, sessions.c.user_agent == session.device.user_agent)
+    return list((await tx.execute(query.order_by(sessions.c.id.desc()).limit(MOST))).scalars())
+
+
 async def is_live(tx: Transaction, session_id: UUID, now: datetime) -> bool:
     """True while the session is neither revoked nor expired."""
     query = select(sessions.c.id).where(sessions.c.id == session_id, _live(now))

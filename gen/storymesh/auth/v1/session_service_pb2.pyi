@@ -202,26 +202,35 @@ class CompleteSessionCodeRequest(_message.Message):
     CHALLENGE_ID_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     DEVICE_NAME_FIELD_NUMBER: _builtins.int
+    DEVICE_TOKEN_FIELD_NUMBER: _builtins.int
     challenge_id: _builtins.str
     """From StartSessionCodeResponse."""
     code: _builtins.str
     """The 8 digits from the mail. Blanks, line ends and hyphens between and around them do not count."""
     device_name: _builtins.str
     """What the session list shows for this device: at most 64 characters on one line. Unset: the user agent."""
+    device_token: _builtins.str
+    """As in CreateSessionRequest: of a known device that signs in, no mail tells."""
     def __init__(
         self,
         *,
         challenge_id: _builtins.str = ...,
         code: _builtins.str = ...,
         device_name: _builtins.str | None = ...,
+        device_token: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_device_name", b"_device_name", "device_name", b"device_name"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_device_name", b"_device_name", "_device_token", b"_device_token", "device_name", b"device_name", "device_token", b"device_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_device_name", b"_device_name", "challenge_id", b"challenge_id", "code", b"code", "device_name", b"device_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_device_name", b"_device_name", "_device_token", b"_device_token", "challenge_id", b"challenge_id", "code", b"code", "device_name", b"device_name", "device_token", b"device_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__device_name: _TypeAlias = _typing.Literal["device_name"]  # noqa: Y015
     _WhichOneofArgType__device_name: _TypeAlias = _typing.Literal["_device_name", b"_device_name"]  # noqa: Y015
+    _WhichOneofReturnType__device_token: _TypeAlias = _typing.Literal["device_token"]  # noqa: Y015
+    _WhichOneofArgType__device_token: _TypeAlias = _typing.Literal["_device_token", b"_device_token"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__device_name) -> _WhichOneofReturnType__device_name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__device_token) -> _WhichOneofReturnType__device_token | None: ...
 
 Global___CompleteSessionCodeRequest: _TypeAlias = CompleteSessionCodeRequest  # noqa: Y015
 

@@ -409,6 +409,108 @@ class AddressMail(_message.Message):
 Global___AddressMail: _TypeAlias = AddressMail  # noqa: Y015
 
 @_typing.final
+class NewDeviceSignedIn(_message.Message):
+    """An account was signed in to from a device that is not known to it; its owner is told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SEALED_DEVICE_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The account."""
+    sealed_device: _builtins.bytes
+    """A DeviceMail, sealed as CodeIssued's is."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        sealed_device: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sealed_device", b"sealed_device", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NewDeviceSignedIn: _TypeAlias = NewDeviceSignedIn  # noqa: Y015
+
+@_typing.final
+class DeviceMail(_message.Message):
+    """What NewDeviceSignedIn seals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_NAME_FIELD_NUMBER: _builtins.int
+    IP_FIELD_NUMBER: _builtins.int
+    SIGN_IN_TIME_FIELD_NUMBER: _builtins.int
+    device_name: _builtins.str
+    """As the session list shows it."""
+    ip: _builtins.str
+    """The client's address, as the edge saw it; empty when unknown."""
+    @_builtins.property
+    def sign_in_time(self) -> _timestamp_pb2.Timestamp:
+        """When it signed in."""
+
+    def __init__(
+        self,
+        *,
+        device_name: _builtins.str = ...,
+        ip: _builtins.str = ...,
+        sign_in_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sign_in_time", b"sign_in_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_name", b"device_name", "ip", b"ip", "sign_in_time", b"sign_in_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceMail: _TypeAlias = DeviceMail  # noqa: Y015
+
+@_typing.final
+class UsernameChanged(_message.Message):
+    """An account has another username, or none any more; its owner is told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The account."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsernameChanged: _TypeAlias = UsernameChanged  # noqa: Y015
+
+@_typing.final
+class AccountDeleted(_message.Message):
+    """An account was deleted; the address that was its owner's is told. It names no account: of that nothing is left."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEALED_MAIL_FIELD_NUMBER: _builtins.int
+    sealed_mail: _builtins.bytes
+    """An AddressMail, sealed as CodeIssued's is."""
+    def __init__(
+        self,
+        *,
+        sealed_mail: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sealed_mail", b"sealed_mail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccountDeleted: _TypeAlias = AccountDeleted  # noqa: Y015
+
+@_typing.final
 class AddressClaimed(_message.Message):
     """Somebody asked to move their account to an address that has one; its owner is told."""
 
