@@ -23,6 +23,8 @@ ROUTES: dict[str, tuple[str, ...]] = {
         (auth_events_pb2.PasswordChanged, ("notification",)),
         (auth_events_pb2.PasswordDisabled, ("notification",)),
         (auth_events_pb2.EmailChanged, ("notification",)),
+        (auth_events_pb2.EmailChangeBegun, ("notification",)),
+        (auth_events_pb2.EmailChangeStopped, ("notification",)),
         (auth_events_pb2.AddressClaimed, ("notification",)),
         (auth_events_pb2.NewDeviceSignedIn, ("notification",)),
         (auth_events_pb2.UsernameChanged, ("notification",)),

@@ -41,6 +41,7 @@ from .codes import CodeLimits, Codes
 from .config import AuthSettings, AuthWorkerSettings
 from .device_tokens import DeviceTokens
 from .email_changes import EmailChanges
+from .email_stops import EmailStops
 from .endings import Endings
 from .keys import KeyRotation, SigningKeys
 from .model import Purpose, Randomness, RefreshRules
@@ -85,6 +86,7 @@ class Operations:
     accounts: Accounts
     password_changes: PasswordChanges
     email_changes: EmailChanges
+    email_stops: EmailStops
     keys: SigningKeys
     key_rotation: KeyRotation
     revocations: Revocations
@@ -155,6 +157,15 @@ def operations(
     codes = {purpose: codes_of(purpose, settings, redis, clock, random) for purpose in Purpose}
     code_proofs = CodeProofs(db, codes=codes, mails=mails, clock=clock, random=random)
     owner_proofs = OwnerProofs(db, endings, passwords=password_proofs, codes=code_proofs)
+    email_stops = EmailStops(
+        db,
+        mails=mails,
+        endings=endings,
+        audit=audit,
+        clock=clock,
+        random=random,
+        life=timedelta(days=settings.email_change_stop_days),
+    )
     revocations = Revocations(clock)
     return Operations(
         registrations=Registrations(
@@ -201,8 +212,15 @@ def operations(
             audit=audit,
             clock=clock,
         ),
+        email_stops=email_stops,
         email_changes=EmailChanges(
-            db, owner_proofs=owner_proofs, code_proofs=code_proofs, mails=mails, endings=endings, audit=audit
+            db,
+            owner_proofs=owner_proofs,
+            code_proofs=code_proofs,
+            mails=mails,
+            stops=email_stops,
+            endings=endings,
+            audit=audit,
         ),
         keys=signing_keys,
         key_rotation=rotation(settings, db, clock),
@@ -259,7 +277,7 @@ def rotation(settings: AuthWorkerSettings, db: Database, clock: Clock) -> KeyRot
 def add_services(server: Server, ops: Operations) -> None:
     registration = RegistrationServicer(ops.registrations, ops.pace)
     session = SessionServicer(ops.sessions, ops.password_sign_in, ops.code_sign_in, ops.pace)
-    account = AccountServicer(ops.accounts, ops.password_changes, ops.email_changes, ops.pace)
+    account = AccountServicer(ops.accounts, ops.password_changes, ops.email_changes, ops.email_stops, ops.pace)
     directory, revocation = DirectoryServicer(ops.accounts), RevocationServicer(ops.feed)
     key = KeyServicer(ops.keys, ops.key_rotation)
     server.add(

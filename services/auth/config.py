@@ -86,6 +86,9 @@ class AuthSettings(AuthWorkerSettings):
     sign_in_failures_altogether: int = Field(
         10_000, ge=1, description="Failures in it from everywhere until unknown devices are refused."
     )
+    email_change_stop_days: float = Field(
+        7.0, gt=0, description="Days in which whoever reads an account's former address can bring it back there."
+    )
     username_tries_an_hour: int = Field(
         5, ge=1, description="Usernames that an account may try to change to in an hour, taken or free."
     )

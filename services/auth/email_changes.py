@@ -8,14 +8,15 @@ from storymesh.events.v1 import auth_events_pb2 as events
 
 from services.kit import outbox
 from services.kit.caller import Caller, Origin
-from services.kit.database import Database
+from services.kit.database import Database, Transaction
 from services.kit.errors import InvalidArgument, SessionRevoked, Violation
 
 from . import store
 from .audit import Audit
+from .email_stops import EmailStops
 from .endings import Endings
 from .errors import CodeInvalid, EmailTaken
-from .model import Action, CodeAnswer, OwnProof, Purpose, Started, User, canonical_email
+from .model import Action, CodeAnswer, OwnProof, Proven, Purpose, Started, User, canonical_email
 from .proofs import CodeProofs, OwnerProofs
 from .sealed_mails import SealedMails
 
@@ -28,6 +29,7 @@ class EmailChanges:
         owner_proofs: OwnerProofs,
         code_proofs: CodeProofs,
         mails: SealedMails,
+        stops: EmailStops,
         endings: Endings,
         audit: Audit,
     ) -> None:
@@ -35,11 +37,14 @@ class EmailChanges:
         self._owner_proofs = owner_proofs
         self._code_proofs = code_proofs
         self._mails = mails
+        self._stops = stops
         self._endings = endings
         self._audit = audit
 
     async def start(self, caller: Caller, new_email: str, proof: OwnProof, origin: Origin) -> Started:
         """Mails a code to the new address, unless it has an account: then its owner is told, and the answer is the same.
+
+        The address that the account has is mailed how to stop it.
 
         Raises SessionRevoked, InvalidArgument, TooManyCodes, or as OwnerProofs does.
         """
@@ -56,8 +61,12 @@ class EmailChanges:
                 Purpose.EMAIL_CHANGE,
                 new_email,
                 attempt,
-                confirm=lambda tx: self._owner_proofs.confirm(tx, caller, proven),
+                confirm=lambda tx: self._begin(tx, caller, proven),
             )
+
+    async def _begin(self, tx: Transaction, caller: Caller, proven: Proven) -> None:
+        account = await self._owner_proofs.confirm(tx, caller, proven)
+        await self._stops.offer(tx, account.user)
 
     async def complete(self, caller: Caller, answer: CodeAnswer, origin: Origin) -> User:
         """The account with its new address; the old one is told. Raises CodeInvalid, EmailTaken or SessionRevoked."""

@@ -33,6 +33,13 @@ class RefreshReused(Unauthenticated):
     message = "the refresh token was used before; sign in again"
 
 
+class StopTokenInvalid(Unauthenticated):
+    """Unknown, used, voided and old ones alike."""
+
+    reason = "STOP_TOKEN_INVALID"
+    message = "the token stops no change of an address, or has ended"
+
+
 class UsernameTaken(AlreadyExists):
     reason = "USERNAME_TAKEN"
     message = "the username belongs to another account; choose another one"

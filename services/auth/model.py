@@ -118,6 +118,19 @@ class Challenge:
 
 
 @dataclass(frozen=True, slots=True)
+class EmailChangeStop:
+    """What the owner of an address can bring an account back to it with."""
+
+    id: UUID
+    user_id: UUID
+    email: str
+    """That the account had when somebody began to move it."""
+    token_digest: bytes
+    created_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class CodeAnswer:
     """What somebody gives to answer a challenge."""
 
@@ -174,6 +187,7 @@ class RevokeReason(StrEnum):
     ACCOUNT_DELETED = "ACCOUNT_DELETED"
     ROLE_CHANGED = "ROLE_CHANGED"
     TOO_MANY = "TOO_MANY"
+    EMAIL_CHANGE_STOPPED = "EMAIL_CHANGE_STOPPED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +257,7 @@ class Action(StrEnum):
     PASSWORD_DISABLE = "PASSWORD_DISABLE"
     EMAIL_CHANGE_START = "EMAIL_CHANGE_START"
     EMAIL_CHANGE = "EMAIL_CHANGE"
+    EMAIL_CHANGE_STOP = "EMAIL_CHANGE_STOP"
     ACCOUNT_DELETE = "ACCOUNT_DELETE"
     ROLE_GRANT = "ROLE_GRANT"
     ROLE_WITHDRAW = "ROLE_WITHDRAW"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from google.protobuf.message import Message
 from storymesh.events.v1 import auth_events_pb2 as events
 
 from services.kit.sealing import Seal
 
 from .codes import Code
-from .model import Purpose, Session
+from .model import EmailChangeStop, Purpose, Session
 
 _PURPOSES = {
     Purpose.REGISTRATION: events.CODE_PURPOSE_REGISTRATION,
@@ -45,6 +46,13 @@ class SealedMails:
         mail = events.AddressMail(email=email, first_name=first_name)
         return events.EmailChanged(user_id=str(user_id), sealed_mail=_sealed(self._seal, mail))
 
+    def email_change_begun(self, stop: EmailChangeStop, token: str, first_name: str) -> events.EmailChangeBegun:
+        """To the address that the account has: whoever reads it can stop the change."""
+        mail = events.EmailChangeMail(email=stop.email, first_name=first_name, stop_token=token)
+        event = events.EmailChangeBegun(user_id=str(stop.user_id), sealed_mail=_sealed(self._seal, mail))
+        event.stop_expire_time.FromDatetime(stop.expires_at)
+        return event
+
     def account_deleted(self, email: str, first_name: str) -> events.AccountDeleted:
         """To the address that the account had: by the time of the mail there is nobody to ask for it."""
         mail = events.AddressMail(email=email, first_name=first_name)
@@ -56,6 +64,6 @@ class SealedMails:
         return events.NewDeviceSignedIn(user_id=str(session.user_id), sealed_device=_sealed(self._seal, mail))
 
 
-def _sealed(seal: Seal, mail: events.CodeMail | events.AddressMail | events.DeviceMail) -> bytes:
+def _sealed(seal: Seal, mail: Message) -> bytes:
     """The purpose is the name of the sealed message, which notification opens it with."""
     return seal.seal(mail.DESCRIPTOR.full_name, mail.SerializeToString())

@@ -31,6 +31,7 @@ from services.kit.timestamps import set_time
 
 from .accounts import Accounts
 from .email_changes import EmailChanges
+from .email_stops import EmailStops
 from .keys import KeyRotation, SigningKeys
 from .model import CodeAnswer, OwnProof, Profile, ProfileChange, Session, Tokens, User
 from .pacing import Pace
@@ -164,11 +165,17 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
     """Implements storymesh.auth.v1.AccountService."""
 
     def __init__(
-        self, accounts: Accounts, password_changes: PasswordChanges, email_changes: EmailChanges, pace: Pace
+        self,
+        accounts: Accounts,
+        password_changes: PasswordChanges,
+        email_changes: EmailChanges,
+        email_stops: EmailStops,
+        pace: Pace,
     ) -> None:
         self._accounts = accounts
         self._password_changes = password_changes
         self._email_changes = email_changes
+        self._email_stops = email_stops
         self._pace = pace
 
     async def GetAccount(
@@ -226,6 +233,12 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
     ) -> account_service_pb2.CompleteEmailChangeResponse:
         user = await self._email_changes.complete(caller_of(context), _answer(request), origin_of(context))
         return account_service_pb2.CompleteEmailChangeResponse(user=_user(user))
+
+    async def StopEmailChange(
+        self, request: account_service_pb2.StopEmailChangeRequest, context: Context
+    ) -> account_service_pb2.StopEmailChangeResponse:
+        await self._email_stops.stop(request.stop_token, origin_of(context))
+        return account_service_pb2.StopEmailChangeResponse()
 
     async def DeleteAccount(
         self, request: account_service_pb2.DeleteAccountRequest, context: Context

@@ -87,6 +87,21 @@ challenges = Table(
     Index("challenges_by_expiry", "expires_at"),
 )
 
+email_change_stops = Table(
+    "email_change_stops",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    # The address that the account had.
+    Column("email", Text, nullable=False),
+    # SHA-256 of the token in the mail, which has 256 random bits.
+    Column("token_digest", LargeBinary, nullable=False, unique=True),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Index("email_change_stops_by_user", "user_id", "created_at"),
+    Index("email_change_stops_by_expiry", "expires_at"),
+)
+
 sessions = Table(
     "sessions",
     metadata,

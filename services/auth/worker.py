@@ -48,6 +48,7 @@ class Upkeep:
         # Each in transactions of its own: what is much of one kind keeps no locks for long, nor the others waiting.
         await self._repeated(lambda tx: store.registrations.delete_expired(tx, now))
         await self._repeated(lambda tx: store.challenges.delete_expired(tx, now))
+        await self._repeated(lambda tx: store.email_stops.delete_expired(tx, now))
         await self._repeated(lambda tx: store.sessions.mark_some(tx, now))
         await self._repeated(lambda tx: store.sessions.delete_ended(tx, now - _KEEP_ENDED_SESSIONS))
         await self._repeated(lambda tx: store.revocations.delete_expired(tx, now))

@@ -67,6 +67,8 @@ class Template(StrEnum):
     ADDRESS_CLAIMED = "ADDRESS_CLAIMED"
     NEW_DEVICE = "NEW_DEVICE"
     USERNAME_CHANGED = "USERNAME_CHANGED"
+    EMAIL_CHANGE_BEGUN = "EMAIL_CHANGE_BEGUN"
+    EMAIL_CHANGE_STOPPED = "EMAIL_CHANGE_STOPPED"
     ACCOUNT_DELETED = "ACCOUNT_DELETED"
 
     @property
@@ -92,6 +94,8 @@ _SENT_AGAIN = frozenset(
         Template.EMAIL_CHANGED,
         Template.NEW_DEVICE,
         Template.USERNAME_CHANGED,
+        Template.EMAIL_CHANGE_BEGUN,
+        Template.EMAIL_CHANGE_STOPPED,
         Template.ACCOUNT_DELETED,
     }
 )

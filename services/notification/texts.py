@@ -127,6 +127,7 @@ def email_changed(first_name: str) -> Letter:
         first_name,
         "Your account has another address now. Mail about it goes there, and the former one signs nobody in any more.",
         f"{_INTRUDER}: on a device that is still signed in, change the password, which signs out all others, and the address.",
+        "If there is none: the mail that told you of the beginning of this change says how to stop it, for some days.",
     )
 
 
@@ -155,6 +156,32 @@ def username_changed(first_name: str) -> Letter:
         first_name,
         "Your account has another username now, or none any more: the former one signs nobody in. Your address still does.",
         f"{_INTRUDER}: reset the password, which signs out every device.",
+    )
+
+
+def email_change_begun(first_name: str, url: str, token: str, until: datetime) -> Letter:
+    """There is no page to link to: the call is told as it is."""
+    call = f"curl {url} -H 'content-type: application/json' -d '{{\"stop_token\": \"{token}\"}}'"
+    return _letter(
+        "Somebody wants to move your Storymesh account to another address",
+        first_name,
+        "The address of your account is to be changed, as asked for from a device that is signed in to it. If it was you, ignore "
+        "this mail, and give what it holds to nobody.",
+        f"If it was not you, stop it. Until {until:%Y-%m-%d %H:%M} UTC that works, even when the address has been changed by then. "
+        "Run this on any computer that has curl, or give it to somebody who helps you with computers and whom you trust:",
+        call,
+        "Your account then has this address again, every device is signed out, and the password is gone. Sign in with a mailed "
+        "code, and choose another password.",
+    )
+
+
+def email_change_stopped(first_name: str) -> Letter:
+    return _letter(
+        "Your Storymesh account keeps this address",
+        first_name,
+        "The change of your account's address was stopped, as asked for with the mail that told you of it. Every device is signed "
+        "out, and the password is gone.",
+        "Sign in with a mailed code, or reset the password to choose another one.",
     )
 
 

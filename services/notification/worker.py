@@ -44,6 +44,8 @@ _NOTICES: Mapping[str, Callable[[], Message]] = {
         auth_events_pb2.PasswordDisabled,
         auth_events_pb2.EmailChanged,
         auth_events_pb2.AddressClaimed,
+        auth_events_pb2.EmailChangeBegun,
+        auth_events_pb2.EmailChangeStopped,
         auth_events_pb2.NewDeviceSignedIn,
         auth_events_pb2.UsernameChanged,
         story_events_pb2.StoryCompleted,
@@ -89,6 +91,8 @@ class Worker:
             auth_events_pb2.PasswordDisabled.DESCRIPTOR.full_name: self.password_disabled,
             auth_events_pb2.EmailChanged.DESCRIPTOR.full_name: self.email_changed,
             auth_events_pb2.AddressClaimed.DESCRIPTOR.full_name: self.address_claimed,
+            auth_events_pb2.EmailChangeBegun.DESCRIPTOR.full_name: self.email_change_begun,
+            auth_events_pb2.EmailChangeStopped.DESCRIPTOR.full_name: self.email_change_stopped,
             auth_events_pb2.NewDeviceSignedIn.DESCRIPTOR.full_name: self.new_device,
             auth_events_pb2.UsernameChanged.DESCRIPTOR.full_name: self.username_changed,
             auth_events_pb2.AccountDeleted.DESCRIPTOR.full_name: self.account_deleted,
@@ -156,6 +160,19 @@ class Worker:
         await self._notifier.notify(event, user_id, NotificationType.EMAIL_CHANGED, letter)
         recipient = Recipient(mail.email, mail.first_name, user_id)
         await self._mailing.send(event.id, Template.EMAIL_CHANGED, recipient, letter)
+
+    async def email_change_begun(self, event: Event) -> None:
+        """To the address that the account had then, whatever it has by now."""
+        begun = event.decode(auth_events_pb2.EmailChangeBegun)
+        mail = self._unsealed(auth_events_pb2.EmailChangeMail, begun.sealed_mail)
+        url = f"{self._public_url}/v1/account:stopEmailChange"
+        letter = texts.email_change_begun(mail.first_name, url, mail.stop_token, time_in(begun, "stop_expire_time"))
+        recipient = Recipient(mail.email, mail.first_name, uuid_in(begun, "user_id"))
+        await self._mailing.send(event.id, Template.EMAIL_CHANGE_BEGUN, recipient, letter)
+
+    async def email_change_stopped(self, event: Event) -> None:
+        user_id = uuid_in(event.decode(auth_events_pb2.EmailChangeStopped), "user_id")
+        await self._tell(event, user_id, Template.EMAIL_CHANGE_STOPPED, texts.email_change_stopped)
 
     async def address_claimed(self, event: Event) -> None:
         user_id = uuid_in(event.decode(auth_events_pb2.AddressClaimed), "user_id")

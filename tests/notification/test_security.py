@@ -57,6 +57,11 @@ NOTICES: dict[str, tuple[Callable[[str], Message], tuple[str, str], str | None]]
         ("A new device signed in to your Storymesh account", "reset the password, which signs out every device"),
         None,
     ),
+    "email change stopped": (
+        lambda user: events.EmailChangeStopped(user_id=user),
+        ("Your Storymesh account keeps this address", "Sign in with a mailed code, or reset the password"),
+        None,
+    ),
     "username changed": (
         lambda user: events.UsernameChanged(user_id=user),
         ("Your Storymesh username was changed", "the former one signs nobody in"),
@@ -146,6 +151,26 @@ async def test_a_session_that_ended_for_any_other_reason_is_no_news(
     user = told.accounts.add()
     await told.handle(event(events.SessionRevoked(user_id=str(user), reason=reason)))
     assert (told.mailbox.mails(), await told.notifications(), await told.dead()) == ([], [], [])
+
+
+async def test_a_begun_change_of_address_is_told_to_the_one_that_there_is_with_a_call_that_stops_it(told: Told) -> None:
+    user = told.accounts.add("new@example.com", "Ada")
+    mail = events.EmailChangeMail(email="old@example.com", first_name="Ada", stop_token="sms1_" + 43 * "x")
+    sealed = SEAL.seal(events.EmailChangeMail.DESCRIPTOR.full_name, mail.SerializeToString())
+    begun = events.EmailChangeBegun(user_id=str(user), sealed_mail=sealed)
+    begun.stop_expire_time.FromDatetime(datetime(2026, 12, 6, 18, 5, tzinfo=UTC))
+    await told.handle(event(begun))
+    told_of = await told.mailbox.one()
+    assert (told_of["X-RcptTo"], told_of["To"]) == ("old@example.com", "old@example.com")
+    assert told_of["Subject"] == "Somebody wants to move your Storymesh account to another address"
+    call = (
+        "curl https://stories.example/v1/account:stopEmailChange -H 'content-type: application/json' "
+        f'-d \'{{"stop_token": "sms1_{43 * "x"}"}}\''
+    )
+    content = told_of.get_content()
+    assert call in content.splitlines()
+    assert "Until 2026-12-06 18:05 UTC" in content
+    assert await told.notifications() == []
 
 
 async def test_a_new_device_is_named_without_a_link(told: Told) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from asyncio.subprocess import PIPE
 from functools import partial
 
 from local.harness import RunningMesh
@@ -154,6 +157,50 @@ async def test_an_account_moves_to_an_address_that_its_owner_has(mesh: RunningMe
     assert (await door.call("CreateSession", login=member.email, password=PASSWORD)).refusal == WRONG
     body_of(await door.call("CreateSession", login=new, password=PASSWORD))
     await told(mesh, member.email, "Your Storymesh address was changed")
+
+
+async def how_to_stop(mesh: RunningMesh, address: str) -> str:
+    """The line of the mail that tells it."""
+
+    def lines() -> list[str]:
+        bodies = [str(mail.get_payload(decode=True), "utf-8") for mail in mails_to(mesh.mail_dir, address)]  # type: ignore[arg-type]  # bytes, when decoded
+        return [line for body in bodies for line in body.splitlines() if line.startswith("curl ")]
+
+    (line,) = await until(lines)
+    return line
+
+
+async def test_who_reads_the_former_address_brings_a_stolen_account_back(mesh: RunningMesh, door: Door) -> None:
+    member, thiefs = await signed_up(door, mesh), new_address()
+    await member.must("CompleteEmailChange", **(await moving(member, thiefs)))
+    token = json.loads((await how_to_stop(mesh, member.email)).rpartition(" -d ")[2].strip("'"))["stop_token"]
+    stop = partial(door.call, "StopEmailChange")
+    assert (await stop(stop_token=token[:-1])).refusal == ("UNAUTHENTICATED", "STOP_TOKEN_INVALID")
+    body_of(await stop(stop_token=token))
+    assert (await stop(stop_token=token)).refusal == ("UNAUTHENTICATED", "STOP_TOKEN_INVALID")
+    await until(lambda: refused_as_revoked(member))
+    challenge_id = body_of(await door.call("StartSessionCode", email=member.email))["challenge_id"]
+    code = await code_for(mesh.mail_dir, member.email, 8)
+    signed_in = body_of(await door.call("CompleteSessionCode", challenge_id=challenge_id, code=code))
+    assert signed_in["user"]["email"] == member.email
+    for address, subject in (
+        (member.email, "Your Storymesh account keeps this address"),
+        (thiefs, "Your Storymesh address was changed"),
+    ):
+        await told(mesh, address, subject)
+
+
+async def refused_as_revoked(member: Member) -> bool:
+    return (await member.call("GetAccount")).refusal == REVOKED
+
+
+async def test_the_line_in_the_mail_stops_a_begun_change(mesh: RunningMesh, both_doors: Door) -> None:
+    member = await signed_up(both_doors, mesh)
+    await member.must("StartEmailChange", new_email=new_address(), password=PASSWORD)
+    running = await asyncio.create_subprocess_shell(await how_to_stop(mesh, member.email), stdout=PIPE, stderr=PIPE)
+    answer, _ = await running.communicate()
+    assert json.loads(answer) == {}
+    await until(lambda: refused_as_revoked(member))
 
 
 async def test_of_two_accounts_that_move_to_one_address_at_once_one_does(mesh: RunningMesh, door: Door) -> None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import audit, batches, challenges, keys, registrations, revocations, sessions, users
+from . import audit, batches, challenges, email_stops, keys, registrations, revocations, sessions, users
 
-__all__ = ["audit", "batches", "challenges", "keys", "registrations", "revocations", "sessions", "users"]
+__all__ = ["audit", "batches", "challenges", "email_stops", "keys", "registrations", "revocations", "sessions", "users"]

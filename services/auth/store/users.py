@@ -124,6 +124,12 @@ async def set_password(tx: Transaction, user_id: UUID, password_hash: str, now: 
     await _set(tx, user_id, **values, **_VOID_PROOFS)
 
 
+async def remove_password(tx: Transaction, user_id: UUID, now: datetime) -> None:
+    """Codes alone sign in, until there is another one."""
+    values = {"password_hash": None, "password_changed_at": now, "password_disabled_at": None}
+    await _set(tx, user_id, **values, **_VOID_PROOFS)
+
+
 async def disable_password(tx: Transaction, user_id: UUID, now: datetime) -> bool:
     """False when it is disabled already."""
     statement = update_table(users).where(users.c.id == user_id, users.c.password_disabled_at.is_(None))

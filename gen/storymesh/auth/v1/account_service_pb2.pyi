@@ -397,6 +397,45 @@ class CompleteEmailChangeResponse(_message.Message):
 Global___CompleteEmailChangeResponse: _TypeAlias = CompleteEmailChangeResponse  # noqa: Y015
 
 @_typing.final
+class StopEmailChangeRequest(_message.Message):
+    """Undoes a change of the address."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STOP_TOKEN_FIELD_NUMBER: _builtins.int
+    stop_token: _builtins.str
+    """From the mail that told of the beginning."""
+    def __init__(
+        self,
+        *,
+        stop_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stop_token", b"stop_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopEmailChangeRequest: _TypeAlias = StopEmailChangeRequest  # noqa: Y015
+
+@_typing.final
+class StopEmailChangeResponse(_message.Message):
+    """The account has its former address."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopEmailChangeResponse: _TypeAlias = StopEmailChangeResponse  # noqa: Y015
+
+@_typing.final
 class DeleteAccountRequest(_message.Message):
     """Deletes the caller's account: give the password, or both parts of a code."""
 

@@ -70,6 +70,11 @@ class AccountServiceStub:
                 request_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompleteEmailChangeRequest.SerializeToString,
                 response_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompleteEmailChangeResponse.FromString,
                 _registered_method=True)
+        self.StopEmailChange = channel.unary_unary(
+                '/storymesh.auth.v1.AccountService/StopEmailChange',
+                request_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.StopEmailChangeRequest.SerializeToString,
+                response_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.StopEmailChangeResponse.FromString,
+                _registered_method=True)
         self.DeleteAccount = channel.unary_unary(
                 '/storymesh.auth.v1.AccountService/DeleteAccount',
                 request_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.DeleteAccountRequest.SerializeToString,
@@ -149,6 +154,18 @@ class AccountServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StopEmailChange(self, request, context):
+        """Undoes a change of the address, begun or completed, with the token that was mailed to the address that the account had when it
+        began. Needs no sign-in, for who took the account over has taken that too. The account has that address again; every device is
+        signed out, and the password, which was known to whoever began the change, is gone: sign in by a code, or reset it. The address
+        that the account loses is told. The token works once, for 7 days, and voids those of the account's later changes.
+        Errors: UNAUTHENTICATED STOP_TOKEN_INVALID for a token that is unknown, used, voided or too old alike; ALREADY_EXISTS EMAIL_TAKEN
+        when the address got another account meanwhile, after which the token is still good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteAccount(self, request, context):
         """Deletes the account for good: every session ends at once and every service erases what it holds about the person. Needs the
         password, or a code from StartSessionCode to the account's address, in this very call.
@@ -196,6 +213,11 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     servicer.CompleteEmailChange,
                     request_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompleteEmailChangeRequest.FromString,
                     response_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompleteEmailChangeResponse.SerializeToString,
+            ),
+            'StopEmailChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopEmailChange,
+                    request_deserializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.StopEmailChangeRequest.FromString,
+                    response_serializer=storymesh_dot_auth_dot_v1_dot_account__service__pb2.StopEmailChangeResponse.SerializeToString,
             ),
             'DeleteAccount': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteAccount,
@@ -393,6 +415,33 @@ class AccountService:
             '/storymesh.auth.v1.AccountService/CompleteEmailChange',
             storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompleteEmailChangeRequest.SerializeToString,
             storymesh_dot_auth_dot_v1_dot_account__service__pb2.CompleteEmailChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopEmailChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.auth.v1.AccountService/StopEmailChange',
+            storymesh_dot_auth_dot_v1_dot_account__service__pb2.StopEmailChangeRequest.SerializeToString,
+            storymesh_dot_auth_dot_v1_dot_account__service__pb2.StopEmailChangeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -73,6 +73,14 @@ class AccountServiceStub:
     Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used, unknown or other person's code alike, SESSION_REVOKED;
     ALREADY_EXISTS EMAIL_TAKEN when the address got an account meanwhile.
     """
+    StopEmailChange: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.StopEmailChangeRequest, _account_service_pb2.StopEmailChangeResponse]
+    """Undoes a change of the address, begun or completed, with the token that was mailed to the address that the account had when it
+    began. Needs no sign-in, for who took the account over has taken that too. The account has that address again; every device is
+    signed out, and the password, which was known to whoever began the change, is gone: sign in by a code, or reset it. The address
+    that the account loses is told. The token works once, for 7 days, and voids those of the account's later changes.
+    Errors: UNAUTHENTICATED STOP_TOKEN_INVALID for a token that is unknown, used, voided or too old alike; ALREADY_EXISTS EMAIL_TAKEN
+    when the address got another account meanwhile, after which the token is still good.
+    """
     DeleteAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]
     """Deletes the account for good: every session ends at once and every service erases what it holds about the person. Needs the
     password, or a code from StartSessionCode to the account's address, in this very call.
@@ -124,6 +132,14 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """Redeems the code: the account has the new address from now on; the old one is told by mail. A code works once.
     Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used, unknown or other person's code alike, SESSION_REVOKED;
     ALREADY_EXISTS EMAIL_TAKEN when the address got an account meanwhile.
+    """
+    StopEmailChange: _aio.UnaryUnaryMultiCallable[_account_service_pb2.StopEmailChangeRequest, _account_service_pb2.StopEmailChangeResponse]  # type: ignore[assignment]
+    """Undoes a change of the address, begun or completed, with the token that was mailed to the address that the account had when it
+    began. Needs no sign-in, for who took the account over has taken that too. The account has that address again; every device is
+    signed out, and the password, which was known to whoever began the change, is gone: sign in by a code, or reset it. The address
+    that the account loses is told. The token works once, for 7 days, and voids those of the account's later changes.
+    Errors: UNAUTHENTICATED STOP_TOKEN_INVALID for a token that is unknown, used, voided or too old alike; ALREADY_EXISTS EMAIL_TAKEN
+    when the address got another account meanwhile, after which the token is still good.
     """
     DeleteAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]  # type: ignore[assignment]
     """Deletes the account for good: every session ends at once and every service erases what it holds about the person. Needs the
@@ -215,6 +231,20 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Redeems the code: the account has the new address from now on; the old one is told by mail. A code works once.
         Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used, unknown or other person's code alike, SESSION_REVOKED;
         ALREADY_EXISTS EMAIL_TAKEN when the address got an account meanwhile.
+        """
+
+    @_abc_1.abstractmethod
+    def StopEmailChange(
+        self,
+        request: _account_service_pb2.StopEmailChangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.StopEmailChangeResponse, _abc.Awaitable[_account_service_pb2.StopEmailChangeResponse]]:
+        """Undoes a change of the address, begun or completed, with the token that was mailed to the address that the account had when it
+        began. Needs no sign-in, for who took the account over has taken that too. The account has that address again; every device is
+        signed out, and the password, which was known to whoever began the change, is gone: sign in by a code, or reset it. The address
+        that the account loses is told. The token works once, for 7 days, and voids those of the account's later changes.
+        Errors: UNAUTHENTICATED STOP_TOKEN_INVALID for a token that is unknown, used, voided or too old alike; ALREADY_EXISTS EMAIL_TAKEN
+        when the address got another account meanwhile, after which the token is still good.
         """
 
     @_abc_1.abstractmethod

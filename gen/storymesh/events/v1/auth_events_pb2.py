@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%storymesh/events/v1/auth_events.proto\x12\x13storymesh.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc9\x01\n\nCodeIssued\x12!\n\x0c\x63hallenge_id\x18\x01 \x01(\tR\x0b\x63hallengeId\x12:\n\x07purpose\x18\x02 \x01(\x0e\x32 .storymesh.events.v1.CodePurposeR\x07purpose\x12\x1f\n\x0bsealed_mail\x18\x03 \x01(\x0cR\nsealedMail\x12;\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"S\n\x08\x43odeMail\x12\x14\n\x05\x65mail\x18\x01 \x01(\tR\x05\x65mail\x12\x12\n\x04\x63ode\x18\x02 \x01(\tR\x04\x63ode\x12\x1d\n\nfirst_name\x18\x03 \x01(\tR\tfirstName\"/\n\x14RegistrationRepeated\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\")\n\x0eUserRegistered\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\"&\n\x0bUserUpdated\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\"&\n\x0bUserDeleted\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\"\x8a\x01\n\x0eSessionRevoked\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x1d\n\nsession_id\x18\x02 \x01(\tR\tsessionId\x12@\n\x06reason\x18\x03 \x01(\x0e\x32(.storymesh.events.v1.SessionRevokeReasonR\x06reason\"\x82\x01\n\x0fSessionsRevoked\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12@\n\x06reason\x18\x02 \x01(\x0e\x32(.storymesh.events.v1.SessionRevokeReasonR\x06reason\x12\x14\n\x05\x63ount\x18\x03 \x01(\x03R\x05\x63ount\"@\n\x0fPasswordChanged\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x14\n\x05reset\x18\x02 \x01(\x08R\x05reset\"+\n\x10PasswordDisabled\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\"H\n\x0c\x45mailChanged\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x1f\n\x0bsealed_mail\x18\x02 \x01(\x0cR\nsealedMail\"B\n\x0b\x41\x64\x64ressMail\x12\x14\n\x05\x65mail\x18\x01 \x01(\tR\x05\x65mail\x12\x1d\n\nfirst_name\x18\x02 \x01(\tR\tfirstName\"Q\n\x11NewDeviceSignedIn\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12#\n\rsealed_device\x18\x02 \x01(\x0cR\x0csealedDevice\"{\n\nDeviceMail\x12\x1f\n\x0b\x64\x65vice_name\x18\x01 \x01(\tR\ndeviceName\x12\x0e\n\x02ip\x18\x02 \x01(\tR\x02ip\x12<\n\x0csign_in_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nsignInTime\"*\n\x0fUsernameChanged\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\"1\n\x0e\x41\x63\x63ountDeleted\x12\x1f\n\x0bsealed_mail\x18\x01 \x01(\x0cR\nsealedMail\")\n\x0e\x41\x64\x64ressClaimed\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId*\xa4\x01\n\x0b\x43odePurpose\x12\x1c\n\x18\x43ODE_PURPOSE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43ODE_PURPOSE_REGISTRATION\x10\x01\x12\x18\n\x14\x43ODE_PURPOSE_SIGN_IN\x10\x02\x12\x1f\n\x1b\x43ODE_PURPOSE_PASSWORD_RESET\x10\x03\x12\x1d\n\x19\x43ODE_PURPOSE_EMAIL_CHANGE\x10\x04*\xce\x02\n\x13SessionRevokeReason\x12%\n!SESSION_REVOKE_REASON_UNSPECIFIED\x10\x00\x12 \n\x1cSESSION_REVOKE_REASON_LOGOUT\x10\x01\x12!\n\x1dSESSION_REVOKE_REASON_REVOKED\x10\x02\x12(\n$SESSION_REVOKE_REASON_REFRESH_REUSED\x10\x03\x12*\n&SESSION_REVOKE_REASON_PASSWORD_CHANGED\x10\x04\x12)\n%SESSION_REVOKE_REASON_ACCOUNT_DELETED\x10\x05\x12&\n\"SESSION_REVOKE_REASON_ROLE_CHANGED\x10\x06\x12\"\n\x1eSESSION_REVOKE_REASON_TOO_MANY\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%storymesh/events/v1/auth_events.proto\x12\x13storymesh.events.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc9\x01\n\nCodeIssued\x12!\n\x0c\x63hallenge_id\x18\x01 \x01(\tR\x0b\x63hallengeId\x12:\n\x07purpose\x18\x02 \x01(\x0e\x32 .storymesh.events.v1.CodePurposeR\x07purpose\x12\x1f\n\x0bsealed_mail\x18\x03 \x01(\x0cR\nsealedMail\x12;\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"S\n\x08\x43odeMail\x12\x14\n\x05\x65mail\x18\x01 \x01(\tR\x05\x65mail\x12\x12\n\x04\x63ode\x18\x02 \x01(\tR\x04\x63ode\x12\x1d\n\nfirst_name\x18\x03 \x01(\tR\tfirstName\"/\n\x14RegistrationRepeated\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\")\n\x0eUserRegistered\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\"&\n\x0bUserUpdated\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\"&\n\x0bUserDeleted\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\"\x8a\x01\n\x0eSessionRevoked\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x1d\n\nsession_id\x18\x02 \x01(\tR\tsessionId\x12@\n\x06reason\x18\x03 \x01(\x0e\x32(.storymesh.events.v1.SessionRevokeReasonR\x06reason\"\x82\x01\n\x0fSessionsRevoked\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12@\n\x06reason\x18\x02 \x01(\x0e\x32(.storymesh.events.v1.SessionRevokeReasonR\x06reason\x12\x14\n\x05\x63ount\x18\x03 \x01(\x03R\x05\x63ount\"@\n\x0fPasswordChanged\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x14\n\x05reset\x18\x02 \x01(\x08R\x05reset\"+\n\x10PasswordDisabled\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\"\x92\x01\n\x10\x45mailChangeBegun\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x1f\n\x0bsealed_mail\x18\x02 \x01(\x0cR\nsealedMail\x12\x44\n\x10stop_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0estopExpireTime\"e\n\x0f\x45mailChangeMail\x12\x14\n\x05\x65mail\x18\x01 \x01(\tR\x05\x65mail\x12\x1d\n\nfirst_name\x18\x02 \x01(\tR\tfirstName\x12\x1d\n\nstop_token\x18\x03 \x01(\tR\tstopToken\"-\n\x12\x45mailChangeStopped\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\"H\n\x0c\x45mailChanged\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x1f\n\x0bsealed_mail\x18\x02 \x01(\x0cR\nsealedMail\"B\n\x0b\x41\x64\x64ressMail\x12\x14\n\x05\x65mail\x18\x01 \x01(\tR\x05\x65mail\x12\x1d\n\nfirst_name\x18\x02 \x01(\tR\tfirstName\"Q\n\x11NewDeviceSignedIn\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12#\n\rsealed_device\x18\x02 \x01(\x0cR\x0csealedDevice\"{\n\nDeviceMail\x12\x1f\n\x0b\x64\x65vice_name\x18\x01 \x01(\tR\ndeviceName\x12\x0e\n\x02ip\x18\x02 \x01(\tR\x02ip\x12<\n\x0csign_in_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nsignInTime\"*\n\x0fUsernameChanged\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\"1\n\x0e\x41\x63\x63ountDeleted\x12\x1f\n\x0bsealed_mail\x18\x01 \x01(\x0cR\nsealedMail\")\n\x0e\x41\x64\x64ressClaimed\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId*\xa4\x01\n\x0b\x43odePurpose\x12\x1c\n\x18\x43ODE_PURPOSE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43ODE_PURPOSE_REGISTRATION\x10\x01\x12\x18\n\x14\x43ODE_PURPOSE_SIGN_IN\x10\x02\x12\x1f\n\x1b\x43ODE_PURPOSE_PASSWORD_RESET\x10\x03\x12\x1d\n\x19\x43ODE_PURPOSE_EMAIL_CHANGE\x10\x04*\xfe\x02\n\x13SessionRevokeReason\x12%\n!SESSION_REVOKE_REASON_UNSPECIFIED\x10\x00\x12 \n\x1cSESSION_REVOKE_REASON_LOGOUT\x10\x01\x12!\n\x1dSESSION_REVOKE_REASON_REVOKED\x10\x02\x12(\n$SESSION_REVOKE_REASON_REFRESH_REUSED\x10\x03\x12*\n&SESSION_REVOKE_REASON_PASSWORD_CHANGED\x10\x04\x12)\n%SESSION_REVOKE_REASON_ACCOUNT_DELETED\x10\x05\x12&\n\"SESSION_REVOKE_REASON_ROLE_CHANGED\x10\x06\x12\"\n\x1eSESSION_REVOKE_REASON_TOO_MANY\x10\x07\x12.\n*SESSION_REVOKE_REASON_EMAIL_CHANGE_STOPPED\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'storymesh.events.v1.auth_events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CODEPURPOSE']._serialized_start=1430
-  _globals['_CODEPURPOSE']._serialized_end=1594
-  _globals['_SESSIONREVOKEREASON']._serialized_start=1597
-  _globals['_SESSIONREVOKEREASON']._serialized_end=1931
+  _globals['_CODEPURPOSE']._serialized_start=1729
+  _globals['_CODEPURPOSE']._serialized_end=1893
+  _globals['_SESSIONREVOKEREASON']._serialized_start=1896
+  _globals['_SESSIONREVOKEREASON']._serialized_end=2278
   _globals['_CODEISSUED']._serialized_start=96
   _globals['_CODEISSUED']._serialized_end=297
   _globals['_CODEMAIL']._serialized_start=299
@@ -56,18 +56,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PASSWORDCHANGED']._serialized_end=894
   _globals['_PASSWORDDISABLED']._serialized_start=896
   _globals['_PASSWORDDISABLED']._serialized_end=939
-  _globals['_EMAILCHANGED']._serialized_start=941
-  _globals['_EMAILCHANGED']._serialized_end=1013
-  _globals['_ADDRESSMAIL']._serialized_start=1015
-  _globals['_ADDRESSMAIL']._serialized_end=1081
-  _globals['_NEWDEVICESIGNEDIN']._serialized_start=1083
-  _globals['_NEWDEVICESIGNEDIN']._serialized_end=1164
-  _globals['_DEVICEMAIL']._serialized_start=1166
-  _globals['_DEVICEMAIL']._serialized_end=1289
-  _globals['_USERNAMECHANGED']._serialized_start=1291
-  _globals['_USERNAMECHANGED']._serialized_end=1333
-  _globals['_ACCOUNTDELETED']._serialized_start=1335
-  _globals['_ACCOUNTDELETED']._serialized_end=1384
-  _globals['_ADDRESSCLAIMED']._serialized_start=1386
-  _globals['_ADDRESSCLAIMED']._serialized_end=1427
+  _globals['_EMAILCHANGEBEGUN']._serialized_start=942
+  _globals['_EMAILCHANGEBEGUN']._serialized_end=1088
+  _globals['_EMAILCHANGEMAIL']._serialized_start=1090
+  _globals['_EMAILCHANGEMAIL']._serialized_end=1191
+  _globals['_EMAILCHANGESTOPPED']._serialized_start=1193
+  _globals['_EMAILCHANGESTOPPED']._serialized_end=1238
+  _globals['_EMAILCHANGED']._serialized_start=1240
+  _globals['_EMAILCHANGED']._serialized_end=1312
+  _globals['_ADDRESSMAIL']._serialized_start=1314
+  _globals['_ADDRESSMAIL']._serialized_end=1380
+  _globals['_NEWDEVICESIGNEDIN']._serialized_start=1382
+  _globals['_NEWDEVICESIGNEDIN']._serialized_end=1463
+  _globals['_DEVICEMAIL']._serialized_start=1465
+  _globals['_DEVICEMAIL']._serialized_end=1588
+  _globals['_USERNAMECHANGED']._serialized_start=1590
+  _globals['_USERNAMECHANGED']._serialized_end=1632
+  _globals['_ACCOUNTDELETED']._serialized_start=1634
+  _globals['_ACCOUNTDELETED']._serialized_end=1683
+  _globals['_ADDRESSCLAIMED']._serialized_start=1685
+  _globals['_ADDRESSCLAIMED']._serialized_end=1726
 # @@protoc_insertion_point(module_scope)

@@ -72,6 +72,8 @@ class _SessionRevokeReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_S
     """The person's role was withdrawn."""
     SESSION_REVOKE_REASON_TOO_MANY: _SessionRevokeReason.ValueType  # 7
     """Another one was opened, and the account had as many as it may have: the one unused longest ended."""
+    SESSION_REVOKE_REASON_EMAIL_CHANGE_STOPPED: _SessionRevokeReason.ValueType  # 8
+    """A change of the address was stopped by whoever reads the former one."""
 
 class SessionRevokeReason(_SessionRevokeReason, metaclass=_SessionRevokeReasonEnumTypeWrapper):
     """Why a session was ended."""
@@ -92,6 +94,8 @@ SESSION_REVOKE_REASON_ROLE_CHANGED: SessionRevokeReason.ValueType  # 6
 """The person's role was withdrawn."""
 SESSION_REVOKE_REASON_TOO_MANY: SessionRevokeReason.ValueType  # 7
 """Another one was opened, and the account had as many as it may have: the one unused longest ended."""
+SESSION_REVOKE_REASON_EMAIL_CHANGE_STOPPED: SessionRevokeReason.ValueType  # 8
+"""A change of the address was stopped by whoever reads the former one."""
 Global___SessionRevokeReason: _TypeAlias = SessionRevokeReason  # noqa: Y015
 
 @_typing.final
@@ -355,6 +359,90 @@ class PasswordDisabled(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PasswordDisabled: _TypeAlias = PasswordDisabled  # noqa: Y015
+
+@_typing.final
+class EmailChangeBegun(_message.Message):
+    """Somebody began to move an account to another address; the one that it has is told, and how to stop it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SEALED_MAIL_FIELD_NUMBER: _builtins.int
+    STOP_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The account."""
+    sealed_mail: _builtins.bytes
+    """An EmailChangeMail, sealed as CodeIssued's is."""
+    @_builtins.property
+    def stop_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when the change can be stopped."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        sealed_mail: _builtins.bytes = ...,
+        stop_expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stop_expire_time", b"stop_expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sealed_mail", b"sealed_mail", "stop_expire_time", b"stop_expire_time", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmailChangeBegun: _TypeAlias = EmailChangeBegun  # noqa: Y015
+
+@_typing.final
+class EmailChangeMail(_message.Message):
+    """What EmailChangeBegun seals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMAIL_FIELD_NUMBER: _builtins.int
+    FIRST_NAME_FIELD_NUMBER: _builtins.int
+    STOP_TOKEN_FIELD_NUMBER: _builtins.int
+    email: _builtins.str
+    """The recipient."""
+    first_name: _builtins.str
+    """How to address the recipient, empty when unknown."""
+    stop_token: _builtins.str
+    """Stops the change."""
+    def __init__(
+        self,
+        *,
+        email: _builtins.str = ...,
+        first_name: _builtins.str = ...,
+        stop_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "first_name", b"first_name", "stop_token", b"stop_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmailChangeMail: _TypeAlias = EmailChangeMail  # noqa: Y015
+
+@_typing.final
+class EmailChangeStopped(_message.Message):
+    """A change of the address was stopped by whoever reads the former one, which the account has again; that address is told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The account."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmailChangeStopped: _TypeAlias = EmailChangeStopped  # noqa: Y015
 
 @_typing.final
 class EmailChanged(_message.Message):
