@@ -1,4 +1,4 @@
--- Reads a JSON body as RFC 8259 has it, before the transcoder does, which takes more than JSON and makes of some values others:
+-- Reads a JSON body as RFC 8259 has it, and a query, before the transcoder does, which takes more than JSON and makes of some values others:
 -- a text becomes a list of one, a list in a list its items, an object an empty list, "yes" true, and the last of two fields wins.
 -- bodies.py writes METHODS and METADATA in front of this. Whatever goes wrong here refuses the request: see `judged`.
 
@@ -6,6 +6,7 @@ local MOST_DEPTH = 32
 local WORDS = { ["true"] = "boolean", ["false"] = "boolean", ["null"] = "null" }
 local ESCAPES = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
 local DELETE = 127
+local TWICE = "must be given once"
 
 local function malformed()
   error("malformed", 0)
@@ -140,7 +141,7 @@ local function fault(text, fields)
       fits = fits and (not field.items or field.items[item])
     end
     if seen[field.name] then
-      faulty, complaint = field.name, "must be given once"
+      faulty, complaint = field.name, TWICE
     elseif not fits then
       faulty, complaint = field.name, field.complaint
     end
@@ -152,11 +153,24 @@ local function fault(text, fields)
   return faulty, complaint
 end
 
-local function fields_of(headers)
-  local verb, path = headers:get(":method"), (headers:get(":path") or ""):match("^[^?]*")
+local function given_twice(query, fields)
+  local seen = {}
+  for parameter in query:gmatch("[^&]+") do
+    local name = parameter:match("^[^=]*"):gsub("%%(%x%x)", function(code)
+      return string.char(tonumber(code, 16))
+    end)
+    local field = fields[name]
+    if field and seen[field.name] and not field.kinds.list then
+      return field.name
+    end
+    seen[field and field.name or ""] = true
+  end
+end
+
+local function method_of(verb, path)
   for _, method in ipairs(METHODS) do
     if method.verb == verb and path:find(method.path) then
-      return method.fields
+      return method
     end
   end
 end
@@ -177,12 +191,19 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  local fields = is_json(headers) and fields_of(headers)
-  local body = fields and handle:body()
+  local path, query = (headers:get(":path") or ""):match("^([^?]*)%??(.*)$")
+  local method = method_of(headers:get(":method"), path)
+  if not method then
+    return
+  elseif not method.takes_body then
+    local field = given_twice(query, method.fields)
+    return field and refuse(handle, "field", field, TWICE)
+  end
+  local body = is_json(headers) and handle:body()
   if not body then
     return
   end
-  local read, field, complaint = pcall(fault, body:getBytes(0, body:length()), fields)
+  local read, field, complaint = pcall(fault, body:getBytes(0, body:length()), method.fields)
   if not read then
     refuse(handle, "json", "", "The request body is not one object of JSON (RFC 8259).")
   elseif field then

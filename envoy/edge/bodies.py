@@ -1,7 +1,7 @@
 """Refuses JSON bodies whose values the transcoder would make others of: it reads leniently, and a service sees only what it made.
 
 A text in the place of a list, a list in a list, an object in the place of a list, a text for true or false, a null in a list, a
-field given twice, and what is no JSON at all. The types are the contract's.
+field given twice, in a query too, and what is no JSON at all. The types are the contract's.
 """
 
 from __future__ import annotations
@@ -30,11 +30,16 @@ _WORDS = {
 
 def strict_bodies(contract: Contract) -> Config:
     """The filter; stands before the transcoder, behind what waits for the whole body."""
+    bindings = [(binding, method) for method in contract.exposed for binding in method.bindings]
     methods = [
-        {"verb": binding.verb, "path": _pattern(binding.template), "fields": _fields(method)}
-        for method in contract.exposed
-        for binding in method.bindings
-        if binding.takes_body
+        {
+            "verb": binding.verb,
+            "path": _pattern(binding.template),
+            "takes_body": binding.takes_body,
+            "fields": _fields(method),
+        }
+        # To a pattern, a last segment with a verb of the contract is an id as well.
+        for binding, method in sorted(bindings, key=lambda each: ":" not in each[0].template)
     ]
     return extension(
         "envoy.filters.http.lua.bodies",

@@ -202,6 +202,27 @@ async def test_a_trailing_slash_or_a_query_changes_nothing(ada: httpx.AsyncClien
         assert answer.status_code == 400, path
 
 
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/stories?page_size=1&page_size=2", "page_size"),
+        ("/v1/stories?page_size=1&pageSize=2", "page_size"),
+        ("/v1/stories?page_token=a&page%5Ftoken=b", "page_token"),
+        ("/v1/stories?state=2&page_size=1&state=3", "state"),
+        ("/v1/stories/s1:watch?resume_token=a&resume_token=b", "resume_token"),
+        ("/v1/admin/deadLetters?service=story&service=", "service"),
+    ],
+)
+async def test_a_field_that_a_query_gives_twice_is_refused_and_named(
+    ada: httpx.AsyncClient, mesh: Mesh, path: str, field: str
+) -> None:
+    answer = await ada.get(path)
+    assert (answer.status_code, reason(answer)) == (400, "REQUEST_MALFORMED"), answer.text
+    (violation,) = detail(answer, "type.googleapis.com/google.rpc.BadRequest")["field_violations"]
+    assert violation == {"field": field, "description": "must be given once", "reason": "TYPE"}
+    assert mesh.calls.seen == []
+
+
 async def test_true_and_false_are_taken_where_they_belong(ada: httpx.AsyncClient) -> None:
     for value in ("true", "false", "null"):
         answer = await ada.post(CALLS["ReplayDeadLetters"][1], content=f'{{"dry_run": {value}}}', headers=JSON)
