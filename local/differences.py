@@ -81,8 +81,8 @@ def of(record: MeshRecord, layout: Layout, only: Collection[str]) -> Differences
 def _runners(record: MeshRecord, layout: Layout) -> dict[str, tuple[str, str]]:
     """The runner's settings that differ: as the mesh runs, and as it would be started now."""
     wanted = layout.settings.environment()
-    if record.settings.get(WRITER):
-        wanted[WRITER] = wanted[WRITER] or writers.choose(layout.settings).name
+    # Where nobody writes, nobody else can.
+    wanted[WRITER] = record.settings.get(WRITER, "") and (wanted[WRITER] or writers.choose(layout.settings).name)
     return {
         name: values
         for name in sorted(wanted.keys() | record.settings.keys())

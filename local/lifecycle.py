@@ -62,7 +62,7 @@ def _described(layout: Layout, mesh: Mesh, only: Sequence[str]) -> MeshRecord:
 
 
 def _with_writer(layout: Layout, writer: str) -> Layout:
-    return Layout(layout.settings.model_copy(update={"writer": writer})) if writer else layout
+    return Layout(layout.settings.model_copy(update={"writer": writer}))
 
 
 async def _until_signalled(supervisor: Supervisor) -> None:
@@ -109,6 +109,8 @@ def _join(layout: Layout, only: Sequence[str]) -> MeshRecord:
     else:
         print("The mesh is already starting.")
         record = _follow(layout, record.supervisor.pid, None)
+    if unwell := [f"{each.name} is {each.state.value}" for each in record.components if not each.state.fine]:
+        print(f"Not all of it is healthy: {', '.join(unwell)}.")
     if found.kept:
         print(f"It keeps what it was started with, though that is not set now: {', '.join(found.kept)}.")
     if found.new_code:

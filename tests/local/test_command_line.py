@@ -42,6 +42,7 @@ def test_a_day_in_the_life_of_a_mesh(local: CommandLine, layout: Layout) -> None
     local("stop", "mail")
     table = local("status", expect=1)
     assert "stopped" in table
+    assert "Not all of it is healthy: mail is stopped." in local("up", *STORES)
     assert "killed by SIGKILL" in table
 
     processes = local.processes()
@@ -75,6 +76,7 @@ def test_a_mesh_that_is_up_says_what_is_asked_for_otherwise_and_what_it_keeps(la
             assert len(refused.splitlines()) == 1
             assert "sk-" not in refused
         assert "it has only postgres, redis, mail" in begun("up", expect=1)
+        assert "writer" not in CommandLine(layout, begun.environment | {"STORYMESH_WRITER": "openai"})("up", *STORES)
     finally:
         begun("down")
 
