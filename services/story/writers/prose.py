@@ -121,6 +121,7 @@ _FAREWELLS = (
 )
 _LONGEST_FAREWELL = 60
 _DECORATION = " .!\n~-–—=[]()"  # noqa: RUF001
+_RULE = " \n-–—="  # noqa: RUF001
 _NUMBER = re.compile(r"\d+")
 
 
@@ -129,7 +130,7 @@ class Plain:
 
     Control characters and the marks of Markdown (#, *, ` and _) are dropped, and so are fences with the language they name. Any run
     of line breaks becomes one empty line, white space is never sent before what follows it (so that the text ends clean), and a
-    paragraph that only says "The end" or counts the words is dropped.
+    paragraph that only says "The end", counts the words or draws a line is dropped.
     """
 
     def __init__(self) -> None:
@@ -159,7 +160,7 @@ class Plain:
     def flush(self) -> str:
         """What was held back and belongs to the text, at the end of the stream or of a line."""
         self._held = self._held.rstrip()
-        if _farewell(self._held) in _FAREWELLS:
+        if _farewell(self._held) in _FAREWELLS or not self._held.strip(_RULE):
             self._held = ""
         return self._release()
 

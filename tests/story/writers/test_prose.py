@@ -103,6 +103,8 @@ def test_complete_text_ends_with_a_sentence(text: str, complete: bool) -> None:
         ("One.\n\nThe end of it.", "One.\n\nThe end of it."),
         ("One. The end.", "One. The end."),
         ("The end", ""),
+        *((f"One.\n{rule}\nTwo.", "One.\n\nTwo.") for rule in ("---", "===", "- - -", "—")),
+        *((f"One.\n{kept}\nTwo.", f"One.\n\n{kept}\n\nTwo.") for kept in ("...", "— No.", "-5")),
         *((f"One.\n\n{end}\n", "One.") for end in ("~ The End ~", "— Fin —", "(The end)", "ENDE", "完", "[The End.]")),
         *((f"One.\n\n{end}", "One.") for end in ("Word count: 352", "(352 words)", "**Word count:** 99 words")),
         *((f"One.\n\n{kept}", f"One.\n\n{kept}") for kept in ("“The end.”", "Fin ran.", "3 words fell.", "Finn", "7")),

@@ -33,6 +33,8 @@ from .telling import ANSWER, BRIEF, STORY, Make, content, refusal_of, told
         f"The Key<think>x\n\ny</think>\n\n{STORY}",
         f"The Key\n\n{STORY[:200]}<think>x\n\ny.</think>{STORY[200:]}",
         f"<answer>\n{ANSWER}</answer>",
+        f"&lt;think&gt;x&lt;/think&gt;{ANSWER}",
+        f"<|im_start|>assistant\n{ANSWER}<|im_end|>",
         f"<title>The Key</title><story>{STORY}</story>",
         f"Hm, a story.\nLet me think.</think>\n\n{ANSWER}",
         f"{ANSWER}<\uff5cend▁of▁sentence\uff5c>",

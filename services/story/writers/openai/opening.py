@@ -34,12 +34,18 @@ _SENTENCE = re.compile(
     r"[^\n]*?(?:[.!…]+[\"”’']*\s+|\n)",  # noqa: RUF001
     re.IGNORECASE,
 )
+_ALONE = re.compile(
+    rf"(?:here(?: goes| we go| you are| you go| it is)|your story is ready|let['’]s (?:begin|start|go)|thinking|story"  # noqa: RUF001
+    rf"|{_ANNOUNCEMENTS})[^\w\n]*\n",
+    re.IGNORECASE,
+)
 _LABEL = re.compile(
-    r"\W*(?:story\s+)?(?:title|titel|titre|título|titulo|titolo|название|заголовок|标题|标題|題目|题目|タイトル|제목)\W*(?:[:：]|\s[-–—]\s)\W*",  # noqa: RUF001
+    r"\W*(?:story\s+)?(?:assistant|title|titel|titre|título|titulo|titolo|название|заголовок|标题|标題|題目|题目|タイトル|제목)\W*(?:[:：]|\s[-–—]\s)\W*",  # noqa: RUF001
     re.IGNORECASE,
 )
 # Too long for a title with a colon behind it: it says what comes.
 _REMARK = re.compile(r"\W*(?:(?:your |the )?story|(?:\S+\s+){4,}\S+)\s*[:：]\W*$", re.IGNORECASE)  # noqa: RUF001
+_MARKS = " \t#*_>"
 _COLONS = ": ："  # noqa: RUF001
 _FENCE = re.compile(r"\s*(?:`{3}|~{3})")
 _DATA = re.compile(r"""\s*(?:[\[{]\s*$|\{\s*["']?\w+["']?\s*:|\[\s*[{"'])""")
@@ -47,14 +53,14 @@ _DATA = re.compile(r"""\s*(?:[\[{]\s*$|\{\s*["']?\w+["']?\s*:|\[\s*[{"'])""")
 # What a story may be announced by after its title, as it begins.
 _ANNOUNCING = (
     *("sure", "certainly", "of course", "absolutely", "okay", "ok,", "ok!", "alright"),
-    *("here is", "here's", "here\u2019s", "below is"),
+    *("here is", "here's", "here\u2019s", "here you", "here goes", "below is", "story:"),
 )
 
 
 def without_announcement(line: str) -> str:
     """The line without the words by which a model announces its story. Often nothing is left; without a line break, it goes on."""
-    rest = line.lstrip(" \t#*_>")
-    for announcement in (_ASSENT, _TO_COLON, _SENTENCE):
+    rest = line.lstrip(_MARKS)
+    for announcement in (_ASSENT, _TO_COLON, _SENTENCE, _ALONE):
         if found := announcement.match(rest, 0, 2 * _LINE_LIMIT):
             rest = rest[found.end() :]
     return rest
@@ -96,7 +102,11 @@ def _cleaned(line: str) -> str:
     title = one_line(line)
     if label := _LABEL.match(title):
         title = title[label.end() :]
-    return title.rstrip(_COLONS).strip(_TITLE_MARKS) if any(map(str.isalnum, title)) else ""
+    title = title.rstrip(_COLONS).strip(_TITLE_MARKS)
+    for pair in ("[]", "{}"):
+        if title.endswith(pair[1]) and title.rfind(pair[0]) <= 0:
+            title = title.strip(pair).strip(_TITLE_MARKS)
+    return title if any(map(str.isalnum, title)) else ""
 
 
 class Announcement:
@@ -109,7 +119,7 @@ class Announcement:
         if self._held is None:
             return text
         self._held = (self._held + text).lstrip()
-        low = self._held[:12].lower()
+        low = self._held.lstrip(_MARKS)[:12].lower()
         may_be = any(low.startswith(start) or start.startswith(low) for start in _ANNOUNCING)
         if may_be and not is_all and "\n" not in self._held and len(self._held) <= _LINE_LIMIT:
             return ""

@@ -12,11 +12,11 @@ import re
 from ..prose import word_set
 
 # Bounded, so that no text makes the search long.
-_TAG = r"</?\s{0,10}[A-Za-z][\w:-]{0,40}(?:\s[^<>]{0,200})?/?>"
+_TAG = r"(?:<|&lt;)/?\s{0,10}[A-Za-z][\w:-]{0,40}(?:\s[^<>&]{0,200})?/?(?:>|&gt;)"
 _TOKEN = r"<[|｜][^<>|｜\n]{1,40}[|｜]>"  # noqa: RUF001 - DeepSeek's tokens have wide bars
 _MARK = re.compile(rf"{_TAG}|{_TOKEN}|\[/?THINK\]|◁/?think▷", re.IGNORECASE)
 _MAY_BECOME_MARK = re.compile(
-    r"(?:<(?:/?\s{0,10}[A-Za-z][^<>]{0,240}|[|｜][^<>\n]{0,41}|/?\s{0,10})|\[/?(?:T|TH|THI|THIN|THINK)?|◁/?[a-z]{0,5})\Z",  # noqa: RUF001
+    r"(?:<(?:/?\s{0,10}[A-Za-z][^<>]{0,240}|[|｜][^<>\n]{0,41}|/?\s{0,10})|&(?:l|lt|lt;[^<>\n]{0,240})?|\[/?(?:T|TH|THI|THIN|THINK)?|◁/?[a-z]{0,5})\Z",  # noqa: RUF001
     re.IGNORECASE,
 )
 _NAME = re.compile(r"[a-z][\w:-]*")
@@ -30,8 +30,8 @@ _BLOCKS = word_set(
     "answer article body br chapter content div document final h1 h2 h3 h4 h5 h6 head header html li main"
     " output p paragraph response result section story text title ul"
 )
-# gpt-oss and Llama: what stands between two of these is the name of a role or a channel.
-_HEADERS = frozenset({"start", "channel", "start_header_id"})
+# gpt-oss and Llama: what stands between two of these is the name of a role or a channel. ChatML ends it with the line.
+_HEADERS = frozenset({"start", "channel", "start_header_id", "im_start"})
 _HEADER_ENDS = frozenset({"message", "end_header_id"})
 _CHANNEL = "channel"
 
@@ -53,6 +53,7 @@ class Thoughts:
         self._thought = ""
         self._depth = 0
         self._header: str | None = None
+        self._header_is_line = False
         self._held: list[str] = []
         self._size = 0
 
@@ -83,8 +84,12 @@ class Thoughts:
 
     def _say(self, text: str, out: list[str]) -> None:
         if self._header is not None:
-            self._header = (self._header + text)[:80]
-        elif not self._thought:
+            header = self._header + text
+            if not self._header_is_line or "\n" not in header:
+                self._header = header[:80]
+                return
+            self._header, text = None, header.partition("\n")[2]
+        if not self._thought:
             out.append(text)
         if self._thought or self.thinks_first:
             self._size += len(text)
@@ -92,6 +97,7 @@ class Thoughts:
                 raise ValueError("the model does not stop thinking")
 
     def _take(self, mark: str, out: list[str]) -> None:
+        mark = mark.replace("&lt;", "<").replace("&gt;", ">")
         name = found.group() if (found := _NAME.search(mark)) else ""
         if mark[1] in "|｜":  # noqa: RUF001
             self._take_token(name, out)
@@ -104,7 +110,7 @@ class Thoughts:
 
     def _take_token(self, name: str, out: list[str]) -> None:
         if name in _HEADERS:
-            self._header = ""
+            self._header, self._header_is_line = "", name == "im_start"
         elif name in _HEADER_ENDS and self._header is not None:
             channel, self._header = self._header.strip().lower(), None
             self._thought = "" if channel.startswith(("final", "assistant")) or not channel else _CHANNEL
