@@ -16,7 +16,8 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from storymesh.auth.v1 import account_service_pb2 as account
-from storymesh.auth.v1 import account_service_pb2_grpc as account_grpc
+from storymesh.auth.v1 import session_service_pb2 as session
+from storymesh.auth.v1 import session_service_pb2_grpc as session_grpc
 
 from tests.envoy.conftest import Edge, Mesh
 from tests.envoy.test_limits import failing, over_limit
@@ -87,7 +88,7 @@ async def test_a_stranger_is_refused_with_code_and_reason(
 
 
 @pytest.mark.parametrize("media_type", MEDIA_TYPES)
-async def test_what_is_too_large_unavailable_or_late_is_refused_likewise(
+async def test_what_is_too_large_or_unavailable_is_refused_likewise(
     ada: httpx.AsyncClient, mesh: Mesh, media_type: str
 ) -> None:
     status = refused(await call(ada, SIGN_IN, media_type, b"x" * 5000))
@@ -97,11 +98,13 @@ async def test_what_is_too_large_unavailable_or_late_is_refused_likewise(
     assert (status.code, reason_of(status)) == (code_pb2.UNAVAILABLE, "SERVICE_UNAVAILABLE")
     assert delay_of(status) == int(answer.headers["retry-after"]) == 1
 
+
+async def test_what_is_late_is_refused_likewise(ada: httpx.AsyncClient, mesh: Mesh) -> None:
     async def hang(_request: Any, _context: Any) -> None:
         await asyncio.sleep(5)
 
     mesh.calls.instead["GetAccount"] = hang
-    status = refused(await call(ada, GET_ACCOUNT, media_type))
+    status = refused(await call(ada, GET_ACCOUNT, "application/grpc-web"))
     assert (status.code, reason_of(status)) == (code_pb2.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
 
 
@@ -169,9 +172,8 @@ async def test_the_local_guard_refuses_likewise(mesh_with: Callable[..., Awaitab
 )
 @pytest.mark.parametrize("headers_first", [False, True])
 async def test_what_grpcs_library_answers_for_a_service_gets_a_reason(
-    ada: httpx.AsyncClient,
+    http: httpx.AsyncClient,
     channel: grpc.aio.Channel,
-    credentials: tuple[tuple[str, str]],
     mesh: Mesh,
     code: grpc.StatusCode,
     http_status: int,
@@ -183,14 +185,16 @@ async def test_what_grpcs_library_answers_for_a_service_gets_a_reason(
             await context.send_initial_metadata(())
         await context.abort(code, "Socket closed at 10.0.0.7")
 
-    mesh.calls.instead["GetAccount"] = refuse
-    answer = await ada.get("/v1/account")
+    # A success in between, as the edge puts a process aside that answers with nothing but failures.
+    assert (await http.post("/v1/sessions", json={})).status_code == 200
+    mesh.calls.instead["CreateSession"] = refuse
+    answer = await http.post("/v1/sessions", json={})
     assert answer.status_code == http_status
     assert answer.json()["code"] == code.value[0]
     assert [detail["reason"] for detail in answer.json()["details"]] == [reason]
     assert "Socket" not in answer.text
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await account_grpc.AccountServiceStub(channel).GetAccount(account.GetAccountRequest(), metadata=credentials)
+        await session_grpc.SessionServiceStub(channel).CreateSession(session.CreateSessionRequest())
     native = rpc_status.from_call(error.value)  # type: ignore[arg-type]  # as above
     assert native is not None
     assert (native.code, reason_of(native)) == (code.value[0], reason)
