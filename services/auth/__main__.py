@@ -155,7 +155,7 @@ def operations(
         most_failures=settings.sign_in_most_failures,
     )
     codes = {purpose: codes_of(purpose, settings, redis, clock, random) for purpose in Purpose}
-    code_proofs = CodeProofs(db, codes=codes, mails=mails, clock=clock, random=random)
+    code_proofs = CodeProofs(db, codes=codes, device_tokens=device_tokens, mails=mails, clock=clock, random=random)
     owner_proofs = OwnerProofs(db, endings, passwords=password_proofs, codes=code_proofs)
     email_stops = EmailStops(
         db,
@@ -242,9 +242,11 @@ def codes_of(purpose: Purpose, settings: AuthSettings, redis: Redis, clock: Cloc
         attempts=settings.code_attempts,
         attempts_a_day=settings.code_attempts_a_day,
         cooldown=timedelta(seconds=settings.code_cooldown_seconds),
+        repeat=timedelta(seconds=min(settings.code_repeat_seconds, settings.code_cooldown_seconds)),
         an_hour=settings.codes_an_hour,
         a_day=settings.codes_a_day,
-        live=settings.live_registrations,
+        an_hour_altogether=settings.codes_an_hour_altogether,
+        a_day_altogether=settings.codes_a_day_altogether,
     )
     digits = REGISTRATION_DIGITS if registering else DIGITS
     peppers = settings.code_pepper.get_secret_value()

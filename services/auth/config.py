@@ -104,11 +104,33 @@ class AuthSettings(AuthWorkerSettings):
     registration_seconds: float = Field(
         1800.0, gt=0, description="How long a registration can be completed after its latest code."
     )
-    live_registrations: int = Field(3, ge=1, description="Registrations that an address may have at a time.")
     code_seconds: float = Field(600.0, gt=0, description="Life of a mailed code.")
     sign_in_code_seconds: float = Field(300.0, gt=0, description="Life of a mailed code that signs in.")
     code_attempts: int = Field(5, ge=1, description="Wrong codes after which none helps any more.")
-    code_attempts_a_day: int = Field(50, ge=1, description="Wrong codes in 24 h for one address.")
-    code_cooldown_seconds: float = Field(60.0, ge=0, description="Time between two codes for one address.")
-    codes_an_hour: int = Field(5, ge=1, description="Codes in 1 h for one address.")
-    codes_a_day: int = Field(10, ge=1, description="Codes in 24 h for one address.")
+    code_attempts_a_day: int = Field(
+        50, ge=1, description="Wrong codes in 24 h for one address, of challenges from one network or known device."
+    )
+    code_cooldown_seconds: float = Field(
+        60.0, ge=0, description="Time within which who asks again for a code at an address is mailed the same one."
+    )
+    code_repeat_seconds: float = Field(
+        15.0, ge=0, description="Time between two mails of the same code; never longer than the one before."
+    )
+    codes_an_hour: int = Field(
+        5, ge=1, description="Mails with codes in 1 h to one address, for one purpose and one network or known device."
+    )
+    codes_a_day: int = Field(
+        10,
+        ge=1,
+        description="Mails with codes in 24 h to one address, for one purpose and one network or known device.",
+    )
+    codes_an_hour_altogether: int = Field(
+        10,
+        ge=1,
+        description="Mails with codes in 1 h to one address, for one purpose and all networks; known devices apart.",
+    )
+    codes_a_day_altogether: int = Field(
+        20,
+        ge=1,
+        description="Mails with codes in 24 h to one address, for one purpose and all networks; known devices apart.",
+    )

@@ -66,9 +66,9 @@ class PasswordChanges:
             if proven.challenge:
                 await self._password_proofs.forgive(proven.account.user)
 
-    async def start_reset(self, email: str) -> Started:
+    async def start_reset(self, email: str, origin: Origin, device_token: str) -> Started:
         """Raises TooManyCodes."""
-        return await self._code_proofs.start(Purpose.PASSWORD_RESET, email)
+        return await self._code_proofs.start(Purpose.PASSWORD_RESET, email, origin, device_token)
 
     async def complete_reset(self, answer: CodeAnswer, new: str, origin: Origin) -> None:
         """Ends all sessions and signs nobody in.

@@ -18,7 +18,8 @@ from services.kit.errors import SessionRevoked
 
 from . import store
 from .audit import Attempt, Audit
-from .codes import Codes
+from .codes import Code, Codes, Requester
+from .device_tokens import DeviceTokens
 from .endings import Endings
 from .errors import CodeInvalid, InvalidCredentials, ReauthenticationRequired
 from .model import (
@@ -132,30 +133,42 @@ class CodeProofs:
     """Codes for accounts: whether an address has one shows neither in the answers nor in the work done for them."""
 
     def __init__(
-        self, db: Database, *, codes: Mapping[Purpose, Codes], mails: SealedMails, clock: Clock, random: Randomness
+        self,
+        db: Database,
+        *,
+        codes: Mapping[Purpose, Codes],
+        device_tokens: DeviceTokens,
+        mails: SealedMails,
+        clock: Clock,
+        random: Randomness,
     ) -> None:
         self._db = db
         self._codes = codes
+        self._device_tokens = device_tokens
         self._mails = mails
         self._clock = clock
         self._random = random
 
-    async def start(self, purpose: Purpose, email: str) -> Started:
+    async def start(self, purpose: Purpose, email: str, origin: Origin, device_token: str) -> Started:
         """Mails a code to the account that has the address. Raises TooManyCodes."""
-        # 122 random bits, as from uuid4.
-        challenge_id = UUID(bytes=self._random(16), version=4)
-        # Redis first: if the transaction then fails, the code was never sent and simply ends.
-        code = await self._codes[purpose].issue(challenge_id, canonical_email(email))
+        async with self._db.single() as tx:
+            seen = await store.users.find_credentials(tx, canonical_email(email))
+        device = self._device_tokens.name_of(device_token, seen.user.id) if seen else None
+        requester = Requester.on(device) if device else Requester.at(origin.ip)
+        challenge_id, code = await self._issue(purpose, email, requester, seen)
         async with self._db.transaction() as tx:
             account = await store.users.keep_by_email(tx, email)
-            owner_id, address, first_name, epoch = None, None, "", 0
-            if account:
-                owner_id, epoch = account.user.id, account.proof_epoch
-                address, first_name = account.user.profile.email, account.user.profile.first_name
+            owner_id, address, first_name = None, None, ""
+            if account and seen and account.user.id == seen.user.id:
+                owner_id, profile = account.user.id, account.user.profile
+                address, first_name = profile.email, profile.first_name
+            # That of the moment that the code is bound to: what has changed since then voids it.
+            epoch = seen.proof_epoch if seen else 0
             challenge = Challenge(challenge_id, purpose, owner_id, address, code.expires_at, epoch)
             await store.challenges.insert(tx, challenge)
-            event = self._mails.code_issued(challenge_id, purpose, code, address or "", first_name)
-            await outbox.add(tx, event, key=owner_id or challenge_id)
+            if code.is_due:
+                event = self._mails.code_issued(challenge_id, purpose, code, address or "", first_name)
+                await outbox.add(tx, event, key=owner_id or challenge_id)
         return Started(challenge_id, code.expires_at)
 
     async def start_for(
@@ -173,20 +186,29 @@ class CodeProofs:
         TooManyCodes.
         """
         user = account.user
-        challenge_id = UUID(bytes=self._random(16), version=4)
-        code = await self._codes[purpose].issue(challenge_id, canonical_email(email))
+        challenge_id, code = await self._issue(purpose, email, Requester.of(user.id), account)
         async with self._db.transaction() as tx:
             await confirm(tx)
             challenge = Challenge(challenge_id, purpose, user.id, email, code.expires_at, account.proof_epoch)
             await store.challenges.insert(tx, challenge)
             issued = self._mails.code_issued(challenge_id, purpose, code, email, user.profile.first_name)
             owner = await store.users.find_by_email(tx, email)
-            if owner is None:
+            if code.is_due and owner is None:
                 await outbox.add(tx, issued, key=user.id)
-            else:
+            elif code.is_due and owner:
                 await outbox.add(tx, events.AddressClaimed(user_id=str(owner.id)), key=owner.id)
             await attempt.done(tx)
         return Started(challenge_id, code.expires_at)
+
+    async def _issue(
+        self, purpose: Purpose, email: str, requester: Requester, account: Credentials | None
+    ) -> tuple[UUID, Code]:
+        """In Redis first: if the transaction then fails, the code was never sent and simply ends."""
+        # 122 random bits, as from uuid4.
+        challenge_id = UUID(bytes=self._random(16), version=4)
+        binding = f"{account.user.id} {account.proof_epoch}" if account else "nobody"
+        code = await self._codes[purpose].issue(challenge_id, canonical_email(email), requester, binding=binding)
+        return challenge_id, code
 
     @asynccontextmanager
     async def redeemed(self, purpose: Purpose, answer: CodeAnswer, attempt: Attempt) -> AsyncIterator[Challenge]:

@@ -19,7 +19,7 @@ from services.kit.database import Database, Transaction
 
 from . import store
 from .audit import Attempt, Audit
-from .codes import Code, Codes
+from .codes import Code, Codes, Requester
 from .errors import CodeInvalid, TooManyUsernames, UsernameTaken
 from .model import (
     Action,
@@ -74,7 +74,7 @@ class Registrations:
         self._random = random
         self._life = life
 
-    async def start(self, profile: Profile, password: str | None) -> Started:
+    async def start(self, profile: Profile, password: str | None, origin: Origin) -> Started:
         """Raises InvalidArgument, Overloaded or TooManyCodes. Without a password the account is to sign in by codes.
 
         A username that is taken shows only when the address is proven: usernames sign people in, and before that anybody could
@@ -87,27 +87,29 @@ class Registrations:
         # 122 random bits, as from uuid4.
         registration_id = UUID(bytes=self._random(16), version=4)
         # Redis first: if the transaction then fails, the code was never sent and simply ends.
-        code = await self._codes.issue(registration_id, canonical_email(profile.email))
+        code = await self._codes.issue(registration_id, canonical_email(profile.email), Requester.at(origin.ip))
         now = self._clock()
         registration = Registration(registration_id, profile, password_hash, now, now + self._life)
         async with self._db.transaction() as tx:
             await store.registrations.insert(tx, registration)
-            await self._announce(tx, registration, code)
+            if code.is_due:
+                await self._announce(tx, registration, code)
         return Started(registration_id, code.expires_at)
 
-    async def resend(self, registration_id: UUID) -> datetime:
-        """The end of the new code. An unknown registration gets the same answer, and the same cool-down.
+    async def resend(self, registration_id: UUID, origin: Origin) -> datetime:
+        """The end of the new code, or of one mailed just now. An unknown registration gets the same answer, and the same budget.
 
         Raises TooManyCodes or CodeAttemptsSpent.
         """
         now = self._clock()
         async with self._db.transaction() as tx:
             registration = await store.registrations.find(tx, registration_id, now)
+        requester = Requester.at(origin.ip)
         if registration is None:
-            return (await self._codes.issue(registration_id, f"unknown {registration_id}")).expires_at
-        code = await self._codes.issue(registration_id, canonical_email(registration.profile.email))
+            return (await self._codes.renew(registration_id, f"unknown {registration_id}", requester)).expires_at
+        code = await self._codes.renew(registration_id, canonical_email(registration.profile.email), requester)
         async with self._db.transaction() as tx:
-            if await store.registrations.extend(tx, registration_id, now + self._life):
+            if code.is_due and await store.registrations.extend(tx, registration_id, now + self._life):
                 await self._announce(tx, registration, code)
         return code.expires_at
 

@@ -64,7 +64,7 @@ class RegistrationServicer(registration_service_pb2_grpc.RegistrationServiceServ
             preferences=tuple(request.preferences),
         )
         password = request.password if request.HasField("password") else None
-        started = await self._pace.keep(self._registrations.start(profile, password))
+        started = await self._pace.keep(self._registrations.start(profile, password, origin_of(context)))
         response = registration_service_pb2.CreateRegistrationResponse(registration_id=str(started.id))
         set_time(response.code_expire_time, started.code_expires_at)
         return response
@@ -73,7 +73,8 @@ class RegistrationServicer(registration_service_pb2_grpc.RegistrationServiceServ
         self, request: registration_service_pb2.ResendRegistrationCodeRequest, context: Context
     ) -> registration_service_pb2.ResendRegistrationCodeResponse:
         response = registration_service_pb2.ResendRegistrationCodeResponse()
-        expires_at = await self._pace.keep(self._registrations.resend(UUID(request.registration_id)))
+        resending = self._registrations.resend(UUID(request.registration_id), origin_of(context))
+        expires_at = await self._pace.keep(resending)
         set_time(response.code_expire_time, expires_at)
         return response
 
@@ -113,7 +114,8 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
     async def StartSessionCode(
         self, request: session_service_pb2.StartSessionCodeRequest, context: Context
     ) -> session_service_pb2.StartSessionCodeResponse:
-        started = await self._pace.keep(self._code_sign_in.start(request.email))
+        starting = self._code_sign_in.start(request.email, origin_of(context), request.device_token)
+        started = await self._pace.keep(starting)
         response = session_service_pb2.StartSessionCodeResponse(challenge_id=str(started.id))
         set_time(response.code_expire_time, started.code_expires_at)
         return response
@@ -206,7 +208,8 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
     async def StartPasswordReset(
         self, request: account_service_pb2.StartPasswordResetRequest, context: Context
     ) -> account_service_pb2.StartPasswordResetResponse:
-        started = await self._pace.keep(self._password_changes.start_reset(request.email))
+        starting = self._password_changes.start_reset(request.email, origin_of(context), request.device_token)
+        started = await self._pace.keep(starting)
         response = account_service_pb2.StartPasswordResetResponse(challenge_id=str(started.id))
         set_time(response.code_expire_time, started.code_expires_at)
         return response

@@ -95,9 +95,9 @@ class CodeSignIn:
         self._password_proofs = password_proofs
         self._audit = audit
 
-    async def start(self, email: str) -> Started:
+    async def start(self, email: str, origin: Origin, device_token: str) -> Started:
         """Raises TooManyCodes."""
-        return await self._code_proofs.start(Purpose.SIGN_IN, email)
+        return await self._code_proofs.start(Purpose.SIGN_IN, email, origin, device_token)
 
     async def complete(self, answer: CodeAnswer, device: Device, device_token: str = "") -> SignedIn:
         """Signs the device in; a password that was disabled by failures works again. Raises CodeInvalid."""

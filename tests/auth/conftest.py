@@ -108,10 +108,18 @@ class AuthWorld:
     drain: Callable[[], None]
     """Begins what SIGTERM begins."""
 
-    async def start(self, email: str, *, password: str | None = PASSWORD, username: str | None = None) -> str:
+    async def start(
+        self, email: str, *, password: str | None = PASSWORD, username: str | None = None, ip: str = ""
+    ) -> str:
         """Starts a registration and returns its id."""
         request = registration_service_pb2.CreateRegistrationRequest(email=email, password=password, username=username)
-        return (await self.registrations.CreateRegistration(request)).registration_id
+        return (await self.registrations.CreateRegistration(request, metadata=coming_from(ip))).registration_id
+
+    async def resend(self, registration_id: str, *, ip: str = "") -> datetime:
+        """The end of the code."""
+        request = registration_service_pb2.ResendRegistrationCodeRequest(registration_id=registration_id)
+        answer = await self.registrations.ResendRegistrationCode(request, metadata=coming_from(ip))
+        return answer.code_expire_time.ToDatetime(UTC)
 
     async def complete(self, registration_id: str, code: str, *, username: str | None = None) -> Member:
         request = registration_service_pb2.CompleteRegistrationRequest(
@@ -129,19 +137,19 @@ class AuthWorld:
         response = await self.sessions.CreateSession(request)
         return Member(response.user, response.tokens, response.device_token)
 
-    async def start_code(self, email: str) -> str:
+    async def start_code(self, email: str, *, ip: str = "", device_token: str | None = None) -> str:
         """Asks for a sign-in code and returns the challenge's id."""
-        request = session_service_pb2.StartSessionCodeRequest(email=email)
-        return (await self.sessions.StartSessionCode(request)).challenge_id
+        request = session_service_pb2.StartSessionCodeRequest(email=email, device_token=device_token)
+        return (await self.sessions.StartSessionCode(request, metadata=coming_from(ip))).challenge_id
 
     async def complete_code(self, challenge_id: str, code: str) -> Member:
         request = session_service_pb2.CompleteSessionCodeRequest(challenge_id=challenge_id, code=code)
         response = await self.sessions.CompleteSessionCode(request)
         return Member(response.user, response.tokens, response.device_token)
 
-    async def start_reset(self, email: str) -> str:
-        request = account_service_pb2.StartPasswordResetRequest(email=email)
-        return (await self.accounts.StartPasswordReset(request)).challenge_id
+    async def start_reset(self, email: str, *, ip: str = "", device_token: str | None = None) -> str:
+        request = account_service_pb2.StartPasswordResetRequest(email=email, device_token=device_token)
+        return (await self.accounts.StartPasswordReset(request, metadata=coming_from(ip))).challenge_id
 
     async def complete_reset(self, challenge_id: str, code: str, password: str) -> None:
         request = account_service_pb2.CompletePasswordResetRequest(
@@ -232,12 +240,12 @@ class AuthWorld:
 
     @asynccontextmanager
     async def forgotten_by_redis(self, challenge_id: str) -> AsyncIterator[None]:
-        """Undoes what the block makes of a challenge in Redis, as a replica does that takes over without the latest writes."""
-        (key,) = await self.redis.keys(f"codes:*:{challenge_id}")
-        before = await self.redis.dump(key)
-        assert before
+        """Undoes what the block makes of codes in Redis, as a replica does that takes over without the latest writes."""
+        assert await self.redis.keys(f"codes:*:{challenge_id}")
+        before = {key: await self.redis.dump(key) for key in await self.redis.keys("codes:*")}
         yield
-        await self.redis.restore(key, 0, before, replace=True)
+        for key, value in before.items():
+            await self.redis.restore(key, 0, value or b"", replace=True)
 
     @asynccontextmanager
     async def refused_by(self, table: str) -> AsyncIterator[None]:
@@ -376,6 +384,11 @@ async def make_world(
 @pytest.fixture
 async def world(make_world: MakeWorld) -> AuthWorld:
     return await make_world()
+
+
+def coming_from(ip: str) -> list[tuple[str, str]]:
+    """What the edge says of a call; without an address it is as if there were no edge."""
+    return [("x-storymesh-client-address", ip)] if ip else []
 
 
 def session_id_of(tokens: Tokens) -> UUID:

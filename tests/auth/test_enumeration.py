@@ -84,7 +84,10 @@ async def registering(asker: Asker) -> None:
     for _ in range(6):
         await asker.ask(registrations.CreateRegistration, create)
         clock.advance(minutes=1)
-    clock.advance(minutes=30)
+    clock.advance(minutes=10)
+    await asker.ask(registrations.CreateRegistration, create, times=2)
+    assert asker.answers[-1].code is StatusCode.RESOURCE_EXHAUSTED
+    clock.advance(minutes=20)
     await asker.ask(registrations.ResendRegistrationCode, resend, times=2)
     await asker.ask(registrations.CompleteRegistration, complete)
 
@@ -148,6 +151,23 @@ async def signing_in_with_a_code(asker: Asker) -> None:
     for _ in range(6):
         await asker.ask(sessions.StartSessionCode, start)
         clock.advance(minutes=1)
+    clock.advance(minutes=10)
+    await asker.ask(sessions.StartSessionCode, start, times=2)
+    assert asker.answers[-1].code is StatusCode.RESOURCE_EXHAUSTED
+
+
+async def asking_for_codes_from_a_device_that_is_somebody_elses(asker: Asker) -> None:
+    token = asker.stranger.device_token
+    sign_in = session_service_pb2.StartSessionCodeRequest(email=asker.email, device_token=token)
+    reset = account_service_pb2.StartPasswordResetRequest(email=asker.email, device_token=token)
+    for _ in range(6):
+        await asker.ask(asker.world.sessions.StartSessionCode, sign_in, times=2)
+        await asker.ask(asker.world.accounts.StartPasswordReset, reset, times=2)
+        asker.world.clock.advance(minutes=1)
+    asker.world.clock.advance(minutes=10)
+    await asker.ask(asker.world.sessions.StartSessionCode, sign_in)
+    await asker.ask(asker.world.accounts.StartPasswordReset, reset)
+    assert asker.answers[-1].code is StatusCode.RESOURCE_EXHAUSTED
 
 
 async def resetting_the_password(asker: Asker) -> None:
@@ -166,6 +186,9 @@ async def resetting_the_password(asker: Asker) -> None:
     for _ in range(6):
         await asker.ask(accounts.StartPasswordReset, start)
         clock.advance(minutes=1)
+    clock.advance(minutes=10)
+    await asker.ask(accounts.StartPasswordReset, start, times=2)
+    assert asker.answers[-1].code is StatusCode.RESOURCE_EXHAUSTED
 
 
 async def moving_an_account_to_the_address(asker: Asker) -> None:
@@ -196,6 +219,7 @@ async def world(make_world: MakeWorld) -> AuthWorld:
         signing_in_where_there_is_no_password,
         signing_in_from_a_device_that_is_somebody_elses,
         signing_in_with_a_code,
+        asking_for_codes_from_a_device_that_is_somebody_elses,
         resetting_the_password,
         moving_an_account_to_the_address,
     ],

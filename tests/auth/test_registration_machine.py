@@ -14,7 +14,6 @@ from google.rpc.error_details_pb2 import RetryInfo
 from grpc.aio import AioRpcError
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
-from storymesh.auth.v1 import registration_service_pb2 as pb
 from storymesh.events.v1 import auth_events_pb2 as events
 
 from tests.auth.conftest import AuthWorld, MakeWorld, Member
@@ -23,10 +22,14 @@ from tests.statuses import detail, reason_of
 
 ADDRESSES = ("ada@example.org", "bob@example.org", "eve@example.org")
 
+NETWORKS = ("192.0.2.1", "2001:db8::1")
+
 CODE_LIFE, REGISTRATION_LIFE = timedelta(minutes=10), timedelta(minutes=30)
-WINDOWS = ((timedelta(minutes=1), 1), (timedelta(hours=1), 5), (timedelta(days=1), 10))
+COOLDOWN, REPEAT = timedelta(minutes=1), timedelta(seconds=15)
+WINDOWS = ((timedelta(hours=1), 5, 6), (timedelta(days=1), 10, 12))
+"""A length, and what fits into it for one network and for both. The latter is less than by default, or they would never meet it."""
+
 DAY = timedelta(days=1)
-LIVE = 3
 ATTEMPTS = 5
 ATTEMPTS_A_DAY = 7
 """Fewer than by default, or no example would be long enough to spend them."""
@@ -35,8 +38,23 @@ addresses = st.sampled_from(ADDRESSES)
 usernames = st.sampled_from(("reader", "Reader", None))
 latest = st.integers(0, 3)
 """Which registration: first those that can be completed, the latest first, then those that have ended."""
-short_pauses = st.sampled_from([timedelta(seconds=seconds) for seconds in (60, 1, 59, 61, 599)])
+networks = st.sampled_from(NETWORKS)
+short_pauses = st.sampled_from([timedelta(seconds=seconds) for seconds in (60, 1, 14, 15, 59, 61, 599)])
 long_pauses = st.sampled_from([timedelta(seconds=seconds) for seconds in (600, 1200, 1800, 3540, 3600, 40_000, 86_400)])
+
+
+@dataclass(eq=False)
+class MailedCode:
+    """What one or more registrations may be completed with."""
+
+    network: str
+    begun_at: datetime
+    ends_at: datetime
+    mailed_at: datetime
+    digits: str | None = None
+    """None: it was not mailed, for the address has an account."""
+    shared_attempts: int = 0
+    redeemed: bool = False
 
 
 @dataclass
@@ -45,40 +63,48 @@ class Flow:
 
     id: str
     address: str
+    network: str
     username: str | None
     ends_at: datetime
-    code_ends_at: datetime
-    codes: list[str] = field(default_factory=list)
-    """Those that were mailed. None for an address that has an account."""
+    code: MailedCode
+    mailed_at: datetime
+    shares: bool
+    """The code was another registration's first."""
+    codes: list[MailedCode] = field(default_factory=list)
+    """All it has had."""
     attempts: int = 0
     voided: bool = False
 
 
 @dataclass
 class Budget:
-    """What may still be sent to an address, and guessed at it."""
+    """What was sent to an address, by whose wish, and guessed at it."""
 
-    sent_at: list[datetime] = field(default_factory=list)
-    live_until: dict[str, datetime] = field(default_factory=dict)
-    attempts_at: list[datetime] = field(default_factory=list)
+    sent: list[tuple[datetime, MailedCode]] = field(default_factory=list)
+    newest: dict[str, MailedCode] = field(default_factory=dict)
+    """By network."""
+    attempts_at: dict[str, list[datetime]] = field(default_factory=lambda: defaultdict(list))
+    renewed_at: datetime | None = None
+    """Of a registration that is unknown."""
 
-    def wait(self, flow_id: str, now: datetime) -> timedelta:
-        """Until a code may be sent for the registration; nothing or less: now."""
+    def wait(self, network: str, now: datetime) -> timedelta:
+        """Until a code may be sent; nothing or less: now."""
+        altogether = [at for at, _ in self.sent]
+        own = [at for at, code in self.sent if code.network == network]
         waits = [timedelta(0)]
-        for window, most in WINDOWS:
-            if len(self.sent_at) >= most:
-                waits.append(self.sent_at[-most] + window - now)
-        live = {each: ends_at for each, ends_at in self.live_until.items() if ends_at > now}
-        if flow_id not in live and len(live) >= LIVE:
-            waits.append(min(live.values()) - now)
+        for window, most, most_altogether in WINDOWS:
+            for sent_at, limit in ((own, most), (altogether, most_altogether)):
+                if len(sent_at) >= limit:
+                    waits.append(sent_at[-limit] + window - now)
         return max(waits)
 
-    def send(self, flow_id: str, now: datetime) -> None:
-        self.sent_at.append(now)
-        self.live_until[flow_id] = now + REGISTRATION_LIFE
+    def live(self, network: str, now: datetime) -> MailedCode | None:
+        code = self.newest.get(network)
+        alive = code and code.ends_at > now and not code.redeemed and code.shared_attempts < ATTEMPTS
+        return code if alive else None
 
-    def attempts_left(self, now: datetime) -> bool:
-        return sum(at > now - DAY for at in self.attempts_at) < ATTEMPTS_A_DAY
+    def attempts_left(self, network: str, now: datetime) -> bool:
+        return sum(at > now - DAY for at in self.attempts_at[network]) < ATTEMPTS_A_DAY
 
 
 class RegistrationMachine(WorldMachine):
@@ -93,31 +119,30 @@ class RegistrationMachine(WorldMachine):
         self.published: list[str] = []
         """Types of the events, oldest first."""
 
-    @rule(address=addresses, username=usernames)
-    def start(self, address: str, username: str | None) -> None:
-        self.ask_for(address, username)
+    @rule(address=addresses, username=usernames, network=networks)
+    def start(self, address: str, username: str | None, network: str) -> None:
+        self.ask_for(address, username, network)
 
-    @rule(address=addresses, username=usernames)
-    def sign_up(self, address: str, username: str | None) -> None:
+    @rule(address=addresses, username=usernames, network=networks)
+    def sign_up(self, address: str, username: str | None, network: str) -> None:
         """As most people do it, so that not every way is one of failures."""
-        if self.ask_for(address, username) and self.flows[-1].codes:
-            self.redeem(self.flows[-1], self.flows[-1].codes[-1])
+        if self.ask_for(address, username, network) and self.flows[-1].code.digits:
+            self.redeem(self.flows[-1], self.flows[-1].code.digits)
 
-    @rule(address=addresses, times=st.sampled_from((3, 6, 11)), pause=short_pauses | long_pauses)
-    def start_again_and_again(self, address: str, times: int, pause: timedelta) -> None:
+    @rule(address=addresses, times=st.sampled_from((3, 6, 11)), pause=short_pauses | long_pauses, network=networks)
+    def start_again_and_again(self, address: str, times: int, pause: timedelta, network: str) -> None:
         for _ in range(times):
-            self.ask_for(address, None)
+            self.ask_for(address, None, network)
             self.world.clock.now += pause
 
     @precondition(lambda self: self.flows)
-    @rule(which=latest)
-    def resend(self, which: int) -> None:
-        self.ask_again(self.flow(which))
+    @rule(which=latest, network=networks)
+    def resend(self, which: int, network: str) -> None:
+        self.ask_again(self.flow(which), network)
 
-    @rule()
-    def resend_for_a_made_up_registration(self) -> None:
-        registration_id = str(uuid4())
-        assert self.issue(f"unknown {registration_id}", registration_id, self.resending(registration_id))
+    @rule(network=networks)
+    def resend_for_a_made_up_registration(self, network: str) -> None:
+        self.resend_unknown(str(uuid4()), network)
 
     @precondition(lambda self: self.flows)
     @rule(which=latest)
@@ -132,23 +157,24 @@ class RegistrationMachine(WorldMachine):
         for _ in range(guesses):
             self.guess(flow)
         self.world.clock.advance(minutes=1)
-        self.ask_again(flow)
+        self.ask_again(flow, flow.network)
         self.guess(flow)
-        if flow.codes:
-            self.redeem(flow, flow.codes[-1])
+        if flow.code.digits:
+            self.redeem(flow, flow.code.digits)
 
-    @precondition(lambda self: any(flow.codes for flow in self.flows))
+    @precondition(lambda self: any(flow.code.digits for flow in self.flows))
     @rule(which=latest, age=st.sampled_from((0, 0, 1, 2)))
     def complete_with_a_mailed_code(self, which: int, age: int) -> None:
         """The newest of the registration, or one that a resend has replaced."""
-        mailed = [flow for flow in self.ordered() if flow.codes]
+        mailed = [flow for flow in self.ordered() if flow.code.digits]
         flow = mailed[which % len(mailed)]
-        self.redeem(flow, flow.codes[-1 - age % len(flow.codes)])
+        digits = [code.digits for code in flow.codes if code.digits]
+        self.redeem(flow, digits[-1 - age % len(digits)])
 
-    @precondition(lambda self: sum(bool(flow.codes) for flow in self.flows) > 1)
+    @precondition(lambda self: sum(bool(flow.code.digits) for flow in self.flows) > 1)
     @rule(which=latest, others=latest)
     def complete_with_a_code_of_another_registration(self, which: int, others: int) -> None:
-        codes = [flow.codes[-1] for flow in self.ordered() if flow.codes]
+        codes = [flow.code.digits for flow in self.ordered() if flow.code.digits]
         self.redeem(self.flow(which), codes[others % len(codes)])
 
     @rule()
@@ -197,52 +223,82 @@ class RegistrationMachine(WorldMachine):
     def alive(self, flow: Flow) -> bool:
         return not flow.voided and flow.ends_at > self.now
 
-    def ask_again(self, flow: Flow) -> None:
-        if not self.alive(flow):
-            self.issue(f"unknown {flow.id}", flow.id, self.resending(flow.id))
-        elif flow.attempts >= ATTEMPTS:
-            assert self.outcome(self.resending(flow.id)) == "CODE_ATTEMPTS_SPENT"
-        elif self.issue(flow.address, flow.id, self.resending(flow.id)):
-            self.mailed(flow)
-
     def guess(self, flow: Flow) -> None:
-        self.redeem(flow, next(digits for digits in ("000000", "111111") if digits not in flow.codes[-1:]))
+        self.redeem(flow, next(digits for digits in ("000000", "111111") if digits != flow.code.digits))
 
-    async def resending(self, registration_id: str) -> str:
-        request = pb.ResendRegistrationCodeRequest(registration_id=registration_id)
-        response = await self.world.registrations.ResendRegistrationCode(request)
-        assert response.code_expire_time.ToDatetime(self.now.tzinfo) == self.now + CODE_LIFE
-        return registration_id
-
-    def ask_for(self, address: str, username: str | None) -> bool:
-        registration_id = self.issue(address, "", self.world.start(address, username=username))
-        if registration_id:
-            flow = Flow(registration_id, address, username, ends_at=self.now, code_ends_at=self.now)
-            self.flows.append(flow)
-            self.mailed(flow)
-        return registration_id is not None
-
-    def issue(self, address: str, flow_id: str, call: Coroutine[Any, Any, str]) -> str | None:
-        """The registration's id if a code was issued; whether one may be, and when again, is the budget's to say."""
-        budget = self.budgets[address]
-        wait = budget.wait(flow_id, self.now)
-        if wait > timedelta(0):
-            with pytest.raises(AioRpcError) as raised:
-                self.run(call)
-            retry = detail(raised.value, RetryInfo)
-            assert (reason_of(raised.value), retry and retry.retry_delay.ToTimedelta()) == ("TOO_MANY_CODES", wait)
-            return None
+    def ask_for(self, address: str, username: str | None, network: str) -> bool:
+        """Whether there is another registration; the last one, then."""
+        budget, call = self.budgets[address], self.world.start(address, username=username, ip=network)
+        wait, code = budget.wait(network, self.now), budget.live(network, self.now)
+        shares = code is not None and (wait > timedelta(0) or self.now - code.begun_at < COOLDOWN)
+        if wait > timedelta(0) and not shares:
+            self.refused(call, wait)
+            return False
         flow_id = self.run(call)
-        budget.send(flow_id, self.now)
-        return flow_id
+        if code is None or not shares:
+            code = budget.newest[network] = MailedCode(network, self.now, self.now + CODE_LIFE, self.now)
+            due = True
+        else:
+            due = wait <= timedelta(0) and self.now - code.mailed_at >= REPEAT
+        ends_at = self.now + REGISTRATION_LIFE
+        if due:
+            code.mailed_at = self.now
+        flow = Flow(flow_id, address, network, username, ends_at, code, code.mailed_at, shares, [code])
+        self.flows.append(flow)
+        if due:
+            self.mailed(flow)
+        return True
+
+    def ask_again(self, flow: Flow, network: str) -> None:
+        if not self.alive(flow):
+            self.resend_unknown(flow.id, network)
+            return
+        if flow.attempts >= ATTEMPTS:
+            assert self.outcome(self.world.resend(flow.id, ip=network)) == "CODE_ATTEMPTS_SPENT"
+            return
+        budget = self.budgets[flow.address]
+        if self.renewed(budget, flow.id, network, flow.mailed_at, flow.code.ends_at):
+            flow.code, flow.shares = MailedCode(network, self.now, self.now + CODE_LIFE, self.now), False
+            flow.codes.append(flow.code)
+            flow.mailed_at, flow.ends_at = self.now, self.now + REGISTRATION_LIFE
+            self.mailed(flow)
+
+    def resend_unknown(self, registration_id: str, network: str) -> None:
+        budget = self.budgets[f"unknown {registration_id}"]
+        ends_at = (budget.renewed_at or self.now) + CODE_LIFE
+        if self.renewed(budget, registration_id, network, budget.renewed_at, ends_at):
+            budget.renewed_at = self.now
+            budget.sent.append((self.now, MailedCode(network, self.now, self.now + CODE_LIFE, self.now)))
+
+    def renewed(
+        self, budget: Budget, registration_id: str, network: str, mailed_at: datetime | None, ends_at: datetime
+    ) -> bool:
+        """Whether the resend brings a new code."""
+        call, wait = self.world.resend(registration_id, ip=network), budget.wait(network, self.now)
+        if mailed_at and self.now - mailed_at < REPEAT:
+            assert self.run(call) == ends_at
+            return False
+        if wait > timedelta(0):
+            self.refused(call, wait)
+            return False
+        assert self.run(call) == self.now + CODE_LIFE
+        return True
+
+    def refused(self, call: Coroutine[Any, Any, Any], wait: timedelta) -> None:
+        with pytest.raises(AioRpcError) as raised:
+            self.run(call)
+        retry = detail(raised.value, RetryInfo)
+        assert (reason_of(raised.value), retry and retry.retry_delay.ToTimedelta()) == ("TOO_MANY_CODES", wait)
 
     def mailed(self, flow: Flow) -> None:
-        flow.ends_at, flow.code_ends_at = self.now + REGISTRATION_LIFE, self.now + CODE_LIFE
+        self.budgets[flow.address].sent.append((self.now, flow.code))
         if flow.address in self.accounts:
             self.published.append("RegistrationRepeated")
-        else:
-            self.published.append("CodeIssued")
-            flow.codes.append(self.run(self.world.code(flow.id)))
+            return
+        self.published.append("CodeIssued")
+        digits = self.run(self.world.code(flow.id))
+        assert flow.code.digits in (None, digits), "the same code was mailed with other digits"
+        flow.code.digits = digits
 
     def redeem(self, flow: Flow, digits: str) -> None:
         expected = self.judged(flow, digits)
@@ -259,20 +315,26 @@ class RegistrationMachine(WorldMachine):
         assert (outcome.user.email, outcome.user.username) == (flow.address, flow.username or "")
         self.accounts[flow.address] = flow.username
         self.published.append("UserRegistered")
-        self.budgets[flow.address].live_until.pop(flow.id)
+        flow.code.redeemed = True
+        budget = self.budgets[flow.address]
+        budget.sent = [(at, code) for at, code in budget.sent if code not in flow.codes]
         for each in self.flows:
             each.voided |= each.address == flow.address
 
     def judged(self, flow: Flow, digits: str) -> str | None:
         """The reason to refuse the code, None for the one that makes the account. An attempt is spent by wrong codes only."""
-        budget = self.budgets[flow.address]
-        if not self.alive(flow) or flow.code_ends_at <= self.now:
+        budget, code = self.budgets[flow.address], flow.code
+        if not self.alive(flow) or code.ends_at <= self.now or code.redeemed:
             return "CODE_INVALID"
-        if flow.attempts >= ATTEMPTS or not budget.attempts_left(self.now):
+        spent = flow.attempts >= ATTEMPTS or (flow.shares and code.shared_attempts >= ATTEMPTS)
+        if spent or not budget.attempts_left(flow.network, self.now):
             return "CODE_INVALID"
-        if digits not in flow.codes[-1:]:
+        if digits != code.digits:
             flow.attempts += 1
-            budget.attempts_at.append(self.now)
+            code.shared_attempts += flow.shares
+            budget.attempts_at[flow.network].append(self.now)
+            return "CODE_INVALID"
+        if flow.address in self.accounts:
             return "CODE_INVALID"
         taken = {username.lower() for username in self.accounts.values() if username}
         if flow.username and flow.username.lower() in taken:
@@ -282,5 +344,7 @@ class RegistrationMachine(WorldMachine):
 
 @pytest.mark.timeout(600)  # a failure is shrunk to few steps before it is shown
 async def test_registrations_in_any_order_make_the_accounts_and_answers_of_the_model(make_world: MakeWorld) -> None:
-    world: AuthWorld = await make_world(code_attempts_a_day=ATTEMPTS_A_DAY)
+    world: AuthWorld = await make_world(
+        code_attempts_a_day=ATTEMPTS_A_DAY, codes_an_hour_altogether=6, codes_a_day_altogether=12
+    )
     await explore(RegistrationMachine, world, examples=30, steps=50)

@@ -117,8 +117,8 @@ class AccountServiceServicer:
 
     def StartPasswordReset(self, request, context):
         """Starts replacing a forgotten password, or setting the first one: mails an 8-digit code. The answer is the same for an address that
-        has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own.
-        Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
+        has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own, repeated as in StartSessionCode.
+        Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo as in StartSessionCode.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

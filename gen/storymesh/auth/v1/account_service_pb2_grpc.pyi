@@ -52,8 +52,8 @@ class AccountServiceStub:
     """
     StartPasswordReset: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.StartPasswordResetRequest, _account_service_pb2.StartPasswordResetResponse]
     """Starts replacing a forgotten password, or setting the first one: mails an 8-digit code. The answer is the same for an address that
-    has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own.
-    Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
+    has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own, repeated as in StartSessionCode.
+    Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo as in StartSessionCode.
     """
     CompletePasswordReset: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CompletePasswordResetRequest, _account_service_pb2.CompletePasswordResetResponse]
     """Redeems the code: replaces the password and ends all sessions of the account. Signs nobody in. A code works once.
@@ -112,8 +112,8 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """
     StartPasswordReset: _aio.UnaryUnaryMultiCallable[_account_service_pb2.StartPasswordResetRequest, _account_service_pb2.StartPasswordResetResponse]  # type: ignore[assignment]
     """Starts replacing a forgotten password, or setting the first one: mails an 8-digit code. The answer is the same for an address that
-    has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own.
-    Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
+    has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own, repeated as in StartSessionCode.
+    Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo as in StartSessionCode.
     """
     CompletePasswordReset: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CompletePasswordResetRequest, _account_service_pb2.CompletePasswordResetResponse]  # type: ignore[assignment]
     """Redeems the code: replaces the password and ends all sessions of the account. Signs nobody in. A code works once.
@@ -193,8 +193,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.StartPasswordResetResponse, _abc.Awaitable[_account_service_pb2.StartPasswordResetResponse]]:
         """Starts replacing a forgotten password, or setting the first one: mails an 8-digit code. The answer is the same for an address that
-        has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own.
-        Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
+        has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own, repeated as in StartSessionCode.
+        Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo as in StartSessionCode.
         """
 
     @_abc_1.abstractmethod

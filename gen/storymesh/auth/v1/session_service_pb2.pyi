@@ -150,18 +150,26 @@ class StartSessionCodeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EMAIL_FIELD_NUMBER: _builtins.int
+    DEVICE_TOKEN_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """The account's address. Blanks around it do not count, and its domain may be in any script."""
+    device_token: _builtins.str
+    """What an earlier sign-in on this device answered. With it nobody's requests but those of this device count against what may be mailed
+    to the address. Unset, or of another account: the device is unknown.
+    """
     def __init__(
         self,
         *,
         email: _builtins.str = ...,
+        device_token: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_device_token", b"_device_token", "device_token", b"device_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_device_token", b"_device_token", "device_token", b"device_token", "email", b"email"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__device_token: _TypeAlias = _typing.Literal["device_token"]  # noqa: Y015
+    _WhichOneofArgType__device_token: _TypeAlias = _typing.Literal["_device_token", b"_device_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__device_token) -> _WhichOneofReturnType__device_token | None: ...
 
 Global___StartSessionCodeRequest: _TypeAlias = StartSessionCodeRequest  # noqa: Y015
 

@@ -105,8 +105,10 @@ class SessionServiceServicer:
 
     def StartSessionCode(self, request, context):
         """Starts signing in without a password: mails an 8-digit code that works for 5 minutes. The answer is the same for an address
-        that has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own.
-        Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
+        that has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own. Whoever asks again within a
+        minute, or when no more may be mailed, gets a challenge that the code before answers too; it is mailed again, at most every 15 s.
+        Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address by the wish of the caller's network
+        (of a device that gives its device_token: by its wish), or of all networks together, and none of them is live.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

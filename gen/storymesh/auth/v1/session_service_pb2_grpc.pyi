@@ -49,8 +49,10 @@ class SessionServiceStub:
     """
     StartSessionCode: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.StartSessionCodeRequest, _session_service_pb2.StartSessionCodeResponse]
     """Starts signing in without a password: mails an 8-digit code that works for 5 minutes. The answer is the same for an address
-    that has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own.
-    Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
+    that has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own. Whoever asks again within a
+    minute, or when no more may be mailed, gets a challenge that the code before answers too; it is mailed again, at most every 15 s.
+    Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address by the wish of the caller's network
+    (of a device that gives its device_token: by its wish), or of all networks together, and none of them is live.
     """
     CompleteSessionCode: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CompleteSessionCodeRequest, _session_service_pb2.CompleteSessionCodeResponse]
     """Redeems the code: signs the device in, and makes a password usable again that was disabled after too many failures. A code
@@ -92,8 +94,10 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     StartSessionCode: _aio.UnaryUnaryMultiCallable[_session_service_pb2.StartSessionCodeRequest, _session_service_pb2.StartSessionCodeResponse]  # type: ignore[assignment]
     """Starts signing in without a password: mails an 8-digit code that works for 5 minutes. The answer is the same for an address
-    that has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own.
-    Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
+    that has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own. Whoever asks again within a
+    minute, or when no more may be mailed, gets a challenge that the code before answers too; it is mailed again, at most every 15 s.
+    Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address by the wish of the caller's network
+    (of a device that gives its device_token: by its wish), or of all networks together, and none of them is live.
     """
     CompleteSessionCode: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CompleteSessionCodeRequest, _session_service_pb2.CompleteSessionCodeResponse]  # type: ignore[assignment]
     """Redeems the code: signs the device in, and makes a password usable again that was disabled after too many failures. A code
@@ -150,8 +154,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.StartSessionCodeResponse, _abc.Awaitable[_session_service_pb2.StartSessionCodeResponse]]:
         """Starts signing in without a password: mails an 8-digit code that works for 5 minutes. The answer is the same for an address
-        that has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own.
-        Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address.
+        that has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own. Whoever asks again within a
+        minute, or when no more may be mailed, gets a challenge that the code before answers too; it is mailed again, at most every 15 s.
+        Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address by the wish of the caller's network
+        (of a device that gives its device_token: by its wish), or of all networks together, and none of them is live.
         """
 
     @_abc_1.abstractmethod
