@@ -67,7 +67,9 @@ async def explore(machine: type[WorldMachine], world: AuthWorld, *, examples: in
 
 async def _start_over(world: AuthWorld, begins_at: datetime) -> None:
     """The signing key stays, for the service holds it in memory."""
-    await world.execute("TRUNCATE users, registrations, challenges, sessions, revocations, audit_entries, outbox")
+    await world.execute(
+        "TRUNCATE users, registrations, challenges, sessions, revocations, audit_entries, outbox CASCADE"
+    )
     await world.redis.flushall()
     world.clock.now = begins_at
 
