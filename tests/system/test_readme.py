@@ -38,7 +38,7 @@ async def test_the_shell_session_of_the_readme_works_as_pasted(mesh: RunningMesh
     assert '"device_name":"tablet"' in output
     assert '"revoked_count":1' in output
     assert '"first_name":"Ada"' in output
-    for field in ("email", "password", "preferences"):
+    for field in ("email", "username", "preferences"):
         assert f'"field":"{field}"' in output
 
 
