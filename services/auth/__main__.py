@@ -44,12 +44,13 @@ from .email_changes import EmailChanges
 from .email_stops import EmailStops
 from .endings import Endings
 from .keys import KeyRotation, SigningKeys
-from .model import Purpose, Randomness, RefreshRules
+from .model import Purpose, Randomness
 from .pacing import Pace
 from .password_changes import PasswordChanges
 from .password_policy import PasswordPolicy
 from .passwords import Passwords
 from .proofs import CodeProofs, OwnerProofs, PasswordProofs
+from .refresh_rules import RefreshRules
 from .refresh_tokens import RefreshTokens
 from .registrations import Registrations
 from .revocations import RevocationFeed

@@ -25,8 +25,6 @@ from .model import (
     Device,
     Method,
     Randomness,
-    Refresh,
-    RefreshRules,
     RefreshToken,
     RevokeReason,
     Session,
@@ -35,6 +33,7 @@ from .model import (
     User,
     digest,
 )
+from .refresh_rules import Refresh, RefreshRules
 from .refresh_tokens import RefreshTokens, parse
 from .sealed_mails import SealedMails
 from .throttle import network_of

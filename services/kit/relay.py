@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 _BATCH = 100
 _POLL_SECONDS = 1.0
 _PURGE_EVERY_SECONDS = 3600.0
+_PURGED_AT_A_TIME = 5_000
 _LONGEST_BACKLOG = 1000
 """Entries in an inbox above which repeats wait, so that new events do not queue behind a week of old ones, nor fill Redis."""
 
@@ -197,12 +198,18 @@ class Relay:
     async def _purge(self) -> None:
         while True:
             try:
-                async with self._db.transaction() as tx:
-                    old = _row.c.published_at < func.now() - outbox.KEPT
-                    await tx.execute(delete(_row).where(old))
+                while await self._purge_some() == _PURGED_AT_A_TIME:
+                    pass
             except Exception as error:
                 log.warning("published outbox rows cannot be removed now: %s", error)
             await asyncio.sleep(_PURGE_EVERY_SECONDS)
+
+    async def _purge_some(self) -> int:
+        """The oldest first. What one statement could not delete in time would stay for good."""
+        old = _row.c.published_at < func.now() - outbox.KEPT
+        some = select(_row.c.position).where(old).order_by(_row.c.position).limit(_PURGED_AT_A_TIME)
+        async with self._db.transaction() as tx:
+            return (await tx.execute(delete(_row).where(_row.c.position.in_(some)))).rowcount
 
 
 def _in(plan: RowMapping, row: FromClause) -> Sequence[ColumnElement[bool]]:
