@@ -63,6 +63,7 @@ async def test_a_token_says_who_signed_in_when_and_how_and_no_more(world: AuthWo
     assert UUID(claims.pop("jti")).version == 4
     assert UUID(claims.pop("sid")).version == 7
     assert claims == {
+        "epoch": 0,
         "iss": "storymesh",
         "aud": "storymesh",
         "sub": member.user.id,
