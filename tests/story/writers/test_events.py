@@ -10,7 +10,7 @@ import pytest
 from services.story.writers import Title, Usage, Words
 
 from .chat_server import ChatServer, delta, sending, sending_bytes
-from .telling import ANSWER, BRIEF, STORY, Make, content, frames, told
+from .telling import ANSWER, BRIEF, STORY, Make, content, frames, refusal_of, told
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,15 @@ async def test_events_are_read_however_they_are_written(
     server.script = [sending_bytes(stream, size=size)]
 
     assert await told(make()) == ("The Key", STORY)
+
+
+@pytest.mark.parametrize(
+    "data", ["{oops", "3", '"x"', "[]", "[" * 100_000, '{"choices": 3}', '{"choices": [{"delta": 3}]}']
+)
+async def test_an_event_that_makes_no_sense_is_to_be_tried_again(server: ChatServer, make: Make, data: str) -> None:
+    server.script = [sending(content("The Key\n\nOne"), data, content(ANSWER), delta({}, "stop"))]
+
+    assert "malformed" in str(await refusal_of(make()))
 
 
 async def test_bytes_that_are_no_utf_8_cost_a_character_and_no_story(server: ChatServer, make: Make) -> None:

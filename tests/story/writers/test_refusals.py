@@ -121,7 +121,10 @@ async def test_a_refusal_that_stays_without_the_token_count_is_told_and_not_reme
         (401, {"error": {"message": f"Bearer {KEY[:12]}... is unknown"}}, "is unknown"),
         (403, {"message": f"...{KEY[-8:]} may not"}, "may not"),
         (404, {"error": "model 'model-1' not found"}, "model 'model-1' not found"),
+        (401, {"error": {"message": "The key sk-p...2Kc9 (ending in 2Kc9) is unknown"}}, "is unknown"),
+        (401, {"detail": {"error": {"message": "no key", "input": WISH}}}, "no key"),
         (404, {"detail": "Not Found"}, "Not Found"),
+        (404, "[" * 100_000, "[[["),
         (
             400,
             [{"error": {"code": 400, "message": "API key not valid", "status": "INVALID_ARGUMENT"}}],
@@ -184,6 +187,35 @@ async def test_nothing_but_our_own_lines_is_logged_of_a_request(
     assert {name for name in names if not name.startswith("asyncio")} == {"services.story.writers.openai.writer"}
     assert KEY not in lines.getvalue()
     assert WISH not in lines.getvalue()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"error": {"message": "no", "type": "insufficient_quota"}}},
+        {"detail": {"error": {"message": "no", "code": "insufficient_quota"}}},
+        {"code": "insufficient_quota", "message": "no"},
+        [{"error": {"code": 429, "details": [{"reason": "INSUFFICIENT_QUOTA"}], "message": "no"}}],
+    ],
+)
+async def test_a_code_is_found_wherever_an_error_holds_it(server: ChatServer, make: Make, body: object) -> None:
+    server.script = [answering(429, body)]
+
+    failure = await refusal_of(make())
+
+    assert isinstance(failure, WriterRefused)
+    assert "the account is exhausted: the endpoint answered 429: no" in str(failure)
+
+
+async def test_an_input_that_was_flagged_is_a_refusal_of_the_content(server: ChatServer, make: Make) -> None:
+    flagged = {"reasons": ["violence"], "flagged_input": WISH}
+    server.script = [answering(403, {"error": {"code": 403, "message": "moderation", "metadata": flagged}})]
+
+    failure = await refusal_of(make())
+
+    assert isinstance(failure, WriterRefused)
+    assert failure.reason == Refusal.CONTENT_REFUSED
+    assert WISH not in str(failure)
 
 
 @pytest.mark.parametrize("field", ["code", "type"])

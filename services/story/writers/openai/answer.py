@@ -45,7 +45,7 @@ def read(event: Event) -> Delta:
         return Delta()
     try:
         chunk = json.loads(event.data)
-    except ValueError:
+    except (ValueError, RecursionError):
         if event.name == "error":
             raise ErrorEvent(event.data) from None
         raise ValueError("it is no JSON") from None

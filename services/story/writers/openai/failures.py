@@ -29,8 +29,11 @@ _REFUSALS = word_set(
 )
 
 # Error codes and types, in lower case.
-_REFUSING_CODES = _REFUSALS | word_set(
-    "moderation_blocked responsibleaipolicyviolation data_inspection_failed datainspectionfailed flagged_input"
+_FLAGGED = "flagged_input"
+_REFUSING_CODES = (
+    _REFUSALS
+    | {_FLAGGED}
+    | word_set("moderation_blocked responsibleaipolicyviolation data_inspection_failed datainspectionfailed")
 )
 # No wait will help: the account has to be topped up, whatever the status says (OpenAI sends 429).
 _SPENT_CODES = word_set(
@@ -40,15 +43,35 @@ _SPENT_CODES = word_set(
 # Nor here, and these may come where no status tells: inside a stream, or with status 200.
 _LASTING_CODES = word_set(
     "invalid_api_key incorrect_api_key authentication_error unauthenticated permission_error"
-    " permission_denied model_not_found context_length_exceeded unsupported_parameter unsupported_value"
+    " api_key_invalid permission_denied model_not_found context_length_exceeded unsupported_parameter unsupported_value"
 )
 _LASTING_WITHOUT_STATUS = word_set("invalid_request_error badrequesterror invalid_argument not_found_error")
+
+# Where a body says something, in the order of their use.
+_MESSAGES = (
+    "message",
+    "Message",
+    "msg",
+    "detail",
+    "errors",
+    "error_description",
+    "title",
+    "status_msg",
+    "base_resp",
+    "error",
+)
+_CODES = frozenset({"code", "type", "status", "reason", "status_code"})
+_PARTS = frozenset({"error", "detail", "details", "errors", "innererror", "metadata", "base_resp"})
+_ERROR_STATUS = re.compile(r"[45][0-9]{2}", re.ASCII)
+_DEPTH = 6
 
 _MOST_CHARACTERS = 200
 _LONGEST_RETRY_AFTER = 86_400.0
 _SECONDS = re.compile(r"\d+(\.\d+)?", re.ASCII)
 
 _HIDDEN = "[hidden]"
+_LONG_KEY = 12
+_AROUND = ".,:;!?'\"()[]{}<>…"
 _QUOTED_CHARACTERS = 12
 _SHORTEST_WISH = 4
 
@@ -57,12 +80,14 @@ class Redaction:
     """Puts an endpoint's words on one line of at most 200 characters, without the key and without the reader's wishes.
 
     Endpoints quote keys whole or with asterisks in the middle, and wishes whole or cut. So every word that has six characters in
-    a row of the key, or asterisks, is hidden, and all that has twelve in a row of a wish.
+    a row of the key, its first or last four at an end, or asterisks, is hidden, and all that has twelve in a row of a wish.
     """
 
     def __init__(self, api_key: str, wishes: Iterable[str]) -> None:
         size = min(len(api_key), 6)
         self._key_parts = {api_key[i : i + size].lower() for i in range(len(api_key) - size + 1)} - {""}
+        low = api_key.lower()
+        self._key_ends = (low[:4], low[-4:]) if len(low) >= _LONG_KEY else ()
         texts = [one_line(wish).lower() for wish in wishes]
         self._wishes = [
             form for text in texts for form in {text, json.dumps(text)[1:-1]} if len(form) >= _SHORTEST_WISH
@@ -74,8 +99,9 @@ class Redaction:
         return shown if len(shown) <= _MOST_CHARACTERS else shown[: _MOST_CHARACTERS - 1] + "…"
 
     def _without_key(self, word: str) -> str:
-        low = word.lower()
-        return _HIDDEN if "**" in low or any(part in low for part in self._key_parts) else word
+        low = word.lower().strip(_AROUND)
+        ends = any(low.startswith(end) or low.endswith(end) for end in self._key_ends)
+        return _HIDDEN if ends or "**" in word or any(part in low for part in self._key_parts) else word
 
     def _without_wishes(self, text: str) -> str:
         low = text.lower()
@@ -112,29 +138,16 @@ class Complaint:
 
         Only what is meant as a message is taken for the words: the rest of a body may repeat the whole request.
         """
-        outer = body[0] if isinstance(body, list) and body else body
-        if not isinstance(outer, Mapping):
-            return cls(_message(outer), frozenset(), None)
-        inner = outer.get("error")
-        error = inner if isinstance(inner, Mapping) else outer
-        found = [
-            value
-            for part in (error, error.get("innererror"), error.get("metadata"))
-            if isinstance(part, Mapping)
-            for value in (part.get("code"), part.get("type"), part.get("status"))
-        ]
-        if isinstance(part := error.get("metadata"), Mapping):
-            found += [name for name in ("flagged_input",) if name in part]
-        statuses = [int(code) for code in map(str, found) if re.fullmatch("[45][0-9]{2}", code)]
-        words = _message(error) or (inner if isinstance(inner, str) else "") or _message(outer)
-        return cls(words, frozenset(str(value).lower() for value in found), statuses[0] if statuses else None)
+        codes = frozenset(_codes(body))
+        statuses = [int(code) for code in codes if _ERROR_STATUS.fullmatch(code)]
+        return cls(_message(body), codes, min(statuses, default=None))
 
     @classmethod
     def parse(cls, text: str) -> Complaint:
         """A body that is no JSON, such as a proxy's page, is its own message."""
         try:
             complaint = cls.read(json.loads(text))
-        except ValueError:
+        except (ValueError, RecursionError):
             return cls(text, frozenset(), None)
         return complaint if complaint.words else cls(text, complaint.codes, complaint.status)
 
@@ -151,29 +164,34 @@ class Complaint:
         return WriterUnavailable(description, retry_after=retry_after)
 
 
-def _message(part: object) -> str:
+def _message(part: object, depth: int = _DEPTH) -> str:
     if isinstance(part, str):
         return part
+    if depth == 0:
+        return ""
     if isinstance(part, list):
-        return "; ".join(filter(None, map(_message, part)))
+        return "; ".join(filter(None, (_message(each, depth - 1) for each in part)))
     if not isinstance(part, Mapping):
         return ""
     where = part.get("loc")
     prefix = ".".join(map(str, where)) + ": " if isinstance(where, list) else ""
-    for name in (
-        "message",
-        "Message",
-        "msg",
-        "detail",
-        "errors",
-        "error_description",
-        "title",
-        "status_msg",
-        "base_resp",
-    ):
-        if words := _message(part.get(name)):
-            return prefix + words
-    return ""
+    return next((prefix + words for name in _MESSAGES if (words := _message(part.get(name), depth - 1))), "")
+
+
+def _codes(part: object, depth: int = _DEPTH) -> Iterator[str]:
+    """In lower case. OpenRouter gives the input that was flagged and no code."""
+    if isinstance(part, list) and depth:
+        for each in part:
+            yield from _codes(each, depth - 1)
+    if not isinstance(part, Mapping):
+        return
+    for name, value in part.items():
+        if name in _CODES and isinstance(value, str | int):
+            yield str(value).lower()
+        elif name == _FLAGGED:
+            yield name
+        elif name in _PARTS and depth:
+            yield from _codes(value, depth - 1)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
