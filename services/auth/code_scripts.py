@@ -57,8 +57,9 @@ local wait = math.max(wait_for(KEYS[2], now, windows_of(14, 1)), wait_for(KEYS[3
 local code, begun_at, mailed_at, ends, bound = unpack(
   redis.call('HMGET', newest, 'code', 'begun_at', 'mailed_at', 'ends', 'binding'))
 local shared = code and tonumber(ends) > now and redis.call('HGET', prefix .. 'code:' .. code, 'shared_attempts')
-local outcome, digest = 'new', ARGV[7]
-if shared and tonumber(shared) < tonumber(ARGV[2]) and (wait > 0 or now - begun_at < tonumber(ARGV[12])) then
+local outcome, digest, cooldown = 'new', ARGV[7], tonumber(ARGV[12])
+local again = cooldown > 0 and shared and tonumber(shared) < tonumber(ARGV[2])
+if again and (wait > 0 or now - begun_at < cooldown) then
   if bound == binding then
     if code ~= ARGV[8] then return {'other', code} end
     outcome, digest = 'again', ARGV[9]

@@ -111,7 +111,10 @@ class AuthSettings(AuthWorkerSettings):
         50, ge=1, description="Wrong codes in 24 h for one address, of challenges from one network or known device."
     )
     code_cooldown_seconds: float = Field(
-        60.0, ge=0, description="Time within which who asks again for a code at an address is mailed the same one."
+        60.0,
+        ge=0,
+        description="Time within which who asks again for a code at an address is mailed the same one; 0: each request brings "
+        "another code, or is refused.",
     )
     code_repeat_seconds: float = Field(
         15.0, ge=0, description="Time between two mails of the same code; never longer than the one before."
