@@ -153,8 +153,12 @@ local function fault(text, fields)
   return faulty, complaint
 end
 
-local function given_twice(query, fields)
+-- What stands in the path is given there.
+local function given_twice(query, fields, in_path)
   local seen = {}
+  for _, name in ipairs(in_path) do
+    seen[name] = true
+  end
   for parameter in query:gmatch("[^&]+") do
     local name = parameter:match("^[^=]*"):gsub("%%(%x%x)", function(code)
       return string.char(tonumber(code, 16))
@@ -185,7 +189,7 @@ end
 -- Bodies of other types and with codings are the routes' to refuse; without a type, one counts as JSON.
 local function is_json(headers)
   local coding = (headers:get("content-encoding") or ""):lower()
-  local media_type = (headers:get("content-type") or ""):lower():match("^[^;]*"):gsub("[ \t]+$", "")
+  local media_type = (headers:get("content-type") or ""):lower():match("^[^; \t]*")
   return (coding == "" or coding == "identity") and (media_type == "" or media_type == "application/json")
 end
 
@@ -196,7 +200,7 @@ function envoy_on_request(handle)
   if not method then
     return
   elseif not method.takes_body then
-    local field = given_twice(query, method.fields)
+    local field = given_twice(query, method.fields, method.in_path)
     return field and refuse(handle, "field", field, TWICE)
   end
   local body = is_json(headers) and handle:body()

@@ -36,6 +36,7 @@ def strict_bodies(contract: Contract) -> Config:
             "verb": binding.verb,
             "path": _pattern(binding.template),
             "takes_body": binding.takes_body,
+            "in_path": re.findall(r"\{(\w+)", binding.template),
             "fields": _fields(method),
         }
         # To a pattern, a last segment with a verb of the contract is an id as well.

@@ -211,6 +211,8 @@ async def test_a_trailing_slash_or_a_query_changes_nothing(ada: httpx.AsyncClien
         ("/v1/stories?state=2&page_size=1&state=3", "state"),
         ("/v1/stories/s1:watch?resume_token=a&resume_token=b", "resume_token"),
         ("/v1/admin/deadLetters?service=story&service=", "service"),
+        ("/v1/stories/s1?story_id=s2", "story_id"),
+        ("/v1/stories/s1:watch?storyId=s2", "story_id"),
     ],
 )
 async def test_a_field_that_a_query_gives_twice_is_refused_and_named(
