@@ -97,6 +97,31 @@ class Storymesh:
         self._session.begin(login, Tokens.from_proto(response.tokens), response.device_token)
         return response.user
 
+    async def mail_code(self, email: str) -> str:
+        """Mails a code to the account's address, and returns the challenge that it answers.
+
+        Raises StorymeshError: TOO_MANY_CODES.
+        """
+        request = session_service_pb2.StartSessionCodeRequest(
+            email=email, device_token=self._session.device_token(email)
+        )
+        return (await self.sessions.StartSessionCode(request)).challenge_id
+
+    async def sign_in_with_code(
+        self, email: str, challenge_id: str, code: str, *, device_name: str | None = None
+    ) -> User:
+        """Begins a session as `sign_in` does, without a password. Raises StorymeshError: CODE_INVALID."""
+        response = await self.sessions.CompleteSessionCode(
+            session_service_pb2.CompleteSessionCodeRequest(
+                challenge_id=challenge_id,
+                code=code,
+                device_name=device_name,
+                device_token=self._session.device_token(email),
+            )
+        )
+        self._session.begin(email, Tokens.from_proto(response.tokens), response.device_token)
+        return response.user
+
     async def sign_out(self) -> None:
         """Ends the session here and at the server; without effect when there is none. Raises StorymeshError."""
         try:

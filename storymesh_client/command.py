@@ -14,7 +14,7 @@ from pathlib import Path
 
 from grpc import StatusCode
 from storymesh.auth.v1 import account_service_pb2, key_service_pb2, session_service_pb2
-from storymesh.auth.v1.user_pb2 import Role
+from storymesh.auth.v1.user_pb2 import Role, User
 
 from . import printing, reading
 from .client import DEFAULT_TARGET, Storymesh
@@ -77,8 +77,12 @@ def parser() -> argparse.ArgumentParser:
 
     sign_in = _add(commands, "sign-in", "Sign in and keep the tokens", place)
     sign_in.add_argument("login", help="the e-mail address or the username")
-    sign_in.add_argument(
+    proof = sign_in.add_mutually_exclusive_group()
+    proof.add_argument(
         "--password-stdin", action="store_true", help="read the password from the first line of standard input"
+    )
+    proof.add_argument(
+        "--code", action="store_true", help="without a password: mail a code to the address, and ask for it"
     )
     sign_in.add_argument(
         "--device-name",
@@ -159,7 +163,7 @@ async def _execute(options: argparse.Namespace) -> int:
     ) as mesh:
         match options.command, getattr(options, "verb", ""):
             case "sign-in", _:
-                user = await mesh.sign_in(options.login, _password(options), device_name=options.device_name)
+                user = await _sign_in(mesh, options)
                 print(f"Signed in as {printing.plain(user.email)}.")
             case "sign-out", _:
                 was_signed_in = mesh.signed_in
@@ -211,6 +215,23 @@ async def _read(mesh: Storymesh, verb: str, options: argparse.Namespace) -> int:
     if story.failure_reason:
         raise Failed(f"The story was given up: {story.failure_reason}.")
     return 0 if reading.completed(story) else FAILED
+
+
+async def _sign_in(mesh: Storymesh, options: argparse.Namespace) -> User:
+    name = options.device_name
+    if not options.code:
+        return await mesh.sign_in(options.login, _password(options), device_name=name)
+    challenge_id = await mesh.mail_code(options.login)
+    print(
+        f"A code is on its way to {printing.plain(options.login)}, if that is the address of an account.",
+        file=sys.stderr,
+    )
+    print("Code: ", end="", file=sys.stderr, flush=True)
+    # In a thread, or the connection would stand still meanwhile.
+    code = (await asyncio.to_thread(sys.stdin.readline)).strip()
+    if not code:
+        raise Failed("No code was given.")
+    return await mesh.sign_in_with_code(options.login, challenge_id, code, device_name=name)
 
 
 def _password(options: argparse.Namespace) -> str:

@@ -25,8 +25,8 @@ def edge() -> Edge:
 async def target(edge: Edge) -> AsyncIterator[str]:
     """Where the edge listens."""
     server = grpc.aio.server()
-    add_SessionServiceServicer_to_server(Sessions(edge), server)  # type: ignore[abstract]  # what no test calls is UNIMPLEMENTED
-    add_AccountServiceServicer_to_server(Accounts(edge), server)  # type: ignore[abstract]  # as above
+    add_SessionServiceServicer_to_server(Sessions(edge), server)
+    add_AccountServiceServicer_to_server(Accounts(edge), server)  # type: ignore[abstract]  # what no test calls is UNIMPLEMENTED
     add_KeyServiceServicer_to_server(Keys(edge), server)  # type: ignore[abstract]  # as above
     add_StoryServiceServicer_to_server(Stories(edge), server)  # type: ignore[abstract]  # as above
     port = server.add_insecure_port("127.0.0.1:0")

@@ -24,6 +24,7 @@ from storymesh.story.v1.story_service_pb2_grpc import StoryServiceServicer
 Context = grpc.aio.ServicerContext[Any, Any]
 
 LOGIN, PASSWORD = "ada@example.org", "correct horse battery staple"
+CHALLENGE, CODE = "0197a0de-0000-7000-8000-000000000000", "1728 0264"
 KID = "k" * 43
 
 
@@ -107,6 +108,24 @@ class Sessions(SessionServiceServicer):
         self._edge.live = True
         self._edge.generation += 1
         return session_service_pb2.CreateSessionResponse(
+            user=user(), tokens=self._edge.issue(), device_token="known-device"
+        )
+
+    async def StartSessionCode(
+        self, request: session_service_pb2.StartSessionCodeRequest, context: Context
+    ) -> session_service_pb2.StartSessionCodeResponse:
+        self._edge.device_tokens.append(request.device_token)
+        return session_service_pb2.StartSessionCodeResponse(challenge_id=CHALLENGE)
+
+    async def CompleteSessionCode(
+        self, request: session_service_pb2.CompleteSessionCodeRequest, context: Context
+    ) -> session_service_pb2.CompleteSessionCodeResponse:
+        self._edge.device_tokens.append(request.device_token)
+        if (request.challenge_id, request.code) != (CHALLENGE, CODE):
+            await refuse(context, StatusCode.UNAUTHENTICATED, "CODE_INVALID")
+        self._edge.live = True
+        self._edge.generation += 1
+        return session_service_pb2.CompleteSessionCodeResponse(
             user=user(), tokens=self._edge.issue(), device_token="known-device"
         )
 

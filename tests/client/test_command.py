@@ -18,7 +18,7 @@ from storymesh.auth.v1.session_pb2 import Session
 from storymesh.story.v1 import story_pb2
 from storymesh.story.v1.story_service_pb2 import WatchStoryResponse
 
-from tests.client.edge import KID, LOGIN, PASSWORD, Edge
+from tests.client.edge import CODE, KID, LOGIN, PASSWORD, Edge
 from tests.client.test_client import text_of
 from tests.waiting import until
 
@@ -114,6 +114,23 @@ async def test_the_password_is_asked_for_without_being_shown(storymesh: Terminal
 async def test_a_sign_in_that_fails_says_why_in_a_sentence(storymesh: Terminal, password: str, said: str) -> None:
     outcome = await storymesh("sign-in", LOGIN, "--password-stdin", stdin=f"{password}\n")
     assert (outcome.code, outcome.out, outcome.err) == (1, "", said)
+
+
+async def test_who_has_no_password_signs_in_with_a_mailed_code(storymesh: Terminal, edge: Edge) -> None:
+    outcome = await storymesh("sign-in", LOGIN, "--code", "--device-name", "desk", stdin=f"{CODE}\n")
+    assert (outcome.code, outcome.out) == (0, f"Signed in as {LOGIN}.\n"), outcome.err
+    assert outcome.err.endswith("Code: ")
+    assert LOGIN in (await storymesh("whoami")).out
+    await storymesh("sign-out")
+    await storymesh("sign-in", LOGIN, "--code", stdin=f"{CODE}\n")
+    assert edge.device_tokens == ["", "", "known-device", "known-device"]
+
+
+@pytest.mark.parametrize(("code", "said"), [("00000000", "Refused: code_invalid.\n"), ("", "No code was given.\n")])
+async def test_a_code_that_fails_says_why_in_a_sentence(storymesh: Terminal, code: str, said: str) -> None:
+    outcome = await storymesh("sign-in", LOGIN, "--code", stdin=f"{code}\n")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.endswith(f"Code: {said}")
 
 
 async def test_sessions_are_listed_and_ended(signed_in: Terminal, edge: Edge) -> None:
