@@ -330,13 +330,15 @@ async def serve(settings: AuthSettings) -> None:
             settings,
             required={
                 "postgres": db.check,
-                "redis": redis.ping,
                 "signing_keys": ops.keys.check,
                 "revocation_snapshot": ops.revocations.check_known,
             },
-            optional={"revocations": ops.revocations.check_fresh},
+            # Most of what people do here needs no Redis, and what does says so by itself.
+            optional={"redis": redis.ping, "revocations": ops.revocations.check_fresh},
         )
         add_services(server, ops)
+        for liveness in (db.watch, feed_db.watch, kit_redis.liveness(redis).watch):
+            server.background(liveness)
         server.background(ops.keys.run)
         server.background(ops.feed.run)
         server.metrics.show(ops.revocations)
@@ -359,6 +361,8 @@ async def work(settings: AuthWorkerSettings) -> None:
         closing.push_async_callback(db.close)
         redis = await closing.enter_async_context(kit_redis.connect(settings.redis_url.get_secret_value()))
         server = Server(settings, required={"postgres": db.check, "redis": redis.ping})
+        server.background(db.watch)
+        server.background(kit_redis.liveness(redis).watch)
         server.background(Relay(db, redis, ROUTES, service="auth", database_url=database_url).run)
         upkeep = Upkeep(
             db,

@@ -1,14 +1,17 @@
-"""The service's own Postgres database: one scope for transactions, and NOTIFY."""
+"""The service's own Postgres database: one scope for transactions, whether it answers, and NOTIFY."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from select import POLLIN, poll
 from time import monotonic
 from typing import NoReturn, cast
+from weakref import WeakSet
 
 import psycopg
 from sqlalchemy import Engine, PoolProxiedConnection, event, text
@@ -17,6 +20,8 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
+
+from .liveness import Liveness
 
 Transaction = AsyncConnection
 """What store functions take; only `Database.transaction` makes one."""
@@ -55,11 +60,21 @@ class Database:
             },
         )
 
+        self._connections: WeakSet[psycopg.AsyncConnection] = WeakSet()
+        self._probe = _Probe(url)
+        self._liveness = Liveness("postgres", self._probe.ask, self._hang_up)
+        self.watch = self._liveness.watch
+        """To run in the background of a process that serves: until it knows better, each call waits for a silent server itself."""
+        self._guard(self._engine.sync_engine)
         _ping_idle(self._engine.sync_engine)
 
     @asynccontextmanager
     async def single(self) -> AsyncIterator[Transaction]:
-        """For a single statement, which is a transaction by itself: it saves the ways to the database for a BEGIN and a COMMIT."""
+        """For a single statement, which is a transaction by itself: it saves the ways to the database for a BEGIN and a COMMIT.
+
+        Raises DependencyAway while the server is known to stand still.
+        """
+        self._liveness.require()
         async with self._engine.connect() as connection:
             # Here, not as an option of an engine: what breaks off on the way into the block would keep the connection for ever.
             await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -67,17 +82,71 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
-        """Commits at the end of the block, rolls back when it raises."""
+        """Commits at the end of the block, rolls back when it raises. Raises DependencyAway like `single`."""
+        self._liveness.require()
         async with self._engine.begin() as transaction:
             yield transaction
 
     async def check(self) -> None:
         """Raises when the database does not answer."""
+        self._liveness.require()
         async with self._engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
 
     async def close(self) -> None:
+        await self._probe.close()
         await self._engine.dispose()
+
+    def _guard(self, engine: Engine) -> None:
+        """Keeps account of the connections, and lets none be opened to a server that stands still."""
+
+        def refuse(*_: object) -> None:
+            self._liveness.require()
+
+        def remember(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+            self._connections.add(_driver_connection(connection))
+
+        event.listen(engine, "do_connect", refuse)
+        event.listen(engine, "connect", remember)
+
+    def _hang_up(self) -> None:
+        self._probe.hang_up()
+        for connection in list(self._connections):
+            _hang_up(connection)
+
+
+class _Probe:
+    """Asks on a connection of its own: a queue for one of the pool's is no silence."""
+
+    def __init__(self, url: str) -> None:
+        self._conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+        self._connection: psycopg.AsyncConnection | None = None
+
+    async def ask(self) -> None:
+        if self._connection is None or self._connection.closed:
+            self._connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+        await self._connection.execute("SELECT 1")
+
+    def hang_up(self) -> None:
+        if self._connection:
+            _hang_up(self._connection)
+
+    async def close(self) -> None:
+        if self._connection:
+            await self._connection.close()
+
+
+def _driver_connection(connection: DBAPIConnection) -> psycopg.AsyncConnection:
+    return cast("psycopg.AsyncConnection", connection.driver_connection)
+
+
+def _hang_up(connection: psycopg.AsyncConnection) -> None:
+    """Ends the connection as a broken network would: whoever waits for an answer gets an error, and the pool replaces it.
+
+    To cancel who waits would not do: psycopg then asks the server to cancel the statement, and waits up to ten seconds for that.
+    """
+    with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as shared:
+        shared.shutdown(socket.SHUT_RDWR)
 
 
 def _ping_idle(engine: Engine) -> None:
@@ -104,9 +173,9 @@ def _ping_idle(engine: Engine) -> None:
 
 def _has_something_to_say(connection: DBAPIConnection) -> bool:
     """Whether the server wrote, or hung up, without having been asked."""
-    socket = poll()
-    socket.register(cast("psycopg.AsyncConnection", connection.driver_connection).fileno(), POLLIN)
-    return bool(socket.poll(0))
+    readable = poll()
+    readable.register(_driver_connection(connection).fileno(), POLLIN)
+    return bool(readable.poll(0))
 
 
 async def listen(url: str, channel: str, wake: asyncio.Event, *, alone: bool = False) -> NoReturn:

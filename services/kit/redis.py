@@ -1,20 +1,33 @@
-"""Connections to Redis, or whatever speaks its protocol."""
+"""Connections to Redis, or whatever speaks its protocol, and whether it answers."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
-from redis.asyncio import Connection, Redis
+from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
+from .liveness import Liveness
 
-class _Cancellable(Connection):
-    """Sends by `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes as the sending ends (gh-86296).
 
-    A worker that was told to leave would go on for ever.
+class _Connection(Connection):
+    """One that can be cancelled, and is not opened to a Redis that stands still.
+
+    Sends by `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes as the sending ends (gh-86296): a worker
+    that was told to leave would go on for ever.
     """
+
+    require: Callable[[], None] | None = None
+    """Raises DependencyAway."""
+
+    async def connect(self) -> None:
+        if self.require:
+            self.require()
+        await super().connect()  # type: ignore[no-untyped-call]  # typed for callers only
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         task = asyncio.current_task()
@@ -26,11 +39,58 @@ class _Cancellable(Connection):
             raise asyncio.CancelledError
 
 
+class _Pool(ConnectionPool):
+    """Keeps account of its connections, and of whether it is any use to open one."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._connections: WeakSet[Any] = WeakSet()
+        self._probe = super().make_connection()  # type: ignore[no-untyped-call]  # likewise
+        self.liveness = Liveness("redis", self._ask, self._hang_up)
+
+    def make_connection(self) -> Any:
+        connection = super().make_connection()  # type: ignore[no-untyped-call]  # likewise
+        connection.require = self.liveness.require
+        self._connections.add(connection)
+        return connection
+
+    async def get_connection(self, command_name: str | None = None, *keys: Any, **options: Any) -> Any:
+        self.liveness.require()
+        return await super().get_connection(command_name, *keys, **options)  # type: ignore[no-untyped-call]  # likewise
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await self._probe.disconnect(nowait=True)
+        await super().disconnect(inuse_connections)
+
+    async def _ask(self) -> None:
+        try:
+            await self._probe.connect()
+            await self._probe.send_command("PING")
+            await self._probe.read_response()
+        except BaseException:
+            await self._probe.disconnect(nowait=True)
+            raise
+
+    def _hang_up(self) -> None:
+        """Ends the connections as a broken network would: whoever waits for an answer gets an error."""
+        for connection in (self._probe, *self._connections):
+            if connection.is_connected:
+                connection._writer.transport.abort()
+
+
+def liveness(client: Redis) -> Liveness:
+    """Of the Redis behind a client of `connect`. Watched, it has commands raise DependencyAway, an OSError, while it is silent."""
+    pool = client.connection_pool
+    if not isinstance(pool, _Pool):
+        raise TypeError("the client was not made by connect()")
+    return pool.liveness
+
+
 def connect(url: str) -> Redis:
     """A pool that gives up after seconds, not minutes, and reconnects by itself. Answers are bytes."""
-    return Redis.from_url(
+    pool = _Pool.from_url(
         url,
-        connection_class=_Cancellable,
+        connection_class=_Connection,
         protocol=2,
         # Every story that is watched holds one; past the limit a call fails at once instead of queueing for ever.
         max_connections=2000,
@@ -40,3 +100,4 @@ def connect(url: str) -> Redis:
         health_check_interval=15,
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
     )
+    return Redis.from_pool(pool)

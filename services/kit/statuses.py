@@ -15,33 +15,39 @@ from grpc.aio import AioRpcError
 from grpc_status import rpc_status
 
 from .errors import DOMAIN, DeadlineExceeded, Internal, InvalidArgument, MeshError, Unavailable
+from .liveness import DependencyAway
 
-_DEPENDENCY_DOWN = (
-    sqlalchemy.exc.OperationalError,
-    sqlalchemy.exc.InterfaceError,
-    sqlalchemy.exc.TimeoutError,
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
-    redis.exceptions.BusyLoadingError,
-    ConnectionError,
-)
+_DOWN: dict[str, tuple[type[Exception], ...]] = {
+    "postgres": (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError),
+    "redis": (
+        redis.exceptions.ConnectionError,
+        redis.exceptions.TimeoutError,
+        redis.exceptions.BusyLoadingError,
+    ),
+}
 
 
 def as_mesh_error(error: Exception) -> MeshError:
     """The error a caller is to see: what we raised on purpose, what will pass by itself, or Internal."""
+    if isinstance(error, MeshError):
+        return error
+    if (dependency := _dependency_down(error)) is not None:
+        return Unavailable(dependency=dependency) if dependency else Unavailable()
+    return DeadlineExceeded() if isinstance(error, TimeoutError) else Internal()
+
+
+def _dependency_down(error: Exception) -> str | None:
+    """The dependency that does not answer; empty when it is another service or nobody can tell. None for any other error."""
     match error:
-        case MeshError():
-            return error
-        case TimeoutError():
-            return DeadlineExceeded()
+        case DependencyAway():
+            return error.dependency
         case AioRpcError() if error.code() in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED):
-            return Unavailable()
-        case _ if isinstance(error, _DEPENDENCY_DOWN):
-            return Unavailable()
+            return ""
         case sqlalchemy.exc.DBAPIError() if error.connection_invalidated:
-            return Unavailable()
-        case _:
-            return Internal()
+            return "postgres"
+        case ConnectionError():
+            return ""
+    return next((dependency for dependency, errors in _DOWN.items() if isinstance(error, errors)), None)
 
 
 def to_status(error: MeshError) -> status_pb2.Status:

@@ -74,6 +74,7 @@ async def serve(settings: NotificationSettings) -> None:
         server.add(SERVICE, lambda to: add_NotificationServiceServicer_to_server(servicer, to))
         letters = DeadLetterServicer(DeadLetterDesk(keepers, signer))
         server.add(dead_letter_service.SERVICE, lambda to: add_DeadLetterServiceServicer_to_server(letters, to))
+        server.background(db.watch)
         server.background(RevocationFeed(auth, revocations).run)
         server.metrics.show(revocations)
         await server.run(access_tokens, service_tokens)
@@ -117,6 +118,8 @@ async def work(settings: NotificationWorkerSettings) -> None:
         )
         smtp_answers = seldom(smtp.check, every_seconds=_SMTP_CHECK_SECONDS)
         server = Server(settings, required={"postgres": db.check, "redis": redis.ping}, optional={"smtp": smtp_answers})
+        server.background(db.watch)
+        server.background(kit_redis.liveness(redis).watch)
         server.background(inbox.run)
         await server.run()
 

@@ -91,6 +91,8 @@ async def serve(settings: StorySettings) -> None:
         watches = Watches(
             db, stories, Progress(redis), signer, watch_limits, heartbeat_seconds=settings.heartbeat_seconds
         )
+        server.background(db.watch)
+        server.background(kit_redis.liveness(redis).watch)
         server.background(watches.run)
         servicer = StoryServicer(stories, watches)
         server.add(SERVICE, lambda to: add_StoryServiceServicer_to_server(servicer, to))
@@ -168,6 +170,8 @@ async def work(settings: StoryWorkerSettings) -> None:
         )
         relay = Relay(db, redis, ROUTES, service="story", database_url=database_url)
         server = Server(settings, required={"postgres": db.check, "redis": redis.ping})
+        server.background(db.watch)
+        server.background(kit_redis.liveness(redis).watch)
         server.background(inbox.run)
         server.background(accounts_inbox.run)
         server.background(relay.run)
