@@ -24,10 +24,11 @@ class _Connection(Connection):
     require: Callable[[], None] | None = None
     """Raises DependencyAway."""
 
-    async def connect(self) -> None:
+    async def connect_check_health(self, *arguments: Any, **options: Any) -> None:
+        """Every way to a connection goes through here, also that of a command that is tried again."""
         if self.require:
             self.require()
-        await super().connect()  # type: ignore[no-untyped-call]  # typed for callers only
+        await super().connect_check_health(*arguments, **options)
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         task = asyncio.current_task()
@@ -45,7 +46,7 @@ class _Pool(ConnectionPool):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._connections: WeakSet[Any] = WeakSet()
-        self._probe = super().make_connection()  # type: ignore[no-untyped-call]  # likewise
+        self._probe = super().make_connection()  # type: ignore[no-untyped-call]  # typed for callers only
         self.liveness = Liveness("redis", self._ask, self._hang_up)
 
     def make_connection(self) -> Any:
@@ -54,9 +55,9 @@ class _Pool(ConnectionPool):
         self._connections.add(connection)
         return connection
 
-    async def get_connection(self, command_name: str | None = None, *keys: Any, **options: Any) -> Any:
+    async def get_connection(self, *arguments: Any, **options: Any) -> Any:
         self.liveness.require()
-        return await super().get_connection(command_name, *keys, **options)  # type: ignore[no-untyped-call]  # likewise
+        return await super().get_connection(*arguments, **options)  # type: ignore[no-untyped-call]  # likewise
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await self._probe.disconnect(nowait=True)
