@@ -1,9 +1,11 @@
 """A service's inbox: a Redis stream that its workers share as one consumer group.
 
 Delivery is at least once: a handler records each event in `processed_events` in the transaction of its effect, and the entry is
-acknowledged after that commit. A working handler keeps its lease by a heartbeat; a dead worker's entries go to a peer when the
-lease ends. Failures are retried with full-jitter backoff, then dead-lettered; what can never succeed is dead-lettered at once.
-Whatever waits for an administrator's decision, or was given up by one, is not handled when another copy of it comes by.
+acknowledged after that commit. A working process keeps its leases by a heartbeat; a dead worker's entries go to a peer when the
+lease ends, and an entry that kills one worker after the other is given up. A worker that was only slow takes its part in that count
+back when it comes to itself. Failures are retried with full-jitter backoff, then dead-lettered; what can never succeed is
+dead-lettered at once. Whatever waits for an administrator's decision, or was given up by one, is not handled when another copy of
+it comes by.
 """
 
 from __future__ import annotations
@@ -24,9 +26,13 @@ from sqlalchemy.dialects.postgresql import insert
 from . import tracing
 from .database import Database, Transaction
 from .dead_letters import bury, dead_letters, is_put_aside
+from .errors import Unavailable
 from .events import Event, Undecodable, from_bytes
+from .inbox_heartbeat import Heartbeat
 from .inbox_stream import GROUP, Entry, InboxStream, delayed_of, stream_of
 from .inbox_upkeep import InboxUpkeep, processed_events
+from .pausing import pause
+from .statuses import as_mesh_error
 
 __all__ = [
     "GROUP",
@@ -48,7 +54,7 @@ log = logging.getLogger(__name__)
 _BACKOFF_BASE = 1.0
 _BACKOFF_CAP = 300.0
 _CRASH_LIMIT = 10
-"""Deliveries after which an entry counts as killing its workers."""
+"""Deliveries to workers that were not heard of again after which an entry counts as killing them."""
 _PAUSE_SECONDS = 1.0
 """Between two tries to reach Redis."""
 _MOVE_EVERY_SECONDS = 0.25
@@ -119,10 +125,16 @@ class Inbox:
         self._backoff = backoff
         self._forgotten = forgotten
         self._running: dict[bytes, asyncio.Task[None]] = {}
+        self._handling: dict[bytes, asyncio.Task[bool]] = {}
+        self._heartbeat = Heartbeat(self._stream, lease_seconds=lease_seconds, lost=self._lost)
+        self._stopping = asyncio.Event()
+        self._uncounted: list[Entry] = []
+        """Deliveries that ended otherwise than in our death."""
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Takes events until `stopping` is set, then waits for the running handlers; cancelled, it hands their events back."""
-        async with asyncio.TaskGroup() as group:
+        self._stopping = stopping
+        async with self._heartbeat.beating(), asyncio.TaskGroup() as group:
             # Ends by itself, so that nothing breaks off in the middle of a transaction.
             group.create_task(self._upkeep.run(stopping))
             beside = [group.create_task(self._move()), group.create_task(self._tidy())]
@@ -138,6 +150,7 @@ class Inbox:
                 for task in beside:
                     task.cancel()
         try:
+            await self._uncount()
             await self._stream.leave()
         except _REDIS_DOWN as error:
             log.warning("the inbox cannot be left in order: %s", error)
@@ -159,6 +172,7 @@ class Inbox:
             return ()
         # When the heartbeat was held up for a whole lease, our own look claims what we are still at.
         fresh = [entry for entry in entries if entry.id not in self._running]
+        self._uncounted += [entry for entry in entries if entry.id in self._running]
         if stopping.is_set():
             await self._hand_back(fresh)
             return ()
@@ -173,44 +187,68 @@ class Inbox:
 
     async def _work(self, entry: Entry) -> None:
         """Deals with one entry, whatever happens; only cancellation leaves here."""
-        handling = asyncio.create_task(self._handle(entry))
-        beating = asyncio.create_task(self._beat(entry, handling))
+        handling = self._handling[entry.id] = asyncio.create_task(self._handle_through_outages(entry))
         try:
-            await handling
+            with self._heartbeat.keeping(entry):
+                ours = await handling
         except asyncio.CancelledError:
             if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # always inside a task
                 await self._hand_back([entry])
                 raise
-            log.warning("lost the lease of %s; its new owner goes on", entry.id.decode())
+            ours = False
         except Exception as error:
-            # Redis or Postgres is away, so the outcome cannot be recorded: the entry comes again.
-            log.warning("entry %s stays pending until its lease ends: %s", entry.id.decode(), error)
+            log.warning("entry %s stays pending until its lease ends", entry.id.decode(), exc_info=error)
+            ours = False
         finally:
-            beating.cancel()
+            del self._handling[entry.id]
+        if not ours:
+            # Whether it was taken over or will be, we have not died of it.
+            self._uncounted.append(entry)
 
-    async def _handle(self, entry: Entry) -> None:
+    def _lost(self, entry: Entry) -> None:
+        """Ends the handler, for another worker has begun the same work."""
+        if handling := self._handling.get(entry.id):
+            log.warning("lost the lease of %s; its new owner goes on", entry.id.decode())
+            handling.cancel()
+
+    async def _handle_through_outages(self, entry: Entry) -> bool:
+        """Tries again, under the lease, while Redis or Postgres is away and no outcome can be recorded. False as in `_handle`."""
+        while True:
+            try:
+                return await self._handle(entry)
+            except Exception as error:
+                if not isinstance(as_mesh_error(error), Unavailable):
+                    raise
+                log.warning("entry %s cannot be dealt with now: %s", entry.id.decode(), error)
+            await pause(_PAUSE_SECONDS, self._stopping)
+            if self._stopping.is_set():
+                await self._hand_back([entry])
+                return True
+
+    async def _handle(self, entry: Entry) -> bool:
+        """False when the entry has another owner by now, and the outcome changed nothing."""
         try:
             event = from_bytes(entry.data)
         except Undecodable as error:
-            await self._bury(entry, None, str(error), entry.failures)
-            return
+            return await self._bury(entry, None, str(error), entry.failures)
         if entry.claimed and await self._stream.deliveries(entry) > _CRASH_LIMIT:
-            await self._bury(entry, event, "its workers keep dying", entry.failures)
-            return
+            return await self._bury(entry, event, "its workers keep dying", entry.failures)
         if (entry.again or entry.claimed or entry.failures) and await self._is_put_aside(event):
-            await self._stream.acknowledge(entry)
-            return
+            return await self._stream.acknowledge(entry)
+        return await self._dispatch(entry, event)
+
+    async def _dispatch(self, entry: Entry, event: Event) -> bool:
+        """Runs the handler and records what came of it. False as in `_handle`."""
         with tracing.continued(event.traceparent, event.type):
             try:
                 await self._handler_of(event)(event)
             except Later as later:
-                await self._stream.postpone(entry, later.delay.total_seconds(), entry.failures)
+                return await self._stream.postpone(entry, later.delay.total_seconds(), entry.failures)
             except (Permanent, Undecodable) as error:
-                await self._bury(entry, event, str(error), entry.failures)
+                return await self._bury(entry, event, str(error), entry.failures)
             except Exception as error:
-                await self._failed(entry, event, error)
-            else:
-                await self._stream.acknowledge(entry)
+                return await self._failed(entry, event, error)
+            return await self._stream.acknowledge(entry)
 
     def _handler_of(self, event: Event) -> Handler:
         handler = self._handlers.get(event.type)
@@ -224,30 +262,16 @@ class Inbox:
         async with self._db.single() as tx:
             return await is_put_aside(tx, event.id)
 
-    async def _failed(self, entry: Entry, event: Event, error: Exception) -> None:
+    async def _failed(self, entry: Entry, event: Event, error: Exception) -> bool:
         failures = entry.failures + 1
         log.warning("handling %s %s failed, failure %d", event.type, event.id, failures, exc_info=error)
         if failures >= self._max_failures:
             # Only the error's type is kept: its text may quote what the handler worked on.
-            await self._bury(entry, event, f"{type(error).__name__} after {failures} failures", failures)
-        else:
-            await self._stream.postpone(entry, self._backoff(failures), failures)
+            return await self._bury(entry, event, f"{type(error).__name__} after {failures} failures", failures)
+        return await self._stream.postpone(entry, self._backoff(failures), failures)
 
-    async def _beat(self, entry: Entry, handling: asyncio.Task[None]) -> None:
-        """Keeps the lease; when it is lost, ends the handler, for another worker has begun the same work."""
-        while True:
-            await asyncio.sleep(self._lease_seconds / 3)
-            try:
-                kept = await self._stream.keep(entry)
-            except _REDIS_DOWN as error:
-                log.warning("the lease of %s cannot be renewed now: %s", entry.id.decode(), error)
-                continue
-            if not kept:
-                handling.cancel()
-                return
-
-    async def _bury(self, entry: Entry, event: Event | None, reason: str, failures: int) -> None:
-        """Dead-letters the entry: it is in Postgres before it leaves the stream."""
+    async def _bury(self, entry: Entry, event: Event | None, reason: str, failures: int) -> bool:
+        """Dead-letters the entry: it is in Postgres before it leaves the stream. False as in `_handle`."""
         log.error("dead-lettered %s: %s", event.type if event else "an undecodable entry", reason)
         async with self._db.transaction() as tx:
             if not (event and self._forgotten and await self._forgotten(tx, event)):
@@ -261,7 +285,7 @@ class Inbox:
                     reason=_text(reason[:500]),
                     failures=failures,
                 )
-        await self._stream.acknowledge(entry)
+        return await self._stream.acknowledge(entry)
 
     async def _hand_back(self, entries: Sequence[Entry]) -> None:
         try:
@@ -271,13 +295,23 @@ class Inbox:
             log.warning("%d entries go to a peer only after their lease: %s", len(entries), error)
 
     async def _move(self) -> None:
-        """Brings postponed entries back for as long as the inbox runs."""
+        """Brings postponed entries back for as long as the inbox runs, and says of which ones we have not died."""
         while True:
             try:
                 await self._stream.move_due()
+                await self._uncount()
             except _REDIS_DOWN as error:
                 log.warning("postponed events cannot be moved now: %s", error)
             await asyncio.sleep(_MOVE_EVERY_SECONDS)
+
+    async def _uncount(self) -> None:
+        entries, self._uncounted = self._uncounted, []
+        try:
+            if entries:
+                await self._stream.uncount(entries)
+        except BaseException:
+            self._uncounted += entries
+            raise
 
     async def _tidy(self) -> None:
         """Forgets the consumers of ended processes for as long as the inbox runs."""

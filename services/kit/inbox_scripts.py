@@ -47,17 +47,18 @@ end
 return #due
 """
 
-RELEASE = """
--- KEYS: stream. ARGV: group, consumer, entries. Makes our entries look long idle, so that the next look of a peer claims them,
--- and takes this delivery back from the count: leaving is no crash.
-for i = 3, #ARGV do
+TAKE_BACK = """
+-- KEYS: stream. ARGV: group, consumer, idle time in ms, entries. Takes a delivery of each back from its count. What is ours
+-- counts as idle for so long then, so that the next look of a peer may claim it; what another worker has by now stays with it.
+for i = 4, #ARGV do
   local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)
-  if #pending > 0 and pending[1][2] == ARGV[2] then
-    local count = math.max(pending[1][4] - 1, 0)
-    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'IDLE', 86400000, 'RETRYCOUNT', count, 'JUSTID')
+  if #pending > 0 then
+    local owner, idle, count = pending[1][2], pending[1][3], math.max(pending[1][4] - 1, 0)
+    if owner == ARGV[2] then idle = ARGV[3] end
+    redis.call('XCLAIM', KEYS[1], ARGV[1], owner, 0, ARGV[i], 'IDLE', idle, 'RETRYCOUNT', count, 'JUSTID')
   end
 end
-return #ARGV - 2
+return #ARGV - 3
 """
 
 LEAVE = """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
@@ -14,7 +15,8 @@ from uuid import uuid4
 import redis.exceptions
 from redis.asyncio import Redis
 
-from .inbox_scripts import ACKNOWLEDGE, FORGET, KEEP, LEAVE, MOVE_DUE, POSTPONE, RELEASE
+from . import redis as kit_redis
+from .inbox_scripts import ACKNOWLEDGE, FORGET, KEEP, LEAVE, MOVE_DUE, POSTPONE, TAKE_BACK
 
 GROUP = "workers"
 
@@ -27,6 +29,9 @@ _MOST_FAILURES = 1_000_000
 """More than any inbox allows. An entry may claim more, which Python refuses to read or Postgres to keep."""
 
 _BEGINNING = b"0-0"
+
+_LONG = 86_400_000
+"""Milliseconds of silence: longer than any lease."""
 
 _Raw = tuple[bytes, Mapping[bytes, bytes] | None]
 _Answer = list[tuple[bytes, list[_Raw]]]
@@ -71,12 +76,13 @@ class Entry:
 class InboxStream:
     """One consumer of a service's stream. Every method raises redis.exceptions.RedisError or OSError while Redis is away."""
 
-    def __init__(self, redis: Redis, service: str, *, lease_seconds: float) -> None:
+    def __init__(self, redis: Redis, service: str, *, lease_seconds: float, consumer: str = "") -> None:
         self._redis = redis
+        self._service = service
         self._stream, self._delayed = stream_of(service), delayed_of(service)
         self._lease = int(lease_seconds * 1000)
         # Unique for each process, also after a restart in the same container: a name stands for one life.
-        self._consumer = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        self._consumer = consumer or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._cursor = _BEGINNING
         self._claim_seconds = min(_CLAIM_SECONDS, lease_seconds / 3)
         self._claim_at = monotonic()
@@ -84,9 +90,16 @@ class InboxStream:
         self._acknowledge = redis.register_script(ACKNOWLEDGE)
         self._postpone = redis.register_script(POSTPONE)
         self._move_due = redis.register_script(MOVE_DUE)
-        self._release = redis.register_script(RELEASE)
+        self._take_back = redis.register_script(TAKE_BACK)
         self._leave = redis.register_script(LEAVE)
         self._forget = redis.register_script(FORGET)
+
+    @asynccontextmanager
+    async def apart(self) -> AsyncIterator[InboxStream]:
+        """The same consumer, for another event loop."""
+        async with kit_redis.apart(self._redis) as redis:
+            lease_seconds = self._lease / 1000
+            yield InboxStream(redis, self._service, lease_seconds=lease_seconds, consumer=self._consumer)
 
     async def take(self, count: int) -> list[Entry]:
         """The entries of dead workers, else new ones; waits for these up to a second, then returns none."""
@@ -106,28 +119,33 @@ class InboxStream:
         return bool(await self._keep(keys=[self._stream], args=[GROUP, self._consumer, entry.id]))
 
     async def deliveries(self, entry: Entry) -> int:
-        """How often the entry was given to a worker."""
+        """How often the entry was given to a worker that has not been heard of since."""
         pending = await self._redis.xpending_range(self._stream, GROUP, entry.id, entry.id, 1)
         return int(pending[0]["times_delivered"]) if pending else 0
 
-    async def acknowledge(self, entry: Entry) -> None:
-        """Removes the entry, if it still is ours."""
-        await self._acknowledge(keys=[self._stream], args=[GROUP, self._consumer, entry.id])
+    async def acknowledge(self, entry: Entry) -> bool:
+        """Removes the entry. False when it is not ours any more."""
+        return bool(await self._acknowledge(keys=[self._stream], args=[GROUP, self._consumer, entry.id]))
 
-    async def postpone(self, entry: Entry, seconds: float, failures: int) -> None:
-        """Takes the entry out of the stream for a time, if it still is ours."""
-        await self._postpone(
+    async def postpone(self, entry: Entry, seconds: float, failures: int) -> bool:
+        """Takes the entry out of the stream for a time. False when it is not ours any more."""
+        postponed = await self._postpone(
             keys=[self._stream, self._delayed],
             args=[GROUP, self._consumer, entry.id, int(seconds * 1000), failures, uuid4().hex, entry.data],
         )
+        return bool(postponed)
 
     async def move_due(self) -> None:
         """Brings postponed entries back when they are due."""
         await self._move_due(keys=[self._stream, self._delayed], args=[_MOVE_AT_MOST])
 
     async def release(self, entries: Sequence[Entry]) -> None:
-        """Lets a peer take our entries at once instead of after the lease."""
-        await self._release(keys=[self._stream], args=[GROUP, self._consumer, *(entry.id for entry in entries)])
+        """Lets a peer take our entries at once instead of after the lease. Leaving is no crash: see `uncount`."""
+        await self._take_back(keys=[self._stream], args=[GROUP, self._consumer, _LONG, *(each.id for each in entries)])
+
+    async def uncount(self, entries: Sequence[Entry]) -> None:
+        """Takes one delivery of each back from the count of `deliveries`, whoever has it now: its worker lives."""
+        await self._take_back(keys=[self._stream], args=[GROUP, self._consumer, 0, *(each.id for each in entries)])
 
     async def leave(self) -> None:
         """Removes this consumer's name, unless entries are pending under it."""

@@ -102,3 +102,9 @@ def connect(url: str) -> Redis:
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
     )
     return Redis.from_pool(pool)
+
+
+def apart(client: Redis) -> Redis:
+    """A client of the same Redis for another event loop, which can use no connection of the first."""
+    pool = client.connection_pool
+    return Redis.from_pool(_Pool(connection_class=pool.connection_class, **pool.connection_kwargs))

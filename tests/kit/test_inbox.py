@@ -452,7 +452,7 @@ async def test_a_dead_letter_that_cannot_be_written_now_is_not_lost(world: World
         await servers.stop("postgres")
         try:
             await send(world.redis, event())
-            await until(world.pending)
+            await until(lambda: _count_is(world.consumers, 1))
         finally:
             await servers.start("postgres")
         await until(world.dead)
@@ -599,7 +599,7 @@ async def test_a_worker_does_not_begin_again_what_it_is_still_at(world: World) -
 
 async def _claimed_again(world: World) -> bool:
     (entry,) = await world.pending()
-    return int(entry["times_delivered"]) == 2
+    return int(entry["time_since_delivered"]) < 10**6
 
 
 async def test_an_event_that_kills_its_workers_is_given_up(world: World) -> None:

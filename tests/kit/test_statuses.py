@@ -38,6 +38,7 @@ def detail(status: status_pb2.Status, kind: type[M]) -> M | None:
         (errors.FailedPrecondition(), StatusCode.FAILED_PRECONDITION, "FAILED_PRECONDITION"),
         (errors.ResourceExhausted(), StatusCode.RESOURCE_EXHAUSTED, "RESOURCE_EXHAUSTED"),
         (errors.Unavailable(), StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE"),
+        (errors.Unimplemented(), StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED"),
         (errors.DeadlineExceeded(), StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
         (errors.MalformedRequest(), StatusCode.INVALID_ARGUMENT, "REQUEST_MALFORMED"),
         (errors.InvalidArgument([]), StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT"),

@@ -1,0 +1,85 @@
+"""Renews the leases of what a process is working on, from a thread of its own.
+
+On the event loop a renewal would wait behind the very work that it vouches for: on a busy machine, or while something holds the
+loop up, a worker that lives would lose its lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from time import monotonic
+
+import redis.exceptions
+
+from .inbox_stream import Entry, InboxStream
+
+log = logging.getLogger(__name__)
+
+_PATIENCE_LEASES = 4
+"""How long a loop may show no sign of life until it counts as hung: nobody else would ever take its entries over."""
+
+_REDIS_DOWN = (redis.exceptions.RedisError, OSError)
+
+
+class Heartbeat:
+    """Of one consumer. It stops when the process does, whatever stops it, and when the event loop does not move for long."""
+
+    def __init__(self, stream: InboxStream, *, lease_seconds: float, lost: Callable[[Entry], None]) -> None:
+        """`lost` is called on the event loop for an entry that another worker has taken over."""
+        self._stream = stream
+        self._lease_seconds = lease_seconds
+        self._lost = lost
+        self._kept: dict[bytes, Entry] = {}
+        self._stopped = threading.Event()
+        self._alive_at = monotonic()
+
+    @contextmanager
+    def keeping(self, entry: Entry) -> Iterator[None]:
+        """Keeps the lease of the entry during the block."""
+        self._kept[entry.id] = entry
+        try:
+            yield
+        finally:
+            self._kept.pop(entry.id, None)
+
+    @asynccontextmanager
+    async def beating(self) -> AsyncIterator[None]:
+        """Beats during the block."""
+        loop = asyncio.get_running_loop()
+        self._sign_of_life()
+        thread = threading.Thread(target=lambda: asyncio.run(self._beat(loop)), name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stopped.set()
+            await asyncio.to_thread(thread.join)
+
+    async def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        """On a loop of the thread's own, which has nothing else to do and so may stand still between two beats."""
+        async with self._stream.apart() as stream:
+            while not self._stopped.wait(self._lease_seconds / 3):
+                silent_for = monotonic() - self._alive_at
+                loop.call_soon_threadsafe(self._sign_of_life)
+                if silent_for > _PATIENCE_LEASES * self._lease_seconds:
+                    log.error("the event loop has not moved for %.1f s: its leases are not renewed", silent_for)
+                    continue
+                await self._renew(stream, loop)
+
+    async def _renew(self, stream: InboxStream, loop: asyncio.AbstractEventLoop) -> None:
+        # A copy, for entries come and go meanwhile.
+        for entry in list(self._kept.values()):
+            try:
+                kept = await stream.keep(entry)
+            except _REDIS_DOWN as error:
+                log.warning("leases cannot be renewed now: %s", error)
+                return
+            if not kept and self._kept.pop(entry.id, None) is not None:
+                loop.call_soon_threadsafe(self._lost, entry)
+
+    def _sign_of_life(self) -> None:
+        self._alive_at = monotonic()
