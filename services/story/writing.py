@@ -116,6 +116,7 @@ class Writing:
             log.warning(
                 "story %s attempt %d was overtaken, or erased or cancelled by its owner", story.id, story.attempt
             )
+            await self._uncount_failure(story)
         except WriterRefused as refused:
             log.warning("story %s attempt %d was refused, %s: %s", story.id, story.attempt, refused.reason, refused)
             await self._fail(story, draft, refused.reason)
@@ -270,11 +271,14 @@ class Writing:
 
     async def _fail(self, story: Story, draft: Draft, reason: str) -> None:
         async with self._db.transaction() as tx:
-            if not await store.attempts.fail(tx, story.id, story.attempt, reason, draft.checkpoint, now=self._clock()):
-                return
-            event = events.StoryFailed(story_id=str(story.id), owner_id=str(story.owner_id), reason=reason)
-            await outbox.add(tx, event, key=story.id)
-        await draft.end()
+            failed = await store.attempts.fail(tx, story.id, story.attempt, reason, draft.checkpoint, now=self._clock())
+            if failed:
+                event = events.StoryFailed(story_id=str(story.id), owner_id=str(story.owner_id), reason=reason)
+                await outbox.add(tx, event, key=story.id)
+        if failed:
+            await draft.end()
+        else:
+            await self._uncount_failure(story)
 
     async def _try_again(self, story: Story, draft: Draft, error: Exception) -> None:
         if self._left(story) <= 0:
@@ -294,7 +298,19 @@ class Writing:
             requeued = await store.attempts.requeue(tx, story.id, story.attempt, draft.checkpoint, pause=pause)
         if requeued:
             await draft.end()
+        else:
+            await self._uncount_failure(story)
         return requeued
+
+    async def _uncount_failure(self, story: Story) -> None:
+        """For an attempt that was overtaken: it failed only if its worker is never heard of again, and here we are."""
+        try:
+            async with self._db.single() as tx:
+                await store.attempts.uncount_failure(tx, story.id, story.attempt)
+        except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+            log.warning(
+                "attempt %d at story %s counts as failed, though it was not: %s", story.attempt, story.id, error
+            )
 
 
 def _brief(story: Story) -> Brief:

@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -108,15 +109,21 @@ class Ledger:
         os.pwrite(self._counters, value.to_bytes(8), 8 * index)
 
 
+_THREADS = threading.Lock()
+"""For the threads of one process, which share the open file, and so its lock."""
+
+
 class _Locked:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def __enter__(self) -> None:
+        _THREADS.acquire()
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
 
     def __exit__(self, *_: object) -> None:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        _THREADS.release()
 
 
 def lines(folder: Path) -> list[Line]:

@@ -17,7 +17,7 @@ from services.kit import outbox
 from services.kit.clock import system_clock
 from services.kit.inbox import GROUP, Later, stream_of
 from services.story import store
-from services.story.model import State, Story
+from services.story.model import Checkpoint, State, Story
 from services.story.tables import stories
 from services.story.writers import Refusal, Title, Words, WriterRefused, WriterUnavailable
 from services.story.writers.openai import OpenAIWriter
@@ -104,6 +104,37 @@ async def test_a_worker_whose_lease_was_lost_leaves_no_trace(world: StoryWorld) 
     story = await found(world, story_id)
     assert (story.title, story.text, story.attempt) == ("Quick", "the one", 2)
     assert await events_of(world, story_id) == ["StoryRequested", "StoryCompleted"]
+
+
+@pytest.mark.parametrize(
+    "last",
+    [(Words("too late"), End()), (WriterRefused(Refusal.CONTENT_REFUSED, "no"),), (WriterUnavailable("no"),), ()],
+    ids=["words", "a refusal", "a failure", "nothing, for it leaves"],
+)
+async def test_a_worker_that_was_overtaken_has_not_died_whatever_it_comes_back_with(
+    world: StoryWorld, last: tuple[Words | End | Exception, ...]
+) -> None:
+    """More often than attempts may fail: none of them has killed its worker."""
+    story_id, attempts = await requested(world), 3
+    for number in range(1, attempts + 2):
+        writer = ScriptedWriter(Title("Slow"))
+        slow = asyncio.create_task(world.writing(writer, attempts=attempts).write(story_id))
+        await writer.begun.wait()
+        async with world.db.transaction() as tx:
+            await tx.execute(update(stories).values(leased_until=stories.c.created_at))
+            await store.attempts.begin(
+                tx, story_id, writer="quick", model="", lease=timedelta(minutes=5), now=system_clock()
+            )
+        assert (await found(world, story_id)).failures == 1
+        writer.put(*last)
+        if not last:
+            slow.cancel()
+        with suppress(asyncio.CancelledError):
+            await slow
+        story = await found(world, story_id)
+        assert (story.state, story.failures, story.attempt) == (State.RUNNING, 0, 2 * number)
+        async with world.db.transaction() as tx:
+            await store.attempts.requeue(tx, story_id, story.attempt, Checkpoint("", ""), pause=None)
 
 
 async def test_a_long_story_keeps_its_lease(world: StoryWorld) -> None:

@@ -51,7 +51,8 @@ _BEGIN = (
         ),
     )
     .values(
-        # An abandoned attempt killed its worker, so it counts as a failure; one that was handed back does not.
+        # An abandoned attempt killed its worker, so it counts as a failure, until that worker is heard of again (see
+        # `uncount_failure`). One that was handed back does not.
         failures=stories.c.failures + cast(stories.c.state == State.RUNNING, Integer),
         state=State.RUNNING,
         attempt=stories.c.attempt + 1,
@@ -157,6 +158,17 @@ async def requeue(
         available_at=func.now() + (pause or timedelta(0)),
         leased_until=None,
     )
+
+
+async def uncount_failure(tx: Transaction, story_id: UUID, attempt: int) -> None:
+    """Takes back that the attempt was counted as a failure when the next one began: its worker lives, and was overtaken."""
+    overtaken = update(stories).where(
+        stories.c.id == story_id,
+        stories.c.attempt > attempt,
+        stories.c.failures > 0,
+        stories.c.state.in_(UNFINISHED),
+    )
+    await tx.execute(overtaken.values(failures=stories.c.failures - 1))
 
 
 async def lock_undispatched(
