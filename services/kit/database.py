@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from select import POLLIN, poll
@@ -21,7 +19,7 @@ from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from .liveness import Liveness
+from .liveness import Liveness, hang_up
 
 Transaction = AsyncConnection
 """What store functions take; only `Database.transaction` makes one."""
@@ -141,12 +139,9 @@ def _driver_connection(connection: DBAPIConnection) -> psycopg.AsyncConnection:
 
 
 def _hang_up(connection: psycopg.AsyncConnection) -> None:
-    """Ends the connection as a broken network would: whoever waits for an answer gets an error, and the pool replaces it.
-
-    To cancel who waits would not do: psycopg then asks the server to cancel the statement, and waits up to ten seconds for that.
-    """
-    with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as shared:
-        shared.shutdown(socket.SHUT_RDWR)
+    """Ends it without cancelling who waits: psycopg would ask the server to cancel the statement, and wait ten seconds for that."""
+    with suppress(psycopg.Error):
+        hang_up(connection.fileno())
 
 
 def _ping_idle(engine: Engine) -> None:

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from time import monotonic
 
 from .pausing import pause
 
@@ -18,8 +22,8 @@ log = logging.getLogger(__name__)
 _EVERY_SECONDS = 0.5
 _SILENT_SECONDS = 2.0
 """More than a busy machine takes for it, less than a caller would wait."""
-_HELD_UP_SECONDS = 0.2
-"""For an answer that is there already, when what was held up is our own event loop."""
+_HELD_UP_SECONDS = 0.4
+"""Whoever has waited so much longer was held up itself, or frozen: the answer may be there already."""
 
 
 class DependencyAway(ConnectionError):
@@ -28,6 +32,12 @@ class DependencyAway(ConnectionError):
     def __init__(self, dependency: str) -> None:
         super().__init__(f"{dependency} does not answer")
         self.dependency = dependency
+
+
+def hang_up(descriptor: int) -> None:
+    """Ends a connection as a broken network would: whoever waits for an answer gets an error, and its pool replaces it."""
+    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as shared:
+        shared.shutdown(socket.SHUT_RDWR)
 
 
 class Liveness:
@@ -59,12 +69,15 @@ class Liveness:
     async def _is_silent(self) -> bool:
         asking = asyncio.ensure_future(self._ask())
         try:
-            for patience in (_SILENT_SECONDS, _HELD_UP_SECONDS):
-                done, _ = await asyncio.wait([asking], timeout=patience)
+            held_up = True
+            while held_up:
+                begun = monotonic()
+                done, _ = await asyncio.wait([asking], timeout=_SILENT_SECONDS)
                 if done:
                     # What it says, also an error, is for those to judge who wanted something of it.
                     asking.exception()
                     return False
+                held_up = monotonic() - begun > _SILENT_SECONDS + _HELD_UP_SECONDS
             if not self._away:
                 # Before anybody who is woken now tries again.
                 self._away = True

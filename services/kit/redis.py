@@ -11,7 +11,7 @@ from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
-from .liveness import Liveness
+from .liveness import Liveness, hang_up
 
 
 class _Connection(Connection):
@@ -73,10 +73,9 @@ class _Pool(ConnectionPool):
             raise
 
     def _hang_up(self) -> None:
-        """Ends the connections as a broken network would: whoever waits for an answer gets an error."""
         for connection in (self._probe, *self._connections):
             if connection.is_connected:
-                connection._writer.transport.abort()
+                hang_up(connection._writer.get_extra_info("socket").fileno())
 
 
 def liveness(client: Redis) -> Liveness:
