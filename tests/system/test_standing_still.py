@@ -44,6 +44,7 @@ def values(member: Member, story_id: str) -> Mapping[str, Any]:
         "current_password": WRONG_PASSWORD,
         "new_password": "a lighthouse keeper's umbrella",
         "refresh_token": member.refresh_token,
+        "stop_token": "x" * 43,
         "first_name": "Ada",
         "kid": "x" * 43,
         "service": "story",
