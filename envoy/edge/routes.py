@@ -17,7 +17,7 @@ from edge.config import Config, header, seconds, typed
 from edge.contract import JWKS_METHOD, Binding, Contract, Method
 from edge.limits import CLIENT_NETWORK_HEADER, INTERNAL_PREFIX, rate_limits, without_local_limit
 from edge.observability import method_tracing, path_tracing
-from edge.scripts import DOCUMENTS, STREAMS, running
+from edge.scripts import DOCUMENTS, STREAMS, VERBS, running
 from edge.settings import Settings
 from edge.transcoding import is_compressed, without_transcoding
 
@@ -205,6 +205,8 @@ def _untranscoded(contract: Contract, settings: Settings) -> Iterable[Config]:
     """Where JSON requests stand until the transcoder has given them their methods' paths, or has refused them."""
     for template, methods in _by_template(contract).items():
         route = _nowhere(template, {"safe_regex": {"regex": _path_pattern(template)}})
+        if ":" in template:
+            route["typed_per_filter_config"] |= running(VERBS)
         for method, _ in methods:
             route["typed_per_filter_config"] |= _script(method)
         yield {**route, "tracing": path_tracing(template, settings.tracing)}

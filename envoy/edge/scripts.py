@@ -9,8 +9,8 @@ from edge.config import Config, extension, typed
 ENDED = "x-storymesh-ended"
 """A response header by which a service says that the stream tells nothing new: the client has read its end before."""
 
-STREAMS, DOCUMENTS = "streams", "documents"
-"""The scripts: resumable server-sent events, and HEAD for documents that a service answers."""
+STREAMS, DOCUMENTS, VERBS = "streams", "documents", "verbs"
+"""The scripts: resumable server-sent events, HEAD for documents that a service answers, and a slash after a verb of a path."""
 
 _FILTER = "envoy.filters.http.lua.scripts"
 _HERE = Path(__file__).parent
@@ -18,12 +18,13 @@ _HERE = Path(__file__).parent
 
 def scripts() -> Config:
     """The filter; stands right before the transcoder, whose input and output the scripts change."""
-    constants = f'local ENDED = "{ENDED}"\n'
+    common = f'local ENDED = "{ENDED}"\n' + (_HERE / "common.lua").read_text()
     return extension(
         _FILTER,
         "extensions.filters.http.lua.v3.Lua",
         source_codes={
-            name: {"inline_string": constants + (_HERE / f"{name}.lua").read_text()} for name in (STREAMS, DOCUMENTS)
+            name: {"inline_string": common + (_HERE / f"{name}.lua").read_text()}
+            for name in (STREAMS, DOCUMENTS, VERBS)
         },
     )
 

@@ -26,11 +26,15 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  local id = headers:get("last-event-id")
-  -- Native calls have arrived at their route, and have a token of their own.
-  if id and id ~= "" and headers:get(":method") == "GET" then
-    headers:replace(":path", with_token(headers:get(":path"), id:sub(1, MOST_ID_BYTES)))
+  if headers:get(":method") ~= "GET" then
+    -- Native calls have arrived at their route, and have a token of their own.
+    return
   end
+  local path, id = without_slash(headers:get(":path")), headers:get("last-event-id")
+  if id and id ~= "" then
+    path = with_token(path, id:sub(1, MOST_ID_BYTES))
+  end
+  headers:replace(":path", path)
 end
 
 local function with_ids(head, text)

@@ -193,9 +193,17 @@ async def test_a_body_may_say_that_it_is_not_compressed(http: httpx.AsyncClient,
     assert reason(await http.post("/v1/sessions", content=b"{}", headers=other)) == "UNSUPPORTED_MEDIA_TYPE"
 
 
-async def test_a_trailing_slash_makes_no_difference(http: httpx.AsyncClient, ada: httpx.AsyncClient) -> None:
+async def test_a_trailing_slash_makes_no_difference(
+    http: httpx.AsyncClient, ada: httpx.AsyncClient, mesh: Mesh
+) -> None:
     assert (await ada.get("/v1/account/")).json() == (await ada.get("/v1/account")).json()
     assert (await http.post("/v1/sessions/", json={"login": "ada"})).status_code == 200
+    assert (await http.post("/v1/sessions:refresh/", json={})).status_code == 200
+    assert (await http.post("/v1/registrations/r1:complete/", json={"code": "123456"})).status_code == 200
+    assert mesh.calls.last.request.registration_id == "r1"
+    mesh.story.chunks.put_nowait(None)
+    assert (await ada.get("/v1/stories/s1:watch/?resume_token=t")).status_code == 200
+    assert mesh.calls.last.request == story.WatchStoryRequest(story_id="s1", resume_token="t")
     for document in ("/health", "/docs", "/openapi.yaml"):
         assert (await http.get(f"{document}/")).text == (await http.get(document)).text
 

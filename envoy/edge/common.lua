@@ -1,0 +1,7 @@
+-- What more than one script needs; stands in front of each.
+
+local function without_slash(path)
+  local base, query = path:match("^([^?]*)(.*)$")
+  return (base:gsub("([^/])/+$", "%1")) .. query
+end
+
