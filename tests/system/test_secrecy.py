@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -14,7 +15,7 @@ from redis.asyncio import Redis
 
 from local.harness import RunningMesh
 from tests.system.collector import Collector
-from tests.system.conftest import code_for, databases_of
+from tests.system.conftest import code_for, databases_of, mails_to
 from tests.system.doors import Door
 from tests.system.members import begun, body_of, new_address, wrong
 from tests.system.remains import kept
@@ -104,6 +105,9 @@ async def everything_done(mesh: RunningMesh, door: Door, secrets: Secrets, redis
 
     call = partial(door.call, token=token)
     challenge_id = body_of(await call("StartEmailChange", new_email=new, password=third))["challenge_id"]
+    stop_token = await stop_token_for(mesh, email)
+    secrets.add("a stop token", stop_token)
+    assert not (await door.call("StopEmailChange", stop_token=f"{stop_token}x")).ok
     code = await mailed(new, 8)
     body_of(await call("CompleteEmailChange", challenge_id=challenge_id, code=code))
     body_of(await call("CreateStory", theme="a key", length="STORY_LENGTH_SHORT"))
@@ -112,6 +116,17 @@ async def everything_done(mesh: RunningMesh, door: Door, secrets: Secrets, redis
     before = await kept(mesh, redis)
     body_of(await call("DeleteAccount", password=third))
     return before
+
+
+async def stop_token_for(mesh: RunningMesh, address: str) -> str:
+    """From the mail that told of the beginning of a change of address."""
+
+    def found() -> list[str]:
+        texts = [str(mail.get_payload(decode=True)) for mail in mails_to(mesh.mail_dir, address)]
+        return [match[0] for text in texts if (match := re.search(r"sms1_[\w-]{43}", text))]
+
+    (token,) = await until(found)
+    return token
 
 
 async def mistakes(mesh: RunningMesh, password: str, tokens: dict[str, str]) -> None:
