@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from grpc import StatusCode
 from storymesh.auth.v1 import session_service_pb2 as pb
 from storymesh.events.v1 import auth_events_pb2 as events
 
+from services.auth import store
+from services.auth.model import Device, Method
 from services.auth.store.batches import MOST
 from services.auth.worker import Upkeep
 from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld, Member, outcomes
@@ -105,9 +108,22 @@ class TestMost:
                 pass
 
         await asyncio.gather(*(sign_in() for _ in range(49)), world.complete_code(challenge, code))
-        newest = await world.sign_in(ADA)
-        assert await living(world, newest) == 5
-        assert await world.scalar("SELECT count(*) FROM sessions") == 52
+        assert await world.scalar("SELECT count(*) FROM sessions WHERE revoked_at IS NULL") == 5
+        assert await world.scalar("SELECT count(*) FROM sessions") == 51
+
+    async def test_a_sign_in_waits_for_another_one_to_the_account_and_counts_its_session(
+        self, make_world: MakeWorld
+    ) -> None:
+        world = await make_world(sessions_per_account=2)
+        ada = await world.register(ADA)
+        async with world.db.transaction() as tx:
+            account = await store.users.credentials_of(tx, UUID(ada.user.id))
+            assert account
+            assert await store.users.hold_password(tx, account.user.id, account.password_changed_at)
+            await world.ops.sessions.open(tx, account.user, Device("one", "", ""), Method.PASSWORD)
+            signing_in = asyncio.create_task(world.sign_in(ADA))
+            await until(world.waits_for_a_lock)
+        assert await living(world, await signing_in) == 2
 
     async def test_of_far_too_many_each_sign_in_ends_some(self, make_world: MakeWorld) -> None:
         """As after the setting was lowered. To end all of them in one call would keep it, and others, waiting."""
