@@ -123,7 +123,8 @@ CLAIM_CODE = """
 local now, prefix, window, most = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[7]), tonumber(ARGV[5])
 local digest, ends, claimed_until, attempts, code, requester, shares = unpack(
   redis.call('HMGET', KEYS[1], 'digest', 'ends', 'claimed_until', 'attempts', 'code', 'requester', 'shares'))
-if not ends or tonumber(ends) <= now or tonumber(claimed_until or 0) > now then return 'absent' end
+-- One without a code is from before codes had names.
+if not ends or not code or tonumber(ends) <= now or tonumber(claimed_until or 0) > now then return 'absent' end
 local shared = prefix .. 'code:' .. code
 -- Redeemed by another challenge that shares it, or just being redeemed.
 if redis.call('EXISTS', shared) == 0 or tonumber(redis.call('HGET', shared, 'claimed_until') or 0) > now then return 'absent' end

@@ -449,3 +449,14 @@ class TestBudgets:
         code = await codes.issue(again, ADA, HOME)
         assert code.is_due
         assert await outcome(codes, again, code.digits) == "redeemed"
+
+
+async def test_what_an_earlier_version_left_in_redis_is_no_code(redis: Redis, clock: FakeClock) -> None:
+    codes, challenge = codes_of(redis, clock), uuid4()
+    code = await codes.issue(challenge, ADA, HOME)
+    (key,) = await redis.keys(f"codes:*:{challenge}")
+    await redis.hdel(key, "code", "codes", "requester")
+    assert await outcome(codes, challenge, code.digits) == "invalid"
+    clock.advance(seconds=15)
+    code = await codes.renew(challenge, ADA, HOME)
+    assert await outcome(codes, challenge, code.digits) == "redeemed"
