@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from grpc.aio import Metadata
 from storymesh.options.v1 import policy_pb2
 
-from .caller import Caller, Role
+from .caller import Caller, Metadata, Role
 from .errors import PermissionDenied, RevocationsUnknown, SessionRevoked, Unauthenticated
 from .policies import access_of, is_read, methods_of
 from .tokens import AccessTokens, ServiceTokens
+
+_BEARER = re.compile(r"[ \t]*bearer[ \t]+([\w.~+/-]+=*)[ \t]*", re.ASCII | re.IGNORECASE)
+"""RFC 6750, 2.1; the scheme is free of case, and what stands around the token may be any blanks (RFC 9110, 11.1 and 11.4)."""
 
 
 class AccessControl:
@@ -25,7 +28,7 @@ class AccessControl:
         self._access_tokens = access_tokens
         self._service_tokens = service_tokens
 
-    async def admit(self, path: str, metadata: Metadata | None) -> Caller | None:
+    async def admit(self, path: str, metadata: Metadata) -> Caller | None:
         """The person calling, None for a public call or another service's.
 
         Raises Unauthenticated, SessionRevoked or PermissionDenied; RevocationsUnknown for what would change something while the
@@ -35,7 +38,7 @@ class AccessControl:
         access = self._access[path]
         if access == policy_pb2.ACCESS_PUBLIC:
             return None
-        token = _bearer(metadata)
+        token = bearer_token(metadata)
         if access == policy_pb2.ACCESS_SERVICE:
             self._service_tokens.verify(token)
             return None
@@ -79,12 +82,11 @@ class AccessControl:
             raise SessionRevoked
 
 
-def _bearer(metadata: Metadata | None) -> str:
-    values = [value for key, value in metadata or () if key == "authorization"]
+def bearer_token(metadata: Metadata) -> str:
+    """The credential that came with a call. Raises Unauthenticated when there is none of the right form, or more than one."""
+    values = [value for key, value in metadata if key == "authorization"]
     # Two different credentials would leave it open whose call this is.
-    if len(values) != 1:
+    found = _BEARER.fullmatch(str(values[0])) if len(values) == 1 else None
+    if found is None:
         raise Unauthenticated
-    scheme, _, token = str(values[0]).partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise Unauthenticated
-    return token.strip()
+    return found[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
@@ -45,7 +45,11 @@ class Origin:
     user_agent: str
 
 
+Metadata = Sequence[tuple[str, str | bytes]]
+
 current_caller: ContextVar[Caller | None] = ContextVar("current_caller", default=None)
+current_metadata: ContextVar[Metadata] = ContextVar("current_metadata", default=())
+"""What came with the call, as the interceptor was handed it. To ask the context again would decode all of it each time."""
 
 
 def caller_of(_context: ServicerContext[Any, Any]) -> Caller:
@@ -58,7 +62,7 @@ def caller_of(_context: ServicerContext[Any, Any]) -> Caller:
 
 def origin_of(context: ServicerContext[Any, Any]) -> Origin:
     """The address and agent that the edge reports, or the peer's own when the call did not come through the edge."""
-    metadata = dict(context.invocation_metadata() or ())
+    metadata = dict(current_metadata.get())
     peer = unquote(context.peer()).removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
     agent = str(metadata.get("x-user-agent") or metadata.get("user-agent") or "")
     return Origin(ip=address_told(metadata) or _address(peer), user_agent=visible(agent)[:256])

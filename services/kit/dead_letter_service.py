@@ -12,7 +12,8 @@ from grpc.aio import ServicerContext
 from storymesh.ops.v1 import dead_letter_service_pb2 as pb
 from storymesh.ops.v1.dead_letter_service_pb2_grpc import DeadLetterServiceServicer
 
-from .caller import caller_of
+from .access import bearer_token
+from .caller import caller_of, current_metadata
 from .dead_letters import (
     Administrator,
     DeadLetter,
@@ -157,5 +158,4 @@ def to_proto(letter: DeadLetter) -> pb.DeadLetter:
 
 def _administrator(context: Context) -> Administrator:
     """The interceptor has verified role and token."""
-    credential = str(dict(context.invocation_metadata() or ())["authorization"])
-    return Administrator(caller_of(context).user_id, credential.partition(" ")[2].strip())
+    return Administrator(caller_of(context).user_id, bearer_token(current_metadata.get()))

@@ -21,7 +21,7 @@ from opentelemetry.trace import StatusCode as SpanStatusCode
 
 from . import deadline, tracing
 from .access import AccessControl
-from .caller import Caller, current_caller, origin_of
+from .caller import Caller, Metadata, current_caller, current_metadata, origin_of
 from .errors import Internal, MalformedRequest, MeshError, StreamStalled, Unimplemented
 from .metrics import Metrics
 from .statuses import as_mesh_error, to_grpc
@@ -74,18 +74,22 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
             return _UNKNOWN_METHOD
         if path.split("/")[1] not in self._services:
             return handler
+        metadata: Metadata = handler_call_details.invocation_metadata or ()
         # Without deserialisers: grpc would answer bytes that are no message with the text of an exception, before any of this.
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._streaming(path, handler), None, handler.response_serializer
+                self._streaming(path, metadata, handler), None, handler.response_serializer
             )
-        return grpc.unary_unary_rpc_method_handler(self._unary(path, handler), None, handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(path, metadata, handler), None, handler.response_serializer
+        )
 
-    def _unary(self, path: str, handler: Handler) -> Callable[[bytes, Context], Awaitable[Message]]:
+    def _unary(self, path: str, metadata: Metadata, handler: Handler) -> Callable[[bytes, Context], Awaitable[Message]]:
         behaviour: Any = handler.unary_unary
 
         async def serve(data: bytes, context: Context) -> Message:
-            with tracing.serving(path, context.invocation_metadata() or ()) as span:
+            current_metadata.set(metadata)
+            with tracing.serving(path, metadata) as span:
                 async with (
                     _Call(path, context, span, self._metrics) as call,
                     deadline.within(_remaining(context), self._call_seconds),
@@ -97,13 +101,16 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
 
         return serve
 
-    def _streaming(self, path: str, handler: Handler) -> Callable[[bytes, Context], Awaitable[None]]:
+    def _streaming(
+        self, path: str, metadata: Metadata, handler: Handler
+    ) -> Callable[[bytes, Context], Awaitable[None]]:
         behaviour: Any = handler.unary_stream
 
         # Writes instead of being a generator: whoever left would leave a suspended generator behind, to be closed by the garbage
         # collector in another task, when the call is gone and asking the context about it crashes the process.
         async def serve(data: bytes, context: Context) -> None:
-            with tracing.serving(path, context.invocation_metadata() or ()) as span:
+            current_metadata.set(metadata)
+            with tracing.serving(path, metadata) as span:
                 async with _Call(path, context, span, self._metrics) as call:
                     request = await self._admit(call, path, handler, data, context)
                     async with self._access.standing(call.caller), aclosing(behaviour(request, context)) as messages:
@@ -123,7 +130,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
             raise StreamStalled from None
 
     async def _admit(self, call: _Call, path: str, handler: Handler, data: bytes, context: Context) -> Message:
-        call.caller = await self._access.admit(path, context.invocation_metadata())
+        call.caller = await self._access.admit(path, current_metadata.get())
         current_caller.set(call.caller)
         try:
             request: Message = handler.request_deserializer(data)  # type: ignore[misc]  # generated code always gives one
@@ -215,7 +222,7 @@ class _Call:
             "rpc.grpc.status_code": code.name,
             "client.ip": origin_of(self._context).ip,
         }
-        request_id = dict(self._context.invocation_metadata() or ()).get("x-request-id")
+        request_id = dict(current_metadata.get()).get("x-request-id")
         if request_id:
             fields["http.request.id"] = str(request_id)[:64]
         if self.caller:

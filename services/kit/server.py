@@ -107,7 +107,17 @@ class Server:
         await server.start()
         self.address.set_result(f"{self._settings.listen.rpartition(':')[0]}:{self._port}")
         log.info("serving on %s", self.address.result())
-        await health.watch()
+        # gRPC's server ends by itself over a path that is not UTF-8. The process ends with it, for a supervisor to restart.
+        ended = asyncio.create_task(server.wait_for_termination())
+        watch = asyncio.create_task(health.watch())
+        try:
+            await asyncio.wait([ended, watch], return_when=asyncio.FIRST_COMPLETED)
+            if watch.done():
+                watch.result()
+            raise RuntimeError("gRPC's server has ended by itself")
+        finally:
+            # Cancelled, the other would take along what the server itself waits for when it is stopped.
+            watch.cancel()
 
     def _build(
         self,

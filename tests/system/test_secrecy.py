@@ -21,6 +21,7 @@ from tests.system.members import begun, body_of, new_address, wrong
 from tests.system.remains import kept
 from tests.system.secrecy import Beginning, Secrets, logs, overheard, processes, spans
 from tests.waiting import until
+from tests.wire import frame, http1, http2
 
 
 async def test_no_secret_shows_anywhere_after_all_that_people_do_and_do_wrong(
@@ -146,6 +147,37 @@ async def mistakes(mesh: RunningMesh, password: str, tokens: dict[str, str]) -> 
             await http.get("/v1/account", headers={"authorization": f"Bearer {access}", "cookie": f"token={access}"}),
         ):
             assert response.status_code in (200, 400, 401, 415)
+    await stray_bytes(mesh, password, access)
+
+
+async def stray_bytes(mesh: RunningMesh, password: str, access: str) -> None:
+    """A credential or another header that is no UTF-8, through each way into the edge and past it: a service logs what it gets."""
+    edge, past = (_split(address) for address in (mesh.edge_address, mesh.address("auth")))
+    text, account = access.encode(), b"/storymesh.auth.v1.AccountService/GetAccount"
+    grpc_ = (("content-type", b"application/grpc"), ("te", b"trailers"))
+    web = (("content-type", b"application/grpc-web+proto"), ("x-grpc-web", b"1"))
+    for odd in (
+        (("authorization", b"Bearer " + text + b"\xa0"),),
+        (("authorization", b"Bearer \xff" + text),),
+        (("authorization", b"Bearer " + text), ("x-note", b"\xff" + text), ("cookie", b"token=" + text + b"\xff")),
+        (("authorization", b"Bearer " + text), ("user-agent", b"Lo\xefc's iPad " + text)),
+    ):
+        for answer in (
+            await http1(edge, "GET", b"/v1/account", odd),
+            await http1(edge, "POST", account, (*web, *odd), frame(b"")),
+            await http2(edge, account, (*grpc_, *odd), frame(b"")),
+            await http2(past, account, (*grpc_, *odd), frame(b"")),
+            await http2(past, b"/grpc.health.v1.Health/Check", (*grpc_, *odd), frame(b"")),
+            await http2(past, b"/any.Service/" + text, (*grpc_, *odd), frame(b"")),
+        ):
+            assert answer.status in (200, 401)
+    for query in (b"?access_token=" + text + b"\xff", b"?password=" + password.encode()):
+        assert (await http2(edge, account + query, grpc_, frame(b""))).grpc_status == 3
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
 
 
 async def test_a_planted_secret_is_found_wherever_it_may_lie(

@@ -1,0 +1,103 @@
+"""Bytes that are no text, in calls that reach a service without the edge."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+from storymesh.story.v1.story_service_pb2 import GetStoryResponse
+
+from services.kit import logs
+from services.kit.server import Server
+from tests.identity import Issuer, service_tokens
+from tests.kit import desk as desks
+from tests.kit.conftest import SETTINGS, RunningDesk
+from tests.wire import Answer, Headers, frame, http2
+
+GRPC = (("content-type", b"application/grpc"), ("te", b"trailers"))
+FOREIGN = ("grpc._cython.cygrpc", "asyncio")
+
+
+async def call(address: str, path: str, headers: Headers = ()) -> Answer:
+    host, _, port = address.rpartition(":")
+    return await http2((host, int(port)), path.encode("latin1"), (*GRPC, *headers), frame(b""))
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """As every process of the mesh logs."""
+    logs.without_foreign_bytes()
+    yield
+    for name in FOREIGN:
+        logger = logging.getLogger(name)
+        for each in tuple(logger.filters):
+            logger.removeFilter(each)
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name in FOREIGN]
+
+
+@pytest.mark.parametrize("method", ["AskPublic", "AskUser", "Watch"])
+async def test_the_metadata_of_a_call_is_read_once(
+    desk: RunningDesk, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    """gRPC complains of what is not UTF-8 each time that it reads it."""
+    desk.desk.answer = answered
+    await call(desk.address, f"/{desks.NAME}/{method}", [("x-odd", b"\xff")])
+    assert len(told(caplog)) == 1
+
+
+async def answered(_request: object, _context: object) -> GetStoryResponse:
+    return GetStoryResponse()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [f"/{desks.NAME}/AskPublic", f"/{desks.NAME}/AskUser", "/grpc.health.v1.Health/Check", "/any.Service/Method"],
+)
+async def test_no_value_is_logged_and_a_flood_is_one_line(
+    desk: RunningDesk, caplog: pytest.LogCaptureFixture, quiet: None, path: str
+) -> None:
+    token = desk.issuer.token(uuid4())
+    for _ in range(20):
+        await call(
+            desk.address, path, [("authorization", f"Bearer {token}\xa0".encode("latin1")), ("x-odd", b"\xff" * 999)]
+        )
+    assert [(record.levelname, record.getMessage()) for record in told(caplog)] == [
+        ("WARNING", "a call carries bytes that are not UTF-8")
+    ]
+    assert token not in caplog.text
+    assert "\xff" not in caplog.text
+    assert "\\xff" not in caplog.text
+
+
+async def test_a_token_with_a_stray_byte_is_no_token(desk: RunningDesk) -> None:
+    token = desk.issuer.token(uuid4()).encode()
+    for value in (token + b"\xa0", b"\xa0" + token, token + b"\xc2\xa0", b"\xff"):
+        assert (
+            await call(desk.address, f"/{desks.NAME}/AskUser", [("authorization", b"Bearer " + value)])
+        ).grpc_status == 16
+    assert desk.desk.calls == 0
+
+
+@pytest.mark.parametrize("form", [b"bearer %b", b"BEARER %b", b"Bearer\t%b", b"Bearer \t %b ", b"bEARER  %b"])
+async def test_the_scheme_of_a_credential_is_free_of_case_and_blanks(desk: RunningDesk, form: bytes) -> None:
+    desk.desk.answer = answered
+    value = form % desk.issuer.token(uuid4()).encode()
+    assert (await call(desk.address, f"/{desks.NAME}/AskUser", [("authorization", value)])).grpc_status == 0
+
+
+async def test_a_process_whose_server_a_path_has_ended_ends_too_and_does_not_say_the_path(
+    caplog: pytest.LogCaptureFixture, quiet: None
+) -> None:
+    server, issuer = Server(SETTINGS, required={}), Issuer()
+    desks.add(server, desks.Desk())
+    running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens("desk")))
+    await call(await server.address, f"/{desks.NAME}/AskPublic?confidential\xff")
+    with pytest.raises(RuntimeError, match="ended by itself"):
+        await running
+    assert "confidential" not in caplog.text
