@@ -49,18 +49,19 @@ def _service(name: str, endpoints: tuple[Address, ...], settings: Settings) -> C
             }
         ],
         "outlier_detection": {
-            # Only failures to answer count. An INTERNAL that one method always gives must not take the process out for all others.
-            "consecutive_gateway_failure": 5,
-            "enforcing_consecutive_gateway_failure": 100,
-            "enforcing_consecutive_5xx": 0,
-            "enforcing_success_rate": 0,
-            "split_external_local_origin_errors": True,
-            "consecutive_local_origin_failure": 5,
-            "interval": "2s",
-            "base_ejection_time": "5s",
+            # A connection may fail every call while its process is well: gRPC's library does so once its HPACK table is broken. An
+            # ejected host's connections are given up, and calls go over new ones. It takes many failures in a row, and the host is
+            # back after a second at most, because callers can bring failures about and must not take it away from others.
+            "consecutive_5xx": 20,
+            "enforcing_consecutive_5xx": 100,
+            "always_eject_one_host": True,
+            "interval": "0.5s",
+            "base_ejection_time": "0.5s",
+            "max_ejection_time": "0.5s",
             "max_ejection_percent": 50,
-            # What is counted here is what health checks do not see.
-            "successful_active_health_check_uneject_host": False,
+            # Resets count with the others. Split off, their count would begin anew with each stream that opens.
+            "split_external_local_origin_errors": False,
+            "enforcing_success_rate": 0,
         },
         "circuit_breakers": {
             "thresholds": [
