@@ -23,7 +23,7 @@ def bootstrap(settings: Settings, contract: Contract) -> Config:
         "application_log_config": application_log(),
         "overload_manager": _overload_manager(settings.sizes),
         "static_resources": {
-            "listeners": [listeners.public(settings, contract), listeners.internal(settings)],
+            "listeners": [listeners.public(settings, contract), listeners.internal(settings, contract)],
             "clusters": clusters(settings),
         },
     }

@@ -11,9 +11,11 @@ from edge.contract import JWKS_METHOD, Contract
 from edge.limits import INTERNAL_PREFIX, client_addresses, global_limits, local_limit
 from edge.observability import access_log, sound_traces, tracing
 from edge.replies import local_replies
+from edge.requests import judged, without_trailers
 from edge.routes import route_configuration
 from edge.scripts import scripts
-from edge.settings import Cors, Settings, Sizes
+from edge.settings import Cors, Settings
+from edge.sizes import whole_requests
 from edge.statuses import explained
 from edge.transcoding import transcoder
 
@@ -30,7 +32,7 @@ def public(settings: Settings, contract: Contract) -> Config:
     }
 
 
-def internal(settings: Settings) -> Config:
+def internal(settings: Settings, contract: Contract) -> Config:
     """Turns jwt_authn's plain GET of the key set into a call of auth.
 
     Fetched from the public listener, it would count against the limits of that listener's callers. Envoy's listeners without a
@@ -47,7 +49,8 @@ def internal(settings: Settings) -> Config:
             "name": "internal",
             "virtual_hosts": [{"name": "internal", "domains": ["*"], "routes": [route]}],
         },
-        http_filters=[transcoder(settings.files.contract, (service,), settings.sizes), _router()],
+        # Judged here too: the connection to auth is the one that everybody's calls take.
+        http_filters=[judged(contract), transcoder(settings.files.contract, (service,), settings.sizes), _router()],
     )
     return {
         "name": "internal",
@@ -100,22 +103,14 @@ def _connection_manager(settings: Settings, contract: Contract) -> Config:
     )
 
 
-def _whole_requests(sizes: Sizes) -> Config:
-    """Counts the whole body, JSON or gRPC. The transcoder alone counts what lies in its buffer, which a large string passes by."""
-    return extension(
-        "envoy.filters.http.buffer",
-        "extensions.filters.http.buffer.v3.Buffer",
-        max_request_bytes=sizes.request_body_bytes,
-    )
-
-
 def _filters(settings: Settings, contract: Contract) -> list[Config]:
     """The order is the design. Whatever depends on the method stands behind the transcoder, which is what finds the method."""
     return [
+        judged(contract),
         _headers(settings.cors),
         extension("envoy.filters.http.grpc_web", "extensions.filters.http.grpc_web.v3.GrpcWeb"),
         local_limit(settings.rate_limit),
-        _whole_requests(settings.sizes),
+        whole_requests(settings.sizes),
         strict_bodies(contract),
         scripts(),
         transcoder(settings.files.contract, contract.transcoded_services, settings.sizes),
@@ -146,6 +141,7 @@ def _headers(settings: Cors) -> Config:
         "extensions.filters.http.header_mutation.v3.HeaderMutation",
         mutations={
             "request_mutations": client_addresses(),
+            "request_trailers_mutations": without_trailers(),
             "response_mutations": [
                 {"append": header("x-trace-id", "%TRACE_ID%")},
                 {"append": header("x-content-type-options", "nosniff")},

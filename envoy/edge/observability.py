@@ -83,10 +83,10 @@ def _sampling_percent(settings: Tracing) -> float:
 
 
 def sound_traces(scratch: str) -> list[Config]:
-    """Mutations that take off a `traceparent` that is none (W3C Trace Context, 3.2.2), before tracing begins.
+    """Mutations that take off a `traceparent` that is none (W3C Trace Context, 3.2.2), before tracing begins, and odd bytes.
 
-    Envoy would start no trace at all for it, and each service one of its own that the client never learns. A header can be removed
-    by its name only, so a sound one goes by way of the header `scratch`.
+    Envoy would start no trace at all for it, and each service one of its own that the client never learns. Of `tracestate`, Envoy
+    writes later what it read here. A header can be removed by its name only, so a sound one goes by way of the header `scratch`.
     """
     sent = "request.headers['traceparent']"
     sound = " && ".join(
@@ -100,10 +100,18 @@ def sound_traces(scratch: str) -> list[Config]:
             f"!{sent}.contains('-{'0' * 16}-')",
         )
     )
+    state = "request.headers['tracestate']"
     return [
-        {"append": header(scratch, f"%CEL({sound} ? {sent} : '')%")},
-        {"remove": "traceparent"},
-        {"append": header("traceparent", f"%REQ({scratch})%")},
+        *_kept_if(sound, "traceparent", scratch),
+        *_kept_if(f"'tracestate' in request.headers && {state}.matches('^[ -~]*$')", "tracestate", scratch),
+    ]
+
+
+def _kept_if(condition: str, name: str, scratch: str) -> list[Config]:
+    return [
+        {"append": header(scratch, f"%CEL({condition} ? request.headers['{name}'] : '')%")},
+        {"remove": name},
+        {"append": header(name, f"%REQ({scratch})%")},
         {"remove": scratch},
     ]
 

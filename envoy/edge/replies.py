@@ -17,6 +17,7 @@ from edge import cors
 from edge.bodies import METADATA
 from edge.config import Config, extension, header
 from edge.observability import FORMER_METHOD
+from edge.requests import REFUSAL_METADATA, REFUSALS
 from edge.settings import Cors
 from edge.statuses import DOMAIN, NOT_IN_TIME, UNREACHABLE, details, details_with_delay
 from edge.transcoding import is_compressed
@@ -52,6 +53,15 @@ def local_replies(settings: Cors) -> Config:
 
 
 def _replies() -> Iterator[Reply]:
+    for kind, answer in REFUSALS.items():
+        yield Reply(
+            when=_noted(REFUSAL_METADATA, "name", kind),
+            status=answer.status,
+            code=answer.code,
+            reason=answer.reason,
+            message=answer.message,
+            headers=answer.headers,
+        )
     invalid_token = 'Bearer realm="storymesh", error="invalid_token"'
     yield Reply(
         when=_details("== 'jwt_authn_access_denied{Jwt_is_missing}'"),

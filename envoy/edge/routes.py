@@ -19,6 +19,7 @@ from edge.limits import CLIENT_NETWORK_HEADER, INTERNAL_PREFIX, rate_limits, wit
 from edge.observability import method_tracing, path_tracing
 from edge.scripts import DOCUMENTS, STREAMS, VERBS, running
 from edge.settings import Settings
+from edge.sizes import without_waiting
 from edge.transcoding import is_compressed, without_transcoding
 
 # Failures in which the service has not seen the request, so that repeating any method is safe.
@@ -26,7 +27,7 @@ _NEVER_ARRIVED = "connect-failure,refused-stream,reset-before-request"
 # Also failures of which nobody knows how far the call came: for methods without side effects only.
 _REPEATABLE = f"{_NEVER_ARRIVED},reset,unavailable"
 
-_JSON = r"application/json[ \t]*(;.*)?"
+_JSON = r"(?i)application/json[ \t]*(;.*)?"
 _LARGEST_DOCUMENT = 1_048_576
 _DOCUMENT_VERBS = ("GET", "HEAD")
 
@@ -44,9 +45,8 @@ def route_configuration(settings: Settings, contract: Contract) -> Config:
                     *(_preflight(method, settings) for method in contract.exposed),
                     *(_method(method, settings) for method in contract.exposed),
                     *_documents(settings),
-                    *_refusals(contract, settings),
-                    *_untranscoded(contract, settings),
-                    _nowhere("unknown", {"prefix": "/"}),
+                    *_templates(contract, settings),
+                    _unknown(),
                 ],
             }
         ],
@@ -78,6 +78,8 @@ def _method(method: Method, settings: Settings) -> Config:
         "match": {"path": method.path},
         "route": {
             "cluster": method.area,
+            # What the client calls the edge is no matter of the service's.
+            "host_rewrite_literal": method.area,
             **limits,
             "retry_policy": _retries(method),
             "rate_limits": rate_limits(method, settings.rate_limit),
@@ -135,14 +137,23 @@ def _document(path: str, body: Config, content_type: str, settings: Settings) ->
         "match": {"safe_regex": {"regex": _path_pattern(path)}, "headers": [_method_is(*_DOCUMENT_VERBS)]},
         "direct_response": {"status": 200, "body": body},
         "response_headers_to_add": [header("content-type", content_type), header("cache-control", "no-cache")],
-        "typed_per_filter_config": {**without_token(), **without_transcoding()},
+        "typed_per_filter_config": _answered_here(),
         "tracing": path_tracing(path, settings.tracing),
     }
 
 
-def _refusals(contract: Contract, settings: Settings) -> Iterable[Config]:
-    """What the transcoder would answer less exactly: a wrong method is 405 with `allow`, a body that it cannot read is 415."""
-    for template, methods in _by_template(contract).items():
+def _answered_here() -> Config:
+    """Per-route configuration of what Envoy answers by itself: it needs no token, no method and no body."""
+    return {**without_token(), **without_transcoding(), **without_waiting()}
+
+
+def _templates(contract: Contract, settings: Settings) -> Iterable[Config]:
+    """The paths of the contract, each first with what the transcoder would answer less exactly.
+
+    A wrong method is 405 with `allow`, a body that it cannot read is 415. Paths with a verb of the contract come first: to the
+    transcoder, a last segment with any other is an id with a colon in it.
+    """
+    for template, methods in sorted(_by_template(contract).items(), key=lambda each: ":" not in each[0]):
         bodies = [binding.verb for _, binding in methods if binding.takes_body]
         if bodies:
             for name, header_ in (("media type", _media_type_is_not_json()), ("content coding", is_compressed())):
@@ -151,6 +162,7 @@ def _refusals(contract: Contract, settings: Settings) -> Iterable[Config]:
         # The key set is a document that happens to come from a service.
         head = {"HEAD"} if any(method.path == JWKS_METHOD for method, _ in methods) else set()
         yield from _other_methods(template, sorted(verbs | head), settings)
+        yield _untranscoded(template, [method for method, _ in methods], settings)
     for document in ("/health", "/openapi.yaml", "/docs"):
         yield from _other_methods(document, _DOCUMENT_VERBS, settings)
 
@@ -186,7 +198,7 @@ def _options(name: str, match: Config, allowed: Sequence[str], template: str, se
         "match": {**match, "headers": [_method_is("OPTIONS")]},
         "direct_response": {"status": 204},
         "response_headers_to_add": [header("allow", verbs), *cors.on_preflights(settings.cors, verbs)],
-        "typed_per_filter_config": {**without_token(), **without_transcoding()},
+        "typed_per_filter_config": _answered_here(),
         "tracing": path_tracing(template, settings.tracing),
     }
 
@@ -196,20 +208,26 @@ def _refusal(name: str, template: str, status: int, headers: list[Config], setti
         "name": name,
         "match": {"safe_regex": {"regex": _path_pattern(template)}, "headers": headers},
         "direct_response": {"status": status},
-        "typed_per_filter_config": {**without_token(), **without_transcoding()},
+        "typed_per_filter_config": _answered_here(),
         "tracing": path_tracing(template, settings.tracing),
     }
 
 
-def _untranscoded(contract: Contract, settings: Settings) -> Iterable[Config]:
+def _untranscoded(template: str, methods: Iterable[Method], settings: Settings) -> Config:
     """Where JSON requests stand until the transcoder has given them their methods' paths, or has refused them."""
-    for template, methods in _by_template(contract).items():
-        route = _nowhere(template, {"safe_regex": {"regex": _path_pattern(template)}})
-        if ":" in template:
-            route["typed_per_filter_config"] |= running(VERBS)
-        for method, _ in methods:
-            route["typed_per_filter_config"] |= _script(method)
-        yield {**route, "tracing": path_tracing(template, settings.tracing)}
+    route = _nowhere(template, {"safe_regex": {"regex": _path_pattern(template)}})
+    if ":" in template:
+        route["typed_per_filter_config"] |= running(VERBS)
+    for method in methods:
+        route["typed_per_filter_config"] |= _script(method)
+    return {**route, "tracing": path_tracing(template, settings.tracing)}
+
+
+def _unknown() -> Config:
+    """Whatever is left is answered at once: its body, which may never end, is not waited for."""
+    unknown = _nowhere("unknown", {"prefix": "/"})
+    unknown["typed_per_filter_config"] |= without_waiting()
+    return unknown
 
 
 def _nowhere(name: str, match: Config) -> Config:
@@ -223,9 +241,9 @@ def _nowhere(name: str, match: Config) -> Config:
 
 
 def _path_pattern(template: str) -> str:
-    """The regular expression of a `google.api.http` template whose variables each span one segment."""
+    """The regular expression of every path that the transcoder takes for a template whose variables each span one segment."""
     literals = re.split(r"\{[^}]*\}", template)
-    return "[^/:]+".join(re.escape(literal) for literal in literals) + "/?"
+    return "[^/]+".join(re.escape(literal) for literal in literals) + "/?"
 
 
 def _method_is(*verbs: str) -> Config:

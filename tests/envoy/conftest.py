@@ -20,7 +20,7 @@ from edge.bootstrap import bootstrap
 from edge.config import Config
 from edge.contract import read
 from edge.process import command
-from edge.settings import Settings, load
+from edge.settings import Address, Settings, load
 from foreign import rls_pb2, rls_pb2_grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -194,6 +194,13 @@ async def edge(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> AsyncIte
             await until(lambda: _answers(client, f"{running.url}/v1/account"))
             await until(lambda: _answers(client, f"{running.url}/v1/stories"))
         yield running
+
+
+@pytest.fixture(scope="session")
+async def patient(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Address]:
+    """Where an edge listens that waits for a request longer than any test does."""
+    async with envoy(settings_for(mesh.endpoints), tmp_path_factory.mktemp("patient")) as running:
+        yield running.settings.listen
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from storymesh.auth.v1 import session_service_pb2_grpc as session_grpc
 
 from tests.envoy.conftest import Edge, Mesh
 from tests.envoy.test_limits import failing, over_limit
-from tests.envoy.test_protocols import frame
+from tests.wire import frame
 
 GET_ACCOUNT = "/storymesh.auth.v1.AccountService/GetAccount"
 LIST_NOTIFICATIONS = "/storymesh.notification.v1.NotificationService/ListNotifications"

@@ -12,12 +12,9 @@ import pytest
 from storymesh.auth.v1 import account_service_pb2 as account
 
 from tests.envoy.conftest import Mesh
+from tests.wire import frame
 
 GET_ACCOUNT = "/storymesh.auth.v1.AccountService/GetAccount"
-
-
-def frame(message: bytes) -> bytes:
-    return b"\0" + struct.pack(">I", len(message)) + message
 
 
 def frames(body: bytes) -> list[tuple[int, bytes]]:

@@ -1,0 +1,99 @@
+-- Judges every request before any other filter does: what is malformed is refused, and of the headers only those in PASSES stay,
+-- in printable ASCII. requests.py writes the tables in capitals in front of this. Envoy lets a request pass whose script fails, so
+-- nothing here may fail for any bytes that a client can send.
+
+local COMPRESSIONS = { identity = true, deflate = true, gzip = true }
+
+local ODD = "[^ -~]"
+-- Nobody takes it for a token (RFC 6750, 2.1), and everybody for an attempt at one.
+local NO_TOKEN = "Bearer invalid"
+
+local function credentials(value)
+  local scheme, token = value:match("^[ \t]*(%a+)[ \t]+(.-)[ \t]*$")
+  if scheme and scheme:lower() == "bearer" then
+    return token:find("^[%w%-._~+/]+=*$") and "Bearer " .. token or NO_TOKEN
+  end
+  return value:find(ODD) and NO_TOKEN or value
+end
+
+local function media_type(value)
+  value = value:gsub("\t", " ")
+  if value:find(ODD) then
+    -- Not removed: a body without a type would count as JSON.
+    return "application/octet-stream"
+  end
+  local essence, parameters = value:match("^ *([^;]*)(.*)$")
+  essence = essence:lower():gsub(" +$", "")
+  -- gRPC knows no parameters, and Envoy takes a type that has some for none of gRPC's.
+  return essence:find("^application/grpc") and essence or essence .. parameters
+end
+
+local function agent(value)
+  return (value:gsub("[^ -~]+", "?"))
+end
+
+local CLEANED = {
+  ["authorization"] = credentials,
+  ["content-type"] = media_type,
+  ["user-agent"] = agent,
+  ["x-user-agent"] = agent,
+}
+
+local function refuse(handle, refusal)
+  handle:streamInfo():dynamicMetadata():set(REFUSAL_METADATA, "name", refusal)
+  handle:respond({ [":status"] = STATUSES[refusal] }, "")
+end
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local method, path = headers:get(":method"), headers:get(":path")
+
+  if method == "CONNECT" or not path then
+    return refuse(handle, "connect")
+  end
+  if path:find("[^!-~]") then
+    return refuse(handle, "path")
+  end
+  if TAKES_BODY[method] then
+    local query = path:find("?", 1, true)
+    if query and query < #path then
+      return refuse(handle, "query")
+    elseif query then
+      headers:replace(":path", path:sub(1, -2))
+    end
+  end
+
+  for name, cleaned in pairs(CLEANED) do
+    local value = headers:get(name)
+    if value then
+      local instead = cleaned(value)
+      if instead ~= value then
+        headers:replace(name, instead)
+      end
+    end
+  end
+
+  local timeout = headers:get("grpc-timeout")
+  if timeout and not (#timeout <= 9 and timeout:find("^%d+[HMSmun]$")) then
+    return refuse(handle, "timeout")
+  end
+  local compression = headers:get("grpc-encoding")
+  if compression and not COMPRESSIONS[compression] then
+    local media_type = headers:get("content-type")
+    if media_type and media_type:find("^application/grpc") then
+      return refuse(handle, "compression")
+    end
+    -- In front of JSON it says nothing.
+    headers:remove("grpc-encoding")
+  end
+
+  local unwanted = {}
+  for name, value in pairs(headers) do
+    if not PASSES[name] or value:find(ODD) then
+      unwanted[#unwanted + 1] = name
+    end
+  end
+  for _, name in ipairs(unwanted) do
+    headers:remove(name)
+  end
+end

@@ -1,0 +1,123 @@
+"""What of a client's request the edge lets pass, decided before any other filter.
+
+All clients' calls share one connection to each process of a service, and gRPC's own library breaks down over bytes that it does
+not expect there: a malformed `grpc-timeout` fails others' later calls (grpc#34721), a query that is no UTF-8 ends the whole
+server, and each odd header is logged in full. So the headers that pass are on a list, and their values are printable ASCII.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from google.rpc import code_pb2
+
+from edge.config import Config, extension
+from edge.contract import Contract
+
+_PSEUDO_HEADERS = (":authority", ":method", ":path", ":scheme")
+_FOR_THE_SERVICES = (
+    "authorization",
+    "content-type",
+    "grpc-encoding",
+    "grpc-timeout",
+    "te",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "x-request-id",
+    "x-user-agent",
+)
+_FOR_THE_EDGES_OWN_FILTERS = (
+    "accept",
+    "access-control-request-headers",
+    "access-control-request-method",
+    "content-encoding",
+    "last-event-id",
+    "origin",
+    "x-forwarded-proto",
+    "x-grpc-web",
+)
+PASSES = (*_PSEUDO_HEADERS, *_FOR_THE_SERVICES, *_FOR_THE_EDGES_OWN_FILTERS)
+"""The headers that pass; what the edge's filters add afterwards comes on top."""
+
+REFUSAL_METADATA = "storymesh.refusal"
+"""Dynamic metadata in which the filter leaves, as `name`, which refusal its answer is."""
+
+_SCRIPT = Path(__file__).with_suffix(".lua").read_text()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One kind of request that gets no further. The message repeats nothing that the client sent."""
+
+    status: int
+    code: int
+    reason: str
+    message: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def _malformed(message: str) -> Refusal:
+    return Refusal(400, code_pb2.INVALID_ARGUMENT, "REQUEST_MALFORMED", message)
+
+
+REFUSALS: dict[str, Refusal] = {
+    "path": _malformed("A path may hold printable ASCII only; other characters have to be percent-encoded."),
+    "query": _malformed("This method takes its fields from the body; the path must not have a query."),
+    "timeout": _malformed("The header grpc-timeout has to be 1 to 8 digits and one of the units H, M, S, m, u and n."),
+    "compression": Refusal(
+        415,
+        code_pb2.UNIMPLEMENTED,
+        "GRPC_ENCODING_NOT_SUPPORTED",
+        "The header grpc-encoding has to be one of identity, deflate and gzip.",
+    ),
+    "connect": Refusal(
+        405,
+        code_pb2.UNIMPLEMENTED,
+        "METHOD_NOT_ALLOWED",
+        "The edge is no proxy for other hosts.",
+        headers={"allow": "DELETE, GET, PATCH, POST"},
+    ),
+}
+"""By the name under which the script knows each."""
+
+
+def judged(contract: Contract) -> Config:
+    """The filter. It is a script, because Envoy's own mutations can only name headers that are to go."""
+    constants: dict[str, Mapping[str, object]] = {
+        "PASSES": dict.fromkeys(PASSES, True),
+        "TAKES_BODY": dict.fromkeys(_body_verbs(contract), True),
+        "STATUSES": {name: str(refusal.status) for name, refusal in REFUSALS.items()},
+    }
+    return extension(
+        "envoy.filters.http.lua",
+        "extensions.filters.http.lua.v3.Lua",
+        default_source_code={
+            "inline_string": "".join(
+                (
+                    *(f"local {name} = {_table(values)}\n" for name, values in constants.items()),
+                    f'local REFUSAL_METADATA = "{REFUSAL_METADATA}"\n',
+                    _SCRIPT,
+                )
+            )
+        },
+    )
+
+
+def without_trailers() -> list[Config]:
+    """The mutation of what follows a request's body: gRPC has nothing to say there, and its library as much to stumble over."""
+    return [{"remove_on_match": {"key_matcher": {"safe_regex": {"regex": ".*"}}}}]
+
+
+def _body_verbs(contract: Contract) -> Iterable[str]:
+    """The verbs whose fields come from the body and from nowhere else; gRPC's own is POST too."""
+    bindings = [binding for method in contract.exposed for binding in method.bindings]
+    return sorted({"POST", *(each.verb for each in bindings)} - {each.verb for each in bindings if not each.takes_body})
+
+
+def _table(values: Mapping[str, object]) -> str:
+    """A Lua table; strings and booleans are written there as in JSON."""
+    return "{ " + ", ".join(f"[{json.dumps(key)}] = {json.dumps(value)}" for key, value in values.items()) + " }"
