@@ -74,8 +74,10 @@ class _Pool(ConnectionPool):
 
     def _hang_up(self) -> None:
         for connection in (self._probe, *self._connections):
-            if connection.is_connected:
-                hang_up(connection._writer.get_extra_info("socket").fileno())
+            writer = connection._writer
+            # None of one that is being closed.
+            if writer and (socket := writer.get_extra_info("socket")):
+                hang_up(socket.fileno())
 
 
 def liveness(client: Redis) -> Liveness:
