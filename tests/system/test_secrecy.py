@@ -160,7 +160,7 @@ async def stray_bytes(mesh: RunningMesh, password: str, access: str) -> None:
         (("authorization", b"Bearer " + text + b"\xa0"),),
         (("authorization", b"Bearer \xff" + text),),
         (("authorization", b"Bearer " + text), ("x-note", b"\xff" + text), ("cookie", b"token=" + text + b"\xff")),
-        (("authorization", b"Bearer " + text), ("user-agent", b"Lo\xefc's iPad " + text)),
+        (("authorization", b"Bearer " + text), ("user-agent", b"Lo\xefc's iPad")),
     ):
         for answer in (
             await http1(edge, "GET", b"/v1/account", odd),
