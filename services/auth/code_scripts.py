@@ -68,7 +68,8 @@ if again and (wait > 0 or now - begun_at < cooldown) then
     -- What it protects has changed. That must not show in the answer, so the new one ends like the one in whose place it comes.
     outcome, code = 'instead', ARGV[6]
   end
-  if wait > 0 or now - mailed_at < tonumber(ARGV[13]) then outcome = 'quiet' end
+  -- The pause is between two mails of one code: the new one has to reach its person, who can do nothing with the former.
+  if wait > 0 or (outcome == 'again' and now - mailed_at < tonumber(ARGV[13])) then outcome = 'quiet' end
 elseif wait > 0 then
   return {'wait', math.ceil(wait)}
 else

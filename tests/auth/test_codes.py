@@ -366,6 +366,25 @@ class TestAskingAgain:
             assert await outcome(codes, challenge, code.digits) == "invalid"
         assert await outcome(codes, challenge, other.digits) == "redeemed"
 
+    async def test_a_replaced_code_is_mailed_at_once_for_the_former_one_is_no_use_any_more(
+        self, redis: Redis, clock: FakeClock
+    ) -> None:
+        codes = codes_of(redis, clock)
+        await self.ask(codes, binding="before")
+        clock.advance(seconds=1)
+        challenge, code = await self.ask(codes, binding="after")
+        assert code.is_due
+        clock.advance(seconds=1)
+        second, same = await self.ask(codes, binding="after")
+        assert (same.is_due, same.digits) == (False, code.digits)
+        assert await outcome(codes, second, code.digits) == "redeemed"
+        assert await outcome(codes, challenge, code.digits) == "invalid"
+
+    async def test_replaced_codes_count_like_all_others(self, redis: Redis, clock: FakeClock) -> None:
+        codes = codes_of(redis, clock)
+        asked = [await self.ask(codes, binding=f"change {change}") for change in range(2 * LIMITS.an_hour)]
+        assert [code.is_due for _, code in asked] == [True] * LIMITS.an_hour + [False] * LIMITS.an_hour
+
     async def test_a_new_pepper_leaves_what_was_mailed_good_and_mails_it_again(
         self, redis: Redis, clock: FakeClock
     ) -> None:
