@@ -11,9 +11,12 @@ from uuid import UUID
 
 from services.kit import addresses
 from services.kit.caller import Origin, Role
+from services.kit.visible import visible
 
 Randomness = Callable[[int], bytes]
 """Returns that many unpredictable bytes; `secrets.token_bytes` outside of tests."""
+
+DEVICE_NAME_LENGTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +179,16 @@ class Device:
     name: str
     user_agent: str
     ip: str
+
+    @property
+    def has_own_name(self) -> bool:
+        """Whether it was given one. A name after the agent tells no more than the agent does."""
+        return self.name != name_of_agent(self.user_agent)
+
+
+def name_of_agent(user_agent: str) -> str:
+    """What a device without a name is shown as: never nothing."""
+    return visible(user_agent)[:DEVICE_NAME_LENGTH].rstrip() or "Unknown device"
 
 
 class RevokeReason(StrEnum):

@@ -119,7 +119,7 @@ class Sessions:
         )
 
     async def _has_been_here(self, tx: Transaction, session: Session) -> bool:
-        """Whether the account had a session of the same agent and network: many clients keep no device token."""
+        """Whether the account had a session of the same agent, name and network: many clients keep no device token."""
         there = await store.sessions.addresses(tx, session)
         return network_of(session.device.ip) in map(network_of, there)
 

@@ -10,12 +10,21 @@ from . import store
 from .audit import Audit
 from .device_tokens import DeviceTokens
 from .errors import CodeInvalid, InvalidCredentials, Overloaded
-from .model import Action, CodeAnswer, Device, Method, Purpose, SignedIn, Started, canonical_login
+from .model import (
+    DEVICE_NAME_LENGTH,
+    Action,
+    CodeAnswer,
+    Device,
+    Method,
+    Purpose,
+    SignedIn,
+    Started,
+    canonical_login,
+    name_of_agent,
+)
 from .passwords import Passwords
 from .proofs import CodeProofs, PasswordProofs
 from .sessions import Sessions
-
-_NAME_LENGTH = 64
 
 
 class PasswordSignIn:
@@ -121,5 +130,5 @@ class CodeSignIn:
 
 def device_of(name: str, origin: Origin) -> Device:
     """A device without a name is shown by its user agent, and one without either has a name all the same."""
-    shown = visible(name) or visible(origin.user_agent) or "Unknown device"
-    return Device(name=shown[:_NAME_LENGTH].rstrip(), user_agent=origin.user_agent, ip=origin.ip)
+    shown = visible(name)[:DEVICE_NAME_LENGTH].rstrip() or name_of_agent(origin.user_agent)
+    return Device(name=shown, user_agent=origin.user_agent, ip=origin.ip)

@@ -84,6 +84,13 @@ class TestNewDevices:
         await sign_in(world, ABROAD)
         assert [mail.ip for mail in await new_devices(world)] == [HOME, ABROAD]
 
+    async def test_a_client_that_gives_another_name_says_that_it_is_another_device(
+        self, world: AuthWorld, ada: Member
+    ) -> None:
+        for name in ("", "tablet", "tablet ", "", "work"):
+            await sign_in(world, HOME, name=name)
+        assert [mail.device_name for mail in await new_devices(world)] == ["tablet", "work"]
+
     async def test_somebody_elses_device_token_makes_no_device_known(self, world: AuthWorld, ada: Member) -> None:
         bob = await world.register("bob@example.org")
         await sign_in(world, ABROAD, device_token=bob.device_token)

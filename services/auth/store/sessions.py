@@ -71,9 +71,11 @@ async def page(tx: Transaction, user_id: UUID, request: PageRequest, now: dateti
 
 
 async def addresses(tx: Transaction, session: Session) -> Sequence[str]:
-    """Where the owner's other sessions with the same agent were used last, ended ones too, as long as they are kept."""
+    """Where the owner's other sessions on such a device were used last, ended ones too, as long as they are kept."""
     others = (sessions.c.user_id == session.user_id) & (sessions.c.id != session.id)
     query = select(sessions.c.ip).where(others, sessions.c.user_agent == session.device.user_agent)
+    if session.device.has_own_name:
+        query = query.where(sessions.c.device_name == session.device.name)
     return list((await tx.execute(query.order_by(sessions.c.id.desc()).limit(MOST))).scalars())
 
 
