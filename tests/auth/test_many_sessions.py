@@ -9,13 +9,16 @@ from uuid import UUID
 
 import pytest
 from grpc import StatusCode
+from sqlalchemy import text
 from storymesh.auth.v1 import session_service_pb2 as pb
 from storymesh.events.v1 import auth_events_pb2 as events
 
 from services.auth import store
-from services.auth.model import Device, Method
+from services.auth.model import Device, Method, RevokeReason
 from services.auth.store.batches import MOST
 from services.auth.worker import Upkeep
+from services.kit.database import Transaction
+from services.kit.paging import PageRequest
 from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld, Member, outcomes
 from tests.statuses import raises_status
 from tests.waiting import until
@@ -181,6 +184,28 @@ class TestAtOnce:
         world.clock.advance(days=8)
         await clean_up(world)
         assert await world.scalar("SELECT count(*) FROM sessions") == 2
+
+    async def test_their_account_is_not_looked_up_for_each_of_them(self, world: AuthWorld, ada: Member) -> None:
+        """However Postgres plans: when it expects few sessions, it joins by looking through all accounts for each."""
+        await add_sessions(world, ada, 2 * MOST)
+        now, user_id, session_id = world.clock(), UUID(ada.user.id), ada.session_id
+        some = PageRequest(size=100, before=None)
+        ways: dict[str, Callable[[Transaction], Awaitable[object]]] = {
+            "count": lambda tx: store.sessions.count_live(tx, user_id, now),
+            "list": lambda tx: store.sessions.page(tx, user_id, some, now),
+            "surplus": lambda tx: store.sessions.revoke_surplus(tx, user_id, now, keep=100, but=session_id),
+            "end": lambda tx: store.sessions.revoke_all(tx, user_id, RevokeReason.REVOKED, now, but=session_id),
+        }
+        looks = (
+            "SELECT pg_stat_get_xact_numscans('users'::regclass) + pg_stat_get_xact_numscans('users_pkey'::regclass)"
+        )
+        for name, way in ways.items():
+            async with world.db.transaction() as tx:
+                for switched_off in ("hashjoin", "mergejoin", "material", "memoize"):
+                    await tx.execute(text(f"SET LOCAL enable_{switched_off} = off"))
+                before = await tx.scalar(text(looks))
+                await way(tx)
+                assert await tx.scalar(text(looks)) - before < 10, name
 
     @pytest.mark.timeout(300)  # 100,000 rows are added first
     async def test_a_hundred_thousand_sessions_end_by_one_entry_one_event_and_few_writes(

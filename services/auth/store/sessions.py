@@ -63,7 +63,7 @@ async def find(tx: Transaction, session_id: UUID) -> tuple[Session, User] | None
 
 async def page(tx: Transaction, user_id: UUID, request: PageRequest, now: datetime) -> Sequence[Session]:
     """The live ones, newest first, one more than asked for when there are more."""
-    query = select(sessions).where(sessions.c.user_id == user_id, _live(now))
+    query = select(sessions).where(_live_of(user_id, now))
     if request.before:
         query = query.where(sessions.c.id < request.before)
     rows = await tx.execute(query.order_by(sessions.c.id.desc()).limit(request.size + 1))
@@ -157,10 +157,10 @@ async def revoke_all(
 
     The epoch ends them all. Some rows are marked here, and the rest by `mark_some`: to write 100,000 takes a second.
     """
-    theirs = (sessions.c.user_id == user_id) & _live(now)
+    theirs = _live_of(user_id, now)
     if but is not None:
         theirs &= sessions.c.id != but
-    count = await _mark(tx, select(sessions.c.id).where(theirs).limit(MOST), _live(now), reason, now)
+    count = await _mark(tx, select(sessions.c.id).where(theirs).limit(MOST), _live_in(user_id, now), reason, now)
     begun: dict[str, object] = {"session_epoch": users.c.session_epoch + 1, "kept_session_id": but}
     if count == MOST:
         count += await _count(tx, theirs)
@@ -170,7 +170,7 @@ async def revoke_all(
 
 
 async def count_live(tx: Transaction, user_id: UUID, now: datetime) -> int:
-    return await _count(tx, (sessions.c.user_id == user_id) & _live(now))
+    return await _count(tx, _live_of(user_id, now))
 
 
 async def _count(tx: Transaction, which: ColumnElement[bool]) -> int:
@@ -183,11 +183,11 @@ async def revoke_surplus(tx: Transaction, user_id: UUID, now: datetime, *, keep:
 
     The caller holds the account's lock.
     """
-    theirs = (sessions.c.user_id == user_id) & (sessions.c.id != but) & _live(now)
+    theirs = _live_of(user_id, now) & (sessions.c.id != but)
     surplus = select(sessions.c.id).where(theirs).order_by(sessions.c.last_used_at.desc(), sessions.c.id.desc())
     statement = (
         update(sessions)
-        .where(sessions.c.id.in_(surplus.offset(keep).limit(MOST)), _live(now))
+        .where(sessions.c.id.in_(surplus.offset(keep).limit(MOST)), _live_in(user_id, now))
         .values(revoked_at=now, revoke_reason=RevokeReason.TOO_MANY)
         .returning(sessions.c.id)
     )
@@ -224,6 +224,21 @@ async def delete_ended(tx: Transaction, before: datetime) -> int:
 
 def _live(now: datetime) -> ColumnElement[bool]:
     return sessions.c.revoked_at.is_(None) & (sessions.c.expires_at > now) & _of_this_epoch()
+
+
+def _live_of(user_id: UUID, now: datetime) -> ColumnElement[bool]:
+    return (sessions.c.user_id == user_id) & _live_in(user_id, now)
+
+
+def _live_in(user_id: UUID, now: datetime) -> ColumnElement[bool]:
+    """Asked of an account's own sessions.
+
+    The account is read once. Joined, it is looked for with every session when Postgres expects only a few.
+    """
+    epoch = select(_owner.c.session_epoch).where(_owner.c.id == user_id).scalar_subquery()
+    kept = select(_owner.c.kept_session_id).where(_owner.c.id == user_id).scalar_subquery()
+    this = (sessions.c.epoch >= epoch) | (sessions.c.id == kept)
+    return sessions.c.revoked_at.is_(None) & (sessions.c.expires_at > now) & this
 
 
 def _of_this_epoch() -> ColumnElement[bool]:
