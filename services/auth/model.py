@@ -187,8 +187,9 @@ class Device:
 
 
 def name_of_agent(user_agent: str) -> str:
-    """What a device without a name is shown as: never nothing."""
-    return visible(user_agent)[:DEVICE_NAME_LENGTH].rstrip() or "Unknown device"
+    """What a device without a name is shown as. An agent without a letter, such as `-` or the edge's `?`, names nothing."""
+    name = visible(user_agent)[:DEVICE_NAME_LENGTH].rstrip()
+    return name if any(map(str.isalnum, name)) else "Unknown device"
 
 
 class RevokeReason(StrEnum):

@@ -18,7 +18,7 @@ _CODES = {
     ),
     Template.SIGN_IN_CODE: (
         "Your Storymesh sign-in code",
-        " It signs you in, or confirms that you want to delete your account: give it to nobody.",
+        " It signs you in, or confirms a change of your account, its deletion included: give it to nobody.",
         "If you did not ask for it, ignore this mail: nobody can sign in without it.",
     ),
     Template.PASSWORD_RESET_CODE: (
@@ -58,7 +58,7 @@ def registration_repeated(first_name: str) -> Letter:
         "You already have a Storymesh account",
         first_name,
         "Somebody, perhaps you, tried to register with this address, which has an account already. Nothing was changed.",
-        "If it was you, sign in with your password instead.",
+        "If it was you, sign in instead, with your password or a mailed code.",
     )
 
 

@@ -114,6 +114,8 @@ class TestNewDevices:
         ("", "x" * 300, "x" * 64),
         ("", "", "Unknown device"),
         ("   ", " \u200b ", "Unknown device"),
+        ("", "?", "Unknown device"),
+        ("", " -/? \u0301", "Unknown device"),
         ("\u3164\u115f", "Reader/1.0", "Reader/1.0"),
         ("\u0301", "Reader/1.0", "Reader/1.0"),
         ("safe \u202egpj.exe", "", "safe gpj.exe"),

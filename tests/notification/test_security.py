@@ -17,11 +17,20 @@ from services.notification.worker import ADDRESS_SEAL_PURPOSE
 from tests.notification.conftest import SEAL, Told, code_issued, email_changed, event, story_completed, user_deleted
 
 CODES = {
-    events.CODE_PURPOSE_REGISTRATION: ("Your Storymesh code", "nothing happens without it"),
-    events.CODE_PURPOSE_SIGN_IN: ("Your Storymesh sign-in code", "nobody can sign in without it"),
-    events.CODE_PURPOSE_PASSWORD_RESET: ("Reset your Storymesh password", "your password is unchanged"),
+    events.CODE_PURPOSE_REGISTRATION: ("Your Storymesh code", "", "nothing happens without it"),
+    events.CODE_PURPOSE_SIGN_IN: (
+        "Your Storymesh sign-in code",
+        "It signs you in, or confirms a change of your account, its deletion included",
+        "nobody can sign in without it",
+    ),
+    events.CODE_PURPOSE_PASSWORD_RESET: (
+        "Reset your Storymesh password",
+        "It lets you choose a new password",
+        "your password is unchanged",
+    ),
     events.CODE_PURPOSE_EMAIL_CHANGE: (
         "Confirm your new Storymesh address",
+        "It moves your account to this address",
         "without the code no account gets this address",
     ),
 }
@@ -92,10 +101,10 @@ async def test_each_code_says_what_it_is_for_and_what_its_absence_means(
 ) -> None:
     await told.handle(code_issued("04213755", to="ada@example.com", first_name="Ada", purpose=purpose))
     mail = await told.mailbox.one()
-    subject, consolation = CODES[purpose]
+    subject, effect, consolation = CODES[purpose]
     assert (mail["X-RcptTo"], mail["Subject"]) == ("ada@example.com", subject)
     greeting = "Hello," if purpose in UNPROVEN else "Hello Ada,"
-    for words in (greeting, "Your code is 04213755.", "It works once, for the next 10 minutes.", consolation):
+    for words in (greeting, "Your code is 04213755.", effect, "It works once, for the next 10 minutes.", consolation):
         assert words in mail.get_content()
     assert await told.notifications() == []
 

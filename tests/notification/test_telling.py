@@ -114,6 +114,8 @@ async def test_who_registers_again_is_told_by_mail_only(told: Told) -> None:
     await told.handle(event(auth_events_pb2.RegistrationRepeated(user_id=str(user))))
     mail = await told.mailbox.one()
     assert mail["Subject"] == "You already have a Storymesh account"
+    # The account may have no password.
+    assert "sign in instead, with your password or a mailed code" in mail.get_content()
     assert await told.notifications() == []
 
 
