@@ -21,6 +21,12 @@ from edge.transcoding import transcoder
 
 _CONNECTION_BUFFER = 32_768
 
+_GRPC_WEB = (
+    "%CEL('grpc-status' in response.headers && 'content-type' in request.headers"
+    " && request.headers['content-type'].startsWith('application/grpc-web') ? 'application/grpc-web+proto' : '')%"
+)
+"""The type of refusals that are given before Envoy's filter for gRPC-Web has seen the request, and for others nothing."""
+
 
 def public(settings: Settings, contract: Contract) -> Config:
     """HTTP/1.1 and HTTP/2 without TLS on one port, told apart by their first bytes."""
@@ -145,6 +151,7 @@ def _headers(settings: Cors) -> Config:
             "response_mutations": [
                 {"append": header("x-trace-id", "%TRACE_ID%")},
                 {"append": header("x-content-type-options", "nosniff")},
+                {"append": header("content-type", _GRPC_WEB, action="ADD_IF_ABSENT")},
                 # Answers hold tokens and private stories.
                 {"append": header("cache-control", "no-store", action="ADD_IF_ABSENT")},
                 *({"append": each} for each in cors.on_every_answer(settings)),

@@ -116,6 +116,8 @@ async def test_a_malformed_timeout_is_refused_and_harms_nobody_else(
             assert b"grpc-timeout" in answer.body
             answer = await http1(listen, "POST", GET_ACCOUNT, (*auth, *GRPC_WEB, *header), frame(b""))
             assert (answer.grpc_status, reason_in(answer)) == (3, "REQUEST_MALFORMED"), value
+            # Without it libraries take the answer for none of gRPC-Web, and lose the reason.
+            assert (answer.status, answer.headers["content-type"]) == (200, "application/grpc-web+proto"), value
         # A tab is no part of a value in HTTP/2, and with a blank Envoy puts it right in front of native gRPC.
         for value in set(TIMEOUTS) - {ODD, b"1\tS", b"1 S"}:
             answer = await http2(listen, GET_ACCOUNT, (*auth, *GRPC, ("grpc-timeout", value)), frame(b""))
