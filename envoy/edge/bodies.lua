@@ -1,12 +1,13 @@
 -- Reads a JSON body as RFC 8259 has it, and a query, before the transcoder does, which takes more than JSON and makes of some values others:
 -- a text becomes a list of one, a list in a list its items, an object an empty list, "yes" true, and the last of two fields wins.
--- bodies.py writes METHODS and METADATA in front of this. Whatever goes wrong here refuses the request: see `judged`.
+-- Of a gRPC call it reads the frame alone. bodies.py writes METHODS, CALLS and METADATA in front of this. Whatever goes wrong here refuses the request: see `judged`.
 
 local MOST_DEPTH = 32
 local WORDS = { ["true"] = "boolean", ["false"] = "boolean", ["null"] = "null" }
 local ESCAPES = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
 local DELETE = 127
 local TWICE = "must be given once"
+local FRAME_BYTES, PLAIN, COMPRESSED = 5, 0, 1
 
 local function malformed()
   error("malformed", 0)
@@ -193,8 +194,27 @@ local function is_json(headers)
   return (coding == "" or coding == "identity") and (media_type == "" or media_type == "application/json")
 end
 
+-- Why a body is not one plain message in gRPC's frame (a sign of compression, four bytes of length, the message), or false. gRPC's
+-- library lets such a call wait for its deadline, or fails it as it fails all calls of a connection that has broken.
+local function misframed(body)
+  local size = body and body:length() or 0
+  if size < FRAME_BYTES then
+    return "frame"
+  end
+  local sign, highest, higher, lower, lowest = body:getBytes(0, FRAME_BYTES):byte(1, FRAME_BYTES)
+  if sign == COMPRESSED then
+    return "compressed"
+  end
+  local length = ((highest * 256 + higher) * 256 + lower) * 256 + lowest
+  return (sign ~= PLAIN or size ~= FRAME_BYTES + length) and "frame"
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
+  if CALLS[headers:get(":path")] and (headers:get("content-type") or ""):find("^application/grpc") then
+    local refusal = misframed(handle:body())
+    return refusal and refuse(handle, refusal, "", "")
+  end
   local path, query = (headers:get(":path") or ""):match("^([^?]*)%??(.*)$")
   local method = method_of(headers:get(":method"), path)
   if not method then

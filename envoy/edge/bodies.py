@@ -1,7 +1,8 @@
 """Refuses JSON bodies whose values the transcoder would make others of: it reads leniently, and a service sees only what it made.
 
 A text in the place of a list, a list in a list, an object in the place of a list, a text for true or false, a null in a list, a
-field given twice, in a query too, and what is no JSON at all. The types are the contract's.
+field given twice, in a query too, and what is no JSON at all. The types are the contract's. Of a gRPC call it refuses a body that is
+not one plain message: gRPC's library fails such a call as it fails all calls of a broken connection, and Envoy gives those up.
 """
 
 from __future__ import annotations
@@ -42,11 +43,12 @@ def strict_bodies(contract: Contract) -> Config:
         # To a pattern, a last segment with a verb of the contract is an id as well.
         for binding, method in sorted(bindings, key=lambda each: ":" not in each[0].template)
     ]
+    calls = {method.path: True for method in contract.exposed}
     return extension(
         "envoy.filters.http.lua.bodies",
         "extensions.filters.http.lua.v3.Lua",
         default_source_code={
-            "inline_string": f"local METADATA = {_lua(METADATA)}\nlocal METHODS = {_lua(methods)}\n{_SCRIPT}"
+            "inline_string": f"local METADATA = {_lua(METADATA)}\nlocal METHODS = {_lua(methods)}\nlocal CALLS = {_lua(calls)}\n{_SCRIPT}"
         },
     )
 

@@ -62,6 +62,21 @@ def _replies() -> Iterator[Reply]:
             message=answer.message,
             headers=answer.headers,
         )
+    yield Reply(
+        when=_noted(METADATA, "refusal", "frame"),
+        status=400,
+        code=code_pb2.INVALID_ARGUMENT,
+        reason="REQUEST_MALFORMED",
+        message="The body of this call has to be one whole message in gRPC's frame.",
+    )
+    yield Reply(
+        when=_noted(METADATA, "refusal", "compressed"),
+        status=415,
+        code=code_pb2.UNIMPLEMENTED,
+        reason="GRPC_ENCODING_NOT_SUPPORTED",
+        message="Compressed messages are not taken; send them as they are.",
+        headers={"grpc-accept-encoding": "identity"},
+    )
     invalid_token = 'Bearer realm="storymesh", error="invalid_token"'
     yield Reply(
         when=_details("== 'jwt_authn_access_denied{Jwt_is_missing}'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -162,6 +163,35 @@ async def test_a_compression_that_grpc_does_not_know_is_unimplemented(edge: Edge
         for value in (b"identity", b"gzip", b"deflate"):
             answer = await http2(listen, GET_ACCOUNT, (*auth, *GRPC, ("grpc-encoding", value)), frame(b""))
             assert answer.grpc_status == 0
+
+
+async def test_a_body_that_is_not_one_plain_message_is_refused_at_once_and_harms_nobody_else(
+    edge: Edge, ada: httpx.AsyncClient, mesh: Mesh
+) -> None:
+    listen, auth = edge.settings.listen, token(ada)
+    malformed = [
+        b"",
+        b"\0",
+        b"\0\0\0\0\x20abc",
+        frame(b"") * 2,
+        b"\2\0\0\0\0",
+        b"\0\xff\xff\xff\xffabc",
+        frame(b"")[:-1],
+        b"\0" * 9,
+    ]
+    compressed = [b"\1\0\0\0\3abc", b"\1\0\0\0\0", b"\1" + frame(gzip.compress(b""))[1:]]
+    refusals = {(3, "REQUEST_MALFORMED"): malformed, (12, "GRPC_ENCODING_NOT_SUPPORTED"): compressed}
+    seen = len(mesh.calls.seen)
+    async with unharmed_strangers(edge, ada):
+        for refusal, bodies in refusals.items():
+            for body in bodies:
+                # More often than a connection may fail until it is given up.
+                native = [
+                    await http2(listen, GET_ACCOUNT, (*auth, *GRPC, ("grpc-encoding", b"gzip")), body) for _ in range(4)
+                ]
+                web = await http1(listen, "POST", GET_ACCOUNT, (*auth, *GRPC_WEB), body)
+                assert {(each.grpc_status, reason_in(each)) for each in (*native, web)} == {refusal}, body
+        assert len(mesh.calls.seen) == seen + 1  # what the strangers began with
 
 
 @pytest.mark.parametrize(
