@@ -1,8 +1,10 @@
 """Refuses JSON bodies whose values the transcoder would make others of: it reads leniently, and a service sees only what it made.
 
 A text in the place of a list, a list in a list, an object in the place of a list, a text for true or false, a null in a list, a
-field given twice, in a query too, and what is no JSON at all. The types are the contract's. Of a gRPC call it refuses a body that is
-not one plain message: gRPC's library fails such a call as it fails all calls of a broken connection, and Envoy gives those up.
+field given twice, in a query too, and what is no JSON at all. The types are the contract's.
+
+Of a gRPC call it refuses a body that is not one plain message: gRPC's library fails such a call as it fails all calls of a
+connection that has broken, and Envoy gives those up.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ def strict_bodies(contract: Contract) -> Config:
         "envoy.filters.http.lua.bodies",
         "extensions.filters.http.lua.v3.Lua",
         default_source_code={
-            "inline_string": f"local METADATA = {_lua(METADATA)}\nlocal METHODS = {_lua(methods)}\nlocal CALLS = {_lua(calls)}\n{_SCRIPT}"
+            "inline_string": f"local METADATA = {_lua(METADATA)}\nlocal METHODS = {_lua(methods)}\n"
+            f"local CALLS = {_lua(calls)}\n{_SCRIPT}"
         },
     )
 

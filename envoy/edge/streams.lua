@@ -1,5 +1,6 @@
 -- Resumable server-sent events. On the way in, Last-Event-ID becomes the query's resume_token; on the way out, each event gets its
--- message's resume_token as its id. Runs on the routes of resumable methods only. Envoy
+-- message's resume_token as its id. Runs on the routes of resumable methods only.
+-- scripts.py writes ENDED and common.lua in front of this.
 
 -- More than a resume_token has, with what stands before it in an event's first line. No more of an event than this is kept.
 local HEAD_BYTES = 600

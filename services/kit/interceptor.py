@@ -202,9 +202,9 @@ class _Call:
     async def blame_nobody(self) -> None:
         """Before a status that is the server's fault, of a call with one answer: keeps Envoy from counting it against this process.
 
-        Callers can bring such a status about, by a deadline that is too short, and must not have the process put aside for everybody.
-        Envoy counts one that comes instead of headers, as gRPC's library sends it when a connection is broken. So headers go first;
-        and when the deadline is about to pass, nothing goes, because between the two it would cut the answer off.
+        Callers can bring such a status about, by a deadline that is too short, and must not have the process put aside for all.
+        Envoy counts one that comes instead of headers, as gRPC's library sends it when a connection is broken. So headers go
+        first; and when the deadline is about to pass, nothing goes, because between the two it would cut the answer off.
         """
         if self._error is None or self._error.code not in _FAULTS:
             return
