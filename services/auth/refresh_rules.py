@@ -1,4 +1,4 @@
-"""What a presented refresh token gets: docs/decisions/refresh-retries.md says why."""
+"""What a presented refresh token gets: docs/decisions/0009-refresh-retries.md says why."""
 
 from __future__ import annotations
 

@@ -29,9 +29,10 @@ from storymesh.auth.v1.tokens_pb2 import Tokens
 from storymesh.auth.v1.user_pb2 import User
 from storymesh.events.v1 import auth_events_pb2 as events
 
-from services.auth.__main__ import Operations, add_services, hashing, operations
+from services.auth.__main__ import add_services
 from services.auth.accounts import Roles
 from services.auth.audit import Audit
+from services.auth.composition import Operations, hashing, operations
 from services.auth.config import AuthSettings
 from services.auth.endings import Endings
 from services.auth.passwords import Passwords
