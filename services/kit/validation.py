@@ -28,7 +28,7 @@ def validate(message: Message) -> None:
 
     The addresses of a valid message are normalized in place, so that no operation meets another form.
     """
-    violations = [_explained(violation) for violation in _validator.collect_violations(message)]
+    violations = [_explained(violation) for violation in _validator.collect_violations(_shortened(message))]
     named = {violation.field for violation in violations}
     for field in _address_fields(message.DESCRIPTOR):
         # One that is empty is required, or is not given.
@@ -39,6 +39,30 @@ def validate(message: Message) -> None:
                 violations.append(Violation(field, str(error), "STRING_EMAIL"))
     if violations:
         raise InvalidArgument(violations[:_MOST_VIOLATIONS])
+
+
+def _shortened(message: Message) -> Message:
+    """The message with too long lists cut to what breaks their rule, and all others that are told of, as well as the whole does.
+
+    Each item is judged, for tens of microseconds: 64,000 empty ones, which take 128 KB, would keep everybody waiting for seconds.
+    """
+    too_long = [(field, kept) for field, kept in _lists(message.DESCRIPTOR) if len(getattr(message, field)) > kept]
+    if not too_long:
+        return message
+    shortened = type(message)()
+    shortened.CopyFrom(message)
+    for field, kept in too_long:
+        del getattr(shortened, field)[kept:]
+    return shortened
+
+
+@cache
+def _lists(message: Descriptor) -> tuple[tuple[str, int], ...]:
+    """The fields that hold several, each with how many items are judged at most; all stand in the request itself."""
+    rules = ((field.name, field.GetOptions().Extensions[validate_pb2.field].repeated) for field in message.fields)
+    return tuple(
+        (name, max(rule.max_items, _MOST_VIOLATIONS) + 1) for name, rule in rules if rule.HasField("max_items")
+    )
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 
 import pytest
@@ -12,6 +13,7 @@ from storymesh.auth.v1 import account_service_pb2 as accounts
 from storymesh.auth.v1 import registration_service_pb2 as registrations
 from storymesh.auth.v1 import session_service_pb2 as sessions
 from storymesh.notification.v1 import notification_service_pb2 as notifications
+from storymesh.ops.v1 import dead_letter_service_pb2 as dead_letters
 from storymesh.story.v1 import story_service_pb2 as stories
 from storymesh.story.v1.story_pb2 import STORY_LENGTH_SHORT
 
@@ -120,6 +122,22 @@ def test_every_line_break_of_unicode_ends_a_line(end: str) -> None:
         assert [violation.field for violation in violations(request)] == fields
     for preferring in _with_preferences(text):
         assert violations(preferring)
+
+
+@pytest.mark.parametrize("item", ["", "a", "{}"], ids=["empty", "the same", "different"])
+def test_a_list_that_is_far_too_long_is_refused_and_costs_little_to_judge(item: str) -> None:
+    items = [item.format(number) for number in range(60_000)]
+    requests = [
+        *_with_preferences(*items),
+        dead_letters.ReplayDeadLettersRequest(service="story", event_ids=items, reason="it broke"),
+        dead_letters.DiscardDeadLettersRequest(service="story", event_ids=items, reason="it broke"),
+    ]
+    before = time.process_time()
+    for request in requests:
+        for violation in violations(request):
+            assert violation.field.startswith(("preferences", "event_ids"))
+    # Of this process alone, whatever else the machine does. With each item judged, 6 s.
+    assert time.process_time() - before < 2
 
 
 def test_every_invalid_field_is_told_at_once() -> None:
