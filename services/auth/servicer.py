@@ -240,7 +240,7 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
     async def StopEmailChange(
         self, request: account_service_pb2.StopEmailChangeRequest, context: Context
     ) -> account_service_pb2.StopEmailChangeResponse:
-        await self._email_stops.stop(request.stop_token, origin_of(context))
+        await self._email_stops.stop(request.stop_token.strip(), origin_of(context))
         return account_service_pb2.StopEmailChangeResponse()
 
     async def DeleteAccount(

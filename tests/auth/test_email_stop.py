@@ -169,6 +169,11 @@ class TestStop:
         assert await outcomes(*(stop(world, token) for _ in range(10))) == {"": 1, "STOP_TOKEN_INVALID": 9}
         assert len(await world.told(events.EmailChangeStopped)) == 1
 
+    async def test_a_token_may_be_pasted_with_blanks_around(self, world: AuthWorld, ada: Member) -> None:
+        await move(world, ada)
+        await stop(world, f" {(await mailed(world))[0].stop_token}\r\n")
+        assert await address(world, ada) == ADA
+
     async def test_it_works_for_seven_days_and_is_removed_then(self, world: AuthWorld, ada: Member) -> None:
         await move(world, ada)
         token = (await mailed(world))[0].stop_token

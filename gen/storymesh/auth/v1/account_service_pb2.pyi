@@ -412,7 +412,7 @@ class StopEmailChangeRequest(_message.Message):
 
     STOP_TOKEN_FIELD_NUMBER: _builtins.int
     stop_token: _builtins.str
-    """From the mail that told of the beginning."""
+    """From the mail that told of the beginning. Blanks around it do not count."""
     def __init__(
         self,
         *,
