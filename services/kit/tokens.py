@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -56,7 +57,7 @@ class KeySet:
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched_at: datetime | None = None
         self._tried_at: datetime | None = None
-        self._lock = asyncio.Lock()
+        self._refetching: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str) -> jwt.PyJWK | None:
         """None when the current key set does not hold the key. Raises Unavailable when that cannot be found out."""
@@ -64,13 +65,15 @@ class KeySet:
         known = self._keys.get(key_id)
         fresh = self._fetched_at is not None and now - self._fetched_at < _REFETCH_AT_LEAST_EVERY
         # While one call waits for the refetch, the others go on with the key they know.
-        if known and (fresh or self._lock.locked()):
+        if known and (fresh or self._refetching):
             return known
-        async with self._lock:
-            # Whoever waited for the lock finds the answer of the one before, and a flood of made-up key ids costs one fetch.
-            if self._tried_at is None or now - self._tried_at >= _REFETCH_AT_MOST_EVERY:
-                self._tried_at = now
-                await self._refetch()
+        # A flood of made-up key ids costs one fetch.
+        if not self._refetching and (self._tried_at is None or now - self._tried_at >= _REFETCH_AT_MOST_EVERY):
+            self._tried_at = now
+            # No part of the call, whose deadline, or whose caller's leaving, would end it for all the others.
+            self._refetching = asyncio.create_task(self._refetch(), context=Context())
+        if self._refetching:
+            await asyncio.shield(self._refetching)
         if key_id not in self._keys and self._fetched_at != self._tried_at:
             raise Unavailable
         return self._keys.get(key_id)
@@ -80,8 +83,10 @@ class KeySet:
             self._keys = {key["kid"]: jwt.PyJWK(dict(key), algorithm="ES256") for key in await self._fetch()}
         except Exception as error:
             log.warning("the key set cannot be fetched: %s", error)
-            return
-        self._fetched_at = self._tried_at
+        else:
+            self._fetched_at = self._tried_at
+        finally:
+            self._refetching = None
 
 
 class AccessTokens:

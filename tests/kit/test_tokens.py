@@ -384,6 +384,21 @@ async def test_a_withdrawn_key_is_forgotten_after_five_minutes(
     assert await keys.find(issuer.kid) is None
 
 
+async def test_a_call_that_is_given_up_while_it_fetches_the_keys_ends_the_fetch_for_nobody_else(
+    keys: KeySet, auth: Auth, issuer: Issuer
+) -> None:
+    auth.answering.clear()
+    impatient = asyncio.create_task(keys.find(issuer.kid))
+    await until(lambda: auth.fetches == 1)
+    patient = asyncio.create_task(keys.find(issuer.kid))
+    impatient.cancel()
+    await asyncio.wait([impatient])
+    auth.answering.set()
+    assert await patient
+    assert await keys.find(issuer.kid)
+    assert auth.fetches == 1
+
+
 async def test_only_one_call_waits_while_a_known_key_is_refetched(
     keys: KeySet, auth: Auth, issuer: Issuer, clock: FakeClock
 ) -> None:
