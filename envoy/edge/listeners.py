@@ -91,6 +91,8 @@ def _connection_manager(settings: Settings, contract: Contract) -> Config:
             "max_headers_count": 100,
         },
         http2_protocol_options={
+            # A malformed request ends itself (RFC 9113, 8.1.1), not its connection: a proxy in front sends others' on it too.
+            "override_stream_error_on_invalid_http_message": True,
             "max_concurrent_streams": sizes.streams_per_connection,
             "initial_stream_window_size": 65_536,
             "initial_connection_window_size": 1_048_576,

@@ -51,6 +51,10 @@ local CLEANED = {
   ["x-user-agent"] = agent,
 }
 
+local function is_grpc(headers)
+  return (headers:get("content-type") or ""):find("^application/grpc")
+end
+
 local function refuse(handle, refusal)
   handle:streamInfo():dynamicMetadata():set(REFUSAL_METADATA, "name", refusal)
   handle:respond({ [":status"] = STATUSES[refusal] }, "")
@@ -91,8 +95,7 @@ function envoy_on_request(handle)
   end
   local compression = headers:get("grpc-encoding")
   if compression and not COMPRESSIONS[compression] then
-    local media_type = headers:get("content-type")
-    if media_type and media_type:find("^application/grpc") then
+    if is_grpc(headers) then
       return refuse(handle, "compression")
     end
     -- In front of JSON it says nothing.
@@ -107,5 +110,9 @@ function envoy_on_request(handle)
   end
   for _, name in ipairs(unwanted) do
     headers:remove(name)
+  end
+  if is_grpc(headers) then
+    -- Without it gRPC's library ends the call by a reset, which looks like a service that fails.
+    headers:replace("te", "trailers")
   end
 end

@@ -23,7 +23,6 @@ _FOR_THE_SERVICES = (
     "content-type",
     "grpc-encoding",
     "grpc-timeout",
-    "te",
     "traceparent",
     "tracestate",
     "user-agent",

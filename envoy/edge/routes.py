@@ -75,7 +75,8 @@ def _method(method: Method, settings: Settings) -> Config:
         }
     route: Config = {
         "name": f"{method.service}/{method.name}",
-        "match": {"path": method.path},
+        # What the transcoder makes of a request too. gRPC's library ends a call by any other verb as if the service had failed.
+        "match": {"path": method.path, "headers": [_method_is("POST")]},
         "route": {
             "cluster": method.area,
             # What the client calls the edge is no matter of the service's.
@@ -185,7 +186,7 @@ def _other_methods(template: str, allowed: Sequence[str], settings: Settings) ->
 
 
 def _preflight(method: Method, settings: Settings) -> Config:
-    """What a browser asks before gRPC-Web. Stands before the method's own route, which takes any verb."""
+    """What a browser asks before gRPC-Web."""
     name = f"{method.service}/{method.name}"
     return _options(f"{name} options", {"path": method.path}, ["POST"], name, settings)
 

@@ -11,6 +11,9 @@ import httpx
 import psutil
 import pytest
 from edge.settings import Address
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ResponseReceived, StreamReset
 from storymesh.auth.v1 import account_service_pb2 as account
 from storymesh.auth.v1 import account_service_pb2_grpc as account_grpc
 
@@ -84,6 +87,39 @@ async def test_what_is_not_http_or_too_new_for_the_edge_is_refused_in_json(
 ) -> None:
     answered, error = await refusal(edge, request_)
     assert (answered, error["details"][0]["reason"]) == (status, named)
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        *(("te", "gzip"), ("connection", "close"), ("upgrade", "h2c"), ("content-length", "5"), ("X-Upper", "a")),
+        *(("x-nul", "\0"), ("host", "\xff"), (":path", "no-slash"), (":method", "G T")),
+    ],
+    ids=repr,
+)
+async def test_a_malformed_request_harms_no_other_on_its_connection(edge: Edge, malformed: tuple[str, str]) -> None:
+    """A proxy in front may send the requests of several people on one connection."""
+    client = H2Connection(H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False))
+    request = {":method": "GET", ":scheme": "http", ":path": "/health", ":authority": "edge"}
+    stranger = {**request, ":method": "POST", ":path": "/v1/sessions", "content-type": "application/json"}
+    client.initiate_connection()
+    client.send_headers(1, list(stranger.items()))
+    client.send_headers(3, list({**request, **dict([malformed])}.items()), end_stream=True)
+    reader, writer = await asyncio.open_connection(*edge.settings.listen)
+    answered: set[int] = set()
+    async with asyncio.timeout(8):
+        while 1 not in answered:
+            writer.write(client.data_to_send())
+            received = await reader.read(65_536)
+            assert received, "the connection has ended"
+            for event in client.receive_data(received):
+                if isinstance(event, StreamReset):
+                    assert event.stream_id == 3
+                    client.send_data(1, b"{}", end_stream=True)
+                elif isinstance(event, ResponseReceived):
+                    answered.add(event.stream_id)
+    writer.close()
+    assert answered == {1}
 
 
 async def test_a_body_that_never_comes_is_not_waited_for(edge: Edge, mesh: Mesh) -> None:

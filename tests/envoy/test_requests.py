@@ -152,6 +152,30 @@ async def test_odd_headers_cost_neither_their_sender_nor_anybody_else_the_call(
         assert all(value.isascii() and value.isprintable() for value in call.metadata.values())
 
 
+@pytest.mark.parametrize("te", [(), (("te", b"gzip"),), (("te", b"trailers;q=1"),)], ids=repr)
+async def test_grpc_needs_no_word_about_trailers(edge: Edge, ada: httpx.AsyncClient, te: Headers) -> None:
+    # Without it gRPC's library resets the call. Enough of those in a row, and the edge put the whole service aside.
+    for media_type in (b"application/grpc", b"application/grpc+proto", b"application/grpc-web", b"Application/GRPC"):
+        headers = (*token(ada), ("content-type", media_type), *te)
+        answer = await http1(edge.settings.listen, "POST", GET_ACCOUNT, headers, frame(b""))
+        assert answer.status == 200
+        assert answer.grpc_status in (None, 0)
+
+
+async def test_a_grpc_call_by_another_verb_reaches_no_service(edge: Edge, ada: httpx.AsyncClient, mesh: Mesh) -> None:
+    # gRPC's library resets it, or calls it an internal error: to the edge, a service that fails.
+    async with unharmed_strangers(edge, ada):
+        for verb in ("GET", "PUT", "DELETE", "PATCH", "HEAD", "TRACE"):
+            for headers in (GRPC, GRPC_WEB):
+                answer = await http2(
+                    edge.settings.listen, GET_ACCOUNT, (*token(ada), *headers), frame(b""), method=verb
+                )
+                assert (answer.status, answer.grpc_status) == (200, 12)
+                assert reason_in(answer) == "PATH_NOT_FOUND"
+        # The one of the strangers' first.
+        assert len(mesh.calls.seen) == 1
+
+
 async def test_a_compression_that_grpc_does_not_know_is_unimplemented(edge: Edge, ada: httpx.AsyncClient) -> None:
     listen, auth = edge.settings.listen, token(ada)
     async with unharmed_strangers(edge, ada):
