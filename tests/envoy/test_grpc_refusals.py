@@ -19,7 +19,7 @@ from storymesh.auth.v1 import account_service_pb2 as account
 from storymesh.auth.v1 import session_service_pb2 as session
 from storymesh.auth.v1 import session_service_pb2_grpc as session_grpc
 
-from tests.envoy.conftest import Edge, Mesh
+from tests.envoy.conftest import Edge, Mesh, until
 from tests.envoy.test_limits import failing, over_limit
 from tests.wire import frame
 
@@ -185,8 +185,11 @@ async def test_what_grpcs_library_answers_for_a_service_gets_a_reason(
             await context.send_initial_metadata(())
         await context.abort(code, "Socket closed at 10.0.0.7")
 
-    # A success in between, as the edge puts a process aside that answers with nothing but failures.
-    assert (await http.post("/v1/sessions", json={})).status_code == 200
+    async def serves() -> bool:
+        return (await http.post("/v1/sessions", json={})).status_code == 200
+
+    # A success in between, as the edge puts a process aside that answers with nothing but failures, or is late to say it is well.
+    await until(serves)
     mesh.calls.instead["CreateSession"] = refuse
     answer = await http.post("/v1/sessions", json={})
     assert answer.status_code == http_status
