@@ -16,6 +16,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from edge.contract import RateLimitClass
 
+_GENERATED = Path(__file__).resolve().parents[2] / "gen"
+
 
 class Address(NamedTuple):
     """A host (name or address, IPv6 without brackets) and a port."""
@@ -50,11 +52,11 @@ class _Section(BaseModel):
 
 
 class Files(_Section):
-    """What the edge reads from the repository; relative paths start at the settings file."""
+    """What the edge reads; relative paths start at the settings file. The defaults are the repository's, wherever it lies."""
 
-    contract: Path = Field(default=Path("../gen/descriptors.binpb"), description="Descriptor set of the contract.")
-    openapi: Path = Field(default=Path("../gen/openapi.yaml"), description="Served at /openapi.yaml.")
-    docs: Path = Field(default=Path("../gen/docs.html"), description="Served at /docs.")
+    contract: Path = Field(default=_GENERATED / "descriptors.binpb", description="Descriptor set of the contract.")
+    openapi: Path = Field(default=_GENERATED / "openapi.yaml", description="Served at /openapi.yaml.")
+    docs: Path = Field(default=_GENERATED / "docs.html", description="Served at /docs.")
 
 
 class Authentication(_Section):

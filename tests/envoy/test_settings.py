@@ -19,6 +19,14 @@ def test_the_checked_in_settings_name_files_that_exist() -> None:
     assert files.docs.is_file()
 
 
+def test_a_copy_of_the_settings_file_works_wherever_it_lies(tmp_path: Path) -> None:
+    copy = tmp_path / "edge.yaml"
+    copy.write_text(CHECKED_IN.read_text())
+    assert load(copy).files == load(CHECKED_IN).files
+    copy.write_text(f"{copy.read_text()}\nfiles: {{contract: mine.binpb}}\n")
+    assert load(copy).files.contract == tmp_path / "mine.binpb"
+
+
 def test_an_override_wins_over_the_file() -> None:
     settings = load(CHECKED_IN, ["listen=0.0.0.0:80", "timeouts.unary_seconds=3", "rate_limit.on_failure.default=deny"])
     assert settings.listen == Address("0.0.0.0", 80)
