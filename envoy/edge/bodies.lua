@@ -211,7 +211,8 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  if CALLS[headers:get(":path")] and (headers:get("content-type") or ""):find("^application/grpc") then
+  local is_grpc = (headers:get("content-type") or ""):find("^application/grpc")
+  if is_grpc and CALLS[headers:get(":path")] and headers:get(":method") == "POST" then
     local refusal = misframed(handle:body())
     return refusal and refuse(handle, refusal, "", "")
   end

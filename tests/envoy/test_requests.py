@@ -396,6 +396,7 @@ FOREVER: list[tuple[str, str, bytes, Headers, int | None, int | None]] = [
     ("an unknown method", "h2", b"/any.Service/Method", GRPC, None, 12),
     ("a method for services", "h2", b"/storymesh.auth.v1.RevocationService/WatchRevocations", GRPC, None, 12),
     ("gRPC-Web to an unknown method", "POST", b"/any.Service/Method", GRPC_WEB, None, 12),
+    ("a method by a wrong verb", "GET", GET_ACCOUNT, GRPC_WEB, None, 12),
     ("an unknown path", "POST", b"/v1/nothing", JSON, 404, None),
     (
         "an unknown path that waits for permission",
