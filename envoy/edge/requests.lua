@@ -64,6 +64,17 @@ function envoy_on_request(handle)
   local headers = handle:headers()
   local method, path = headers:get(":method"), headers:get(":path")
 
+  -- Before any refusal, whose form depends on the type.
+  for name, cleaned in pairs(CLEANED) do
+    local value = headers:get(name)
+    if value then
+      local instead = cleaned(value)
+      if instead ~= value then
+        headers:replace(name, instead)
+      end
+    end
+  end
+
   if method == "CONNECT" or not path then
     return refuse(handle, "connect")
   end
@@ -76,16 +87,6 @@ function envoy_on_request(handle)
       return refuse(handle, "query")
     elseif query then
       headers:replace(":path", path:sub(1, -2))
-    end
-  end
-
-  for name, cleaned in pairs(CLEANED) do
-    local value = headers:get(name)
-    if value then
-      local instead = cleaned(value)
-      if instead ~= value then
-        headers:replace(name, instead)
-      end
     end
   end
 

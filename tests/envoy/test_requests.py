@@ -384,6 +384,15 @@ async def test_fields_of_a_body_are_not_taken_from_the_query(
     assert mesh.calls.seen == []
 
 
+@pytest.mark.parametrize("media_type", [b"Application/GRPC-Web+Proto", b"APPLICATION/grpc-web ; charset=utf-8"])
+async def test_an_early_refusal_takes_the_form_of_its_call_however_its_type_is_written(
+    edge: Edge, media_type: bytes
+) -> None:
+    headers = (("content-type", media_type), ("x-grpc-web", b"1"))
+    answer = await http1(edge.settings.listen, "POST", GET_ACCOUNT + b"?a=1", headers, frame(b""))
+    assert (answer.status, answer.grpc_status, reason_in(answer)) == (200, 3, "REQUEST_MALFORMED")
+
+
 async def test_a_question_mark_alone_is_no_query_and_get_keeps_its_own(ada: httpx.AsyncClient, mesh: Mesh) -> None:
     assert (await ada.post("/v1/sessions?", json={"login": "ada"})).status_code == 200
     assert (await ada.patch("/v1/account?", json={})).status_code != 400
