@@ -54,7 +54,8 @@ async def mesh(
 ) -> AsyncIterator[RunningMesh]:
     """With short leases, a composer slow enough to be killed in the middle of a story, and limits that a test can reach.
 
-    One address may be mailed several codes without a pause, and a new signing key takes over within seconds.
+    One address may be mailed several codes without a pause, a session refreshed as fast as it goes, and a new signing key takes over
+    within seconds.
     """
     rules = yaml.safe_load(LOCAL_RULES.read_text())
     (limited,) = [rule for rule in rules["rules"] if rule["name"] == "generation-per-user"]
@@ -67,6 +68,7 @@ async def mesh(
         "STORYMESH_WRITE_SECONDS": "3",
         "STORYMESH_RATE_LIMIT_RULES": str(rules_file),
         "STORYMESH_CODE_COOLDOWN_SECONDS": "0",
+        "STORYMESH_REFRESHES_IN_A_ROW": "10000",
         "STORYMESH_SIGN_IN_FAILURES_PER_NETWORK": str(FAILURES_PER_NETWORK),
         "STORYMESH_SIGNING_KEY_PUBLISH_SECONDS": "7",
         "STORYMESH_UPKEEP_SECONDS": "0.5",
