@@ -54,8 +54,8 @@ async def mesh(
 ) -> AsyncIterator[RunningMesh]:
     """With short leases, a composer slow enough to be killed in the middle of a story, and limits that a test can reach.
 
-    One address may be mailed several codes without a pause, a session refreshed as fast as it goes, and a new signing key takes over
-    within seconds.
+    One address may be mailed several codes without a pause, a session refreshed as fast as it goes, and a new signing key takes
+    over within seconds.
     """
     rules = yaml.safe_load(LOCAL_RULES.read_text())
     (limited,) = [rule for rule in rules["rules"] if rule["name"] == "generation-per-user"]
