@@ -9,10 +9,10 @@ connection that has broken, and Envoy gives those up.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
+from edge import lua
 from edge.config import Config, extension
 from edge.contract import Contract, Field, Method
 
@@ -49,10 +49,7 @@ def strict_bodies(contract: Contract) -> Config:
     return extension(
         "envoy.filters.http.lua.bodies",
         "extensions.filters.http.lua.v3.Lua",
-        default_source_code={
-            "inline_string": f"local METADATA = {_lua(METADATA)}\nlocal METHODS = {_lua(methods)}\n"
-            f"local CALLS = {_lua(calls)}\n{_SCRIPT}"
-        },
+        default_source_code={"inline_string": lua.constants(METADATA=METADATA, METHODS=methods, CALLS=calls) + _SCRIPT},
     )
 
 
@@ -77,14 +74,3 @@ def _pattern(template: str) -> str:
     """Lua's pattern for the paths of a template whose variables each span one segment."""
     literals = (re.sub(r"([^\w/])", r"%\1", literal) for literal in re.split(r"\{[^}]*\}", template))
     return f"^{'[^/]+'.join(literals)}/?$"
-
-
-def _lua(value: object) -> str:
-    """Texts and booleans are written as in JSON, tables with their keys in brackets."""
-    match value:
-        case dict():
-            return "{ " + ", ".join(f"[{json.dumps(key)}] = {_lua(of)}" for key, of in value.items()) + " }"
-        case list():
-            return "{ " + ", ".join(map(_lua, value)) + " }"
-        case _:
-            return json.dumps(value)

@@ -7,13 +7,13 @@ server, and each odd header is logged in full. So the headers that pass are on a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from google.rpc import code_pb2
 
+from edge import lua
 from edge.config import Config, extension
 from edge.contract import Contract
 
@@ -86,23 +86,16 @@ REFUSALS: dict[str, Refusal] = {
 
 def judged(contract: Contract) -> Config:
     """The filter. It is a script, because Envoy's own mutations can only name headers that are to go."""
-    constants: dict[str, Mapping[str, object]] = {
-        "PASSES": dict.fromkeys(PASSES, True),
-        "TAKES_BODY": dict.fromkeys(_body_verbs(contract), True),
-        "STATUSES": {name: str(refusal.status) for name, refusal in REFUSALS.items()},
-    }
+    told = lua.constants(
+        PASSES=dict.fromkeys(PASSES, True),
+        TAKES_BODY=dict.fromkeys(_body_verbs(contract), True),
+        STATUSES={name: str(refusal.status) for name, refusal in REFUSALS.items()},
+        REFUSAL_METADATA=REFUSAL_METADATA,
+    )
     return extension(
         "envoy.filters.http.lua",
         "extensions.filters.http.lua.v3.Lua",
-        default_source_code={
-            "inline_string": "".join(
-                (
-                    *(f"local {name} = {_table(values)}\n" for name, values in constants.items()),
-                    f'local REFUSAL_METADATA = "{REFUSAL_METADATA}"\n',
-                    _SCRIPT,
-                )
-            )
-        },
+        default_source_code={"inline_string": told + _SCRIPT},
     )
 
 
@@ -115,8 +108,3 @@ def _body_verbs(contract: Contract) -> Iterable[str]:
     """The verbs whose fields come from the body and from nowhere else; gRPC's own is POST too."""
     bindings = [binding for method in contract.exposed for binding in method.bindings]
     return sorted({"POST", *(each.verb for each in bindings)} - {each.verb for each in bindings if not each.takes_body})
-
-
-def _table(values: Mapping[str, object]) -> str:
-    """A Lua table; strings and booleans are written there as in JSON."""
-    return "{ " + ", ".join(f"[{json.dumps(key)}] = {json.dumps(value)}" for key, value in values.items()) + " }"

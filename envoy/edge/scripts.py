@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edge import lua
 from edge.config import Config, extension, typed
 
 ENDED = "x-storymesh-ended"
@@ -18,7 +19,7 @@ _HERE = Path(__file__).parent
 
 def scripts() -> Config:
     """The filter; stands right before the transcoder, whose input and output the scripts change."""
-    common = f'local ENDED = "{ENDED}"\n' + (_HERE / "common.lua").read_text()
+    common = lua.constants(ENDED=ENDED) + (_HERE / "common.lua").read_text()
     return extension(
         _FILTER,
         "extensions.filters.http.lua.v3.Lua",
