@@ -14,6 +14,7 @@ WORKDIR /storymesh
 COPY --from=build /venv /venv
 COPY gen gen
 COPY envoy envoy
+COPY kit kit
 COPY services services
 COPY deploy deploy
 USER storymesh

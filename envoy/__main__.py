@@ -13,7 +13,7 @@ from edge.contract import ContractError, read
 from edge.process import EnvoyError, serve, validate
 from edge.settings import SettingsError, load
 
-from services.kit import unknown_settings
+from kit.runtime import unknown_settings
 
 HERE = Path(__file__).resolve().parent
 

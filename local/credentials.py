@@ -13,8 +13,8 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from kit.runtime.development_secrets import KEY_MARK, PASSWORD_MARK
 from local.failures import of_os_error
-from services.kit.development_secrets import KEY_MARK, PASSWORD_MARK
 
 KEY_BYTES = 32
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from kit.runtime import unknown_settings
 from local.failures import SettingsError
-from services.kit import unknown_settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PORTS_IN_A_MESH = 100

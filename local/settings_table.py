@@ -14,9 +14,9 @@ from pydantic import SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from kit.runtime import setting_names
+from kit.runtime.settings import PREFIX, ServiceSettings
 from local.settings import REPOSITORY, LocalSettings
-from services.kit import setting_names
-from services.kit.settings import PREFIX, ServiceSettings
 
 BEGIN = "<!-- settings: made by `make readme` -->"
 END = "<!-- end of settings -->"
@@ -74,7 +74,7 @@ def names() -> set[str]:
 
 
 def names_module() -> str:
-    """The source of `services.kit.setting_names`, a line a name."""
+    """The source of `kit.runtime.setting_names`, a line a name."""
     listed = "".join(f'        "{name}",\n' for name in sorted(names()))
     return f'"""{setting_names.__doc__}"""\n\nNAMES = frozenset(\n    {{\n{listed}    }}\n)\n'
 

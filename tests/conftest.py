@@ -9,11 +9,11 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
 
+from kit.data import migrations
+from kit.data import redis as kit_redis
+from kit.data.database import Database
 from local.harness import Servers
 from local.harness import servers as running_servers
-from services.kit import migrations
-from services.kit import redis as kit_redis
-from services.kit.database import Database
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

@@ -10,9 +10,9 @@ from uuid import UUID, uuid4
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from services.kit.clock import system_clock
-from services.kit.revocations import Revocations
-from services.kit.tokens import AccessTokens, JsonWebKey, KeySet, ServiceTokens
+from kit.identity.revocations import Revocations
+from kit.identity.tokens import AccessTokens, JsonWebKey, KeySet, ServiceTokens
+from kit.runtime.clock import system_clock
 
 ISSUER = AUDIENCE = "storymesh"
 MESH_KEY = b"m" * 32

@@ -15,12 +15,12 @@ from storymesh.auth.v1.registration_service_pb2_grpc import RegistrationServiceS
 from storymesh.events.v1 import auth_events_pb2 as events
 
 from benchmarks.machine import cpu_seconds, usable_cores
+from kit.data.database import Database
+from kit.events import outbox
+from kit.identity.sealing import Seal
 from local.harness import RunningMesh, running_mesh
 from local.settings import users_settings
 from services.auth.config import AuthSettings
-from services.kit import outbox
-from services.kit.database import Database
-from services.kit.sealing import Seal
 
 from .load import Person
 

@@ -15,11 +15,11 @@ import jwt
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
-from services.kit import keys
-from services.kit.clock import system_clock
-from services.kit.revocations import Kind, Revocation, Revocations
-from services.kit.settings import ServiceSettings
-from services.kit.tokens import AccessTokens, FetchKeys, JsonWebKey, KeySet
+from kit.identity import keys
+from kit.identity.revocations import Kind, Revocation, Revocations
+from kit.identity.tokens import AccessTokens, FetchKeys, JsonWebKey, KeySet
+from kit.runtime.clock import system_clock
+from kit.runtime.settings import ServiceSettings
 
 _REVOCATIONS = 10_000
 """In force while tokens are checked, as on a bad day."""

@@ -18,9 +18,9 @@ from rich.console import Console
 from benchmarks.auth import load
 from benchmarks.machine import percentile, stolen_seconds, this_machine
 from benchmarks.report import Row, as_json, show
+from kit.data import redis as kit_redis
+from kit.data.database import Database
 from local.failures import LocalError
-from services.kit import redis as kit_redis
-from services.kit.database import Database
 
 from . import first_words, recovery, stories, watches
 from .jobs import contest, on_events

@@ -16,8 +16,8 @@ from uuid import UUID
 import psutil
 
 from benchmarks.machine import cpu_seconds
+from kit.data import redis as kit_redis
 from local.settings import REPOSITORY, inherited_environment
-from services.kit import redis as kit_redis
 from services.story.model import Position
 from services.story.progress import Kind, Progress
 

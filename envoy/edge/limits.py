@@ -18,7 +18,7 @@ INTERNAL_PREFIX = "x-storymesh-"
 """Of headers that only the edge itself may set: they are taken off every request that arrives."""
 
 CLIENT_ADDRESS_HEADER = f"{INTERNAL_PREFIX}client-address"
-"""Tells the services the client's address, as far as the edge trusts those in front of it: services/kit/caller.py reads it."""
+"""Tells the services the client's address, as far as the edge trusts those in front of it: kit/identity/caller.py reads it."""
 
 CLIENT_NETWORK_HEADER = f"{INTERNAL_PREFIX}client-ip"
 """Carries the client's network between the edge's own filters; Envoy's action for addresses cannot name the descriptor's key."""

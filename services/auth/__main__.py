@@ -17,16 +17,16 @@ from storymesh.auth.v1 import (
     session_service_pb2_grpc,
 )
 
+from kit.data import redis as kit_redis
+from kit.data.database import Database
+from kit.events.relay import Relay
+from kit.identity.caller import Role
+from kit.identity.tokens import AccessTokens, KeySet, ServiceTokens
+from kit.rpc.server import Server
+from kit.runtime import process
+from kit.runtime.clock import system_clock
+from kit.runtime.process import Argument
 from services.event_routes import ROUTES
-from services.kit import process
-from services.kit import redis as kit_redis
-from services.kit.caller import Role
-from services.kit.clock import system_clock
-from services.kit.database import Database
-from services.kit.process import Argument
-from services.kit.relay import Relay
-from services.kit.server import Server
-from services.kit.tokens import AccessTokens, KeySet, ServiceTokens
 
 from .accounts import AT_THE_SERVER
 from .composition import Operations, hashing, operations, roles, rotation

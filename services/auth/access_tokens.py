@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from services.kit.caller import Role
-from services.kit.clock import Clock
+from kit.identity.caller import Role
+from kit.runtime.clock import Clock
 
 from .keys import SigningKeys
 from .model import Randomness, Session

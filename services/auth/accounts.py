@@ -8,10 +8,10 @@ from uuid import UUID
 from storymesh.events.v1 import auth_events_pb2 as events
 from uuid_utils.compat import uuid7
 
-from services.kit import outbox
-from services.kit.caller import Caller, Origin, Role
-from services.kit.database import Database
-from services.kit.errors import SessionRevoked
+from kit.data.database import Database
+from kit.errors import SessionRevoked
+from kit.events import outbox
+from kit.identity.caller import Caller, Origin, Role
 
 from . import store
 from .audit import Attempt, Audit

@@ -9,10 +9,10 @@ from uuid import UUID
 
 from grpc import StatusCode
 
-from services.kit.caller import Caller, Origin
-from services.kit.clock import Clock
-from services.kit.database import Database, Transaction
-from services.kit.errors import MeshError
+from kit.data.database import Database, Transaction
+from kit.errors import MeshError
+from kit.identity.caller import Caller, Origin
+from kit.runtime.clock import Clock
 
 from . import store
 from .errors import RefreshReused

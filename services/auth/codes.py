@@ -23,7 +23,7 @@ from uuid import UUID
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.kit.clock import Clock
+from kit.runtime.clock import Clock
 
 from .code_scripts import CLAIM_CODE, RELEASE_CODE, RENEW_CODE, START_CHALLENGE, USE_CODE
 from .errors import CodeAttemptsSpent, CodeInvalid, TooManyCodes

@@ -7,12 +7,12 @@ from datetime import timedelta
 
 from redis.asyncio import Redis
 
-from services.kit.clock import Clock, system_clock
-from services.kit.database import Database
-from services.kit.paging import Pages
-from services.kit.revocations import Revocations
-from services.kit.sealing import Seal
-from services.kit.signing import Signer
+from kit.data.database import Database
+from kit.data.paging import Pages
+from kit.identity.revocations import Revocations
+from kit.identity.sealing import Seal
+from kit.identity.signing import Signer
+from kit.runtime.clock import Clock, system_clock
 
 from .access_tokens import AccessTokenIssuer
 from .accounts import Accounts, Roles

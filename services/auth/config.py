@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from services.kit.settings import DatabaseSettings, Key, Keys
+from kit.runtime.settings import DatabaseSettings, Key, Keys
 
 from .password_policy import PasswordRule
 

@@ -14,10 +14,10 @@ from datetime import timedelta
 from storymesh.events.v1 import auth_events_pb2 as events
 from uuid_utils.compat import uuid7
 
-from services.kit import outbox
-from services.kit.caller import Origin
-from services.kit.clock import Clock
-from services.kit.database import Database, Transaction
+from kit.data.database import Database, Transaction
+from kit.events import outbox
+from kit.identity.caller import Origin
+from kit.runtime.clock import Clock
 
 from . import store
 from .audit import Audit

@@ -7,12 +7,12 @@ from uuid import UUID
 
 from storymesh.events.v1 import auth_events_pb2 as events
 
-from services.kit import outbox
-from services.kit.caller import Caller
-from services.kit.clock import SKEW, Clock
-from services.kit.database import Transaction
-from services.kit.errors import SessionRevoked
-from services.kit.revocations import Kind, Revocation
+from kit.data.database import Transaction
+from kit.errors import SessionRevoked
+from kit.events import outbox
+from kit.identity.caller import Caller
+from kit.identity.revocations import Kind, Revocation
+from kit.runtime.clock import SKEW, Clock
 
 from . import store
 from .model import RevokeReason

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.kit.errors import AlreadyExists, FailedPrecondition, NotFound, ResourceExhausted, Unauthenticated
+from kit.errors import AlreadyExists, FailedPrecondition, NotFound, ResourceExhausted, Unauthenticated
 
 
 class InvalidCredentials(Unauthenticated):

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import Self
 
-from services.kit.errors import Unavailable
+from kit.errors import Unavailable
 
 from . import hashing
 

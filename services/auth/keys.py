@@ -23,14 +23,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from services.kit.caller import Caller, Origin
-from services.kit.clock import Clock
-from services.kit.database import Database, Transaction
-from services.kit.errors import Unavailable
-from services.kit.pausing import pause
-from services.kit.revocations import Kind
-from services.kit.sealing import Seal, Unsealable
-from services.kit.tokens import ACCESS_TOKEN_TYPE, JsonWebKey
+from kit.data.database import Database, Transaction
+from kit.errors import Unavailable
+from kit.identity.caller import Caller, Origin
+from kit.identity.revocations import Kind
+from kit.identity.sealing import Seal, Unsealable
+from kit.identity.tokens import ACCESS_TOKEN_TYPE, JsonWebKey
+from kit.runtime.clock import Clock
+from kit.runtime.pausing import pause
 
 from . import store
 from .audit import Audit

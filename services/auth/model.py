@@ -9,9 +9,9 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from services.kit import addresses
-from services.kit.caller import Origin, Role
-from services.kit.visible import visible
+from kit.identity import addresses
+from kit.identity.caller import Origin, Role
+from kit.identity.visible import visible
 
 Randomness = Callable[[int], bytes]
 """Returns that many unpredictable bytes; `secrets.token_bytes` outside of tests."""

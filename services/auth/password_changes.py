@@ -6,11 +6,11 @@ from uuid import UUID
 
 from storymesh.events.v1 import auth_events_pb2 as events
 
-from services.kit import outbox
-from services.kit.caller import Caller, Origin
-from services.kit.clock import Clock
-from services.kit.database import Database, Transaction
-from services.kit.errors import InvalidArgument, Violation
+from kit.data.database import Database, Transaction
+from kit.errors import InvalidArgument, Violation
+from kit.events import outbox
+from kit.identity.caller import Caller, Origin
+from kit.runtime.clock import Clock
 
 from . import store
 from .audit import Audit

@@ -14,7 +14,7 @@ from functools import cache
 from importlib import resources
 from typing import Literal
 
-from services.kit.errors import InvalidArgument, Violation
+from kit.errors import InvalidArgument, Violation
 
 from .model import Profile
 from .password_strength import advice

@@ -14,8 +14,8 @@ from typing import Self
 from argon2 import Type, extract_parameters
 from argon2.exceptions import InvalidHashError
 
-from services.kit import deadline
-from services.kit.errors import DeadlineExceeded, Unavailable
+from kit.errors import DeadlineExceeded, Unavailable
+from kit.rpc import deadline
 
 from .errors import Overloaded
 from .hash_processes import HashProcess

@@ -10,11 +10,11 @@ from uuid import UUID
 from redis.exceptions import RedisError
 from storymesh.events.v1 import auth_events_pb2 as events
 
-from services.kit import outbox
-from services.kit.caller import Caller, Origin
-from services.kit.clock import Clock
-from services.kit.database import Database, Transaction
-from services.kit.errors import SessionRevoked
+from kit.data.database import Database, Transaction
+from kit.errors import SessionRevoked
+from kit.events import outbox
+from kit.identity.caller import Caller, Origin
+from kit.runtime.clock import Clock
 
 from . import store
 from .audit import Attempt, Audit

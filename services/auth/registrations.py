@@ -12,10 +12,10 @@ from google.protobuf.message import Message
 from storymesh.events.v1 import auth_events_pb2 as events
 from uuid_utils.compat import uuid7
 
-from services.kit import outbox
-from services.kit.caller import Origin, Role
-from services.kit.clock import Clock
-from services.kit.database import Database, Transaction
+from kit.data.database import Database, Transaction
+from kit.events import outbox
+from kit.identity.caller import Origin, Role
+from kit.runtime.clock import Clock
 
 from . import store
 from .audit import Attempt, Audit

@@ -7,11 +7,11 @@ import logging
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
-from services.kit.clock import Clock
-from services.kit.database import Database, listen
-from services.kit.errors import Unavailable
-from services.kit.pausing import pause
-from services.kit.revocations import Kind, Revocation, Revocations
+from kit.data.database import Database, listen
+from kit.errors import Unavailable
+from kit.identity.revocations import Kind, Revocation, Revocations
+from kit.runtime.clock import Clock
+from kit.runtime.pausing import pause
 
 from . import store
 from .keys import SigningKeys

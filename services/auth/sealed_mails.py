@@ -7,7 +7,7 @@ from uuid import UUID
 from google.protobuf.message import Message
 from storymesh.events.v1 import auth_events_pb2 as events
 
-from services.kit.sealing import Seal
+from kit.identity.sealing import Seal
 
 from .codes import Code
 from .model import EmailChangeStop, Purpose, Session

@@ -25,9 +25,9 @@ from storymesh.auth.v1 import (
     user_pb2,
 )
 
-from services.kit.caller import Caller, Role, caller_of, origin_of
-from services.kit.revocations import Kind, Revocation
-from services.kit.timestamps import set_time
+from kit.identity.caller import Caller, Role, caller_of, origin_of
+from kit.identity.revocations import Kind, Revocation
+from kit.rpc.timestamps import set_time
 
 from .accounts import Accounts
 from .email_changes import EmailChanges

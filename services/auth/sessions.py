@@ -7,12 +7,12 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from services.kit import outbox
-from services.kit.caller import Caller, Origin
-from services.kit.clock import Clock
-from services.kit.database import Database, Transaction
-from services.kit.errors import SessionRevoked
-from services.kit.paging import Page, Pages
+from kit.data.database import Database, Transaction
+from kit.data.paging import Page, Pages
+from kit.errors import SessionRevoked
+from kit.events import outbox
+from kit.identity.caller import Caller, Origin
+from kit.runtime.clock import Clock
 
 from . import store
 from .access_tokens import AccessTokenIssuer

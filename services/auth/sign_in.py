@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.kit.caller import Origin
-from services.kit.database import Database
-from services.kit.visible import visible
+from kit.data.database import Database
+from kit.identity.caller import Origin
+from kit.identity.visible import visible
 
 from . import store
 from .audit import Audit

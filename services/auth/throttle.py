@@ -18,7 +18,7 @@ from datetime import timedelta
 
 from redis.asyncio import Redis
 
-from services.kit.clock import Clock
+from kit.runtime.clock import Clock
 
 from .errors import TooManySignIns
 from .scripts import ADMIT_SIGN_IN, COUNT_FAILURE, FORGIVE_SIGN_IN, UNCOUNT_FAILURE

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from redis.asyncio import Redis
 
-from services.kit.clock import Clock
+from kit.runtime.clock import Clock
 
 from .errors import TooManyUsernameChanges
 from .scripts import COUNT_FAILURE, UNCOUNT_FAILURE

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from services.kit.clock import Clock
-from services.kit.database import Database, Transaction
-from services.kit.pausing import pause
+from kit.data.database import Database, Transaction
+from kit.runtime.clock import Clock
+from kit.runtime.pausing import pause
 
 from . import store
 from .keys import KeyRotation

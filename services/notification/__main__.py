@@ -9,22 +9,24 @@ from storymesh.notification.v1.notification_service_pb2 import DESCRIPTOR
 from storymesh.notification.v1.notification_service_pb2_grpc import add_NotificationServiceServicer_to_server
 from storymesh.ops.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
 
-from services.kit import channels, dead_letter_service, process
-from services.kit import redis as kit_redis
-from services.kit.clock import system_clock
-from services.kit.database import Database
-from services.kit.dead_letter_service import DeadLetterDesk, DeadLetterServicer
-from services.kit.dead_letters import DeadLetters, Keeper
-from services.kit.health import seldom
-from services.kit.inbox import Inbox
-from services.kit.keys import fetch_from
-from services.kit.paging import Pages
-from services.kit.revocation_feed import RevocationFeed
-from services.kit.revocations import Revocations
-from services.kit.sealing import Seal
-from services.kit.server import Server
-from services.kit.signing import Signer
-from services.kit.tokens import AccessTokens, KeySet, ServiceTokens
+from kit.data import redis as kit_redis
+from kit.data.database import Database
+from kit.data.paging import Pages
+from kit.events import dead_letter_service
+from kit.events.dead_letter_service import DeadLetterDesk, DeadLetterServicer
+from kit.events.dead_letters import DeadLetters, Keeper
+from kit.events.inbox import Inbox
+from kit.identity.keys import fetch_from
+from kit.identity.revocation_feed import RevocationFeed
+from kit.identity.revocations import Revocations
+from kit.identity.sealing import Seal
+from kit.identity.signing import Signer
+from kit.identity.tokens import AccessTokens, KeySet, ServiceTokens
+from kit.rpc import channels
+from kit.rpc.server import Server
+from kit.runtime import process
+from kit.runtime.clock import system_clock
+from kit.runtime.health import seldom
 
 from .config import NotificationSettings, NotificationWorkerSettings
 from .erasing import Erasing

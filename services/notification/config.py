@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 
-from services.kit.settings import DatabaseSettings, InboxSettings, Key
+from kit.runtime.settings import DatabaseSettings, InboxSettings, Key
 
 from .rendering import Sender
 

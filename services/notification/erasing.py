@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from services.kit import erasure
-from services.kit.database import Database
+from kit.data.database import Database
+from kit.events import erasure
 
 from . import store
 

@@ -12,11 +12,12 @@ from collections.abc import Coroutine
 from typing import Any
 from uuid import UUID
 
-from services.kit import erasure, tracing
-from services.kit.clock import Clock
-from services.kit.database import Database
-from services.kit.events import Event
-from services.kit.inbox import first_time
+from kit.data.database import Database
+from kit.events import erasure
+from kit.events.envelope import Event
+from kit.events.inbox import first_time
+from kit.runtime import tracing
+from kit.runtime.clock import Clock
 
 from . import store
 from .model import Letter, MailState, Recipient, Template

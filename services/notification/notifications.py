@@ -6,13 +6,13 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from services.kit import erasure
-from services.kit.caller import Caller
-from services.kit.clock import Clock
-from services.kit.database import Database
-from services.kit.events import Event
-from services.kit.inbox import first_time
-from services.kit.paging import Page, Pages
+from kit.data.database import Database
+from kit.data.paging import Page, Pages
+from kit.events import erasure
+from kit.events.envelope import Event
+from kit.events.inbox import first_time
+from kit.identity.caller import Caller
+from kit.runtime.clock import Clock
 
 from . import store
 from .model import Letter, Notification, NotificationType

@@ -18,16 +18,9 @@ from storymesh.auth.v1.directory_service_pb2_grpc import DirectoryServiceStub
 from storymesh.ops.v1 import dead_letter_service_pb2 as ops
 from storymesh.ops.v1.dead_letter_service_pb2_grpc import DeadLetterServiceStub
 
-from services.kit.dead_letter_service import SETTLEMENTS
-from services.kit.dead_letters import (
-    Administrator,
-    DeadLetter,
-    DeadLetterNotFound,
-    Decision,
-    Letters,
-    Settlement,
-)
-from services.kit.errors import InvalidArgument, PermissionDenied, Unauthenticated, Violation
+from kit.errors import InvalidArgument, PermissionDenied, Unauthenticated, Violation
+from kit.events.dead_letter_service import SETTLEMENTS
+from kit.events.dead_letters import Administrator, DeadLetter, DeadLetterNotFound, Decision, Letters, Settlement
 
 from .model import Recipient
 

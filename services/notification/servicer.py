@@ -8,8 +8,8 @@ from grpc.aio import ServicerContext
 from storymesh.notification.v1 import notification_pb2, notification_service_pb2_grpc
 from storymesh.notification.v1 import notification_service_pb2 as pb
 
-from services.kit.caller import caller_of
-from services.kit.timestamps import set_time
+from kit.identity.caller import caller_of
+from kit.rpc.timestamps import set_time
 
 from .model import Notification, NotificationType
 from .notifications import Notifications

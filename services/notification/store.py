@@ -11,9 +11,9 @@ from sqlalchemy import LargeBinary, bindparam, delete, func, insert, literal, se
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.engine.row import RowMapping
 
-from services.kit import inbox
-from services.kit.database import Transaction
-from services.kit.paging import PageRequest
+from kit.data.database import Transaction
+from kit.data.paging import PageRequest
+from kit.events import inbox
 
 from .model import MailState, Notification, NotificationType, Template
 from .tables import mails, notifications

@@ -10,12 +10,12 @@ from uuid import UUID
 from google.protobuf.message import DecodeError, Message
 from storymesh.events.v1 import auth_events_pb2, story_events_pb2
 
-from services.kit import erasure
-from services.kit.clock import Clock
-from services.kit.database import Transaction
-from services.kit.events import Event, Undecodable, time_in, uuid_in
-from services.kit.inbox import Handler, Permanent
-from services.kit.sealing import Seal, Unsealable
+from kit.data.database import Transaction
+from kit.events import erasure
+from kit.events.envelope import Event, Undecodable, time_in, uuid_in
+from kit.events.inbox import Handler, Permanent
+from kit.identity.sealing import Seal, Unsealable
+from kit.runtime.clock import Clock
 
 from . import texts
 from .erasing import Erasing

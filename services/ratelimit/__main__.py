@@ -10,8 +10,8 @@ from pathlib import Path
 
 from foreign import rls_pb2, rls_pb2_grpc
 
-from services.kit import process
-from services.kit.server import Server
+from kit.rpc.server import Server
+from kit.runtime import process
 
 from .buckets import Buckets
 from .config import RateLimitSettings

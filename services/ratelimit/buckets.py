@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import redis.exceptions
 
-from services.kit.errors import DeadlineExceeded, InvalidArgument, Unavailable, Violation
+from kit.errors import DeadlineExceeded, InvalidArgument, Unavailable, Violation
 
 from .model import Charge, Verdict
 from .rules import Entries, OnNoMatch, OnRedisDown, Rule, RuleSet

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from services.kit.settings import ServiceSettings
+from kit.runtime.settings import ServiceSettings
 
 
 class RateLimitSettings(ServiceSettings):

@@ -10,8 +10,8 @@ from google.protobuf import duration_pb2
 from grpc.aio import ServicerContext
 from grpc_status import rpc_status
 
-from services.kit.errors import Internal
-from services.kit.statuses import as_mesh_error, to_status
+from kit.errors import Internal
+from kit.rpc.statuses import as_mesh_error, to_status
 
 from . import headers
 from .buckets import Answer, Buckets, Decision, Descriptor, Outcome, tightest

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from services.kit import redis as kit_redis
+from kit.data import redis as kit_redis
 
 from .model import Charge, Taken, Verdict
 

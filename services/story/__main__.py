@@ -11,23 +11,25 @@ from storymesh.ops.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceS
 from storymesh.story.v1.story_service_pb2 import DESCRIPTOR
 from storymesh.story.v1.story_service_pb2_grpc import add_StoryServiceServicer_to_server
 
+from kit.data import redis as kit_redis
+from kit.data.database import Database
+from kit.data.paging import Pages
+from kit.events import dead_letter_service
+from kit.events.dead_letter_service import DeadLetterDesk, DeadLetterServicer
+from kit.events.dead_letters import DeadLetters
+from kit.events.inbox import Inbox
+from kit.events.inbox_stream import waiting_since
+from kit.events.relay import Relay
+from kit.identity.keys import fetch_from
+from kit.identity.revocation_feed import RevocationFeed
+from kit.identity.revocations import Revocations
+from kit.identity.signing import Signer
+from kit.identity.tokens import AccessTokens, KeySet, ServiceTokens
+from kit.rpc import channels
+from kit.rpc.server import Server
+from kit.runtime import process
+from kit.runtime.clock import system_clock
 from services.event_routes import ROUTES
-from services.kit import channels, dead_letter_service, process
-from services.kit import redis as kit_redis
-from services.kit.clock import system_clock
-from services.kit.database import Database
-from services.kit.dead_letter_service import DeadLetterDesk, DeadLetterServicer
-from services.kit.dead_letters import DeadLetters
-from services.kit.inbox import Inbox
-from services.kit.inbox_stream import waiting_since
-from services.kit.keys import fetch_from
-from services.kit.paging import Pages
-from services.kit.relay import Relay
-from services.kit.revocation_feed import RevocationFeed
-from services.kit.revocations import Revocations
-from services.kit.server import Server
-from services.kit.signing import Signer
-from services.kit.tokens import AccessTokens, KeySet, ServiceTokens
 
 from . import worker
 from .admission import Admission

@@ -6,8 +6,8 @@ import logging
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from services.kit.database import Transaction
-from services.kit.errors import ResourceExhausted, SessionRevoked
+from kit.data.database import Transaction
+from kit.errors import ResourceExhausted, SessionRevoked
 
 from . import store
 from .model import Limits, wait_for_day, wait_for_places

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
-from services.kit.settings import DatabaseSettings, InboxSettings, Key
+from kit.runtime.settings import DatabaseSettings, InboxSettings, Key
 
 from .writers import WriterName
 

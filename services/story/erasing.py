@@ -6,9 +6,9 @@ import logging
 from datetime import timedelta
 from uuid import UUID
 
-from services.kit import erasure
-from services.kit.clock import Clock
-from services.kit.database import Database
+from kit.data.database import Database
+from kit.events import erasure
+from kit.runtime.clock import Clock
 
 from . import store
 from .progress import KEPT, Progress

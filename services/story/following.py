@@ -18,8 +18,8 @@ from uuid import UUID
 import redis.exceptions
 import sqlalchemy.exc
 
-from services.kit.database import Database
-from services.kit.errors import ResourceExhausted, Unavailable
+from kit.data.database import Database
+from kit.errors import ResourceExhausted, Unavailable
 
 from . import store
 from .model import START, Position, State, Story

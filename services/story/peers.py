@@ -9,7 +9,7 @@ from grpc.aio import AioRpcError, Channel
 from storymesh.auth.v1 import directory_service_pb2 as pb
 from storymesh.auth.v1.directory_service_pb2_grpc import DirectoryServiceStub
 
-from services.kit.errors import SessionRevoked
+from kit.errors import SessionRevoked
 
 
 class Accounts:

@@ -6,8 +6,8 @@ import asyncio
 import logging
 from datetime import timedelta
 
-from services.kit.clock import Clock
-from services.kit.database import Database
+from kit.data.database import Database
+from kit.runtime.clock import Clock
 
 from . import store
 from .erasing import Erasing

@@ -11,9 +11,9 @@ from grpc.aio import ServicerContext
 from storymesh.story.v1 import story_pb2, story_service_pb2_grpc
 from storymesh.story.v1 import story_service_pb2 as pb
 
-from services.kit.caller import caller_of
-from services.kit.ended import say_ended
-from services.kit.timestamps import set_time
+from kit.identity.caller import caller_of
+from kit.rpc.ended import say_ended
+from kit.rpc.timestamps import set_time
 
 from .model import (
     DEFAULT_LANGUAGE,

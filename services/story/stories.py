@@ -11,12 +11,12 @@ import redis.exceptions
 from storymesh.events.v1 import story_events_pb2 as events
 from uuid_utils.compat import uuid7
 
-from services.kit import outbox
-from services.kit.caller import Caller
-from services.kit.clock import Clock
-from services.kit.database import Database, Transaction
-from services.kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable, Violation
-from services.kit.paging import Page, Pages
+from kit.data.database import Database, Transaction
+from kit.data.paging import Page, Pages
+from kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable, Violation
+from kit.events import outbox
+from kit.identity.caller import Caller
+from kit.runtime.clock import Clock
 
 from . import store
 from .admission import Admission

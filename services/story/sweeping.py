@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 
 from storymesh.events.v1 import story_events_pb2 as events
 
-from services.kit import outbox
-from services.kit.database import Database
+from kit.data.database import Database
+from kit.events import outbox
 
 from . import store
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from services.kit.caller import Caller
-from services.kit.database import Database
-from services.kit.errors import InvalidArgument, Violation
-from services.kit.signing import Signer
+from kit.data.database import Database
+from kit.errors import InvalidArgument, Violation
+from kit.identity.caller import Caller
+from kit.identity.signing import Signer
 
 from .following import PASSING, Following, Followings, Interrupted, TooManyWatches
 from .model import START, Chunk, Done, Heartbeat, Position, Reconnect, Reset, Snapshot, State, StateChange, Step, Story

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from storymesh.events.v1 import auth_events_pb2
 from storymesh.events.v1 import story_events_pb2 as events
 
-from services.kit.events import Event, uuid_in
-from services.kit.inbox import Handler
+from kit.events.envelope import Event, uuid_in
+from kit.events.inbox import Handler
 
 from .erasing import Erasing
 from .writing import Writing

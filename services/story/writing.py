@@ -15,10 +15,10 @@ import sqlalchemy.exc
 from storymesh.events.v1 import story_events_pb2 as events
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from services.kit import outbox
-from services.kit.clock import Clock
-from services.kit.database import Database, Transaction
-from services.kit.inbox import Later, backoff_seconds
+from kit.data.database import Database, Transaction
+from kit.events import outbox
+from kit.events.inbox import Later, backoff_seconds
+from kit.runtime.clock import Clock
 
 from . import store
 from .draft import Draft

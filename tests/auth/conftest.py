@@ -29,6 +29,12 @@ from storymesh.auth.v1.tokens_pb2 import Tokens
 from storymesh.auth.v1.user_pb2 import User
 from storymesh.events.v1 import auth_events_pb2 as events
 
+from kit.data.database import Database
+from kit.events import outbox
+from kit.identity.caller import Role
+from kit.identity.sealing import Seal
+from kit.identity.tokens import AccessTokens, KeySet
+from kit.rpc.server import Server
 from services.auth.__main__ import add_services
 from services.auth.accounts import Roles
 from services.auth.audit import Audit
@@ -37,12 +43,6 @@ from services.auth.config import AuthSettings
 from services.auth.endings import Endings
 from services.auth.passwords import Passwords
 from services.auth.tables import audit_entries
-from services.kit import outbox
-from services.kit.caller import Role
-from services.kit.database import Database
-from services.kit.sealing import Seal
-from services.kit.server import Server
-from services.kit.tokens import AccessTokens, KeySet
 from tests.conftest import empty
 from tests.identity import bearer, service_tokens
 from tests.statuses import reason_of

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from grpc import StatusCode
 from storymesh.auth.v1 import account_service_pb2, key_service_pb2
 
+from kit.identity.sealing import Seal
 from services.auth import store
 from services.auth.model import KeyState
-from services.kit.sealing import Seal
 from tests.auth.conftest import SIGNING_SECRET, AuthWorld, Member
 from tests.identity import bearer
 from tests.statuses import raises_status

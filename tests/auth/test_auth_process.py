@@ -20,10 +20,10 @@ from storymesh.auth.v1.key_service_pb2_grpc import KeyServiceStub
 from storymesh.auth.v1.registration_service_pb2_grpc import RegistrationServiceStub
 from storymesh.events.v1 import auth_events_pb2 as events
 
+from kit.data.database import Database
+from kit.events.envelope import from_bytes
+from kit.events.inbox import stream_of
 from local.harness import Servers
-from services.kit.database import Database
-from services.kit.events import from_bytes
-from services.kit.inbox import stream_of
 from tests.auth.conftest import PASSWORD
 from tests.conftest import empty
 

@@ -14,8 +14,8 @@ from sqlalchemy import text
 from storymesh.auth.v1 import account_service_pb2 as pb
 from storymesh.events.v1 import auth_events_pb2 as events
 
+from kit.events.relay import Relay
 from services.event_routes import ROUTES
-from services.kit.relay import Relay
 from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld, Member, outcomes, wrong
 from tests.auth.test_password_change import NEW, WRONG
 from tests.statuses import raises_status, reason_of, violated_fields

@@ -11,7 +11,7 @@ from grpc import StatusCode
 from storymesh.auth.v1 import account_service_pb2 as pb
 from storymesh.events.v1 import auth_events_pb2 as events
 
-from services.kit.sealing import Seal
+from kit.identity.sealing import Seal
 from tests.auth.conftest import PASSWORD, SEAL_KEY, AuthWorld, MakeWorld, Member, outcomes, wrong
 from tests.auth.test_password_change import NEW, WRONG, violation
 from tests.statuses import raises_status

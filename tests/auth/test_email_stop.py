@@ -9,8 +9,8 @@ from grpc import StatusCode
 from storymesh.auth.v1 import account_service_pb2 as pb
 from storymesh.events.v1 import auth_events_pb2 as events
 
+from kit.identity.sealing import Seal
 from services.auth.worker import Upkeep
-from services.kit.sealing import Seal
 from tests.auth.conftest import PASSWORD, SEAL_KEY, AuthWorld, Member, outcomes
 from tests.statuses import raises_status
 from tests.waiting import until

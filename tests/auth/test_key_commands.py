@@ -25,9 +25,9 @@ from storymesh.auth.v1 import key_service_pb2 as pb
 from storymesh.auth.v1 import session_service_pb2
 from storymesh.auth.v1.user_pb2 import ROLE_ADMIN, ROLE_USER
 
+from kit.errors import MeshError
+from kit.identity.tokens import AccessTokens, KeySet
 from services.auth.accounts import AT_THE_SERVER
-from services.kit.errors import MeshError
-from services.kit.tokens import AccessTokens, KeySet
 from tests.auth.conftest import SIGNING_SECRET, AuthWorld, MakeWorld, Member, session_id_of
 from tests.identity import MESH_KEY
 from tests.statuses import raises_status, reason_of

@@ -13,12 +13,12 @@ from sqlalchemy import text
 from storymesh.auth.v1 import session_service_pb2 as pb
 from storymesh.events.v1 import auth_events_pb2 as events
 
+from kit.data.database import Transaction
+from kit.data.paging import PageRequest
 from services.auth import store
 from services.auth.model import Device, Method, RevokeReason
 from services.auth.store.batches import MOST
 from services.auth.worker import Upkeep
-from services.kit.database import Transaction
-from services.kit.paging import PageRequest
 from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld, Member, outcomes
 from tests.statuses import raises_status
 from tests.waiting import until

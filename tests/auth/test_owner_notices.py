@@ -9,9 +9,9 @@ from storymesh.auth.v1 import account_service_pb2, registration_service_pb2
 from storymesh.auth.v1 import session_service_pb2 as pb
 from storymesh.events.v1 import auth_events_pb2 as events
 
+from kit.identity.caller import Origin
+from kit.identity.sealing import Seal
 from services.auth.sign_in import device_of
-from services.kit.caller import Origin
-from services.kit.sealing import Seal
 from tests.auth.conftest import PASSWORD, SEAL_KEY, AuthWorld, Member
 
 ADA = "ada@example.org"

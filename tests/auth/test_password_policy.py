@@ -6,10 +6,10 @@ from time import thread_time
 
 import pytest
 
+from kit.errors import InvalidArgument
 from services.auth.model import Profile
 from services.auth.password_policy import PasswordPolicy, normalized
 from services.auth.password_strength import advice
-from services.kit.errors import InvalidArgument
 
 ADA = Profile("jonathan.seagull@gannets.example", "lonewriter", "Jonathan", "Livingston", ())
 

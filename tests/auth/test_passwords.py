@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
+from kit.errors import DeadlineExceeded, Unavailable
+from kit.rpc import deadline
 from services.auth.errors import Overloaded
 from services.auth.passwords import Passwords
-from services.kit import deadline
-from services.kit.errors import DeadlineExceeded, Unavailable
 from tests.waiting import until
 
 SLOW = {"memory_kib": 32768, "passes": 4}

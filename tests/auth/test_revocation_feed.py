@@ -20,10 +20,10 @@ from grpc.aio import AioRpcError
 from storymesh.auth.v1 import key_service_pb2, session_service_pb2
 from storymesh.auth.v1 import revocation_service_pb2 as pb
 
+from kit.identity.revocations import Kind, Revocation
 from local.harness import Servers
 from services.auth import store
 from services.auth.worker import Upkeep
-from services.kit.revocations import Kind, Revocation
 from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld, Member
 from tests.identity import bearer, service_tokens
 from tests.statuses import raises_status, reason_of

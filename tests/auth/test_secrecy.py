@@ -12,11 +12,11 @@ from grpc.aio import AioRpcError
 from sqlalchemy import text
 from storymesh.auth.v1 import session_service_pb2
 
+from kit.events.relay import Relay
+from kit.identity.sealing import Seal, Unsealable
 from services.auth import store
 from services.auth.refresh_tokens import RefreshTokens
 from services.event_routes import ROUTES
-from services.kit.relay import Relay
-from services.kit.sealing import Seal, Unsealable
 from tests.auth.conftest import PASSWORD, AuthWorld, session_id_of
 from tests.statuses import raises_status
 

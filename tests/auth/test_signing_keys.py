@@ -10,13 +10,13 @@ import jwt
 import pytest
 from sqlalchemy import text
 
+from kit.data.database import Database
+from kit.errors import Unavailable
+from kit.identity.sealing import Seal
 from services.auth.accounts import AT_THE_SERVER
 from services.auth.audit import Audit
 from services.auth.endings import Endings
 from services.auth.keys import KeyRotation, SigningKeys, thumbprint
-from services.kit.database import Database
-from services.kit.errors import Unavailable
-from services.kit.sealing import Seal
 from tests.auth.conftest import FakeClock
 from tests.conftest import empty
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from services.kit.settings import DatabaseSettings, ServiceSettings, load
+from kit.runtime.settings import DatabaseSettings, ServiceSettings, load
 
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]

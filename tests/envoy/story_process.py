@@ -18,8 +18,8 @@ from storymesh.story.v1 import story_pb2
 from storymesh.story.v1 import story_service_pb2 as story
 from storymesh.story.v1 import story_service_pb2_grpc as story_grpc
 
-from services.kit.server import Server
-from services.kit.settings import ServiceSettings
+from kit.rpc.server import Server
+from kit.runtime.settings import ServiceSettings
 from tests.identity import MESH_KEY
 
 Context = grpc.aio.ServicerContext[Any, Any]

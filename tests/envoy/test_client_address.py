@@ -13,7 +13,7 @@ import pytest
 from storymesh.auth.v1 import session_service_pb2 as session
 from storymesh.auth.v1 import session_service_pb2_grpc as session_grpc
 
-from services.kit.caller import address_told
+from kit.identity.caller import address_told
 from tests.envoy.conftest import Edge, Mesh, until
 
 LOGIN = {"login": "ada@example.com", "password": "correct horse battery"}

@@ -13,12 +13,12 @@ from grpc.aio import Channel
 from sqlalchemy import Column, Integer, Table, Text, Uuid, create_engine
 from sqlalchemy.engine import make_url
 
+from kit.data.database import Database
+from kit.events import erasure, inbox
+from kit.rpc.server import Server
+from kit.runtime.settings import ServiceSettings
 from local.harness import Servers
 from local.harness import servers as running_servers
-from services.kit import erasure, inbox
-from services.kit.database import Database
-from services.kit.server import Server
-from services.kit.settings import ServiceSettings
 from tests.conftest import empty
 from tests.identity import Issuer, service_tokens
 from tests.kit import desk as desks
@@ -112,4 +112,4 @@ async def crash(servers: Servers) -> None:
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """An inbox that is stopped ends after its waiting read, which lasts a second otherwise."""
-    monkeypatch.setattr("services.kit.inbox_stream._BLOCK_MILLISECONDS", 50)
+    monkeypatch.setattr("kit.events.inbox_stream._BLOCK_MILLISECONDS", 50)

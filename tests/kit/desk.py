@@ -14,7 +14,7 @@ from storymesh.options.v1 import policy_pb2
 from storymesh.story.v1.story_service_pb2 import DESCRIPTOR as STORY_SERVICE
 from storymesh.story.v1.story_service_pb2 import CreateStoryRequest, GetStoryResponse
 
-from services.kit.server import Server
+from kit.rpc.server import Server
 
 NAME = "storymesh.kittest.v1.DeskService"
 UNGUARDED = "storymesh.kittest.v1.UnguardedService"

@@ -9,11 +9,11 @@ from argparse import Namespace
 from storymesh.story.v1.story_pb2 import Story
 from storymesh.story.v1.story_service_pb2 import CreateStoryRequest, GetStoryResponse
 
-from services.kit import process
-from services.kit import redis as kit_redis
-from services.kit.errors import NotFound
-from services.kit.server import Server
-from services.kit.settings import ServiceSettings
+from kit.data import redis as kit_redis
+from kit.errors import NotFound
+from kit.rpc.server import Server
+from kit.runtime import process
+from kit.runtime.settings import ServiceSettings
 from tests.identity import Issuer, service_tokens
 from tests.kit import desk as desks
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from services.kit import logs
-from services.kit.server import Server
+from kit.rpc.server import Server
+from kit.runtime import logs
 from tests.identity import Issuer, service_tokens
 from tests.kit import desk as desks
 from tests.kit.conftest import SETTINGS

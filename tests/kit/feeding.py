@@ -17,11 +17,11 @@ from storymesh.auth.v1.revocation_service_pb2_grpc import (
     add_RevocationServiceServicer_to_server,
 )
 
-from services.kit import channels
-from services.kit.clock import system_clock
-from services.kit.revocation_feed import RevocationFeed
-from services.kit.revocations import Revocations
-from services.kit.server import Server
+from kit.identity.revocation_feed import RevocationFeed
+from kit.identity.revocations import Revocations
+from kit.rpc import channels
+from kit.rpc.server import Server
+from kit.runtime.clock import system_clock
 from tests.identity import Issuer, service_tokens
 from tests.kit import desk as desks
 from tests.kit.conftest import SETTINGS, RunningDesk

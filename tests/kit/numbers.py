@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.kit.metrics import Metrics
+from kit.runtime.metrics import Metrics
 
 
 async def fetch(url: str) -> str:

@@ -12,11 +12,11 @@ import sys
 from sqlalchemy import insert
 from storymesh.events.v1.story_events_pb2 import StoryRequested
 
-from services.kit import redis as kit_redis
-from services.kit.database import Database
-from services.kit.events import Event
-from services.kit.inbox import Inbox, first_time
-from services.kit.relay import Relay
+from kit.data import redis as kit_redis
+from kit.data.database import Database
+from kit.events.envelope import Event
+from kit.events.inbox import Inbox, first_time
+from kit.events.relay import Relay
 from tests.kit.conftest import effects
 
 WORKED_ON, WITNESS = "pipeline", "witness"

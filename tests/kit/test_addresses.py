@@ -10,9 +10,9 @@ from storymesh.auth.v1 import account_service_pb2 as accounts
 from storymesh.auth.v1 import registration_service_pb2 as registrations
 from storymesh.auth.v1 import session_service_pb2 as sessions
 
-from services.kit.addresses import NotAnAddress, canonical, normalized
-from services.kit.errors import InvalidArgument, Violation
-from services.kit.validation import _address_fields, validate
+from kit.errors import InvalidArgument, Violation
+from kit.identity.addresses import NotAnAddress, canonical, normalized
+from kit.rpc.validation import _address_fields, validate
 
 TAKEN = {
     "ada@example.com": "ada@example.com",

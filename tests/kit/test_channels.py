@@ -16,10 +16,10 @@ import pytest
 from grpc.aio import AioRpcError
 from storymesh.story.v1.story_service_pb2 import CreateStoryRequest, GetStoryResponse
 
-from services.kit import channels, deadline
-from services.kit.errors import Unavailable
-from services.kit.server import Server
-from services.kit.statuses import as_mesh_error
+from kit.errors import Unavailable
+from kit.rpc import channels, deadline
+from kit.rpc.server import Server
+from kit.rpc.statuses import as_mesh_error
 from tests import identity
 from tests.identity import Issuer, service_tokens
 from tests.kit import desk as desks

@@ -11,10 +11,10 @@ import pytest
 import sqlalchemy.exc
 from sqlalchemy import insert, select, text
 
+from kit.data.database import Database, listen
+from kit.errors import Unavailable
+from kit.rpc.statuses import as_mesh_error
 from local.harness import Servers
-from services.kit.database import Database, listen
-from services.kit.errors import Unavailable
-from services.kit.statuses import as_mesh_error
 from tests.kit.conftest import crash, effects
 from tests.waiting import until
 
@@ -110,7 +110,7 @@ async def test_an_errors_text_does_not_show_the_values_of_its_statement(db: Data
 async def test_too_many_transactions_at_once_wait_and_then_are_unavailable(
     database_url: str, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.kit.database._CONNECT_SECONDS", 1)
+    monkeypatch.setattr("kit.data.database._CONNECT_SECONDS", 1)
     narrow = Database(database_url, pool=1)
     async with narrow.transaction():
         with pytest.raises(sqlalchemy.exc.TimeoutError) as raised:
@@ -151,7 +151,7 @@ async def test_of_those_who_listen_alone_one_is_woken_and_another_when_it_has_en
 async def test_a_transaction_whose_owner_stands_still_gives_its_locks_back(
     db: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.kit.database._SILENT_MILLISECONDS", 200)
+    monkeypatch.setattr("kit.data.database._SILENT_MILLISECONDS", 200)
     impatient = Database(database_url, pool=1)
     lock = text("SELECT pg_advisory_xact_lock(1)")
 

@@ -23,17 +23,17 @@ from storymesh.ops.v1.dead_letter_service_pb2_grpc import (
     add_DeadLetterServiceServicer_to_server,
 )
 
-from services.kit import dead_letters as letters
-from services.kit.database import Database
-from services.kit.dead_letter_service import SERVICE as DEAD_LETTER_SERVICE
-from services.kit.dead_letter_service import DeadLetterDesk, DeadLetterServicer
-from services.kit.dead_letters import DeadLetters
-from services.kit.events import Event
-from services.kit.inbox import Permanent, first_time, processed_events, stream_of
-from services.kit.inbox_stream import InboxStream
-from services.kit.inbox_upkeep import InboxUpkeep
-from services.kit.server import Server
-from services.kit.signing import Signer
+from kit.data.database import Database
+from kit.events import dead_letters as letters
+from kit.events.dead_letter_service import SERVICE as DEAD_LETTER_SERVICE
+from kit.events.dead_letter_service import DeadLetterDesk, DeadLetterServicer
+from kit.events.dead_letters import DeadLetters
+from kit.events.envelope import Event
+from kit.events.inbox import Permanent, first_time, processed_events, stream_of
+from kit.events.inbox_stream import InboxStream
+from kit.events.inbox_upkeep import InboxUpkeep
+from kit.identity.signing import Signer
+from kit.rpc.server import Server
 from tests.identity import Issuer, bearer, service_tokens
 from tests.kit.conftest import SETTINGS
 from tests.kit.test_inbox import SERVICE, STREAM, TYPE, World, event, running, send
@@ -101,7 +101,7 @@ def world(db: Database, redis: Redis) -> World:
 
 @pytest.fixture(autouse=True)
 def _prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.kit.inbox_upkeep._LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("kit.events.inbox_upkeep._LOOK_SECONDS", 0.02)
 
 
 async def bury(db: Database, *events: Event, inbox: str = SERVICE) -> None:

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from services.kit import deadline
-from services.kit.errors import DeadlineExceeded
+from kit.errors import DeadlineExceeded
+from kit.rpc import deadline
 
 
 async def test_some_of_the_callers_time_is_kept_for_the_answer() -> None:

@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import delete, func, insert, select, text
 
-from services.kit import erasure
-from services.kit.database import Database
+from kit.data.database import Database
+from kit.events import erasure
 from tests.kit.conftest import effects
 from tests.waiting import until
 

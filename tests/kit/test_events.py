@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from storymesh.events.v1 import auth_events_pb2, envelope_pb2
 
-from services.kit.events import VERSION, Event, Undecodable, from_bytes, time_in, uuid_in
+from kit.events.envelope import VERSION, Event, Undecodable, from_bytes, time_in, uuid_in
 
 NOON = datetime(2026, 6, 1, 12, 0, 0, 123456, tzinfo=UTC)
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from storymesh.story.v1.story_service_pb2 import GetStoryResponse
 
-from services.kit import logs
+from kit.runtime import logs
 from tests.kit import desk as desks
 from tests.kit.conftest import RunningDesk
 from tests.wire import Answer, Headers, frame, http2

@@ -14,8 +14,8 @@ from grpc.aio import AioRpcError
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from services.kit.health import Check, Health, seldom
-from services.kit.server import Server
+from kit.rpc.server import Server
+from kit.runtime.health import Check, Health, seldom
 from tests.identity import Issuer, service_tokens
 from tests.kit import desk as desks
 from tests.kit.conftest import SETTINGS
@@ -42,8 +42,8 @@ class Dependency:
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.kit.health._EVERY_SECONDS", 0.03)
-    monkeypatch.setattr("services.kit.health._CHECK_SECONDS", 0.2)
+    monkeypatch.setattr("kit.runtime.health._EVERY_SECONDS", 0.03)
+    monkeypatch.setattr("kit.runtime.health._CHECK_SECONDS", 0.2)
 
 
 class Asked:
@@ -126,7 +126,7 @@ async def test_a_change_is_logged_once_without_details(caplog: pytest.LogCapture
     postgres.answers = False
     for _ in range(3):
         await health.check()
-    told = [record.getMessage() for record in caplog.records if record.name == "services.kit.health"]
+    told = [record.getMessage() for record in caplog.records if record.name == "kit.runtime.health"]
     assert told == ["dependency postgres does not answer"]
 
 

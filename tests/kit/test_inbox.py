@@ -18,12 +18,10 @@ from sqlalchemy import insert, select
 from sqlalchemy.engine.row import RowMapping
 from storymesh.events.v1.story_events_pb2 import StoryRequested
 
-from local.harness import Servers
-from services.kit import redis as kit_redis
-from services.kit import tracing
-from services.kit.database import Database, Transaction
-from services.kit.events import Event
-from services.kit.inbox import (
+from kit.data import redis as kit_redis
+from kit.data.database import Database, Transaction
+from kit.events.envelope import Event
+from kit.events.inbox import (
     GROUP,
     Forgotten,
     Handler,
@@ -36,7 +34,9 @@ from services.kit.inbox import (
     first_time,
     stream_of,
 )
-from services.kit.inbox_stream import InboxStream
+from kit.events.inbox_stream import InboxStream
+from kit.runtime import tracing
+from local.harness import Servers
 from tests.kit.conftest import effects
 from tests.waiting import until
 

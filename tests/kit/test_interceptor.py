@@ -24,12 +24,13 @@ from storymesh.story.v1.story_pb2 import Story
 from storymesh.story.v1.story_service_pb2 import DESCRIPTOR, CreateStoryRequest, GetStoryRequest, GetStoryResponse
 from storymesh.story.v1.story_service_pb2_grpc import StoryServiceServicer, add_StoryServiceServicer_to_server
 
-from services.kit import deadline, tracing
-from services.kit.access import AccessControl
-from services.kit.caller import caller_of, current_caller, origin_of
-from services.kit.errors import FailedPrecondition
-from services.kit.policies import access_of
-from services.kit.server import Server
+from kit.errors import FailedPrecondition
+from kit.identity.access import AccessControl
+from kit.identity.caller import caller_of, current_caller, origin_of
+from kit.rpc import deadline
+from kit.rpc.policies import access_of
+from kit.rpc.server import Server
+from kit.runtime import tracing
 from tests.identity import Issuer, bearer, service_tokens
 from tests.kit import desk as desks
 from tests.kit.conftest import SETTINGS, RunningDesk
@@ -39,7 +40,7 @@ from tests.waiting import until
 
 ALICE = UUID("01890000-0000-7000-8000-00000000a11c")
 ANYTHING = CreateStoryRequest()
-INTERCEPTOR = "services.kit.interceptor"
+INTERCEPTOR = "kit.rpc.interceptor"
 STORY_SERVICE = DESCRIPTOR.services_by_name["StoryService"]
 STORIES = STORY_SERVICE.full_name
 STORY_REQUESTS: dict[str, dict[str, Any]] = {"CreateStory": {}, "ListStories": {}}
@@ -532,7 +533,7 @@ async def test_a_failed_call_is_logged_with_its_reason(desk: RunningDesk, caplog
 async def test_neither_credentials_nor_what_was_asked_are_logged(
     desk: RunningDesk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, logger="services")
+    caplog.set_level(logging.DEBUG, logger="kit")
     token = desk.issuer.token(ALICE)
     await desk.stub.user(CreateStoryRequest(prompt="s3cret wish"), metadata=bearer(token))
     with pytest.raises(AioRpcError):

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from kit.data.database import Database
+from kit.events import inbox as kit_inbox
+from kit.events.inbox_stream import InboxStream
 from local.harness import Servers
-from services.kit import inbox as kit_inbox
-from services.kit.database import Database
-from services.kit.inbox_stream import InboxStream
 from tests.kit.slow_worker_process import FINISH
 from tests.kit.test_inbox import SERVICE, STREAM, TYPE, World, event, running, send
 from tests.waiting import until

@@ -15,12 +15,12 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import insert, select, text
 
+from kit.data import redis as kit_redis
+from kit.data.database import Database
+from kit.data.liveness import DependencyAway, Liveness
+from kit.errors import Unavailable
+from kit.rpc.statuses import as_mesh_error
 from local.harness import Servers
-from services.kit import redis as kit_redis
-from services.kit.database import Database
-from services.kit.errors import Unavailable
-from services.kit.liveness import DependencyAway, Liveness
-from services.kit.statuses import as_mesh_error
 from tests.kit.conftest import effects
 from tests.standing_still import standing_still
 from tests.waiting import until

@@ -12,10 +12,10 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError, UnaryUnaryMultiCallable
 from storymesh.story.v1.story_service_pb2 import CreateStoryRequest, GetStoryResponse
 
-from services.kit.metrics import Metrics
-from services.kit.revocations import Kind, Revocation, Revocations
-from services.kit.server import Server
-from services.kit.settings import ServiceSettings
+from kit.identity.revocations import Kind, Revocation, Revocations
+from kit.rpc.server import Server
+from kit.runtime.metrics import Metrics
+from kit.runtime.settings import ServiceSettings
 from tests.identity import Issuer, bearer, service_tokens
 from tests.kit import desk as desks
 from tests.kit.conftest import SETTINGS, RunningDesk

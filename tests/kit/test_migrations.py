@@ -18,9 +18,10 @@ from psycopg import sql
 from sqlalchemy import MetaData, create_engine
 from sqlalchemy.engine import make_url
 
+from kit.data import migrations
+from kit.events import erasure, inbox, outbox, redis_memory
+from kit.events.dead_letters import dead_letter_decisions
 from local.harness import Servers
-from services.kit import erasure, inbox, migrations, outbox, redis_memory
-from services.kit.dead_letters import dead_letter_decisions
 
 KIT_TABLES = {
     "auth": [outbox.table, redis_memory.redis_memories],

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.kit.errors import InvalidArgument
-from services.kit.paging import DEFAULT_SIZE, Page, Pages
-from services.kit.signing import Signer
+from kit.data.paging import DEFAULT_SIZE, Page, Pages
+from kit.errors import InvalidArgument
+from kit.identity.signing import Signer
 
 PAGES = Pages(Signer(b"k" * 32))
 

@@ -15,11 +15,11 @@ from redis.asyncio import Redis
 from sqlalchemy import select
 from storymesh.events.v1.story_events_pb2 import StoryRequested
 
+from kit.data.database import Database
+from kit.events import outbox
+from kit.events.envelope import from_bytes
+from kit.events.inbox import dead_letters, delayed_of, stream_of
 from local.harness import Servers
-from services.kit import outbox
-from services.kit.database import Database
-from services.kit.events import from_bytes
-from services.kit.inbox import dead_letters, delayed_of, stream_of
 from tests.kit.conftest import effects
 from tests.kit.pipeline_process import WITNESS, WORKED_ON
 from tests.waiting import until

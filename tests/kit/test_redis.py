@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from kit.data import redis as kit_redis
 from local.harness import Servers
-from services.kit import redis as kit_redis
 
 
 @pytest.mark.parametrize("steps", range(12))

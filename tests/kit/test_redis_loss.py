@@ -11,13 +11,13 @@ from redis.asyncio import Redis
 from sqlalchemy import insert, select, text
 from storymesh.events.v1 import story_events_pb2
 
+from kit.data import redis as kit_redis
+from kit.data.database import Database
+from kit.events.envelope import Event
+from kit.events.inbox import Inbox, first_time, stream_of
+from kit.events.redis_memory import redis_memories
+from kit.events.relay import Relay
 from local.harness import Servers
-from services.kit import redis as kit_redis
-from services.kit.database import Database
-from services.kit.events import Event
-from services.kit.inbox import Inbox, first_time, stream_of
-from services.kit.redis_memory import redis_memories
-from services.kit.relay import Relay
 from tests.kit.conftest import effects
 from tests.kit.test_relay import request, running, stories
 from tests.waiting import until
@@ -131,7 +131,7 @@ async def test_new_events_of_a_key_wait_for_those_before_them_and_no_others_do(
     await redis.flushall()
     await request(db, "third", key="same")
     await request(db, "unrelated")
-    monkeypatch.setattr("services.kit.relay._BATCH", 1)
+    monkeypatch.setattr("kit.events.relay._BATCH", 1)
     relay = relay_for()
     assert await relay.publish() == 1
     assert await relay.publish() == 0
@@ -143,7 +143,7 @@ async def test_new_events_of_a_key_wait_for_those_before_them_and_no_others_do(
 async def test_another_relay_goes_on_where_one_that_died_in_a_repeat_had_come_to(
     db: Database, redis: Redis, relay_for: RelayFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.kit.relay._BATCH", 2)
+    monkeypatch.setattr("kit.events.relay._BATCH", 2)
     await request(db, *"abcde")
     await published(relay_for())
     await redis.flushall()
@@ -157,7 +157,7 @@ async def test_another_relay_goes_on_where_one_that_died_in_a_repeat_had_come_to
 async def test_many_relays_repeat_everything_once_and_in_order(
     db: Database, redis: Redis, relay_for: RelayFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.kit.relay._BATCH", 7)
+    monkeypatch.setattr("kit.events.relay._BATCH", 7)
     names = [f"{number:03}" for number in range(100)]
     await request(db, *names)
     await published(relay_for())
@@ -181,8 +181,8 @@ async def nothing_to_repeat(db: Database) -> bool:
 async def test_a_full_inbox_is_not_filled_further_by_repeats(
     db: Database, redis: Redis, relay_for: RelayFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.kit.relay._BATCH", 2)
-    monkeypatch.setattr("services.kit.relay._LONGEST_BACKLOG", 3)
+    monkeypatch.setattr("kit.events.relay._BATCH", 2)
+    monkeypatch.setattr("kit.events.relay._LONGEST_BACKLOG", 3)
     await request(db, *"abcdefgh")
     await published(relay_for())
     await redis.flushall()

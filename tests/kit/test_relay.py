@@ -16,13 +16,14 @@ from redis.asyncio import Redis
 from sqlalchemy import func, select, text, update
 from storymesh.events.v1 import auth_events_pb2, story_events_pb2
 
+from kit.data import redis as kit_redis
+from kit.data.database import Database
+from kit.events import outbox
+from kit.events.envelope import Event, from_bytes
+from kit.events.inbox import stream_of
+from kit.events.relay import Relay
+from kit.runtime import tracing
 from local.harness import Servers
-from services.kit import outbox, tracing
-from services.kit import redis as kit_redis
-from services.kit.database import Database
-from services.kit.events import Event, from_bytes
-from services.kit.inbox import stream_of
-from services.kit.relay import Relay
 from tests.kit.conftest import crash
 from tests.waiting import until
 
@@ -175,7 +176,7 @@ async def _none_left(db: Database) -> bool:
 async def test_a_commit_wakes_the_relay_long_before_it_would_look_again(
     db: Database, redis: Redis, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.kit.relay._POLL_SECONDS", 60.0)
+    monkeypatch.setattr("kit.events.relay._POLL_SECONDS", 60.0)
     async with running(relay):
         await request(db, "warm-up")
         await until(lambda: stories(redis))
@@ -189,7 +190,7 @@ async def test_many_events_of_one_key_do_not_wait_for_a_poll_each(
     db: Database, redis: Redis, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await request(db, *map(str, range(20)), key="same")
-    monkeypatch.setattr("services.kit.relay._POLL_SECONDS", 60.0)
+    monkeypatch.setattr("kit.events.relay._POLL_SECONDS", 60.0)
     async with running(relay):
         await until(lambda: _length_is(redis, 20))
     assert await stories(redis) == list(map(str, range(20)))
@@ -269,7 +270,7 @@ async def test_a_killed_postgres_ends_neither_the_relay_nor_its_listening(
 
 
 async def test_a_relay_that_is_told_to_stop_ends_at_once(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.kit.relay._POLL_SECONDS", 60.0)
+    monkeypatch.setattr("kit.events.relay._POLL_SECONDS", 60.0)
     async with asyncio.timeout(5), running(relay):
         await asyncio.sleep(0)
 
@@ -279,7 +280,7 @@ async def test_rows_published_long_ago_are_removed_and_no_others(
     db: Database, relay: Relay, monkeypatch: pytest.MonkeyPatch, at_a_time: int
 ) -> None:
     """In whatever parts: those of many would take longer than a statement may."""
-    monkeypatch.setattr("services.kit.relay._PURGED_AT_A_TIME", at_a_time)
+    monkeypatch.setattr("kit.events.relay._PURGED_AT_A_TIME", at_a_time)
     await request(db, "old", "older", "oldest", "fresh", "waiting")
     await relay.publish()
     async with db.transaction() as tx:

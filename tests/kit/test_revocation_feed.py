@@ -18,10 +18,10 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from storymesh.auth.v1 import revocation_service_pb2 as pb
 from storymesh.story.v1.story_service_pb2 import CreateStoryRequest, GetStoryResponse
 
-from services.kit import channels
-from services.kit.clock import system_clock
-from services.kit.revocation_feed import RevocationFeed
-from services.kit.revocations import Revocations
+from kit.identity.revocation_feed import RevocationFeed
+from kit.identity.revocations import Revocations
+from kit.rpc import channels
+from kit.runtime.clock import system_clock
 from tests.identity import bearer, service_tokens
 from tests.kit.desk import Context
 from tests.kit.feeding import Auth, FollowingDesk, Message, following
@@ -30,7 +30,7 @@ from tests.statuses import detail, raises_status, reason_of
 from tests.waiting import until
 
 ANYTHING = CreateStoryRequest()
-FEED = "services.kit.revocation_feed"
+FEED = "kit.identity.revocation_feed"
 WITHIN_SECONDS = 2.0
 """In which a revoked token must have stopped to work."""
 
@@ -49,9 +49,9 @@ async def desk(auth: Auth) -> AsyncIterator[FollowingDesk]:
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("services.kit.revocation_feed._TELL_SECONDS", 0.02)
-    monkeypatch.setattr("services.kit.health._EVERY_SECONDS", 0.05)
-    monkeypatch.setattr("services.kit.health._CHECK_SECONDS", 0.2)
+    monkeypatch.setattr("kit.identity.revocation_feed._TELL_SECONDS", 0.02)
+    monkeypatch.setattr("kit.runtime.health._EVERY_SECONDS", 0.05)
+    monkeypatch.setattr("kit.runtime.health._CHECK_SECONDS", 0.2)
     caplog.set_level(logging.INFO)
 
 

@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.kit.clock import SKEW
-from services.kit.revocations import Kind, Revocation, Revocations
+from kit.identity.revocations import Kind, Revocation, Revocations
+from kit.runtime.clock import SKEW
 from tests.kit.feeding import Stopwatch
 
 ALICE = UUID("01890000-0000-7000-8000-00000000a11c")

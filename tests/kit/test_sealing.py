@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.kit.sealing import Seal, Unsealable
+from kit.identity.sealing import Seal, Unsealable
 
 SEAL = Seal(b"k" * 32)
 

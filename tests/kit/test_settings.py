@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from kit.runtime.settings import DatabaseSettings, Key, Keys, load
 from local import credentials
-from services.kit.settings import DatabaseSettings, Key, Keys, load
 
 KEY = base64.urlsafe_b64encode(b"\xfb\xff" * 16).decode()  # holds the two characters in which the alphabets differ
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
 
 
 def test_a_process_without_its_settings_says_so_and_ends_with_78() -> None:
-    script = "from services.kit.settings import DatabaseSettings, load; load(DatabaseSettings)"
+    script = "from kit.runtime.settings import DatabaseSettings, load; load(DatabaseSettings)"
     ended = subprocess.run([sys.executable, "-c", script], env={}, capture_output=True, text=True, check=False)
     assert ended.returncode == 78
     assert ended.stderr.splitlines() == ["STORYMESH_MESH_KEY: is not set", "STORYMESH_DATABASE_URL: is not set"]
@@ -258,7 +258,7 @@ def test_what_the_local_runner_makes_serves_in_development_and_is_refused_in_pro
 
 def test_no_key_that_stands_in_this_repository_is_good_enough_for_production(given: Given, refused: Refused) -> None:
     found = re.compile(r"""(?i)(?:key|pepper)["']?\s*[=:]\s*["']?([\w+/-]{43}=?)(?![\w=])""").findall
-    folders = ("tests", "services", "local", "envoy", "deploy")
+    folders = ("tests", "services", "kit", "local", "envoy", "deploy")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     files += [ROOT / name for name in ("README.md", "docker-compose.yml", "Makefile")]
     keys = {key for path in files for key in found(path.read_text())}

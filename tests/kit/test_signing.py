@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.kit.signing import Signer
+from kit.identity.signing import Signer
 
 SIGNER = Signer(b"k" * 32)
 

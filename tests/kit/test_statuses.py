@@ -12,10 +12,10 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
-from services.kit import errors
-from services.kit import redis as kit_redis
-from services.kit.database import Database
-from services.kit.statuses import as_mesh_error, to_grpc, to_status
+from kit import errors
+from kit.data import redis as kit_redis
+from kit.data.database import Database
+from kit.rpc.statuses import as_mesh_error, to_grpc, to_status
 
 M = TypeVar("M", bound=Message)
 

@@ -16,11 +16,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from services.kit.caller import Role
-from services.kit.clock import system_clock
-from services.kit.errors import SessionRevoked, Unauthenticated, Unavailable
-from services.kit.revocations import Kind, Revocation
-from services.kit.tokens import AccessTokens, JsonWebKey, KeySet, ServiceTokens
+from kit.errors import SessionRevoked, Unauthenticated, Unavailable
+from kit.identity.caller import Role
+from kit.identity.revocations import Kind, Revocation
+from kit.identity.tokens import AccessTokens, JsonWebKey, KeySet, ServiceTokens
+from kit.runtime.clock import system_clock
 from tests.identity import AUDIENCE, ISSUER, MESH_KEY, Issuer, nothing_revoked
 from tests.waiting import until
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from kit.runtime import unknown_settings
+from kit.runtime.settings import ServiceSettings, load
 from local.settings_table import NAMES, NOT_IN_CLASSES, names, names_module
-from services.kit import unknown_settings
-from services.kit.settings import ServiceSettings, load
 from storymesh_client.command import VARIABLES, misspelt
 
 ROOT = Path(__file__).parents[2]

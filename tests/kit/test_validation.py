@@ -17,9 +17,9 @@ from storymesh.ops.v1 import dead_letter_service_pb2 as dead_letters
 from storymesh.story.v1 import story_service_pb2 as stories
 from storymesh.story.v1.story_pb2 import STORY_LENGTH_SHORT
 
-from services.kit.errors import InvalidArgument, Violation
-from services.kit.policies import methods_of
-from services.kit.validation import validate
+from kit.errors import InvalidArgument, Violation
+from kit.rpc.policies import methods_of
+from kit.rpc.validation import validate
 
 
 def violations(message: Message) -> tuple[Violation, ...]:

@@ -10,10 +10,10 @@ import sys
 
 from sqlalchemy import insert
 
-from services.kit import redis as kit_redis
-from services.kit.database import Database
-from services.kit.events import Event
-from services.kit.inbox import Inbox, first_time
+from kit.data import redis as kit_redis
+from kit.data.database import Database
+from kit.events.envelope import Event
+from kit.events.inbox import Inbox, first_time
 from tests.kit.conftest import effects
 
 

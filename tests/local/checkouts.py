@@ -7,7 +7,18 @@ from pathlib import Path
 
 from local.settings import REPOSITORY
 
-CODE = ("Makefile", "pyproject.toml", "uv.lock", "README.md", "local", "services", "gen", "envoy", "storymesh_client")
+CODE = (
+    "Makefile",
+    "pyproject.toml",
+    "uv.lock",
+    "README.md",
+    "local",
+    "services",
+    "kit",
+    "gen",
+    "envoy",
+    "storymesh_client",
+)
 
 
 def _link(source: str, target: str) -> None:

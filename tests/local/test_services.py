@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from kit.runtime.settings import ServiceSettings
 from local import credentials, writers
 from local.components import services
 from local.failures import LocalError
 from local.layout import PORT_OFFSETS, Layout
 from local.settings import PORTS_IN_A_MESH
 from local.writers import Writer
-from services.kit.settings import ServiceSettings
 
 
 def files(layout: Layout, service: str) -> set[str]:

@@ -21,13 +21,13 @@ from sqlalchemy import select
 from sqlalchemy.engine.row import RowMapping
 from storymesh.events.v1 import auth_events_pb2, story_events_pb2
 
+from kit.data.database import Database
+from kit.events.envelope import Event
+from kit.events.inbox import Inbox, dead_letters, delayed_of, stream_of
+from kit.identity.sealing import Seal
+from kit.rpc import channels
+from kit.runtime.clock import system_clock
 from local.harness import Servers
-from services.kit import channels
-from services.kit.clock import system_clock
-from services.kit.database import Database
-from services.kit.events import Event
-from services.kit.inbox import Inbox, dead_letters, delayed_of, stream_of
-from services.kit.sealing import Seal
 from services.notification.erasing import Erasing
 from services.notification.mailing import Mailing
 from services.notification.notifications import Notifier
@@ -211,4 +211,4 @@ async def told(
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """An inbox that is stopped ends after its waiting read, which lasts a second otherwise."""
-    monkeypatch.setattr("services.kit.inbox_stream._BLOCK_MILLISECONDS", 50)
+    monkeypatch.setattr("kit.events.inbox_stream._BLOCK_MILLISECONDS", 50)

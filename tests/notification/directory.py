@@ -13,9 +13,9 @@ from storymesh.auth.v1 import directory_service_pb2 as pb
 from storymesh.auth.v1 import directory_service_pb2_grpc as directory
 from storymesh.auth.v1.user_pb2 import User
 
-from services.kit.errors import NotFound
-from services.kit.server import Server
-from services.kit.settings import ServiceSettings
+from kit.errors import NotFound
+from kit.rpc.server import Server
+from kit.runtime.settings import ServiceSettings
 from tests.identity import Issuer, service_tokens
 
 NAME = pb.DESCRIPTOR.services_by_name["DirectoryService"].full_name

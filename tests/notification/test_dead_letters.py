@@ -22,16 +22,17 @@ from storymesh.ops.v1.dead_letter_service_pb2_grpc import (
     add_DeadLetterServiceServicer_to_server,
 )
 
-from services.kit import channels, dead_letter_service, dead_letters
-from services.kit.database import Database
-from services.kit.dead_letter_service import DeadLetterDesk, DeadLetterServicer
-from services.kit.dead_letters import DeadLetters, Keeper
-from services.kit.errors import InvalidArgument, Violation
-from services.kit.events import Event
-from services.kit.revocations import Kind, Revocation
-from services.kit.server import Server
-from services.kit.settings import ServiceSettings
-from services.kit.signing import Signer
+from kit.data.database import Database
+from kit.errors import InvalidArgument, Violation
+from kit.events import dead_letter_service, dead_letters
+from kit.events.dead_letter_service import DeadLetterDesk, DeadLetterServicer
+from kit.events.dead_letters import DeadLetters, Keeper
+from kit.events.envelope import Event
+from kit.identity.revocations import Kind, Revocation
+from kit.identity.signing import Signer
+from kit.rpc import channels
+from kit.rpc.server import Server
+from kit.runtime.settings import ServiceSettings
 from services.notification.peers import StoryDeadLetters
 from services.notification.tables import notifications
 from tests.conftest import empty

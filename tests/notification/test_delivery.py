@@ -15,9 +15,9 @@ import aiosmtplib
 import pytest
 from sqlalchemy import text
 
+from kit.events.envelope import Event
+from kit.runtime.clock import system_clock
 from local.harness import Servers
-from services.kit.clock import system_clock
-from services.kit.events import Event
 from services.notification.mailing import Mailing
 from services.notification.model import Letter, MailState, Recipient, Template
 from services.notification.smtp import Smtp, TryAgain

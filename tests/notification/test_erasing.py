@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import func, insert, select, text
 from storymesh.events.v1 import auth_events_pb2
 
-from services.kit import erasure
-from services.kit.inbox import dead_letters, processed_events
+from kit.events import erasure
+from kit.events.inbox import dead_letters, processed_events
 from services.notification.erasing import Erasing
 from services.notification.model import MailState
 from services.notification.tables import mails
@@ -201,6 +201,7 @@ async def test_the_words_of_a_mail_server_that_quotes_addresses_are_neither_kept
     told: Told, kind: str, about: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", logger="services")
+    caplog.set_level("DEBUG", logger="kit")
     server = replace(QUOTING[kind])
     told.max_failures = 2
     sent = (

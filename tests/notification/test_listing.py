@@ -20,10 +20,10 @@ from storymesh.notification.v1.notification_service_pb2_grpc import (
 )
 from uuid_utils.compat import uuid7
 
-from services.kit.database import Database
-from services.kit.paging import Pages
-from services.kit.server import Server
-from services.kit.signing import Signer
+from kit.data.database import Database
+from kit.data.paging import Pages
+from kit.identity.signing import Signer
+from kit.rpc.server import Server
 from services.notification import store
 from services.notification.__main__ import SERVICE
 from services.notification.config import NotificationSettings

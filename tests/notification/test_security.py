@@ -10,8 +10,8 @@ from google.protobuf.message import Message
 from sqlalchemy import func, select
 from storymesh.events.v1 import auth_events_pb2 as events
 
-from services.kit.inbox import processed_events
-from services.kit.sealing import Seal
+from kit.events.inbox import processed_events
+from kit.identity.sealing import Seal
 from services.notification.model import MailState
 from services.notification.worker import ADDRESS_SEAL_PURPOSE
 from tests.notification.conftest import SEAL, Told, code_issued, email_changed, event, story_completed, user_deleted
@@ -133,7 +133,7 @@ async def test_a_decoy_is_recorded_as_dealt_with_and_mailed_to_nobody(
     assert (told.mailbox.mails(), await told.records(), await told.dead()) == ([], {}, [])
     async with told.db.transaction() as tx:
         assert list(await tx.scalars(select(processed_events.c.event_id))) == [decoy.id]
-    assert not [record for record in caplog.records if record.name.startswith("services")]
+    assert not [record for record in caplog.records if record.name.startswith(("services", "kit"))]
 
 
 @pytest.mark.parametrize("notice", NOTICES)
@@ -286,7 +286,7 @@ async def test_a_mail_to_anything_but_one_plain_address_is_refused_for_good_and_
             MailState.REFUSED,
             "its recipient is no plain address",
         )
-    logged = [record.getMessage() for record in caplog.records if record.name.startswith("services")]
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith(("services", "kit"))]
     assert any("REFUSED" in line for line in logged)
     assert not any("example" in line for line in logged)
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from storymesh.events.v1 import auth_events_pb2, story_events_pb2
 
-from services.kit.sealing import Seal
+from kit.identity.sealing import Seal
 from services.notification.model import MailState
 from tests.notification.conftest import TRACE, Told, code_issued, event, story_completed
 from tests.notification.directory import Directory, serving
@@ -165,6 +165,7 @@ async def test_a_code_sealed_under_another_key_is_dead_lettered_without_showing_
 
 async def test_a_code_shows_in_no_store_and_no_log(told: Told, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", logger="services")
+    caplog.set_level("DEBUG", logger="kit")
     await told.handle(code_issued("042137"))
     rows = str(list((await told.records()).values())) + str(await told.notifications())
     assert "042137" not in rows + caplog.text

@@ -15,10 +15,10 @@ from psycopg import sql
 from sqlalchemy.engine import make_url
 from storymesh.auth.v1 import directory_service_pb2 as pb
 
+from kit.data import migrations
+from kit.data import redis as kit_redis
+from kit.data.database import Database
 from local.harness import Servers
-from services.kit import migrations
-from services.kit import redis as kit_redis
-from services.kit.database import Database
 from tests.notification.directory import Directory, serving
 
 from .crew import crew

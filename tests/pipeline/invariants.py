@@ -22,9 +22,9 @@ from redis.asyncio import Redis
 from sqlalchemy import select
 from storymesh.events.v1 import story_events_pb2 as events
 
-from services.kit import inbox, outbox
-from services.kit.database import Database
-from services.kit.redis_memory import redis_memories
+from kit.data.database import Database
+from kit.events import inbox, outbox
+from kit.events.redis_memory import redis_memories
 from services.notification.model import MailState
 from services.notification.tables import mails, notifications
 from services.story import writers

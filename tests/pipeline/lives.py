@@ -12,13 +12,13 @@ from uuid import UUID, uuid4
 
 import uvloop
 
-from services.kit import redis as kit_redis
-from services.kit.caller import Caller, Role
-from services.kit.clock import system_clock
-from services.kit.database import Database
-from services.kit.errors import MeshError
-from services.kit.paging import Pages
-from services.kit.signing import Signer
+from kit.data import redis as kit_redis
+from kit.data.database import Database
+from kit.data.paging import Pages
+from kit.errors import MeshError
+from kit.identity.caller import Caller, Role
+from kit.identity.signing import Signer
+from kit.runtime.clock import system_clock
 from services.notification import __main__ as notification
 from services.notification.config import NotificationWorkerSettings
 from services.story import __main__ as story

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import aclosing
 from uuid import UUID
 
-from services.kit.errors import Unavailable
+from kit.errors import Unavailable
 from services.story.model import Chunk, Done, Reconnect, Reset, Snapshot, Story
 from services.story.watching import Watches
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
-from services.kit.signing import Signer
+from kit.identity.signing import Signer
 from services.story.model import State, Story
 from services.story.progress import Progress
 from services.story.watching import Watches, WatchLimits

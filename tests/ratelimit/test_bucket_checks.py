@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
+from kit.errors import DeadlineExceeded, InvalidArgument
 from local.harness import Servers
-from services.kit.errors import DeadlineExceeded, InvalidArgument
 from services.ratelimit.buckets import Buckets, BucketsUnreachable, Decision, tightest
 from services.ratelimit.model import Limit
 from services.ratelimit.rules import OnNoMatch, OnRedisDown, RuleSet

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from storymesh.story.v1 import story_pb2
 from storymesh.story.v1 import story_service_pb2 as pb
 
-from services.kit import outbox
+from kit.events import outbox
 from services.story import store
 from services.story.model import Story
 from tests.statuses import detail

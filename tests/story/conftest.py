@@ -15,15 +15,15 @@ import pytest
 from redis.asyncio import Redis
 from storymesh.story.v1.story_service_pb2_grpc import StoryServiceStub, add_StoryServiceServicer_to_server
 
+from kit.data.database import Database
+from kit.data.paging import Pages
+from kit.events.inbox import Inbox
+from kit.events.inbox_stream import waiting_since
+from kit.events.relay import Relay
+from kit.identity.signing import Signer
+from kit.rpc.server import Server
+from kit.runtime.clock import system_clock
 from services.event_routes import ROUTES
-from services.kit.clock import system_clock
-from services.kit.database import Database
-from services.kit.inbox import Inbox
-from services.kit.inbox_stream import waiting_since
-from services.kit.paging import Pages
-from services.kit.relay import Relay
-from services.kit.server import Server
-from services.kit.signing import Signer
 from services.story import worker
 from services.story.__main__ import SERVICE
 from services.story.admission import Admission

@@ -8,8 +8,8 @@ from uuid import UUID
 from redis.asyncio import Redis
 from uuid_utils.compat import uuid7
 
-from services.kit.clock import system_clock
-from services.kit.database import Database
+from kit.data.database import Database
+from kit.runtime.clock import system_clock
 from services.story import store
 from services.story.model import Checkpoint, Length, Position, Wish
 from services.story.progress import Kind, Progress

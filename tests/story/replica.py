@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 
 from redis.asyncio import Redis
 
-from services.kit.caller import Caller, Role
-from services.kit.signing import Signer
+from kit.identity.caller import Caller, Role
+from kit.identity.signing import Signer
 from services.story.model import Chunk, Done, Reconnect, Reset, Snapshot, Step
 from services.story.progress import Progress
 from services.story.watching import Watches, WatchLimits

@@ -12,8 +12,8 @@ from grpc.aio import AioRpcError
 from sqlalchemy import func, select, update
 from storymesh.story.v1 import story_pb2
 
-from services.kit import outbox
-from services.kit.clock import system_clock
+from kit.events import outbox
+from kit.runtime.clock import system_clock
 from services.story.model import State, wait_for_places
 from services.story.pruning import Pruning
 from services.story.tables import admissions, stories

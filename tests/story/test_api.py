@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from storymesh.story.v1 import story_pb2
 from storymesh.story.v1 import story_service_pb2 as pb
 
-from services.kit import outbox
+from kit.events import outbox
 from tests.statuses import raises_status, violated_fields
 from tests.story.conftest import Person, StoryWorld
 

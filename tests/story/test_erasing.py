@@ -16,12 +16,13 @@ from sqlalchemy import func, insert, select, text, update
 from storymesh.events.v1 import auth_events_pb2
 from storymesh.story.v1 import story_service_pb2 as pb
 
-from services.kit import channels, erasure, outbox
-from services.kit import redis as kit_redis
-from services.kit.clock import system_clock
-from services.kit.errors import SessionRevoked
-from services.kit.events import Event
-from services.kit.inbox import dead_letters
+from kit.data import redis as kit_redis
+from kit.errors import SessionRevoked
+from kit.events import erasure, outbox
+from kit.events.envelope import Event
+from kit.events.inbox import dead_letters
+from kit.rpc import channels
+from kit.runtime.clock import system_clock
 from services.story import store
 from services.story.erasing import Erasing
 from services.story.model import Position, State

@@ -12,10 +12,10 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from kit.data import redis as kit_redis
+from kit.errors import Unavailable
+from kit.runtime.clock import system_clock
 from local.harness import servers as running_servers
-from services.kit import redis as kit_redis
-from services.kit.clock import system_clock
-from services.kit.errors import Unavailable
 from services.story import store
 from services.story.following import Following
 from services.story.model import (

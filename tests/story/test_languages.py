@@ -6,11 +6,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.kit.caller import Caller, Role
-from services.kit.clock import system_clock
-from services.kit.errors import InvalidArgument
-from services.kit.paging import Pages
-from services.kit.signing import Signer
+from kit.data.paging import Pages
+from kit.errors import InvalidArgument
+from kit.identity.caller import Caller, Role
+from kit.identity.signing import Signer
+from kit.runtime.clock import system_clock
 from services.story.model import Length, State, Wish
 from services.story.progress import Progress
 from services.story.stories import Stories, StoryLanguageUnsupported

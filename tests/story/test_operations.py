@@ -14,13 +14,13 @@ from grpc.aio import AioRpcError
 from sqlalchemy import func, insert, select, text, update
 from storymesh.story.v1 import story_pb2
 
-from services.kit import outbox
-from services.kit import redis as kit_redis
-from services.kit.caller import Caller, Role
-from services.kit.clock import system_clock
-from services.kit.inbox import dead_letters
-from services.kit.paging import Pages
-from services.kit.signing import Signer
+from kit.data import redis as kit_redis
+from kit.data.paging import Pages
+from kit.events import outbox
+from kit.events.inbox import dead_letters
+from kit.identity.caller import Caller, Role
+from kit.identity.signing import Signer
+from kit.runtime.clock import system_clock
 from services.story.model import State
 from services.story.progress import INTERRUPTIONS, Progress
 from services.story.pruning import Pruning

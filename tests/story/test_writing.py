@@ -13,9 +13,9 @@ from storymesh.events.v1 import story_events_pb2 as events
 from storymesh.story.v1 import story_pb2
 from storymesh.story.v1 import story_service_pb2 as pb
 
-from services.kit import outbox
-from services.kit.clock import system_clock
-from services.kit.inbox import GROUP, Later, stream_of
+from kit.events import outbox
+from kit.events.inbox import GROUP, Later, stream_of
+from kit.runtime.clock import system_clock
 from services.story import store
 from services.story.model import Checkpoint, State, Story
 from services.story.tables import stories

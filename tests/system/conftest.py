@@ -19,10 +19,10 @@ import pytest
 import yaml
 from redis.asyncio import Redis
 
+from kit.data import redis as kit_redis
+from kit.runtime.development_secrets import KEY_MARK
 from local.harness import RunningMesh, running_mesh
 from services import ratelimit
-from services.kit import redis as kit_redis
-from services.kit.development_secrets import KEY_MARK
 from tests.system.collector import Collector, collecting
 from tests.system.doors import CONNECTIONS, SECONDS, Door, GrpcDoor, HttpDoor, RevolvingDoor
 from tests.waiting import until

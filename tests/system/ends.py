@@ -13,8 +13,8 @@ from uuid import UUID
 import psycopg
 from redis.asyncio import Redis
 
+from kit.events.inbox_stream import delayed_of, stream_of
 from local.harness import RunningMesh
-from services.kit.inbox_stream import delayed_of, stream_of
 from services.story.model import START, Position
 from services.story.progress import Entry, Kind, Progress, fold
 from tests.system.conftest import Person, databases_of, mails_to

@@ -16,9 +16,9 @@ from urllib.parse import quote, quote_plus, urlsplit
 import psutil
 from redis.asyncio import Redis
 
+from kit.runtime.development_secrets import KEY_MARK
 from local.harness import RunningMesh
 from local.state import MeshRecord
-from services.kit.development_secrets import KEY_MARK
 from tests.system.collector import Collector
 from tests.system.remains import Piece
 

@@ -13,9 +13,9 @@ from redis.asyncio import Redis
 from storymesh.events.v1.auth_events_pb2 import UserDeleted
 from storymesh.events.v1.story_events_pb2 import StoryCompleted, StoryRequested
 
+from kit.events.envelope import Event
+from kit.events.inbox import stream_of
 from local.harness import RunningMesh
-from services.kit.events import Event
-from services.kit.inbox import stream_of
 from tests.kit.test_inbox import event
 from tests.system.conftest import Person, databases_of, mails_to, opened, registered
 from tests.system.members import Member, body_of, signed_up

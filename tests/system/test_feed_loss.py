@@ -7,8 +7,8 @@ import re
 import httpx
 import pytest
 
+from kit.identity.revocations import STALE_AFTER
 from local.harness import RunningMesh
-from services.kit.revocations import STALE_AFTER
 from tests.system.conftest import opened
 from tests.system.doors import Door
 from tests.system.members import Member, signed_up

@@ -17,8 +17,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 
+from kit.identity.sealing import Seal
 from local.harness import RunningMesh
-from services.kit.sealing import Seal
 from tests.system.conftest import databases_of, key_in
 from tests.system.doors import Door, GrpcDoor
 from tests.system.members import Member, signed_up

@@ -17,8 +17,8 @@ from redis.asyncio import Redis
 from storymesh.story.v1 import story_service_pb2 as pb
 from storymesh.story.v1.story_service_pb2_grpc import StoryServiceStub
 
+from kit.data.database import Database
 from local.harness import RunningMesh
-from services.kit.database import Database
 from tests.statuses import raises_status
 from tests.story.pen import Pen, queued
 from tests.system.conftest import Person, registered

@@ -14,8 +14,8 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
+from kit.rpc.validation import validate
 from local.harness import RunningMesh
-from services.kit.validation import validate
 from tests.standing_still import standing_still
 from tests.system.doors import METHODS, Answer, Door
 from tests.system.members import WRONG_PASSWORD, Member, new_address, signed_up

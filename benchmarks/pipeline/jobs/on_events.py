@@ -17,12 +17,12 @@ from sqlalchemy import create_engine, exists, select
 from sqlalchemy.engine import make_url
 from storymesh.events.v1 import story_events_pb2 as events
 
-from services.kit import outbox
-from services.kit import redis as kit_redis
-from services.kit.database import Database
-from services.kit.events import Event
-from services.kit.inbox import Handler, Inbox, stream_of
-from services.kit.relay import Relay
+from kit.data import redis as kit_redis
+from kit.data.database import Database
+from kit.events import outbox
+from kit.events.envelope import Event
+from kit.events.inbox import Handler, Inbox, stream_of
+from kit.events.relay import Relay
 
 from .process import feed, run
 

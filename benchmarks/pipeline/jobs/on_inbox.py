@@ -8,10 +8,10 @@ from uuid import uuid4
 
 from redis.asyncio import Redis
 
-from services.kit import redis as kit_redis
-from services.kit.database import Database
-from services.kit.events import Event
-from services.kit.inbox import Inbox, stream_of
+from kit.data import redis as kit_redis
+from kit.data.database import Database
+from kit.events.envelope import Event
+from kit.events.inbox import Inbox, stream_of
 
 from .process import feed, run
 

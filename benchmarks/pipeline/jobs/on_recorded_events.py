@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from services.kit.database import Database
-from services.kit.events import Event
-from services.kit.inbox import Handler, first_time
+from kit.data.database import Database
+from kit.events.envelope import Event
+from kit.events.inbox import Handler, first_time
 
 from .on_events import feed_events, work
 from .process import run

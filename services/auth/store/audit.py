@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import delete, insert, select, update
 from uuid_utils.compat import uuid7
 
-from services.kit.database import Transaction
+from kit.data.database import Transaction
 
 from ..model import AuditEntry
 from ..tables import audit_entries, audit_erasures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import ColumnElement, Table, delete, select, tuple_
 
-from services.kit.database import Transaction
+from kit.data.database import Transaction
 
 MOST = 1000
 """Rows that one transaction writes of something that has no bound."""

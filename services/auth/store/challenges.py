@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import delete, select
 from sqlalchemy import insert as insert_into
 
-from services.kit.database import Transaction
+from kit.data.database import Transaction
 
 from ..model import Challenge, Purpose
 from ..tables import challenges

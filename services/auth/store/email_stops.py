@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import delete, exists, select
 from sqlalchemy import insert as insert_into
 
-from services.kit.database import Transaction
+from kit.data.database import Transaction
 
 from ..model import EmailChangeStop
 from ..tables import email_change_stops as stops

@@ -9,7 +9,7 @@ from sqlalchemy import delete, select, text, update
 from sqlalchemy.dialects.postgresql import insert as insert_into
 from sqlalchemy.engine.row import RowMapping
 
-from services.kit.database import Transaction
+from kit.data.database import Transaction
 
 from ..model import KeyState, SigningKey
 from ..tables import signing_keys

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import delete, func, select, update
 from sqlalchemy import insert as insert_into
 
-from services.kit.database import Transaction
+from kit.data.database import Transaction
 
 from ..model import Registration, canonical_email
 from ..tables import registrations

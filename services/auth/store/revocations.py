@@ -8,8 +8,8 @@ from datetime import datetime
 from sqlalchemy import BigInteger, ColumnElement, Text, cast, func, select
 from sqlalchemy.dialects.postgresql import insert as insert_into
 
-from services.kit.database import Transaction
-from services.kit.revocations import Kind, Revocation
+from kit.data.database import Transaction
+from kit.identity.revocations import Kind, Revocation
 
 from ..tables import revocations
 from .batches import delete_some

@@ -11,8 +11,8 @@ from sqlalchemy import ColumnElement, Select, exists, func, or_, select, update
 from sqlalchemy import insert as insert_into
 from sqlalchemy.engine.row import RowMapping
 
-from services.kit.database import Transaction
-from services.kit.paging import PageRequest
+from kit.data.database import Transaction
+from kit.data.paging import PageRequest
 
 from ..model import Device, Method, RevokeReason, Session, User
 from ..tables import sessions, users

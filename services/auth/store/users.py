@@ -13,8 +13,8 @@ from sqlalchemy.dialects.postgresql import insert as insert_into
 from sqlalchemy.engine.row import RowMapping
 from sqlalchemy.exc import IntegrityError
 
-from services.kit.caller import Role
-from services.kit.database import Transaction
+from kit.data.database import Transaction
+from kit.identity.caller import Role
 
 from ..model import Credentials, Profile, User, canonical_email, canonical_username
 from ..tables import users

@@ -1,3 +1,3 @@
-from services.kit.migrations import run_environment
+from kit.data.migrations import run_environment
 
 run_environment()

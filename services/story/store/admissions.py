@@ -9,8 +9,8 @@ from uuid import UUID
 from sqlalchemy import DateTime, Integer, ScalarSelect, Select, String, Uuid, bindparam, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from services.kit.database import Transaction
-from services.kit.erasure import HOLD, erased_subjects, name_of
+from kit.data.database import Transaction
+from kit.events.erasure import HOLD, erased_subjects, name_of
 
 from ..model import Demand, Limits, State
 from ..tables import admissions, stories

@@ -27,8 +27,8 @@ from sqlalchemy import (
     update,
 )
 
-from services.kit.database import Transaction
-from services.kit.erasure import erased_subjects
+from kit.data.database import Transaction
+from kit.events.erasure import erased_subjects
 
 from ..model import Checkpoint, State, Story
 from ..tables import stories

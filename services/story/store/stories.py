@@ -11,9 +11,9 @@ from sqlalchemy import ColumnElement, FromClause, and_, bindparam, case, delete,
 from sqlalchemy.dialects.postgresql import insert as insert_into
 from sqlalchemy.engine.row import RowMapping
 
-from services.kit import inbox, outbox
-from services.kit.database import Transaction
-from services.kit.paging import PageRequest
+from kit.data.database import Transaction
+from kit.data.paging import PageRequest
+from kit.events import inbox, outbox
 
 from ..model import Length, State, Story, Wish
 from ..tables import stories

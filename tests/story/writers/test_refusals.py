@@ -9,7 +9,7 @@ import traceback
 
 import pytest
 
-from services.kit import logs
+from kit.runtime import logs
 from services.story.writers import Refusal, WriterRefused, WriterUnavailable
 
 from .chat_server import ChatServer, answering, delta, refusing, sending, sending_bytes, streaming

@@ -11,13 +11,14 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
 
+from kit.identity.access import AccessControl
+from kit.identity.tokens import AccessTokens, ServiceTokens
+from kit.runtime.health import Check, Health
+from kit.runtime.metrics import Metrics
+from kit.runtime.settings import ServiceSettings
+
 from . import reflection
-from .access import AccessControl
-from .health import Check, Health
 from .interceptor import MeshInterceptor
-from .metrics import Metrics
-from .settings import ServiceSettings
-from .tokens import AccessTokens, ServiceTokens
 
 log = logging.getLogger(__name__)
 

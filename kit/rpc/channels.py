@@ -17,8 +17,9 @@ from grpc.aio import (
 )
 from opentelemetry.instrumentation.grpc import aio_client_interceptors
 
+from kit.identity.tokens import ServiceTokens
+
 from . import deadline
-from .tokens import ServiceTokens
 
 _DEFAULT_SECONDS = 5.0
 

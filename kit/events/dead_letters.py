@@ -37,11 +37,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine.row import RowMapping
 
+from kit.data.database import Database, Transaction
+from kit.data.paging import DEFAULT_SIZE
+from kit.errors import InvalidArgument, NotFound, Violation
+from kit.identity.signing import Signer
+
 from . import outbox
-from .database import Database, Transaction
-from .errors import InvalidArgument, NotFound, Violation
-from .paging import DEFAULT_SIZE
-from .signing import Signer
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Asks a process of the mesh for its health, for container engines that can only run a command.
 
-Usage: python -m services.kit.probe HOST:PORT [SERVICE]; exit code 0 when it is serving.
+Usage: python -m kit.runtime.probe HOST:PORT [SERVICE]; exit code 0 when it is serving.
 """
 
 from __future__ import annotations

@@ -19,11 +19,13 @@ from grpc.aio import ServicerContext
 from opentelemetry.trace import Span, Status
 from opentelemetry.trace import StatusCode as SpanStatusCode
 
-from . import deadline, tracing
-from .access import AccessControl
-from .caller import Caller, Metadata, current_caller, current_metadata, origin_of
-from .errors import Internal, MalformedRequest, MeshError, StreamStalled, Unimplemented
-from .metrics import Metrics
+from kit.errors import Internal, MalformedRequest, MeshError, StreamStalled, Unimplemented
+from kit.identity.access import AccessControl
+from kit.identity.caller import Caller, Metadata, current_caller, current_metadata, origin_of
+from kit.runtime import tracing
+from kit.runtime.metrics import Metrics
+
+from . import deadline
 from .statuses import as_mesh_error, to_grpc
 from .validation import validate
 

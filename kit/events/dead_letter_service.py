@@ -12,19 +12,12 @@ from grpc.aio import ServicerContext
 from storymesh.ops.v1 import dead_letter_service_pb2 as pb
 from storymesh.ops.v1.dead_letter_service_pb2_grpc import DeadLetterServiceServicer
 
-from .access import bearer_token
-from .caller import caller_of, current_metadata
-from .dead_letters import (
-    Administrator,
-    DeadLetter,
-    DeadLetterNotFound,
-    Keeper,
-    Letters,
-    Settlement,
-    foreign_page_token,
-)
-from .signing import Signer
-from .timestamps import set_time
+from kit.identity.access import bearer_token
+from kit.identity.caller import caller_of, current_metadata
+from kit.identity.signing import Signer
+from kit.rpc.timestamps import set_time
+
+from .dead_letters import Administrator, DeadLetter, DeadLetterNotFound, Keeper, Letters, Settlement, foreign_page_token
 
 Context = ServicerContext[Any, Any]
 

@@ -23,16 +23,17 @@ import redis.exceptions
 from redis.asyncio import Redis
 from sqlalchemy.dialects.postgresql import insert
 
-from . import tracing
-from .database import Database, Transaction
+from kit.data.database import Database, Transaction
+from kit.errors import Unavailable
+from kit.rpc.statuses import as_mesh_error
+from kit.runtime import tracing
+from kit.runtime.pausing import pause
+
 from .dead_letters import bury, dead_letters, is_put_aside
-from .errors import Unavailable
-from .events import Event, Undecodable, from_bytes
+from .envelope import Event, Undecodable, from_bytes
 from .inbox_heartbeat import Heartbeat
 from .inbox_stream import GROUP, Entry, InboxStream, delayed_of, stream_of
 from .inbox_upkeep import InboxUpkeep, processed_events
-from .pausing import pause
-from .statuses import as_mesh_error
 
 __all__ = [
     "GROUP",

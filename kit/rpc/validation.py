@@ -11,8 +11,8 @@ from protovalidate import Validator
 from protovalidate import Violation as RuleViolation
 from storymesh.options.v1 import rules_pb2
 
-from . import addresses
-from .errors import InvalidArgument, Violation
+from kit.errors import InvalidArgument, Violation
+from kit.identity import addresses
 
 # What a person can act on, for the rules whose own message shows a regular expression.
 _DESCRIPTIONS = {"string.pattern": "has characters or a form that this field does not allow"}

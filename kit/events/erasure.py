@@ -14,8 +14,9 @@ from uuid import UUID
 from sqlalchemy import BigInteger, Column, DateTime, Table, Uuid, bindparam, func, select
 from sqlalchemy.dialects.postgresql import insert
 
+from kit.data.database import Transaction
+
 from . import outbox
-from .database import Transaction
 
 erased_subjects = Table(
     "erased_subjects",

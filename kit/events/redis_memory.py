@@ -20,8 +20,9 @@ from redis.asyncio.client import Pipeline
 from sqlalchemy import BigInteger, Column, DateTime, Table, Text, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from kit.data.database import Database, Transaction
+
 from . import outbox
-from .database import Database, Transaction
 
 log = logging.getLogger(__name__)
 

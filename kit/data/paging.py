@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
-from .errors import InvalidArgument, Violation
-from .signing import Signer
+from kit.errors import InvalidArgument, Violation
+from kit.identity.signing import Signer
 
 DEFAULT_SIZE = 20
 

@@ -18,9 +18,10 @@ from uuid import UUID
 import jwt
 from jwt.types import Options
 
+from kit.errors import SessionRevoked, Unauthenticated, Unavailable
+from kit.runtime.clock import SKEW, Clock, system_clock
+
 from .caller import Caller, Role
-from .clock import SKEW, Clock, system_clock
-from .errors import SessionRevoked, Unauthenticated, Unavailable
 from .revocations import Revocations
 
 ACCESS_TOKEN_TYPE = "at+jwt"

@@ -24,9 +24,10 @@ from sqlalchemy import (
 )
 from uuid_utils.compat import uuid7
 
-from . import tracing
-from .database import Transaction
-from .events import VERSION
+from kit.data.database import Transaction
+from kit.runtime import tracing
+
+from .envelope import VERSION
 
 CHANNEL = "outbox"
 """NOTIFY wakes a relay; the payload is empty, so Postgres folds many into one."""

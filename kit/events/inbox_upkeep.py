@@ -10,10 +10,11 @@ from time import monotonic
 from redis.asyncio import Redis
 from sqlalchemy import Column, DateTime, Table, Uuid, delete, exists, func, select
 
+from kit.data.database import Database, Transaction
+from kit.runtime.pausing import pause
+
 from . import dead_letters, outbox
-from .database import Database, Transaction
 from .inbox_stream import InboxStream, stream_of
-from .pausing import pause
 from .redis_memory import RedisMemory
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
-from .errors import DeadlineExceeded
+from kit.errors import DeadlineExceeded
 
 _KEEP_SECONDS = 0.02
 """Kept back, so that our own DEADLINE_EXCEEDED still reaches the caller."""

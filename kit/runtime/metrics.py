@@ -16,8 +16,8 @@ from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
-from .errors import RevocationsUnknown, SessionRevoked
-from .revocations import Revocations
+from kit.errors import RevocationsUnknown, SessionRevoked
+from kit.identity.revocations import Revocations
 
 log = logging.getLogger(__name__)
 

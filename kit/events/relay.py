@@ -21,11 +21,12 @@ from sqlalchemy import ColumnElement, FromClause, Select, case, delete, exists, 
 from sqlalchemy.engine.row import RowMapping
 from sqlalchemy.sql.dml import ReturningUpdate
 
+from kit.data.database import Database, Transaction, listen
+from kit.runtime.pausing import pause
+
 from . import outbox
-from .database import Database, Transaction, listen
-from .events import Event
+from .envelope import Event
 from .inbox_stream import stream_of
-from .pausing import pause
 from .redis_memory import RedisMemory, redis_memories
 
 log = logging.getLogger(__name__)

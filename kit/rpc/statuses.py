@@ -14,8 +14,8 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 from grpc_status import rpc_status
 
-from .errors import DOMAIN, DeadlineExceeded, Internal, InvalidArgument, MeshError, Unavailable
-from .liveness import DependencyAway
+from kit.data.liveness import DependencyAway
+from kit.errors import DOMAIN, DeadlineExceeded, Internal, InvalidArgument, MeshError, Unavailable
 
 _DOWN: dict[str, tuple[type[Exception], ...]] = {
     "postgres": (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError),

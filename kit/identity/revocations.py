@@ -18,8 +18,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
-from .clock import SKEW, Clock
-from .errors import RevocationsUnknown
+from kit.errors import RevocationsUnknown
+from kit.runtime.clock import SKEW, Clock
 
 STALE_AFTER = timedelta(seconds=30)
 """How long a service goes on taking writes on the word of a list that nobody vouches for."""

@@ -16,8 +16,9 @@ import redis.exceptions
 import sqlalchemy.exc
 import uvloop
 
+from kit.errors import MeshError
+
 from . import logs, tracing
-from .errors import MeshError
 from .settings import DatabaseSettings, ServiceSettings, load
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def migrate(package: str) -> Command:
 
     async def run(settings: DatabaseSettings) -> None:
         # Alembic takes as long to import as all the rest, and only this command needs it.
-        from . import migrations
+        from kit.data import migrations
 
         await asyncio.to_thread(migrations.upgrade, package, settings.database_url.get_secret_value())
 

@@ -15,7 +15,8 @@ from uuid import uuid4
 import redis.exceptions
 from redis.asyncio import Redis
 
-from . import redis as kit_redis
+from kit.data import redis as kit_redis
+
 from .inbox_scripts import ACKNOWLEDGE, FORGET, KEEP, LEAVE, MOVE_DUE, POSTPONE, TAKE_BACK
 
 GROUP = "workers"

@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 
 from storymesh.options.v1 import policy_pb2
 
+from kit.errors import PermissionDenied, RevocationsUnknown, SessionRevoked, Unauthenticated
+from kit.rpc.policies import access_of, is_read, methods_of
+
 from .caller import Caller, Metadata, Role
-from .errors import PermissionDenied, RevocationsUnknown, SessionRevoked, Unauthenticated
-from .policies import access_of, is_read, methods_of
 from .tokens import AccessTokens, ServiceTokens
 
 _BEARER = re.compile(r"[ \t]*bearer[ \t]+([\w.~+/-]+=*)[ \t]*", re.ASCII | re.IGNORECASE)
