@@ -8,6 +8,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,7 @@ def _forbearing(settings: Settings) -> Config:
     The services of these tests share a process with the tests, whose own work may hold them up on a busy machine for longer than
     a replica of its own may stand still. What the edge does then is tested with processes of their own.
     """
-    config = bootstrap(settings, read(settings.files.contract))
+    config = deepcopy(bootstrap(settings, read(settings.files.contract)))
     for cluster in config["static_resources"]["clusters"]:
         for check in cluster.get("health_checks", ()):
             check["timeout"] = "20s"
