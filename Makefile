@@ -126,7 +126,7 @@ admin: $(V)/.ready ## Make an account of the running mesh an administrator: make
 	@$(BIN)/python -m local exec auth make-admin "$(or $(EMAIL),--help)"
 
 demo: $(V)/.ready $(if $(filter local,$(WRITER)),$(V)/.local-llm) ## Register, ask for a story and watch it being written
-	@$(BIN)/python -m local.demo --writer $(WRITER)
+	@$(BIN)/python -m local.terminal.demo --writer $(WRITER)
 
 .PHONY: bench-auth
 bench-auth: $(V)/.ready ## Measure signing in beside argon2 and ES256 themselves; longer: ARGS="--seconds 10"

@@ -4,7 +4,7 @@ import logging
 import signal
 import sys
 
-from local.cli import main
+from local.terminal.cli import main
 
 logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stdout)
 logging.getLogger("local").setLevel(logging.INFO)

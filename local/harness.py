@@ -23,13 +23,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from local import control, settings
-from local.components import mailsink, postgres, redis
+from local import settings
 from local.layout import Layout
-from local.process import Identity, guarded
-from local.reservation import EDGE_OFFSET, reserved_ports
+from local.mesh.components import mailsink, postgres, redis
+from local.mesh.reservation import EDGE_OFFSET, reserved_ports
 from local.settings import REPOSITORY
-from local.state import MeshRecord, Phase, State
+from local.supervision import control
+from local.supervision.process import Identity, guarded
+from local.supervision.state import MeshRecord, Phase, State
 
 START_SECONDS = 120.0
 STOP_SECONDS = 75.0

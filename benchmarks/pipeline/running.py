@@ -21,11 +21,11 @@ from storymesh.auth.v1 import registration_service_pb2 as pb
 from storymesh.auth.v1.registration_service_pb2_grpc import RegistrationServiceStub
 
 from benchmarks.machine import usable_cores
-from local import health
 from local.failures import NotReady
 from local.harness import RunningMesh, running_mesh
-from local.process import guarded
 from local.settings import REPOSITORY, inherited_environment, users_settings
+from local.supervision import health
+from local.supervision.process import guarded
 
 _COMPONENTS = (
     *("postgres", "redis", "mail", "envoy", "ratelimit", "auth-migrate", "auth", "auth-worker"),

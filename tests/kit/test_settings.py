@@ -14,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 
 from kit.runtime.settings import DatabaseSettings, Key, Keys, load
-from local import credentials
+from local.mesh import credentials
 
 KEY = base64.urlsafe_b64encode(b"\xfb\xff" * 16).decode()  # holds the two characters in which the alphabets differ
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from local.layout import Layout
-from local.reservation import EDGE_OFFSET, reserved_ports
+from local.mesh.reservation import EDGE_OFFSET, reserved_ports
 from local.settings import LocalSettings
 from tests.local.processes import CommandLine
 

@@ -12,13 +12,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
-from local import cli
-from local.component import Component
 from local.layout import PORT_OFFSETS, Layout
-from local.mesh import Mesh
-from local.process import Identity
-from local.state import MeshRecord, Phase, State
-from local.supervisor import Supervisor, locked
+from local.supervision.component import Component, Mesh
+from local.supervision.process import Identity
+from local.supervision.state import MeshRecord, Phase, State
+from local.supervision.supervisor import Supervisor, locked
+from local.terminal import cli
 
 STORES = ("--only", "postgres", "--only", "redis", "--only", "mail")
 

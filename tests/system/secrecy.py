@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from kit.runtime.development_secrets import KEY_MARK
 from local.harness import RunningMesh
-from local.state import MeshRecord
+from local.supervision.state import MeshRecord
 from tests.system.collector import Collector
 from tests.system.remains import Piece
 

@@ -19,12 +19,12 @@ import pytest
 from redis.asyncio import Redis
 
 from kit.events.inbox_stream import GROUP, stream_of
-from local import writers
-from local.component import Component
-from local.components import services
 from local.failures import NotReady
 from local.harness import RunningMesh
-from local.process import Child
+from local.mesh import writers
+from local.mesh.components import services
+from local.supervision.component import Component
+from local.supervision.process import Child
 from tests.system.conftest import databases_of, registered
 from tests.system.ends import Reader, at_rest, ended_once, mailed
 from tests.waiting import until

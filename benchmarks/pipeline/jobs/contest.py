@@ -17,8 +17,8 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from benchmarks.machine import cpu_seconds
-from local.process import guarded
 from local.settings import REPOSITORY, inherited_environment
+from local.supervision.process import guarded
 
 from . import on_arq, on_celery, on_events, on_inbox, on_recorded_events, on_taskiq
 from .process import DONE

@@ -1,13 +1,13 @@
-"""What the supervisor knows of each process it runs."""
+"""What the supervisor knows of the processes that it runs."""
 
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from local.health import Probe
 from local.layout import Port
-from local.process import Account
+from local.supervision.health import Probe
+from local.supervision.process import Account
 
 
 async def nothing() -> None:
@@ -43,3 +43,15 @@ class Component:
 
     once: bool = False
     """True for a job that runs to completion, such as a migration, instead of serving."""
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """All components that one supervisor runs, in the order they are shown."""
+
+    components: Sequence[Component]
+    notes: Sequence[str]
+    """Sentences that the person who starts the mesh should read."""
+
+    writer: str = ""
+    """The writer of the story workers; empty where the mesh has none."""

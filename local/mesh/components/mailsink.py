@@ -3,11 +3,11 @@
 import importlib.util
 import sys
 
-from local import health
-from local.component import Component
 from local.failures import LocalError
 from local.layout import Layout
 from local.settings import REPOSITORY, inherited_environment
+from local.supervision import health
+from local.supervision.component import Component
 
 NAME = "mail"
 
@@ -18,7 +18,7 @@ def component(layout: Layout) -> Component:
     port = layout.port(NAME)
     return Component(
         name=NAME,
-        command=(sys.executable, "-m", "local.mailsink", "--port", str(port), "--folder", str(layout.mail)),
+        command=(sys.executable, "-m", "local.mesh.mailsink", "--port", str(port), "--folder", str(layout.mail)),
         environment=inherited_environment(),
         directory=REPOSITORY,
         ports=layout.ports(NAME),

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import psutil
 
-from local import credentials, health
-from local.component import Component
-from local.components import postgres_programs
 from local.failures import DidNotStart, LocalError, NotReady
 from local.layout import Layout
-from local.process import Account, Identity, end_others, fault_as, guarded, switched
+from local.mesh import credentials
+from local.mesh.components import postgres_programs
 from local.settings import inherited_environment
+from local.supervision import health
+from local.supervision.component import Component
+from local.supervision.process import Account, Identity, end_others, fault_as, guarded, switched
 
 NAME = "postgres"
 SUPERUSER = "postgres"

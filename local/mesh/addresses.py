@@ -2,8 +2,8 @@
 
 from collections.abc import Collection
 
-from local.components import envoy, mailsink, postgres, redis
 from local.layout import Layout
+from local.mesh.components import envoy, mailsink, postgres, redis
 
 
 def of(layout: Layout, only: Collection[str] = ()) -> dict[str, str]:

@@ -10,14 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from local import control
-from local.component import Component
 from local.failures import LocalError
-from local.health import grpc_serving
 from local.layout import Layout
-from local.mesh import Mesh
-from local.state import State
-from local.supervisor import Supervisor, locked
+from local.supervision import control
+from local.supervision.component import Component, Mesh
+from local.supervision.health import grpc_serving
+from local.supervision.state import State
+from local.supervision.supervisor import Supervisor, locked
 from tests.local.processes import Supervised, killed, supervised
 
 Serving = Callable[..., Component]

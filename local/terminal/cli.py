@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from local import addresses, control, lifecycle, logs, service_commands, settings, status
+from local import settings
 from local.failures import LocalError
 from local.layout import Layout
-from local.state import State
+from local.mesh import addresses
+from local.supervision import control
+from local.supervision.state import State
+from local.terminal import lifecycle, logs, service_commands, status
 
 INTERRUPTED = 130
 

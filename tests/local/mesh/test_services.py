@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from kit.runtime.settings import ServiceSettings
-from local import credentials, writers
-from local.components import services
 from local.failures import LocalError
 from local.layout import PORT_OFFSETS, Layout
+from local.mesh import credentials, writers
+from local.mesh.components import services
+from local.mesh.writers import Writer
 from local.settings import PORTS_IN_A_MESH
-from local.writers import Writer
 
 
 def files(layout: Layout, service: str) -> set[str]:

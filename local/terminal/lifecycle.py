@@ -9,16 +9,18 @@ import sys
 import time
 from collections.abc import Sequence
 
-from local import control, differences, writers
-from local.components import services
 from local.failures import LocalError, of_os_error
 from local.layout import Layout
-from local.mesh import Mesh, assemble
-from local.process import Identity, end_others
+from local.mesh import differences, writers
+from local.mesh.assembly import assemble
+from local.mesh.components import services
 from local.settings import REPOSITORY, supervisors_environment
-from local.state import MeshRecord, Phase, State
-from local.supervisor import Supervisor, is_running, locked, sweep
-from local.unit import LOG_TAIL_LINES, log_tail
+from local.supervision import control
+from local.supervision.component import Mesh
+from local.supervision.process import Identity, end_others
+from local.supervision.state import MeshRecord, Phase, State
+from local.supervision.supervisor import Supervisor, is_running, locked, sweep
+from local.supervision.unit import LOG_TAIL_LINES, log_tail
 
 FOLLOW_SECONDS = 0.1
 DOWN_SECONDS = 60.0

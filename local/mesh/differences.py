@@ -10,12 +10,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from local import writers
-from local.components import envoy
-from local.components.services import DECIDED, RUNNERS_OWN
 from local.layout import Layout
+from local.mesh import writers
+from local.mesh.components import envoy
+from local.mesh.components.services import DECIDED, RUNNERS_OWN
 from local.settings import REPOSITORY, users_settings
-from local.state import MeshRecord
+from local.supervision.state import MeshRecord
 
 STATE_DIR, WRITER = "STORYMESH_STATE_DIR", "STORYMESH_WRITER"
 OF_THE_CLIENT = frozenset({"STORYMESH_EDGE", "STORYMESH_TOKENS"})

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from local.component import Component
 from local.failures import DidNotStart, LocalError, NotReady
-from local.process import Child, describe_exit
-from local.state import ComponentRecord, State
+from local.supervision.component import Component
+from local.supervision.process import Child, describe_exit
+from local.supervision.state import ComponentRecord, State
 
 RESTART_PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Seconds before each restart in a row; the last repeats."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from local.failures import of_os_error
-from local.process import Identity
+from local.supervision.process import Identity
 
 
 class State(StrEnum):

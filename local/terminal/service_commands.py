@@ -4,12 +4,13 @@ import os
 from collections.abc import Sequence
 from typing import NoReturn
 
-from local import status, writers
-from local.components import services
 from local.failures import LocalError
 from local.layout import Layout
-from local.state import MeshRecord
-from local.supervisor import is_running
+from local.mesh import writers
+from local.mesh.components import services
+from local.supervision.state import MeshRecord
+from local.supervision.supervisor import is_running
+from local.terminal import status
 
 
 def execute(layout: Layout, service: str, arguments: Sequence[str]) -> NoReturn:

@@ -7,15 +7,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from local import control
-from local.component import Component
 from local.failures import LocalError, of_os_error
 from local.layout import Layout
-from local.mesh import Mesh
-from local.preflight import FreeBytes, check_ports, check_space, free_bytes
-from local.process import Identity, end_others
-from local.state import MeshRecord, Phase, State
-from local.unit import Unit
+from local.supervision import control
+from local.supervision.component import Component, Mesh
+from local.supervision.preflight import FreeBytes, check_ports, check_space, free_bytes
+from local.supervision.process import Identity, end_others
+from local.supervision.state import MeshRecord, Phase, State
+from local.supervision.unit import Unit
 
 CONTROL_SECONDS = 60.0
 ORPHAN_SECONDS = 10.0

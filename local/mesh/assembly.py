@@ -1,26 +1,16 @@
 """Puts the mesh together: every component, in the order they are shown."""
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 
-from local import writers
-from local.component import Component
-from local.components import envoy, mailsink, postgres, redis, services
 from local.failures import LocalError
 from local.layout import Layout
+from local.mesh import writers
+from local.mesh.components import envoy, mailsink, postgres, redis, services
 from local.settings import users_settings
+from local.supervision.component import Mesh
 
 SERVERS = (postgres.NAME, redis.NAME, mailsink.NAME)
-
-
-@dataclass(frozen=True)
-class Mesh:
-    components: Sequence[Component]
-    notes: Sequence[str]
-    """Sentences that the person who starts the mesh should read."""
-
-    writer: str = ""
-    """Who writes, where anybody does."""
 
 
 def assemble(layout: Layout, only: Collection[str] = ()) -> Mesh:

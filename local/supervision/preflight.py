@@ -8,9 +8,9 @@ from pathlib import Path
 
 import psutil
 
-from local.component import Component
 from local.failures import LocalError
 from local.layout import Port
+from local.supervision.component import Component
 
 FreeBytes = Callable[[Path], int]
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from local.storyteller import Storyteller
+from local.terminal.storyteller import Storyteller
 
 STORY = "the lighthouse keeper found a letter under the third stair and read it twice"
 

@@ -17,7 +17,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 LARGEST_MAIL_BYTES = 10_000_000
 
-log = logging.getLogger("local.mailsink")
+log = logging.getLogger("local.mesh.mailsink")
 
 
 class Folder:
@@ -67,7 +67,7 @@ async def serve(port: int, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m local.mailsink", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m local.mesh.mailsink", description=__doc__)
     parser.add_argument("--port", type=int, required=True, help="port on loopback")
     parser.add_argument("--folder", type=Path, required=True, help="where the mails go")
     arguments = parser.parse_args()

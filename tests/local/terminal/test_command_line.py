@@ -12,10 +12,10 @@ from unittest.mock import patch
 import psycopg
 import pytest
 
-from local import demo, status
-from local.components.postgres import Databases
 from local.layout import Layout
-from local.state import ComponentRecord, State
+from local.mesh.components.postgres import Databases
+from local.supervision.state import ComponentRecord, State
+from local.terminal import demo, status
 from tests.local.processes import STORES, CommandLine, assert_all_gone
 
 

@@ -15,9 +15,9 @@ import pytest
 from local import folders
 from local.failures import LocalError
 from local.layout import Layout
-from local.reservation import EDGE_OFFSET, reserved_ports
+from local.mesh.reservation import EDGE_OFFSET, reserved_ports
 from local.settings import REPOSITORY, LocalSettings, inherited_environment
-from tests.local.checkouts import copy_code, copy_installed, write
+from tests.local.mesh.checkouts import copy_code, copy_installed, write
 
 ODD = Path("eine Straße — 日本", "$HOME #1 & 'co' [a]*? 100% (\"q\") `b` \\c;|", "l" * 80, "ü" * 40)
 """More than 200 bytes: too long for a socket, and for the first line of a script. Shells, make and Redis have uses for the rest."""

@@ -22,10 +22,11 @@ from typing import Any
 import httpx
 from rich.console import Console
 
-from local import lifecycle, settings, status
+from local import settings
 from local.failures import LocalError
 from local.layout import Layout
-from local.storyteller import Storyteller
+from local.terminal import lifecycle, status
+from local.terminal.storyteller import Storyteller
 
 PREFERENCES = ["the sea", "old lighthouses", "cats"]
 THEME = "a keeper who finds a letter"
@@ -254,7 +255,7 @@ def _reason(error: httpx.HTTPError) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Bring the mesh up if it is not, walk the journey, and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m local.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m local.terminal.demo", description=__doc__)
     parser.add_argument("--writer", help="who writes the story: local, openai or composer (STORYMESH_WRITER)")
     parser.add_argument(
         "--state-dir", type=Path, metavar="DIR", help="the mesh's directory (STORYMESH_STATE_DIR, .local)"

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from local import health
-from local.component import Component
-from local.components import services
 from local.failures import DidNotStart, LocalError
 from local.layout import Layout, Port
+from local.mesh.components import services
 from local.settings import REPOSITORY, inherited_environment, users_settings
+from local.supervision import health
+from local.supervision.component import Component
 
 NAME = "envoy"
 RENDER_SECONDS = 60.0

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from local import credentials, health
-from local.component import Component
-from local.components import mailsink, postgres, redis
 from local.layout import Layout
+from local.mesh import credentials
+from local.mesh.components import mailsink, postgres, redis
+from local.mesh.writers import Writer
 from local.settings import REPOSITORY, LocalSettings, inherited_environment, users_settings
-from local.writers import Writer
+from local.supervision import health
+from local.supervision.component import Component
 
 MESH_KEY = "storymesh_mesh_key"
 SEAL_KEY = "storymesh_seal_key"

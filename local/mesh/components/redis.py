@@ -12,11 +12,12 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from local import credentials, health
-from local.component import Component
 from local.failures import LocalError
 from local.layout import Layout
+from local.mesh import credentials
 from local.settings import inherited_environment
+from local.supervision import health
+from local.supervision.component import Component
 
 NAME = "redis"
 ADMINISTRATOR = "default"

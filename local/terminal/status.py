@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from local import addresses, settings
+from local import settings
 from local.failures import LocalError, NotReady
-from local.health import Probe
 from local.layout import Layout
-from local.mesh import assemble
-from local.state import ComponentRecord, MeshRecord, Phase, State
-from local.supervisor import is_running
+from local.mesh import addresses
+from local.mesh.assembly import assemble
+from local.supervision.health import Probe
+from local.supervision.state import ComponentRecord, MeshRecord, Phase, State
+from local.supervision.supervisor import is_running
 
 
 @dataclass(frozen=True)
