@@ -15,7 +15,7 @@ import jwt
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
-from kit.identity import keys
+from kit.identity import jwks as keys
 from kit.identity.revocations import Kind, Revocation, Revocations
 from kit.identity.tokens import AccessTokens, FetchKeys, JsonWebKey, KeySet
 from kit.runtime.clock import system_clock

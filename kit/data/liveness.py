@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import monotonic
 
-from kit.runtime.pausing import pause
+from kit.runtime.loops import pause
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from kit.data.database import Database, Transaction
 from kit.errors import Unavailable
 from kit.rpc.statuses import as_mesh_error
 from kit.runtime import tracing
-from kit.runtime.pausing import pause
+from kit.runtime.loops import pause
 
 from .dead_letters import bury, dead_letters, is_put_aside
 from .envelope import Event, Undecodable, from_bytes

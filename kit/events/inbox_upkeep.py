@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from sqlalchemy import Column, DateTime, Table, Uuid, delete, exists, func, select
 
 from kit.data.database import Database, Transaction
-from kit.runtime.pausing import pause
+from kit.runtime.loops import pause
 
 from . import dead_letters, outbox
 from .inbox_stream import InboxStream, stream_of

@@ -22,7 +22,7 @@ from sqlalchemy.engine.row import RowMapping
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from kit.data.database import Database, Transaction, listen
-from kit.runtime.pausing import pause
+from kit.runtime.loops import pause
 
 from . import outbox
 from .envelope import Event

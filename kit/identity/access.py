@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from storymesh.options.v1 import policy_pb2
 
 from kit.errors import PermissionDenied, RevocationsUnknown, SessionRevoked, Unauthenticated
-from kit.rpc.policies import access_of, is_read, methods_of
 
 from .caller import Caller, Metadata, Role
+from .policies import access_of, is_read, methods_of
 from .tokens import AccessTokens, ServiceTokens
 
 _BEARER = re.compile(r"[ \t]*bearer[ \t]+([\w.~+/-]+=*)[ \t]*", re.ASCII | re.IGNORECASE)

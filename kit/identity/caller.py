@@ -13,7 +13,7 @@ from uuid import UUID
 
 from grpc.aio import ServicerContext
 
-from .visible import visible
+from .display_text import visible
 
 _CLIENT_ADDRESS = "x-storymesh-client-address"
 """Set by the edge alone, which takes it off every request that arrives. `x-forwarded-for` is a claim of proxies and clients."""

@@ -12,7 +12,7 @@ from protovalidate import Violation as RuleViolation
 from storymesh.options.v1 import rules_pb2
 
 from kit.errors import InvalidArgument, Violation
-from kit.identity import addresses
+from kit.identity import email_addresses
 
 # What a person can act on, for the rules whose own message shows a regular expression.
 _DESCRIPTIONS = {"string.pattern": "has characters or a form that this field does not allow"}
@@ -34,8 +34,8 @@ def validate(message: Message) -> None:
         # One that is empty is required, or is not given.
         if field not in named and (text := getattr(message, field)):
             try:
-                setattr(message, field, addresses.normalized(text))
-            except addresses.NotAnAddress as error:
+                setattr(message, field, email_addresses.normalized(text))
+            except email_addresses.NotAnAddress as error:
                 violations.append(Violation(field, str(error), "STRING_EMAIL"))
     if violations:
         raise InvalidArgument(violations[:_MOST_VIOLATIONS])

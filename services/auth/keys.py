@@ -30,7 +30,7 @@ from kit.identity.revocations import Kind
 from kit.identity.sealing import Seal, Unsealable
 from kit.identity.tokens import ACCESS_TOKEN_TYPE, JsonWebKey
 from kit.runtime.clock import Clock
-from kit.runtime.pausing import pause
+from kit.runtime.loops import pause
 
 from . import store
 from .audit import Audit

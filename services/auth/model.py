@@ -9,9 +9,9 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from kit.identity import addresses
+from kit.identity import email_addresses
 from kit.identity.caller import Origin, Role
-from kit.identity.visible import visible
+from kit.identity.display_text import visible
 
 Randomness = Callable[[int], bytes]
 """Returns that many unpredictable bytes; `secrets.token_bytes` outside of tests."""
@@ -321,7 +321,7 @@ class SigningKey:
 
 def canonical_email(email: str) -> str:
     """The form in which addresses are compared; all spellings of one have the same."""
-    return addresses.canonical(email)
+    return email_addresses.canonical(email)
 
 
 def canonical_username(username: str) -> str:
@@ -331,7 +331,7 @@ def canonical_username(username: str) -> str:
 def canonical_login(login: str) -> str:
     """An address or a username as it is looked up; only addresses have an @. Any text is allowed, most of it matches nobody."""
     # Postgres texts cannot hold NUL, and no login does.
-    login = addresses.stripped(login).replace("\0", "\N{REPLACEMENT CHARACTER}")
+    login = email_addresses.stripped(login).replace("\0", "\N{REPLACEMENT CHARACTER}")
     return canonical_email(login) if "@" in login else canonical_username(login)
 
 

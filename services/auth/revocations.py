@@ -11,7 +11,7 @@ from kit.data.database import Database, listen
 from kit.errors import Unavailable
 from kit.identity.revocations import Kind, Revocation, Revocations
 from kit.runtime.clock import Clock
-from kit.runtime.pausing import pause
+from kit.runtime.loops import pause
 
 from . import store
 from .keys import SigningKeys

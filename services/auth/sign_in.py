@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kit.data.database import Database
 from kit.identity.caller import Origin
-from kit.identity.visible import visible
+from kit.identity.display_text import visible
 
 from . import store
 from .audit import Audit

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from kit.data.database import Database, Transaction
 from kit.runtime.clock import Clock
-from kit.runtime.pausing import pause
+from kit.runtime.loops import pause
 
 from . import store
 from .keys import KeyRotation

@@ -16,7 +16,7 @@ from kit.events import dead_letter_service
 from kit.events.dead_letter_service import DeadLetterDesk, DeadLetterServicer
 from kit.events.dead_letters import DeadLetters, Keeper
 from kit.events.inbox import Inbox
-from kit.identity.keys import fetch_from
+from kit.identity.jwks import fetch_from
 from kit.identity.revocation_feed import RevocationFeed
 from kit.identity.revocations import Revocations
 from kit.identity.sealing import Seal

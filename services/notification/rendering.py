@@ -16,7 +16,7 @@ from email.policy import SMTP, compat32
 from email.utils import format_datetime, getaddresses
 from uuid import UUID
 
-from kit.identity.addresses import NotAnAddress, normalized
+from kit.identity.email_addresses import NotAnAddress, normalized
 
 from .model import Letter
 

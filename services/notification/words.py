@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from kit.identity.visible import DOTS, visible
+from kit.identity.display_text import DOTS, visible
 
 NAME_LENGTH = 40
 TITLE_LENGTH = 120

@@ -20,7 +20,7 @@ from kit.events.dead_letters import DeadLetters
 from kit.events.inbox import Inbox
 from kit.events.inbox_stream import waiting_since
 from kit.events.relay import Relay
-from kit.identity.keys import fetch_from
+from kit.identity.jwks import fetch_from
 from kit.identity.revocation_feed import RevocationFeed
 from kit.identity.revocations import Revocations
 from kit.identity.signing import Signer

@@ -12,7 +12,7 @@ from storymesh.story.v1 import story_pb2, story_service_pb2_grpc
 from storymesh.story.v1 import story_service_pb2 as pb
 
 from kit.identity.caller import caller_of
-from kit.rpc.ended import say_ended
+from kit.rpc.stream_end import say_ended
 from kit.rpc.timestamps import set_time
 
 from .model import (

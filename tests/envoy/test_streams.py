@@ -14,7 +14,7 @@ from edge import scripts
 from storymesh.story.v1 import story_service_pb2 as story
 from storymesh.story.v1 import story_service_pb2_grpc as story_grpc
 
-from kit.rpc.ended import ENDED, say_ended
+from kit.rpc.stream_end import ENDED, say_ended
 from tests.envoy.conftest import Edge, Mesh, until
 from tests.envoy.statuses import reason
 

@@ -12,7 +12,7 @@ from alembic import command
 from alembic.config import Config
 
 from local.harness import Servers
-from tests.kit.test_migrations import fresh_database
+from tests.kit.data.test_migrations import fresh_database
 
 INSERT_OF_THE_FORMER_VERSION = """
     INSERT INTO mails (event_id, template, state, attempts, error, created_at, changed_at)

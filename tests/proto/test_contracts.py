@@ -13,7 +13,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from storymesh.options.v1 import policy_pb2
 
-from kit.rpc.policies import access_of, methods_of
+from kit.identity.policies import access_of, methods_of
 
 ROOT = Path(__file__).parents[2]
 DESCRIPTORS = FileDescriptorSet.FromString((ROOT / "gen/descriptors.binpb").read_bytes())

@@ -15,7 +15,7 @@ from storymesh.story.v1 import story_pb2
 from storymesh.story.v1 import story_service_pb2 as pb
 from storymesh.story.v1.story_service_pb2_grpc import StoryServiceStub
 
-from kit.rpc.ended import ENDED
+from kit.rpc.stream_end import ENDED
 from kit.runtime.clock import system_clock
 from services.story import store
 from services.story.model import Position

@@ -16,7 +16,7 @@ from storymesh.events.v1.story_events_pb2 import StoryCompleted, StoryRequested
 from kit.events.envelope import Event
 from kit.events.inbox import stream_of
 from local.harness import RunningMesh
-from tests.kit.test_inbox import event
+from tests.kit.events.test_inbox import event
 from tests.system.conftest import Person, databases_of, mails_to, opened, registered
 from tests.system.members import Member, body_of, signed_up
 from tests.system.test_bad_input import fields

@@ -17,7 +17,7 @@ from kit.runtime.settings import DatabaseSettings, Key, Keys, load
 from local.mesh import credentials
 
 KEY = base64.urlsafe_b64encode(b"\xfb\xff" * 16).decode()  # holds the two characters in which the alphabets differ
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 Given = Callable[..., None]
 Refused = Callable[..., list[str]]
 

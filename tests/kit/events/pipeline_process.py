@@ -1,6 +1,6 @@
 """A relay or a worker in a process of its own: to be killed at any moment.
 
-python -m tests.kit.pipeline_process relay|worker DATABASE_URL REDIS_URL
+python -m tests.kit.events.pipeline_process relay|worker DATABASE_URL REDIS_URL
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ async def test_the_scheme_of_a_credential_is_free_of_case_and_blanks(desk: Runni
 
 async def test_a_process_whose_server_a_path_has_ended_ends_too_and_does_not_say_the_path() -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.kit.ended_server_process"),
+        *(sys.executable, "-m", "tests.kit.rpc.ended_server_process"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

@@ -21,7 +21,7 @@ from kit.events.envelope import from_bytes
 from kit.events.inbox import dead_letters, delayed_of, stream_of
 from local.harness import Servers
 from tests.kit.conftest import effects
-from tests.kit.pipeline_process import WITNESS, WORKED_ON
+from tests.kit.events.pipeline_process import WITNESS, WORKED_ON
 from tests.waiting import until
 
 ROLES = ("relay", "relay", "worker", "worker", "worker")
@@ -39,7 +39,7 @@ class Crew:
 
     async def add(self, role: str) -> None:
         member = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.kit.pipeline_process", role, *self._where),
+            *(sys.executable, "-m", "tests.kit.events.pipeline_process", role, *self._where),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )

@@ -1,6 +1,6 @@
 """A worker that takes its time, in one of several ways, until Redis holds the key `finish`.
 
-python -m tests.kit.slow_worker_process DATABASE_URL REDIS_URL SERVICE EVENT_TYPE LEASE_SECONDS waits|blocks|dies
+python -m tests.kit.events.slow_worker_process DATABASE_URL REDIS_URL SERVICE EVENT_TYPE LEASE_SECONDS waits|blocks|dies
 """
 
 from __future__ import annotations

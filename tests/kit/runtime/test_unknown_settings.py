@@ -15,7 +15,7 @@ from kit.runtime.settings import ServiceSettings, load
 from local.settings_table import NAMES, NOT_IN_CLASSES, names, names_module
 from storymesh_client.command import VARIABLES, misspelt
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WRITTEN_IN = (
     "README.md",
     "Makefile",

@@ -17,8 +17,8 @@ from kit.data.database import Database
 from kit.events import inbox as kit_inbox
 from kit.events.inbox_stream import InboxStream
 from local.harness import Servers
-from tests.kit.slow_worker_process import FINISH
-from tests.kit.test_inbox import SERVICE, STREAM, TYPE, World, event, running, send
+from tests.kit.events.slow_worker_process import FINISH
+from tests.kit.events.test_inbox import SERVICE, STREAM, TYPE, World, event, running, send
 from tests.waiting import until
 
 LEASE = 0.3
@@ -53,7 +53,8 @@ class Workers:
     @asynccontextmanager
     async def _started(self, *how: str) -> AsyncIterator[Worker]:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.kit.slow_worker_process", *self._told, *how), stdout=asyncio.subprocess.PIPE
+            *(sys.executable, "-m", "tests.kit.events.slow_worker_process", *self._told, *how),
+            stdout=asyncio.subprocess.PIPE,
         )
         try:
             yield Worker(process)

@@ -18,7 +18,7 @@ from storymesh.story.v1 import story_service_pb2 as stories
 from storymesh.story.v1.story_pb2 import STORY_LENGTH_SHORT
 
 from kit.errors import InvalidArgument, Violation
-from kit.rpc.policies import methods_of
+from kit.identity.policies import methods_of
 from kit.rpc.validation import validate
 
 

@@ -36,7 +36,7 @@ from kit.identity.signing import Signer
 from kit.rpc.server import Server
 from tests.identity import Issuer, bearer, service_tokens
 from tests.kit.conftest import SETTINGS
-from tests.kit.test_inbox import SERVICE, STREAM, TYPE, World, event, running, send
+from tests.kit.events.test_inbox import SERVICE, STREAM, TYPE, World, event, running, send
 from tests.statuses import raises_status, violated_fields
 from tests.waiting import until
 

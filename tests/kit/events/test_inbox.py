@@ -497,7 +497,16 @@ async def test_a_killed_workers_event_is_taken_over_after_the_lease_and_handled_
 ) -> None:
     lease = 0.6
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.kit.worker_process", database_url, servers.redis_url, SERVICE, TYPE, str(lease)),
+        *(
+            sys.executable,
+            "-m",
+            "tests.kit.events.worker_process",
+            database_url,
+            servers.redis_url,
+            SERVICE,
+            TYPE,
+            str(lease),
+        ),
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout

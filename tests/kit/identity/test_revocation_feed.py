@@ -24,7 +24,7 @@ from kit.rpc import channels
 from kit.runtime.clock import system_clock
 from tests.identity import bearer, service_tokens
 from tests.kit.desk import Context
-from tests.kit.feeding import Auth, FollowingDesk, Message, following
+from tests.kit.identity.feeding import Auth, FollowingDesk, Message, following
 from tests.kit.numbers import numbers
 from tests.statuses import detail, raises_status, reason_of
 from tests.waiting import until

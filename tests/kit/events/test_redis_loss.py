@@ -19,7 +19,7 @@ from kit.events.redis_memory import redis_memories
 from kit.events.relay import Relay
 from local.harness import Servers
 from tests.kit.conftest import effects
-from tests.kit.test_relay import request, running, stories
+from tests.kit.events.test_relay import request, running, stories
 from tests.waiting import until
 
 ROUTES = {story_events_pb2.StoryRequested.DESCRIPTOR.full_name: ("story",)}

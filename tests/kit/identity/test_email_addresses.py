@@ -11,7 +11,7 @@ from storymesh.auth.v1 import registration_service_pb2 as registrations
 from storymesh.auth.v1 import session_service_pb2 as sessions
 
 from kit.errors import InvalidArgument, Violation
-from kit.identity.addresses import NotAnAddress, canonical, normalized
+from kit.identity.email_addresses import NotAnAddress, canonical, normalized
 from kit.rpc.validation import _address_fields, validate
 
 TAKEN = {

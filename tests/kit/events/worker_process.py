@@ -1,6 +1,6 @@
 """A worker that takes an event, says so and never comes to an end: to be killed.
 
-python -m tests.kit.worker_process DATABASE_URL REDIS_URL SERVICE EVENT_TYPE LEASE_SECONDS
+python -m tests.kit.events.worker_process DATABASE_URL REDIS_URL SERVICE EVENT_TYPE LEASE_SECONDS
 """
 
 from __future__ import annotations

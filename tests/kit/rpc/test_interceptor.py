@@ -27,8 +27,8 @@ from storymesh.story.v1.story_service_pb2_grpc import StoryServiceServicer, add_
 from kit.errors import FailedPrecondition
 from kit.identity.access import AccessControl
 from kit.identity.caller import caller_of, current_caller, origin_of
+from kit.identity.policies import access_of
 from kit.rpc import deadline
-from kit.rpc.policies import access_of
 from kit.rpc.server import Server
 from kit.runtime import tracing
 from tests.identity import Issuer, bearer, service_tokens

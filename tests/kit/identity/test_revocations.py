@@ -10,7 +10,7 @@ import pytest
 
 from kit.identity.revocations import Kind, Revocation, Revocations
 from kit.runtime.clock import SKEW
-from tests.kit.feeding import Stopwatch
+from tests.kit.identity.feeding import Stopwatch
 
 ALICE = UUID("01890000-0000-7000-8000-00000000a11c")
 SESSION = UUID("01890000-0000-7000-8000-000000005e55")
