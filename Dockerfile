@@ -15,6 +15,7 @@ COPY --from=build /venv /venv
 COPY gen gen
 COPY envoy envoy
 COPY kit kit
+COPY mesh mesh
 COPY services services
 COPY deploy deploy
 USER storymesh

@@ -19,7 +19,7 @@ from local.supervision.state import MeshRecord
 
 STATE_DIR, WRITER = "STORYMESH_STATE_DIR", "STORYMESH_WRITER"
 OF_THE_CLIENT = frozenset({"STORYMESH_EDGE", "STORYMESH_TOKENS"})
-CODE = ("local", "services", "kit", "envoy", "gen")
+CODE = ("local", "mesh", "services", "kit", "envoy", "gen")
 """What the processes of a mesh run."""
 
 

@@ -1,0 +1,98 @@
+"""All manifests together, checked against one another."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+
+from mesh.manifest import EVERY_SERVICE, Manifest, ManifestError
+from mesh.services import SERVICES
+
+FIRST_PORT = 10
+"""The ports before it belong to the servers that are no services of ours."""
+PORTS_IN_A_MESH = 200
+LAST_PORT = PORTS_IN_A_MESH - 10
+"""The ports from it on are kept for what stands beside a mesh, such as a second edge of a test."""
+
+_NAME = re.compile(r"[a-z][a-z0-9]*")
+
+
+@functools.cache
+def manifests() -> Mapping[str, Manifest]:
+    """Every service's manifest, in the order of SERVICES. Raises ManifestError."""
+    found = {name: _manifest(name) for name in SERVICES}
+    for fault in _repeated_names(SERVICES):
+        raise ManifestError(fault)
+    check(found)
+    return found
+
+
+def callees(service: str) -> tuple[str, ...]:
+    """The services that `service` calls."""
+    calls = manifests()[service].calls
+    return tuple(name for name in manifests() if name != service) if calls == (EVERY_SERVICE,) else calls
+
+
+def check(found: Mapping[str, Manifest]) -> None:
+    """Raises ManifestError for the first contradiction between manifests."""
+    for fault in _faults(found):
+        raise ManifestError(fault)
+
+
+def _manifest(service: str) -> Manifest:
+    if not _NAME.fullmatch(service):
+        raise ManifestError(f"mesh/services.py: {service!r} is not of the form {_NAME.pattern}")
+    try:
+        module = importlib.import_module(f"services.{service}.manifest")
+    except ModuleNotFoundError as error:
+        raise ManifestError(f"services/{service}/manifest.py: {error}") from error
+    except ManifestError as error:
+        raise ManifestError(f"services/{service}/manifest.py: {error}") from None
+    manifest = getattr(module, "MANIFEST", None)
+    if not isinstance(manifest, Manifest):
+        raise ManifestError(f"services/{service}/manifest.py: has no MANIFEST")
+    return manifest
+
+
+def _repeated_names(names: tuple[str, ...]) -> Iterable[str]:
+    return (f"mesh/services.py: {name} stands there twice" for name in names if names.count(name) > 1)
+
+
+def _faults(found: Mapping[str, Manifest]) -> Iterable[str]:
+    for name, manifest in found.items():
+        yield from _faults_of_one(name, manifest, found)
+    for (first, one), (second, other) in combinations(found.items(), 2):
+        yield from _faults_of_two(first, one, second, other)
+
+
+def _faults_of_one(name: str, manifest: Manifest, found: Mapping[str, Manifest]) -> Iterable[str]:
+    if manifest.block.start < FIRST_PORT or manifest.block.stop > LAST_PORT:
+        yield f"{name}: port: the block {_shown(manifest.block)} lies outside of {FIRST_PORT}-{LAST_PORT - 1}"
+    for callee in manifest.calls:
+        if callee not in (EVERY_SERVICE, *found):
+            yield f"{name}: calls: there is no service {callee}; there are {', '.join(found)}"
+        if callee == name:
+            yield f"{name}: calls: a service does not call itself"
+    for inbox in manifest.takes:
+        if inbox != name and not inbox.startswith(f"{name}-"):
+            yield f"{name}: takes: the inbox {inbox} is named neither {name} nor {name}-something"
+
+
+def _faults_of_two(first: str, one: Manifest, second: str, other: Manifest) -> Iterable[str]:
+    if range(max(one.block.start, other.block.start), min(one.block.stop, other.block.stop)):
+        yield f"{first} and {second}: port: the blocks {_shown(one.block)} and {_shown(other.block)} overlap"
+    for key in sorted(set(one.keys) & set(other.shared_keys) | set(other.keys) & set(one.shared_keys)):
+        yield f"{first} and {second}: keys: {key} is one's own and shared by the other"
+    for inbox in sorted(one.takes.keys() & other.takes.keys()):
+        yield f"{first} and {second}: takes: both have an inbox {inbox}"
+    for mine in one.private_settings:
+        for theirs in other.private_settings:
+            if mine.startswith(theirs) or theirs.startswith(mine):
+                yield f"{first} and {second}: private_settings: {mine} and {theirs} are beginnings of the same names"
+
+
+def _shown(block: range) -> str:
+    return f"{block.start}-{block.stop - 1}"

@@ -1,0 +1,12 @@
+"""What the mesh must know of the auth service."""
+
+from mesh.manifest import OUTBOX, Manifest
+
+MANIFEST = Manifest(
+    port=10,
+    database=True,
+    workers=1,
+    keys=("code_pepper", "refresh_key", "signing_key_secret", "cursor_key"),
+    shared_keys=("mesh_key", "seal_key"),
+    kit_tables=(OUTBOX,),
+)

@@ -1,0 +1,52 @@
+"""What the mesh must know of the notification service."""
+
+from mesh.manifest import ERASURE, INBOX, Manifest
+
+_MAIL_FROM = "Storymesh <stories@storymesh.localhost>"
+
+MANIFEST = Manifest(
+    port=30,
+    database=True,
+    workers=1,
+    calls=("auth", "story"),
+    keys=("cursor_key",),
+    shared_keys=("mesh_key", "seal_key"),
+    takes={
+        "notification": (
+            "AccountDeleted",
+            "AddressClaimed",
+            "CodeIssued",
+            "EmailChangeBegun",
+            "EmailChangeStopped",
+            "EmailChanged",
+            "NewDeviceSignedIn",
+            "PasswordChanged",
+            "PasswordDisabled",
+            "RegistrationRepeated",
+            "SessionRevoked",
+            "StoryCompleted",
+            "StoryFailed",
+            "UserDeleted",
+            "UserRegistered",
+            "UsernameChanged",
+        )
+    },
+    kit_tables=(INBOX, ERASURE),
+    private_settings=("SMTP_", "MAIL_FROM", "PUBLIC_URL"),
+    needs=("mail",),
+    local_settings={
+        "SMTP_HOST": "127.0.0.1",
+        "SMTP_PORT": "{mail_port}",
+        "MAIL_FROM": _MAIL_FROM,
+        "PUBLIC_URL": "{edge_url}",
+    },
+    worker_container_settings={
+        "SMTP_HOST": "mailpit",
+        "SMTP_PORT": "1025",
+        "SMTP_USERNAME": "",
+        "SMTP_PASSWORD": "",
+        "SMTP_START_TLS": "false",
+        "MAIL_FROM": _MAIL_FROM,
+        "PUBLIC_URL": "http://127.0.0.1:8080",
+    },
+)
