@@ -87,6 +87,11 @@ lock: | $(V)/bin/uv ## Resolve pyproject.toml into uv.lock again
 gen: $(V)/.ready ## Regenerate gen/ from proto/
 	@PATH="$$(cd $(BIN) && pwd):$$PATH" $(BIN)/python proto/generate.py
 
+# What `make check` then holds every later change against; the commit of a release runs it, and no other.
+.PHONY: release-baseline
+release-baseline: gen ## Take the contracts as those of a release, which later ones may not break
+	@cp gen/descriptors.binpb proto/baseline.binpb
+
 .PHONY: readme
 readme: $(V)/.ready ## Bring the README's table of settings and the list of their names up to date
 	@$(BIN)/python -m local.settings_table

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import yaml
 from edge.bootstrap import bootstrap
-from edge.contract import ContractError, read
 from edge.process import EnvoyError, serve, validate
 from edge.settings import SettingsError, load
 
 from kit.runtime import unknown_settings
+from mesh.contract import ContractError, read
 
 HERE = Path(__file__).resolve().parent
 

@@ -1,4 +1,6 @@
-"""Checks the contracts: gen/ is fresh, buf finds no fault, and nothing breaks what callers rely on.
+"""Checks the contracts: gen/ is fresh, buf finds no fault, and nothing breaks the callers of the last release.
+
+`baseline.binpb` is the last release's descriptor set. Only the commit of a release replaces it, by `make release-baseline`.
 
 Usage: python proto/check.py
 """
@@ -13,8 +15,11 @@ from pathlib import Path
 
 from generate import PROTO, generate, image
 
+from mesh import contract
+
 ROOT = PROTO.parent
-DESCRIPTORS = "gen/descriptors.binpb"
+DESCRIPTORS = ROOT / "gen/descriptors.binpb"
+BASELINE = PROTO / "baseline.binpb"
 
 
 def main() -> None:
@@ -26,11 +31,7 @@ def main() -> None:
         if stale:
             sys.exit("\n  ".join(["gen/ is not what the contracts say; run: make gen", *stale]))
         buf("lint", str(contracts))
-        former = Path(scratch, "former.binpb")
-        revision = baseline()
-        if revision and (descriptors := git("show", f"{revision}:{DESCRIPTORS}")):
-            former.write_bytes(descriptors)
-            buf("breaking", str(ROOT / DESCRIPTORS), "--against", str(former))
+        breaking(DESCRIPTORS)
 
 
 def differences(found: filecmp.dircmp[str]) -> list[str]:
@@ -39,17 +40,23 @@ def differences(found: filecmp.dircmp[str]) -> list[str]:
     return here + [path for below in found.subdirs.values() for path in differences(below)]
 
 
-def baseline() -> str:
-    """The revision whose callers must not break: the newest release, before the first one the previous commit."""
-    return (
-        (git("describe", "--tags", "--abbrev=0") or git("rev-parse", "--verify", "--quiet", "HEAD~1")).decode().strip()
-    )
+def breaking(descriptors: Path) -> None:
+    """Ends the process when the descriptor set breaks callers that were built from the last release's."""
+    buf("breaking", str(descriptors), "--against", str(BASELINE))
+    # buf knows nothing of HTTP.
+    if lost := sorted(http_calls(BASELINE) - http_calls(descriptors)):
+        sys.exit(
+            "\n  ".join(["the last release answered these HTTP calls, and no method is bound to them any more:", *lost])
+        )
 
 
-def git(*arguments: str) -> bytes:
-    """What git prints; empty when it has no answer, as in an archive without history."""
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=False)
-    return done.stdout if done.returncode == 0 else b""
+def http_calls(descriptors: Path) -> set[str]:
+    """Such as `GET /v1/stories/{story_id} of /storymesh.story.v1.StoryService/GetStory`."""
+    return {
+        f"{binding.verb} {binding.template} of {method.path}"
+        for method in contract.read(descriptors).exposed
+        for binding in method.bindings
+    }
 
 
 def buf(*arguments: str) -> None:

@@ -24,6 +24,9 @@ from openapi import openapi, to_yaml
 from openapi_page import page
 from protovalidate._gen.buf.validate import validate_pb
 
+from mesh import contract
+from mesh.contract import Contract
+
 PROTO = Path(__file__).parent
 WELL_KNOWN = Path(grpc_tools.__file__).parent / "_proto"
 
@@ -95,12 +98,37 @@ def generate(output: Path) -> FileDescriptorSet:
         run_protoc([known_set, f"--python_out={output}", f"--mypy_out=quiet:{output}", *ALSO_GENERATED, *contracts])
         run_protoc([known_set, f"--grpc_python_out={output}", f"--mypy_grpc_out=quiet:{output}", *services])
     (output / "descriptors.binpb").write_bytes(edge_descriptors(everything).SerializeToString(deterministic=True))
+    (output / "storymesh/methods.py").write_text(table_of_methods(contract.of(everything)), encoding="utf-8")
     document = openapi(everything)
     (output / "openapi.yaml").write_text(to_yaml(document), encoding="utf-8")
     (output / "docs.html").write_text(page(document), encoding="utf-8")
     for package in {path.parent for path in output.rglob("*_pb2.py")}:
         mark_packages(package, output)
     return everything
+
+
+def table_of_methods(contract: Contract) -> str:
+    """What callers at the edge have to know of each method, as a module for them: their distribution carries no descriptor set."""
+    rows = [
+        f"    {method.path!r}: Method({method.access.name!r}, {method.idempotency.value!r}),"
+        for method in contract.exposed
+    ]
+    return "\n".join([_METHODS, *rows, "}", ""])
+
+
+_METHODS = '''"""Every method that the edge serves. Generated from the contracts by proto/generate.py; do not edit."""
+
+from typing import Literal, NamedTuple
+
+
+class Method(NamedTuple):
+    """A method's policy and promise, in the words of its contract."""
+
+    access: Literal["PUBLIC", "USER", "ADMIN"]
+    idempotency: Literal["IDEMPOTENCY_UNKNOWN", "NO_SIDE_EFFECTS", "IDEMPOTENT"]
+
+
+METHODS: dict[str, Method] = {'''
 
 
 def parse(contracts: list[str], known: dict[str, FileDescriptorProto]) -> list[FileDescriptorProto]:

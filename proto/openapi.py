@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import yaml
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     EnumDescriptorProto,
@@ -20,10 +20,7 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorSet,
     ServiceDescriptorProto,
 )
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
 from openapi_common import (
     ENDED,
     ERROR_SCHEMAS,
@@ -36,6 +33,9 @@ from openapi_common import (
     RESPONSES,
 )
 from openapi_schemas import WELL_KNOWN, described, list_value, renamed, scalar
+
+from mesh import contract
+from mesh.contract import Access, Binding, Method
 
 Json = dict[str, Any]
 Comments = dict[str, str]
@@ -83,7 +83,7 @@ class _Document:
 
     def __init__(self, descriptors: FileDescriptorSet) -> None:
         self._files = [file for file in descriptors.file if file.package.startswith("storymesh.")]
-        self._pool = _pool(descriptors)
+        self._contract = contract.of(descriptors)
         self._comments = {name: text for file in self._files for name, text in _comments(file)}
         self._schemas: dict[str, Json] = {}
         self._named: dict[str, str] = {}
@@ -92,16 +92,15 @@ class _Document:
         paths: dict[str, Json] = {}
         tags: list[Json] = []
         operations: set[str] = set()
-        for service in (self._pool.FindServiceByName(name) for name in _service_names(self._files)):
-            exposed = [method for method in service.methods if self._bindings(method)]
-            if exposed:
-                tags.append({"name": service.name, "description": self._comments[service.full_name]})
-            for method in exposed:
+        for service in self._services():
+            methods = [method for method in self._contract.exposed if method.service == service and method.bindings]
+            tags.append({"name": _simple(service), "description": self._comments[service]})
+            for method in methods:
                 if method.name in operations:
                     raise ValueError(f"two methods are named {method.name}; operation ids have to differ")
                 operations.add(method.name)
-                for verb, template, body in self._bindings(method):
-                    paths.setdefault(template, {})[verb] = self._operation(method, template, body)
+                for binding in method.bindings:
+                    paths.setdefault(binding.template, {})[binding.verb.lower()] = self._operation(method, binding)
         return {
             "openapi": "3.1.0",
             "info": INFO,
@@ -123,34 +122,40 @@ class _Document:
             },
         }
 
-    def _operation(self, method: MethodDescriptor, template: str, body: str) -> Json:
-        policy = self._options(method).get("[storymesh.options.v1.policy]", {})
-        comment = self._comments[method.full_name]
-        in_path = re.findall(r"\{([a-z_]+)[^}]*\}", template)
-        public = policy.get("access") == "ACCESS_PUBLIC"
+    def _services(self) -> list[str]:
+        """Those with HTTP bindings, in the order in which one meets them: accounts first, then what they are for."""
+        areas = ("auth", "story", "notification")
+
+        def rank(service: str) -> int:
+            return next((i for i, area in enumerate(areas) if service.split(".")[1] == area), len(areas))
+
+        return sorted(self._contract.transcoded_services, key=rank)
+
+    def _operation(self, method: Method, binding: Binding) -> Json:
+        request = method.descriptor.input_type
+        comment = self._comments[method.descriptor.full_name]
+        in_path = re.findall(r"\{([a-z_]+)[^}]*\}", binding.template)
         operation: Json = {
             "operationId": method.name,
-            "tags": [method.containing_service.name],
+            "tags": [_simple(method.service)],
             "summary": re.split(r"(?<=[.;])\s", comment)[0].rstrip(".;"),
             "description": comment,
-            "security": [] if public else [{"bearer": []}],
-            "x-access": policy.get("access", "").removeprefix("ACCESS_").lower(),
-            "x-rate-limit-class": policy.get("rate_limit_class", "RATE_LIMIT_CLASS_DEFAULT")
-            .removeprefix("RATE_LIMIT_CLASS_")
-            .lower(),
+            "security": [] if method.access is Access.PUBLIC else [{"bearer": []}],
+            "x-access": method.access.name.lower(),
+            "x-rate-limit-class": method.rate_limit_class,
         }
-        parameters = [self._parameter(method.input_type, name, "path") for name in in_path]
-        if not body:
-            rest = [field.name for field in method.input_type.fields if field.name not in in_path]
-            parameters += [self._parameter(method.input_type, name, "query") for name in rest]
-        if self._resumes(method):
+        parameters = [self._parameter(request, name, "path") for name in in_path]
+        if not binding.takes_body:
+            rest = [field.name for field in request.fields if field.name not in in_path]
+            parameters += [self._parameter(request, name, "query") for name in rest]
+        if method.resumable:
             parameters.append(LAST_EVENT_ID)
             operation["description"] += f"\n{EVENT_SOURCE}"
         if parameters:
             operation["parameters"] = parameters
-        if body:
-            operation["requestBody"] = self._request_body(method.input_type, in_path)
-        operation["responses"] = self._responses(method, comment, policy.get("access"), takes_body=bool(body))
+        if binding.takes_body:
+            operation["requestBody"] = self._request_body(request, in_path)
+        operation["responses"] = self._responses(method, comment, takes_body=binding.takes_body)
         return operation
 
     def _parameter(self, message: Descriptor, name: str, where: str) -> Json:
@@ -170,16 +175,17 @@ class _Document:
             "content": {"application/json": {"schema": self._component(message, schema)}},
         }
 
-    def _responses(self, method: MethodDescriptor, comment: str, access: str | None, *, takes_body: bool) -> Json:
-        answer = self._reference(method.output_type)
-        if method.server_streaming:
+    def _responses(self, method: Method, comment: str, *, takes_body: bool) -> Json:
+        message = method.descriptor.output_type
+        answer = self._reference(message)
+        if method.streams:
             ok: Json = {
-                "description": f"A stream of server-sent events; the data of each is one {method.output_type.name} in JSON.",
+                "description": f"A stream of server-sent events; the data of each is one {message.name} in JSON.",
                 "content": {"text/event-stream": {"schema": answer}},
             }
         else:
             ok = {
-                "description": self._comments[method.output_type.full_name],
+                "description": self._comments[message.full_name],
                 "content": {"application/json": {"schema": answer}},
             }
         ok["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in OF_EVERY_CALL}
@@ -187,17 +193,12 @@ class _Document:
         statuses |= {
             HTTP_STATUS[name] for name in re.findall(r"\b[A-Z]+(?:_[A-Z]+)*\b", comment) if name in HTTP_STATUS
         }
-        statuses |= set() if access == "ACCESS_PUBLIC" else {401}
-        statuses |= {403} if access == "ACCESS_ADMIN" else set()
+        statuses |= set() if method.access is Access.PUBLIC else {401}
+        statuses |= {403} if method.access is Access.ADMIN else set()
         statuses |= {413, 415} if takes_body else set()
         errors = {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(statuses)}
-        ended = {"204": ENDED} if self._resumes(method) else {}
+        ended = {"204": ENDED} if method.resumable else {}
         return {"200": ok, **ended, **errors, "default": {"$ref": "#/components/responses/default"}}
-
-    def _resumes(self, method: MethodDescriptor) -> bool:
-        """A stream that goes on from a token, which the edge makes the id of each event."""
-        fields = (method.input_type.fields_by_name, method.output_type.fields_by_name)
-        return method.server_streaming and all("resume_token" in each for each in fields)
 
     def _reference(self, message: Descriptor) -> Json:
         """A reference to a message of an answer."""
@@ -282,53 +283,14 @@ class _Document:
         }
         return {"$ref": f"#/components/schemas/{name}"}
 
-    def _bindings(self, method: MethodDescriptor) -> list[tuple[str, str, str]]:
-        """Verb, path template and body selector of each way to call the method over HTTP."""
-        rule = self._options(method).get("[google.api.http]", {})
-        return [
-            (verb, each[verb], each.get("body", ""))
-            for each in (rule, *rule.get("additional_bindings", ()))
-            for verb in ("get", "put", "post", "delete", "patch")
-            if verb in each
-        ]
-
     def _rules(self, field: FieldDescriptor) -> Json:
-        rules: Json = self._options(field).get("[buf.validate.field]", {})
+        rules: Json = contract.options_of(field).get("[buf.validate.field]", {})
         return rules
 
-    def _options(self, described: MethodDescriptor | FieldDescriptor) -> Json:
-        """The options, parsed again in the pool that knows the contracts' extensions."""
-        options = described.GetOptions()
-        message = self._pool.FindMessageTypeByName(options.DESCRIPTOR.full_name)
-        parsed = GetMessageClass(message).FromString(options.SerializeToString())
-        return MessageToDict(parsed, preserving_proto_field_name=True)
 
-
-def _pool(descriptors: FileDescriptorSet) -> DescriptorPool:
-    """A pool of its own, imports first, so that the document does not depend on what else is loaded."""
-    pool = DescriptorPool()
-    files = {file.name: file for file in descriptors.file}
-    added: set[str] = set()
-
-    def add(name: str) -> None:
-        if name not in added:
-            added.add(name)
-            for imported in files[name].dependency:
-                add(imported)
-            pool.Add(files[name])
-
-    for name in files:
-        add(name)
-    return pool
-
-
-def _service_names(files: Iterable[FileDescriptorProto]) -> list[str]:
-    """In the order in which one meets them: accounts first, then what they are for."""
-    areas = ("auth", "story", "notification")
-    ordered = sorted(
-        files, key=lambda file: next((i for i, area in enumerate(areas) if f".{area}." in file.package), len(areas))
-    )
-    return [f"{file.package}.{service.name}" for file in ordered for service in file.service]
+def _simple(service: str) -> str:
+    """The name without its package."""
+    return service.rpartition(".")[2]
 
 
 def _comments(file: FileDescriptorProto) -> Iterator[tuple[str, str]]:

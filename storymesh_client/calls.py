@@ -16,8 +16,8 @@ from grpc.aio import (
     UnaryUnaryCall,
     UnaryUnaryClientInterceptor,
 )
+from storymesh.methods import Method
 
-from .contract import Method
 from .errors import StorymeshError
 from .session import Session
 
@@ -48,7 +48,7 @@ class _Credentials:
     async def token(self, details: ClientCallDetails) -> str | None:
         path: str | bytes = details.method
         path = path.decode() if isinstance(path, bytes) else path
-        if not self._methods[path].needs_token:
+        if self._methods[path].access == "PUBLIC":
             return None
         return await self._session().access_token()
 

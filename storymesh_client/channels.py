@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import grpc
 from grpc.aio import Channel, ClientInterceptor
-
-from .contract import Method
+from storymesh.methods import Method
 
 
 def open_channel(
     target: str,
-    methods: Iterable[Method],
+    methods: Mapping[str, Method],
     interceptors: Sequence[ClientInterceptor],
     *,
     tls: bool,
@@ -36,12 +35,13 @@ def open_channel(
     return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
 
 
-def service_config(methods: Iterable[Method]) -> dict[str, object]:
+def service_config(methods: Mapping[str, Method]) -> dict[str, object]:
     """Lets gRPC itself repeat a call that found nobody (gRFC A6).
 
     UNAVAILABLE may also come after the work was done, so only methods that have no side effects are named.
     """
-    names = [{"service": method.service, "method": method.name} for method in methods if method.without_side_effects]
+    reads = [path.split("/") for path, method in methods.items() if method.idempotency == "NO_SIDE_EFFECTS"]
+    names = [{"service": service, "method": method} for _, service, method in reads]
     return {
         "methodConfig": [
             {

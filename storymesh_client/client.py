@@ -11,10 +11,11 @@ from storymesh.auth.v1.key_service_pb2_grpc import KeyServiceStub
 from storymesh.auth.v1.registration_service_pb2_grpc import RegistrationServiceStub
 from storymesh.auth.v1.session_service_pb2_grpc import SessionServiceStub
 from storymesh.auth.v1.user_pb2 import User
+from storymesh.methods import METHODS
 from storymesh.notification.v1.notification_service_pb2_grpc import NotificationServiceStub
 from storymesh.story.v1.story_service_pb2_grpc import StoryServiceStub
 
-from . import calls, channels, contract
+from . import calls, channels
 from .errors import StorymeshError
 from .session import Clock, Session, system_clock
 from .tokens import MemoryTokens, Tokens, TokenStore
@@ -59,12 +60,11 @@ class Storymesh:
 
         Raises TokenFileError when kept tokens cannot be read.
         """
-        methods = contract.methods()
         self._session = Session(tokens or MemoryTokens(), target, self._exchange, clock=clock)
         self._channel = channels.open_channel(
             target,
-            methods.values(),
-            calls.interceptors(methods, lambda: self._session, call_seconds),
+            METHODS,
+            calls.interceptors(METHODS, lambda: self._session, call_seconds),
             tls=not channels.stays_here(target) if tls is None else tls,
             root_certificates=root_certificates,
             user_agent=user_agent,

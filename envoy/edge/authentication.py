@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from edge.clusters import JWKS_CLUSTER
 from edge.config import Config, extension, seconds, typed
-from edge.contract import Access, Contract, Method
 from edge.settings import Authentication
+from mesh.contract import Access, Contract, Method
+
+JWKS_METHOD = "/storymesh.auth.v1.KeyService/GetJwks"
 
 FILTER = "envoy.filters.http.jwt_authn"
 PAYLOAD = "payload"

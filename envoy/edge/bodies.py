@@ -12,9 +12,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from google.protobuf.descriptor import FieldDescriptor
+
 from edge import lua
 from edge.config import Config, extension
-from edge.contract import Contract, Field, Method
+from mesh.contract import Contract, Method
 
 METADATA = "storymesh.body"
 """Dynamic metadata in which the filter leaves, as `refusal`, what kind its answer is, and as `field` which field is at fault."""
@@ -55,19 +57,33 @@ def strict_bodies(contract: Contract) -> Config:
 
 def _fields(method: Method) -> dict[str, object]:
     """By each name that the transcoder takes for the field."""
-    return {name: _rule(field) for field in method.fields for name in (field.name, field.json_name)}
+    fields = method.descriptor.input_type.fields
+    return {name: _rule(field) for field in fields for name in (field.name, field.json_name)}
 
 
-def _rule(field: Field) -> dict[str, object]:
+def _rule(field: FieldDescriptor) -> dict[str, object]:
     """The kinds of JSON that fit, those that fit in a list, and the complaint about others. None of `kinds` of items: all fit."""
-    if field.is_list:
-        items = _KINDS.get(field.kind)
-        words = f"must be a list of {_WORDS[field.kind][1]}" if items else "must be a list"
+    kind = _kind(field)
+    # A ListValue is a list of anything, and a list in JSON.
+    if field.is_repeated or kind == "google.protobuf.ListValue":
+        items = _KINDS.get(kind)
+        words = f"must be a list of {_WORDS[kind][1]}" if items else "must be a list"
         rule: dict[str, object] = {"kinds": {"list": True}, "complaint": words}
         return {"name": field.name, **rule, **({"items": dict.fromkeys(items, True)} if items else {})}
-    kinds = _KINDS.get(field.kind, ("object", "string"))
-    words = f"must be {_WORDS[field.kind][0]}" if field.kind in _WORDS else "must be an object or a string"
+    kinds = _KINDS.get(kind, ("object", "string"))
+    words = f"must be {_WORDS[kind][0]}" if kind in _WORDS else "must be an object or a string"
     return {"name": field.name, "kinds": dict.fromkeys(kinds, True), "complaint": words}
+
+
+def _kind(field: FieldDescriptor) -> str:
+    """What the field's values are in JSON: string, boolean, number, enum, or else a message's full name."""
+    if field.message_type is not None:
+        name: str = field.message_type.full_name
+        return name
+    if field.enum_type is not None:
+        return "enum"
+    kinds = {FieldDescriptor.CPPTYPE_STRING: "string", FieldDescriptor.CPPTYPE_BOOL: "boolean"}
+    return kinds.get(field.cpp_type, "number")
 
 
 def _pattern(template: str) -> str:

@@ -5,17 +5,25 @@ from __future__ import annotations
 from edge import listeners
 from edge.clusters import RATE_LIMIT_CLUSTER, clusters, socket_address
 from edge.config import Config, typed
-from edge.contract import Contract
 from edge.observability import application_log
 from edge.settings import Settings, SettingsError, Sizes
+from mesh.contract import Contract
 
 
 def bootstrap(settings: Settings, contract: Contract) -> Config:
-    """Envoy's bootstrap. Raises SettingsError when no endpoint is known for a service that the contract needs."""
+    """Envoy's bootstrap.
+
+    Raises SettingsError when the settings do not fit the contract: a service has no endpoint, or a rate-limit class does not exist.
+    """
     needed = dict.fromkeys([*(method.area for method in contract.exposed), RATE_LIMIT_CLUSTER])
     missing = [name for name in needed if name not in settings.services]
     if missing:
         raise SettingsError(f"services: no endpoints for {', '.join(missing)}")
+    classes = contract.rate_limit_classes
+    if unknown := sorted(settings.rate_limit.on_failure.keys() - set(classes)):
+        raise SettingsError(
+            f"rate_limit.on_failure: the contract has no rate-limit class {', '.join(unknown)}; it has {', '.join(classes)}"
+        )
     return {
         "node": {"id": "edge", "cluster": "edge"},
         # A flood must not lock the operator out.

@@ -11,8 +11,8 @@ from edge.authentication import FILTER as JWT_AUTHN
 from edge.authentication import PAYLOAD
 from edge.clusters import RATE_LIMIT_CLUSTER
 from edge.config import Config, always, extension, header, seconds, typed
-from edge.contract import Access, Method, RateLimitClass
 from edge.settings import OnFailure, RateLimit
+from mesh.contract import Access, Method
 
 INTERNAL_PREFIX = "x-storymesh-"
 """Of headers that only the edge itself may set: they are taken off every request that arrives."""
@@ -36,7 +36,7 @@ _STAGES = {OnFailure.ALLOW: 0, OnFailure.DENY: 1}
 def rate_limits(method: Method, settings: RateLimit) -> list[Config]:
     """The descriptors of a call. One that cannot be filled in is left out, so the user's is sent only with a verified token."""
     stage = _STAGES[_on_failure(method.rate_limit_class, settings)]
-    by_class: Config = {"generic_key": {"descriptor_key": "class", "descriptor_value": method.rate_limit_class.value}}
+    by_class: Config = {"generic_key": {"descriptor_key": "class", "descriptor_value": method.rate_limit_class}}
     by_address: Config = {
         "request_headers": {"header_name": CLIENT_NETWORK_HEADER, "descriptor_key": "client_ip"},
     }
@@ -120,5 +120,5 @@ def without_local_limit() -> Config:
     }
 
 
-def _on_failure(rate_limit_class: RateLimitClass, settings: RateLimit) -> OnFailure:
+def _on_failure(rate_limit_class: str, settings: RateLimit) -> OnFailure:
     return settings.on_failure.get(rate_limit_class, OnFailure.DENY)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from edge import cors
-from edge.authentication import jwt_authn
+from edge.authentication import JWKS_METHOD, jwt_authn
 from edge.bodies import strict_bodies
 from edge.clusters import socket_address
 from edge.config import Config, extension, header, seconds
-from edge.contract import JWKS_METHOD, Contract
 from edge.limits import INTERNAL_PREFIX, client_addresses, global_limits, local_limit
 from edge.observability import access_log, sound_traces, tracing
 from edge.replies import local_replies
@@ -18,6 +17,7 @@ from edge.settings import Cors, Settings
 from edge.sizes import whole_requests
 from edge.statuses import explained
 from edge.transcoding import transcoder
+from mesh.contract import Contract
 
 _CONNECTION_BUFFER = 32_768
 

@@ -8,8 +8,8 @@ from edge.authentication import FILTER as JWT_AUTHN
 from edge.authentication import PAYLOAD
 from edge.clusters import COLLECTOR_CLUSTER
 from edge.config import Config, extension, header
-from edge.contract import VERBS, Method
 from edge.settings import Tracing
+from mesh.contract import BOUND_VERBS, Method
 
 _ECS_VERSION = "8.11.0"
 FORMER_METHOD = "x-envoy-original-method"
@@ -75,7 +75,7 @@ def _if_json(by_verb: dict[str, str], otherwise: str) -> str:
 
 
 # Clients of HTTP/2 may call a method anything, and each name would be another operation.
-_VERB = f"%CEL(request.method in {json.dumps(VERBS)} ? request.method : 'HTTP')%"
+_VERB = f"%CEL(request.method in {json.dumps((*BOUND_VERBS, 'HEAD', 'OPTIONS'))} ? request.method : 'HTTP')%"
 
 
 def _sampling_percent(settings: Tracing) -> float:

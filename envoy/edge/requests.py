@@ -15,7 +15,7 @@ from google.rpc import code_pb2
 
 from edge import lua
 from edge.config import Config, extension
-from edge.contract import Contract
+from mesh.contract import Contract
 
 _PSEUDO_HEADERS = (":authority", ":method", ":path", ":scheme")
 _FOR_THE_SERVICES = (

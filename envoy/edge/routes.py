@@ -12,15 +12,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from edge import cors
-from edge.authentication import without_token
+from edge.authentication import JWKS_METHOD, without_token
 from edge.config import Config, header, seconds, typed
-from edge.contract import JWKS_METHOD, Binding, Contract, Method
 from edge.limits import CLIENT_NETWORK_HEADER, INTERNAL_PREFIX, rate_limits, without_local_limit
 from edge.observability import method_tracing, path_tracing
 from edge.scripts import DOCUMENTS, STREAMS, VERBS, running
 from edge.settings import Settings
 from edge.sizes import without_waiting
 from edge.transcoding import is_compressed, without_transcoding
+from mesh.contract import Binding, Contract, Method
 
 # Failures in which the service has not seen the request, so that repeating any method is safe.
 _NEVER_ARRIVED = "connect-failure,refused-stream,reset-before-request"
@@ -104,7 +104,7 @@ def _script(method: Method) -> Config:
 
 
 def _retries(method: Method) -> Config:
-    repeatable = method.without_side_effects and not method.streams
+    repeatable = method.reads and not method.streams
     return {
         "retry_on": _REPEATABLE if repeatable else _NEVER_ARRIVED,
         "num_retries": 2,

@@ -14,9 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from edge.contract import RateLimitClass
-
-_GENERATED = Path(__file__).resolve().parents[2] / "gen"
+from mesh.contract import DESCRIPTORS
 
 
 class Address(NamedTuple):
@@ -54,9 +52,9 @@ class _Section(BaseModel):
 class Files(_Section):
     """What the edge reads; relative paths start at the settings file. The defaults are the repository's, wherever it lies."""
 
-    contract: Path = Field(default=_GENERATED / "descriptors.binpb", description="Descriptor set of the contract.")
-    openapi: Path = Field(default=_GENERATED / "openapi.yaml", description="Served at /openapi.yaml.")
-    docs: Path = Field(default=_GENERATED / "docs.html", description="Served at /docs.")
+    contract: Path = Field(default=DESCRIPTORS, description="Descriptor set of the contract.")
+    openapi: Path = Field(default=DESCRIPTORS.with_name("openapi.yaml"), description="Served at /openapi.yaml.")
+    docs: Path = Field(default=DESCRIPTORS.with_name("docs.html"), description="Served at /docs.")
 
 
 class Authentication(_Section):
@@ -131,16 +129,11 @@ class RateLimit(_Section):
 
     domain: str = Field(default="storymesh", description="The limiter's domain.")
     timeout_seconds: Seconds = Field(default=0.25, description="For the limiter's answer.")
-    on_failure: dict[RateLimitClass, OnFailure] = Field(
-        default={
-            RateLimitClass.CREDENTIALS: OnFailure.DENY,
-            RateLimitClass.GENERATION: OnFailure.DENY,
-            RateLimitClass.STREAM: OnFailure.ALLOW,
-            RateLimitClass.REFRESH: OnFailure.ALLOW,
-            RateLimitClass.DEFAULT: OnFailure.ALLOW,
-        },
-        description="Per class, what happens when the limiter does not answer: guessing passwords and spending "
-        "computing time must not become free; reading must not stop, and nobody be signed out. A class left out is denied.",
+    on_failure: dict[str, OnFailure] = Field(
+        default={"stream": OnFailure.ALLOW, "refresh": OnFailure.ALLOW, "default": OnFailure.ALLOW},
+        description="Per rate-limit class of the contract, what happens when the limiter does not answer. A class left out "
+        "is denied: guessing passwords and spending computing time must not become free. Reading must not stop, and nobody be "
+        "signed out.",
     )
     local: LocalLimit = LocalLimit()
 

@@ -7,12 +7,11 @@ import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from storymesh.options.v1 import policy_pb2
-
 from kit.errors import PermissionDenied, RevocationsUnknown, SessionRevoked, Unauthenticated
+from mesh import contract
+from mesh.contract import Access
 
 from .caller import Caller, Metadata, Role
-from .policies import access_of, is_read, methods_of
 from .tokens import AccessTokens, ServiceTokens
 
 _BEARER = re.compile(r"[ \t]*bearer[ \t]+([\w.~+/-]+=*)[ \t]*", re.ASCII | re.IGNORECASE)
@@ -23,9 +22,7 @@ class AccessControl:
     """Raises ValueError at start-up when a served method has no policy."""
 
     def __init__(self, services: Iterable[str], access_tokens: AccessTokens, service_tokens: ServiceTokens) -> None:
-        methods = methods_of(services)
-        self._access = {path: access_of(method) for path, method in methods.items()}
-        self._reads = {path for path, method in methods.items() if is_read(method)}
+        self._methods = contract.linked(services)
         self._access_tokens = access_tokens
         self._service_tokens = service_tokens
 
@@ -36,17 +33,17 @@ class AccessControl:
         list of revocations is stale. Reads go on then: that somebody who was signed out reads what was theirs for some minutes
         more is the lesser harm, and the token's end bounds it.
         """
-        access = self._access[path]
-        if access == policy_pb2.ACCESS_PUBLIC:
+        method = self._methods[path]
+        if method.access is Access.PUBLIC:
             return None
         token = bearer_token(metadata)
-        if access == policy_pb2.ACCESS_SERVICE:
+        if method.access is Access.SERVICE:
             self._service_tokens.verify(token)
             return None
         caller = await self._access_tokens.verify(token)
-        if access == policy_pb2.ACCESS_ADMIN and caller.role is not Role.ADMIN:
+        if method.access is Access.ADMIN and caller.role is not Role.ADMIN:
             raise PermissionDenied
-        if path not in self._reads and self._access_tokens.revocations.stale:
+        if not method.reads and self._access_tokens.revocations.stale:
             raise RevocationsUnknown
         return caller
 

@@ -19,7 +19,6 @@ import pytest
 import yaml
 from edge.bootstrap import bootstrap
 from edge.config import Config
-from edge.contract import read
 from edge.process import command
 from edge.settings import Address, Settings, load
 from foreign import rls_pb2, rls_pb2_grpc
@@ -34,6 +33,7 @@ from storymesh.auth.v1 import (
 )
 from storymesh.story.v1 import story_service_pb2_grpc
 
+from mesh.contract import read
 from tests.envoy.tokens import SigningKey
 from tests.envoy.upstreams import AuthServices, Calls, Context, Healthy, Limiter, StoryServices
 

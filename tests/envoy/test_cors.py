@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from edge.contract import read
 
+from mesh.contract import read
 from tests.envoy.conftest import Edge, Mesh
 from tests.envoy.statuses import reason
 from tests.envoy.test_limits import over_limit

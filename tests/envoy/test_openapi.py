@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from edge.contract import Access, read
+
+from mesh.contract import Access, read
 
 GENERATED = Path(__file__).resolve().parents[2] / "gen"
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from edge.bootstrap import bootstrap
-from edge.contract import RateLimitClass, read
 from edge.settings import Address, OnFailure, SettingsError, load
+
+from mesh.contract import read
 
 CHECKED_IN = Path(__file__).resolve().parents[2] / "envoy/edge.yaml"
 
@@ -31,8 +32,8 @@ def test_an_override_wins_over_the_file() -> None:
     settings = load(CHECKED_IN, ["listen=0.0.0.0:80", "timeouts.unary_seconds=3", "rate_limit.on_failure.default=deny"])
     assert settings.listen == Address("0.0.0.0", 80)
     assert settings.timeouts.unary_seconds == 3
-    assert settings.rate_limit.on_failure[RateLimitClass.DEFAULT] is OnFailure.DENY
-    assert settings.rate_limit.on_failure[RateLimitClass.STREAM] is OnFailure.ALLOW
+    assert settings.rate_limit.on_failure["default"] is OnFailure.DENY
+    assert settings.rate_limit.on_failure["stream"] is OnFailure.ALLOW
 
 
 def test_endpoints_are_a_list_in_yaml_or_between_commas() -> None:

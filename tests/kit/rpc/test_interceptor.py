@@ -11,7 +11,6 @@ from uuid import UUID, uuid4
 
 import grpc
 import pytest
-from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode
@@ -27,10 +26,10 @@ from storymesh.story.v1.story_service_pb2_grpc import StoryServiceServicer, add_
 from kit.errors import FailedPrecondition
 from kit.identity.access import AccessControl
 from kit.identity.caller import caller_of, current_caller, origin_of
-from kit.identity.policies import access_of
 from kit.rpc import deadline
 from kit.rpc.server import Server
 from kit.runtime import tracing
+from mesh import contract
 from tests.identity import Issuer, bearer, service_tokens
 from tests.kit import desk as desks
 from tests.kit.conftest import SETTINGS, RunningDesk
@@ -127,9 +126,8 @@ async def test_the_schemes_name_is_free_of_case(desk: RunningDesk) -> None:
 
 
 def test_a_method_without_a_policy_is_refused_with_its_name() -> None:
-    method = Default().FindServiceByName(desks.UNGUARDED).methods[0]
     with pytest.raises(ValueError, match=r"UnguardedService\.AskPublic has no .*policy"):
-        access_of(method)
+        contract.linked([desks.UNGUARDED])
 
 
 def test_a_server_with_a_method_without_a_policy_does_not_start() -> None:

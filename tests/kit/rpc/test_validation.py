@@ -18,8 +18,8 @@ from storymesh.story.v1 import story_service_pb2 as stories
 from storymesh.story.v1.story_pb2 import STORY_LENGTH_SHORT
 
 from kit.errors import InvalidArgument, Violation
-from kit.identity.policies import methods_of
 from kit.rpc.validation import validate
+from mesh import contract
 
 
 def violations(message: Message) -> tuple[Violation, ...]:
@@ -178,7 +178,7 @@ def test_a_valid_message_passes() -> None:
 )
 def test_the_rules_of_every_request_can_be_evaluated(service: str) -> None:
     pool = descriptor_pool.Default()
-    for method in methods_of([service]).values():
-        request = GetMessageClass(pool.FindMessageTypeByName(method.input_type.full_name))()
+    for method in contract.linked([service]).values():
+        request = GetMessageClass(pool.FindMessageTypeByName(method.descriptor.input_type.full_name))()
         with suppress(InvalidArgument):
             validate(request)

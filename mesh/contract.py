@@ -1,0 +1,236 @@
+"""Reads the contract: every method with its access, rate-limit class, idempotency and HTTP bindings.
+
+This is the only reader. The edge's configuration, the OpenAPI document, the client's table of methods, access control and retries
+between services are all made from what it returns, so they cannot disagree about a method. It imports protobuf's runtime alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message_factory import GetMessageClass
+
+DESCRIPTORS = Path(__file__).resolve().parents[1] / "gen" / "descriptors.binpb"
+"""The descriptor set of this repository's contracts."""
+
+BOUND_VERBS = ("GET", "PUT", "POST", "DELETE", "PATCH")
+"""The HTTP methods that a contract can bind a method to."""
+
+_RESUME_TOKEN = "resume_token"
+_CLASS = "RATE_LIMIT_CLASS_"
+
+_ANSWERED_BY = {"ops": "notification"}
+"""Areas of the contract without a service of their own, and whose service answers for them."""
+
+
+class Access(Enum):
+    """Who may call a method: the contract's `ACCESS_*`."""
+
+    PUBLIC = "ACCESS_PUBLIC"
+    USER = "ACCESS_USER"
+    ADMIN = "ACCESS_ADMIN"
+    SERVICE = "ACCESS_SERVICE"
+
+
+class Idempotency(Enum):
+    """What a repetition of a call does: the contract's `idempotency_level`."""
+
+    UNKNOWN = "IDEMPOTENCY_UNKNOWN"
+    """A repetition may do the work twice."""
+    NO_SIDE_EFFECTS = "NO_SIDE_EFFECTS"
+    """The call changes nothing: a read."""
+    IDEMPOTENT = "IDEMPOTENT"
+    """A repetition changes nothing more than the first call did."""
+
+
+_REQUIRED = {
+    "GET": (Idempotency.NO_SIDE_EFFECTS,),
+    "PUT": (Idempotency.NO_SIDE_EFFECTS, Idempotency.IDEMPOTENT),
+    "DELETE": (Idempotency.NO_SIDE_EFFECTS, Idempotency.IDEMPOTENT),
+}
+"""What HTTP itself promises of a verb (RFC 9110, 9.2.1 and 9.2.2); clients and proxies repeat requests because of it."""
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One way to call a method over HTTP: a verb and a path template such as `/v1/stories/{story_id}:watch`."""
+
+    verb: str
+    template: str
+    takes_body: bool
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the contract."""
+
+    descriptor: MethodDescriptor = field(repr=False)
+    """Its request and response messages; of the pool that the contract was read into."""
+    access: Access
+    rate_limit_class: str
+    """Which group of rate-limit rules applies, such as `default`: what the limiter's rules call it."""
+    idempotency: Idempotency
+    bindings: tuple[Binding, ...]
+
+    @property
+    def service(self) -> str:
+        """The full name of its service, such as `storymesh.story.v1.StoryService`."""
+        name: str = self.descriptor.containing_service.full_name
+        return name
+
+    @property
+    def name(self) -> str:
+        return self.descriptor.name
+
+    @property
+    def path(self) -> str:
+        """The path of the gRPC call, which transcoded requests have too by the time they are routed."""
+        return f"/{self.service}/{self.name}"
+
+    @property
+    def area(self) -> str:
+        """Which part of the mesh serves it: `story` of `storymesh.story.v1.StoryService`."""
+        area = self.service.split(".")[1]
+        return _ANSWERED_BY.get(area, area)
+
+    @property
+    def exposed(self) -> bool:
+        """Whether callers outside the mesh may try to call it."""
+        return self.access is not Access.SERVICE
+
+    @property
+    def streams(self) -> bool:
+        """Whether the server sends a stream of messages."""
+        return self.descriptor.server_streaming
+
+    @property
+    def reads(self) -> bool:
+        """Whether the call changes nothing."""
+        return self.idempotency is Idempotency.NO_SIDE_EFFECTS
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a call whose outcome is unknown may be sent again."""
+        return self.idempotency is not Idempotency.UNKNOWN
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the stream can go on over another connection.
+
+        The first field of its messages is then a `resume_token`, and the request takes one.
+        """
+        first = [each.name for each in self.descriptor.output_type.fields if each.number == 1]
+        return self.streams and first == [_RESUME_TOKEN] and _RESUME_TOKEN in self.descriptor.input_type.fields_by_name
+
+
+@dataclass(frozen=True)
+class Contract:
+    """All methods of a descriptor set, in its order."""
+
+    methods: tuple[Method, ...]
+    rate_limit_classes: tuple[str, ...]
+    """Every class that the contract knows, whether a method has it or not."""
+
+    @property
+    def exposed(self) -> tuple[Method, ...]:
+        return tuple(method for method in self.methods if method.exposed)
+
+    @property
+    def transcoded_services(self) -> tuple[str, ...]:
+        """The services that have HTTP bindings, each once."""
+        return tuple(dict.fromkeys(method.service for method in self.exposed if method.bindings))
+
+
+class ContractError(ValueError):
+    """The contract cannot be used; the message names the file or the method at fault, and what to change."""
+
+
+def read(path: Path = DESCRIPTORS) -> Contract:
+    """Reads a serialised `FileDescriptorSet`. Raises ContractError when it is missing or a method has no valid policy."""
+    try:
+        descriptors = FileDescriptorSet.FromString(path.read_bytes())
+    except OSError as error:
+        raise ContractError(f"cannot read the contract's descriptor set {path}: {error.strerror}") from error
+    return of(descriptors)
+
+
+def of(descriptors: FileDescriptorSet) -> Contract:
+    """The contract of a descriptor set, read into a pool of its own: neither generated stubs nor what else is loaded matter.
+
+    The set must hold every import before the file that names it. Raises ContractError.
+    """
+    pool = DescriptorPool()
+    for file in descriptors.file:
+        pool.Add(file)
+    own = [file for file in descriptors.file if file.package.startswith("storymesh.")]
+    services = [f"{file.package}.{service.name}" for file in own for service in file.service]
+    classes = pool.FindEnumTypeByName("storymesh.options.v1.RateLimitClass").values
+    names = (value.name.removeprefix(_CLASS).lower() for value in classes if value.number)
+    return Contract(tuple(_methods(pool, services)), tuple(names))
+
+
+def linked(services: Iterable[str]) -> dict[str, Method]:
+    """The methods of services whose generated modules are imported, by path.
+
+    Raises ContractError, and KeyError for a service whose modules are not.
+    """
+    return {method.path: method for method in _methods(descriptor_pool.Default(), services)}
+
+
+def _methods(pool: DescriptorPool, services: Iterable[str]) -> Iterator[Method]:
+    for service in services:
+        yield from map(_method, pool.FindServiceByName(service).methods)
+
+
+def options_of(described: MethodDescriptor | FieldDescriptor) -> dict[str, Any]:
+    """The options of a method or field as protobuf's JSON, extensions by their full name in brackets."""
+    parent = described.containing_service if isinstance(described, MethodDescriptor) else described.containing_type
+    options = described.GetOptions()
+    # Parsed again in the pool that knows the contract's extensions.
+    pool = parent.file.pool  # type: ignore[union-attr]  # only extensions stand outside a message
+    options_class = GetMessageClass(pool.FindMessageTypeByName(options.DESCRIPTOR.full_name))
+    return MessageToDict(options_class.FromString(options.SerializeToString()), preserving_proto_field_name=True)
+
+
+def _method(descriptor: MethodDescriptor) -> Method:
+    options = options_of(descriptor)
+    policy = options.get("[storymesh.options.v1.policy]", {})
+    try:
+        access = Access(policy.get("access"))
+    except ValueError:
+        raise ContractError(
+            f"{descriptor.full_name} has no (storymesh.options.v1.policy).access; set it in its contract"
+        ) from None
+    rate_limit_class = str(policy.get("rate_limit_class", f"{_CLASS}UNSPECIFIED")).removeprefix(_CLASS).lower()
+    method = Method(
+        descriptor,
+        access,
+        "default" if rate_limit_class == "unspecified" else rate_limit_class,
+        Idempotency(options.get("idempotency_level", Idempotency.UNKNOWN.value)),
+        tuple(_bindings(options.get("[google.api.http]", {}))),
+    )
+    for binding in method.bindings:
+        allowed = _REQUIRED.get(binding.verb, tuple(Idempotency))
+        if method.idempotency not in allowed:
+            raise ContractError(
+                f"{descriptor.full_name} is bound to {binding.verb}, which HTTP lets anybody repeat; "
+                f"set its idempotency_level to {' or '.join(each.value for each in allowed)}, or bind it to POST"
+            )
+    return method
+
+
+def _bindings(rule: dict[str, Any]) -> Iterator[Binding]:
+    for verb in BOUND_VERBS:
+        if verb.lower() in rule:
+            yield Binding(verb=verb, template=rule[verb.lower()], takes_body="body" in rule)
+    for further in rule.get("additional_bindings", ()):
+        yield from _bindings(further)
