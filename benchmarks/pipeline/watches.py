@@ -19,7 +19,7 @@ from benchmarks.machine import cpu_seconds
 from kit.data import redis as kit_redis
 from local.settings import REPOSITORY, inherited_environment
 from services.story.model import Position
-from services.story.progress import Kind, Progress
+from services.story.store.progress import Kind, Progress
 
 from . import stories
 from .running import Running

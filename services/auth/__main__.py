@@ -28,9 +28,9 @@ from kit.runtime.clock import system_clock
 from kit.runtime.process import Argument
 from services.event_routes import ROUTES
 
-from .accounts import AT_THE_SERVER
 from .composition import Operations, hashing, operations, roles, rotation
 from .config import AuthSettings, AuthWorkerSettings
+from .operations.accounts import AT_THE_SERVER
 from .servicer import (
     AccountServicer,
     DirectoryServicer,

@@ -14,31 +14,31 @@ from kit.identity.sealing import Seal
 from kit.identity.signing import Signer
 from kit.runtime.clock import Clock, system_clock
 
-from .access_tokens import AccessTokenIssuer
-from .accounts import Accounts, Roles
-from .audit import Audit
-from .codes import CodeLimits, Codes
 from .config import AuthSettings, AuthWorkerSettings
-from .device_tokens import DeviceTokens
-from .email_changes import EmailChanges
-from .email_stops import EmailStops
-from .endings import Endings
-from .keys import KeyRotation, SigningKeys
 from .model import Purpose, Randomness
-from .pacing import Pace
-from .password_changes import PasswordChanges
-from .password_policy import PasswordPolicy
-from .passwords import Passwords
-from .proofs import CodeProofs, OwnerProofs, PasswordProofs
-from .refresh_rules import RefreshRules
-from .refresh_tokens import RefreshTokens
-from .registrations import Registrations
-from .revocations import RevocationFeed
-from .sealed_mails import SealedMails
-from .sessions import Sessions
-from .sign_in import CodeSignIn, PasswordSignIn
-from .throttle import SignInThrottle, ThrottleLimits
-from .username_tries import UsernameTries
+from .model.device_tokens import DeviceTokens
+from .model.password_policy import PasswordPolicy
+from .model.refresh_rules import RefreshRules
+from .model.refresh_tokens import RefreshTokens
+from .operations.access_tokens import AccessTokenIssuer
+from .operations.accounts import Accounts, Roles
+from .operations.audit import Audit
+from .operations.codes import CodeLimits, Codes
+from .operations.email_changes import EmailChanges
+from .operations.email_stops import EmailStops
+from .operations.endings import Endings
+from .operations.keys import KeyRotation, SigningKeys
+from .operations.pacing import Pace
+from .operations.password_changes import PasswordChanges
+from .operations.passwords import Passwords
+from .operations.proofs import CodeProofs, OwnerProofs, PasswordProofs
+from .operations.registrations import Registrations
+from .operations.revocations import RevocationFeed
+from .operations.sealed_mails import SealedMails
+from .operations.sessions import Sessions
+from .operations.sign_in import CodeSignIn, PasswordSignIn
+from .operations.throttle import SignInThrottle, ThrottleLimits
+from .operations.username_tries import UsernameTries
 
 REGISTRATION_DIGITS = 6
 DIGITS = 8

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from kit.runtime.settings import DatabaseSettings, Key, Keys
 
-from .password_policy import PasswordRule
+from .model.password_policy import PasswordRule
 
 
 class AuthWorkerSettings(DatabaseSettings):

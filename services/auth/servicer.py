@@ -29,17 +29,17 @@ from kit.identity.caller import Caller, Role, caller_of, origin_of
 from kit.identity.revocations import Kind, Revocation
 from kit.rpc.timestamps import set_time
 
-from .accounts import Accounts
-from .email_changes import EmailChanges
-from .email_stops import EmailStops
-from .keys import KeyRotation, SigningKeys
 from .model import CodeAnswer, OwnProof, Profile, ProfileChange, Session, Tokens, User
-from .pacing import Pace
-from .password_changes import PasswordChanges
-from .registrations import Registrations
-from .revocations import RevocationFeed
-from .sessions import Sessions
-from .sign_in import CodeSignIn, PasswordSignIn, device_of
+from .operations.accounts import Accounts
+from .operations.email_changes import EmailChanges
+from .operations.email_stops import EmailStops
+from .operations.keys import KeyRotation, SigningKeys
+from .operations.pacing import Pace
+from .operations.password_changes import PasswordChanges
+from .operations.registrations import Registrations
+from .operations.revocations import RevocationFeed
+from .operations.sessions import Sessions
+from .operations.sign_in import CodeSignIn, PasswordSignIn, device_of
 
 Context = ServicerContext[Any, Any]
 

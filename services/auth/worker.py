@@ -12,7 +12,7 @@ from kit.runtime.clock import Clock
 from kit.runtime.loops import pause
 
 from . import store
-from .keys import KeyRotation
+from .operations.keys import KeyRotation
 
 log = logging.getLogger(__name__)
 

@@ -28,13 +28,13 @@ from kit.runtime import process
 from kit.runtime.clock import system_clock
 from kit.runtime.health import seldom
 
+from .adapters.smtp import Smtp
 from .config import NotificationSettings, NotificationWorkerSettings
-from .erasing import Erasing
-from .mailing import Mailing
-from .notifications import Notifications, Notifier
+from .operations.erasing import Erasing
+from .operations.mailing import Mailing
+from .operations.notifications import Notifications, Notifier
 from .peers import Accounts, StoryDeadLetters
 from .servicer import NotificationServicer
-from .smtp import Smtp
 from .worker import Worker, forgotten
 
 _SMTP_CHECK_SECONDS = 60.0

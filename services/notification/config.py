@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 
 from kit.runtime.settings import DatabaseSettings, InboxSettings, Key
 
-from .rendering import Sender
+from .model.rendering import Sender
 
 
 def _with_address(text: str, info: ValidationInfo) -> str:

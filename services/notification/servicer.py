@@ -12,7 +12,7 @@ from kit.identity.caller import caller_of
 from kit.rpc.timestamps import set_time
 
 from .model import Notification, NotificationType
-from .notifications import Notifications
+from .operations.notifications import Notifications
 
 Context = ServicerContext[Any, Any]
 

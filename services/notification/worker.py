@@ -17,11 +17,10 @@ from kit.events.inbox import Handler, Permanent
 from kit.identity.sealing import Seal, Unsealable
 from kit.runtime.clock import Clock
 
-from . import texts
-from .erasing import Erasing
-from .mailing import Mailing
-from .model import Letter, NotificationType, Recipient, Template
-from .notifications import Notifier
+from .model import Letter, NotificationType, Recipient, Template, texts
+from .operations.erasing import Erasing
+from .operations.mailing import Mailing
+from .operations.notifications import Notifier
 from .peers import Accounts
 
 SEAL_PURPOSE = auth_events_pb2.CodeMail.DESCRIPTOR.full_name

@@ -13,13 +13,13 @@ from foreign import rls_pb2, rls_pb2_grpc
 from kit.rpc.server import Server
 from kit.runtime import process
 
-from .buckets import Buckets
 from .config import RateLimitSettings
-from .reload import LiveRules
-from .rules import RuleSet
-from .rules_file import BadRules, load
+from .model.rules import RuleSet
+from .operations.buckets import Buckets
+from .operations.reload import LiveRules
 from .servicer import RateLimits
-from .store import BucketStore, connect
+from .store.buckets import BucketStore, connect
+from .store.rules_file import BadRules, load
 
 _SERVICE = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 

@@ -13,9 +13,9 @@ from grpc_status import rpc_status
 from kit.errors import Internal
 from kit.rpc.statuses import as_mesh_error, to_status
 
-from . import headers
-from .buckets import Answer, Buckets, Decision, Descriptor, Outcome, tightest
 from .model import Limit
+from .operations import headers
+from .operations.buckets import Answer, Buckets, Decision, Descriptor, Outcome, tightest
 
 log = logging.getLogger(__name__)
 

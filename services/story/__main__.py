@@ -32,20 +32,20 @@ from kit.runtime.clock import system_clock
 from services.event_routes import ROUTES
 
 from . import worker
-from .admission import Admission
+from .adapters.writers import LANGUAGES, Writer, WriterRefused, build_writer
 from .config import StorySettings, StoryWorkerSettings
-from .erasing import Erasing
-from .interruptions import Interruptions
 from .model import Limits
+from .operations.admission import Admission
+from .operations.erasing import Erasing
+from .operations.interruptions import Interruptions
+from .operations.pruning import Pruning
+from .operations.stories import Stories
+from .operations.sweeping import Sweeper
+from .operations.watching import Watches, WatchLimits
+from .operations.writing import Writing
 from .peers import Accounts
-from .progress import Progress
-from .pruning import Pruning
 from .servicer import StoryServicer
-from .stories import Stories
-from .sweeping import Sweeper
-from .watching import Watches, WatchLimits
-from .writers import LANGUAGES, Writer, WriterRefused, build_writer
-from .writing import Writing
+from .store.progress import Progress
 
 SERVICE = DESCRIPTOR.services_by_name["StoryService"].full_name
 

@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr
 
 from kit.runtime.settings import DatabaseSettings, InboxSettings, Key
 
-from .writers import WriterName
+from .adapters.writers import WriterName
 
 # Told to both: the server refuses a language that the workers' writer does not write.
 _Writer = Annotated[

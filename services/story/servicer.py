@@ -30,8 +30,8 @@ from .model import (
     Story,
     Wish,
 )
-from .stories import Stories
-from .watching import Watches
+from .operations.stories import Stories
+from .operations.watching import Watches
 
 Context = ServicerContext[Any, Any]
 

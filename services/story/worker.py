@@ -10,8 +10,8 @@ from storymesh.events.v1 import story_events_pb2 as events
 from kit.events.envelope import Event, uuid_in
 from kit.events.inbox import Handler
 
-from .erasing import Erasing
-from .writing import Writing
+from .operations.erasing import Erasing
+from .operations.writing import Writing
 
 
 def handlers(writing: Writing) -> Mapping[str, Handler]:

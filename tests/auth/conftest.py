@@ -36,12 +36,12 @@ from kit.identity.sealing import Seal
 from kit.identity.tokens import AccessTokens, KeySet
 from kit.rpc.server import Server
 from services.auth.__main__ import add_services
-from services.auth.accounts import Roles
-from services.auth.audit import Audit
 from services.auth.composition import Operations, hashing, operations
 from services.auth.config import AuthSettings
-from services.auth.endings import Endings
-from services.auth.passwords import Passwords
+from services.auth.operations.accounts import Roles
+from services.auth.operations.audit import Audit
+from services.auth.operations.endings import Endings
+from services.auth.operations.passwords import Passwords
 from services.auth.tables import audit_entries
 from tests.conftest import empty
 from tests.identity import bearer, service_tokens

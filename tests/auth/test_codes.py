@@ -15,9 +15,9 @@ import pytest
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-from services.auth.codes import Code, CodeLimits, Codes, Requester
 from services.auth.errors import CodeAttemptsSpent, CodeInvalid, TooManyCodes
 from services.auth.model import Purpose
+from services.auth.operations.codes import Code, CodeLimits, Codes, Requester
 from tests.auth.conftest import FakeClock
 
 ADA = "ada@example.org"

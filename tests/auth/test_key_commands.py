@@ -27,7 +27,7 @@ from storymesh.auth.v1.user_pb2 import ROLE_ADMIN, ROLE_USER
 
 from kit.errors import MeshError
 from kit.identity.tokens import AccessTokens, KeySet
-from services.auth.accounts import AT_THE_SERVER
+from services.auth.operations.accounts import AT_THE_SERVER
 from tests.auth.conftest import SIGNING_SECRET, AuthWorld, MakeWorld, Member, session_id_of
 from tests.identity import MESH_KEY
 from tests.statuses import raises_status, reason_of

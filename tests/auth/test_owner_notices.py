@@ -11,7 +11,7 @@ from storymesh.events.v1 import auth_events_pb2 as events
 
 from kit.identity.caller import Origin
 from kit.identity.sealing import Seal
-from services.auth.sign_in import device_of
+from services.auth.operations.sign_in import device_of
 from tests.auth.conftest import PASSWORD, SEAL_KEY, AuthWorld, Member
 
 ADA = "ada@example.org"

@@ -8,8 +8,8 @@ import pytest
 
 from kit.errors import InvalidArgument
 from services.auth.model import Profile
-from services.auth.password_policy import PasswordPolicy, normalized
-from services.auth.password_strength import advice
+from services.auth.model.password_policy import PasswordPolicy, normalized
+from services.auth.model.password_strength import advice
 
 ADA = Profile("jonathan.seagull@gannets.example", "lonewriter", "Jonathan", "Livingston", ())
 

@@ -19,7 +19,7 @@ import pytest
 from kit.errors import DeadlineExceeded, Unavailable
 from kit.rpc import deadline
 from services.auth.errors import Overloaded
-from services.auth.passwords import Passwords
+from services.auth.operations.passwords import Passwords
 from tests.waiting import until
 
 SLOW = {"memory_kib": 32768, "passes": 4}
@@ -191,7 +191,7 @@ class TestProcesses:
     async def test_they_end_when_the_service_is_killed(self) -> None:
         script = (
             "import asyncio\n"
-            "from services.auth.passwords import Passwords\n"
+            "from services.auth.operations.passwords import Passwords\n"
             "async def main():\n"
             "    async with Passwords(memory_kib=32768, passes=4, processes=2, wait_seconds=5) as passwords:\n"
             "        asyncio.create_task(passwords.hash('x'))\n"

@@ -19,7 +19,7 @@ from storymesh.auth.v1 import session_service_pb2 as pb
 from storymesh.auth.v1.tokens_pb2 import Tokens
 from storymesh.events.v1 import auth_events_pb2 as events
 
-from services.auth.refresh_tokens import RefreshTokens
+from services.auth.model.refresh_tokens import RefreshTokens
 from tests.auth.conftest import PASSWORD, MakeWorld, Member, session_id_of
 from tests.auth.machines import WorldMachine, clean_up, explore, rows
 from tests.identity import bearer

@@ -40,8 +40,8 @@ async def ada(world: AuthWorld) -> Member:
 
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.auth.revocations._POLL_SECONDS", 0.05)
-    monkeypatch.setattr("services.auth.revocations._HEARTBEAT_SECONDS", 0.4)
+    monkeypatch.setattr("services.auth.operations.revocations._POLL_SECONDS", 0.05)
+    monkeypatch.setattr("services.auth.operations.revocations._HEARTBEAT_SECONDS", 0.4)
 
 
 class Watch:

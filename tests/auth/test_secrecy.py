@@ -15,7 +15,7 @@ from storymesh.auth.v1 import session_service_pb2
 from kit.events.relay import Relay
 from kit.identity.sealing import Seal, Unsealable
 from services.auth import store
-from services.auth.refresh_tokens import RefreshTokens
+from services.auth.model.refresh_tokens import RefreshTokens
 from services.event_routes import ROUTES
 from tests.auth.conftest import PASSWORD, AuthWorld, session_id_of
 from tests.statuses import raises_status

@@ -19,7 +19,7 @@ from storymesh.events.v1 import auth_events_pb2 as events
 
 from services.auth import store
 from services.auth.model import RevokeReason
-from services.auth.refresh_tokens import RefreshTokens
+from services.auth.model.refresh_tokens import RefreshTokens
 from tests.auth.conftest import AuthWorld, MakeWorld, Member, session_id_of
 from tests.identity import bearer, service_tokens
 from tests.statuses import detail, raises_status, reason_of

@@ -13,10 +13,10 @@ from sqlalchemy import text
 from kit.data.database import Database
 from kit.errors import Unavailable
 from kit.identity.sealing import Seal
-from services.auth.accounts import AT_THE_SERVER
-from services.auth.audit import Audit
-from services.auth.endings import Endings
-from services.auth.keys import KeyRotation, SigningKeys, thumbprint
+from services.auth.operations.accounts import AT_THE_SERVER
+from services.auth.operations.audit import Audit
+from services.auth.operations.endings import Endings
+from services.auth.operations.keys import KeyRotation, SigningKeys, thumbprint
 from tests.auth.conftest import FakeClock
 from tests.conftest import empty
 

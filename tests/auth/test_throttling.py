@@ -14,8 +14,8 @@ from grpc.aio import AioRpcError
 from storymesh.auth.v1 import account_service_pb2, session_service_pb2
 from storymesh.events.v1 import auth_events_pb2 as events
 
-from services.auth.device_tokens import DeviceTokens
-from services.auth.hash_processes import HashProcess
+from services.auth.model.device_tokens import DeviceTokens
+from services.auth.operations.hash_processes import HashProcess
 from tests.auth.conftest import PASSWORD, REFRESH_KEY, AuthWorld, MakeWorld, Member, wrong
 from tests.auth.work import work
 from tests.statuses import raises_status, reason_of

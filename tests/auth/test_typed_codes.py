@@ -12,7 +12,7 @@ from grpc.aio import AioRpcError
 from storymesh.auth.v1 import account_service_pb2, registration_service_pb2, session_service_pb2
 from storymesh.options.v1.rules_pb2 import digits
 
-from services.auth.codes import plain_digits
+from services.auth.operations.codes import plain_digits
 from tests.auth.conftest import AuthWorld, MakeWorld, Member
 from tests.statuses import reason_of, violated_fields
 

@@ -28,11 +28,11 @@ from kit.identity.sealing import Seal
 from kit.rpc import channels
 from kit.runtime.clock import system_clock
 from local.harness import Servers
-from services.notification.erasing import Erasing
-from services.notification.mailing import Mailing
-from services.notification.notifications import Notifier
+from services.notification.adapters.smtp import Smtp
+from services.notification.operations.erasing import Erasing
+from services.notification.operations.mailing import Mailing
+from services.notification.operations.notifications import Notifier
 from services.notification.peers import Accounts
-from services.notification.smtp import Smtp
 from services.notification.tables import mails, notifications
 from services.notification.worker import ADDRESS_SEAL_PURPOSE, SEAL_PURPOSE, Worker, forgotten
 from tests.conftest import empty

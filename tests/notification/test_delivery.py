@@ -18,9 +18,9 @@ from sqlalchemy import text
 from kit.events.envelope import Event
 from kit.runtime.clock import system_clock
 from local.harness import Servers
-from services.notification.mailing import Mailing
+from services.notification.adapters.smtp import Smtp, TryAgain
 from services.notification.model import Letter, MailState, Recipient, Template
-from services.notification.smtp import Smtp, TryAgain
+from services.notification.operations.mailing import Mailing
 from tests.identity import MESH_KEY
 from tests.notification.conftest import SEAL_KEY, SENDER, Told, code_issued, story_completed
 from tests.notification.smtp_servers import MailServer, listening

@@ -13,8 +13,8 @@ from storymesh.events.v1 import auth_events_pb2
 
 from kit.events import erasure
 from kit.events.inbox import dead_letters, processed_events
-from services.notification.erasing import Erasing
 from services.notification.model import MailState
+from services.notification.operations.erasing import Erasing
 from services.notification.tables import mails
 from tests.notification.conftest import Told, code_issued, email_changed, event, story_completed, user_deleted
 from tests.notification.directory import Directory, serving
@@ -159,7 +159,7 @@ async def _erased(told: Told, user: UUID) -> bool:
 
 
 async def test_many_rows_go_in_batches(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.notification.erasing._BATCH", 2)
+    monkeypatch.setattr("services.notification.operations.erasing._BATCH", 2)
     user, other = told.accounts.add(), told.accounts.add()
     await told.handle(*(story_completed(user) for _ in range(5)), story_completed(other))
     await asyncio.gather(*(Erasing(told.db).erase(user) for _ in range(3)))
@@ -180,7 +180,7 @@ async def test_an_event_about_an_erased_person_that_keeps_failing_becomes_no_dea
 async def test_an_erasure_that_keeps_failing_stays_a_dead_letter(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own record of the erasure must not make it forgotten, half done."""
     user = told.accounts.add()
-    monkeypatch.setattr("services.notification.erasing._BATCH", -1)  # which Postgres refuses
+    monkeypatch.setattr("services.notification.operations.erasing._BATCH", -1)  # which Postgres refuses
     deleted = user_deleted(user)
     await told.handle(deleted)
     assert await _erased(told, user)

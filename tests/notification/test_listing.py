@@ -28,7 +28,7 @@ from services.notification import store
 from services.notification.__main__ import SERVICE
 from services.notification.config import NotificationSettings
 from services.notification.model import Notification, NotificationType
-from services.notification.notifications import Notifications
+from services.notification.operations.notifications import Notifications
 from services.notification.servicer import NotificationServicer
 from tests.conftest import empty
 from tests.identity import Issuer, bearer, service_tokens
@@ -60,7 +60,7 @@ class Api:
             read_at=None,
         )
         async with self._db.transaction() as tx:
-            await store.insert_notification(tx, note)
+            await store.notifications.insert(tx, note)
         return note
 
     async def titles(self, user: UUID, size: int = 0, token: str = "") -> tuple[list[str], str]:

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.notification import rendering
-from services.notification.model import Letter
-from services.notification.rendering import Sender, Unrenderable, render
+from services.notification.model import Letter, rendering
+from services.notification.model.rendering import Sender, Unrenderable, render
 
 EVENT = UUID(int=7)
 SENDER = Sender("Storymesh <no-reply@mail.example>")

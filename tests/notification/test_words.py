@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.notification.words import plain
+from services.notification.model.words import plain
 
 ZERO_WIDTH_SPACE, JOINER, NON_JOINER = "\u200b", "\u200d", "\u200c"
 

@@ -27,11 +27,11 @@ from kit.events import inbox, outbox
 from kit.events.redis_memory import redis_memories
 from services.notification.model import MailState
 from services.notification.tables import mails, notifications
-from services.story import writers
+from services.story.adapters import writers
+from services.story.adapters.writers.composer import ComposerWriter
 from services.story.model import START, State, Story
-from services.story.progress import Entry, Kind, Progress, fold
+from services.story.store.progress import Entry, Kind, Progress, fold
 from services.story.tables import admissions, stories
-from services.story.writers.composer import ComposerWriter
 
 from .lives import WISH
 from .reader import Reader

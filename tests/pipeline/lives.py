@@ -22,11 +22,11 @@ from kit.runtime.clock import system_clock
 from services.notification import __main__ as notification
 from services.notification.config import NotificationWorkerSettings
 from services.story import __main__ as story
-from services.story.admission import Admission
 from services.story.config import StoryWorkerSettings
 from services.story.model import Length, Limits, Story, Wish
-from services.story.progress import Progress
-from services.story.stories import Stories
+from services.story.operations.admission import Admission
+from services.story.operations.stories import Stories
+from services.story.store.progress import Progress
 
 from .boundaries import install
 from .failpoints import Deed, Failpoints, Moment, Stop

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from kit.errors import Unavailable
 from services.story.model import Chunk, Done, Reconnect, Reset, Snapshot, Story
-from services.story.watching import Watches
+from services.story.operations.watching import Watches
 
 from .lives import caller
 

@@ -12,8 +12,8 @@ from uuid import UUID, uuid4
 
 from kit.identity.signing import Signer
 from services.story.model import State, Story
-from services.story.progress import Progress
-from services.story.watching import Watches, WatchLimits
+from services.story.operations.watching import Watches, WatchLimits
+from services.story.store.progress import Progress
 from tests.conftest import empty
 from tests.waiting import until
 

@@ -17,8 +17,6 @@ import signal
 import traceback
 from typing import NoReturn
 
-import services.story.writers.composer  # noqa: F401  # a worker would import it when it begins
-
 from .lives import Life
 
 _PR_SET_PDEATHSIG = 1

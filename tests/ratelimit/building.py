@@ -9,9 +9,9 @@ from foreign import rls_pb2
 from google.protobuf import wrappers_pb2
 
 import services.ratelimit
-from services.ratelimit.buckets import Buckets, Descriptor
 from services.ratelimit.model import Limit
-from services.ratelimit.rules import Entry, OnNoMatch, OnRedisDown, Rule, RuleSet
+from services.ratelimit.model.rules import Entry, OnNoMatch, OnRedisDown, Rule, RuleSet
+from services.ratelimit.operations.buckets import Buckets, Descriptor
 
 DOMAIN = "storymesh"
 RULES_FOLDER = Path(next(iter(services.ratelimit.__path__))) / "rules"

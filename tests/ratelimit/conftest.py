@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 
 from local.harness import Servers
 from local.harness import servers as running_servers
-from services.ratelimit.buckets import Buckets
-from services.ratelimit.store import BucketStore, connect
+from services.ratelimit.operations.buckets import Buckets
+from services.ratelimit.store.buckets import BucketStore, connect
 from tests.ratelimit.building import BucketsFor
 
 PATIENT_SECONDS = 10.0

@@ -12,10 +12,10 @@ from redis.asyncio import Redis
 
 from kit.errors import DeadlineExceeded, InvalidArgument
 from local.harness import Servers
-from services.ratelimit.buckets import Buckets, BucketsUnreachable, Decision, tightest
 from services.ratelimit.model import Limit
-from services.ratelimit.rules import OnNoMatch, OnRedisDown, RuleSet
-from services.ratelimit.store import BucketStore, connect
+from services.ratelimit.model.rules import OnNoMatch, OnRedisDown, RuleSet
+from services.ratelimit.operations.buckets import Buckets, BucketsUnreachable, Decision, tightest
+from services.ratelimit.store.buckets import BucketStore, connect
 from tests.ratelimit.building import DOMAIN, BucketsFor, by_address, by_user, descriptor, rule, rule_set
 
 ADDRESSES = rule("addresses", "class=default client_ip", limit=Limit(60, 60, burst=5))
@@ -135,7 +135,7 @@ async def test_a_dead_redis_stops_what_is_closed_and_lets_pass_what_is_open_unti
         assert await mortal_redis.healthy("redis", not_pid=dead) != dead
         await answers_again(fragile)
     assert (await fragile.check(DOMAIN, LOGIN, remaining=None)).answers[0].outcomes
-    told = [record.levelname for record in caplog.records if record.name == "services.ratelimit.buckets"]
+    told = [record.levelname for record in caplog.records if record.name == "services.ratelimit.operations.buckets"]
     assert told == ["ERROR", "INFO"]
 
 

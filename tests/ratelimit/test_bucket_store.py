@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from services.ratelimit.model import MICROSECONDS, Charge, Limit, take
-from services.ratelimit.store import BucketStore
+from services.ratelimit.store.buckets import BucketStore
 
 limits = st.builds(
     Limit,

@@ -12,11 +12,11 @@ from foreign import rls_pb2, rls_pb2_grpc
 from google.rpc import error_details_pb2, status_pb2
 from redis.asyncio import Redis
 
-from services.ratelimit.buckets import Buckets
 from services.ratelimit.model import Limit
-from services.ratelimit.rules import OnNoMatch, OnRedisDown, RuleSet
+from services.ratelimit.model.rules import OnNoMatch, OnRedisDown, RuleSet
+from services.ratelimit.operations.buckets import Buckets
 from services.ratelimit.servicer import RateLimits
-from services.ratelimit.store import BucketStore, connect
+from services.ratelimit.store.buckets import BucketStore, connect
 from tests.ratelimit.building import BY_ADDRESS, BucketsFor, asking, described, rule, rule_set
 
 Response = rls_pb2.RateLimitResponse

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from storymesh.options.v1 import policy_pb2
 
-from services.ratelimit.buckets import Buckets
 from services.ratelimit.model import MICROSECONDS
-from services.ratelimit.rules import OnNoMatch, OnRedisDown, RuleSet
-from services.ratelimit.rules_file import load
+from services.ratelimit.model.rules import OnNoMatch, OnRedisDown, RuleSet
+from services.ratelimit.operations.buckets import Buckets
+from services.ratelimit.store.rules_file import load
 from tests.ratelimit.building import LOCAL, PRODUCTION, RULES_FOLDER, BucketsFor, by_address, by_user
 
 DESCRIBE = {"client_ip": by_address, "user": by_user}

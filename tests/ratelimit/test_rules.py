@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.ratelimit.rules import Entries, Rule
+from services.ratelimit.model.rules import Entries, Rule
 from tests.ratelimit.building import DOMAIN, rule, rule_set
 
 

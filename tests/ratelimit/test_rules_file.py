@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.ratelimit.model import Limit
-from services.ratelimit.rules import Entry, OnNoMatch, OnRedisDown, Rule
-from services.ratelimit.rules_file import BadRules, load
+from services.ratelimit.model.rules import Entry, OnNoMatch, OnRedisDown, Rule
+from services.ratelimit.store.rules_file import BadRules, load
 
 MATCH = "[{key: class, value: credentials}, {key: client_ip}]"
 GOOD = f"""\

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from services.ratelimit.reload import LiveRules
-from services.ratelimit.rules_file import BadRules
+from services.ratelimit.operations.reload import LiveRules
+from services.ratelimit.store.rules_file import BadRules
 
 RULES = """\
 domain: storymesh

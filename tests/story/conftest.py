@@ -26,18 +26,18 @@ from kit.runtime.clock import system_clock
 from services.event_routes import ROUTES
 from services.story import worker
 from services.story.__main__ import SERVICE
-from services.story.admission import Admission
+from services.story.adapters.writers import Writer
 from services.story.config import StorySettings
-from services.story.erasing import Erasing
-from services.story.interruptions import Interruptions
 from services.story.model import Limits
-from services.story.progress import Progress
+from services.story.operations.admission import Admission
+from services.story.operations.erasing import Erasing
+from services.story.operations.interruptions import Interruptions
+from services.story.operations.stories import Stories
+from services.story.operations.sweeping import Sweeper
+from services.story.operations.watching import Watches, WatchLimits
+from services.story.operations.writing import Writing
 from services.story.servicer import StoryServicer
-from services.story.stories import Stories
-from services.story.sweeping import Sweeper
-from services.story.watching import Watches, WatchLimits
-from services.story.writers import Writer
-from services.story.writing import Writing
+from services.story.store.progress import Progress
 from tests.conftest import empty
 from tests.identity import Issuer, bearer, service_tokens
 from tests.story.scripted import ScriptedWriter

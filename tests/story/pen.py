@@ -12,7 +12,7 @@ from kit.data.database import Database
 from kit.runtime.clock import system_clock
 from services.story import store
 from services.story.model import Checkpoint, Length, Position, Wish
-from services.story.progress import Kind, Progress
+from services.story.store.progress import Kind, Progress
 
 LEASE = timedelta(minutes=5)
 WISH = Wish(preferences=("rain",), theme="", prompt="", length=Length.SHORT, language="en")

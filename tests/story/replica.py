@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from kit.identity.caller import Caller, Role
 from kit.identity.signing import Signer
 from services.story.model import Chunk, Done, Reconnect, Reset, Snapshot, Step
-from services.story.progress import Progress
-from services.story.watching import Watches, WatchLimits
+from services.story.operations.watching import Watches, WatchLimits
+from services.story.store.progress import Progress
 from tests.story.conftest import KEY, StoryWorld
 
 

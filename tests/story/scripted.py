@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from services.story.writers import Brief, Piece, Title, Usage, Words
+from services.story.adapters.writers import Brief, Piece, Title, Usage, Words
 
 
 class ScriptedWriter:

@@ -15,7 +15,7 @@ from storymesh.story.v1 import story_pb2
 from kit.events import outbox
 from kit.runtime.clock import system_clock
 from services.story.model import State, wait_for_places
-from services.story.pruning import Pruning
+from services.story.operations.pruning import Pruning
 from services.story.tables import admissions, stories
 from tests.statuses import raises_status, reason_of
 from tests.story.asking import cancel, create, delete, found, retry, retry_seconds

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import update
 from storymesh.story.v1 import story_pb2
 
+from services.story.adapters.writers import Title, Words, WriterUnavailable
+from services.story.adapters.writers.composer import CREDIT, ComposerWriter
 from services.story.model import State
-from services.story.progress import Progress
+from services.story.store.progress import Progress
 from services.story.tables import stories
-from services.story.writers import Title, Words, WriterUnavailable
-from services.story.writers.composer import CREDIT, ComposerWriter
 from tests.story.asking import create, events_of, found, get, retry
 from tests.story.conftest import Person, StoryWorld
 from tests.story.scripted import ScriptedWriter

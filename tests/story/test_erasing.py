@@ -24,12 +24,12 @@ from kit.events.inbox import dead_letters
 from kit.rpc import channels
 from kit.runtime.clock import system_clock
 from services.story import store
-from services.story.erasing import Erasing
+from services.story.adapters.writers import Title, Words
 from services.story.model import Position, State
+from services.story.operations.erasing import Erasing
 from services.story.peers import Accounts
-from services.story.progress import Kind, Overtaken, Progress
+from services.story.store.progress import Kind, Overtaken, Progress
 from services.story.tables import stories
-from services.story.writers import Title, Words
 from tests.identity import service_tokens
 from tests.notification.directory import Directory, serving
 from tests.statuses import raises_status, reason_of
@@ -238,7 +238,7 @@ async def test_no_request_that_races_the_erasure_leaves_a_story(world: StoryWorl
 async def test_an_erasure_that_was_broken_off_is_finished_by_its_repetition(
     world: StoryWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.story.erasing._BATCH", 2)
+    monkeypatch.setattr("services.story.operations.erasing._BATCH", 2)
     person = world.person()
     made = [await requested(person, theme=SECRET) for _ in range(5)]
     for story_id in made:

@@ -17,7 +17,6 @@ from kit.errors import Unavailable
 from kit.runtime.clock import system_clock
 from local.harness import servers as running_servers
 from services.story import store
-from services.story.following import Following
 from services.story.model import (
     Checkpoint,
     Chunk,
@@ -30,8 +29,9 @@ from services.story.model import (
     State,
     StateChange,
 )
-from services.story.progress import Progress
-from services.story.stories import StoryNotFound
+from services.story.operations.following import Following
+from services.story.operations.stories import StoryNotFound
+from services.story.store.progress import Progress
 from tests.story.conftest import StoryWorld
 from tests.story.pen import LEASE, Pen, queued
 from tests.story.replica import Replica, View, caller, replica

@@ -11,10 +11,10 @@ from kit.errors import InvalidArgument
 from kit.identity.caller import Caller, Role
 from kit.identity.signing import Signer
 from kit.runtime.clock import system_clock
+from services.story.adapters.writers import LANGUAGES, WriterName
 from services.story.model import Length, State, Wish
-from services.story.progress import Progress
-from services.story.stories import Stories, StoryLanguageUnsupported
-from services.story.writers import LANGUAGES, WriterName
+from services.story.operations.stories import Stories, StoryLanguageUnsupported
+from services.story.store.progress import Progress
 from tests.story.conftest import KEY, StoryWorld
 
 CALLER = Caller(uuid4(), uuid4(), Role.USER, "kid")

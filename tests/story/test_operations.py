@@ -21,12 +21,12 @@ from kit.events.inbox import dead_letters
 from kit.identity.caller import Caller, Role
 from kit.identity.signing import Signer
 from kit.runtime.clock import system_clock
+from services.story.adapters.writers import Refusal, Title, Words, WriterRefused, WriterUnavailable
 from services.story.model import State
-from services.story.progress import INTERRUPTIONS, Progress
-from services.story.pruning import Pruning
-from services.story.stories import Stories
+from services.story.operations.pruning import Pruning
+from services.story.operations.stories import Stories
+from services.story.store.progress import INTERRUPTIONS, Progress
 from services.story.tables import stories
-from services.story.writers import Refusal, Title, Words, WriterRefused, WriterUnavailable
 from tests.statuses import raises_status, reason_of
 from tests.story.asking import cancel, create, delete, events_of, found, get, retry
 from tests.story.conftest import KEY, Person, StoryWorld

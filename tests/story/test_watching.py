@@ -18,9 +18,9 @@ from storymesh.story.v1.story_service_pb2_grpc import StoryServiceStub
 from kit.rpc.stream_end import ENDED
 from kit.runtime.clock import system_clock
 from services.story import store
+from services.story.adapters.writers import Title, Words, WriterUnavailable
 from services.story.model import Position
-from services.story.progress import Kind, Overtaken, Progress
-from services.story.writers import Title, Words, WriterUnavailable
+from services.story.store.progress import Kind, Overtaken, Progress
 from tests.statuses import detail, raises_status, reason_of, violated_fields
 from tests.story.conftest import Person, StoryWorld
 from tests.story.pen import Pen, queued

@@ -17,10 +17,10 @@ from kit.events import outbox
 from kit.events.inbox import GROUP, Later, stream_of
 from kit.runtime.clock import system_clock
 from services.story import store
+from services.story.adapters.writers import Refusal, Title, Words, WriterRefused, WriterUnavailable
+from services.story.adapters.writers.openai import OpenAIWriter
 from services.story.model import Checkpoint, State, Story
 from services.story.tables import stories
-from services.story.writers import Refusal, Title, Words, WriterRefused, WriterUnavailable
-from services.story.writers.openai import OpenAIWriter
 from tests.story.conftest import StoryWorld
 from tests.story.scripted import ScriptedWriter
 from tests.story.writers.chat_server import Reply, chat_server, streaming

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from kit.events.inbox_stream import delayed_of, stream_of
 from local.harness import RunningMesh
 from services.story.model import START, Position
-from services.story.progress import Entry, Kind, Progress, fold
+from services.story.store.progress import Entry, Kind, Progress, fold
 from tests.system.conftest import Person, databases_of, mails_to
 from tests.system.sse import Follower
 from tests.waiting import until

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from services.story.writers import Brief, Length
+from services.story.adapters.writers import Brief, Length
 
 PLAIN = Brief(preferences=("cats", "the sea"), theme="courage", length=Length.SHORT, seed=7)
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.story.writers.openai import OpenAIWriter
+from services.story.adapters.writers.openai import OpenAIWriter
 
 from .chat_server import ChatServer, chat_server
 from .telling import KEY, Make

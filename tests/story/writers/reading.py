@@ -6,8 +6,8 @@ import unicodedata
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from services.story.writers import Brief, Title, Usage, Words, Writer
-from services.story.writers.prose import is_complete
+from services.story.adapters.writers import Brief, Title, Usage, Words, Writer
+from services.story.adapters.writers.prose import is_complete
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 import pytest
 
-from services.story.writers import Brief, Length, Piece, Title, Words, WriterRefused, WriterUnavailable
-from services.story.writers.openai import OpenAIWriter
+from services.story.adapters.writers import Brief, Length, Piece, Title, Words, WriterRefused, WriterUnavailable
+from services.story.adapters.writers.openai import OpenAIWriter
 
 from .chat_server import delta
 

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from services.story.writers import Refusal, Writer, WriterName, WriterRefused, build_writer
+from services.story.adapters.writers import Refusal, Writer, WriterName, WriterRefused, build_writer
 
 
 async def test_each_writer_is_built_by_its_name(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_an_unknown_writer_is_refused() -> None:
 def test_a_process_imports_only_what_its_writer_needs() -> None:
     code = """
 import sys
-from services.story.writers import build_writer
+from services.story.adapters.writers import build_writer
 build_writer("composer")
 print(*sorted({"openai", "xllamacpp", "httpx2", "google.protobuf"} & set(sys.modules)))
 """

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.story.writers import Brief, Length, Refusal, Title, Words, WriterRefused
-from services.story.writers.composer import CREDIT, ComposerWriter
+from services.story.adapters.writers import Brief, Length, Refusal, Title, Words, WriterRefused
+from services.story.adapters.writers.composer import CREDIT, ComposerWriter
 
 from .briefs import ODD_TEXTS, PLAIN, briefs
 from .reading import assert_well_formed, read

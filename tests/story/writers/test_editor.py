@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from services.story.writers import Length
-from services.story.writers.editor import Editor
-from services.story.writers.plot import Plot, plot
+from services.story.adapters.writers import Length
+from services.story.adapters.writers.editor import Editor
+from services.story.adapters.writers.plot import Plot, plot
 
 from .briefs import PLAIN
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.story.writers import Length, Refusal, WriterRefused, WriterUnavailable
+from services.story.adapters.writers import Length, Refusal, WriterRefused, WriterUnavailable
 
 from .chat_server import ChatServer, delta, sending, sending_bytes, streaming
 from .telling import ANSWER, STORY, Make, content, frames, refusal_of, told

@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from services.story.writers import Title, Usage, Words
+from services.story.adapters.writers import Title, Usage, Words
 
 from .chat_server import ChatServer, delta, sending, sending_bytes
 from .telling import ANSWER, BRIEF, STORY, Make, content, frames, refusal_of, told

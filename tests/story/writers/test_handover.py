@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from services.story.writers.llama import _CAPACITY, _Handover
+from services.story.adapters.writers.llama import _CAPACITY, _Handover
 
 
 def offering(handover: _Handover, chunks: int, full: threading.Event) -> list[bool]:

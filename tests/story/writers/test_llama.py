@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from services.story.writers import Brief, Length, Refusal, WriterRefused, WriterUnavailable
-from services.story.writers.llama import Llama, bundled_model
-from services.story.writers.local import SAMPLING, LocalWriter
-from services.story.writers.plot import plot
+from services.story.adapters.writers import Brief, Length, Refusal, WriterRefused, WriterUnavailable
+from services.story.adapters.writers.llama import Llama, bundled_model
+from services.story.adapters.writers.local import SAMPLING, LocalWriter
+from services.story.adapters.writers.plot import plot
 
 from .briefs import PLAIN
 from .reading import assert_well_formed, read

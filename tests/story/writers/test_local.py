@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from services.story.writers import Brief, Length, Refusal, Usage, Words, WriterRefused
-from services.story.writers.llama import Generated, Llama, Message, Sampling
-from services.story.writers.local import LocalWriter
-from services.story.writers.plot import plot
-from services.story.writers.prose import is_complete, split_sentence
+from services.story.adapters.writers import Brief, Length, Refusal, Usage, Words, WriterRefused
+from services.story.adapters.writers.llama import Generated, Llama, Message, Sampling
+from services.story.adapters.writers.local import LocalWriter
+from services.story.adapters.writers.plot import plot
+from services.story.adapters.writers.prose import is_complete, split_sentence
 
 from .briefs import ODD_TEXTS, PLAIN
 from .reading import assert_well_formed, read

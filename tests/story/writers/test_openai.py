@@ -11,9 +11,19 @@ from typing import TypeAlias
 
 import pytest
 
-from services.story.writers import Brief, Length, Piece, Refusal, Title, Usage, Words, WriterRefused, WriterUnavailable
-from services.story.writers.openai import OpenAIWriter
-from services.story.writers.prose import is_complete
+from services.story.adapters.writers import (
+    Brief,
+    Length,
+    Piece,
+    Refusal,
+    Title,
+    Usage,
+    Words,
+    WriterRefused,
+    WriterUnavailable,
+)
+from services.story.adapters.writers.openai import OpenAIWriter
+from services.story.adapters.writers.prose import is_complete
 
 from .chat_server import (
     ChatServer,

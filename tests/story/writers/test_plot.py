@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 
-from services.story.writers import Brief, Length
-from services.story.writers.plot import plot
+from services.story.adapters.writers import Brief, Length
+from services.story.adapters.writers.plot import plot
 
 from .briefs import PLAIN, briefs
 

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.story.writers.prose import Plain, and_list, fragment, is_complete, one_line, phrase, split_sentence
+from services.story.adapters.writers.prose import (
+    Plain,
+    and_list,
+    fragment,
+    is_complete,
+    one_line,
+    phrase,
+    split_sentence,
+)
 
 
 @given(st.text())

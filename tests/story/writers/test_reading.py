@@ -9,10 +9,10 @@ from typing import AnyStr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.story.writers.openai.answer import Surrogates
-from services.story.writers.openai.event_stream import Event, EventDecoder
-from services.story.writers.openai.opening import Announcement, Opening
-from services.story.writers.openai.reasoning import Thoughts
+from services.story.adapters.writers.openai.answer import Surrogates
+from services.story.adapters.writers.openai.event_stream import Event, EventDecoder
+from services.story.adapters.writers.openai.opening import Announcement, Opening
+from services.story.adapters.writers.openai.reasoning import Thoughts
 
 LINES = st.sampled_from(
     ["data: a", "data:b", "data", "data: [DONE]", ": x", "event: ping", "id: 1", "retry: 9", "", "\ufeff", "ü"]

@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from services.story.writers import Refusal, Title, WriterRefused, WriterUnavailable
+from services.story.adapters.writers import Refusal, Title, WriterRefused, WriterUnavailable
 
 from .chat_server import ChatServer, delta, falling_silent, sending, streaming
 from .telling import ANSWER, BRIEF, STORY, Make, content, refusal_of, told

@@ -10,7 +10,7 @@ import traceback
 import pytest
 
 from kit.runtime import logs
-from services.story.writers import Refusal, WriterRefused, WriterUnavailable
+from services.story.adapters.writers import Refusal, WriterRefused, WriterUnavailable
 
 from .chat_server import ChatServer, answering, delta, refusing, sending, sending_bytes, streaming
 from .telling import ANSWER, KEY, STORY, WISH, Make, content, frames, refusal_of, told
@@ -184,7 +184,9 @@ async def test_nothing_but_our_own_lines_is_logged_of_a_request(
     await told(writer)
 
     names = {json.loads(line)["log"]["logger"] for line in lines.getvalue().splitlines()}
-    assert {name for name in names if not name.startswith("asyncio")} == {"services.story.writers.openai.writer"}
+    assert {name for name in names if not name.startswith("asyncio")} == {
+        "services.story.adapters.writers.openai.writer"
+    }
     assert KEY not in lines.getvalue()
     assert WISH not in lines.getvalue()
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from services.story.writers import WriterUnavailable
+from services.story.adapters.writers import WriterUnavailable
 
 from .chat_server import ChatServer, streaming
 from .telling import ANSWER, STORY, Make, refusal_of, told

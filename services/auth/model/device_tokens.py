@@ -1,0 +1,47 @@
+"""Device tokens: what makes a device known to an account (OWASP, "Slow Down Online Guessing Attacks with Device Cookies").
+
+They sign nobody in. A device that shows one has its failed sign-ins counted apart, so that strangers who guess at the account
+cannot keep its owner out.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Sequence
+from uuid import UUID
+
+from . import Randomness
+
+_PREFIX = "smd1_"
+_ID_BYTES, _NAME_BYTES = 16, 16
+
+
+class DeviceTokens:
+    """Derived and not kept: HMAC(key, user | name). The newest of the keys makes tokens, all of them verify."""
+
+    def __init__(self, keys: Sequence[bytes], random: Randomness) -> None:
+        self._keys = keys
+        self._random = random
+
+    def make(self, user_id: UUID) -> str:
+        name = self._random(_NAME_BYTES)
+        raw = user_id.bytes + name + _tag(self._keys[0], user_id, name)
+        return _PREFIX + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+    def name_of(self, token: str, user_id: UUID) -> str | None:
+        """The device's name, None when the token is not ours or was made for another account."""
+        body = token.removeprefix(_PREFIX).encode()
+        try:
+            raw = base64.b64decode(body + b"=" * (-len(body) % 4), altchars=b"-_", validate=True)
+        except binascii.Error:
+            return None
+        owner, name, tag = raw[:_ID_BYTES], raw[_ID_BYTES : _ID_BYTES + _NAME_BYTES], raw[_ID_BYTES + _NAME_BYTES :]
+        ours = any(hmac.compare_digest(tag, _tag(key, user_id, name)) for key in self._keys)
+        return name.hex() if ours and owner == user_id.bytes else None
+
+
+def _tag(key: bytes, user_id: UUID, name: bytes) -> bytes:
+    return hmac.digest(key, b"device\0" + user_id.bytes + name, hashlib.sha256)

@@ -1,0 +1,69 @@
+"""Refresh tokens: opaque to clients, derived instead of stored."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Sequence
+from uuid import UUID
+
+from . import RefreshToken, Session, digest
+
+# The number is the version of the form; the prefix lets secret scanners recognise a leaked token.
+_PREFIX = "smr1_"
+_ID_BYTES, _GENERATION_BYTES, _SECRET_BYTES = 16, 4, 32
+
+
+class RefreshTokens:
+    """The secret of a generation is HMAC(key, session | generation | nonce).
+
+    The key is not in the database and the nonce nowhere else, so neither alone makes a token, and a retry after a lost answer
+    gets the identical token although the database keeps none. Of several keys the first makes new tokens; what the others made
+    is still known.
+    """
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._keys = keys
+
+    def new(self, session_id: UUID, generation: int, nonce: bytes) -> str:
+        return _token(self._keys[0], session_id, generation, nonce)
+
+    def newest_of(self, session: Session) -> str:
+        """The token that the session's digest was taken of, whichever key made it."""
+        made = (_token(key, session.id, session.generation, session.nonce) for key in self._keys)
+        return next((token for token in made if hmac.compare_digest(digest(token), session.token_digest)), "")
+
+    def made(self, token: RefreshToken, nonce: bytes) -> bool:
+        """True for a token of ours, however old."""
+        secrets = (_secret(key, token.session_id, token.generation, nonce) for key in self._keys)
+        return any(hmac.compare_digest(token.secret, secret) for secret in secrets)
+
+
+def parse(token: str) -> RefreshToken | None:
+    """None for what has not the form of a token."""
+    if not token.startswith(_PREFIX):
+        return None
+    body = token.removeprefix(_PREFIX)
+    try:
+        raw = base64.b64decode(body.encode() + b"=" * (-len(body) % 4), altchars=b"-_", validate=True)
+    except binascii.Error:
+        return None
+    if len(raw) != _ID_BYTES + _GENERATION_BYTES + _SECRET_BYTES:
+        return None
+    session_id, generation = raw[:_ID_BYTES], raw[_ID_BYTES:-_SECRET_BYTES]
+    return RefreshToken(UUID(bytes=session_id), int.from_bytes(generation), raw[-_SECRET_BYTES:], digest(token))
+
+
+def _token(key: bytes, session_id: UUID, generation: int, nonce: bytes) -> str:
+    raw = _numbered(session_id, generation) + _secret(key, session_id, generation, nonce)
+    return _PREFIX + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _secret(key: bytes, session_id: UUID, generation: int, nonce: bytes) -> bytes:
+    return hmac.digest(key, _numbered(session_id, generation) + nonce, hashlib.sha256)
+
+
+def _numbered(session_id: UUID, generation: int) -> bytes:
+    return session_id.bytes + generation.to_bytes(_GENERATION_BYTES)

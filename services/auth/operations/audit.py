@@ -1,0 +1,100 @@
+"""The audit log: who did what to whose account, and who was refused."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from uuid import UUID
+
+from grpc import StatusCode
+
+from kit.data.database import Database, Transaction
+from kit.errors import MeshError
+from kit.identity.caller import Caller, Origin
+from kit.runtime.clock import Clock
+
+from .. import store
+from ..errors import RefreshReused
+from ..model import Action, AuditEntry, Session
+
+_REFUSALS = {StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED, StatusCode.FAILED_PRECONDITION}
+"""What tells of somebody who tried. Throttled tries are only logged: a flood must not fill the database."""
+
+
+_NOBODY = UUID(int=0)
+
+
+class Attempt:
+    """Something that somebody is about to do."""
+
+    def __init__(self, entry: AuditEntry, clock: Clock) -> None:
+        self._entry = entry
+        self._clock = clock
+
+    @property
+    def entry(self) -> AuditEntry:
+        return self._entry
+
+    def concerns(self, user_id: UUID) -> None:
+        """Names the account, where it is found only on the way."""
+        self._entry = replace(self._entry, subject_id=user_id)
+
+    async def done(self, tx: Transaction, *, actor_id: UUID | None = None, session_id: UUID | None = None) -> None:
+        """In the transaction of what was done: both are there or neither. The actor, where it proved itself on the way."""
+        entry = replace(
+            self._entry,
+            actor_id=actor_id or self._entry.actor_id,
+            session_id=session_id or self._entry.session_id,
+        )
+        await store.audit.append(tx, entry, self._clock())
+
+
+class Audit:
+    """Everything in it is in the same transaction as what it tells of, except refusals, which change nothing."""
+
+    def __init__(self, db: Database, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
+
+    @asynccontextmanager
+    async def attempt(
+        self, action: Action, origin: Origin, caller: Caller | None = None, *, subject_id: UUID | None = None
+    ) -> AsyncIterator[Attempt]:
+        """Records that the block was refused; that it was done is for the block to record, in its own transaction.
+
+        A caller's attempt concerns their own account, unless it is no account's matter.
+        """
+        own = caller.user_id if caller and action.concerns_account else None
+        attempt = Attempt(
+            AuditEntry(
+                action=action,
+                origin=origin,
+                actor_id=caller.user_id if caller else None,
+                subject_id=subject_id or own,
+                session_id=caller.session_id if caller else None,
+            ),
+            self._clock,
+        )
+        try:
+            yield attempt
+        except MeshError as error:
+            if error.code in _REFUSALS:
+                await self._refused(replace(attempt.entry, reason=error.reason))
+            raise
+
+    async def _refused(self, entry: AuditEntry) -> None:
+        async with self._db.transaction() as tx:
+            # Asked also of nobody, so that refusals take the same work whoever is concerned.
+            kept = await store.users.keep(tx, entry.subject_id or _NOBODY)
+            if entry.subject_id and not kept:
+                # The deletion has erased where its people were; what is written after it must not bring that back.
+                entry = replace(entry, origin=Origin("", ""))
+            await store.audit.append(tx, entry, self._clock())
+
+    async def reuse(self, tx: Transaction, session: Session, origin: Origin) -> None:
+        """A refresh that was refused, and yet changed something: it ended the session."""
+        entry = AuditEntry(
+            Action.REFRESH, origin, None, session.user_id, session_id=session.id, reason=RefreshReused.reason
+        )
+        await store.audit.append(tx, entry, self._clock())

@@ -1,0 +1,281 @@
+"""One-time codes. Redis holds only their keyed digests, the attempts at them and what was mailed to each address.
+
+A code answers a challenge, whose 122 random bits its caller keeps: nobody else can spend the attempts. All keys of an address share
+a hash slot; the address appears in them only as a keyed digest.
+
+What may be mailed to an address is rationed by who asks for it, so that strangers cannot keep its owner out, and altogether, so
+that many strangers cannot flood its mailbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import unicodedata
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from kit.runtime.clock import Clock
+
+from ..errors import CodeAttemptsSpent, CodeInvalid, TooManyCodes
+from ..model import Purpose, Randomness
+from ..store.code_scripts import CLAIM_CODE, RELEASE_CODE, RENEW_CODE, START_CHALLENGE, USE_CODE
+from .throttle import network_of
+
+log = logging.getLogger(__name__)
+
+_DAY = timedelta(days=1)
+_HOUR = timedelta(hours=1)
+
+_CLAIM = timedelta(seconds=30)
+"""Longer than a call may take: a claim ends by itself only when its process died."""
+
+_KNOWN, _UNKNOWN = "known", "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class CodeLimits:
+    """The numbers an hour and a day are those of one requester, and of all requesters of a kind altogether."""
+
+    life: timedelta
+    challenge_life: timedelta
+    attempts: int
+    attempts_a_day: int
+    cooldown: timedelta
+    repeat: timedelta
+    """Between two mails of one code."""
+    an_hour: int
+    a_day: int
+    an_hour_altogether: int
+    a_day_altogether: int
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """Who asks for a code, as far as that can be told. What strangers may ask for altogether does not concern known devices."""
+
+    name: str
+    known: bool = False
+
+    @classmethod
+    def at(cls, ip: str) -> Requester:
+        """Everybody at one address, or of IPv6 in one /64: they cannot be told apart."""
+        return cls(f"network {network_of(ip)}")
+
+    @classmethod
+    def on(cls, device: str) -> Requester:
+        """A device that has signed in to the account before."""
+        return cls(f"device {device}", known=True)
+
+    @classmethod
+    def of(cls, user_id: UUID) -> Requester:
+        """Somebody signed in, who asks about an address that is not theirs yet."""
+        return cls(f"account {user_id}")
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    digits: str
+    """Empty when it is not due and not known here."""
+    expires_at: datetime
+    is_due: bool
+    """Whether it is to be mailed; not when that has just been done."""
+
+
+class Codes:
+    """Issues and redeems the codes of one purpose.
+
+    Of several peppers the first keys new digests and all are accepted; the last, which stays the longest, names the addresses, so
+    that their budgets outlive a new pepper.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        purpose: Purpose,
+        limits: CodeLimits,
+        *,
+        peppers: Sequence[bytes],
+        digits: int,
+        clock: Clock,
+        random: Randomness,
+    ) -> None:
+        self._purpose = purpose
+        self._limits = limits
+        self._clock = clock
+        self._random = random
+        self._peppers = peppers
+        self._digits = digits
+        self._start = redis.register_script(START_CHALLENGE)
+        self._renew = redis.register_script(RENEW_CODE)
+        self._claim = redis.register_script(CLAIM_CODE)
+        self._release = redis.register_script(RELEASE_CODE)
+        self._use = redis.register_script(USE_CODE)
+
+    async def issue(self, challenge_id: UUID, address: str, requester: Requester, *, binding: str = "") -> Code:
+        """A code for a new challenge: a new one, or the one that the requester was mailed just now.
+
+        Within the cool-down, and when no more may be mailed, the live code is mailed again instead of being refused. Each challenge
+        has an id of its own nevertheless, for who asks from the same network may be a stranger. A code is live for the same
+        `binding` only: what it protects, as it is now. Raises TooManyCodes when there is none and no more may be mailed. The budget
+        is spent even if the code is never sent.
+        """
+        limits, now = self._limits, self._clock()
+        prefix, who = self._prefix(address), self._named("requester", requester.name)
+        fresh, other = self._random(16).hex(), ""
+        while True:
+            outcome, value = await self._start(
+                keys=[f"{prefix}{challenge_id}", *self._budgets(prefix, requester, who)],
+                args=[
+                    _milliseconds(now),
+                    limits.attempts,
+                    prefix,
+                    who,
+                    self._named("binding", binding),
+                    fresh,
+                    self._digest(self._peppers[0], challenge_id, address, self._digits_of(fresh, address)),
+                    other,
+                    self._digest(self._peppers[0], challenge_id, address, self._digits_of(other, address)),
+                    _milliseconds(now + limits.life),
+                    _milliseconds(now + limits.challenge_life),
+                    _milliseconds_of(limits.cooldown),
+                    _milliseconds_of(limits.repeat),
+                    *self._windows(),
+                ],
+            )
+            if outcome != b"other":
+                break
+            other = value.decode()
+        if outcome == b"wait":
+            raise TooManyCodes(retry_after=timedelta(milliseconds=value))
+        match outcome:
+            case b"new":
+                return Code(self._digits_of(fresh, address), now + limits.life, is_due=True)
+            case b"instead":
+                return Code(self._digits_of(fresh, address), _moment(value, now), is_due=True)
+        return Code(self._digits_of(other, address), _moment(value, now), is_due=outcome == b"again")
+
+    async def renew(self, challenge_id: UUID, address: str, requester: Requester) -> Code:
+        """A new code, in place of the challenge's former one; the attempts spent stay spent.
+
+        Not due when one was mailed just now. Raises TooManyCodes, or CodeAttemptsSpent.
+        """
+        limits, now = self._limits, self._clock()
+        prefix, who = self._prefix(address), self._named("requester", requester.name)
+        code = self._random(16).hex()
+        digits = self._digits_of(code, address)
+        outcome, value = await self._renew(
+            keys=[f"{prefix}{challenge_id}", *self._budgets(prefix, requester, who)],
+            args=[
+                _milliseconds(now),
+                prefix,
+                who,
+                code,
+                self._digest(self._peppers[0], challenge_id, address, digits),
+                _milliseconds(now + limits.life),
+                _milliseconds(now + limits.challenge_life),
+                limits.attempts,
+                _milliseconds_of(limits.repeat),
+                *self._windows(),
+            ],
+        )
+        match outcome:
+            case b"wait":
+                raise TooManyCodes(retry_after=timedelta(milliseconds=value))
+            case b"spent":
+                raise CodeAttemptsSpent
+        if outcome == b"new":
+            return Code(digits, now + limits.life, is_due=True)
+        return Code("", _moment(value, now), is_due=False)
+
+    @asynccontextmanager
+    async def redeemed(self, challenge_id: UUID, address: str, digits: str) -> AsyncIterator[None]:
+        """Runs the block with the code claimed, so that no one else can use it, and voids it after the block.
+
+        Raises CodeInvalid. When the block raises, the code is good again: a database that was down must not cost the person the
+        code. After a crash the claim ends by itself.
+        """
+        claim, digits = self._random(16).hex(), plain_digits(digits)
+        prefix = self._prefix(address)
+        challenge, now = f"{prefix}{challenge_id}", self._clock()
+        outcome = await self._claim(
+            keys=[challenge],
+            args=[
+                _milliseconds(now),
+                prefix,
+                claim,
+                _milliseconds(now + _CLAIM),
+                self._limits.attempts,
+                self._limits.attempts_a_day,
+                _milliseconds_of(_DAY),
+                *(self._digest(pepper, challenge_id, address, digits) for pepper in self._peppers),
+            ],
+        )
+        if outcome != b"claimed":
+            log.info("a code was refused: %s", outcome.decode())
+            raise CodeInvalid
+        try:
+            yield
+        except BaseException:
+            # Shielded, for the usual reason to be here is a deadline that has passed.
+            await asyncio.shield(self._settle(self._release(keys=[challenge], args=[prefix, claim])))
+            raise
+        await self._settle(self._use(keys=[challenge], args=[prefix, claim, _KNOWN, _UNKNOWN]))
+
+    async def _settle(self, script: Awaitable[object]) -> None:
+        """The outcome of the block stands either way; without Redis the claim, or the code, ends by itself."""
+        try:
+            await script
+        except (RedisError, OSError) as error:
+            log.warning("the claim on a code ends only by itself: %s", error)
+
+    def _budgets(self, prefix: str, requester: Requester, who: str) -> list[str]:
+        return [f"{prefix}sent:{who}", f"{prefix}sent:{_KNOWN if requester.known else _UNKNOWN}"]
+
+    def _windows(self) -> Iterator[int]:
+        yield from (_milliseconds_of(_HOUR), self._limits.an_hour, self._limits.an_hour_altogether)
+        yield from (_milliseconds_of(_DAY), self._limits.a_day, self._limits.a_day_altogether)
+
+    def _prefix(self, address: str) -> str:
+        return f"codes:{{{self._named('address', address)}}}:{self._purpose}:"
+
+    def _named(self, kind: str, name: str) -> str:
+        return hmac.new(self._peppers[-1], f"{kind}\0{name}".encode(), hashlib.sha256).hexdigest()[:32]
+
+    def _digits_of(self, code: str, address: str) -> str:
+        """Derived from the code's random name, so that it can be mailed again and is kept nowhere.
+
+        By the last pepper, or a new one would bring other digits. 128 bits reduced to a million leave no bias that could be
+        noticed.
+        """
+        derived = hmac.digest(self._peppers[-1], f"digits\0{self._purpose}\0{address}\0{code}".encode(), hashlib.sha256)
+        return f"{int.from_bytes(derived[:16]) % 10**self._digits:0{self._digits}}"
+
+    def _digest(self, pepper: bytes, challenge_id: UUID, address: str, digits: str) -> str:
+        bound = f"code\0{self._purpose}\0{challenge_id}\0{address}\0{digits}"
+        return hmac.new(pepper, bound.encode(), hashlib.sha256).hexdigest()
+
+
+def plain_digits(typed: str) -> str:
+    """What was typed, without what the contract lets stand between digits; digits of other scripts as ASCII ones."""
+    return "".join(str(unicodedata.decimal(each)) for each in typed if each.isdecimal())
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def _milliseconds_of(duration: timedelta) -> int:
+    return int(duration.total_seconds() * 1000)
+
+
+def _moment(milliseconds: int, now: datetime) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, now.tzinfo)

@@ -1,0 +1,84 @@
+"""Ending sessions before their time: in the database, on the revocation list and as events, in the caller's transaction."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from storymesh.events.v1 import auth_events_pb2 as events
+
+from kit.data.database import Transaction
+from kit.errors import SessionRevoked
+from kit.events import outbox
+from kit.identity.caller import Caller
+from kit.identity.revocations import Kind, Revocation
+from kit.runtime.clock import SKEW, Clock
+
+from .. import store
+from ..model import RevokeReason
+
+
+class Endings:
+    """`token_life` is that of an access token: so long a revocation has to be remembered."""
+
+    def __init__(self, clock: Clock, *, token_life: timedelta) -> None:
+        self._clock = clock
+        self._token_life = token_life
+
+    async def require_live(self, tx: Transaction, caller: Caller) -> None:
+        """Raises SessionRevoked. For what must not happen in the moment before the revocation list has gone round."""
+        if not await store.sessions.is_live(tx, caller.session_id, self._clock()):
+            raise SessionRevoked
+
+    async def end(self, tx: Transaction, user_id: UUID, session_id: UUID, reason: RevokeReason) -> bool:
+        """False when it had ended before."""
+        if not await store.sessions.revoke(tx, session_id, reason, self._clock()):
+            return False
+        await store.revocations.insert(tx, [Revocation(Kind.SESSION, str(session_id), self._until())])
+        event = events.SessionRevoked(user_id=str(user_id), session_id=str(session_id), reason=_reason(reason))
+        await outbox.add(tx, event, key=user_id)
+        return True
+
+    async def end_all(self, tx: Transaction, user_id: UUID, reason: RevokeReason, *, but: UUID | None = None) -> int:
+        """How many there were. The transaction holds the account's lock.
+
+        One revocation and one event, however many they are: the work for one account must not keep others waiting.
+        """
+        count, epoch = await store.sessions.revoke_all(tx, user_id, reason, self._clock(), but=but)
+        if count:
+            await store.revocations.insert(tx, [Revocation(Kind.USER, str(user_id), self._until(), epoch, but)])
+            await self._tell(tx, user_id, reason, count)
+        return count
+
+    async def end_surplus(self, tx: Transaction, user_id: UUID, *, most: int, opened: UUID) -> None:
+        """Ends the sessions unused longest that are too many beside the one just opened.
+
+        The transaction holds the account's lock.
+        """
+        ended = await store.sessions.revoke_surplus(tx, user_id, self._clock(), keep=most - 1, but=opened)
+        if ended:
+            until = self._until()
+            await store.revocations.insert(tx, [Revocation(Kind.SESSION, str(each), until) for each in ended])
+            await self._tell(tx, user_id, RevokeReason.TOO_MANY, len(ended))
+
+    async def end_account(self, tx: Transaction, user_id: UUID) -> None:
+        """Before the account is deleted, and its sessions with it. The transaction holds the account's lock."""
+        count = await store.sessions.count_live(tx, user_id, self._clock())
+        await self.refuse(tx, Kind.USER, str(user_id))
+        await self._tell(tx, user_id, RevokeReason.ACCOUNT_DELETED, count)
+
+    async def refuse(self, tx: Transaction, kind: Kind, value: str) -> None:
+        """All access tokens of a person or a key."""
+        await store.revocations.insert(tx, [Revocation(kind, value, self._until())])
+
+    async def _tell(self, tx: Transaction, user_id: UUID, reason: RevokeReason, count: int) -> None:
+        event = events.SessionsRevoked(user_id=str(user_id), reason=_reason(reason), count=count)
+        await outbox.add(tx, event, key=user_id)
+
+    def _until(self) -> datetime:
+        """When no token issued before now is taken any more, by clocks that are as wrong as they may be, on both sides."""
+        return self._clock() + self._token_life + 2 * SKEW
+
+
+def _reason(reason: RevokeReason) -> events.SessionRevokeReason.ValueType:
+    return events.SessionRevokeReason.Value(f"SESSION_REVOKE_REASON_{reason}")

@@ -1,0 +1,100 @@
+"""The revocation feed: keeps this replica's list complete from the database and tells it to every service."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
+
+from kit.data.database import Database, listen
+from kit.errors import Unavailable
+from kit.identity.revocations import Kind, Revocation, Revocations
+from kit.runtime.clock import Clock
+from kit.runtime.loops import pause
+
+from .. import store
+from .keys import SigningKeys
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
+_HEARTBEAT_SECONDS = 5.0
+
+T = TypeVar("T")
+
+
+class RevocationFeed:
+    """Says nothing while it cannot read the database: silence is how the others learn that their list may be incomplete."""
+
+    def __init__(
+        self, db: Database, revocations: Revocations, keys: SigningKeys, clock: Clock, *, database_url: str
+    ) -> None:
+        self._db = db
+        self._revocations = revocations
+        self._keys = keys
+        self._clock = clock
+        self._database_url = database_url
+        self._horizon = 0
+        self._stopping = asyncio.Event()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Reads what was committed, at each NOTIFY and every second, until `stopping` is set."""
+        self._stopping = stopping
+        wake = asyncio.Event()
+        listening = asyncio.create_task(listen(self._database_url, store.revocations.CHANNEL, wake))
+        try:
+            while not stopping.is_set():
+                wake.clear()
+                await self.refresh()
+                await pause(_POLL_SECONDS, wake, stopping)
+        finally:
+            listening.cancel()
+
+    async def refresh(self) -> None:
+        """Like `load`, but goes on with the list as it is while the database does not answer."""
+        try:
+            await self.load()
+        except Exception as error:
+            log.warning("revocations cannot be read now: %s", error)
+
+    async def load(self) -> None:
+        """Takes what is new."""
+        async with self._db.transaction() as tx:
+            horizon, revoked = await store.revocations.since(tx, self._horizon, self._clock())
+        before = set(self._revocations.current())
+        if not self._revocations.known:
+            self._revocations.replace(revoked)
+        for each in revoked:
+            self._revocations.add(each)
+        self._revocations.heard()
+        self._horizon = horizon
+        if any(each.kind is Kind.KEY for each in set(revoked) - before):
+            # A key that was dropped must not sign another token.
+            await self._keys.refresh()
+
+    async def watch(self) -> AsyncIterator[tuple[Revocation, ...] | Revocation | None]:
+        """The list, then each addition; None says that there was none. Raises Unavailable when the server drains."""
+        with self._revocations.subscribed() as added:
+            while not self._fresh():
+                await self._within(_POLL_SECONDS, self._stopping.wait())
+            yield self._revocations.current()
+            while True:
+                addition = await self._within(_HEARTBEAT_SECONDS, added.get())
+                if addition or self._fresh():
+                    yield addition
+
+    async def _within(self, seconds: float, awaited: Coroutine[Any, Any, T]) -> T | None:
+        """None when it did not come in time. Raises Unavailable when the server drains."""
+        waiting, stop = asyncio.create_task(awaited), asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({waiting, stop}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if stop.done():
+                raise Unavailable
+            return waiting.result() if waiting.done() else None
+        finally:
+            waiting.cancel()
+            stop.cancel()
+
+    def _fresh(self) -> bool:
+        return self._revocations.age_seconds < _HEARTBEAT_SECONDS

@@ -1,0 +1,58 @@
+"""Bounds how many usernames somebody may try: they sign people in, and a change of one's own tells which are taken."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from redis.asyncio import Redis
+
+from kit.runtime.clock import Clock
+
+from ..errors import TooManyUsernameChanges
+from ..store.scripts import COUNT_FAILURE, UNCOUNT_FAILURE
+from .throttle import network_of
+
+_WINDOW = timedelta(hours=1)
+
+
+class UsernameTries:
+    """Without Redis no username is changed: to list them must not become free, and a new name can wait.
+
+    An account is counted and its network besides, which bounds somebody with many accounts. The network's window holds several
+    accounts' tries, so that no single account keeps its neighbours from theirs.
+    """
+
+    def __init__(
+        self, redis: Redis, clock: Clock, *, per_account: int, per_network: int, peppers: Sequence[bytes]
+    ) -> None:
+        self._redis = redis
+        self._clock = clock
+        self._per_account = per_account
+        self._per_network = per_network
+        # The one that stays the longest: a new pepper must not set all counters to zero.
+        self._pepper = peppers[-1]
+
+    async def count(self, user_id: UUID, ip: str) -> None:
+        """Counts a try, before anybody looks at the name. Raises TooManyUsernameChanges, whether it is taken or free."""
+        account = self._key("account", str(user_id))
+        await self._count(account, self._per_account)
+        try:
+            await self._count(self._key("network", network_of(ip)), self._per_network)
+        except TooManyUsernameChanges:
+            await self._redis.eval(UNCOUNT_FAILURE, 1, account)
+            raise
+
+    async def _count(self, key: str, most: int) -> None:
+        now = int(self._clock().timestamp() * 1000)
+        window = _WINDOW // timedelta(milliseconds=1)
+        wait = int(await self._redis.eval(COUNT_FAILURE, 1, key, str(now), str(window), str(most)))
+        if wait:
+            raise TooManyUsernameChanges(retry_after=timedelta(milliseconds=wait))
+
+    def _key(self, kind: str, name: str) -> str:
+        owner = hmac.new(self._pepper, f"{kind}\0{name}".encode(), hashlib.sha256).hexdigest()[:32]
+        return f"usernames:{{{owner}}}:{kind}"

@@ -1,0 +1,1 @@
+"""What speaks to engines outside the mesh: the mail server."""

@@ -1,0 +1,31 @@
+"""Erasing all that is known of a person whose account is gone."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from kit.data.database import Database
+from kit.events import erasure
+
+from .. import store
+
+_BATCH = 1000
+"""Rows of a table that one transaction deletes: so many, and no lock is held for long."""
+
+
+class Erasing:
+    """Can be broken off anywhere and repeated."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def erase(self, user_id: UUID) -> None:
+        """Deletes the person's notifications, the record of their mails and their dead letters, and lets none come after."""
+        async with self._db.transaction() as tx:
+            await erasure.erase(tx, user_id)
+        erased = True
+        while erased:
+            async with self._db.transaction() as tx:
+                erased = await store.erasure.erase_some(tx, user_id, _BATCH) > 0
+        async with self._db.transaction() as tx:
+            await store.erasure.erase_dead_letters(tx, user_id)

@@ -1,0 +1,93 @@
+"""Which limits apply to a call."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from urllib.parse import quote
+
+from . import Limit
+
+Entries = tuple[tuple[str, str], ...]
+"""A descriptor: keys and values in the order in which Envoy's actions produced them."""
+
+
+class OnRedisDown(StrEnum):
+    """What a rule says while its buckets cannot be reached."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class OnNoMatch(StrEnum):
+    """What a descriptor gets that no rule matches."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Matches one entry of a descriptor: its key, and its value unless that is None."""
+
+    key: str
+    value: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.key}={'*' if self.value is None else self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A limit for the descriptors that have exactly these entries, with a bucket for each combination of values."""
+
+    name: str
+    match: tuple[Entry, ...]
+    limit: Limit
+    on_redis_down: OnRedisDown
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(entry.key for entry in self.match)
+
+    def matches(self, entries: Entries) -> bool:
+        """The protocol's descriptors are ordered, and so are matches."""
+        return len(entries) == len(self.match) and all(
+            key == entry.key and entry.value in (None, value)
+            for (key, value), entry in zip(entries, self.match, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """All rules in force. Every rule that matches a descriptor applies to it, so that one can bound bursts and another days."""
+
+    domain: str
+    on_no_match: OnNoMatch
+    rules: tuple[Rule, ...]
+
+    def matching(self, domain: str, entries: Entries) -> tuple[Rule, ...]:
+        """In the order of the file. Nothing matches in a foreign domain."""
+        if domain != self.domain:
+            return ()
+        candidates = self._by_keys.get(tuple(key for key, _ in entries), ())
+        return tuple(rule for rule in candidates if rule.matches(entries))
+
+    def bucket(self, rule: Rule, entries: Entries) -> str:
+        """The Redis key of the bucket that `rule` keeps for these entries.
+
+        Each part is percent-encoded, so that no value can imitate the separators and share or pick another's bucket. The hash
+        tag puts all buckets of a domain into one slot of Redis Cluster: a call's buckets are debited together or not at all,
+        and those of an address and those of a user meet in every combination, so that no narrower tag could hold them.
+        """
+        parts = (f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in entries)
+        return ":".join((f"ratelimit:{{{self.domain}}}", rule.name, *parts))
+
+    @cached_property
+    def _by_keys(self) -> dict[tuple[str, ...], list[Rule]]:
+        by_keys: dict[tuple[str, ...], list[Rule]] = defaultdict(list)
+        for rule in self.rules:
+            by_keys[rule.keys].append(rule)
+        return dict(by_keys)

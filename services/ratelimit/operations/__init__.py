@@ -1,0 +1,1 @@
+"""What the rate limiter does: checks, and the rules in force."""

@@ -1,0 +1,1 @@
+"""What the story service does. Transactions begin and end here; events are written in them."""

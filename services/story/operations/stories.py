@@ -1,0 +1,220 @@
+"""Asking for stories, reading them, and what their owner can do about them later."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from uuid import UUID
+
+import redis.exceptions
+from storymesh.events.v1 import story_events_pb2 as events
+from uuid_utils.compat import uuid7
+
+from kit.data.database import Database, Transaction
+from kit.data.paging import Page, Pages
+from kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable, Violation
+from kit.events import outbox
+from kit.identity.caller import Caller
+from kit.runtime.clock import Clock
+
+from .. import store
+from ..adapters.writers import primary_subtag
+from ..model import State, Story, Wish
+from ..store.progress import Progress
+from .admission import Admission
+
+log = logging.getLogger(__name__)
+
+_REDIS_DOWN = (redis.exceptions.RedisError, OSError)
+
+PreferencesOf = Callable[[UUID], Awaitable[tuple[str, ...]]]
+"""Looks up what a person likes to read about. Raises Unavailable, and SessionRevoked for a person who is gone."""
+
+
+class StoryNotFound(NotFound):
+    reason = "STORY_NOT_FOUND"
+    message = "there is no such story"
+
+
+class RequestIdReused(AlreadyExists):
+    reason = "REQUEST_ID_REUSED"
+    message = "this request_id came with other parameters before; choose a new one"
+
+
+class StoryNotCancellable(FailedPrecondition):
+    reason = "STORY_NOT_CANCELLABLE"
+    message = "the story is finished"
+
+
+class StoryNotRetryable(FailedPrecondition):
+    reason = "STORY_NOT_RETRYABLE"
+    message = "only a failed or cancelled story can be written anew"
+
+
+class StoryLanguageUnsupported(FailedPrecondition):
+    """The writer was another one when the story was asked for."""
+
+    reason = "LANGUAGE_UNSUPPORTED"
+    message = "stories are not written in this story's language any more"
+
+
+class Stories:
+    """Everyone has only their own stories: a stranger's looks like one that does not exist.
+
+    Postgres decides what becomes of a story. Redis is told after that, so that the worker stops and watchers look up at once; while
+    Redis is away the worker finds out as it renews its lease, and watchers as they look by themselves.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        pages: Pages,
+        preferences_of: PreferencesOf,
+        clock: Clock,
+        *,
+        progress: Progress,
+        admission: Admission,
+        languages: frozenset[str] | None = None,
+    ) -> None:
+        """`languages` are the primary subtags of those that the workers' writer writes; None: any."""
+        self._db = db
+        self._pages = pages
+        self._preferences_of = preferences_of
+        self._clock = clock
+        self._progress = progress
+        self._admission = admission
+        self._languages = languages
+
+    async def request(self, caller: Caller, wish: Wish, request_id: str | None) -> Story:
+        """Queues a story, or returns the one that the same request made before.
+
+        Raises InvalidArgument for a language that is not written here, RequestIdReused, StoryQuotaExceeded, BacklogFull, and
+        SessionRevoked for an account that was deleted while its token was still taken.
+        """
+        if request_id:
+            # Before the account is asked: a repeat is answered alike also after the preferences have changed.
+            async with self._db.transaction() as tx:
+                repeated = await self._repeated(tx, caller, wish, request_id)
+            if repeated:
+                return repeated
+        if not self._writes(wish.language):
+            written = ", ".join(sorted(self._languages or ()))
+            description = f"is not a language that stories are written in here: {written}"
+            raise InvalidArgument([Violation("language", description, StoryLanguageUnsupported.reason)])
+        preferences = wish.preferences or await self._preferences_of(caller.user_id)
+        whole, digest = replace(wish, preferences=preferences), wish.digest()
+        story_id = uuid7()
+        async with self._db.transaction() as tx:
+            await self._admission.hold(tx, caller.user_id)
+            # Again: the same request may have been the one that this waited for. It is no second one, so no quota counts it.
+            repeated = await self._repeated(tx, caller, wish, request_id) if request_id else None
+            if repeated:
+                return repeated
+            now = self._clock()
+            await self._admission.admit(tx, caller.user_id, now)
+            story = await store.stories.insert(
+                tx, story_id, caller.user_id, whole, digest=digest, request_id=request_id, now=now
+            )
+            if story is None:
+                # A replica of the version before was faster: that one takes no turns.
+                raise Unavailable
+            await outbox.add(tx, events.StoryRequested(story_id=str(story_id)), key=story_id)
+        return story
+
+    async def get(self, caller: Caller, story_id: UUID) -> Story:
+        """Raises StoryNotFound."""
+        async with self._db.single() as tx:
+            return await self._own(tx, caller, story_id)
+
+    async def list(self, caller: Caller, state: State | None, page_size: int, page_token: str) -> Page[Story]:
+        """Newest first; with a `state`, only stories in it. Raises InvalidArgument for the page token of another list."""
+        query = f"stories:{caller.user_id}" + (f":{state}" if state else "")
+        request = self._pages.request(query, page_size, page_token)
+        async with self._db.single() as tx:
+            rows = await store.stories.page(tx, caller.user_id, state, request)
+        return self._pages.page(query, request.size, rows)
+
+    async def cancel(self, caller: Caller, story_id: UUID) -> Story:
+        """Withdraws an unfinished story; what watchers have seen of it is kept. Repeated, it changes nothing.
+
+        Raises StoryNotFound and StoryNotCancellable.
+        """
+        async with self._db.transaction() as tx:
+            await self._own(tx, caller, story_id)
+        try:
+            seen = await self._progress.written(story_id)
+        except _REDIS_DOWN as error:
+            seen = None
+            log.warning("story %s is cancelled with its last checkpoint: %s", story_id, error)
+        async with self._db.transaction() as tx:
+            await store.stories.cancel(tx, story_id, seen=seen, now=self._clock())
+            story = await self._own(tx, caller, story_id)
+        if story.state is not State.CANCELLED:
+            raise StoryNotCancellable
+        try:
+            await self._progress.stop(story_id, story.attempt)
+        except _REDIS_DOWN as error:
+            log.warning("the worker of cancelled story %s learns of it as it renews its lease: %s", story_id, error)
+        return story
+
+    async def retry(self, caller: Caller, story_id: UUID) -> Story:
+        """Queues a failed or cancelled story, to be written from the beginning.
+
+        Raises StoryNotFound, StoryNotRetryable, StoryLanguageUnsupported, StoryQuotaExceeded, BacklogFull and SessionRevoked.
+        """
+        async with self._db.transaction() as tx:
+            await self._admission.hold(tx, caller.user_id)
+            before = await self._own(tx, caller, story_id)
+            if before.state not in (State.FAILED, State.CANCELLED):
+                raise StoryNotRetryable
+            if not self._writes(before.wish.language):
+                raise StoryLanguageUnsupported(languages=",".join(sorted(self._languages or ())))
+            now = self._clock()
+            await self._admission.admit(tx, caller.user_id, now)
+            if not await store.stories.queue_again(tx, story_id, now=now):
+                # Final states are left here alone, one after the other, so it was deleted meanwhile.
+                raise StoryNotFound
+            await outbox.add(tx, events.StoryRequested(story_id=str(story_id)), key=story_id)
+            story = await self._own(tx, caller, story_id)
+        try:
+            # What was written before is no part of the story any more. Until the next attempt, this is the stream's only entry.
+            await self._progress.stop(story_id, story.attempt, forget=True)
+        except _REDIS_DOWN as error:
+            log.warning("watchers of story %s see its former text until it is written anew: %s", story_id, error)
+        return story
+
+    async def delete(self, caller: Caller, story_id: UUID) -> None:
+        """Deletes the story and all that was to be told of it; whoever writes or watches it is stopped. Raises StoryNotFound.
+
+        It exists for nobody once it is hidden. What cannot be removed at once, with Redis away or this process killed, is pruned.
+        """
+        async with self._db.transaction() as tx:
+            await self._own(tx, caller, story_id)
+            await store.stories.cancel(tx, story_id, now=self._clock())
+            await store.stories.hide(tx, story_id)
+        try:
+            await self._progress.erase([story_id])
+        except _REDIS_DOWN as error:
+            log.warning("the words of deleted story %s are removed later: %s", story_id, error)
+            return
+        async with self._db.transaction() as tx:
+            await store.stories.erase(tx, [story_id])
+
+    def _writes(self, language: str) -> bool:
+        return self._languages is None or primary_subtag(language) in self._languages
+
+    async def _own(self, tx: Transaction, caller: Caller, story_id: UUID) -> Story:
+        story = await store.stories.find(tx, story_id)
+        if story is None or story.owner_id != caller.user_id:
+            raise StoryNotFound  # strangers must not learn that it exists
+        return story
+
+    async def _repeated(self, tx: Transaction, caller: Caller, wish: Wish, request_id: str) -> Story | None:
+        found = await store.stories.find_by_request(tx, caller.user_id, request_id)
+        if found is None:
+            return None
+        story, digest = found
+        if digest != wish.digest():
+            raise RequestIdReused(request_id=request_id)
+        return story

@@ -1,0 +1,61 @@
+"""Finds stories whose events were lost: Redis may lose entries, Postgres does not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+from storymesh.events.v1 import story_events_pb2 as events
+
+from kit.data.database import Database
+from kit.events import outbox
+
+from .. import store
+
+log = logging.getLogger(__name__)
+
+_EVERY_SECONDS = 15.0
+_LOST_AFTER = timedelta(minutes=2)
+_BATCH = 100
+
+
+WaitingSince = Callable[[], Awaitable[datetime | None]]
+"""When the event was published that waits the longest for a worker to take it; None when none waits."""
+
+
+class Sweeper:
+    """Requests again what is unfinished, held by nobody and long since due, though later events were taken.
+
+    A story that merely waits for its turn is not lost. A needless repeat is harmless.
+    """
+
+    def __init__(self, db: Database, waiting_since: WaitingSince, *, lost_after: timedelta = _LOST_AFTER) -> None:
+        self._db = db
+        self._waiting_since = waiting_since
+        self._lost_after = lost_after
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Sweeps until `stopping` is set."""
+        while not stopping.is_set():
+            try:
+                await self.sweep()
+            except Exception as error:
+                log.warning("lost stories cannot be looked for now: %s", error)
+            try:
+                async with asyncio.timeout(_EVERY_SECONDS):
+                    await stopping.wait()
+            except TimeoutError:
+                continue
+
+    async def sweep(self) -> int:
+        """Returns how many stories were requested again. Raises RedisError."""
+        waiting_since = await self._waiting_since()
+        async with self._db.transaction() as tx:
+            lost = await store.attempts.lock_undispatched(tx, self._lost_after, _BATCH, before=waiting_since)
+            for story_id in lost:
+                await outbox.add(tx, events.StoryRequested(story_id=str(story_id)), key=story_id)
+        if lost:
+            log.warning("requested %d lost stories again", len(lost))
+        return len(lost)
