@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=VALUE",
         help="override one setting, with a YAML value; may be repeated. Examples: listen=0.0.0.0:8080, admin=127.0.0.1:9901, "
-        "services.story=10.0.0.7:18420,10.0.0.8:18420, tracing.otlp=127.0.0.1:4317, rate_limit.on_failure.default=deny",
+        "services.auth=10.0.0.7:50051,10.0.0.8:50051, tracing.otlp=127.0.0.1:4317, rate_limit.on_failure.default=deny",
     )
     parser = argparse.ArgumentParser(prog="python envoy", description="Render, check or run the edge of the mesh.")
     commands = parser.add_subparsers(dest="command", required=True)

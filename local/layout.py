@@ -1,39 +1,32 @@
 """The map of a mesh: where in the state directory things lie, and which port belongs to whom."""
 
+import functools
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from local import folders
 from local.failures import of_os_error
 from local.settings import LocalSettings
+from mesh.catalog import manifests
 
 # Unix socket paths hold 104 bytes on macOS and 108 on Linux, terminator included.
 LONGEST_SOCKET_PATH = 100
 
-_SERVED = {
-    "auth": 10,
-    "auth-worker": 11,
-    "story": 20,
-    "notification": 30,
-    "notification-worker": 31,
-    "ratelimit": 40,
-}
-_STORY_WORKERS = range(1, 17)
+_SERVERS = ("envoy-admin", "postgres", "redis", "mail", "edge-internal")
 
-# Distance of each component's port from STORYMESH_BASE_PORT. A service's numbers are 5 further on, those of story workers 20.
-PORT_OFFSETS = {
-    "envoy-admin": 0,
-    "postgres": 1,
-    "redis": 2,
-    "mail": 3,
-    "edge-internal": 4,
-    **_SERVED,
-    **{f"{name}-metrics": offset + 5 for name, offset in _SERVED.items()},
-    **{f"story-worker-{number}": 49 + number for number in _STORY_WORKERS},
-    **{f"story-worker-{number}-metrics": 69 + number for number in _STORY_WORKERS},
-}
+
+@functools.cache
+def port_offsets() -> Mapping[str, int]:
+    """Distance of each component's port, and of each service's port for metrics, from STORYMESH_BASE_PORT."""
+    offsets = {name: offset for offset, name in enumerate(_SERVERS)}
+    for service, manifest in manifests().items():
+        for port, process in enumerate(manifest.processes(service), manifest.port):
+            offsets[process] = port
+            offsets[f"{process}-metrics"] = port + manifest.metrics_offset
+    return offsets
 
 
 @dataclass(frozen=True)
@@ -100,7 +93,7 @@ class Layout:
         return self.logs / f"{component}.log"
 
     def port(self, component: str) -> int:
-        return self.settings.base_port + PORT_OFFSETS[component]
+        return self.settings.base_port + port_offsets()[component]
 
     def ports(self, *components: str) -> tuple[Port, ...]:
         """The named components' ports, for the check that nobody else holds them."""

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kit.runtime import unknown_settings
 from local.failures import SettingsError
+from mesh.catalog import DEFAULT_BASE_PORT, LAST_PORT, PORTS_IN_A_MESH, manifests
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PORTS_IN_A_MESH = 100
 LONGEST_TMPDIR = 60
 """Programs make Unix sockets in folders of their own in there, and the path of a socket holds about 100 bytes."""
 
@@ -25,7 +26,10 @@ FilePath = Annotated[Path, AfterValidator(_absolute)]
 
 
 class LocalSettings(BaseSettings):
-    """Where one mesh lives. Two meshes on one machine differ in `state_dir`, `port` and `base_port`."""
+    """Where one mesh lives. Two meshes on one machine differ in `state_dir`, `port` and `base_port`.
+
+    Besides the fields below it has `<service>_workers` for each service that runs several.
+    """
 
     model_config = SettingsConfigDict(env_prefix="STORYMESH_", frozen=True, extra="ignore")
 
@@ -35,13 +39,12 @@ class LocalSettings(BaseSettings):
     )
     port: int = Field(default=8080, ge=1, le=65535, description="Port of the edge.")
     base_port: int = Field(
-        default=18400,
+        default=DEFAULT_BASE_PORT,
         ge=1024,
         le=65535 - PORTS_IN_A_MESH,
-        description="First of the 100 ports that the components share. The default lies below every system's "
+        description=f"First of the {PORTS_IN_A_MESH} ports that the components share. The default lies below every system's "
         "ephemeral range, so that no outgoing connection takes one of them by accident.",
     )
-    story_workers: int = Field(default=2, ge=1, le=16, description="How many story workers run side by side.")
     writer: str = Field(
         default="",
         description="`local`, `openai` or `composer`. Empty: `local` where its package and model are installed, "
@@ -66,16 +69,44 @@ class LocalSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _the_edge_stays_out_of_the_components_range(self) -> Self:
-        if self.base_port <= self.port < self.base_port + PORTS_IN_A_MESH - 10:
+        if self.base_port <= self.port < self.base_port + LAST_PORT:
             raise ValueError(
                 f"the edge's port {self.port} lies among the components' ports "
                 f"{self.base_port}-{self.base_port + PORTS_IN_A_MESH - 1}"
             )
         return self
 
+    def workers(self, service: str) -> int:
+        """How many worker processes the service has."""
+        count: int = getattr(self, worker_setting(service), manifests()[service].workers)
+        return count
+
     def environment(self) -> dict[str, str]:
         """These settings as the variables another process reads them from."""
         return {f"STORYMESH_{name.upper()}": str(value) for name, value in self if value is not None}
+
+
+def worker_setting(service: str) -> str:
+    """The name of the setting that counts the service's workers."""
+    return f"{service}_workers"
+
+
+def scaled() -> tuple[str, ...]:
+    """The services that run several workers."""
+    return tuple(name for name, manifest in manifests().items() if manifest.most_workers > 1)
+
+
+for _name in scaled():
+    LocalSettings.model_fields[worker_setting(_name)] = FieldInfo.from_annotated_attribute(
+        int,
+        Field(
+            default=manifests()[_name].workers,
+            ge=1,
+            le=manifests()[_name].most_workers,
+            description=f"How many {_name} workers run side by side.",
+        ),
+    )
+LocalSettings.model_rebuild(force=True)
 
 
 def load(**overrides: Any) -> LocalSettings:

@@ -17,10 +17,10 @@ from pydantic_core import PydanticUndefined
 from kit.runtime import setting_names
 from kit.runtime.settings import PREFIX, ServiceSettings
 from local.settings import REPOSITORY, LocalSettings
+from mesh.services import SERVICES
 
 BEGIN = "<!-- settings: made by `make readme` -->"
 END = "<!-- end of settings -->"
-SERVICES = ("auth", "story", "notification", "ratelimit")
 
 NOT_IN_CLASSES = ("SECRETS_DIR", "EDGE", "TOKENS")
 """Where secrets lie, and what the `storymesh` command reads."""
@@ -70,7 +70,8 @@ def _default(field: FieldInfo) -> str:
 def names() -> set[str]:
     """Of every setting of every process of the mesh, of the runner and of the client."""
     of_services = {name for service in SERVICES for name, _ in _fields(service)}
-    return {PREFIX + name.upper() for name in of_services.union(LocalSettings.model_fields, NOT_IN_CLASSES)}
+    targets = {f"{service}_target" for service in SERVICES}
+    return {PREFIX + name.upper() for name in of_services.union(targets, LocalSettings.model_fields, NOT_IN_CLASSES)}
 
 
 def names_module() -> str:

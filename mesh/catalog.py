@@ -11,6 +11,8 @@ from itertools import combinations
 from mesh.manifest import EVERY_SERVICE, Manifest, ManifestError
 from mesh.services import SERVICES
 
+DEFAULT_BASE_PORT = 18_400
+"""Where a mesh's ports begin on one machine: below every system's ephemeral range, so that no outgoing connection takes one."""
 FIRST_PORT = 10
 """The ports before it belong to the servers that are no services of ours."""
 PORTS_IN_A_MESH = 200

@@ -56,7 +56,7 @@ class Manifest:
     """Whether the service has a Postgres database, and a role, of its own."""
 
     workers: int = 0
-    """Worker processes on one machine unless `STORYMESH_<NAME>_WORKERS` says otherwise; 0: the service has no worker."""
+    """Its worker processes on one machine. Where there are several, `STORYMESH_<NAME>_WORKERS` may say another number."""
 
     calls: tuple[str, ...] = ()
     """The services it calls, each by the setting `<NAME>_TARGET`; or EVERY_SERVICE."""
@@ -102,8 +102,15 @@ class Manifest:
 
     @property
     def most_workers(self) -> int:
-        """How many workers the block has ports for."""
-        return self.ports // 2 - 1 if self.workers else 0
+        """How many workers there may be on one machine: as many as the block has ports for, if there are several at all."""
+        return self.ports // 2 - 1 if self.workers > 1 else self.workers
+
+    def processes(self, service: str, workers: int | None = None) -> tuple[str, ...]:
+        """The names of its server and its workers; `workers` None: as many as there may be."""
+        count = self.most_workers if workers is None else workers
+        if self.most_workers > 1:
+            return (service, *(f"{service}-worker-{number}" for number in range(1, count + 1)))
+        return (service, f"{service}-worker") if count else (service,)
 
     @property
     def metrics_offset(self) -> int:
@@ -115,8 +122,8 @@ class Manifest:
         return self.keys + self.shared_keys
 
     def _faults(self) -> Iterable[str]:
-        if self.ports < 4 or self.ports % 2:
-            yield f"ports: {self.ports} is not an even number of at least 4"
+        if self.ports < 2 or self.ports % 2:
+            yield f"ports: {self.ports} is not an even number of at least 2"
         if not 0 <= self.workers <= self.ports // 2 - 1:
             yield f"workers: {self.workers} do not fit into a block of {self.ports} ports"
         yield from _misnamed("keys", self.keys, _KEY)

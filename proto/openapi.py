@@ -36,6 +36,7 @@ from openapi_schemas import WELL_KNOWN, described, list_value, renamed, scalar
 
 from mesh import contract
 from mesh.contract import Access, Binding, Method
+from mesh.services import SERVICES
 
 Json = dict[str, Any]
 Comments = dict[str, str]
@@ -123,13 +124,9 @@ class _Document:
         }
 
     def _services(self) -> list[str]:
-        """Those with HTTP bindings, in the order in which one meets them: accounts first, then what they are for."""
-        areas = ("auth", "story", "notification")
-
-        def rank(service: str) -> int:
-            return next((i for i, area in enumerate(areas) if service.split(".")[1] == area), len(areas))
-
-        return sorted(self._contract.transcoded_services, key=rank)
+        """Those with HTTP bindings, in the order of mesh/services.py: accounts first, then what they are for."""
+        places = {name: place for place, name in enumerate(SERVICES)}
+        return sorted(self._contract.transcoded_services, key=lambda name: places.get(name.split(".")[1], len(places)))
 
     def _operation(self, method: Method, binding: Binding) -> Json:
         request = method.descriptor.input_type

@@ -1,6 +1,6 @@
 """What a deployment decides about the edge, as one YAML file with overrides.
 
-Every field has the default of one machine, except where the services listen. A wrong or unknown field is refused with its name,
+Every field has the default of one machine. A wrong or unknown field is refused with its name,
 because a setting that silently does nothing is worse at an edge than anywhere else.
 """
 
@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from mesh.catalog import DEFAULT_BASE_PORT, manifests
 from mesh.contract import DESCRIPTORS
 
 
@@ -163,7 +164,7 @@ class Settings(_Section):
         description="How many proxies in front append to x-forwarded-for. One too many, and clients choose their own address.",
     )
     services: dict[str, Endpoints] = Field(
-        description="Endpoints of each area of the contract, and of `ratelimit`. Every process is one endpoint."
+        description="Endpoints of each service. Every process is one endpoint. A file that names some has to name all."
     )
     drain_seconds: Seconds = Field(default=10, description="How long open requests may go on after SIGTERM.")
     files: Files = Files()
@@ -188,6 +189,8 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Settings:
         document = yaml.safe_load(path.read_text()) or {}
     except (OSError, yaml.YAMLError) as error:
         raise SettingsError(f"cannot read the settings {path}: {error}") from error
+    if isinstance(document, dict):
+        document.setdefault("services", _services_of_one_machine())
     for override in overrides:
         _override(document, override)
     try:
@@ -198,6 +201,10 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Settings:
     beside = path.resolve().parent
     files = {name: (beside / value).resolve() for name, value in settings.files}
     return settings.model_copy(update={"files": Files(**files)})
+
+
+def _services_of_one_machine() -> dict[str, list[str]]:
+    return {name: [f"127.0.0.1:{DEFAULT_BASE_PORT + manifest.port}"] for name, manifest in manifests().items()}
 
 
 def _override(document: dict[str, Any], override: str) -> None:

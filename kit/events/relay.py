@@ -192,7 +192,7 @@ class Relay:
         inboxes = self._routes.get(event_type)
         if inboxes is None:
             # Counted as published, for it would hold up everything after it under the same key for ever.
-            log.error("nobody gets %s: add it to the event routes", event_type)
+            log.error("nobody gets %s: the contract does not have it in this version", event_type)
             return ()
         return inboxes
 

@@ -9,14 +9,15 @@ from local.mesh import writers
 from local.mesh.components import envoy, mailsink, postgres, redis, services
 from local.settings import users_settings
 from local.supervision.component import Mesh
+from mesh.catalog import manifests
 
 SERVERS = (postgres.NAME, redis.NAME, mailsink.NAME)
 
 
 def assemble(layout: Layout, only: Collection[str] = ()) -> Mesh:
     """The components of this mesh, or those named by `only`. Raises LocalError when a program or package is missing."""
-    databases = tuple(service.name for service in services.TABLE if service.database)
-    clients = tuple(service.name for service in services.TABLE)
+    databases = tuple(name for name, manifest in manifests().items() if manifest.database)
+    clients = tuple(manifests())
     if only and set(only) <= set(SERVERS):
         servers = {
             postgres.NAME: lambda: postgres.component(layout, databases),

@@ -5,8 +5,8 @@ import random
 import socket
 from collections.abc import Iterator
 
-from local.layout import PORT_OFFSETS
-from local.settings import PORTS_IN_A_MESH
+from local.layout import port_offsets
+from mesh.catalog import PORTS_IN_A_MESH
 
 FIRST_BLOCK, LAST_BLOCK = 20_000, 32_000
 """Blocks of ports for tests: above the default mesh and below every system's ephemeral range."""
@@ -29,7 +29,7 @@ def reserved_ports() -> Iterator[int]:
                 claim.bind(("127.0.0.1", base + CLAIM_OFFSET))
             except OSError:
                 continue
-            if all(_free(base + offset) for offset in (*PORT_OFFSETS.values(), EDGE_OFFSET)):
+            if all(_free(base + offset) for offset in (*port_offsets().values(), EDGE_OFFSET)):
                 yield base
                 return
     raise RuntimeError(f"no block of {PORTS_IN_A_MESH} free ports between {FIRST_BLOCK} and {LAST_BLOCK}")

@@ -14,6 +14,7 @@ from local.mesh import addresses
 from local.supervision import control
 from local.supervision.state import State
 from local.terminal import lifecycle, logs, service_commands, status
+from mesh.catalog import DEFAULT_BASE_PORT, PORTS_IN_A_MESH, manifests
 
 INTERRUPTED = 130
 
@@ -29,10 +30,19 @@ def parser() -> argparse.ArgumentParser:
     start = argparse.ArgumentParser(add_help=False, parents=[place])
     start.add_argument("--port", type=int, help="port of the edge (STORYMESH_PORT, 8080)")
     start.add_argument(
-        "--base-port", type=int, help="first of the 100 ports of everything else (STORYMESH_BASE_PORT, 18400)"
+        "--base-port",
+        type=int,
+        help=f"first of the {PORTS_IN_A_MESH} ports of everything else (STORYMESH_BASE_PORT, {DEFAULT_BASE_PORT})",
     )
     start.add_argument("--writer", help="who writes the stories: local, openai or composer (STORYMESH_WRITER)")
-    start.add_argument("--story-workers", type=int, metavar="N", help="story workers (STORYMESH_STORY_WORKERS, 2)")
+    for service in settings.scaled():
+        setting = settings.worker_setting(service)
+        start.add_argument(
+            f"--{service}-workers",
+            type=int,
+            metavar="N",
+            help=f"{service} workers (STORYMESH_{setting.upper()}, {manifests()[service].workers})",
+        )
     start.add_argument(
         "--only",
         action="append",
@@ -90,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _execute(options: argparse.Namespace) -> int:
-    names = ("state_dir", "port", "base_port", "writer", "story_workers")
+    names = ("state_dir", "port", "base_port", "writer", *map(settings.worker_setting, settings.scaled()))
     layout = Layout(settings.load(**{name: getattr(options, name, None) for name in names}))
     match options.command:
         case "up":

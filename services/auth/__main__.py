@@ -26,7 +26,7 @@ from kit.rpc.server import Server
 from kit.runtime import process
 from kit.runtime.clock import system_clock
 from kit.runtime.process import Argument
-from services.event_routes import ROUTES
+from mesh.event_routes import routes
 
 from .composition import Operations, hashing, operations, roles, rotation
 from .config import AuthSettings, AuthWorkerSettings
@@ -123,7 +123,7 @@ async def work(settings: AuthWorkerSettings) -> None:
         server = Server(settings, required={"postgres": db.check, "redis": redis.ping})
         server.background(db.watch)
         server.background(kit_redis.liveness(redis).watch)
-        server.background(Relay(db, redis, ROUTES, service="auth", database_url=database_url).run)
+        server.background(Relay(db, redis, routes(), service="auth", database_url=database_url).run)
         upkeep = Upkeep(
             db,
             rotation(settings, db, system_clock),

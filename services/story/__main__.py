@@ -29,7 +29,7 @@ from kit.rpc import channels
 from kit.rpc.server import Server
 from kit.runtime import process
 from kit.runtime.clock import system_clock
-from services.event_routes import ROUTES
+from mesh.event_routes import routes
 
 from . import worker
 from .adapters.writers import LANGUAGES, Writer, WriterRefused, build_writer
@@ -170,7 +170,7 @@ async def work(settings: StoryWorkerSettings) -> None:
             concurrency=_ERASED_AT_A_TIME,
             max_failures=settings.max_failures,
         )
-        relay = Relay(db, redis, ROUTES, service="story", database_url=database_url)
+        relay = Relay(db, redis, routes(), service="story", database_url=database_url)
         server = Server(settings, required={"postgres": db.check, "redis": redis.ping})
         server.background(db.watch)
         server.background(kit_redis.liveness(redis).watch)

@@ -15,7 +15,7 @@ from storymesh.auth.v1 import account_service_pb2 as pb
 from storymesh.events.v1 import auth_events_pb2 as events
 
 from kit.events.relay import Relay
-from services.event_routes import ROUTES
+from mesh.event_routes import routes
 from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld, Member, outcomes, wrong
 from tests.auth.test_password_change import NEW, WRONG
 from tests.statuses import raises_status, reason_of, violated_fields
@@ -111,7 +111,7 @@ class TestErasure:
         with raises_status(StatusCode.UNAUTHENTICATED, "CODE_INVALID"):
             await world.complete_email_change(ada, change, wrong(await world.code(change)))
         bob = await world.register(BOB)
-        relay = Relay(world.db, redis, ROUTES, service="auth", database_url="postgresql://")
+        relay = Relay(world.db, redis, routes(), service="auth", database_url="postgresql://")
         while await relay.publish():
             pass
         kept = await audit_of(world, ada)

@@ -14,9 +14,9 @@ from storymesh.auth.v1 import session_service_pb2
 
 from kit.events.relay import Relay
 from kit.identity.sealing import Seal, Unsealable
+from mesh.event_routes import routes
 from services.auth import store
 from services.auth.model.refresh_tokens import RefreshTokens
-from services.event_routes import ROUTES
 from tests.auth.conftest import PASSWORD, AuthWorld, session_id_of
 from tests.statuses import raises_status
 
@@ -70,7 +70,7 @@ async def test_neither_stores_nor_streams_nor_logs_show_a_secret(
     with raises_status(StatusCode.INTERNAL, "INTERNAL"):
         await world.sign_in(ADA)
     await world.execute("ALTER TABLE away RENAME TO users")
-    await Relay(world.db, world.redis, ROUTES, service="auth", database_url="postgresql://").publish()
+    await Relay(world.db, world.redis, routes(), service="auth", database_url="postgresql://").publish()
 
     dumps += [await redis_dump(world.redis), (await database_dump(world)).encode(), caplog.text.encode()]
     signing_key = (await keys_of(world))[0]

@@ -45,7 +45,7 @@ async def scripted(
     source: tuple[Source, Address], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[tuple[Source, str]]:
     """The source behind an Envoy that does nothing but run the script, and its URL."""
-    settings = settings_for(dict.fromkeys(("auth", "story", "notification", "ratelimit"), "127.0.0.1:1"))
+    settings = settings_for({})
     route: Config = {
         "match": {"prefix": "/"},
         "route": {"cluster": "source"},

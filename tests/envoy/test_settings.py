@@ -8,6 +8,7 @@ import pytest
 from edge.bootstrap import bootstrap
 from edge.settings import Address, OnFailure, SettingsError, load
 
+from mesh.catalog import manifests
 from mesh.contract import read
 
 CHECKED_IN = Path(__file__).resolve().parents[2] / "envoy/edge.yaml"
@@ -64,6 +65,13 @@ def test_an_empty_collector_means_none() -> None:
 def test_what_does_not_fit_is_refused_by_name(override: str, complaint: str) -> None:
     with pytest.raises(SettingsError, match=complaint):
         load(CHECKED_IN, [override])
+
+
+def test_services_listen_at_their_ports_of_one_machine_unless_told_otherwise() -> None:
+    services = load(CHECKED_IN, ["services.auth=a:1"]).services
+    assert services == {name: (("127.0.0.1", 18_400 + each.port),) for name, each in manifests().items()} | {
+        "auth": (("a", 1),)
+    }
 
 
 def test_a_service_without_endpoints_is_refused_by_name() -> None:

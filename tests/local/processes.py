@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from unittest.mock import patch
 
-from local.layout import PORT_OFFSETS, Layout
+from local.layout import Layout, port_offsets
 from local.supervision.component import Component, Mesh
 from local.supervision.process import Identity
 from local.supervision.state import MeshRecord, Phase, State
@@ -76,7 +76,7 @@ class CommandLine:
 def assert_all_gone(processes: dict[str, Identity], layout: Layout) -> None:
     """No recorded process lives, and no port of the mesh is listened on by anybody."""
     assert [name for name, identity in processes.items() if identity.find() is not None] == []
-    for offset in PORT_OFFSETS.values():
+    for offset in port_offsets().values():
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", layout.settings.base_port + offset)) != 0
 

@@ -18,7 +18,7 @@ TAKER: dict[str, Any] = {"database": True, "workers": 1, "kit_tables": (INBOX,)}
     ("wrong", "sentence"),
     [
         ({"ports": 9}, "ports: 9 is not an even number"),
-        ({"ports": 2}, "ports: 2 is not an even number of at least 4"),
+        ({"ports": 0}, "ports: 0 is not an even number of at least 2"),
         ({"workers": 5}, "workers: 5 do not fit into a block of 10 ports"),
         ({"workers": -1}, "workers: -1 do not fit"),
         ({"keys": ("Cursor-Key",)}, "keys: 'Cursor-Key' is not of the form"),

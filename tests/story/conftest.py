@@ -23,7 +23,7 @@ from kit.events.relay import Relay
 from kit.identity.signing import Signer
 from kit.rpc.server import Server
 from kit.runtime.clock import system_clock
-from services.event_routes import ROUTES
+from mesh.event_routes import routes
 from services.story import worker
 from services.story.__main__ import SERVICE
 from services.story.adapters.writers import Writer
@@ -134,7 +134,7 @@ class StoryWorld:
         return Erasing(self.db, Progress(self.redis), system_clock)
 
     def relay(self) -> Relay:
-        return Relay(self.db, self.redis, ROUTES, service="story", database_url=self.database_url)
+        return Relay(self.db, self.redis, routes(), service="story", database_url=self.database_url)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from redis.asyncio import Redis
 from kit.data import redis as kit_redis
 from kit.runtime.development_secrets import KEY_MARK
 from local.harness import RunningMesh, running_mesh
+from mesh.catalog import manifests
 from services import ratelimit
 from tests.system.collector import Collector, collecting
 from tests.system.doors import CONNECTIONS, SECONDS, Door, GrpcDoor, HttpDoor, RevolvingDoor
@@ -114,7 +115,7 @@ async def opened(mesh: RunningMesh, kind: str) -> AsyncIterator[Door]:
 def databases_of(mesh: RunningMesh) -> dict[str, str]:
     """The libpq URL of each service's database, as the superuser."""
     server = mesh.postgres_admin_url.rpartition("/")[0]
-    return {service: f"{server}/{service}" for service in ("auth", "story", "notification")}
+    return {service: f"{server}/{service}" for service, manifest in manifests().items() if manifest.database}
 
 
 def key_in(mesh: RunningMesh, service: str, name: str) -> bytes:

@@ -13,6 +13,7 @@ import pytest
 from kit.runtime import unknown_settings
 from kit.runtime.settings import ServiceSettings, load
 from local.settings_table import NAMES, NOT_IN_CLASSES, names, names_module
+from mesh.services import SERVICES
 from storymesh_client.command import VARIABLES, misspelt
 
 ROOT = Path(__file__).parents[3]
@@ -72,7 +73,7 @@ def test_what_some_process_knows_and_what_is_not_ours_is_let_be(name: str, value
     assert unknown_settings.in_environment({name: value}) == []
 
 
-@pytest.mark.parametrize("module", ["auth", "story", "notification", "ratelimit"])
+@pytest.mark.parametrize("module", SERVICES)
 @pytest.mark.parametrize("name", ["STORYMESH_ACCES_TOKEN_SECONDS", "storymesh_log_level"])
 def test_every_service_ends_with_78_and_shows_no_value(module: str, name: str) -> None:
     ended = subprocess.run(

@@ -13,6 +13,7 @@ CODE = (
     "uv.lock",
     "README.md",
     "local",
+    "mesh",
     "services",
     "kit",
     "gen",

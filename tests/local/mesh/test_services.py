@@ -8,11 +8,13 @@ import pytest
 
 from kit.runtime.settings import ServiceSettings
 from local.failures import LocalError
-from local.layout import PORT_OFFSETS, Layout
+from local.layout import Layout, port_offsets
 from local.mesh import credentials, writers
 from local.mesh.components import services
 from local.mesh.writers import Writer
-from local.settings import PORTS_IN_A_MESH
+from mesh.catalog import LAST_PORT, manifests
+
+MESH_KEY = "storymesh_mesh_key"
 
 
 def files(layout: Layout, service: str) -> set[str]:
@@ -22,9 +24,9 @@ def files(layout: Layout, service: str) -> set[str]:
 def test_each_service_finds_its_own_secrets_and_no_others(layout: Layout) -> None:
     layout.create()
     services.share_secrets(layout)
-    for service in services.TABLE:
-        addresses = {"storymesh_redis_url"} | ({"storymesh_database_url"} if service.database else set())
-        assert files(layout, service.name) == set(service.all_keys) | addresses
+    for service, manifest in manifests().items():
+        addresses = {"redis_url"} | ({"database_url"} if manifest.database else set())
+        assert files(layout, service) == {f"storymesh_{name}" for name in {*manifest.all_keys} | addresses}
     for path in layout.secrets.rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
 
@@ -32,7 +34,7 @@ def test_each_service_finds_its_own_secrets_and_no_others(layout: Layout) -> Non
 def test_a_shared_secret_is_the_same_for_all_and_survives_the_loss_of_one_copy(layout: Layout) -> None:
     layout.create()
     services.share_secrets(layout)
-    seal = [layout.secrets / service / services.SEAL_KEY for service in ("auth", "notification")]
+    seal = [layout.secrets / service / "storymesh_seal_key" for service in ("auth", "notification")]
     before = seal[0].read_text()
     assert seal[1].read_text() == before
     seal[0].unlink()
@@ -43,21 +45,25 @@ def test_a_shared_secret_is_the_same_for_all_and_survives_the_loss_of_one_copy(l
 def test_keys_of_the_same_name_differ_between_services_unless_they_are_shared(layout: Layout) -> None:
     layout.create()
     services.share_secrets(layout)
-    values = [(layout.secrets / each.name / name).read_text() for each in services.TABLE for name in each.keys]
+    values = [
+        (layout.secrets / service / f"storymesh_{key}").read_text()
+        for service, manifest in manifests().items()
+        for key in manifest.keys
+    ]
     assert len(set(values)) == len(values)
 
 
 def test_what_is_made_is_marked_and_what_a_mesh_has_without_a_mark_stays(layout: Layout) -> None:
     layout.create()
-    unmarked = layout.secrets / "auth" / services.MESH_KEY
+    unmarked = layout.secrets / "auth" / MESH_KEY
     credentials.write(unmarked, "m" * 43)
     services.share_secrets(layout)
-    for service in services.TABLE:
-        folder = layout.secrets / service.name
-        assert (folder / services.MESH_KEY).read_text() == "m" * 43
+    for service, manifest in manifests().items():
+        folder = layout.secrets / service
+        assert (folder / MESH_KEY).read_text() == "m" * 43
         assert ":development-" in (folder / "storymesh_redis_url").read_text()
-        for name in service.keys:
-            assert (folder / name).read_text().startswith("development.")
+        for key in manifest.keys:
+            assert (folder / f"storymesh_{key}").read_text().startswith("development.")
 
 
 def test_a_password_needs_no_escaping_in_a_url() -> None:
@@ -94,11 +100,11 @@ def test_the_server_of_stories_is_told_of_the_same_writer_as_the_workers(layout:
     assert set(told.values()) == {"openai"}
 
 
-@pytest.mark.parametrize("service", services.TABLE, ids=lambda service: service.name)
-def test_each_service_is_told_every_setting_it_requires(layout: Layout, service: services.Service) -> None:
+@pytest.mark.parametrize("service", manifests())
+def test_each_service_is_told_every_setting_it_requires(layout: Layout, service: str) -> None:
     layout.create()
     services.share_secrets(layout)
-    config = importlib.import_module(f"services.{service.name}.config")
+    config = importlib.import_module(f"services.{service}.config")
     required = {
         f"STORYMESH_{name.upper()}"
         for each in vars(config).values()
@@ -106,9 +112,9 @@ def test_each_service_is_told_every_setting_it_requires(layout: Layout, service:
         for name, field in each.model_fields.items()
         if field.is_required()
     }
-    provided = {name.upper() for name in files(layout, service.name)}
+    provided = {name.upper() for name in files(layout, service)}
     for each in services.components(layout, Writer("composer")):
-        if each.command[2] == f"services.{service.name}":
+        if each.command[2] == f"services.{service}":
             provided |= each.environment.keys()
     assert required - provided == set()
 
@@ -123,10 +129,10 @@ def test_every_process_listens_on_ports_of_its_own(layout: Layout) -> None:
 
 
 def test_no_two_components_share_a_port_however_many_workers_write() -> None:
-    offsets = PORT_OFFSETS.values()
+    offsets = port_offsets().values()
     assert len(offsets) == len(set(offsets))
     # The edge may have one of the last ten.
-    assert max(offsets) < PORTS_IN_A_MESH - 10
+    assert max(offsets) < LAST_PORT
 
 
 @pytest.mark.parametrize(

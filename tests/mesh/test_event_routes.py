@@ -1,0 +1,30 @@
+"""Events go to the inboxes whose services' manifests take them."""
+
+from __future__ import annotations
+
+import pytest
+from storymesh.events.v1 import auth_events_pb2
+
+from mesh.event_routes import routes, routes_of
+from mesh.manifest import INBOX, Manifest, ManifestError
+
+
+def taker(inbox: str, event: str) -> Manifest:
+    return Manifest(port=180, database=True, workers=1, kit_tables=(INBOX,), takes={inbox: (event,)})
+
+
+def test_an_event_goes_to_every_inbox_that_takes_it() -> None:
+    name = auth_events_pb2.UserDeleted.DESCRIPTOR.full_name
+    found = {"one": taker("one", "UserDeleted"), "two": taker("two-slowly", "UserDeleted")}
+    assert routes_of(found)[name] == ("one", "two-slowly")
+
+
+def test_an_event_that_nobody_takes_is_known_and_goes_nowhere() -> None:
+    assert routes()[auth_events_pb2.UserUpdated.DESCRIPTOR.full_name] == ()
+
+
+def test_an_event_that_the_contract_does_not_have_is_refused_by_name() -> None:
+    with pytest.raises(
+        ManifestError, match=r"toy: takes\[toy\]: the contract has no message storymesh.events.v1.UserDelted"
+    ):
+        routes_of({"toy": taker("toy", "UserDelted")})
