@@ -75,6 +75,18 @@ $(V)/bench/.ready: $(V)/.ready
 .PHONY: setup
 setup: $(V)/.ready ## Create .venv with the locked dependencies and the embedded servers
 
+.PHONY: grpcurl
+grpcurl: $(V)/bin/grpcurl ## Build grpcurl, which one of the examples shows, with Go
+
+GRPCURL_VERSION := v1.9.3
+$(V)/bin/grpcurl: | $(V)/.ready
+	@$(MAY_WRITE)
+	@command -v go > /dev/null || { echo "grpcurl is built with Go, which is not on PATH." >&2; exit 1; }
+	@echo "building grpcurl"
+	@place=$$(cd "$$VENV" && pwd) && GOBIN="$$place"/bin GOPATH="$$place"/go GOCACHE="$$place"/go/cache GOFLAGS=-modcacherw \
+	  go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION) > "$$place"/grpcurl.log 2>&1 \
+	  || { tail -n 3 "$$place"/grpcurl.log >&2; rm -rf "$$place"/go; exit 1; }; rm -rf "$$place"/go
+
 .PHONY: local-llm
 local-llm: $(V)/.local-llm ## Install the local model, about 100 MB
 
@@ -92,8 +104,8 @@ gen: $(V)/.ready ## Regenerate gen/ from proto/
 release-baseline: gen ## Take the contracts as those of a release, which later ones may not break
 	@cp gen/descriptors.binpb proto/baseline.binpb
 
-.PHONY: readme
-readme: $(V)/.ready ## Bring the README's table of settings and the list of their names up to date
+.PHONY: settings
+settings: $(V)/.ready ## Bring docs/settings.md and the list of the settings' names up to date
 	@$(BIN)/python -m local.settings_table
 
 .PHONY: format
@@ -112,6 +124,8 @@ check: $(V)/.ready ## Check form, types, imports, contracts and that gen/ is fre
 
 .PHONY: test
 test: $(V)/.ready $(V)/.local-llm ## Run every test, on real servers
+	@if command -v go > /dev/null && ! command -v grpcurl > /dev/null; then \
+	  $(MAKE) --no-print-directory grpcurl || echo "grpcurl could not be built: its example is not tested" >&2; fi
 	@$(BIN)/pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 .PHONY: up down status logs admin demo

@@ -1,4 +1,4 @@
-"""The README's table of settings and the list of their names, made from the settings classes, which alone know them.
+"""The table of settings in docs/settings.md and the list of their names, made from the settings classes, which alone know them.
 
 Usage: python -m local.settings_table             rewrites both
        python -m local.settings_table --check     fails if one of them is not what the classes say
@@ -19,13 +19,13 @@ from kit.runtime.settings import PREFIX, ServiceSettings
 from local.settings import REPOSITORY, LocalSettings
 from mesh.services import SERVICES
 
-BEGIN = "<!-- settings: made by `make readme` -->"
+BEGIN = "<!-- settings: made by `make settings` -->"
 END = "<!-- end of settings -->"
 
 NOT_IN_CLASSES = ("SECRETS_DIR", "EDGE", "TOKENS")
 """Where secrets lie, and what the `storymesh` command reads."""
 
-README = REPOSITORY / "README.md"
+PAGE = REPOSITORY / "docs" / "settings.md"
 NAMES = Path(setting_names.__file__)
 
 
@@ -44,9 +44,9 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def replaced(readme: str) -> str:
+def replaced(page: str) -> str:
     """The text with a fresh table between its marks."""
-    before, _, rest = readme.partition(BEGIN)
+    before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"
 
@@ -81,7 +81,7 @@ def names_module() -> str:
 
 
 def main() -> None:
-    wanted = {README: replaced(README.read_text()), NAMES: names_module()}
+    wanted = {PAGE: replaced(PAGE.read_text()), NAMES: names_module()}
     stale = [path for path, text in wanted.items() if path.read_text() != text]
     match sys.argv[1:]:
         case []:
@@ -89,7 +89,9 @@ def main() -> None:
                 path.write_text(wanted[path])
         case ["--check"]:
             if stale:
-                sys.exit(f"{' and '.join(path.name for path in stale)} is not what the settings say; run: make readme")
+                sys.exit(
+                    f"{' and '.join(path.name for path in stale)} is not what the settings say; run: make settings"
+                )
         case _:
             sys.exit(__doc__)
 

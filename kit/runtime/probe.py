@@ -1,10 +1,14 @@
 """Asks a process of the mesh for its health, for container engines that can only run a command.
 
-Usage: python -m kit.runtime.probe HOST:PORT [SERVICE]; exit code 0 when it is serving.
+Usage: python -m kit.runtime.probe HOST:PORT [NAME]
+
+NAME is a service's full name, or a dependency's, such as postgres; without one, the whole process is meant.
+Exit code 0: it is serving. 1: it is not, or does not answer within 2 s.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from typing import Any
 
@@ -24,5 +28,17 @@ def serving(address: str, service: str = "") -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
+def main() -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kit.runtime.probe",
+        description="Ask a process of the mesh for its health; exit code 0 while it serves.",
+    )
+    parser.add_argument("address", metavar="HOST:PORT")
+    parser.add_argument("name", nargs="?", default="", help="a service or a dependency; without one, the whole process")
+    asked = parser.parse_args()
+    return 0 if serving(asked.address, asked.name) else 1
+
+
 if __name__ == "__main__":
-    sys.exit(not serving(*sys.argv[1:]))
+    sys.exit(main())

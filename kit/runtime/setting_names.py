@@ -1,4 +1,4 @@
-"""Every name of a setting, made by `make readme` from the settings classes, because no process imports another's."""
+"""Every name of a setting, made by `make settings` from the settings classes, because no process imports another's."""
 
 NAMES = frozenset(
     {

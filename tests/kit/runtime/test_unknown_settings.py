@@ -124,7 +124,7 @@ def test_a_misspelt_secrets_file_is_refused(
 
 
 def test_the_list_of_names_is_what_the_classes_say() -> None:
-    assert NAMES.read_text() == names_module(), "run: make readme"
+    assert NAMES.read_text() == names_module(), "run: make settings"
 
 
 def test_every_name_that_is_written_down_is_one() -> None:

@@ -1,0 +1,23 @@
+"""The documents of the repository, and what stands in them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGES = [
+    *sorted(REPOSITORY.glob("*.md")),
+    *sorted(REPOSITORY.glob("docs/**/*.md")),
+    *sorted(REPOSITORY.glob("examples/**/*.md")),
+]
+
+BASH = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
+"""Blocks that tests run against a mesh, as pasted."""
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+"""Excerpts of programs in examples/."""
+
+
+def page_id(page: Path) -> str:
+    """The page's path in the repository."""
+    return str(page.relative_to(REPOSITORY))
