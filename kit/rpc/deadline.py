@@ -15,6 +15,8 @@ _KEEP_SECONDS = 0.02
 _KEEP_SHARE = 0.5
 """Kept back at most, because a call that needs 2 ms can be answered within 10. Work of known length refuses itself (hashing)."""
 
+_KEEP_OF_STREAM_SECONDS = 0.5
+
 _ends_at: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
@@ -33,6 +35,17 @@ async def within(remaining: float | None, longest: float) -> AsyncIterator[None]
             yield
     finally:
         _ends_at.reset(token)
+
+
+@asynccontextmanager
+async def of_stream(remaining: float | None) -> AsyncIterator[None]:
+    """Ends the block, which serves a stream, a tenth of its time, and at most half a second, before the caller's deadline.
+
+    A proxy that enforces the deadline resets a stream that has begun, and its caller reads INTERNAL: our own status comes first.
+    Raises TimeoutError when the time runs out.
+    """
+    async with asyncio.timeout(None if remaining is None else remaining - min(_KEEP_OF_STREAM_SECONDS, remaining / 10)):
+        yield
 
 
 def remaining() -> float | None:

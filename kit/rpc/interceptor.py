@@ -115,7 +115,10 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         async def serve(data: bytes, context: Context) -> None:
             current_metadata.set(metadata)
             with tracing.serving(path, metadata) as span:
-                async with _Call(path, context, span, self._metrics) as call:
+                async with (
+                    _Call(path, context, span, self._metrics) as call,
+                    deadline.of_stream(_remaining(context)),
+                ):
                     request = await self._admit(call, path, handler, data, context)
                     async with self._access.standing(call.caller), aclosing(behaviour(request, context)) as messages:
                         async for message in messages:

@@ -312,6 +312,25 @@ async def test_a_stream_has_no_longest_time(desk: RunningDesk) -> None:
     assert left == [None]
 
 
+async def test_a_stream_is_ended_with_a_status_before_its_deadline(desk: RunningDesk) -> None:
+    async def speak_once(_request: CreateStoryRequest, _context: Context) -> AsyncGenerator[GetStoryResponse, None]:
+        yield said("a word")
+        await asyncio.Event().wait()
+
+    desk.desk.stream = speak_once
+
+    async def reason_after(seconds: float) -> str:
+        call = desk.stub.watch(ANYTHING, metadata=bearer(desk.issuer.token(ALICE)), timeout=seconds)
+        await call.read()
+        with pytest.raises(AioRpcError) as ended:
+            await call.read()
+        assert ended.value.code() is StatusCode.DEADLINE_EXCEEDED
+        return reason_of(ended.value)
+
+    # A busy machine may need more than a tenth of a second to answer, but hardly of each of these.
+    assert "DEADLINE_EXCEEDED" in [await reason_after(seconds) for seconds in (1, 3)]
+
+
 async def test_a_call_that_its_caller_gives_up_is_cancelled(
     desk: RunningDesk, caplog: pytest.LogCaptureFixture
 ) -> None:
