@@ -19,8 +19,11 @@ class MeshError(Exception):
     """
 
     code: ClassVar[StatusCode]
-    reason: ClassVar[str]
+    reason: str
     message: ClassVar[str]
+    peer: str = ""
+    """The service that raised it, when this one had called it in its own name: our callers do not see such an error
+    (kit.rpc.peer_errors). Empty for our own errors."""
 
     def __init__(self, *, retry_after: timedelta | None = None, **metadata: object) -> None:
         super().__init__(self.message)
@@ -49,7 +52,8 @@ class InvalidArgument(MeshError):
         self.violations = tuple(violations)
 
     def __str__(self) -> str:
-        return "; ".join(f"{each.field}: {each.description}".removeprefix(": ") for each in self.violations)
+        violations = "; ".join(f"{each.field}: {each.description}".removeprefix(": ") for each in self.violations)
+        return violations or super().__str__()
 
 
 class MalformedRequest(MeshError):

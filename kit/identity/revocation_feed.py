@@ -9,9 +9,11 @@ from collections.abc import Callable
 from datetime import UTC
 from uuid import UUID
 
-from grpc.aio import AioRpcError, Channel
+from grpc.aio import Channel
 from storymesh.auth.v1 import revocation_service_pb2 as pb
 from storymesh.auth.v1.revocation_service_pb2_grpc import RevocationServiceStub
+
+from kit.errors import MeshError
 
 from .revocations import Kind, Revocation, Revocations
 
@@ -65,8 +67,8 @@ class RevocationFeed:
                 self._lost("auth ended the stream")
             except TimeoutError:
                 self._lost(f"auth was silent for {self._silence_seconds:g} s")
-            except AioRpcError as error:
-                self._lost(f"{error.code().name}: {error.details()}")
+            except MeshError as error:
+                self._lost(f"{error.reason}: {error}")
             except Exception as error:
                 # A message that is not understood must not be passed over: the list counts as incomplete from here on.
                 self._lost(f"auth said what is not understood: {error!r}")

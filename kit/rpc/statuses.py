@@ -10,12 +10,12 @@ import redis.exceptions
 import sqlalchemy.exc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
-from grpc import StatusCode
-from grpc.aio import AioRpcError
 from grpc_status import rpc_status
 
 from kit.data.liveness import DependencyAway
 from kit.errors import DOMAIN, DeadlineExceeded, Internal, InvalidArgument, MeshError, Unavailable
+
+from .peer_errors import shown
 
 _DOWN: dict[str, tuple[type[Exception], ...]] = {
     "postgres": (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError),
@@ -28,21 +28,19 @@ _DOWN: dict[str, tuple[type[Exception], ...]] = {
 
 
 def as_mesh_error(error: Exception) -> MeshError:
-    """The error a caller is to see: what we raised on purpose, what will pass by itself, or Internal."""
+    """The error a caller is to see: what we raised on purpose, what will pass by itself, or Internal. A peer's is not passed on."""
     if isinstance(error, MeshError):
-        return error
+        return shown(error)
     if (dependency := _dependency_down(error)) is not None:
         return Unavailable(dependency=dependency) if dependency else Unavailable()
     return DeadlineExceeded() if isinstance(error, TimeoutError) else Internal()
 
 
 def _dependency_down(error: Exception) -> str | None:
-    """The dependency that does not answer; empty when it is another service or nobody can tell. None for any other error."""
+    """The dependency that does not answer; empty when nobody can tell. None for any other error."""
     match error:
         case DependencyAway():
             return error.dependency
-        case AioRpcError() if error.code() in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED):
-            return ""
         case sqlalchemy.exc.DBAPIError() if error.connection_invalidated:
             return "postgres"
         case ConnectionError():

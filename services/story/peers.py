@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from grpc import StatusCode
-from grpc.aio import AioRpcError, Channel
+from grpc.aio import Channel
 from storymesh.auth.v1 import directory_service_pb2 as pb
 from storymesh.auth.v1.directory_service_pb2_grpc import DirectoryServiceStub
 
-from kit.errors import SessionRevoked
+from kit.errors import NotFound, SessionRevoked
 
 
 class Accounts:
@@ -21,12 +20,10 @@ class Accounts:
     async def preferences_of(self, user_id: UUID) -> tuple[str, ...]:
         """Raises SessionRevoked for an account that is gone: so every service answers its tokens once it knows.
 
-        Raises AioRpcError when auth does not answer: a story with the wrong preferences would be worse than a retry.
+        Raises Unavailable when auth does not answer: a story with the wrong preferences would be worse than a retry.
         """
         try:
             response = await self._stub.GetUser(pb.GetUserRequest(user_id=str(user_id)))
-        except AioRpcError as error:
-            if error.code() is StatusCode.NOT_FOUND:
-                raise SessionRevoked from None
-            raise
+        except NotFound:
+            raise SessionRevoked from None
         return tuple(response.user.preferences)

@@ -29,8 +29,11 @@ _UNARY = {
     "ReadUser": policy_pb2.ACCESS_USER,
     "AskAdmin": policy_pb2.ACCESS_ADMIN,
     "AskService": policy_pb2.ACCESS_SERVICE,
+    "ReadService": policy_pb2.ACCESS_SERVICE,
+    "KeepService": policy_pb2.ACCESS_SERVICE,
 }
-_READS = {"ReadUser", "Watch"}
+_STREAMS = {"Watch": policy_pb2.ACCESS_USER, "WatchService": policy_pb2.ACCESS_SERVICE}
+_READS = {"ReadUser", "ReadService", "Watch", "WatchService"}
 
 
 def _declare() -> None:
@@ -41,16 +44,18 @@ def _declare() -> None:
         syntax="proto3",
     )
     desk = file.service.add(name="DeskService")
-    for name, access in {**_UNARY, "Watch": policy_pb2.ACCESS_USER}.items():
+    for name, access in {**_UNARY, **_STREAMS}.items():
         method = desk.method.add(
             name=name,
             input_type=f".{CreateStoryRequest.DESCRIPTOR.full_name}",
             output_type=f".{GetStoryResponse.DESCRIPTOR.full_name}",
-            server_streaming=name == "Watch",
+            server_streaming=name in _STREAMS,
         )
         method.options.Extensions[policy_pb2.policy].access = access
         if name in _READS:
             method.options.idempotency_level = descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
+        if name == "KeepService":
+            method.options.idempotency_level = descriptor_pb2.MethodOptions.IDEMPOTENT
     unguarded = file.service.add(name="UnguardedService").method.add()
     unguarded.CopyFrom(desk.method[0])
     unguarded.ClearField("options")
@@ -83,7 +88,7 @@ class Desk:
         watch = grpc.unary_stream_rpc_method_handler(
             self._stream, CreateStoryRequest.FromString, GetStoryResponse.SerializeToString
         )
-        handlers = {**dict.fromkeys(_UNARY, unary), "Watch": watch}
+        handlers = {**dict.fromkeys(_UNARY, unary), **dict.fromkeys(_STREAMS, watch)}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
 
     async def _answer(self, request: CreateStoryRequest, context: Context) -> GetStoryResponse:
@@ -111,9 +116,16 @@ class DeskStub:
         self.read = unary("ReadUser")
         self.admin = unary("AskAdmin")
         self.service = unary("AskService")
-        self.watch: grpc.aio.UnaryStreamMultiCallable[CreateStoryRequest, GetStoryResponse] = channel.unary_stream(
-            f"/{NAME}/Watch", CreateStoryRequest.SerializeToString, GetStoryResponse.FromString
-        )
+        self.read_service = unary("ReadService")
+        self.keep_service = unary("KeepService")
+
+        def stream(name: str) -> grpc.aio.UnaryStreamMultiCallable[CreateStoryRequest, GetStoryResponse]:
+            return channel.unary_stream(
+                f"/{NAME}/{name}", CreateStoryRequest.SerializeToString, GetStoryResponse.FromString
+            )
+
+        self.watch = stream("Watch")
+        self.watch_service = stream("WatchService")
 
 
 def add(server: Server, desk: Desk) -> None:

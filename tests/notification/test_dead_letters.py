@@ -253,7 +253,7 @@ async def test_the_other_service_decides_itself_who_may_ask(ops: Ops) -> None:
     with raises_status(StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"):
         await ops.stub.ListDeadLetters(pb.ListDeadLettersRequest(), metadata=ops.auth("USER"))
     ops.story_issuer.revocations.add(Revocation(Kind.USER, str(ADMIN), datetime.now(UTC) + timedelta(hours=1)))
-    with raises_status(StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"):
+    with raises_status(StatusCode.UNAUTHENTICATED, "SESSION_REVOKED"):
         await ops.discard("story", lost.id)
     assert (await ops.page("notification")).next_page_token == ""
 
