@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import grpc_tools
+from client_stubs import stubs
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from grpc_tools import protoc
@@ -98,7 +99,9 @@ def generate(output: Path) -> FileDescriptorSet:
         run_protoc([known_set, f"--python_out={output}", f"--mypy_out=quiet:{output}", *ALSO_GENERATED, *contracts])
         run_protoc([known_set, f"--grpc_python_out={output}", f"--mypy_grpc_out=quiet:{output}", *services])
     (output / "descriptors.binpb").write_bytes(edge_descriptors(everything).SerializeToString(deterministic=True))
-    (output / "storymesh/methods.py").write_text(table_of_methods(contract.of(everything)), encoding="utf-8")
+    served = contract.of(everything)
+    (output / "storymesh/methods.py").write_text(table_of_methods(served), encoding="utf-8")
+    (output / "storymesh/stubs.py").write_text(stubs(served), encoding="utf-8")
     document = openapi(everything)
     (output / "openapi.yaml").write_text(to_yaml(document), encoding="utf-8")
     (output / "docs.html").write_text(page(document), encoding="utf-8")

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from storymesh.auth.v1 import session_service_pb2
-from storymesh.auth.v1.account_service_pb2_grpc import AccountServiceStub
-from storymesh.auth.v1.key_service_pb2_grpc import KeyServiceStub
-from storymesh.auth.v1.registration_service_pb2_grpc import RegistrationServiceStub
-from storymesh.auth.v1.session_service_pb2_grpc import SessionServiceStub
 from storymesh.auth.v1.user_pb2 import User
 from storymesh.methods import METHODS
-from storymesh.notification.v1.notification_service_pb2_grpc import NotificationServiceStub
-from storymesh.story.v1.story_service_pb2_grpc import StoryServiceStub
+from storymesh.stubs import Stubs
 
 from . import calls, channels
 from .errors import StorymeshError
 from .session import Clock, Session, system_clock
 from .tokens import MemoryTokens, Tokens, TokenStore
-
-if TYPE_CHECKING:
-    from storymesh.auth.v1.account_service_pb2_grpc import AccountServiceAsyncStub
-    from storymesh.auth.v1.key_service_pb2_grpc import KeyServiceAsyncStub
-    from storymesh.auth.v1.registration_service_pb2_grpc import RegistrationServiceAsyncStub
-    from storymesh.auth.v1.session_service_pb2_grpc import SessionServiceAsyncStub
-    from storymesh.notification.v1.notification_service_pb2_grpc import NotificationServiceAsyncStub
-    from storymesh.story.v1.story_service_pb2_grpc import StoryServiceAsyncStub
 
 DEFAULT_TARGET = "127.0.0.1:8080"
 
@@ -34,7 +21,7 @@ _REFRESH_SECONDS = 5.0
 """For one try, so that several fit into the time in which a refresh may be repeated."""
 
 
-class Storymesh:
+class Storymesh(Stubs):
     """Use it in `async with`, from one event loop.
 
         async with Storymesh("edge.example.com:443", tokens=FileTokens(path)) as mesh:
@@ -69,12 +56,7 @@ class Storymesh:
             root_certificates=root_certificates,
             user_agent=user_agent,
         )
-        self.registrations: RegistrationServiceAsyncStub = RegistrationServiceStub(self._channel)
-        self.sessions: SessionServiceAsyncStub = SessionServiceStub(self._channel)
-        self.accounts: AccountServiceAsyncStub = AccountServiceStub(self._channel)
-        self.keys: KeyServiceAsyncStub = KeyServiceStub(self._channel)
-        self.stories: StoryServiceAsyncStub = StoryServiceStub(self._channel)
-        self.notifications: NotificationServiceAsyncStub = NotificationServiceStub(self._channel)
+        super().__init__(self._channel)
 
     @property
     def signed_in(self) -> bool:

@@ -1,0 +1,25 @@
+"""A stub for every service that the edge serves. Generated from the contracts by proto/generate.py; do not edit."""
+
+from __future__ import annotations
+
+import grpc.aio
+from storymesh.auth.v1 import account_service_pb2_grpc as auth_account_service_pb2_grpc
+from storymesh.auth.v1 import key_service_pb2_grpc as auth_key_service_pb2_grpc
+from storymesh.auth.v1 import registration_service_pb2_grpc as auth_registration_service_pb2_grpc
+from storymesh.auth.v1 import session_service_pb2_grpc as auth_session_service_pb2_grpc
+from storymesh.notification.v1 import notification_service_pb2_grpc as notification_notification_service_pb2_grpc
+from storymesh.ops.v1 import dead_letter_service_pb2_grpc as ops_dead_letter_service_pb2_grpc
+from storymesh.story.v1 import story_service_pb2_grpc as story_story_service_pb2_grpc
+
+
+class Stubs:
+    """Each service's methods, typed, over one channel."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.accounts: auth_account_service_pb2_grpc.AccountServiceAsyncStub = auth_account_service_pb2_grpc.AccountServiceStub(channel)
+        self.keys: auth_key_service_pb2_grpc.KeyServiceAsyncStub = auth_key_service_pb2_grpc.KeyServiceStub(channel)
+        self.registrations: auth_registration_service_pb2_grpc.RegistrationServiceAsyncStub = auth_registration_service_pb2_grpc.RegistrationServiceStub(channel)
+        self.sessions: auth_session_service_pb2_grpc.SessionServiceAsyncStub = auth_session_service_pb2_grpc.SessionServiceStub(channel)
+        self.notifications: notification_notification_service_pb2_grpc.NotificationServiceAsyncStub = notification_notification_service_pb2_grpc.NotificationServiceStub(channel)
+        self.dead_letters: ops_dead_letter_service_pb2_grpc.DeadLetterServiceAsyncStub = ops_dead_letter_service_pb2_grpc.DeadLetterServiceStub(channel)
+        self.stories: story_story_service_pb2_grpc.StoryServiceAsyncStub = story_story_service_pb2_grpc.StoryServiceStub(channel)
