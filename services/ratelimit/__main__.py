@@ -16,17 +16,18 @@ from kit.runtime import process
 from .config import RateLimitSettings
 from .model.rules import RuleSet
 from .operations.buckets import Buckets
+from .operations.classes import load_fitting
 from .operations.reload import LiveRules
 from .servicer import RateLimits
 from .store.buckets import BucketStore, connect
-from .store.rules_file import BadRules, load
+from .store.rules_file import BadRules
 
 _SERVICE = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
 
 
 async def serve(settings: RateLimitSettings) -> None:
     try:
-        rules = LiveRules(settings.rate_limit_rules)
+        rules = LiveRules(settings.rate_limit_rules, load_fitting)
     except BadRules as error:
         sys.exit(str(error))
     redis = connect(settings.redis_url.get_secret_value())
@@ -42,7 +43,7 @@ async def serve(settings: RateLimitSettings) -> None:
 def check(path: Path) -> None:
     """Prints the rules as they are understood, or ends the process with what is wrong with them."""
     try:
-        rules = load(path)
+        rules = load_fitting(path)
     except BadRules as error:
         sys.exit(str(error))
     print(f"{path}: {len(rules.rules)} rules of the domain {rules.domain}; on_no_match: {rules.on_no_match}")

@@ -80,6 +80,14 @@ def test_a_service_without_endpoints_is_refused_by_name() -> None:
         bootstrap(settings, read(settings.files.contract))
 
 
+def test_an_answer_for_a_rate_limit_class_that_does_not_exist_is_refused_by_name() -> None:
+    settings = load(CHECKED_IN, ["rate_limit.on_failure.credential=deny"])
+    with pytest.raises(
+        SettingsError, match="the contract has no rate-limit class credential; it has default, credentials"
+    ):
+        bootstrap(settings, read(settings.files.contract))
+
+
 def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"nowhere\.yaml"):
         load(tmp_path / "nowhere.yaml")

@@ -122,3 +122,15 @@ async def test_it_does_not_start_with_bad_rules(tmp_path: Path) -> None:
     settings = RateLimitSettings(rate_limit_rules=tmp_path / "none.yaml", mesh_key="A" * 43)
     with pytest.raises(SystemExit, match=r"none.yaml cannot be read: No such file or directory"):
         await serve(settings)
+
+
+async def test_it_does_not_start_while_a_class_of_the_contract_has_no_rule(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(PRODUCTION.read_text().replace("value: stream", "value: streams"))
+    settings = RateLimitSettings(rate_limit_rules=rules, mesh_key="A" * 43)
+    with pytest.raises(SystemExit) as refused:
+        await serve(settings)
+    assert "stream-per-user: the contract has no rate-limit class streams; it has default, " in str(refused.value)
+    assert "no rule matches every call of the rate-limit class stream by user, which then is refused" in str(
+        refused.value
+    )

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from storymesh.options.v1 import policy_pb2
 
+from mesh import contract
+from mesh.contract import Contract
 from services.ratelimit.model import MICROSECONDS
 from services.ratelimit.model.rules import OnNoMatch, OnRedisDown, RuleSet
 from services.ratelimit.operations.buckets import Buckets
-from services.ratelimit.store.rules_file import load
+from services.ratelimit.operations.classes import load_fitting, misfits
+from services.ratelimit.store.rules_file import BadRules, load
 from tests.ratelimit.building import LOCAL, PRODUCTION, RULES_FOLDER, BucketsFor, by_address, by_user
 
 DESCRIBE = {"client_ip": by_address, "user": by_user}
 
-CLASSES = [
-    name.removeprefix("RATE_LIMIT_CLASS_").lower()
-    for name, number in policy_pb2.RateLimitClass.items()
-    if number != policy_pb2.RATE_LIMIT_CLASS_UNSPECIFIED
-]
+CLASSES = contract.read().rate_limit_classes
 
 
 def test_these_are_all_files() -> None:
@@ -33,6 +34,54 @@ def test_every_class_is_limited_by_address_and_by_user_and_what_is_unknown_is_de
     assert rules.on_no_match is OnNoMatch.DENY
     for rate_limit_class, describe in product(CLASSES, DESCRIBE.values()):
         assert rules.matching("storymesh", describe(rate_limit_class=rate_limit_class).entries), rate_limit_class
+
+
+@pytest.mark.parametrize("path", [PRODUCTION, LOCAL], ids=lambda path: path.stem)
+def test_the_contract_finds_no_fault_with_them(path: Path) -> None:
+    load_fitting(path)
+
+
+def with_class(name: str) -> Contract:
+    """The contract with one more line in its enum of classes, which ListStories then has."""
+    descriptors = FileDescriptorSet.FromString(contract.DESCRIPTORS.read_bytes())
+    files = {file.name: file for file in descriptors.file}
+    classes = next(e for e in files["storymesh/options/v1/policy.proto"].enum_type if e.name == "RateLimitClass")
+    classes.value.add(name=f"RATE_LIMIT_CLASS_{name.upper()}", number=100)
+    methods = files["storymesh/story/v1/story_service.proto"].service[0].method
+    options = next(method for method in methods if method.name == "ListStories").options
+    # The enum is open: this process's own stubs take the new number as well.
+    options.Extensions[policy_pb2.policy].rate_limit_class = 100  # type: ignore[assignment]
+    return contract.of(descriptors)
+
+
+def test_a_new_class_takes_one_line_of_the_contract_and_its_rules(tmp_path: Path) -> None:
+    known = with_class("search")
+    limit = "rate: 1/s, burst: 9, on_redis_down: open"
+    by_address = f"{{name: search-address, match: [{{key: class, value: search}}, {{key: client_ip}}], {limit}}}"
+    by_user = f"{{name: search-user, match: [{{key: class, value: search}}, {{key: user}}], {limit}}}"
+    path = tmp_path / "rules.yaml"
+
+    path.write_text(PRODUCTION.read_text())
+    without_any = list(misfits(load(path), known))
+    assert [re.findall(r"class search by (\w+), which then is refused; write one", each) for each in without_any] == [
+        ["client_ip"],
+        ["user"],
+    ]
+    path.write_text(f"{PRODUCTION.read_text()}\n  - {by_address}\n")
+    assert len(list(misfits(load(path), known))) == 1
+    path.write_text(f"{PRODUCTION.read_text()}\n  - {by_address}\n  - {by_user}\n")
+    assert list(misfits(load(path), known)) == []
+    with pytest.raises(
+        BadRules, match=r"rules.yaml: search-address: the contract has no rate-limit class search; it has"
+    ):
+        load_fitting(path)
+
+
+def test_a_rule_for_a_part_of_a_class_does_not_limit_the_class(tmp_path: Path) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text(PRODUCTION.read_text().replace("{key: client_ip}", "{key: client_ip, value: 192.0.2.7/32}"))
+    with pytest.raises(BadRules, match=r"class default by client_ip"):
+        load_fitting(path)
 
 
 @pytest.mark.parametrize("path", [PRODUCTION, LOCAL], ids=lambda path: path.stem)

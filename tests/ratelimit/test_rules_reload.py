@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from services.ratelimit.operations.reload import LiveRules
-from services.ratelimit.store.rules_file import BadRules
+from services.ratelimit.store.rules_file import BadRules, load
 
 RULES = """\
 domain: storymesh
@@ -55,7 +55,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def rules(path: Path) -> AsyncIterator[LiveRules]:
-    rules = LiveRules(path, look_every_seconds=0.02)
+    rules = LiveRules(path, load, look_every_seconds=0.02)
     stopping = asyncio.Event()
     following = asyncio.create_task(rules.follow(stopping))
     await asyncio.sleep(0)
@@ -76,7 +76,7 @@ async def test_a_file_that_is_swapped_by_a_link_is_noticed(tmp_path: Path) -> No
     write(new, "other")
     os.utime(new, ns=(old.stat().st_atime_ns, old.stat().st_mtime_ns))
     link.symlink_to(old)
-    rules, stopping = LiveRules(link, look_every_seconds=0.02), asyncio.Event()
+    rules, stopping = LiveRules(link, load, look_every_seconds=0.02), asyncio.Event()
     following = asyncio.create_task(rules.follow(stopping))
     (tmp_path / "next").symlink_to(new)
     (tmp_path / "next").replace(link)
@@ -110,4 +110,4 @@ async def test_bad_rules_leave_those_in_force_and_are_told_once(
 def test_bad_rules_at_the_start_are_refused(path: Path) -> None:
     path.write_text("rules: []\n")
     with pytest.raises(BadRules):
-        LiveRules(path)
+        LiveRules(path, load)

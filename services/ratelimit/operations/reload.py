@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from ..model.rules import RuleSet
-from ..store.rules_file import BadRules, load
+from ..store.rules_file import BadRules
 
 log = logging.getLogger(__name__)
+
+Load = Callable[[Path], RuleSet]
+"""Raises BadRules."""
 
 _Fingerprint = tuple[int, int, int]
 
@@ -18,8 +22,9 @@ _Fingerprint = tuple[int, int, int]
 class LiveRules:
     """Raises BadRules when the file is unusable at the start; later, bad rules leave those in force as they are."""
 
-    def __init__(self, path: Path, *, look_every_seconds: float = 1.0) -> None:
+    def __init__(self, path: Path, load: Load, *, look_every_seconds: float = 1.0) -> None:
         self._path = path
+        self._load = load
         self._look_every_seconds = look_every_seconds
         # Before the reading: a change during it is then seen as one.
         self._seen = _fingerprint(path)
@@ -47,7 +52,7 @@ class LiveRules:
     async def _reload(self) -> None:
         self._seen = _fingerprint(self._path)
         try:
-            self._current = await asyncio.to_thread(load, self._path)
+            self._current = await asyncio.to_thread(self._load, self._path)
         except BadRules as error:
             log.error("the rules in force stay, because the new ones are unusable: %s", error)
         else:
