@@ -9,8 +9,6 @@ from typing import ClassVar
 
 from grpc import StatusCode
 
-DOMAIN = "storymesh"
-
 
 class MeshError(Exception):
     """Raised in operations, mapped to a status once, in the interceptor.

@@ -13,14 +13,9 @@ from edge.clusters import RATE_LIMIT_CLUSTER
 from edge.config import Config, always, extension, header, seconds, typed
 from edge.settings import OnFailure, RateLimit
 from mesh.contract import Access, Method
+from mesh.edge_protocol import CLIENT_ADDRESS_HEADER, EDGE_HEADER_PREFIX
 
-INTERNAL_PREFIX = "x-storymesh-"
-"""Of headers that only the edge itself may set: they are taken off every request that arrives."""
-
-CLIENT_ADDRESS_HEADER = f"{INTERNAL_PREFIX}client-address"
-"""Tells the services the client's address, as far as the edge trusts those in front of it: kit/identity/caller.py reads it."""
-
-CLIENT_NETWORK_HEADER = f"{INTERNAL_PREFIX}client-ip"
+CLIENT_NETWORK_HEADER = f"{EDGE_HEADER_PREFIX}client-ip"
 """Carries the client's network between the edge's own filters; Envoy's action for addresses cannot name the descriptor's key."""
 
 _UNMAPPED = "::/64"

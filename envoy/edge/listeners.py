@@ -7,7 +7,7 @@ from edge.authentication import JWKS_METHOD, jwt_authn
 from edge.bodies import strict_bodies
 from edge.clusters import socket_address
 from edge.config import Config, extension, header, seconds
-from edge.limits import INTERNAL_PREFIX, client_addresses, global_limits, local_limit
+from edge.limits import client_addresses, global_limits, local_limit
 from edge.observability import access_log, sound_traces, tracing
 from edge.replies import local_replies
 from edge.requests import judged, without_trailers
@@ -18,6 +18,7 @@ from edge.sizes import whole_requests
 from edge.statuses import explained
 from edge.transcoding import transcoder
 from mesh.contract import Contract
+from mesh.edge_protocol import EDGE_HEADER_PREFIX
 
 _CONNECTION_BUFFER = 32_768
 
@@ -135,9 +136,9 @@ def _believable_headers() -> Config:
         "envoy.http.early_header_mutation.header_mutation",
         "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
         mutations=[
-            *({"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in ("x-envoy-", INTERNAL_PREFIX)),
+            *({"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in ("x-envoy-", EDGE_HEADER_PREFIX)),
             *({"remove": name} for name in ("forwarded", "x-real-ip", "x-client-ip", "x-user-id")),
-            *sound_traces(f"{INTERNAL_PREFIX}traceparent"),
+            *sound_traces(f"{EDGE_HEADER_PREFIX}traceparent"),
         ],
     )
 
@@ -157,7 +158,7 @@ def _headers(settings: Cors) -> Config:
                 # Answers hold tokens and private stories.
                 {"append": header("cache-control", "no-store", action="ADD_IF_ABSENT")},
                 *({"append": each} for each in cors.on_every_answer(settings)),
-                {"remove_on_match": {"key_matcher": {"prefix": INTERNAL_PREFIX}}},
+                {"remove_on_match": {"key_matcher": {"prefix": EDGE_HEADER_PREFIX}}},
             ],
         },
     )

@@ -19,8 +19,9 @@ from edge.config import Config, extension, header
 from edge.observability import FORMER_METHOD
 from edge.requests import REFUSAL_METADATA, REFUSALS
 from edge.settings import Cors
-from edge.statuses import DOMAIN, NOT_IN_TIME, UNREACHABLE, details, details_with_delay
+from edge.statuses import NOT_IN_TIME, UNREACHABLE, details, details_with_delay
 from edge.transcoding import is_compressed
+from mesh.edge_protocol import ERROR_DOMAIN
 
 _ENVOYS_WORDS = "%LOCAL_REPLY_BODY%"
 # As gRPC sends a message: whatever is not printable ASCII, and the sign itself, in percent.
@@ -225,7 +226,12 @@ def _mappers(reply: Reply) -> Iterator[Config]:
 
 def _for_json(reply: Reply) -> Config:
     all_details: list[Config] = [
-        {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reply.reason, "domain": DOMAIN, "metadata": {}}
+        {
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+            "reason": reply.reason,
+            "domain": ERROR_DOMAIN,
+            "metadata": {},
+        }
     ]
     if reply.field:
         violation = {"field": reply.field, "description": reply.message, "reason": "TYPE"}

@@ -14,13 +14,14 @@ from collections.abc import Iterable, Sequence
 from edge import cors
 from edge.authentication import JWKS_METHOD, without_token
 from edge.config import Config, header, seconds, typed
-from edge.limits import CLIENT_NETWORK_HEADER, INTERNAL_PREFIX, rate_limits, without_local_limit
+from edge.limits import CLIENT_NETWORK_HEADER, rate_limits, without_local_limit
 from edge.observability import method_tracing, path_tracing
 from edge.scripts import DOCUMENTS, STREAMS, VERBS, running
 from edge.settings import Settings
 from edge.sizes import without_waiting
 from edge.transcoding import is_compressed, without_transcoding
 from mesh.contract import Binding, Contract, Method
+from mesh.edge_protocol import EDGE_HEADER_PREFIX
 
 # Failures in which the service has not seen the request, so that repeating any method is safe.
 _NEVER_ARRIVED = "connect-failure,refused-stream,reset-before-request"
@@ -236,7 +237,7 @@ def _nowhere(name: str, match: Config) -> Config:
     return {
         "name": name,
         "match": match,
-        "route": {"cluster_header": f"{INTERNAL_PREFIX}nowhere", "cluster_not_found_response_code": "NOT_FOUND"},
+        "route": {"cluster_header": f"{EDGE_HEADER_PREFIX}nowhere", "cluster_not_found_response_code": "NOT_FOUND"},
         "typed_per_filter_config": without_token(),
     }
 

@@ -6,9 +6,7 @@ from pathlib import Path
 
 from edge import lua
 from edge.config import Config, extension, typed
-
-ENDED = "x-storymesh-ended"
-"""A response header by which a service says that the stream tells nothing new: the client has read its end before."""
+from mesh.edge_protocol import STREAM_ENDED_HEADER
 
 STREAMS, DOCUMENTS, VERBS = "streams", "documents", "verbs"
 """The scripts: resumable server-sent events, HEAD for documents that a service answers, and a slash after a verb of a path."""
@@ -19,7 +17,7 @@ _HERE = Path(__file__).parent
 
 def scripts() -> Config:
     """The filter; stands right before the transcoder, whose input and output the scripts change."""
-    common = lua.constants(ENDED=ENDED) + (_HERE / "common.lua").read_text()
+    common = lua.constants(ENDED=STREAM_ENDED_HEADER) + (_HERE / "common.lua").read_text()
     return extension(
         _FILTER,
         "extensions.filters.http.lua.v3.Lua",

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mesh.catalog import DEFAULT_BASE_PORT, manifests
 from mesh.contract import DESCRIPTORS
+from mesh.edge_protocol import CLOCK_SKEW_SECONDS, TOKEN_AUDIENCE, TOKEN_ISSUER
 
 
 class Address(NamedTuple):
@@ -61,10 +62,10 @@ class Files(_Section):
 class Authentication(_Section):
     """Which access tokens the edge lets in."""
 
-    issuer: str = Field(default="storymesh", description="The `iss` claim.")
-    audience: str = Field(default="storymesh", description="The `aud` claim.")
+    issuer: str = Field(default=TOKEN_ISSUER, description="The `iss` claim.")
+    audience: str = Field(default=TOKEN_AUDIENCE, description="The `aud` claim.")
     clock_skew_seconds: Annotated[int, Field(ge=0)] = Field(
-        default=30, description="How far clocks may differ when a token begins or ends."
+        default=CLOCK_SKEW_SECONDS, description="How far clocks may differ when a token begins or ends."
     )
     keys_cache_seconds: Seconds = Field(
         default=300,

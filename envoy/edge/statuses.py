@@ -15,8 +15,7 @@ from google.protobuf.any_pb2 import Any
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from edge.config import Config, extension, header
-
-DOMAIN = "storymesh"
+from mesh.edge_protocol import ERROR_DOMAIN
 
 NOT_IN_TIME = "The service did not answer in time."
 UNREACHABLE = "The service cannot be reached at the moment; try again."
@@ -97,7 +96,7 @@ def _delay() -> str:
 
 def _status(code: int, message: str, reason: str, further: Iterable[Any]) -> bytes:
     info = Any()
-    info.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
+    info.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN))
     return status_pb2.Status(code=code, message=message, details=[info, *further]).SerializeToString()
 
 

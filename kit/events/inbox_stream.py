@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import cast
 from uuid import uuid4
@@ -16,6 +16,7 @@ import redis.exceptions
 from redis.asyncio import Redis
 
 from kit.data import redis as kit_redis
+from kit.runtime.clock import from_unix_milliseconds, milliseconds
 
 from .inbox_scripts import ACKNOWLEDGE, FORGET, KEEP, LEAVE, MOVE_DUE, POSTPONE, TAKE_BACK
 
@@ -81,7 +82,7 @@ class InboxStream:
         self._redis = redis
         self._service = service
         self._stream, self._delayed = stream_of(service), delayed_of(service)
-        self._lease = int(lease_seconds * 1000)
+        self._lease = milliseconds(timedelta(seconds=lease_seconds))
         # Unique for each process, also after a restart in the same container: a name stands for one life.
         self._consumer = consumer or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._cursor = _BEGINNING
@@ -132,7 +133,15 @@ class InboxStream:
         """Takes the entry out of the stream for a time. False when it is not ours any more."""
         postponed = await self._postpone(
             keys=[self._stream, self._delayed],
-            args=[GROUP, self._consumer, entry.id, int(seconds * 1000), failures, uuid4().hex, entry.data],
+            args=[
+                GROUP,
+                self._consumer,
+                entry.id,
+                milliseconds(timedelta(seconds=seconds)),
+                failures,
+                uuid4().hex,
+                entry.data,
+            ],
         )
         return bool(postponed)
 
@@ -154,7 +163,7 @@ class InboxStream:
 
     async def forget_ended(self, silent_seconds: float) -> None:
         """Removes the names of consumers without pending entries that were silent for longer."""
-        await self._forget(keys=[self._stream], args=[GROUP, int(silent_seconds * 1000)])
+        await self._forget(keys=[self._stream], args=[GROUP, milliseconds(timedelta(seconds=silent_seconds))])
 
     async def oldest_at(self) -> datetime | None:
         """When the entry that waits the longest came; None when none does."""
@@ -196,7 +205,7 @@ def _entries(raw: Sequence[_Raw], *, claimed: bool) -> list[Entry]:
 
 
 def _came_at(entry_id: bytes) -> datetime:
-    return datetime.fromtimestamp(int(entry_id.split(b"-")[0]) / 1000, UTC)
+    return from_unix_milliseconds(int(entry_id.split(b"-")[0]))
 
 
 def _number(text: bytes) -> int:

@@ -13,10 +13,9 @@ from uuid import UUID
 
 from grpc.aio import ServicerContext
 
-from .display_text import visible
+from mesh.edge_protocol import CLIENT_ADDRESS_HEADER
 
-_CLIENT_ADDRESS = "x-storymesh-client-address"
-"""Set by the edge alone, which takes it off every request that arrives. `x-forwarded-for` is a claim of proxies and clients."""
+from .display_text import visible
 
 
 class Role(StrEnum):
@@ -70,7 +69,7 @@ def origin_of(context: ServicerContext[Any, Any]) -> Origin:
 
 def address_told(metadata: Mapping[str, str | bytes]) -> str:
     """The client's address according to the edge; empty when it told none."""
-    return _address(str(metadata.get(_CLIENT_ADDRESS, "")))
+    return _address(str(metadata.get(CLIENT_ADDRESS_HEADER, "")))
 
 
 def _address(text: str) -> str:

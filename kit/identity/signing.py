@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
+
+from kit import base64url
 
 _TAG_BYTES = 16
 
@@ -19,15 +19,15 @@ class Signer:
     def sign(self, scope: str, text: str) -> str:
         """A URL-safe token of `text`. The text is readable by whoever holds the token."""
         body = text.encode()
-        return base64.urlsafe_b64encode(self._tag(scope, body) + body).rstrip(b"=").decode()
+        return base64url.encode(self._tag(scope, body) + body)
 
     def open(self, scope: str, token: str) -> str | None:
         """The text, or None when the token was not signed for this scope with this key."""
         try:
-            raw = base64.b64decode(token.encode() + b"=" * (-len(token) % 4), altchars=b"-_", validate=True)
+            raw = base64url.decode(token)
             tag, body = raw[:_TAG_BYTES], raw[_TAG_BYTES:]
             return body.decode() if hmac.compare_digest(tag, self._tag(scope, body)) else None
-        except (binascii.Error, UnicodeError):
+        except ValueError:
             return None
 
     def _tag(self, scope: str, body: bytes) -> bytes:

@@ -18,7 +18,8 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError, Metadata
 
 from kit import errors
-from kit.errors import DOMAIN, Internal, InvalidArgument, MeshError, Unavailable, Violation
+from kit.errors import Internal, InvalidArgument, MeshError, Unavailable, Violation
+from mesh.edge_protocol import ERROR_DOMAIN
 
 M = TypeVar("M", bound=Message)
 
@@ -72,7 +73,7 @@ def from_peer(error: AioRpcError, peer: str, *, in_a_persons_name: bool) -> Mesh
     """
     status = _status(error)
     info = _detail(status, error_details_pb2.ErrorInfo)
-    known = info is not None and info.domain == DOMAIN and _REASON.fullmatch(info.reason) is not None
+    known = info is not None and info.domain == ERROR_DOMAIN and _REASON.fullmatch(info.reason) is not None
     reason = info.reason if info is not None and known else ""
     kind = _BY_REASON.get((error.code(), reason)) or _BY_CODE.get(error.code(), Internal)
     rebuilt = _violated(status) if kind is InvalidArgument else kind()

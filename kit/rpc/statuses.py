@@ -13,7 +13,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from kit.data.liveness import DependencyAway
-from kit.errors import DOMAIN, DeadlineExceeded, Internal, InvalidArgument, MeshError, Unavailable
+from kit.errors import DeadlineExceeded, Internal, InvalidArgument, MeshError, Unavailable
+from mesh.edge_protocol import ERROR_DOMAIN
 
 from .peer_errors import shown
 
@@ -52,7 +53,7 @@ def to_status(error: MeshError) -> status_pb2.Status:
     """ErrorInfo first, then what the kind of error adds."""
     code: int = error.code.value[0]
     status = status_pb2.Status(code=code, message=str(error))
-    _attach(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
+    _attach(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata))
     if isinstance(error, InvalidArgument):
         violations = [
             error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description, reason=v.reason)

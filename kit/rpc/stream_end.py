@@ -6,10 +6,9 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
-ENDED = "x-storymesh-ended"
-"""The edge answers server-sent events with 204 then, upon which an EventSource does not come back; native clients do not see it."""
+from mesh.edge_protocol import STREAM_ENDED_HEADER
 
 
 async def say_ended(context: ServicerContext[Any, Any]) -> None:
     """Before the first message, which may as well repeat the end."""
-    await context.send_initial_metadata(((ENDED, "1"),))
+    await context.send_initial_metadata(((STREAM_ENDED_HEADER, "1"),))

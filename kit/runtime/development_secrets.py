@@ -5,9 +5,10 @@ Every answer says what is wrong and the way out, and never shows the secret.
 
 from __future__ import annotations
 
-import base64
 import string
 from collections.abc import Collection
+
+from kit import base64url
 
 KEY_MARK = "development."
 """What the local runner's keys begin with. The dot is in neither alphabet of base64, so no other key begins so."""
@@ -22,7 +23,7 @@ _NEW_PASSWORD = "make one with: openssl rand -hex 32"
 _DISTINCT_BYTES = 20
 _DISTINCT_CHARACTERS = 20
 _PRINTABLE = frozenset(string.printable.encode())
-_HEX_DIGITS = frozenset(b"0123456789abcdef")
+_HEX_DIGITS = frozenset("0123456789abcdef")
 
 _DISTINCT_IN_PASSWORD = 6
 _TRIED_FIRST = {
@@ -75,6 +76,6 @@ def is_marked(secret: str) -> bool:
 
 def _looks_random(key: bytes) -> bool:
     """Not so for one byte repeated, for words, nor for words that happen to be base64."""
-    text = base64.b64encode(key).rstrip(b"=")
+    text = base64url.encode(key)
     random_text = len(set(text)) >= _DISTINCT_CHARACTERS or _HEX_DIGITS.issuperset(text)
     return random_text and len(set(key)) >= _DISTINCT_BYTES and not _PRINTABLE.issuperset(key)

@@ -9,7 +9,6 @@ service adds as a `Key`, as `Keys` or as an address in a `SecretStr` is judged l
 
 from __future__ import annotations
 
-import base64
 import os
 import sys
 from collections.abc import Mapping
@@ -32,12 +31,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from kit import base64url
+from mesh.edge_protocol import TOKEN_AUDIENCE, TOKEN_ISSUER
+
 from . import unknown_settings
 from .development_secrets import KEY_MARK, fault_of_keys, fault_of_password, fault_of_text, is_marked
 
 PREFIX = unknown_settings.PREFIX
 KEY_BYTES = 32
-_STANDARD_ALPHABET = str.maketrans("-_", "+/")
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -45,11 +46,8 @@ S = TypeVar("S", bound=BaseSettings)
 def _decoded(value: object) -> bytes:
     if isinstance(value, bytes):
         return value
-    # The other alphabet's two characters may stand too: the key is the same, and `openssl rand -base64` writes it so.
-    text = str(value).strip().removeprefix(KEY_MARK).rstrip("=").translate(_STANDARD_ALPHABET)
     try:
-        # Strict: the lenient decoder skips what it does not know, which makes another key than the other service has.
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        return base64url.decode(str(value).strip().removeprefix(KEY_MARK).rstrip("="))
     except ValueError:
         raise ValueError("is not base64url") from None
 
@@ -157,8 +155,8 @@ class ServiceSettings(BaseSettings):
     )
     mesh_key: Key = Field(description="Signs the tokens by which services prove themselves to each other.")
     auth_target: str = Field("127.0.0.1:50051", description="Address and port of the auth service.")
-    token_issuer: str = Field("storymesh", description="The `iss` of access tokens.")
-    token_audience: str = Field("storymesh", description="The `aud` of access tokens.")
+    token_issuer: str = Field(TOKEN_ISSUER, description="The `iss` of access tokens.")
+    token_audience: str = Field(TOKEN_AUDIENCE, description="The `aud` of access tokens.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="The least level that is logged."
     )

@@ -10,11 +10,11 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from edge import scripts
 from storymesh.story.v1 import story_service_pb2 as story
 from storymesh.story.v1 import story_service_pb2_grpc as story_grpc
 
-from kit.rpc.stream_end import ENDED, say_ended
+from kit.rpc.stream_end import say_ended
+from mesh.edge_protocol import STREAM_ENDED_HEADER
 from tests.envoy.conftest import Edge, Mesh, until
 from tests.envoy.statuses import reason
 
@@ -96,7 +96,7 @@ async def test_a_client_that_knows_the_end_is_answered_204(ada: httpx.AsyncClien
         answer = await ada.get("/v1/stories/s1:watch", headers={"last-event-id": "done"})
         assert (answer.status_code, answer.content) == (204, b"")
         assert "content-type" not in answer.headers
-        assert ENDED not in answer.headers
+        assert STREAM_ENDED_HEADER not in answer.headers
 
 
 async def test_a_native_client_that_knows_the_end_gets_it_again(
@@ -107,11 +107,7 @@ async def test_a_native_client_that_knows_the_end_gets_it_again(
     mesh.story.chunks.put_nowait(None)
     watch = story_grpc.StoryServiceStub(channel).WatchStory(story.WatchStoryRequest(), metadata=credentials)
     assert [message.chunk.text async for message in watch] == ["done"]
-    assert ENDED not in dict(await watch.initial_metadata())
-
-
-async def test_a_service_and_the_edge_mean_the_same_by_the_end() -> None:
-    assert scripts.ENDED == ENDED
+    assert STREAM_ENDED_HEADER not in dict(await watch.initial_metadata())
 
 
 async def test_a_stream_outlives_the_timeout_of_a_whole_answer(ada: httpx.AsyncClient, mesh: Mesh) -> None:

@@ -15,8 +15,8 @@ from storymesh.story.v1 import story_pb2
 from storymesh.story.v1 import story_service_pb2 as pb
 from storymesh.story.v1.story_service_pb2_grpc import StoryServiceStub
 
-from kit.rpc.stream_end import ENDED
 from kit.runtime.clock import system_clock
+from mesh.edge_protocol import STREAM_ENDED_HEADER
 from services.story import store
 from services.story.adapters.writers import Title, Words, WriterUnavailable
 from services.story.model import Position
@@ -171,7 +171,7 @@ async def told_that_it_ended(person: Person, story_id: str, resume_token: str) -
     call = person.stub.WatchStory(request, metadata=person.auth, timeout=20)
     metadata = await call.initial_metadata()
     call.cancel()
-    return ENDED in dict(metadata)
+    return STREAM_ENDED_HEADER in dict(metadata)
 
 
 async def test_a_client_that_has_read_the_end_and_only_that_is_told_that_nothing_is_new(
