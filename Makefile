@@ -128,17 +128,20 @@ test: $(V)/.ready $(V)/.local-llm ## Run every test, on real servers
 	  $(MAKE) --no-print-directory grpcurl || echo "grpcurl could not be built: its example is not tested" >&2; fi
 	@$(BIN)/pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
-.PHONY: up down status logs admin demo
+.PHONY: up down restart status logs admin demo
 up: $(V)/.ready ## Start the whole mesh on this machine
 	@$(BIN)/python -m local up
 
 down: ## Stop it; nothing is left running
 	@if [ -e "$$VENV"/.ready ]; then $(BIN)/python -m local down; fi
 
+restart: $(V)/.ready ## Stop it and start it again, on the same data
+	@$(BIN)/python -m local restart $(ARGS)
+
 status: $(V)/.ready ## Show every process of it
 	@$(BIN)/python -m local status
 
-logs: $(V)/.ready ## Show the logs; one component's: make logs ARGS=story
+logs: $(V)/.ready ## Show the latest log lines of all, in order; one trace: make logs ARGS="--trace ID"; raw: ARGS=--json
 	@$(BIN)/python -m local logs $(ARGS)
 
 admin: $(V)/.ready ## Make an account of the running mesh an administrator: make admin EMAIL=ada@example.org

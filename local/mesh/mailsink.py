@@ -10,6 +10,7 @@ import itertools
 import logging
 import os
 import signal
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -71,7 +72,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True, help="port on loopback")
     parser.add_argument("--folder", type=Path, required=True, help="where the mails go")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s UTC %(message)s")
     # aiosmtpd logs every protocol line at this level.
     logging.getLogger("mail.log").setLevel(logging.WARNING)
     asyncio.run(serve(arguments.port, arguments.folder))

@@ -1,4 +1,4 @@
-"""The command line of the local mesh: up, down, status, logs, run, orders for one component, and commands of a service."""
+"""The command line of the local mesh: its life, its logs, orders for one component, and commands of a service."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from local.failures import LocalError
 from local.layout import Layout
 from local.mesh import addresses
 from local.supervision import control
-from local.supervision.state import State
+from local.supervision.state import MeshRecord, State
 from local.terminal import lifecycle, logs, service_commands, status
 from mesh.catalog import DEFAULT_BASE_PORT, PORTS_IN_A_MESH, manifests
 
@@ -60,15 +60,30 @@ def parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=description, description=f"{description}.", parents=[parent])
 
     up = command("up", "Start the mesh in the background and return when all of it is healthy", start)
-    up.add_argument("--json", action="store_true", help="print the status as JSON at the end")
     command("run", "Run the mesh in the foreground; Ctrl-C stops it", start)
     command("down", "Stop the mesh, and whatever a killed supervisor left behind", place)
+    again = command("restart", "Stop the mesh and start it again, on the same data; or restart one component", start)
+    again.add_argument("component", nargs="?", help="such as postgres or story-worker-1; the whole mesh when left out")
+    for each in (up, again):
+        each.add_argument("--json", action="store_true", help="print the status as JSON at the end")
     show = command("status", "Show every component; the exit code is 0 only if all are healthy", place)
     show.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    log = command("logs", "Print the logs of all components, or of one", place)
-    log.add_argument("component", nargs="?", help="such as auth or story-worker-1; all when left out")
+    log = command("logs", "Print the logs of all components, or of some, merged by time in readable lines", place)
+    log.add_argument("components", nargs="*", metavar="component", help="such as auth or story-worker-1")
     log.add_argument("-f", "--follow", action="store_true", help="go on printing what is added")
-    log.add_argument("-n", "--lines", type=int, default=40, help="how many lines of each log to begin with (40)")
+    log.add_argument(
+        "-n",
+        "--lines",
+        type=_count,
+        metavar="N",
+        help="begin with the latest N lines (100; with --trace all there are)",
+    )
+    log.add_argument(
+        "--json", action="store_true", help="print a JSON object a line, with every field, as ECS has them"
+    )
+    log.add_argument(
+        "--trace", default="", metavar="ID", help="only the lines of one trace, by the header x-trace-id of an answer"
+    )
     run_by_hand = command("exec", "Run a command of a service with the settings it has in the running mesh", place)
     run_by_hand.add_argument("service", help="such as auth")
     run_by_hand.add_argument(
@@ -77,10 +92,16 @@ def parser() -> argparse.ArgumentParser:
         metavar="...",
         help="what follows `python -m services.SERVICE`, such as: make-admin ada@example.org; --help lists it",
     )
-    for verb in ("stop", "start", "restart"):
+    for verb in ("stop", "start"):
         order = command(verb, f"{verb.capitalize()} one component of the running mesh", place)
         order.add_argument("component", help="such as postgres or story-worker-1")
     return top
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,31 +125,32 @@ def _execute(options: argparse.Namespace) -> int:
     layout = Layout(settings.load(**{name: getattr(options, name, None) for name in names}))
     match options.command:
         case "up":
-            return _up(layout, options.only, as_json=options.json)
+            return _show_up(lifecycle.up(layout, options.only), options.json)
         case "run":
             return lifecycle.run(layout, options.only)
+        case "restart" if options.component is None:
+            return _show_up(lifecycle.restart(layout, options.only), options.json)
         case "down":
             print("The mesh is down." if lifecycle.down(layout) else "The mesh was not up.")
-            return 0
         case "status":
             return _status(layout, as_json=options.json)
         case "logs":
-            logs.show(layout, options.component, lines=options.lines, follow=options.follow, output=sys.stdout)
-            return 0
+            selection = logs.Selection(options.components, options.lines, options.trace)
+            logs.show(layout, selection, as_json=options.json, follow=options.follow, output=sys.stdout)
         case "exec":
             service_commands.execute(layout, options.service, options.arguments)
         case verb:
             control.send(layout.control_socket, control.Order(verb, options.component))
             print(f"{options.component}: {verb} done.")
-            return 0
+    return 0
 
 
-def _up(layout: Layout, only: Sequence[str], *, as_json: bool) -> int:
-    record = lifecycle.up(layout, only)
+def _show_up(record: MeshRecord, as_json: bool) -> int:
+    layout = status.layout_of(record)
     if as_json:
         print(json.dumps(status.read(layout).document(), indent=2))
     else:
-        print(_places(record.notes, addresses.of(status.layout_of(record), record.only)))
+        print(_places(record.notes, addresses.of(layout, record.only)))
     return 0
 
 

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
+from local import settings
 from local.failures import LocalError, of_os_error
 from local.layout import Layout
 from local.mesh import differences, writers
@@ -191,6 +193,38 @@ def down(layout: Layout) -> bool:
         layout.state.unlink(missing_ok=True)
         layout.control_socket.unlink(missing_ok=True)
     return was_running or orphans > 0
+
+
+def restart(layout: Layout, only: Sequence[str]) -> MeshRecord:
+    """Stop the mesh and start it again on the same data, as it was started before but for what is asked for otherwise now.
+
+    Raises LocalError before anything is stopped when the mesh could not be started again: a program or package is missing, or a
+    service had a setting that is not set now, of whose value the mesh keeps a digest only.
+    """
+    layout.create()
+    if is_running(layout):
+        record = _first_record(layout)
+        found = differences.of(record, layout, only)
+        if lost := [name for name in found.kept if name in record.given]:
+            raise LocalError(
+                f"The mesh was started with {', '.join(lost)}, which {'is' if len(lost) == 1 else 'are'} not set here: set "
+                f"{'it' if len(lost) == 1 else 'them'} and ask again, or start without by `make down` and `make up`."
+            )
+        layout = Layout(settings.load(**_as_before(record) | _asked_for(layout) | {"state_dir": layout.root}))
+        only = only or record.only
+    assemble(layout, only)
+    print("Stopping the mesh.", flush=True)
+    print("Starting it again." if down(layout) else "It was not up; starting it.", flush=True)
+    return up(layout, only)
+
+
+def _as_before(record: MeshRecord) -> dict[str, Any]:
+    """The runner's settings by which the mesh was started, under the names of their fields."""
+    return {name.removeprefix("STORYMESH_").lower(): value for name, value in record.settings.items()}
+
+
+def _asked_for(layout: Layout) -> dict[str, Any]:
+    return {name: getattr(layout.settings, name) for name in layout.settings.model_fields_set}
 
 
 def _stop_supervisor(layout: Layout) -> None:

@@ -45,7 +45,7 @@ class CommandLine:
 
     def __call__(self, *arguments: str, expect: int = 0) -> str:
         """Run to the end and return all it printed. What neither stays nor replaces its process runs in the test's own."""
-        if arguments[0] in ("up", "run", "exec"):
+        if arguments[0] in ("up", "run", "exec", "restart"):
             with self.popen(*arguments) as process:
                 output, _ = process.communicate(timeout=60)
             code = process.returncode

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from uuid import uuid4
 
 import httpx
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from local.failures import LocalError
 from local.harness import RunningMesh
+from local.terminal.logs import Selection, show
 from tests.system.collector import Collector
 from tests.system.conftest import registered
 from tests.waiting import until
@@ -39,3 +43,16 @@ async def test_a_request_its_rate_limit_check_and_its_call_are_one_trace(
     await until(lambda: parents <= {each.span_id for each in collector.spans("edge")})
     assert await until(lambda: span("edge", "GET /v1/account"))
     assert {each.name for each in collector.spans("edge") if each.span_id == call.parent_span_id} == {GET_ACCOUNT}
+
+
+async def test_the_logs_show_one_trace_from_the_edge_to_the_service(mesh: RunningMesh, http: httpx.AsyncClient) -> None:
+    answer = await http.get("/.well-known/jwks.json")
+
+    def shown() -> str:
+        output = io.StringIO()
+        with contextlib.suppress(LocalError):
+            show(mesh.layout, Selection(trace=answer.headers["x-trace-id"]), as_json=False, follow=False, output=output)
+        return output.getvalue()
+
+    # Envoy writes its lines once a second.
+    await until(lambda: {line.split()[2] for line in shown().splitlines()} >= {"envoy", "auth"})

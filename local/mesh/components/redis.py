@@ -101,7 +101,8 @@ def component(layout: Layout, services: tuple[str, ...]) -> Component:
     return Component(
         name=NAME,
         command=(str(program()), *(part for name, value in options.items() for part in (f"--{name}", value))),
-        environment=inherited_environment(),
+        # Its log names no time zone.
+        environment=inherited_environment() | {"TZ": "UTC"},
         directory=layout.root,
         ports=layout.ports(NAME),
         prepare=prepare,

@@ -5,15 +5,19 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from unittest.mock import patch
 
 import psycopg
 import pytest
+import redis
 
 from local.layout import Layout
 from local.mesh.components.postgres import Databases
+from local.mesh.components.redis import Users
 from local.supervision.state import ComponentRecord, State
 from local.terminal import demo, status
 from tests.local.processes import STORES, CommandLine, assert_all_gone
@@ -225,9 +229,48 @@ def test_following_logs_shows_what_is_added(local: CommandLine, layout: Layout) 
         added = process.stdout.readline()
         process.send_signal(signal.SIGINT)
     for line in (before, added):
-        assert line.startswith("mail | ")
+        assert line.split()[2] == "mail"
         assert "goes to" in line
     assert "has no log" in local("logs", "nonsense", expect=1)
+
+
+def test_a_restart_keeps_the_data_and_how_the_mesh_was_started(layout: Layout) -> None:
+    begun = CommandLine(layout, {"STORYMESH_OPENAI_API_KEY": "sk-secret"})
+    begun("up", "--only", "redis")
+    try:
+        before = begun.processes()["redis"]
+        with redis.Redis.from_url(Users(layout).admin_url) as client:
+            client.set("kept", "yes")
+
+        refused = _restarted_in_another_shell(layout)
+        assert refused.returncode == 1
+        assert "was started with STORYMESH_OPENAI_API_KEY, which is not set here" in refused.stderr
+        assert begun.processes()["redis"] == before
+
+        output = _restarted_in_another_shell(layout, STORYMESH_OPENAI_API_KEY="sk-other").stdout
+        assert output.index("Stopping the mesh.") < output.index("Starting it again.") < output.index("redis ")
+        assert set(begun.processes()) == {"supervisor", "redis"}
+        assert begun.processes()["redis"] != before
+        with redis.Redis.from_url(Users(layout).admin_url) as client:
+            assert client.get("kept") == b"yes"
+
+        begun("down")
+        assert "It was not up; starting it." in begun("restart", "--only", "redis")
+    finally:
+        begun("down")
+
+
+def _restarted_in_another_shell(layout: Layout, **settings: str) -> subprocess.CompletedProcess[str]:
+    """By somebody who knows of the mesh nothing but where it lies."""
+    elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("STORYMESH_")}
+    return subprocess.run(
+        [sys.executable, "-m", "local", "restart", "--state-dir", str(layout.root)],
+        env=elsewhere | settings,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def redis_of(local: CommandLine) -> ComponentRecord:
