@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from local.settings import REPOSITORY
@@ -30,15 +31,15 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def copy_code(place: Path) -> Path:
-    """What a mesh runs from, without what is installed."""
+def copy_code(place: Path, copy_file: Callable[[str, str], object] = _link) -> Path:
+    """What a mesh runs from, without what is installed. `copy_file` makes the second of two paths what the first is."""
     place.mkdir(parents=True)
     for name in CODE:
         if (REPOSITORY / name).is_dir():
             leave_out = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(REPOSITORY / name, place / name, copy_function=_link, ignore=leave_out)
+            shutil.copytree(REPOSITORY / name, place / name, copy_function=copy_file, ignore=leave_out)
         else:
-            _link(str(REPOSITORY / name), str(place / name))
+            copy_file(str(REPOSITORY / name), str(place / name))
     return place
 
 

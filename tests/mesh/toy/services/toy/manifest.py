@@ -1,0 +1,15 @@
+"""What the mesh must know of the toy service."""
+
+from mesh.manifest import INBOX, Manifest
+
+MANIFEST = Manifest(
+    port=180,
+    database=True,
+    workers=1,
+    calls=("auth",),
+    keys=("toy_key",),
+    takes={"toy": ("UserUpdated",)},
+    kit_tables=(INBOX,),
+    private_settings=("TOY_",),
+    local_settings={"TOY_STEP": "2"},
+)

@@ -1,0 +1,18 @@
+"""The changes that were counted."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    from kit.events import outbox
+
+    outbox.metadata.create_all(op.get_bind())
+    op.create_table("changes", sa.Column("event_id", sa.Uuid, primary_key=True), sa.Column("counts", sa.Integer))
+
+
+def downgrade() -> None:
+    op.drop_table("changes")
