@@ -73,7 +73,7 @@ async def empty(db: Database) -> None:
     async with db.transaction() as tx:
         tables = await tx.scalars(
             text(
-                "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+                "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public' AND tablename NOT LIKE '%alembic_version'"
             )
         )
         await tx.execute(text(f"TRUNCATE {', '.join(tables)} RESTART IDENTITY CASCADE"))

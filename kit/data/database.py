@@ -1,14 +1,12 @@
-"""The service's own Postgres database: one scope for transactions, whether it answers, and NOTIFY."""
+"""The service's own Postgres database: one scope for transactions, and whether it answers."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from select import POLLIN, poll
 from time import monotonic
-from typing import NoReturn, cast
+from typing import cast
 from weakref import WeakSet
 
 import psycopg
@@ -29,15 +27,7 @@ _STATEMENT_MILLISECONDS = 10_000
 _SILENT_MILLISECONDS = 10_000
 """How long a transaction may wait for its owner: one that stands still, or is cut off, would keep its locks for ever."""
 
-_RECONNECT_SECONDS = 1.0
 _IDLE_SECONDS = 1.0
-_SOON_MISSED = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
-"""Or a listener whose network is gone would be listened for by Postgres, and keep its place, for hours."""
-
-_LISTENER_LOCKS = 0x4C53
-"""Any constant: it keeps these locks apart from others that are named by two numbers."""
-
-log = logging.getLogger(__name__)
 
 
 class Database:
@@ -171,35 +161,3 @@ def _has_something_to_say(connection: DBAPIConnection) -> bool:
     readable = poll()
     readable.register(_driver_connection(connection).fileno(), POLLIN)
     return bool(readable.poll(0))
-
-
-async def listen(url: str, channel: str, wake: asyncio.Event, *, alone: bool = False) -> NoReturn:
-    """Sets the event at each NOTIFY on the channel, for ever, and after each reconnect, so that one look covers what was missed.
-
-    Of those that listen `alone` only one does at a time. The others take its place within a second of its end.
-    """
-    conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    while True:
-        try:
-            connection = await psycopg.AsyncConnection.connect(
-                conninfo, autocommit=True, connect_timeout=_CONNECT_SECONDS, options=_SOON_MISSED, keepalives_idle=30
-            )
-            try:
-                while alone and not await _first(connection, channel):  # noqa: ASYNC110  # its end is not told
-                    await asyncio.sleep(_RECONNECT_SECONDS)
-                await connection.execute(f"LISTEN {channel}")
-                wake.set()
-                async for _ in connection.notifies():
-                    wake.set()
-            finally:
-                # At once: what `async with` does first can itself be cancelled, and would leave the connection open.
-                await connection.close()
-        except psycopg.Error as error:
-            log.warning("listening to %s was interrupted: %s", channel, error)
-        await asyncio.sleep(_RECONNECT_SECONDS)
-
-
-async def _first(connection: psycopg.AsyncConnection, channel: str) -> bool:
-    """Whether this connection is the channel's first listener, which it then stays until it is closed."""
-    cursor = await connection.execute("SELECT pg_try_advisory_lock(%s, hashtext(%s))", (_LISTENER_LOCKS, channel))
-    return await cursor.fetchone() == (True,)

@@ -21,7 +21,8 @@ from sqlalchemy import ColumnElement, FromClause, Select, case, delete, exists, 
 from sqlalchemy.engine.row import RowMapping
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from kit.data.database import Database, Transaction, listen
+from kit.data.database import Database, Transaction
+from kit.data.notify import listen
 from kit.runtime.loops import pause
 
 from . import outbox

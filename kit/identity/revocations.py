@@ -20,6 +20,7 @@ from uuid import UUID
 
 from kit.errors import RevocationsUnknown
 from kit.runtime.clock import SKEW, Clock
+from kit.runtime.metrics import Metrics
 
 STALE_AFTER = timedelta(seconds=30)
 """How long a service goes on taking writes on the word of a list that nobody vouches for."""
@@ -168,6 +169,21 @@ class Revocations:
         await self._known.wait()
         if self.stale:
             raise RevocationsUnknown
+
+    def show_in(self, metrics: Metrics) -> None:
+        """Shows from now on how many entries are kept and how far the list can be trusted."""
+        metrics.gauge("storymesh_revocations_known", "Revocations in force.", lambda: self.count)
+        metrics.gauge(
+            "storymesh_revocation_feed_age",
+            "How long nobody has vouched that the list of revocations is complete.",
+            lambda: self.age_seconds,
+            unit="s",
+        )
+        metrics.gauge(
+            "storymesh_revocation_feed_stale",
+            "1 while writes are refused because revocations are not known.",
+            lambda: int(self.stale),
+        )
 
     @contextmanager
     def subscribed(self) -> Iterator[asyncio.Queue[Revocation]]:

@@ -17,7 +17,6 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
 from kit.errors import RevocationsUnknown, SessionRevoked
-from kit.identity.revocations import Revocations
 
 log = logging.getLogger(__name__)
 
@@ -64,22 +63,9 @@ class Metrics:
         if reason in _REFUSALS:
             self._refusals.add(1, {"reason": reason})
 
-    def show(self, revocations: Revocations) -> None:
-        """Shows from now on what is known of revocations and how far that can be trusted."""
-        self._gauge("storymesh_revocations_known", "Revocations in force.", lambda: revocations.count)
-        self._gauge(
-            "storymesh_revocation_feed_age",
-            "How long nobody has vouched that the list of revocations is complete.",
-            lambda: revocations.age_seconds,
-            unit="s",
-        )
-        self._gauge(
-            "storymesh_revocation_feed_stale",
-            "1 while writes are refused because revocations are not known.",
-            lambda: int(revocations.stale),
-        )
+    def gauge(self, name: str, description: str, value: Callable[[], float], *, unit: str = "") -> None:
+        """Shows what `value` returns at each reading; it is called from the reader's thread."""
 
-    def _gauge(self, name: str, description: str, value: Callable[[], float], *, unit: str = "") -> None:
         def observe(_options: CallbackOptions) -> Iterable[Observation]:
             return [Observation(value())]
 

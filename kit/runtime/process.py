@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
 import logging
 import os
@@ -19,7 +18,7 @@ import uvloop
 from kit.errors import MeshError
 
 from . import logs, tracing
-from .settings import DatabaseSettings, ServiceSettings, load
+from .settings import ServiceSettings, load
 
 log = logging.getLogger(__name__)
 
@@ -54,18 +53,6 @@ class Command:
     With a tuple, be it empty, an operator runs the command by hand: `run` gets the settings and the arguments, prints what was done
     as plain sentences, and fails with `Refused` or any error that operations raise. Only warnings are logged, on standard error.
     """
-
-
-def migrate(package: str) -> Command:
-    """The `migrate` command of the service in `package`."""
-
-    async def run(settings: DatabaseSettings) -> None:
-        # Alembic takes as long to import as all the rest, and only this command needs it.
-        from kit.data import migrations
-
-        await asyncio.to_thread(migrations.upgrade, package, settings.database_url.get_secret_value())
-
-    return Command("bring the database to the newest revision, then exit", DatabaseSettings, run)
 
 
 def main(service: str, **commands: Command) -> None:

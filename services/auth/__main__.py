@@ -17,6 +17,7 @@ from storymesh.auth.v1 import (
     session_service_pb2_grpc,
 )
 
+from kit.data import migrations
 from kit.data import redis as kit_redis
 from kit.data.database import Database
 from kit.events.relay import Relay
@@ -101,7 +102,7 @@ async def serve(settings: AuthSettings) -> None:
             server.background(liveness)
         server.background(ops.keys.run)
         server.background(ops.feed.run)
-        server.metrics.show(ops.revocations)
+        ops.revocations.show_in(server.metrics)
         await server.run(
             # Its own tokens are verified like everybody's, only the keys and the revocations are nearer.
             AccessTokens(
@@ -177,7 +178,7 @@ if __name__ == "__main__":
         worker=process.Command(
             "publish the service's events, replace keys and remove what has ended", AuthWorkerSettings, work
         ),
-        migrate=process.migrate("services.auth"),
+        migrate=migrations.command("services.auth"),
         make_admin=process.Command(
             "make an account an administrator; the only way to make the first one",
             AuthWorkerSettings,

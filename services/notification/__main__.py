@@ -9,6 +9,7 @@ from storymesh.notification.v1.notification_service_pb2 import DESCRIPTOR
 from storymesh.notification.v1.notification_service_pb2_grpc import add_NotificationServiceServicer_to_server
 from storymesh.ops.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
 
+from kit.data import migrations
 from kit.data import redis as kit_redis
 from kit.data.database import Database
 from kit.data.paging import Pages
@@ -78,7 +79,7 @@ async def serve(settings: NotificationSettings) -> None:
         server.add(dead_letter_service.SERVICE, lambda to: add_DeadLetterServiceServicer_to_server(letters, to))
         server.background(db.watch)
         server.background(RevocationFeed(auth, revocations).run)
-        server.metrics.show(revocations)
+        revocations.show_in(server.metrics)
         await server.run(access_tokens, service_tokens)
 
 
@@ -131,5 +132,5 @@ if __name__ == "__main__":
         "notification",
         serve=process.Command("serve the notification API", NotificationSettings, serve),
         worker=process.Command("send mail and add notifications", NotificationWorkerSettings, work),
-        migrate=process.migrate("services.notification"),
+        migrate=migrations.command("services.notification"),
     )

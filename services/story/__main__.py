@@ -11,6 +11,7 @@ from storymesh.ops.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceS
 from storymesh.story.v1.story_service_pb2 import DESCRIPTOR
 from storymesh.story.v1.story_service_pb2_grpc import add_StoryServiceServicer_to_server
 
+from kit.data import migrations
 from kit.data import redis as kit_redis
 from kit.data.database import Database
 from kit.data.paging import Pages
@@ -101,7 +102,7 @@ async def serve(settings: StorySettings) -> None:
         letters = DeadLetterServicer(DeadLetterDesk({"story": DeadLetters(db, "story", signer)}, signer))
         server.add(dead_letter_service.SERVICE, lambda to: add_DeadLetterServiceServicer_to_server(letters, to))
         server.background(RevocationFeed(auth, revocations).run)
-        server.metrics.show(revocations)
+        revocations.show_in(server.metrics)
         await server.run(access_tokens, service_tokens)
 
 
@@ -188,5 +189,5 @@ if __name__ == "__main__":
         "story",
         serve=process.Command("serve the story API", StorySettings, serve),
         worker=process.Command("write stories and publish the service's events", StoryWorkerSettings, work),
-        migrate=process.migrate("services.story"),
+        migrate=migrations.command("services.story"),
     )

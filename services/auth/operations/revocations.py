@@ -7,7 +7,8 @@ import logging
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
-from kit.data.database import Database, listen
+from kit.data.database import Database
+from kit.data.notify import listen
 from kit.errors import Unavailable
 from kit.identity.revocations import Kind, Revocation, Revocations
 from kit.runtime.clock import Clock

@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy.exc
 from sqlalchemy import insert, select, text
 
-from kit.data.database import Database, listen
+from kit.data.database import Database
+from kit.data.notify import listen
 from kit.errors import Unavailable
 from kit.rpc.statuses import as_mesh_error
 from local.harness import Servers

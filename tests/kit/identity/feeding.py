@@ -123,7 +123,7 @@ async def following(address: str, *, silence_seconds: float = 12.0) -> AsyncIter
         )
         desks.add(server, desk)
         server.background(RevocationFeed(auth, revocations, silence_seconds=silence_seconds).run)
-        server.metrics.show(revocations)
+        revocations.show_in(server.metrics)
         running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens("desk")))
         own = await server.address
         async with grpc.aio.insecure_channel(own) as channel:

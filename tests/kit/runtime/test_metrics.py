@@ -99,7 +99,7 @@ async def test_what_is_known_of_revocations_is_shown_with_its_age() -> None:
     seconds = 100.0
     revocations = Revocations(lambda: datetime.now(UTC), monotonic=lambda: seconds)
     metrics = Metrics()
-    metrics.show(revocations)
+    revocations.show_in(metrics)
     names = [
         "storymesh_revocations_known",
         "storymesh_revocation_feed_age_seconds",

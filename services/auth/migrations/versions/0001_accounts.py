@@ -1,4 +1,4 @@
-"""Accounts, pending registrations, sessions, signing keys and the outbox."""
+"""Accounts, pending registrations, sessions and signing keys."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -92,23 +92,8 @@ def upgrade() -> None:
             unique=True,
             postgresql_where=sa.text(f"state = '{state}'"),
         )
-    op.create_table(
-        "outbox",
-        sa.Column("position", sa.BigInteger, sa.Identity(always=True), primary_key=True),
-        sa.Column("id", sa.Uuid, nullable=False, unique=True),
-        sa.Column("key", sa.Text, nullable=False),
-        sa.Column("type", sa.Text, nullable=False),
-        sa.Column("version", sa.Integer, nullable=False),
-        sa.Column("payload", sa.LargeBinary, nullable=False),
-        sa.Column("traceparent", sa.Text, nullable=False),
-        sa.Column("occurred_at", moment, nullable=False, server_default=sa.func.now()),
-        sa.Column("published_at", moment),
-    )
-    op.create_index(
-        "outbox_unpublished", "outbox", ["key", "position"], postgresql_where=sa.text("published_at IS NULL")
-    )
 
 
 def downgrade() -> None:
-    for table in ("outbox", "signing_keys", "sessions", "registrations", "users"):
+    for table in ("signing_keys", "sessions", "registrations", "users"):
         op.drop_table(table)

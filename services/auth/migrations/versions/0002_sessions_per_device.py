@@ -50,7 +50,6 @@ def upgrade() -> None:
     op.create_index("audit_entries_by_subject", "audit_entries", ["subject_id", "occurred_at"])
     op.create_index("audit_entries_by_actor", "audit_entries", ["actor_id"])
     op.create_index("audit_entries_by_time", "audit_entries", ["occurred_at"])
-    op.create_index("outbox_by_key", "outbox", ["key"])
     # No statement of the service, wrong or injected, rewrites history: entries only lose where they came from, when their account
     # is deleted, and only old ones go.
     op.execute(
@@ -80,7 +79,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_index("outbox_by_key", "outbox")
     op.drop_table("audit_entries")
     op.execute("DROP FUNCTION keep_audit_entries")
     op.drop_table("revocations")

@@ -1,4 +1,4 @@
-"""Notifications, the record of mails, processed events and dead letters."""
+"""Notifications and the record of mails."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -34,23 +34,8 @@ def upgrade() -> None:
             "state IN ('WAITING', 'SENDING', 'SENT', 'REFUSED', 'EXPIRED', 'UNKNOWN')", name="mails_state_known"
         ),
     )
-    op.create_table(
-        "processed_events",
-        sa.Column("event_id", sa.Uuid, primary_key=True),
-        sa.Column("processed_at", moment, nullable=False, server_default=sa.func.now()),
-    )
-    op.create_table(
-        "dead_letters",
-        sa.Column("event_id", sa.Uuid, primary_key=True),
-        sa.Column("type", sa.Text, nullable=False),
-        sa.Column("key", sa.Text, nullable=False),
-        sa.Column("event", sa.LargeBinary, nullable=False),
-        sa.Column("reason", sa.Text, nullable=False),
-        sa.Column("failures", sa.Integer, nullable=False),
-        sa.Column("died_at", moment, nullable=False, server_default=sa.func.now()),
-    )
 
 
 def downgrade() -> None:
-    for table in ("dead_letters", "processed_events", "mails", "notifications"):
+    for table in ("mails", "notifications"):
         op.drop_table(table)

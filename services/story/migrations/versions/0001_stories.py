@@ -1,4 +1,4 @@
-"""Stories, their outbox and dead letters."""
+"""Stories."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -48,33 +48,7 @@ def upgrade() -> None:
         ["state", "id"],
         postgresql_where=sa.text("state IN ('QUEUED', 'RUNNING')"),
     )
-    op.create_table(
-        "outbox",
-        sa.Column("position", sa.BigInteger, sa.Identity(always=True), primary_key=True),
-        sa.Column("id", sa.Uuid, nullable=False, unique=True),
-        sa.Column("key", sa.Text, nullable=False),
-        sa.Column("type", sa.Text, nullable=False),
-        sa.Column("version", sa.Integer, nullable=False),
-        sa.Column("payload", sa.LargeBinary, nullable=False),
-        sa.Column("traceparent", sa.Text, nullable=False),
-        sa.Column("occurred_at", moment, nullable=False, server_default=sa.func.now()),
-        sa.Column("published_at", moment),
-    )
-    op.create_index(
-        "outbox_unpublished", "outbox", ["key", "position"], postgresql_where=sa.text("published_at IS NULL")
-    )
-    op.create_table(
-        "dead_letters",
-        sa.Column("event_id", sa.Uuid, primary_key=True),
-        sa.Column("type", sa.Text, nullable=False),
-        sa.Column("key", sa.Text, nullable=False),
-        sa.Column("event", sa.LargeBinary, nullable=False),
-        sa.Column("reason", sa.Text, nullable=False),
-        sa.Column("failures", sa.Integer, nullable=False),
-        sa.Column("died_at", moment, nullable=False, server_default=sa.func.now()),
-    )
 
 
 def downgrade() -> None:
-    for table in ("dead_letters", "outbox", "stories"):
-        op.drop_table(table)
+    op.drop_table("stories")
