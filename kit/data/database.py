@@ -25,26 +25,36 @@ Transaction = AsyncConnection
 _CONNECT_SECONDS = 3
 _STATEMENT_MILLISECONDS = 10_000
 _SILENT_MILLISECONDS = 10_000
-"""How long a transaction may wait for its owner: one that stands still, or is cut off, would keep its locks for ever."""
-
 _IDLE_SECONDS = 1.0
 
 
 class Database:
     """Connections to one database, made on demand and checked when they were idle, so that a restarted server is noticed there."""
 
-    def __init__(self, url: str, *, pool: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool: int,
+        connect_seconds: int = _CONNECT_SECONDS,
+        silent_milliseconds: int = _SILENT_MILLISECONDS,
+    ) -> None:
+        """`pool`: connections at most. A call waits `connect_seconds` for one, and as long for a new one to be made.
+
+        `silent_milliseconds` is how long a transaction may wait for its owner: one that stands still, or is cut off, would keep
+        its locks for ever.
+        """
         self._engine = create_async_engine(
             url,
             pool_size=pool,
             max_overflow=0,
-            pool_timeout=_CONNECT_SECONDS,
+            pool_timeout=connect_seconds,
             # Errors are logged, and the values of statements hold addresses, hashes and other secrets.
             hide_parameters=True,
             connect_args={
-                "connect_timeout": _CONNECT_SECONDS,
+                "connect_timeout": connect_seconds,
                 "options": f"-c statement_timeout={_STATEMENT_MILLISECONDS} "
-                f"-c idle_in_transaction_session_timeout={_SILENT_MILLISECONDS} -c timezone=UTC",
+                f"-c idle_in_transaction_session_timeout={silent_milliseconds} -c timezone=UTC",
             },
         )
 

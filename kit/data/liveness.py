@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import monotonic
 
-from kit.runtime.loops import pause
+from kit.runtime.loops import every
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +60,13 @@ class Liveness:
 
     async def watch(self, stopping: asyncio.Event) -> None:
         """Asks again and again until `stopping` is set."""
-        while not stopping.is_set():
-            if not await self._is_silent() and self._away:
-                self._away = False
-                log.warning("%s answers again", self._dependency)
-            await pause(_EVERY_SECONDS, stopping)
+        failure = f"whether {self._dependency} answers cannot be told now"
+        await every(_EVERY_SECONDS, stopping, self._look, failure=failure)
+
+    async def _look(self) -> None:
+        if not await self._is_silent() and self._away:
+            self._away = False
+            log.warning("%s answers again", self._dependency)
 
     async def _is_silent(self) -> bool:
         asking = asyncio.ensure_future(self._ask())

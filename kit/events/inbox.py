@@ -27,12 +27,12 @@ from kit.data.database import Database, Transaction
 from kit.errors import Unavailable
 from kit.rpc.statuses import as_mesh_error
 from kit.runtime import tracing
-from kit.runtime.loops import pause
+from kit.runtime.loops import every, pause
 
 from .dead_letters import bury, dead_letters, is_put_aside
 from .envelope import Event, Undecodable, from_bytes
 from .inbox_heartbeat import Heartbeat
-from .inbox_stream import GROUP, Entry, InboxStream, delayed_of, stream_of
+from .inbox_stream import GROUP, Entry, InboxStream, InboxTuning, delayed_of, stream_of
 from .inbox_upkeep import InboxUpkeep, processed_events
 
 __all__ = [
@@ -54,14 +54,11 @@ log = logging.getLogger(__name__)
 
 _BACKOFF_BASE = 1.0
 _BACKOFF_CAP = 300.0
-_CRASH_LIMIT = 10
-"""Deliveries to workers that were not heard of again after which an entry counts as killing them."""
-_PAUSE_SECONDS = 1.0
-"""Between two tries to reach Redis."""
 _MOVE_EVERY_SECONDS = 0.25
 _SILENT_LEASES = 4
 """A consumer that said nothing for so many leases has ended: one that lives speaks at least three times a lease."""
 
+_TUNING = InboxTuning()
 _REDIS_DOWN = (redis.exceptions.RedisError, OSError)
 
 Handler = Callable[[Event], Awaitable[None]]
@@ -113,11 +110,15 @@ class Inbox:
         backoff: Callable[[int], float] = backoff_seconds,
         forgotten: Forgotten | None = None,
         records_events: bool = False,
+        tuning: InboxTuning = _TUNING,
     ) -> None:
         """`records_events` says that handlers use `first_time`, whose records then have to be removed in time."""
         self._db = db
-        self._stream = InboxStream(redis, service, lease_seconds=lease_seconds)
-        self._upkeep = InboxUpkeep(db, redis, service, self._stream, records_events=records_events)
+        self._stream = InboxStream(redis, service, lease_seconds=lease_seconds, block_seconds=tuning.block_seconds)
+        self._upkeep = InboxUpkeep(
+            db, redis, service, self._stream, records_events=records_events, look_seconds=tuning.look_seconds
+        )
+        self._tuning = tuning
         self._service = service
         self._handlers = handlers
         self._lease_seconds = lease_seconds
@@ -138,7 +139,11 @@ class Inbox:
         async with self._heartbeat.beating(), asyncio.TaskGroup() as group:
             # Ends by itself, so that nothing breaks off in the middle of a transaction.
             group.create_task(self._upkeep.run(stopping))
-            beside = [group.create_task(self._move()), group.create_task(self._tidy())]
+            # These go on until the last handler has ended.
+            empty = asyncio.Event()
+            moved, tidied = "postponed events cannot be moved now", "ended consumers cannot be removed now"
+            group.create_task(every(_MOVE_EVERY_SECONDS, empty, self._move, failure=moved))
+            group.create_task(every(self._lease_seconds, empty, self._tidy, failure=tidied, at_once=False))
             try:
                 while not stopping.is_set():
                     for entry in await self._take(stopping):
@@ -148,8 +153,7 @@ class Inbox:
                 if self._running:
                     await asyncio.wait(self._running.values())
             finally:
-                for task in beside:
-                    task.cancel()
+                empty.set()
         try:
             await self._uncount()
             await self._stream.leave()
@@ -169,7 +173,7 @@ class Inbox:
             entries = await self._stream.take(free)
         except _REDIS_DOWN as error:
             log.warning("the inbox cannot be read now: %s", error)
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await pause(self._tuning.outage_seconds, stopping)
             return ()
         # When the heartbeat was held up for a whole lease, our own look claims what we are still at.
         fresh = [entry for entry in entries if entry.id not in self._running]
@@ -221,7 +225,7 @@ class Inbox:
                 if not isinstance(as_mesh_error(error), Unavailable):
                     raise
                 log.warning("entry %s cannot be dealt with now: %s", entry.id.decode(), error)
-            await pause(_PAUSE_SECONDS, self._stopping)
+            await pause(self._tuning.outage_seconds, self._stopping)
             if self._stopping.is_set():
                 await self._hand_back([entry])
                 return True
@@ -232,7 +236,7 @@ class Inbox:
             event = from_bytes(entry.data)
         except Undecodable as error:
             return await self._bury(entry, None, str(error), entry.failures)
-        if entry.claimed and await self._stream.deliveries(entry) > _CRASH_LIMIT:
+        if entry.claimed and await self._stream.deliveries(entry) > self._tuning.crash_limit:
             return await self._bury(entry, event, "its workers keep dying", entry.failures)
         if (entry.again or entry.claimed or entry.failures) and await self._is_put_aside(event):
             return await self._stream.acknowledge(entry)
@@ -296,14 +300,9 @@ class Inbox:
             log.warning("%d entries go to a peer only after their lease: %s", len(entries), error)
 
     async def _move(self) -> None:
-        """Brings postponed entries back for as long as the inbox runs, and says of which ones we have not died."""
-        while True:
-            try:
-                await self._stream.move_due()
-                await self._uncount()
-            except _REDIS_DOWN as error:
-                log.warning("postponed events cannot be moved now: %s", error)
-            await asyncio.sleep(_MOVE_EVERY_SECONDS)
+        """Brings postponed entries back when they are due, and says of which ones we have not died."""
+        await self._stream.move_due()
+        await self._uncount()
 
     async def _uncount(self) -> None:
         entries, self._uncounted = self._uncounted, []
@@ -315,13 +314,8 @@ class Inbox:
             raise
 
     async def _tidy(self) -> None:
-        """Forgets the consumers of ended processes for as long as the inbox runs."""
-        while True:
-            await asyncio.sleep(self._lease_seconds)
-            try:
-                await self._stream.forget_ended(_SILENT_LEASES * self._lease_seconds)
-            except _REDIS_DOWN as error:
-                log.debug("ended consumers cannot be removed now: %s", error)
+        """Forgets the consumers of ended processes."""
+        await self._stream.forget_ended(_SILENT_LEASES * self._lease_seconds)
 
 
 def _id_of(data: bytes) -> UUID:

@@ -22,7 +22,6 @@ from .inbox_scripts import ACKNOWLEDGE, FORGET, KEEP, LEAVE, MOVE_DUE, POSTPONE,
 
 GROUP = "workers"
 
-_BLOCK_MILLISECONDS = 1000
 _MOVE_AT_MOST = 100
 _CLAIM_SECONDS = 0.25
 """Between two looks for what dead workers left, when the last one found nothing: new entries need not wait for each."""
@@ -62,6 +61,23 @@ async def waiting_since(client: Redis, service: str) -> datetime | None:
     return _came_at(waiting[0][0]) if waiting else None
 
 
+@dataclass(frozen=True)
+class InboxTuning:
+    """Times and limits of an inbox. Production runs with these; tests shorten them."""
+
+    block_seconds: float = 1.0
+    """How long one read waits for new entries, and so how long an inbox without work takes to stop."""
+
+    look_seconds: float = 1.0
+    """Between two looks for replayed dead letters."""
+
+    outage_seconds: float = 1.0
+    """Between two tries while Redis or Postgres is away."""
+
+    crash_limit: int = 10
+    """Deliveries to workers that were not heard of again after which an entry counts as killing them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One delivery of an event."""
@@ -78,11 +94,20 @@ class Entry:
 class InboxStream:
     """One consumer of a service's stream. Every method raises redis.exceptions.RedisError or OSError while Redis is away."""
 
-    def __init__(self, redis: Redis, service: str, *, lease_seconds: float, consumer: str = "") -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        service: str,
+        *,
+        lease_seconds: float,
+        consumer: str = "",
+        block_seconds: float = InboxTuning.block_seconds,
+    ) -> None:
         self._redis = redis
         self._service = service
         self._stream, self._delayed = stream_of(service), delayed_of(service)
         self._lease = milliseconds(timedelta(seconds=lease_seconds))
+        self._block = milliseconds(timedelta(seconds=block_seconds))
         # Unique for each process, also after a restart in the same container: a name stands for one life.
         self._consumer = consumer or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._cursor = _BEGINNING
@@ -182,7 +207,7 @@ class InboxStream:
         return claimed
 
     async def _read(self, count: int) -> list[Entry]:
-        block = min(_BLOCK_MILLISECONDS, max(self._lease // 3, 1))
+        block = min(self._block, max(self._lease // 3, 1))
         answer = await self._redis.xreadgroup(GROUP, self._consumer, {self._stream: ">"}, count=count, block=block)
         return [entry for _, raw in cast("_Answer", answer or []) for entry in _entries(raw, claimed=False)]
 

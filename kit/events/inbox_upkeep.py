@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from datetime import datetime, timedelta
-from time import monotonic
 
 from redis.asyncio import Redis
 from sqlalchemy import Column, DateTime, Table, Uuid, delete, exists, func, select
 
 from kit.data.database import Database, Transaction
-from kit.runtime.loops import pause
+from kit.runtime.loops import every
 
 from . import dead_letters, outbox
-from .inbox_stream import InboxStream, stream_of
+from .inbox_stream import InboxStream, InboxTuning, stream_of
 from .redis_memory import RedisMemory
 
-log = logging.getLogger(__name__)
-
-_LOOK_SECONDS = 1.0
 _PURGE_SECONDS = 3600.0
+_PURGE_RETRY_SECONDS = 10.0
 _AT_A_TIME = 100
 _PURGED_AT_A_TIME = 5_000
 _MARGIN = timedelta(days=7)
@@ -37,31 +33,34 @@ processed_events = Table(
 class InboxUpkeep:
     """Any number may run on one inbox."""
 
-    def __init__(self, db: Database, redis: Redis, service: str, stream: InboxStream, *, records_events: bool) -> None:
+    def __init__(
+        self,
+        db: Database,
+        redis: Redis,
+        service: str,
+        stream: InboxStream,
+        *,
+        records_events: bool,
+        look_seconds: float = InboxTuning.look_seconds,
+    ) -> None:
         self._db = db
         self._redis = redis
         self._service = service
         self._stream = stream
         self._records_events = records_events
+        self._look_seconds = look_seconds
         self._memory = RedisMemory(db, redis, f"inbox:{service}", self._lost)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Until `stopping` is set. Survives restarts of Postgres and Redis."""
-        purged_at = None
-        while not stopping.is_set():
-            try:
-                busy = await self.return_replayed() == _AT_A_TIME
-                if purged_at is None or monotonic() - purged_at > _PURGE_SECONDS:
-                    await self.purge()
-                    purged_at = monotonic()
-            except Exception as error:
-                log.warning("the inbox %s cannot be kept in order now: %s", self._service, error)
-                busy = False
-            if not busy:
-                await pause(_LOOK_SECONDS, stopping)
+        """Keeps the inbox in order until `stopping` is set. Survives restarts of Postgres and Redis."""
+        failure = f"the inbox {self._service} cannot be kept in order now"
+        async with asyncio.TaskGroup() as group:
+            group.create_task(every(self._look_seconds, stopping, self.return_replayed, failure=failure))
+            purge = every(_PURGE_SECONDS, stopping, self.purge, failure=failure, retry=lambda _: _PURGE_RETRY_SECONDS)
+            group.create_task(purge)
 
-    async def return_replayed(self) -> int:
-        """Brings replayed dead letters back into the inbox, and answers how many: at least once each, like the relay."""
+    async def return_replayed(self) -> bool:
+        """Brings replayed dead letters back into the inbox, at least once each, like the relay. True when more may wait."""
         await self._memory.check()
         async with self._db.transaction() as tx:
             letters = await dead_letters.lock_to_return(tx, self._service, _AT_A_TIME)
@@ -74,7 +73,7 @@ class InboxUpkeep:
                     self._memory.note(pipeline, now)
                     await pipeline.execute()
                 await dead_letters.mark_returned(tx, [letter["event_id"] for letter in letters])
-        return len(letters)
+        return len(letters) == _AT_A_TIME
 
     async def purge(self) -> None:
         """Removes the content of dead letters settled long ago, and the record of events that cannot come again.

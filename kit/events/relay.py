@@ -23,7 +23,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from kit.data.database import Database, Transaction
 from kit.data.notify import listen
-from kit.runtime.loops import pause
+from kit.runtime.loops import every
 
 from . import outbox
 from .envelope import Event
@@ -37,7 +37,6 @@ _POLL_SECONDS = 1.0
 _PURGE_EVERY_SECONDS = 3600.0
 _PURGED_AT_A_TIME = 5_000
 _LONGEST_BACKLOG = 1000
-"""Entries in an inbox above which repeats wait, so that new events do not queue behind a week of old ones, nor fill Redis."""
 
 _row, _earlier, _plans = outbox.table, outbox.table.alias("earlier"), redis_memories
 _before = (_earlier.c.key == _row.c.key) & (_earlier.c.position < _row.c.position)
@@ -81,40 +80,56 @@ class Relay:
     """At least once: a crash between the copy and the commit repeats the copy, and consumers drop the repeat by its id."""
 
     def __init__(
-        self, db: Database, redis: Redis, routes: Mapping[str, Sequence[str]], *, service: str, database_url: str
+        self,
+        db: Database,
+        redis: Redis,
+        routes: Mapping[str, Sequence[str]],
+        *,
+        service: str,
+        database_url: str,
+        poll_seconds: float = _POLL_SECONDS,
+        repeated_at_a_time: int = _BATCH,
+        purged_at_a_time: int = _PURGED_AT_A_TIME,
+        longest_backlog: int = _LONGEST_BACKLOG,
     ) -> None:
+        """`routes`: names of the inboxes that take each event, by the full name of its message.
+
+        `poll_seconds` is the longest that a row waits when its NOTIFY was lost. Repeats wait while an inbox holds more than
+        `longest_backlog` entries, so that new events do not queue behind a week of old ones, nor fill Redis.
+        """
         self._db = db
         self._redis = redis
         self._routes = routes
         self._database_url = database_url
+        self._poll_seconds = poll_seconds
+        self._repeated_at_a_time = repeated_at_a_time
+        self._purged_at_a_time = purged_at_a_time
+        self._longest_backlog = longest_backlog
         self._wake = asyncio.Event()
         self._name = f"outbox:{service}"
         self._memory = RedisMemory(db, redis, self._name, self._lost)
         self._more = False
-        """Whether there was more than the last batch took: such as a second row of one key. What came later wakes us."""
+        """True when more was due than the last batch took, such as a second row of one key. What came later wakes us."""
         self._repeating = True
-        """Whether there may be something to repeat: by whichever relay that was begun, and in whose life."""
+        """True until we know that no repeat is pending: a previous run or another relay may have left one."""
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Publishes until `stopping` is set. Survives restarts of Postgres and Redis."""
         async with asyncio.TaskGroup() as group:
             # NOTIFY saves the wait for the next poll. It wakes one relay: to wake all would be so many looks for each event.
             listening = group.create_task(listen(self._database_url, outbox.CHANNEL, self._wake, alone=True))
-            beside = [listening, group.create_task(self._purge())]
-            while not stopping.is_set():
-                # Cleared before the look, so that a wake-up during it is not lost.
-                self._wake.clear()
-                try:
-                    busy = await self.publish() > 0 and self._more
-                    if self._repeating:
-                        busy = await self.repeat() > 0 or busy
-                except Exception as error:
-                    log.warning("the outbox cannot be relayed now: %s", error)
-                    busy = False
-                if not busy:
-                    await pause(_POLL_SECONDS, self._wake, stopping)
-            for task in beside:
-                task.cancel()
+            purged = "published outbox rows cannot be removed now"
+            group.create_task(every(_PURGE_EVERY_SECONDS, stopping, self.purge, failure=purged))
+            relayed = "the outbox cannot be relayed now"
+            await every(self._poll_seconds, stopping, self._relay, failure=relayed, wake=self._wake)
+            listening.cancel()
+
+    async def _relay(self) -> bool:
+        """True when more is due."""
+        more = await self.publish() > 0 and self._more
+        if self._repeating:
+            more = await self.repeat() > 0 or more
+        return more
 
     async def publish(self) -> int:
         """Publishes one batch and returns its size; 0 when nothing is due. A batch holds one row of each key at most.
@@ -148,7 +163,7 @@ class Relay:
                 return 0
             if await self._full():
                 return 0
-            lost = select(_row).where(*_in(plan, _row)).order_by(_row.c.position).limit(_BATCH)
+            lost = select(_row).where(*_in(plan, _row)).order_by(_row.c.position).limit(self._repeated_at_a_time)
             rows = (await tx.execute(lost)).mappings().all()
             if rows:
                 async with self._redis.pipeline(transaction=False) as pipeline:
@@ -179,7 +194,7 @@ class Relay:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for inbox in sorted(set(chain.from_iterable(self._routes.values()))):
                 pipeline.xlen(stream_of(inbox))
-            return max(await pipeline.execute(), default=0) > _LONGEST_BACKLOG
+            return max(await pipeline.execute(), default=0) > self._longest_backlog
 
     def _copy(self, pipeline: Pipeline, rows: Sequence[RowMapping], again: bool = False) -> None:
         for each in rows:
@@ -197,21 +212,15 @@ class Relay:
             return ()
         return inboxes
 
-    async def _purge(self) -> None:
-        while True:
-            try:
-                while await self._purge_some() == _PURGED_AT_A_TIME:
-                    pass
-            except Exception as error:
-                log.warning("published outbox rows cannot be removed now: %s", error)
-            await asyncio.sleep(_PURGE_EVERY_SECONDS)
+    async def purge(self) -> bool:
+        """Removes published rows that no Redis can ask for any more, the oldest first. True when more are left.
 
-    async def _purge_some(self) -> int:
-        """The oldest first. What one statement could not delete in time would stay for good."""
+        A bounded number: what one statement could not delete in time would stay for good.
+        """
         old = _row.c.published_at < func.now() - outbox.KEPT
-        some = select(_row.c.position).where(old).order_by(_row.c.position).limit(_PURGED_AT_A_TIME)
+        some = select(_row.c.position).where(old).order_by(_row.c.position).limit(self._purged_at_a_time)
         async with self._db.transaction() as tx:
-            return (await tx.execute(delete(_row).where(_row.c.position.in_(some)))).rowcount
+            return (await tx.execute(delete(_row).where(_row.c.position.in_(some)))).rowcount == self._purged_at_a_time
 
 
 def _in(plan: RowMapping, row: FromClause) -> Sequence[ColumnElement[bool]]:

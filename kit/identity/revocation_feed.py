@@ -14,6 +14,7 @@ from storymesh.auth.v1 import revocation_service_pb2 as pb
 from storymesh.auth.v1.revocation_service_pb2_grpc import RevocationServiceStub
 
 from kit.errors import MeshError
+from kit.runtime.loops import every
 
 from .revocations import Kind, Revocation, Revocations
 
@@ -43,11 +44,13 @@ class RevocationFeed:
         *,
         silence_seconds: float = _SILENCE_SECONDS,
         wait: Callable[[int], float] = wait_seconds,
+        tell_seconds: float = _TELL_SECONDS,
     ) -> None:
         self._stub = RevocationServiceStub(auth)
         self._revocations = revocations
         self._silence_seconds = silence_seconds
         self._wait = wait
+        self._tell_seconds = tell_seconds
         self._failures = 0
         self._told_lost = False
         self._told_stale = False
@@ -55,10 +58,9 @@ class RevocationFeed:
     async def run(self, stopping: asyncio.Event) -> None:
         """Follows the feed until `stopping` is set."""
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._follow()), group.create_task(self._tell_when_stale())]
-            await stopping.wait()
-            for task in tasks:
-                task.cancel()
+            following = group.create_task(self._follow())
+            await every(self._tell_seconds, stopping, self._tell_when_stale, failure="staleness cannot be told now")
+            following.cancel()
 
     async def _follow(self) -> None:
         while True:
@@ -117,11 +119,9 @@ class RevocationFeed:
         self._told_lost = self._told_stale = False
 
     async def _tell_when_stale(self) -> None:
-        while True:
-            await asyncio.sleep(_TELL_SECONDS)
-            if self._revocations.overdue and not self._told_stale:
-                self._told_stale = True
-                log.error("the list of revocations is stale: writes are refused until the feed is back")
+        if self._revocations.overdue and not self._told_stale:
+            self._told_stale = True
+            log.error("the list of revocations is stale: writes are refused until the feed is back")
 
 
 def _from_proto(message: pb.Revocation) -> Revocation:

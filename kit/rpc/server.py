@@ -13,7 +13,7 @@ from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
 
 from kit.identity.access import AccessControl
 from kit.identity.tokens import AccessTokens, ServiceTokens
-from kit.runtime.health import Check, Health
+from kit.runtime.health import CHECK_SECONDS, EVERY_SECONDS, Check, Health
 from kit.runtime.metrics import Metrics
 from kit.runtime.settings import ServiceSettings
 
@@ -42,10 +42,14 @@ class Server:
         *,
         required: Mapping[str, Check],
         optional: Mapping[str, Check] | None = None,
+        check_every_seconds: float = EVERY_SECONDS,
+        check_seconds: float = CHECK_SECONDS,
     ) -> None:
         self._settings = settings
         self._required = required
         self._optional = optional or {}
+        self._check_every_seconds = check_every_seconds
+        self._check_seconds = check_seconds
         self._servicers: dict[str, AddToServer] = {}
         self._background: list[Background] = []
         self.metrics = Metrics()
@@ -110,7 +114,7 @@ class Server:
         log.info("serving on %s", self.address.result())
         # gRPC's server ends by itself over a path that is not UTF-8. The process ends with it, for a supervisor to restart.
         ended = asyncio.create_task(server.wait_for_termination())
-        watch = asyncio.create_task(health.watch())
+        watch = asyncio.create_task(health.watch(self.stopping))
         try:
             await asyncio.wait([ended, watch], return_when=asyncio.FIRST_COMPLETED)
             if watch.done():
@@ -157,7 +161,13 @@ class Server:
         everything = {**self._servicers, **open_services}
         for add_to_server in everything.values():
             add_to_server(server)
-        health = Health(everything, self._required, self._optional)
+        health = Health(
+            everything,
+            self._required,
+            self._optional,
+            every_seconds=self._check_every_seconds,
+            check_seconds=self._check_seconds,
+        )
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
         reflection.add(server, (*everything, _HEALTH))
         try:

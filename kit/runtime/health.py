@@ -11,15 +11,17 @@ from typing import Any
 from grpc_health.v1 import health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
+from .loops import every
+
 log = logging.getLogger(__name__)
 
 Check = Callable[[], Awaitable[object]]
 """Raises when the dependency does not answer."""
 
-_EVERY_SECONDS = 2.0
+EVERY_SECONDS = 2.0
+CHECK_SECONDS = 2.0
 _KNOWN_SECONDS = 2.2
 """The edge asks three times a second, and needs two seconds to give up one that does not answer (envoy/edge/clusters.py)."""
-_CHECK_SECONDS = 2.0
 
 _SERVING = HealthCheckResponse.SERVING
 _NOT_SERVING = HealthCheckResponse.NOT_SERVING
@@ -60,23 +62,32 @@ class _Servicer(health.aio.HealthServicer):
 class Health:
     """Answers under "" and each service's name while every required dependency answers; each dependency has a name of its own."""
 
-    def __init__(self, services: Iterable[str], required: Mapping[str, Check], optional: Mapping[str, Check]) -> None:
+    def __init__(
+        self,
+        services: Iterable[str],
+        required: Mapping[str, Check],
+        optional: Mapping[str, Check],
+        *,
+        every_seconds: float = EVERY_SECONDS,
+        check_seconds: float = CHECK_SECONDS,
+    ) -> None:
+        """Each dependency is checked every `every_seconds`, and counts as away when it has not answered in `check_seconds`."""
         self.servicer = _Servicer()
         self._services = ("", *services)
         self._required = required
         self._optional = optional
+        self._every_seconds = every_seconds
+        self._check_seconds = check_seconds
         self._last: dict[str, bool] = {}
 
-    async def watch(self) -> None:
-        """Checks for ever."""
-        while True:
-            await self.check()
-            await asyncio.sleep(_EVERY_SECONDS)
+    async def watch(self, stopping: asyncio.Event) -> None:
+        """Checks until `stopping` is set."""
+        await every(self._every_seconds, stopping, self.check, failure="health cannot be told now", at_once=False)
 
     async def check(self) -> None:
         """Checks every dependency once and publishes the outcome."""
         checks = {**self._required, **self._optional}
-        outcomes = dict(zip(checks, await asyncio.gather(*map(_answers, checks.values())), strict=True))
+        outcomes = dict(zip(checks, await asyncio.gather(*map(self._answers, checks.values())), strict=True))
         for name, good in outcomes.items():
             if not good and self._last.get(name, True):
                 log.warning("dependency %s does not answer", name)
@@ -97,16 +108,15 @@ class Health:
         serves = len(self._services) > 1
         return _KNOWN_SECONDS if serves and monotonic() - self.servicer.asked_at < _KNOWN_SECONDS else 0.0
 
+    async def _answers(self, check: Check) -> bool:
+        try:
+            async with asyncio.timeout(self._check_seconds):
+                await check()
+        except Exception:
+            return False
+        return True
+
     async def _publish(self, name: str, good: bool) -> None:
         if self._last.get(name) is not good:
             self._last[name] = good
             await self.servicer.set(name, _SERVING if good else _NOT_SERVING)
-
-
-async def _answers(check: Check) -> bool:
-    try:
-        async with asyncio.timeout(_CHECK_SECONDS):
-            await check()
-    except Exception:
-        return False
-    return True

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from kit.data.database import Database, Transaction
 from kit.runtime.clock import Clock
-from kit.runtime.loops import pause
+from kit.runtime.loops import every
 
 from . import store
 from .operations.keys import KeyRotation
-
-log = logging.getLogger(__name__)
 
 _KEEP_ENDED_SESSIONS = timedelta(days=7)
 """Long enough that a client that comes back learns that its session was revoked, not only that its token is unknown."""
@@ -34,13 +31,11 @@ class Upkeep:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Works until `stopping` is set; outlives failures of the database."""
-        while not stopping.is_set():
-            try:
-                await self._rotation.advance()
-                await self.clean_up()
-            except Exception as error:
-                log.warning("upkeep has to wait: %s", error)
-            await pause(self._every_seconds, stopping)
+        await every(self._every_seconds, stopping, self._work, failure="upkeep has to wait")
+
+    async def _work(self) -> None:
+        await self._rotation.advance()
+        await self.clean_up()
 
     async def clean_up(self) -> None:
         """Removes what has ended: personal data is not kept without need."""

@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 
 from kit.data.database import Database
 from kit.events import erasure, inbox
+from kit.events.inbox_stream import InboxTuning
 from kit.rpc.server import Server
 from kit.runtime.settings import ServiceSettings
 from local.harness import Servers
@@ -27,6 +28,9 @@ SETTINGS = ServiceSettings(
     listen="127.0.0.1:0", mesh_key="bW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW0=", call_seconds=1.0, drain_seconds=1.0
 )
 
+
+QUICK = InboxTuning(block_seconds=0.05, look_seconds=0.02)
+"""For an inbox that is stopped soon after."""
 
 effects = Table(
     "effects",
@@ -107,9 +111,3 @@ async def crash(servers: Servers) -> None:
     old = servers.pid("postgres")
     servers.kill("postgres")
     await servers.healthy("postgres", not_pid=old)
-
-
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An inbox that is stopped ends after its waiting read, which lasts a second otherwise."""
-    monkeypatch.setattr("kit.events.inbox_stream._BLOCK_MILLISECONDS", 50)

@@ -24,6 +24,7 @@ from storymesh.events.v1 import auth_events_pb2, story_events_pb2
 from kit.data.database import Database
 from kit.events.envelope import Event
 from kit.events.inbox import Inbox, dead_letters, delayed_of, stream_of
+from kit.events.inbox_stream import InboxTuning
 from kit.identity.sealing import Seal
 from kit.rpc import channels
 from kit.runtime.clock import system_clock
@@ -152,6 +153,8 @@ class Told:
                 max_failures=self.max_failures,
                 backoff=lambda _: 0.0,
                 forgotten=forgotten,
+                # An inbox that is stopped ends after its waiting read.
+                tuning=InboxTuning(block_seconds=0.05),
             )
             running = asyncio.create_task(inbox.run(stopping))
             try:
@@ -206,9 +209,3 @@ async def told(
         path.unlink()
     directory, address = accounts
     return Told(db, redis, directory, address, servers.smtp_port, Mailbox(servers.mail_dir))
-
-
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An inbox that is stopped ends after its waiting read, which lasts a second otherwise."""
-    monkeypatch.setattr("kit.events.inbox_stream._BLOCK_MILLISECONDS", 50)

@@ -30,7 +30,7 @@ from kit.identity.revocations import Kind
 from kit.identity.sealing import Seal, Unsealable
 from kit.identity.tokens import ACCESS_TOKEN_TYPE, JsonWebKey
 from kit.runtime.clock import Clock
-from kit.runtime.loops import pause
+from kit.runtime.loops import every
 
 from .. import store
 from ..errors import KeyNotFound
@@ -41,6 +41,9 @@ from .endings import Endings
 log = logging.getLogger(__name__)
 
 _RELOAD_SECONDS = 30.0
+_RETRY_SECONDS = 1.0
+"""Between two tries to read the first key, without which nobody can sign in."""
+_UNREADABLE = "the signing keys cannot be read now"
 _COORDINATE_BYTES = 32
 
 KEEP_RETIRED = timedelta(minutes=30)
@@ -63,16 +66,21 @@ class SigningKeys:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Rereads the keys from time to time, so that a new one is noticed."""
-        while not stopping.is_set():
-            await pause(self._reload_seconds if self._active else 1.0, stopping)
-            await self.refresh()
+
+        def retry(_failures: int) -> float:
+            return self._reload_seconds if self._active else _RETRY_SECONDS
+
+        await every(self._reload_seconds, stopping, self._reload, failure=_UNREADABLE, retry=retry)
+
+    async def _reload(self) -> None:
+        await self.load()
 
     async def refresh(self) -> None:
         """Like `load`, but goes on with the keys it has while the database does not answer."""
         try:
             await self.load()
         except Exception as error:
-            log.warning("the signing keys cannot be read now: %s", error)
+            log.warning("%s: %s", _UNREADABLE, error)
 
     async def load(self) -> list[JsonWebKey]:
         """Reads the keys, makes the very first one if there is none, and returns the public ones, newest first."""

@@ -12,7 +12,7 @@ from kit.data.notify import listen
 from kit.errors import Unavailable
 from kit.identity.revocations import Kind, Revocation, Revocations
 from kit.runtime.clock import Clock
-from kit.runtime.loops import pause
+from kit.runtime.loops import every
 
 from .. import store
 from .keys import SigningKeys
@@ -45,10 +45,7 @@ class RevocationFeed:
         wake = asyncio.Event()
         listening = asyncio.create_task(listen(self._database_url, store.revocations.CHANNEL, wake))
         try:
-            while not stopping.is_set():
-                wake.clear()
-                await self.refresh()
-                await pause(_POLL_SECONDS, wake, stopping)
+            await every(_POLL_SECONDS, stopping, self.refresh, failure="revocations cannot be read now", wake=wake)
         finally:
             listening.cancel()
 

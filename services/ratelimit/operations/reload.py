@@ -8,6 +8,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from kit.runtime.loops import every
+
 from ..model.rules import RuleSet
 from ..store.rules_file import BadRules
 
@@ -29,25 +31,27 @@ class LiveRules:
         # Before the reading: a change during it is then seen as one.
         self._seen = _fingerprint(path)
         self._current = load(path)
+        self._asked = False
 
     def current(self) -> RuleSet:
         return self._current
 
     async def follow(self, stopping: asyncio.Event) -> None:
         """Reads the file again when it changes and on SIGHUP, until `stopping` is set."""
-        asked = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
-        stop = asyncio.create_task(stopping.wait())
-        try:
-            while not stop.done():
-                ask = asyncio.create_task(asked.wait())
-                await asyncio.wait((stop, ask), timeout=self._look_every_seconds, return_when=asyncio.FIRST_COMPLETED)
-                ask.cancel()
-                if asked.is_set() or _fingerprint(self._path) != self._seen:
-                    asked.clear()
-                    await self._reload()
-        finally:
-            stop.cancel()
+        wake = asyncio.Event()
+
+        def ask() -> None:
+            self._asked = True
+            wake.set()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, ask)
+        failure = "the rules in force stay, because their file cannot be looked at now"
+        await every(self._look_every_seconds, stopping, self._look, failure=failure, wake=wake)
+
+    async def _look(self) -> None:
+        if self._asked or _fingerprint(self._path) != self._seen:
+            self._asked = False
+            await self._reload()
 
     async def _reload(self) -> None:
         self._seen = _fingerprint(self._path)

@@ -20,6 +20,7 @@ import sqlalchemy.exc
 
 from kit.data.database import Database
 from kit.errors import ResourceExhausted, Unavailable
+from kit.runtime.loops import every
 
 from .. import store
 from ..model import START, Position, State, Story
@@ -252,7 +253,9 @@ class Followings:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Looks after the states of all that is followed until `stopping` is set; then tells every watcher."""
-        looking = asyncio.create_task(self._look_for_ever())
+        # Entries still come when a look fails, and the next one makes up for it.
+        failure = "the states of watched stories cannot be looked at now"
+        looking = asyncio.create_task(every(_LOOK_SECONDS, stopping, self.look, failure=failure, at_once=False))
         try:
             await stopping.wait()
         finally:
@@ -297,12 +300,3 @@ class Followings:
         kept = self._followings.get(following.story.id)
         if kept and kept[0] is following:
             del self._followings[following.story.id]
-
-    async def _look_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            try:
-                await self.look()
-            except Exception as error:
-                # Entries still come, and the next look makes up for this one.
-                log.warning("the states of watched stories cannot be looked at now: %s", error)

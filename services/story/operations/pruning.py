@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from datetime import timedelta
 
 from kit.data.database import Database
 from kit.runtime.clock import Clock
+from kit.runtime.loops import every
 
 from .. import store
 from ..model import DAY
 from .erasing import Erasing
-
-log = logging.getLogger(__name__)
 
 _EVERY_SECONDS = 60.0
 _BROKEN_OFF_AFTER = timedelta(minutes=1)
@@ -29,16 +27,7 @@ class Pruning:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Prunes until `stopping` is set."""
-        while not stopping.is_set():
-            try:
-                await self.prune()
-            except Exception as error:
-                log.warning("nothing can be pruned now: %s", error)
-            try:
-                async with asyncio.timeout(_EVERY_SECONDS):
-                    await stopping.wait()
-            except TimeoutError:
-                continue
+        await every(_EVERY_SECONDS, stopping, self.prune, failure="nothing can be pruned now")
 
     async def prune(self, broken_off_after: timedelta = _BROKEN_OFF_AFTER) -> None:
         # Twice the time, for clocks differ.

@@ -11,6 +11,7 @@ from storymesh.events.v1 import story_events_pb2 as events
 
 from kit.data.database import Database
 from kit.events import outbox
+from kit.runtime.loops import every
 
 from .. import store
 
@@ -38,16 +39,7 @@ class Sweeper:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Sweeps until `stopping` is set."""
-        while not stopping.is_set():
-            try:
-                await self.sweep()
-            except Exception as error:
-                log.warning("lost stories cannot be looked for now: %s", error)
-            try:
-                async with asyncio.timeout(_EVERY_SECONDS):
-                    await stopping.wait()
-            except TimeoutError:
-                continue
+        await every(_EVERY_SECONDS, stopping, self.sweep, failure="lost stories cannot be looked for now")
 
     async def sweep(self) -> int:
         """Returns how many stories were requested again. Raises RedisError."""

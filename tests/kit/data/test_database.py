@@ -108,11 +108,8 @@ async def test_an_errors_text_does_not_show_the_values_of_its_statement(db: Data
     assert "'worker': 's3cret'" not in str(raised.value)
 
 
-async def test_too_many_transactions_at_once_wait_and_then_are_unavailable(
-    database_url: str, db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kit.data.database._CONNECT_SECONDS", 1)
-    narrow = Database(database_url, pool=1)
+async def test_too_many_transactions_at_once_wait_and_then_are_unavailable(database_url: str, db: Database) -> None:
+    narrow = Database(database_url, pool=1, connect_seconds=1)
     async with narrow.transaction():
         with pytest.raises(sqlalchemy.exc.TimeoutError) as raised:
             await narrow.check()
@@ -149,11 +146,8 @@ async def test_of_those_who_listen_alone_one_is_woken_and_another_when_it_has_en
             task.cancel()
 
 
-async def test_a_transaction_whose_owner_stands_still_gives_its_locks_back(
-    db: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kit.data.database._SILENT_MILLISECONDS", 200)
-    impatient = Database(database_url, pool=1)
+async def test_a_transaction_whose_owner_stands_still_gives_its_locks_back(db: Database, database_url: str) -> None:
+    impatient = Database(database_url, pool=1, silent_milliseconds=200)
     lock = text("SELECT pg_advisory_xact_lock(1)")
 
     async def stand_still() -> None:

@@ -99,11 +99,6 @@ def world(db: Database, redis: Redis) -> World:
     return World(db, redis)
 
 
-@pytest.fixture(autouse=True)
-def _prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kit.events.inbox_upkeep._LOOK_SECONDS", 0.02)
-
-
 async def bury(db: Database, *events: Event, inbox: str = SERVICE) -> None:
     """Each a moment after the one before."""
     for each in events:

@@ -34,10 +34,10 @@ from kit.events.inbox import (
     first_time,
     stream_of,
 )
-from kit.events.inbox_stream import InboxStream
+from kit.events.inbox_stream import InboxStream, InboxTuning
 from kit.runtime import tracing
 from local.harness import Servers
-from tests.kit.conftest import effects
+from tests.kit.conftest import QUICK, effects
 from tests.waiting import until
 
 TYPE = StoryRequested.DESCRIPTOR.full_name
@@ -69,8 +69,9 @@ async def send(client: Redis, *events: Event) -> None:
 class World:
     """Builds consumers of one inbox, and sees what they did."""
 
-    def __init__(self, db: Database, client: Redis) -> None:
+    def __init__(self, db: Database, client: Redis, *, tuning: InboxTuning = QUICK) -> None:
         self.db = db
+        self.tuning = tuning
         self.redis = client
 
     def inbox(
@@ -94,6 +95,7 @@ class World:
             max_failures=max_failures,
             backoff=backoff,
             forgotten=forgotten,
+            tuning=self.tuning,
         )
 
     def recorder(self, worker: str = "w") -> Handler:

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from kit.data.database import Database
 from kit.events import inbox as kit_inbox
 from kit.events.inbox_stream import InboxStream
 from local.harness import Servers
+from tests.kit.conftest import QUICK
 from tests.kit.events.slow_worker_process import FINISH
 from tests.kit.events.test_inbox import SERVICE, STREAM, TYPE, World, event, running, send
 from tests.waiting import until
@@ -138,13 +139,9 @@ async def test_workers_that_die_are_counted(workers: Workers) -> None:
     await until(lambda: workers.counted(3), 30)
 
 
-async def test_while_postgres_is_away_nobody_dies(
-    db: Database, redis: Redis, servers: Servers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_while_postgres_is_away_nobody_dies(db: Database, redis: Redis, servers: Servers) -> None:
     """What came before may be a copy of something put aside, so Postgres has to be asked first: that fails, and fails again."""
-    monkeypatch.setattr(kit_inbox, "_CRASH_LIMIT", 1)
-    monkeypatch.setattr(kit_inbox, "_PAUSE_SECONDS", 0.05)
-    world, copy = World(db, redis), event()
+    world, copy = World(db, redis, tuning=replace(QUICK, crash_limit=1, outage_seconds=0.05)), event()
     peers = [world.inbox(world.recorder(), lease=LEASE) for _ in range(2)]
     async with running(*peers):
         await servers.stop("postgres")

@@ -18,7 +18,7 @@ from kit.events.inbox import Inbox, first_time, stream_of
 from kit.events.redis_memory import redis_memories
 from kit.events.relay import Relay
 from local.harness import Servers
-from tests.kit.conftest import effects
+from tests.kit.conftest import QUICK, effects
 from tests.kit.events.test_relay import request, running, stories
 from tests.waiting import until
 
@@ -31,8 +31,8 @@ RelayFor = Callable[..., Relay]
 def relay_for(db: Database, redis: Redis, database_url: str) -> RelayFor:
     """Each call is another process's relay: it knows nothing yet."""
 
-    def build(to: Redis = redis) -> Relay:
-        return Relay(db, to, ROUTES, service="kit", database_url=database_url)
+    def build(to: Redis = redis, **options: int) -> Relay:
+        return Relay(db, to, ROUTES, service="kit", database_url=database_url, **options)
 
     return build
 
@@ -124,15 +124,14 @@ async def test_what_was_published_before_the_time_of_retention_stays_where_it_is
 
 
 async def test_new_events_of_a_key_wait_for_those_before_them_and_no_others_do(
-    db: Database, redis: Redis, relay_for: RelayFor, monkeypatch: pytest.MonkeyPatch
+    db: Database, redis: Redis, relay_for: RelayFor
 ) -> None:
     await request(db, "first", "second", key="same")
     await published(relay_for())
     await redis.flushall()
     await request(db, "third", key="same")
     await request(db, "unrelated")
-    monkeypatch.setattr("kit.events.relay._BATCH", 1)
-    relay = relay_for()
+    relay = relay_for(repeated_at_a_time=1)
     assert await relay.publish() == 1
     assert await relay.publish() == 0
     assert await stories(redis) == ["unrelated"]
@@ -141,27 +140,23 @@ async def test_new_events_of_a_key_wait_for_those_before_them_and_no_others_do(
 
 
 async def test_another_relay_goes_on_where_one_that_died_in_a_repeat_had_come_to(
-    db: Database, redis: Redis, relay_for: RelayFor, monkeypatch: pytest.MonkeyPatch
+    db: Database, redis: Redis, relay_for: RelayFor
 ) -> None:
-    monkeypatch.setattr("kit.events.relay._BATCH", 2)
     await request(db, *"abcde")
     await published(relay_for())
     await redis.flushall()
-    dying = relay_for()
+    dying = relay_for(repeated_at_a_time=2)
     await dying.publish()
     assert await dying.repeat() == 2
     await published(relay_for())
     assert await stories(redis) == list("abcde")
 
 
-async def test_many_relays_repeat_everything_once_and_in_order(
-    db: Database, redis: Redis, relay_for: RelayFor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kit.events.relay._BATCH", 7)
+async def test_many_relays_repeat_everything_once_and_in_order(db: Database, redis: Redis, relay_for: RelayFor) -> None:
     names = [f"{number:03}" for number in range(100)]
     await request(db, *names)
     await published(relay_for())
-    async with running(*(relay_for() for _ in range(3))):
+    async with running(*(relay_for(repeated_at_a_time=7) for _ in range(3))):
         await redis.flushall()
 
         async def all_there() -> bool:
@@ -178,15 +173,11 @@ async def nothing_to_repeat(db: Database) -> bool:
         return (await tx.execute(query)).scalar_one() is None
 
 
-async def test_a_full_inbox_is_not_filled_further_by_repeats(
-    db: Database, redis: Redis, relay_for: RelayFor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("kit.events.relay._BATCH", 2)
-    monkeypatch.setattr("kit.events.relay._LONGEST_BACKLOG", 3)
+async def test_a_full_inbox_is_not_filled_further_by_repeats(db: Database, redis: Redis, relay_for: RelayFor) -> None:
     await request(db, *"abcdefgh")
     await published(relay_for())
     await redis.flushall()
-    relay = relay_for()
+    relay = relay_for(repeated_at_a_time=2, longest_backlog=3)
     await published(relay)
     assert await stories(redis) == list("abcd")
     await request(db, "new")
@@ -286,6 +277,7 @@ async def test_a_running_mesh_of_relay_and_workers_outlives_the_loss_of_everythi
         concurrency=4,
         max_failures=3,
         records_events=True,
+        tuning=QUICK,
     )
     async with running(relay_for(), inbox):  # type: ignore[arg-type]  # run and stop alike
         await request(db, *"abcdefghijkl")

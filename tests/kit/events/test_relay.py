@@ -38,8 +38,8 @@ RelayFor = Callable[..., Relay]
 
 @pytest.fixture
 def relay_for(db: Database, redis: Redis, database_url: str) -> RelayFor:
-    def build(to: Redis = redis, routes: Mapping[str, Sequence[str]] = ROUTES) -> Relay:
-        return Relay(db, to, routes, service="kit", database_url=database_url)
+    def build(to: Redis = redis, routes: Mapping[str, Sequence[str]] = ROUTES, **options: Any) -> Relay:
+        return Relay(db, to, routes, service="kit", database_url=database_url, **options)
 
     return build
 
@@ -174,10 +174,9 @@ async def _none_left(db: Database) -> bool:
 
 
 async def test_a_commit_wakes_the_relay_long_before_it_would_look_again(
-    db: Database, redis: Redis, relay: Relay, monkeypatch: pytest.MonkeyPatch
+    db: Database, redis: Redis, relay_for: RelayFor
 ) -> None:
-    monkeypatch.setattr("kit.events.relay._POLL_SECONDS", 60.0)
-    async with running(relay):
+    async with running(relay_for(poll_seconds=60.0)):
         await request(db, "warm-up")
         await until(lambda: stories(redis))
         began = monotonic()
@@ -187,11 +186,10 @@ async def test_a_commit_wakes_the_relay_long_before_it_would_look_again(
 
 
 async def test_many_events_of_one_key_do_not_wait_for_a_poll_each(
-    db: Database, redis: Redis, relay: Relay, monkeypatch: pytest.MonkeyPatch
+    db: Database, redis: Redis, relay_for: RelayFor
 ) -> None:
     await request(db, *map(str, range(20)), key="same")
-    monkeypatch.setattr("kit.events.relay._POLL_SECONDS", 60.0)
-    async with running(relay):
+    async with running(relay_for(poll_seconds=60.0)):
         await until(lambda: _length_is(redis, 20))
     assert await stories(redis) == list(map(str, range(20)))
 
@@ -269,18 +267,17 @@ async def test_a_killed_postgres_ends_neither_the_relay_nor_its_listening(
     assert await stories(redis) == ["before", "after"]
 
 
-async def test_a_relay_that_is_told_to_stop_ends_at_once(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kit.events.relay._POLL_SECONDS", 60.0)
-    async with asyncio.timeout(5), running(relay):
+async def test_a_relay_that_is_told_to_stop_ends_at_once(relay_for: RelayFor) -> None:
+    async with asyncio.timeout(5), running(relay_for(poll_seconds=60.0)):
         await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("at_a_time", [1, 2, 5000])
 async def test_rows_published_long_ago_are_removed_and_no_others(
-    db: Database, relay: Relay, monkeypatch: pytest.MonkeyPatch, at_a_time: int
+    db: Database, relay_for: RelayFor, at_a_time: int
 ) -> None:
     """In whatever parts: those of many would take longer than a statement may."""
-    monkeypatch.setattr("kit.events.relay._PURGED_AT_A_TIME", at_a_time)
+    relay = relay_for(purged_at_a_time=at_a_time)
     await request(db, "old", "older", "oldest", "fresh", "waiting")
     await relay.publish()
     async with db.transaction() as tx:

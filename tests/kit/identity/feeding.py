@@ -120,9 +120,11 @@ async def following(address: str, *, silence_seconds: float = 12.0) -> AsyncIter
             SETTINGS,
             required={"revocation_snapshot": revocations.check_known},
             optional={"revocations": revocations.check_fresh},
+            check_every_seconds=0.05,
+            check_seconds=0.2,
         )
         desks.add(server, desk)
-        server.background(RevocationFeed(auth, revocations, silence_seconds=silence_seconds).run)
+        server.background(RevocationFeed(auth, revocations, silence_seconds=silence_seconds, tell_seconds=0.02).run)
         revocations.show_in(server.metrics)
         running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens("desk")))
         own = await server.address

@@ -48,10 +48,7 @@ async def desk(auth: Auth) -> AsyncIterator[FollowingDesk]:
 
 
 @pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("kit.identity.revocation_feed._TELL_SECONDS", 0.02)
-    monkeypatch.setattr("kit.runtime.health._EVERY_SECONDS", 0.05)
-    monkeypatch.setattr("kit.runtime.health._CHECK_SECONDS", 0.2)
+def _told(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
 

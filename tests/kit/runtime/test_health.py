@@ -40,12 +40,6 @@ class Dependency:
             raise ConnectionError("s3cret address")
 
 
-@pytest.fixture(autouse=True)
-def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kit.runtime.health._EVERY_SECONDS", 0.03)
-    monkeypatch.setattr("kit.runtime.health._CHECK_SECONDS", 0.2)
-
-
 class Asked:
     """A serving desk's health, as probes see it."""
 
@@ -58,7 +52,7 @@ class Asked:
 
 @asynccontextmanager
 async def serving(required: dict[str, Check], optional: dict[str, Check] | None = None) -> AsyncIterator[Asked]:
-    server = Server(SETTINGS, required=required, optional=optional)
+    server = Server(SETTINGS, required=required, optional=optional, check_every_seconds=0.03, check_seconds=0.2)
     desks.add(server, desks.Desk())
     running = asyncio.create_task(server.run(Issuer().access_tokens(), service_tokens("desk")))
     async with grpc.aio.insecure_channel(await server.address) as channel:
