@@ -17,7 +17,15 @@ from kit.identity.caller import caller_of, current_metadata
 from kit.identity.signing import Signer
 from kit.rpc.timestamps import set_time
 
-from .dead_letters import Administrator, DeadLetter, DeadLetterNotFound, Keeper, Letters, Settlement, foreign_page_token
+from .dead_letter_model import (
+    Administrator,
+    DeadLetter,
+    DeadLetterNotFound,
+    DeadLetterPage,
+    DeadLetterStore,
+    Settlement,
+    foreign_page_token,
+)
 
 Context = ServicerContext[Any, Any]
 
@@ -32,28 +40,28 @@ SETTLEMENTS: Mapping[Settlement, pb.Settlement.ValueType] = {
 _QUERY = "page:deadLetters:"
 
 
-class DeadLetterDesk:
-    """Finds the keeper whom a call is about, or asks them all."""
+class DeadLetterAggregator:
+    """One list over the stores of several services; a call that names a service goes to its store."""
 
-    def __init__(self, keepers: Mapping[str, Keeper], signer: Signer) -> None:
-        self._keepers = keepers
+    def __init__(self, stores: Mapping[str, DeadLetterStore], signer: Signer) -> None:
+        self._stores = stores
         self._signer = signer
 
-    async def list(self, administrator: Administrator, service: str, page_size: int, page_token: str) -> Letters:
-        """Of all services when none is named: a page of each, in one order.
+    async def list(self, administrator: Administrator, service: str, page_size: int, page_token: str) -> DeadLetterPage:
+        """Dead letters of the service, or of all when none is named: a page of each, in one order.
 
-        Raises what a keeper raises, and so Unavailable when one does not answer: a list that lacks a service would look like one
+        Raises what a store raises, and so Unavailable when one does not answer: a list that lacks a service would look like one
         where nothing waits there. The others can be asked by name.
         """
         if service:
-            keeper = self._keepers.get(service)
-            return await keeper.list(administrator, page_size, page_token) if keeper else Letters((), "")
+            store = self._stores.get(service)
+            return await store.list(administrator, page_size, page_token) if store else DeadLetterPage((), "")
         tokens = self._tokens(page_token)
         pages = dict(
             zip(
                 tokens,
                 await asyncio.gather(
-                    *(self._keepers[name].list(administrator, page_size, token) for name, token in tokens.items())
+                    *(self._stores[name].list(administrator, page_size, token) for name, token in tokens.items())
                 ),
                 strict=True,
             )
@@ -61,7 +69,7 @@ class DeadLetterDesk:
         letters = [letter for page in pages.values() for letter in page.letters]
         letters.sort(key=lambda letter: (letter.died_at, letter.event_id), reverse=True)
         following = {name: page.next_token for name, page in pages.items() if page.next_token}
-        return Letters(tuple(letters), self._signer.sign(_QUERY, json.dumps(following)) if following else "")
+        return DeadLetterPage(tuple(letters), self._signer.sign(_QUERY, json.dumps(following)) if following else "")
 
     async def settle(
         self,
@@ -70,36 +78,38 @@ class DeadLetterDesk:
         settlement: Settlement,
         event_ids: Sequence[UUID],
         *,
-        because: str,
+        reason: str,
         dry_run: bool,
     ) -> Sequence[DeadLetter]:
         """Raises DeadLetterNotFound, also for a service whose letters are not kept here."""
-        keeper = self._keepers.get(service)
-        if keeper is None:
+        store = self._stores.get(service)
+        if store is None:
             raise DeadLetterNotFound
-        return await keeper.settle(administrator, settlement, event_ids, because=because, dry_run=dry_run)
+        return await store.settle(administrator, settlement, event_ids, reason=reason, dry_run=dry_run)
 
     def _tokens(self, page_token: str) -> Mapping[str, str]:
         """Each service's own page token; without those that have no further page."""
         if not page_token:
-            return dict.fromkeys(self._keepers, "")
+            return dict.fromkeys(self._stores, "")
         opened = self._signer.open(_QUERY, page_token)
         if opened is None:
             raise foreign_page_token()
         tokens: dict[str, str] = json.loads(opened)
-        return {name: token for name, token in tokens.items() if name in self._keepers}
+        return {name: token for name, token in tokens.items() if name in self._stores}
 
 
 class DeadLetterServicer(DeadLetterServiceServicer):
     """Protobuf in, protobuf out."""
 
-    def __init__(self, desk: DeadLetterDesk) -> None:
-        self._desk = desk
+    def __init__(self, aggregator: DeadLetterAggregator) -> None:
+        self._aggregator = aggregator
 
     async def ListDeadLetters(  # noqa: N802  # the contract's name
         self, request: pb.ListDeadLettersRequest, context: Context
     ) -> pb.ListDeadLettersResponse:
-        page = await self._desk.list(_administrator(context), request.service, request.page_size, request.page_token)
+        page = await self._aggregator.list(
+            _administrator(context), request.service, request.page_size, request.page_token
+        )
         return pb.ListDeadLettersResponse(dead_letters=map(to_proto, page.letters), next_page_token=page.next_token)
 
     async def ReplayDeadLetters(  # noqa: N802  # the contract's name
@@ -120,13 +130,13 @@ class DeadLetterServicer(DeadLetterServiceServicer):
         request: pb.ReplayDeadLettersRequest | pb.DiscardDeadLettersRequest,
         context: Context,
     ) -> Sequence[DeadLetter]:
-        return await self._desk.settle(
+        return await self._aggregator.settle(
             _administrator(context),
             request.service,
             settlement,
             # The contract wants unique texts; one id has several.
             list(dict.fromkeys(map(UUID, request.event_ids))),
-            because=request.reason,
+            reason=request.reason,
             dry_run=request.dry_run,
         )
 
@@ -143,7 +153,7 @@ def to_proto(letter: DeadLetter) -> pb.DeadLetter:
     set_time(message.die_time, letter.died_at)
     for decision in letter.decisions:
         shown = message.decisions.add(
-            decision=SETTLEMENTS[decision.settlement], actor=str(decision.actor), reason=decision.because
+            decision=SETTLEMENTS[decision.settlement], actor=str(decision.actor), reason=decision.reason
         )
         set_time(shown.decide_time, decision.decided_at)
     return message

@@ -1,11 +1,11 @@
 """A service's inbox: a Redis stream that its workers share as one consumer group.
 
-Delivery is at least once: a handler records each event in `processed_events` in the transaction of its effect, and the entry is
-acknowledged after that commit. A working process keeps its leases by a heartbeat; a dead worker's entries go to a peer when the
-lease ends, and an entry that kills one worker after the other is given up. A worker that was only slow takes its part in that count
-back when it comes to itself. Failures are retried with full-jitter backoff, then dead-lettered; what can never succeed is
-dead-lettered at once. Whatever waits for an administrator's decision, or was given up by one, is not handled when another copy of
-it comes by.
+Delivery is at least once. A handler calls `mark_processed` in the transaction of its effect, and the entry is acknowledged after
+that commit. A working process keeps its leases by a heartbeat; a dead worker's entries go to a peer when the lease ends, and an
+entry that kills one worker after the other is given up. A worker that was only slow takes its part in that count back when it
+comes to itself. Failures are retried with full-jitter backoff, then dead-lettered; what can never succeed is dead-lettered at
+once. An event that waits for an administrator's decision, or was discarded by one, is not handled when another copy of it comes
+by.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 
 import redis.exceptions
 from redis.asyncio import Redis
-from sqlalchemy.dialects.postgresql import insert
 
 from kit.data.database import Database, Transaction
 from kit.errors import Unavailable
@@ -29,26 +28,11 @@ from kit.rpc.statuses import as_mesh_error
 from kit.runtime import tracing
 from kit.runtime.loops import every, pause
 
-from .dead_letters import bury, dead_letters, is_put_aside
+from .dead_letter_store import is_put_aside, record
 from .envelope import Event, Undecodable, from_bytes
 from .inbox_heartbeat import Heartbeat
-from .inbox_stream import GROUP, Entry, InboxStream, InboxTuning, delayed_of, stream_of
-from .inbox_upkeep import InboxUpkeep, processed_events
-
-__all__ = [
-    "GROUP",
-    "Forgotten",
-    "Handler",
-    "Inbox",
-    "Later",
-    "Permanent",
-    "backoff_seconds",
-    "dead_letters",
-    "delayed_of",
-    "first_time",
-    "processed_events",
-    "stream_of",
-]
+from .inbox_stream import Entry, InboxStream, InboxTuning
+from .inbox_upkeep import InboxUpkeep
 
 log = logging.getLogger(__name__)
 
@@ -79,15 +63,6 @@ class Later(Exception):
         self.delay = delay
 
 
-# RETURNING, for SQLAlchemy reports no row count of an INSERT.
-_RECORD = insert(processed_events).on_conflict_do_nothing().returning(processed_events.c.event_id)
-
-
-async def first_time(tx: Transaction, event: Event) -> bool:
-    """Records the event as dealt with, in the transaction of its effect. False: it was before; do nothing."""
-    return (await tx.execute(_RECORD, {"event_id": event.id})).scalar_one_or_none() is not None
-
-
 def backoff_seconds(failures: int, *, base: float = _BACKOFF_BASE) -> float:
     """Full jitter: anywhere up to the doubling bound. The exponent is clamped before it is raised."""
     bound = min(base * 2.0 ** min(failures - 1, 20), _BACKOFF_CAP)
@@ -112,7 +87,7 @@ class Inbox:
         records_events: bool = False,
         tuning: InboxTuning = _TUNING,
     ) -> None:
-        """`records_events` says that handlers use `first_time`, whose records then have to be removed in time."""
+        """`records_events` says that handlers use `mark_processed`, whose records then have to be removed in time."""
         self._db = db
         self._stream = InboxStream(redis, service, lease_seconds=lease_seconds, block_seconds=tuning.block_seconds)
         self._upkeep = InboxUpkeep(
@@ -235,9 +210,9 @@ class Inbox:
         try:
             event = from_bytes(entry.data)
         except Undecodable as error:
-            return await self._bury(entry, None, str(error), entry.failures)
+            return await self._dead_letter(entry, None, str(error), entry.failures)
         if entry.claimed and await self._stream.deliveries(entry) > self._tuning.crash_limit:
-            return await self._bury(entry, event, "its workers keep dying", entry.failures)
+            return await self._dead_letter(entry, event, "its workers keep dying", entry.failures)
         if (entry.again or entry.claimed or entry.failures) and await self._is_put_aside(event):
             return await self._stream.acknowledge(entry)
         return await self._dispatch(entry, event)
@@ -250,7 +225,7 @@ class Inbox:
             except Later as later:
                 return await self._stream.postpone(entry, later.delay.total_seconds(), entry.failures)
             except (Permanent, Undecodable) as error:
-                return await self._bury(entry, event, str(error), entry.failures)
+                return await self._dead_letter(entry, event, str(error), entry.failures)
             except Exception as error:
                 return await self._failed(entry, event, error)
             return await self._stream.acknowledge(entry)
@@ -272,15 +247,15 @@ class Inbox:
         log.warning("handling %s %s failed, failure %d", event.type, event.id, failures, exc_info=error)
         if failures >= self._max_failures:
             # Only the error's type is kept: its text may quote what the handler worked on.
-            return await self._bury(entry, event, f"{type(error).__name__} after {failures} failures", failures)
+            return await self._dead_letter(entry, event, f"{type(error).__name__} after {failures} failures", failures)
         return await self._stream.postpone(entry, self._backoff(failures), failures)
 
-    async def _bury(self, entry: Entry, event: Event | None, reason: str, failures: int) -> bool:
+    async def _dead_letter(self, entry: Entry, event: Event | None, reason: str, failures: int) -> bool:
         """Dead-letters the entry: it is in Postgres before it leaves the stream. False as in `_handle`."""
         log.error("dead-lettered %s: %s", event.type if event else "an undecodable entry", reason)
         async with self._db.transaction() as tx:
             if not (event and self._forgotten and await self._forgotten(tx, event)):
-                await bury(
+                await record(
                     tx,
                     event_id=event.id if event else _id_of(entry.data),
                     inbox=self._service,

@@ -14,8 +14,9 @@ from kit.data import redis as kit_redis
 from kit.data.database import Database
 from kit.data.paging import Pages
 from kit.events import dead_letter_service
-from kit.events.dead_letter_service import DeadLetterDesk, DeadLetterServicer
-from kit.events.dead_letters import DeadLetters, Keeper
+from kit.events.dead_letter_model import DeadLetterStore
+from kit.events.dead_letter_service import DeadLetterAggregator, DeadLetterServicer
+from kit.events.dead_letters import DeadLetters
 from kit.events.inbox import Inbox
 from kit.identity.jwks import fetch_from
 from kit.identity.revocation_feed import RevocationFeed
@@ -64,7 +65,7 @@ async def serve(settings: NotificationSettings) -> None:
         story = await closing.enter_async_context(channels.connect(settings.story_target, "story", service_tokens))
         signer = Signer(settings.cursor_key.get_secret_value())
         notifications = Notifications(db, Pages(signer))
-        keepers: dict[str, Keeper] = {
+        stores: dict[str, DeadLetterStore] = {
             "notification": DeadLetters(db, "notification", signer),
             "story": StoryDeadLetters(story),
         }
@@ -75,7 +76,7 @@ async def serve(settings: NotificationSettings) -> None:
         )
         servicer = NotificationServicer(notifications)
         server.add(SERVICE, lambda to: add_NotificationServiceServicer_to_server(servicer, to))
-        letters = DeadLetterServicer(DeadLetterDesk(keepers, signer))
+        letters = DeadLetterServicer(DeadLetterAggregator(stores, signer))
         server.add(dead_letter_service.SERVICE, lambda to: add_DeadLetterServiceServicer_to_server(letters, to))
         server.background(db.watch)
         server.background(RevocationFeed(auth, revocations).run)

@@ -14,7 +14,7 @@ from storymesh.ops.v1.dead_letter_service_pb2_grpc import DeadLetterServiceStub
 
 from kit.errors import NotFound
 from kit.events.dead_letter_service import SETTLEMENTS
-from kit.events.dead_letters import Administrator, DeadLetter, Decision, Letters, Settlement
+from kit.events.dead_letter_model import Administrator, DeadLetter, DeadLetterPage, Decision, Settlement
 from kit.rpc.channels import in_the_name_of
 
 from .model import Recipient
@@ -46,10 +46,10 @@ class StoryDeadLetters:
     def __init__(self, channel: Channel) -> None:
         self._stub = DeadLetterServiceStub(channel)
 
-    async def list(self, administrator: Administrator, page_size: int, page_token: str) -> Letters:
+    async def list(self, administrator: Administrator, page_size: int, page_token: str) -> DeadLetterPage:
         request = ops.ListDeadLettersRequest(service="story", page_size=page_size, page_token=page_token)
         response = await self._stub.ListDeadLetters(request, metadata=in_the_name_of(administrator.access_token))
-        return Letters(tuple(map(_letter, response.dead_letters)), response.next_page_token)
+        return DeadLetterPage(tuple(map(_letter, response.dead_letters)), response.next_page_token)
 
     async def settle(
         self,
@@ -57,14 +57,14 @@ class StoryDeadLetters:
         settlement: Settlement,
         event_ids: Sequence[UUID],
         *,
-        because: str,
+        reason: str,
         dry_run: bool,
     ) -> Sequence[DeadLetter]:
         ids, metadata = list(map(str, event_ids)), in_the_name_of(administrator.access_token)
         if settlement is Settlement.REPLAYED:
-            replay = ops.ReplayDeadLettersRequest(service="story", event_ids=ids, reason=because, dry_run=dry_run)
+            replay = ops.ReplayDeadLettersRequest(service="story", event_ids=ids, reason=reason, dry_run=dry_run)
             return list(map(_letter, (await self._stub.ReplayDeadLetters(replay, metadata=metadata)).dead_letters))
-        discard = ops.DiscardDeadLettersRequest(service="story", event_ids=ids, reason=because, dry_run=dry_run)
+        discard = ops.DiscardDeadLettersRequest(service="story", event_ids=ids, reason=reason, dry_run=dry_run)
         return list(map(_letter, (await self._stub.DiscardDeadLetters(discard, metadata=metadata)).dead_letters))
 
 

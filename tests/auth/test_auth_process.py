@@ -22,7 +22,7 @@ from storymesh.events.v1 import auth_events_pb2 as events
 
 from kit.data.database import Database
 from kit.events.envelope import from_bytes
-from kit.events.inbox import stream_of
+from kit.events.inbox_stream import stream_of
 from local.harness import Servers
 from tests.auth.conftest import PASSWORD
 from tests.conftest import empty

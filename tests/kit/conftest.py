@@ -14,7 +14,7 @@ from sqlalchemy import Column, Integer, Table, Text, Uuid, create_engine
 from sqlalchemy.engine import make_url
 
 from kit.data.database import Database
-from kit.events import erasure, inbox
+from kit.events import dead_letter_store, erasure
 from kit.events.inbox_stream import InboxTuning
 from kit.rpc.server import Server
 from kit.runtime.settings import ServiceSettings
@@ -34,7 +34,7 @@ QUICK = InboxTuning(block_seconds=0.05, look_seconds=0.02)
 
 effects = Table(
     "effects",
-    inbox.dead_letters.metadata,
+    dead_letter_store.dead_letters.metadata,
     Column("number", Integer, primary_key=True, autoincrement=True),
     Column("event_id", Uuid, nullable=False),
     Column("worker", Text, nullable=False),

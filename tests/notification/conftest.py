@@ -22,9 +22,10 @@ from sqlalchemy.engine.row import RowMapping
 from storymesh.events.v1 import auth_events_pb2, story_events_pb2
 
 from kit.data.database import Database
+from kit.events.dead_letter_store import dead_letters
 from kit.events.envelope import Event
-from kit.events.inbox import Inbox, dead_letters, delayed_of, stream_of
-from kit.events.inbox_stream import InboxTuning
+from kit.events.inbox import Inbox
+from kit.events.inbox_stream import InboxTuning, delayed_of, stream_of
 from kit.identity.sealing import Seal
 from kit.rpc import channels
 from kit.runtime.clock import system_clock

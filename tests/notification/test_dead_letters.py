@@ -24,9 +24,10 @@ from storymesh.ops.v1.dead_letter_service_pb2_grpc import (
 
 from kit.data.database import Database
 from kit.errors import InvalidArgument, Violation
-from kit.events import dead_letter_service, dead_letters
-from kit.events.dead_letter_service import DeadLetterDesk, DeadLetterServicer
-from kit.events.dead_letters import DeadLetters, Keeper
+from kit.events import dead_letter_service, dead_letter_store
+from kit.events.dead_letter_model import DeadLetterStore
+from kit.events.dead_letter_service import DeadLetterAggregator, DeadLetterServicer
+from kit.events.dead_letters import DeadLetters
 from kit.events.envelope import Event
 from kit.identity.revocations import Kind, Revocation
 from kit.identity.signing import Signer
@@ -80,9 +81,9 @@ class Ops:
 
 
 @asynccontextmanager
-async def serving(name: str, keepers: dict[str, Keeper], issuer: Issuer) -> AsyncIterator[tuple[Server, str]]:
+async def serving(name: str, stores: dict[str, DeadLetterStore], issuer: Issuer) -> AsyncIterator[tuple[Server, str]]:
     server = Server(ServiceSettings(listen="127.0.0.1:0", mesh_key=KEY, drain_seconds=1), required={})
-    servicer = DeadLetterServicer(DeadLetterDesk(keepers, Signer(name.encode() * 32)))
+    servicer = DeadLetterServicer(DeadLetterAggregator(stores, Signer(name.encode() * 32)))
     server.add(dead_letter_service.SERVICE, lambda to: add_DeadLetterServiceServicer_to_server(servicer, to))
     running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens(name)))
     try:
@@ -100,17 +101,17 @@ async def ops(database_of: Callable[[str], Database]) -> AsyncIterator[Ops]:
     issuer = Issuer()
     # The same keys, and a list of revocations of its own.
     story_issuer = Issuer(kid=issuer.kid, key=issuer.key)
-    story_letters: dict[str, Keeper] = {"story": DeadLetters(theirs, "story", Signer(b"s" * 32))}
+    story_letters: dict[str, DeadLetterStore] = {"story": DeadLetters(theirs, "story", Signer(b"s" * 32))}
     async with (
         serving("story", story_letters, story_issuer) as (story_server, address),
         channels.connect(address, "story", service_tokens("notification")) as channel,
     ):
-        keepers: dict[str, Keeper] = {
+        stores: dict[str, DeadLetterStore] = {
             "notification": DeadLetters(own, "notification", Signer(b"n" * 32)),
             "story": StoryDeadLetters(channel),
         }
         async with (
-            serving("notification", keepers, issuer) as (_, front),
+            serving("notification", stores, issuer) as (_, front),
             grpc.aio.insecure_channel(front) as calling,
         ):
             yield Ops(own, theirs, DeadLetterServiceStub(calling), issuer, story_server, story_issuer)
@@ -119,7 +120,7 @@ async def ops(database_of: Callable[[str], Database]) -> AsyncIterator[Ops]:
 async def bury(db: Database, *events: Event, inbox: str = "notification") -> None:
     for each in events:
         async with db.transaction() as tx:
-            await dead_letters.bury(
+            await dead_letter_store.record(
                 tx,
                 event_id=each.id,
                 inbox=inbox,
@@ -184,7 +185,7 @@ async def test_the_other_services_letters_are_settled_there_in_the_administrator
     assert await ops.replay("story", replayed.id) == [str(replayed.id)]
     assert await ops.discard("story", discarded.id) == [str(discarded.id)]
     async with ops.story.transaction() as tx:
-        table = dead_letters.dead_letters
+        table = dead_letter_store.dead_letters
         rows = {row["event_id"]: row for row in (await tx.execute(table.select())).mappings()}
     assert {row["settled_by"] for row in rows.values()} == {ADMIN}
     assert (rows[replayed.id]["settlement"], rows[discarded.id]["settlement"]) == ("REPLAYED", "DISCARDED")
@@ -199,7 +200,7 @@ async def test_what_was_decided_before_is_shown_of_both_services_alike(ops: Ops)
         await bury(db, lost)
         await ops.replay(service, lost.id)
         async with db.transaction() as tx:
-            await dead_letters.mark_returned(tx, [lost.id])
+            await dead_letter_store.mark_returned(tx, [lost.id])
         await bury(db, lost)
         (letter,) = (await ops.page(service)).dead_letters
         (decision,) = letter.decisions

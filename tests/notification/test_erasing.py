@@ -12,7 +12,8 @@ from sqlalchemy import func, insert, select, text
 from storymesh.events.v1 import auth_events_pb2
 
 from kit.events import erasure
-from kit.events.inbox import dead_letters, processed_events
+from kit.events.dead_letter_store import dead_letters
+from kit.events.inbox_store import processed_events
 from services.notification.model import MailState
 from services.notification.operations.erasing import Erasing
 from services.notification.tables import mails

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from sqlalchemy import func, select
 from storymesh.events.v1 import auth_events_pb2 as events
 
-from kit.events.inbox import processed_events
+from kit.events.inbox_store import processed_events
 from kit.identity.sealing import Seal
 from services.notification.model import MailState
 from services.notification.worker import ADDRESS_SEAL_PURPOSE

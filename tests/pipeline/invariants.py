@@ -23,7 +23,7 @@ from sqlalchemy import select
 from storymesh.events.v1 import story_events_pb2 as events
 
 from kit.data.database import Database
-from kit.events import inbox, outbox
+from kit.events import dead_letter_store, inbox_stream, outbox
 from kit.events.redis_memory import redis_memories
 from services.notification.model import MailState
 from services.notification.tables import mails, notifications
@@ -87,8 +87,8 @@ async def unrest(stores: Stores) -> list[str]:
             reasons.append(f"what Redis lost of {memory['name']} is not repeated")
     async with stores.redis.pipeline(transaction=True) as pipeline:
         for name in _INBOXES:
-            pipeline.xlen(inbox.stream_of(name))
-            pipeline.zcard(inbox.delayed_of(name))
+            pipeline.xlen(inbox_stream.stream_of(name))
+            pipeline.zcard(inbox_stream.delayed_of(name))
         counts = await pipeline.execute()
     for name, waiting, postponed in zip(_INBOXES, counts[::2], counts[1::2], strict=True):
         if waiting or postponed:
@@ -124,9 +124,9 @@ class _Records:
             ending = select(outbox.table).where(outbox.table.c.type.in_((_COMPLETED, _FAILED)))
             ends = list((await tx.execute(ending)).mappings())
             admitted = Counter((await tx.execute(select(admissions.c.owner_id))).scalars())
-            dead = list((await tx.execute(select(inbox.dead_letters))).mappings())
+            dead = list((await tx.execute(select(dead_letter_store.dead_letters))).mappings())
         async with stores.notification.transaction() as tx:
-            dead += (await tx.execute(select(inbox.dead_letters))).mappings()
+            dead += (await tx.execute(select(dead_letter_store.dead_letters))).mappings()
             told_of = Counter((await tx.execute(select(notifications.c.story_id))).scalars())
             sent = {row["event_id"]: row for row in (await tx.execute(select(mails))).mappings()}
         found = (_MESSAGE_ID.search(path.read_bytes()) for path in stores.mails.glob("*.eml"))

@@ -19,8 +19,8 @@ from storymesh.story.v1 import story_service_pb2 as pb
 from kit.data import redis as kit_redis
 from kit.errors import SessionRevoked
 from kit.events import erasure, outbox
+from kit.events.dead_letter_store import dead_letters
 from kit.events.envelope import Event
-from kit.events.inbox import dead_letters
 from kit.rpc import channels
 from kit.runtime.clock import system_clock
 from services.story import store

@@ -17,7 +17,7 @@ from storymesh.story.v1 import story_pb2
 from kit.data import redis as kit_redis
 from kit.data.paging import Pages
 from kit.events import outbox
-from kit.events.inbox import dead_letters
+from kit.events.dead_letter_store import dead_letters
 from kit.identity.caller import Caller, Role
 from kit.identity.signing import Signer
 from kit.runtime.clock import system_clock

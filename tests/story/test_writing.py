@@ -14,7 +14,8 @@ from storymesh.story.v1 import story_pb2
 from storymesh.story.v1 import story_service_pb2 as pb
 
 from kit.events import outbox
-from kit.events.inbox import GROUP, Later, stream_of
+from kit.events.inbox import Later
+from kit.events.inbox_stream import GROUP, stream_of
 from kit.runtime.clock import system_clock
 from services.story import store
 from services.story.adapters.writers import Refusal, Title, Words, WriterRefused, WriterUnavailable

@@ -14,7 +14,7 @@ from storymesh.events.v1.auth_events_pb2 import UserDeleted
 from storymesh.events.v1.story_events_pb2 import StoryCompleted, StoryRequested
 
 from kit.events.envelope import Event
-from kit.events.inbox import stream_of
+from kit.events.inbox_stream import stream_of
 from local.harness import RunningMesh
 from tests.kit.events.test_inbox import event
 from tests.system.conftest import Person, databases_of, mails_to, opened, registered

@@ -21,7 +21,8 @@ from kit.data import redis as kit_redis
 from kit.data.database import Database
 from kit.events import outbox
 from kit.events.envelope import Event
-from kit.events.inbox import Handler, Inbox, stream_of
+from kit.events.inbox import Handler, Inbox
+from kit.events.inbox_stream import stream_of
 from kit.events.relay import Relay
 
 from .process import feed, run

@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 from kit.data import redis as kit_redis
 from kit.data.database import Database
 from kit.events.envelope import Event
-from kit.events.inbox import Inbox, stream_of
+from kit.events.inbox import Inbox
+from kit.events.inbox_stream import stream_of
 
 from .process import feed, run
 

@@ -6,7 +6,8 @@ from functools import partial
 
 from kit.data.database import Database
 from kit.events.envelope import Event
-from kit.events.inbox import Handler, first_time
+from kit.events.inbox import Handler
+from kit.events.inbox_store import mark_processed
 
 from .on_events import feed_events, work
 from .process import run
@@ -17,7 +18,7 @@ def recording(db: Database) -> Handler:
 
     async def record(event: Event) -> None:
         async with db.single() as tx:
-            await first_time(tx, event)
+            await mark_processed(tx, event)
 
     return record
 

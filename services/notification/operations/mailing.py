@@ -15,7 +15,7 @@ from uuid import UUID
 from kit.data.database import Database
 from kit.events import erasure
 from kit.events.envelope import Event
-from kit.events.inbox import first_time
+from kit.events.inbox_store import mark_processed
 from kit.runtime import tracing
 from kit.runtime.clock import Clock
 
@@ -64,7 +64,7 @@ class Mailing:
     async def drop(self, event: Event) -> None:
         """Records a mail to nobody as dealt with, and no mail."""
         async with self._db.transaction() as tx:
-            await first_time(tx, event)
+            await mark_processed(tx, event)
 
     async def _begin(self, event_id: UUID, template: Template, user_id: UUID | None) -> int | None:
         """The attempt's number; None when there is nothing to send."""

@@ -10,7 +10,7 @@ from kit.data.database import Database
 from kit.data.paging import Page, Pages
 from kit.events import erasure
 from kit.events.envelope import Event
-from kit.events.inbox import first_time
+from kit.events.inbox_store import mark_processed
 from kit.identity.caller import Caller
 from kit.runtime.clock import Clock
 
@@ -55,5 +55,5 @@ class Notifier:
             read_at=None,
         )
         async with self._db.transaction() as tx:
-            if not await erasure.is_erased(tx, user_id) and await first_time(tx, event):
+            if not await erasure.is_erased(tx, user_id) and await mark_processed(tx, event):
                 await store.notifications.insert(tx, notification)

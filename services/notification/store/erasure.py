@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import LargeBinary, delete, func, literal, select
 
 from kit.data.database import Transaction
-from kit.events import inbox
+from kit.events import dead_letter_store
 
 from ..tables import mails, notifications
 
@@ -23,5 +23,7 @@ async def erase_some(tx: Transaction, user_id: UUID, limit: int) -> int:
 
 async def erase_dead_letters(tx: Transaction, user_id: UUID) -> None:
     """Deletes those that name the person anywhere: as the key, or within the event."""
-    named = func.position(literal(str(user_id).encode(), LargeBinary).op("IN")(inbox.dead_letters.c.event)) > 0
-    await tx.execute(delete(inbox.dead_letters).where(named))
+    named = (
+        func.position(literal(str(user_id).encode(), LargeBinary).op("IN")(dead_letter_store.dead_letters.c.event)) > 0
+    )
+    await tx.execute(delete(dead_letter_store.dead_letters).where(named))

@@ -10,7 +10,7 @@ from sqlalchemy import DateTime, Integer, ScalarSelect, Select, String, Uuid, bi
 from sqlalchemy.dialects.postgresql import insert
 
 from kit.data.database import Transaction
-from kit.events.erasure import HOLD, erased_subjects, name_of
+from kit.events.erasure import HOLD, advisory_lock_key, erased_subjects
 
 from ..model import Demand, Limits, State
 from ..tables import admissions, stories
@@ -57,7 +57,7 @@ async def lock(tx: Transaction, owner_id: UUID) -> None:
 
     Two owners who share a lock only wait for each other.
     """
-    await tx.execute(_LOCK, {"lock": name_of(owner_id), "owner_id": str(owner_id)})
+    await tx.execute(_LOCK, {"lock": advisory_lock_key(owner_id), "owner_id": str(owner_id)})
 
 
 async def admit(tx: Transaction, owner_id: UUID, limits: Limits, now: datetime) -> Demand:

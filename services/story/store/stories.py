@@ -13,7 +13,7 @@ from sqlalchemy.engine.row import RowMapping
 
 from kit.data.database import Transaction
 from kit.data.paging import PageRequest
-from kit.events import inbox, outbox
+from kit.events import dead_letter_store, outbox
 
 from ..model import Length, State, Story, Wish
 from ..tables import stories
@@ -197,7 +197,7 @@ async def erase(tx: Transaction, story_ids: Collection[UUID]) -> None:
     await tx.execute(delete(stories).where(stories.c.id.in_(story_ids)))
     keys = [str(story_id) for story_id in story_ids]
     await tx.execute(delete(outbox.table).where(outbox.table.c.key.in_(keys)))
-    await tx.execute(delete(inbox.dead_letters).where(inbox.dead_letters.c.key.in_(keys)))
+    await tx.execute(delete(dead_letter_store.dead_letters).where(dead_letter_store.dead_letters.c.key.in_(keys)))
 
 
 def story_of(row: RowMapping) -> Story:

@@ -19,15 +19,20 @@ from sqlalchemy import MetaData, create_engine, inspect
 from sqlalchemy.engine import make_url
 
 from kit.data import migrations
-from kit.events import erasure, inbox, outbox, redis_memory
-from kit.events.dead_letters import dead_letter_decisions
+from kit.events import dead_letter_store, erasure, inbox_store, outbox, redis_memory
+from kit.events.dead_letter_store import dead_letter_decisions
 from local.harness import Servers
 from mesh.catalog import manifests
 from mesh.manifest import ERASURE, INBOX, OUTBOX
 
 KIT_TABLES = {
     OUTBOX: [outbox.table, redis_memory.redis_memories],
-    INBOX: [inbox.processed_events, inbox.dead_letters, dead_letter_decisions, redis_memory.redis_memories],
+    INBOX: [
+        inbox_store.processed_events,
+        dead_letter_store.dead_letters,
+        dead_letter_decisions,
+        redis_memory.redis_memories,
+    ],
     ERASURE: [erasure.erased_subjects],
 }
 

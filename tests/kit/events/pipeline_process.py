@@ -15,7 +15,8 @@ from storymesh.events.v1.story_events_pb2 import StoryRequested
 from kit.data import redis as kit_redis
 from kit.data.database import Database
 from kit.events.envelope import Event
-from kit.events.inbox import Inbox, first_time
+from kit.events.inbox import Inbox
+from kit.events.inbox_store import mark_processed
 from kit.events.relay import Relay
 from tests.kit.conftest import effects
 
@@ -30,7 +31,7 @@ async def run(role: str, database_url: str, redis_url: str) -> None:
 
     async def handle(event: Event) -> None:
         async with db.transaction() as tx:
-            if await first_time(tx, event):
+            if await mark_processed(tx, event):
                 await asyncio.sleep(random.uniform(0, 0.01))
                 await tx.execute(insert(effects).values(event_id=event.id, worker=role))
         await asyncio.sleep(random.uniform(0, 0.01))

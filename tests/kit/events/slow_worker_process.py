@@ -17,7 +17,8 @@ from sqlalchemy import insert
 from kit.data import redis as kit_redis
 from kit.data.database import Database
 from kit.events.envelope import Event
-from kit.events.inbox import Inbox, first_time
+from kit.events.inbox import Inbox
+from kit.events.inbox_store import mark_processed
 from tests.kit.conftest import effects
 from tests.waiting import until
 
@@ -37,7 +38,7 @@ async def work(database_url: str, redis_url: str, service: str, event_type: str,
                 _wait_with_everything(redis_url)
             await until(lambda: client.exists(FINISH), 60)
             async with db.transaction() as tx:
-                if await first_time(tx, event):
+                if await mark_processed(tx, event):
                     await tx.execute(insert(effects).values(event_id=event.id, worker=str(os.getpid())))
 
         inbox = Inbox(

@@ -24,13 +24,14 @@ from storymesh.ops.v1.dead_letter_service_pb2_grpc import (
 )
 
 from kit.data.database import Database
-from kit.events import dead_letters as letters
+from kit.events import dead_letter_store
 from kit.events.dead_letter_service import SERVICE as DEAD_LETTER_SERVICE
-from kit.events.dead_letter_service import DeadLetterDesk, DeadLetterServicer
+from kit.events.dead_letter_service import DeadLetterAggregator, DeadLetterServicer
 from kit.events.dead_letters import DeadLetters
 from kit.events.envelope import Event
-from kit.events.inbox import Permanent, first_time, processed_events, stream_of
-from kit.events.inbox_stream import InboxStream
+from kit.events.inbox import Permanent
+from kit.events.inbox_store import mark_processed, processed_events
+from kit.events.inbox_stream import InboxStream, stream_of
 from kit.events.inbox_upkeep import InboxUpkeep
 from kit.identity.signing import Signer
 from kit.rpc.server import Server
@@ -78,14 +79,14 @@ class Api:
 
     async def rows(self) -> list[RowMapping]:
         async with self.db.transaction() as tx:
-            return list((await tx.execute(select(letters.dead_letters))).mappings())
+            return list((await tx.execute(select(dead_letter_store.dead_letters))).mappings())
 
 
 @pytest.fixture
 async def api(db: Database) -> AsyncIterator[Api]:
     issuer, signer = Issuer(), Signer(b"c" * 32)
     server = Server(SETTINGS, required={"postgres": db.check})
-    servicer = DeadLetterServicer(DeadLetterDesk({"story": DeadLetters(db, "story", signer)}, signer))
+    servicer = DeadLetterServicer(DeadLetterAggregator({"story": DeadLetters(db, "story", signer)}, signer))
     server.add(DEAD_LETTER_SERVICE, lambda to: add_DeadLetterServiceServicer_to_server(servicer, to))
     serving = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens("story")))
     async with grpc.aio.insecure_channel(await server.address) as channel:
@@ -103,7 +104,7 @@ async def bury(db: Database, *events: Event, inbox: str = SERVICE) -> None:
     """Each a moment after the one before."""
     for each in events:
         async with db.transaction() as tx:
-            await letters.bury(
+            await dead_letter_store.record(
                 tx,
                 event_id=each.id,
                 inbox=inbox,
@@ -248,7 +249,7 @@ async def die_again(api: Api, world: World, lost: Event) -> None:
 
 async def decisions(api: Api) -> list[tuple[UUID, str, str, UUID, str]]:
     async with api.db.transaction() as tx:
-        table = letters.dead_letter_decisions
+        table = dead_letter_store.dead_letter_decisions
         return [
             (row["event_id"], row["inbox"], row["decision"], row["actor"], row["because"])
             for row in (await tx.execute(select(table).order_by(table.c.position))).mappings()
@@ -325,7 +326,9 @@ async def test_what_was_decided_about_a_letter_goes_with_it(api: Api) -> None:
     await bury(api.db, erased, kept)
     await api.discard(erased.id, kept.id)
     async with api.db.transaction() as tx:
-        await tx.execute(letters.dead_letters.delete().where(letters.dead_letters.c.key == "erased"))
+        await tx.execute(
+            dead_letter_store.dead_letters.delete().where(dead_letter_store.dead_letters.c.key == "erased")
+        )
     assert [event_id for event_id, *_ in await decisions(api)] == [kept.id]
 
 
@@ -525,7 +528,7 @@ async def age(db: Database, days: int) -> None:
 async def record(world: World, *events: Event) -> None:
     for each in events:
         async with world.db.transaction() as tx:
-            await first_time(tx, each)
+            await mark_processed(tx, each)
 
 
 async def recorded(world: World) -> set[UUID]:

@@ -20,21 +20,11 @@ from storymesh.events.v1.story_events_pb2 import StoryRequested
 
 from kit.data import redis as kit_redis
 from kit.data.database import Database, Transaction
+from kit.events.dead_letter_store import dead_letters
 from kit.events.envelope import Event
-from kit.events.inbox import (
-    GROUP,
-    Forgotten,
-    Handler,
-    Inbox,
-    Later,
-    Permanent,
-    backoff_seconds,
-    dead_letters,
-    delayed_of,
-    first_time,
-    stream_of,
-)
-from kit.events.inbox_stream import InboxStream, InboxTuning
+from kit.events.inbox import Forgotten, Handler, Inbox, Later, Permanent, backoff_seconds
+from kit.events.inbox_store import mark_processed
+from kit.events.inbox_stream import GROUP, InboxStream, InboxTuning, delayed_of, stream_of
 from kit.runtime import tracing
 from local.harness import Servers
 from tests.kit.conftest import QUICK, effects
@@ -103,7 +93,7 @@ class World:
 
         async def record(taken: Event) -> None:
             async with self.db.transaction() as tx:
-                if await first_time(tx, taken):
+                if await mark_processed(tx, taken):
                     await tx.execute(insert(effects).values(event_id=taken.id, worker=worker))
 
         return record
@@ -195,7 +185,7 @@ async def test_an_event_that_comes_twice_has_its_effect_once(world: World) -> No
 async def test_an_effect_that_is_undone_leaves_no_trace_of_the_event(world: World) -> None:
     async def undo(taken: Event) -> None:
         async with world.db.transaction() as tx:
-            assert await first_time(tx, taken)
+            assert await mark_processed(tx, taken)
             raise RuntimeError
 
     again = event()
@@ -203,7 +193,7 @@ async def test_an_effect_that_is_undone_leaves_no_trace_of_the_event(world: Worl
         await send(world.redis, again)
         await until(world.dead)
     async with world.db.transaction() as tx:
-        assert await first_time(tx, again)
+        assert await mark_processed(tx, again)
 
 
 async def test_an_event_is_acknowledged_only_after_its_effect_is_committed(world: World) -> None:

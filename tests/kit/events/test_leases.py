@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from kit.data.database import Database
-from kit.events import inbox as kit_inbox
+from kit.events import inbox_stream
 from kit.events.inbox_stream import InboxStream
 from local.harness import Servers
 from tests.kit.conftest import QUICK
@@ -81,7 +81,7 @@ class Workers:
 
 @pytest.fixture
 async def workers(db: Database, redis: Redis, database_url: str, servers: Servers) -> AsyncIterator[Workers]:
-    await redis.xgroup_create(STREAM, kit_inbox.GROUP, id="0", mkstream=True)
+    await redis.xgroup_create(STREAM, inbox_stream.GROUP, id="0", mkstream=True)
     async with AsyncExitStack() as stack:
         yield Workers(World(db, redis), database_url, servers.redis_url, stack)
 
@@ -172,7 +172,7 @@ async def test_a_worker_that_claims_what_it_is_still_at_has_not_died(db: Databas
         await begun.wait()
         (entry,) = await world.pending()
         name, number = entry["consumer"].decode(), entry["message_id"]
-        await redis.xclaim(STREAM, kit_inbox.GROUP, name, 0, [number], idle=10**7, retrycount=1, justid=True)
+        await redis.xclaim(STREAM, inbox_stream.GROUP, name, 0, [number], idle=10**7, retrycount=1, justid=True)
 
         async def claimed_and_taken_back() -> bool:
             (now,) = await world.pending()

@@ -17,8 +17,9 @@ from storymesh.events.v1.story_events_pb2 import StoryRequested
 
 from kit.data.database import Database
 from kit.events import outbox
+from kit.events.dead_letter_store import dead_letters
 from kit.events.envelope import from_bytes
-from kit.events.inbox import dead_letters, delayed_of, stream_of
+from kit.events.inbox_stream import delayed_of, stream_of
 from local.harness import Servers
 from tests.kit.conftest import effects
 from tests.kit.events.pipeline_process import WITNESS, WORKED_ON

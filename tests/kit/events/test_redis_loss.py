@@ -14,7 +14,9 @@ from storymesh.events.v1 import story_events_pb2
 from kit.data import redis as kit_redis
 from kit.data.database import Database
 from kit.events.envelope import Event
-from kit.events.inbox import Inbox, first_time, stream_of
+from kit.events.inbox import Inbox
+from kit.events.inbox_store import mark_processed
+from kit.events.inbox_stream import stream_of
 from kit.events.redis_memory import redis_memories
 from kit.events.relay import Relay
 from local.harness import Servers
@@ -265,7 +267,7 @@ async def test_a_running_mesh_of_relay_and_workers_outlives_the_loss_of_everythi
         if not open_.is_set() and taken.key >= "m":
             await open_.wait()
         async with db.transaction() as tx:
-            if await first_time(tx, taken):
+            if await mark_processed(tx, taken):
                 await tx.execute(insert(effects).values(event_id=taken.id, worker="w"))
 
     inbox = Inbox(

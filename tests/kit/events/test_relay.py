@@ -20,7 +20,7 @@ from kit.data import redis as kit_redis
 from kit.data.database import Database
 from kit.events import outbox
 from kit.events.envelope import Event, from_bytes
-from kit.events.inbox import stream_of
+from kit.events.inbox_stream import stream_of
 from kit.events.relay import Relay
 from kit.runtime import tracing
 from local.harness import Servers

@@ -13,7 +13,8 @@ from sqlalchemy import insert
 from kit.data import redis as kit_redis
 from kit.data.database import Database
 from kit.events.envelope import Event
-from kit.events.inbox import Inbox, first_time
+from kit.events.inbox import Inbox
+from kit.events.inbox_store import mark_processed
 from tests.kit.conftest import effects
 
 
@@ -22,7 +23,7 @@ async def work(database_url: str, redis_url: str, service: str, event_type: str,
 
     async def hang(event: Event) -> None:
         async with db.transaction() as tx:
-            await first_time(tx, event)
+            await mark_processed(tx, event)
             await tx.execute(insert(effects).values(event_id=event.id, worker="killed"))
             print("begun", flush=True)
             await asyncio.Event().wait()
