@@ -13,8 +13,8 @@ from storymesh.ops.v1 import dead_letter_service_pb2 as ops
 from storymesh.ops.v1.dead_letter_service_pb2_grpc import DeadLetterServiceStub
 
 from kit.errors import NotFound
-from kit.events.dead_letter_service import SETTLEMENTS
 from kit.events.dead_letter_model import Administrator, DeadLetter, DeadLetterPage, Decision, Settlement
+from kit.events.dead_letter_service import SETTLEMENTS
 from kit.rpc.channels import in_the_name_of
 
 from .model import Recipient
