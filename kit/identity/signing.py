@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-from kit import base64url
+from kit.runtime import base64url
 
 _TAG_BYTES = 16
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import string
 from collections.abc import Collection
 
-from kit import base64url
+from kit.runtime import base64url
 
 KEY_MARK = "development."
 """What the local runner's keys begin with. The dot is in neither alphabet of base64, so no other key begins so."""

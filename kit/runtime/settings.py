@@ -31,7 +31,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from kit import base64url
+from kit.runtime import base64url
 from mesh.edge_protocol import TOKEN_AUDIENCE, TOKEN_ISSUER
 
 from . import unknown_settings

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit import base64url
 from kit.identity.signing import Signer
+from kit.runtime import base64url
 
 SIGNER = Signer(b"k" * 32)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit import base64url
+from kit.runtime import base64url
 
 
 @given(st.binary(max_size=80))
