@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from kit.identity import jwks as keys
-from kit.identity.revocations import Kind, Revocation, Revocations
+from kit.identity.revocations import Revocation, RevocationKind, Revocations
 from kit.identity.tokens import AccessTokens, FetchKeys, JsonWebKey, KeySet
 from kit.runtime.clock import system_clock
 from kit.runtime.settings import ServiceSettings
@@ -109,5 +109,5 @@ async def _in_turns(*works: Callable[[], Awaitable[None]], seconds: float) -> li
 def _revocations() -> Revocations:
     revocations = Revocations(system_clock)
     expires_at = datetime.now(UTC) + timedelta(hours=1)
-    revocations.replace(Revocation(Kind.SESSION, str(uuid4()), expires_at) for _ in range(_REVOCATIONS))
+    revocations.replace(Revocation(RevocationKind.SESSION, str(uuid4()), expires_at) for _ in range(_REVOCATIONS))
     return revocations

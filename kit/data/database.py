@@ -62,13 +62,13 @@ class Database:
         self._probe = _Probe(url)
         self._liveness = Liveness("postgres", self._probe.ask, self._hang_up)
         self.watch = self._liveness.watch
-        """To run in the background of a process that serves: until it knows better, each call waits for a silent server itself."""
+        """Run it in the background of a process that serves. Without it each call waits for a silent server by itself."""
         self._guard(self._engine.sync_engine)
         _ping_idle(self._engine.sync_engine)
 
     @asynccontextmanager
     async def single(self) -> AsyncIterator[Transaction]:
-        """For a single statement, which is a transaction by itself: it saves the ways to the database for a BEGIN and a COMMIT.
+        """A connection in autocommit mode, for a single statement: saves the round trips of BEGIN and COMMIT.
 
         Raises DependencyAway while the server is known to stand still.
         """
@@ -96,7 +96,7 @@ class Database:
         await self._engine.dispose()
 
     def _guard(self, engine: Engine) -> None:
-        """Keeps account of the connections, and lets none be opened to a server that stands still."""
+        """Registers each new connection, and refuses to open one to a server that stands still."""
 
         def refuse(*_: object) -> None:
             self._liveness.require()
@@ -114,7 +114,7 @@ class Database:
 
 
 class _Probe:
-    """Asks on a connection of its own: a queue for one of the pool's is no silence."""
+    """A connection outside the pool, so that a wait for one of the pool's does not look like silence."""
 
     def __init__(self, url: str) -> None:
         self._conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
@@ -139,15 +139,15 @@ def _driver_connection(connection: DBAPIConnection) -> psycopg.AsyncConnection:
 
 
 def _hang_up(connection: psycopg.AsyncConnection) -> None:
-    """Ends it without cancelling who waits: psycopg would ask the server to cancel the statement, and wait ten seconds for that."""
+    """Shut the socket down. Cancelling the waiting task would have psycopg wait ten seconds for the silent server."""
     with suppress(psycopg.Error):
         hang_up(connection.fileno())
 
 
 def _ping_idle(engine: Engine) -> None:
-    """Has connections replaced that died while nobody used them.
+    """Replace connections that died while they were idle.
 
-    One that was just used is not asked again at each use: that the server closed it shows in its socket, without a word to anybody.
+    A connection used within the last second is not pinged: if the server closed it, its socket is readable.
     """
 
     def remember(_connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
@@ -167,7 +167,7 @@ def _ping_idle(engine: Engine) -> None:
 
 
 def _has_something_to_say(connection: DBAPIConnection) -> bool:
-    """Whether the server wrote, or hung up, without having been asked."""
+    """True if the server wrote or hung up unasked."""
     readable = poll()
     readable.register(_driver_connection(connection).fileno(), POLLIN)
     return bool(readable.poll(0))

@@ -23,7 +23,7 @@ _EVERY_SECONDS = 0.5
 _SILENT_SECONDS = 2.0
 """More than a busy machine takes for it, less than a caller would wait."""
 _HELD_UP_SECONDS = 0.4
-"""Whoever has waited so much longer was held up itself, or frozen: the answer may be there already."""
+"""A wait that takes so much longer means that this process was held up or frozen: the answer may be there already."""
 
 
 class DependencyAway(ConnectionError):
@@ -35,7 +35,7 @@ class DependencyAway(ConnectionError):
 
 
 def hang_up(descriptor: int) -> None:
-    """Ends a connection as a broken network would: whoever waits for an answer gets an error, and its pool replaces it."""
+    """Shut a socket down as a broken network would: a call that waits on it gets an error, and its pool replaces the connection."""
     with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as shared:
         shared.shutdown(socket.SHUT_RDWR)
 
@@ -47,14 +47,14 @@ class Liveness:
     """
 
     def __init__(self, dependency: str, ask: Callable[[], Awaitable[object]], hang_up: Callable[[], None]) -> None:
-        """`ask` must be answered in no time; `hang_up` ends every connection, so that whoever waits at one learns of it."""
+        """`ask` must be answered in no time; `hang_up` ends every connection, so that calls which wait on one fail at once."""
         self._dependency = dependency
         self._ask = ask
         self._hang_up = hang_up
         self._away = False
 
     def require(self) -> None:
-        """Raises DependencyAway while nothing else could come of trying."""
+        """Raises DependencyAway while the dependency is silent."""
         if self._away:
             raise DependencyAway(self._dependency)
 

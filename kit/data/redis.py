@@ -1,4 +1,4 @@
-"""Connections to Redis, or whatever speaks its protocol, and whether it answers."""
+"""Connections to Redis, or another server of its protocol, and whether it answers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .liveness import Liveness, hang_up
 
 
 class _Connection(Connection):
-    """One that can be cancelled, and is not opened to a Redis that stands still.
+    """A connection that can be cancelled, and is not opened to a Redis that stands still.
 
-    Sends by `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes as the sending ends (gh-86296): a worker
-    that was told to leave would go on for ever.
+    redis-py sends by `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes as the sending ends (gh-86296): a
+    worker that was told to leave would go on for ever.
     """
 
     require: Callable[[], None] | None = None
     """Raises DependencyAway."""
 
     async def connect_check_health(self, *arguments: Any, **options: Any) -> None:
-        """Every way to a connection goes through here, also that of a command that is tried again."""
+        """Called before each use of a connection, also when a command is retried."""
         if self.require:
             self.require()
         await super().connect_check_health(*arguments, **options)
@@ -41,7 +41,7 @@ class _Connection(Connection):
 
 
 class _Pool(ConnectionPool):
-    """Keeps account of its connections, and of whether it is any use to open one."""
+    """A pool that knows its connections, and whether Redis answers."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -81,7 +81,10 @@ class _Pool(ConnectionPool):
 
 
 def liveness(client: Redis) -> Liveness:
-    """Of the Redis behind a client of `connect`. Watched, it has commands raise DependencyAway, an OSError, while it is silent."""
+    """The liveness of the Redis behind a client of `connect`.
+
+    While it is watched and Redis is silent, commands raise DependencyAway, an OSError.
+    """
     pool = client.connection_pool
     if not isinstance(pool, _Pool):
         raise TypeError("the client was not made by connect()")
@@ -106,6 +109,6 @@ def connect(url: str) -> Redis:
 
 
 def apart(client: Redis) -> Redis:
-    """A client of the same Redis for another event loop, which can use no connection of the first."""
+    """A client of the same Redis for another event loop: connections belong to the loop that opened them."""
     pool = client.connection_pool
     return Redis.from_pool(_Pool(connection_class=pool.connection_class, **pool.connection_kwargs))

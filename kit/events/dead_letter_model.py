@@ -20,7 +20,7 @@ class Settlement(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class DeadLetterDecision:
     """What an administrator did about a dead letter, and why."""
 
     settlement: Settlement
@@ -40,7 +40,7 @@ class DeadLetter:
     reason: str
     failures: int
     died_at: datetime
-    decisions: tuple[Decision, ...] = ()
+    decisions: tuple[DeadLetterDecision, ...] = ()
     """Those made before it died again: the latest ten, oldest first."""
 
 

@@ -31,7 +31,7 @@ from sqlalchemy.engine.row import RowMapping
 from kit.data.database import Transaction
 
 from . import outbox
-from .dead_letter_model import DeadLetter, Decision, Settlement
+from .dead_letter_model import DeadLetter, DeadLetterDecision, Settlement
 
 dead_letters = Table(
     "dead_letters",
@@ -212,7 +212,7 @@ async def _letters(tx: Transaction, service: str, rows: Sequence[RowMapping]) ->
     ]
 
 
-async def _decisions_about(tx: Transaction, event_ids: Sequence[UUID]) -> Mapping[UUID, Sequence[Decision]]:
+async def _decisions_about(tx: Transaction, event_ids: Sequence[UUID]) -> Mapping[UUID, Sequence[DeadLetterDecision]]:
     """The latest decisions about each event, oldest first."""
     if not event_ids:
         return {}
@@ -220,8 +220,8 @@ async def _decisions_about(tx: Transaction, event_ids: Sequence[UUID]) -> Mappin
     age = func.row_number().over(partition_by=table.c.event_id, order_by=table.c.position.desc()).label("age")
     numbered = select(table, age).where(table.c.event_id.in_(event_ids)).subquery()
     query = select(numbered).where(numbered.c.age <= _DECISIONS_SHOWN).order_by(numbered.c.position)
-    decisions: dict[UUID, list[Decision]] = {}
+    decisions: dict[UUID, list[DeadLetterDecision]] = {}
     for row in (await tx.execute(query)).mappings():
-        decision = Decision(Settlement(row["decision"]), row["actor"], row["because"], row["decided_at"])
+        decision = DeadLetterDecision(Settlement(row["decision"]), row["actor"], row["because"], row["decided_at"])
         decisions.setdefault(row["event_id"], []).append(decision)
     return decisions

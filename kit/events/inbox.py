@@ -31,7 +31,7 @@ from kit.runtime.loops import every, pause
 from .dead_letter_store import is_put_aside, record
 from .envelope import Event, Undecodable, from_bytes
 from .inbox_heartbeat import Heartbeat
-from .inbox_stream import Entry, InboxStream, InboxTuning
+from .inbox_stream import InboxEntry, InboxStream, InboxTuning
 from .inbox_upkeep import InboxUpkeep
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class Inbox:
         self._handling: dict[bytes, asyncio.Task[bool]] = {}
         self._heartbeat = Heartbeat(self._stream, lease_seconds=lease_seconds, lost=self._lost)
         self._stopping = asyncio.Event()
-        self._uncounted: list[Entry] = []
+        self._uncounted: list[InboxEntry] = []
         """Deliveries that ended otherwise than in our death."""
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -138,7 +138,7 @@ class Inbox:
     def _ended(self, entry_id: bytes, _task: asyncio.Task[None]) -> None:
         del self._running[entry_id]
 
-    async def _take(self, stopping: asyncio.Event) -> Sequence[Entry]:
+    async def _take(self, stopping: asyncio.Event) -> Sequence[InboxEntry]:
         """No more than can start at once: what is fetched early only ages."""
         free = self._concurrency - len(self._running)
         if free == 0:
@@ -165,7 +165,7 @@ class Inbox:
         finally:
             stop.cancel()
 
-    async def _work(self, entry: Entry) -> None:
+    async def _work(self, entry: InboxEntry) -> None:
         """Deals with one entry, whatever happens; only cancellation leaves here."""
         handling = self._handling[entry.id] = asyncio.create_task(self._handle_through_outages(entry))
         try:
@@ -185,13 +185,13 @@ class Inbox:
             # Whether it was taken over or will be, we have not died of it.
             self._uncounted.append(entry)
 
-    def _lost(self, entry: Entry) -> None:
+    def _lost(self, entry: InboxEntry) -> None:
         """Ends the handler, for another worker has begun the same work."""
         if handling := self._handling.get(entry.id):
             log.warning("lost the lease of %s; its new owner goes on", entry.id.decode())
             handling.cancel()
 
-    async def _handle_through_outages(self, entry: Entry) -> bool:
+    async def _handle_through_outages(self, entry: InboxEntry) -> bool:
         """Tries again, under the lease, while Redis or Postgres is away and no outcome can be recorded. False as in `_handle`."""
         while True:
             try:
@@ -205,7 +205,7 @@ class Inbox:
                 await self._hand_back([entry])
                 return True
 
-    async def _handle(self, entry: Entry) -> bool:
+    async def _handle(self, entry: InboxEntry) -> bool:
         """False when the entry has another owner by now, and the outcome changed nothing."""
         try:
             event = from_bytes(entry.data)
@@ -217,7 +217,7 @@ class Inbox:
             return await self._stream.acknowledge(entry)
         return await self._dispatch(entry, event)
 
-    async def _dispatch(self, entry: Entry, event: Event) -> bool:
+    async def _dispatch(self, entry: InboxEntry, event: Event) -> bool:
         """Runs the handler and records what came of it. False as in `_handle`."""
         with tracing.continued(event.traceparent, event.type):
             try:
@@ -242,7 +242,7 @@ class Inbox:
         async with self._db.single() as tx:
             return await is_put_aside(tx, event.id)
 
-    async def _failed(self, entry: Entry, event: Event, error: Exception) -> bool:
+    async def _failed(self, entry: InboxEntry, event: Event, error: Exception) -> bool:
         failures = entry.failures + 1
         log.warning("handling %s %s failed, failure %d", event.type, event.id, failures, exc_info=error)
         if failures >= self._max_failures:
@@ -250,7 +250,7 @@ class Inbox:
             return await self._dead_letter(entry, event, f"{type(error).__name__} after {failures} failures", failures)
         return await self._stream.postpone(entry, self._backoff(failures), failures)
 
-    async def _dead_letter(self, entry: Entry, event: Event | None, reason: str, failures: int) -> bool:
+    async def _dead_letter(self, entry: InboxEntry, event: Event | None, reason: str, failures: int) -> bool:
         """Dead-letters the entry: it is in Postgres before it leaves the stream. False as in `_handle`."""
         log.error("dead-lettered %s: %s", event.type if event else "an undecodable entry", reason)
         async with self._db.transaction() as tx:
@@ -267,7 +267,7 @@ class Inbox:
                 )
         return await self._stream.acknowledge(entry)
 
-    async def _hand_back(self, entries: Sequence[Entry]) -> None:
+    async def _hand_back(self, entries: Sequence[InboxEntry]) -> None:
         try:
             if entries:
                 await self._stream.release(entries)

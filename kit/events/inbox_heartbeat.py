@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 
-from .inbox_stream import Entry, InboxStream
+from .inbox_stream import InboxEntry, InboxStream
 
 log = logging.getLogger(__name__)
 
@@ -24,17 +24,17 @@ _PATIENCE_LEASES = 4
 class Heartbeat:
     """Of one consumer. It stops when the process does, whatever stops it, and when the event loop does not move for long."""
 
-    def __init__(self, stream: InboxStream, *, lease_seconds: float, lost: Callable[[Entry], None]) -> None:
+    def __init__(self, stream: InboxStream, *, lease_seconds: float, lost: Callable[[InboxEntry], None]) -> None:
         """`lost` is called on the event loop for an entry that another worker has taken over."""
         self._stream = stream
         self._lease_seconds = lease_seconds
         self._lost = lost
-        self._kept: dict[bytes, Entry] = {}
+        self._kept: dict[bytes, InboxEntry] = {}
         self._stopped = threading.Event()
         self._alive_at = monotonic()
 
     @contextmanager
-    def keeping(self, entry: Entry) -> Iterator[None]:
+    def keeping(self, entry: InboxEntry) -> Iterator[None]:
         """Keeps the lease of the entry during the block."""
         self._kept[entry.id] = entry
         try:

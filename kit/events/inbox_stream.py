@@ -79,7 +79,7 @@ class InboxTuning:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class InboxEntry:
     """One delivery of an event."""
 
     id: bytes
@@ -128,7 +128,7 @@ class InboxStream:
             lease_seconds = self._lease / 1000
             yield InboxStream(redis, self._service, lease_seconds=lease_seconds, consumer=self._consumer)
 
-    async def take(self, count: int) -> list[Entry]:
+    async def take(self, count: int) -> list[InboxEntry]:
         """The entries of dead workers, else new ones; waits for these up to a second, then returns none."""
         try:
             if monotonic() >= self._claim_at and (claimed := await self._claim(count)):
@@ -141,20 +141,20 @@ class InboxStream:
             await self._create_group()
             return []
 
-    async def keep(self, entry: Entry) -> bool:
+    async def keep(self, entry: InboxEntry) -> bool:
         """Renews the lease. False: another worker has the entry."""
         return bool(await self._keep(keys=[self._stream], args=[GROUP, self._consumer, entry.id]))
 
-    async def deliveries(self, entry: Entry) -> int:
+    async def deliveries(self, entry: InboxEntry) -> int:
         """How often the entry was given to a worker that has not been heard of since."""
         pending = await self._redis.xpending_range(self._stream, GROUP, entry.id, entry.id, 1)
         return int(pending[0]["times_delivered"]) if pending else 0
 
-    async def acknowledge(self, entry: Entry) -> bool:
+    async def acknowledge(self, entry: InboxEntry) -> bool:
         """Removes the entry. False when it is not ours any more."""
         return bool(await self._acknowledge(keys=[self._stream], args=[GROUP, self._consumer, entry.id]))
 
-    async def postpone(self, entry: Entry, seconds: float, failures: int) -> bool:
+    async def postpone(self, entry: InboxEntry, seconds: float, failures: int) -> bool:
         """Takes the entry out of the stream for a time. False when it is not ours any more."""
         postponed = await self._postpone(
             keys=[self._stream, self._delayed],
@@ -174,12 +174,12 @@ class InboxStream:
         """Brings postponed entries back when they are due."""
         await self._move_due(keys=[self._stream, self._delayed], args=[_MOVE_AT_MOST])
 
-    async def release(self, entries: Sequence[Entry]) -> None:
+    async def release(self, entries: Sequence[InboxEntry]) -> None:
         """Lets a peer take our entries at once instead of after the lease. Leaving is no crash: see `uncount`."""
         await self._take_back(keys=[self._stream], args=[GROUP, self._consumer, _LONG, *(each.id for each in entries)])
 
-    async def uncount(self, entries: Sequence[Entry]) -> None:
-        """Takes one delivery of each back from the count of `deliveries`, whoever has it now: its worker lives."""
+    async def uncount(self, entries: Sequence[InboxEntry]) -> None:
+        """Subtracts one from the delivery count of each entry, whichever consumer holds it: the worker that had it has not died."""
         await self._take_back(keys=[self._stream], args=[GROUP, self._consumer, 0, *(each.id for each in entries)])
 
     async def leave(self) -> None:
@@ -195,7 +195,7 @@ class InboxStream:
         answer = cast("list[_Raw]", await self._redis.xrange(self._stream, count=1))
         return _came_at(answer[0][0]) if answer else None
 
-    async def _claim(self, count: int) -> list[Entry]:
+    async def _claim(self, count: int) -> list[InboxEntry]:
         # The cursor goes round: a look covers only part of a long list of pending entries.
         answer = await self._redis.xautoclaim(
             self._stream, GROUP, self._consumer, self._lease, self._cursor, count=count
@@ -206,7 +206,7 @@ class InboxStream:
             self._claim_at = monotonic() + self._claim_seconds
         return claimed
 
-    async def _read(self, count: int) -> list[Entry]:
+    async def _read(self, count: int) -> list[InboxEntry]:
         block = min(self._block, max(self._lease // 3, 1))
         answer = await self._redis.xreadgroup(GROUP, self._consumer, {self._stream: ">"}, count=count, block=block)
         return [entry for _, raw in cast("_Answer", answer or []) for entry in _entries(raw, claimed=False)]
@@ -220,10 +220,12 @@ class InboxStream:
                 raise
 
 
-def _entries(raw: Sequence[_Raw], *, claimed: bool) -> list[Entry]:
+def _entries(raw: Sequence[_Raw], *, claimed: bool) -> list[InboxEntry]:
     """Without those that were deleted while they were pending, which have no fields."""
     return [
-        Entry(entry_id, fields.get(b"event", b""), _number(fields.get(b"failures", b"")), claimed, b"again" in fields)
+        InboxEntry(
+            entry_id, fields.get(b"event", b""), _number(fields.get(b"failures", b"")), claimed, b"again" in fields
+        )
         for entry_id, fields in raw
         if fields
     ]

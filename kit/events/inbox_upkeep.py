@@ -1,4 +1,4 @@
-"""What an inbox needs besides being read: replayed dead letters brought back, and records removed that nobody needs any more."""
+"""Upkeep of an inbox: brings replayed dead letters back, and removes records that are not needed any more."""
 
 from __future__ import annotations
 

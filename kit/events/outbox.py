@@ -33,7 +33,7 @@ CHANNEL = "outbox"
 """NOTIFY wakes a relay; the payload is empty, so Postgres folds many into one."""
 
 KEPT = timedelta(days=7)
-"""How long an event is kept after it was published, for a Redis that loses it, and so how late it may come once more."""
+"""How long a published event is kept, because Redis may lose it; so it may be published again as late as that."""
 
 metadata = MetaData()
 
@@ -51,7 +51,7 @@ table = Table(
     Column("published_at", DateTime(timezone=True)),
     # The relay looks every second, and most rows are published ones.
     Index("outbox_unpublished", "key", "position", postgresql_where=text("published_at IS NULL")),
-    # Whoever erases a person or a thing erases what was told of it, published or not.
+    # An erasure removes the events of its person or thing, published or not.
     Index("outbox_by_key", "key"),
 )
 
@@ -73,5 +73,5 @@ async def add(tx: Transaction, message: Message, *, key: object) -> None:
 
 
 async def forget(tx: Transaction, *, key: object) -> None:
-    """Removes what was published under the key. What was not stays: it happened, and somebody waits for it."""
+    """Remove published events of the key. Unpublished ones stay: they happened, and their receivers wait for them."""
     await tx.execute(delete(table).where(table.c.key == str(key), table.c.published_at.is_not(None)))

@@ -1,6 +1,6 @@
 """Notices that Redis lost something it was told: all of it, or its last words.
 
-Redis holds nothing but copies, so what it lost can be told again, once somebody knows. It keeps two notes for each teller: a random
+Redis holds nothing but copies, so what it lost can be told again, once somebody knows. It keeps two notes for each writer: a random
 epoch, of which Postgres has a copy, and when it was last told something. Without the right epoch it is another Redis, or an emptied
 one: everything is lost. With the epoch, but as another run of the server, it may lack what came after the last note that it still
 has: the second before a crash (`appendfsync everysec`), what a replica had not got yet, or hours since a snapshot.
@@ -27,7 +27,7 @@ from . import outbox
 log = logging.getLogger(__name__)
 
 _OVERLAP = timedelta(minutes=1)
-"""Told again besides what came after the last note: transactions that began earlier and ended later, and clocks that differ."""
+"""Repeated on top of what came after the last note: transactions overlap, and clocks differ."""
 
 redis_memories = Table(
     "redis_memories",
@@ -50,7 +50,7 @@ return {run_id, notes[1] or '', notes[2] or ''}
 """
 
 Lost = Callable[[Transaction, datetime | None], Awaitable[None]]
-"""Takes note, in the transaction given, that what Redis was told since then may be lost; None: all that it was ever told."""
+"""Records in the transaction that what Redis was told since then may be lost. None: all that it was ever told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class _State:
 
 
 class RedisMemory:
-    """What one teller, such as the relay of a service, knows of Redis' memory. Its replicas share the name."""
+    """What one writer to Redis, such as the relay of a service, knows of Redis' memory. Its replicas share the name."""
 
     def __init__(self, db: Database, redis: Redis, name: str, lost: Lost) -> None:
         self._db = db
@@ -73,7 +73,7 @@ class RedisMemory:
         self._known: tuple[str, str] | None = None
 
     async def check(self) -> bool:
-        """To be called before Redis is told something. True when this process learned of a loss, by itself or from a replica.
+        """Call it before writing to Redis. True when this process learned of a loss, by itself or from a replica.
 
         A loss that cannot be recorded now is found again by the next check: Redis gets its new epoch before the commit that makes
         the same one known, so that whatever breaks off in between leaves the two apart.
@@ -83,7 +83,7 @@ class RedisMemory:
             return False
         async with self._db.transaction() as tx:
             row = await self._lock(tx)
-            # Once more: while this process waited for the lock, another may have seen to it.
+            # Ask again: while this process waited for the lock, another may have recorded the loss.
             state = await self._ask()
             if state.epoch and state.epoch == row["epoch"]:
                 epoch, since = state.epoch, state.told_at and state.told_at - _OVERLAP
@@ -104,7 +104,7 @@ class RedisMemory:
         return True
 
     def note(self, pipeline: Pipeline, now: datetime) -> None:
-        """Adds to what Redis is told that it was told so, by the database's clock at the beginning of the transaction."""
+        """Add to the pipeline the note when Redis was written to: the database's time at the beginning of the transaction."""
         pipeline.hset(self._key, "told_at", now.isoformat())
 
     async def _lock(self, tx: Transaction) -> Any:

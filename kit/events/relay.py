@@ -64,7 +64,7 @@ _UNPUBLISHED = (
 
 
 def _marked(due: Select[tuple[int]]) -> ReturningUpdate[Any]:
-    # A CTE, for a subquery may be run again and again, and lock other rows each time.
+    # A CTE: Postgres may run a subquery more than once, and lock other rows each time.
     return (
         update(_row)
         .where(_row.c.position.in_(select(due.cte("due").c.position)))
@@ -182,7 +182,7 @@ class Relay:
         return (await tx.execute(query.with_for_update() if lock else query)).mappings().one_or_none()
 
     async def _lost(self, tx: Transaction, since: datetime | None) -> None:
-        """Plans the repeat. One that has not ended, or not long ago, begins anew: what it told Redis may be what was lost now."""
+        """Plan the repeat. One that has not ended, or ended recently, begins anew: what it told Redis may be lost now."""
         begin = func.greatest(since, func.now() - outbox.KEPT)
         recent = _plans.c.repeat_before.is_not(None) | (_plans.c.repeated_at >= begin)
         # Both functions pass over what is NULL.
@@ -207,7 +207,7 @@ class Relay:
     def _inboxes(self, event_type: str) -> Sequence[str]:
         inboxes = self._routes.get(event_type)
         if inboxes is None:
-            # Counted as published, for it would hold up everything after it under the same key for ever.
+            # Counted as published: it would hold up every later event of its key for ever.
             log.error("nobody gets %s: the contract does not have it in this version", event_type)
             return ()
         return inboxes

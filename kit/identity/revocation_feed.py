@@ -16,18 +16,18 @@ from storymesh.auth.v1.revocation_service_pb2_grpc import RevocationServiceStub
 from kit.errors import MeshError
 from kit.runtime.loops import every
 
-from .revocations import Kind, Revocation, Revocations
+from .revocations import Revocation, RevocationKind, Revocations
 
 log = logging.getLogger(__name__)
 
 _SILENCE_SECONDS = 12.0
-"""Auth speaks every five seconds. Two beats may be late; whoever says nothing for longer is dead, whatever TCP believes."""
+"""Auth sends a heartbeat every five seconds. Two may be late; after that the stream is dead, even if TCP has not noticed."""
 
 _TELL_SECONDS = 1.0
 
 
 def wait_seconds(failures: int) -> float:
-    """Full jitter, up to a second: who reconnects late learns late who was signed out."""
+    """Full jitter, up to a second: a replica that reconnects late learns late which sessions were revoked."""
     return random.uniform(0, min(0.05 * 2.0 ** min(failures, 10), 1.0))  # noqa: S311  # spreads load; nothing secret depends on it
 
 
@@ -129,11 +129,13 @@ def _from_proto(message: pb.Revocation) -> Revocation:
     expires_at = message.expire_time.ToDatetime(tzinfo=UTC)
     match message.WhichOneof("target"):
         case "session_id":
-            return Revocation(Kind.SESSION, str(UUID(message.session_id)), expires_at)
+            return Revocation(RevocationKind.SESSION, str(UUID(message.session_id)), expires_at)
         case "user_id":
             excepted = UUID(message.excepted_session_id) if message.excepted_session_id else None
-            return Revocation(Kind.USER, str(UUID(message.user_id)), expires_at, message.before_epoch or None, excepted)
+            return Revocation(
+                RevocationKind.USER, str(UUID(message.user_id)), expires_at, message.before_epoch or None, excepted
+            )
         case "kid":
-            return Revocation(Kind.KEY, message.kid, expires_at)
+            return Revocation(RevocationKind.KEY, message.kid, expires_at)
         case _:
             raise ValueError("a revocation of an unknown kind")

@@ -23,10 +23,10 @@ from kit.runtime.clock import SKEW, Clock
 from kit.runtime.metrics import Metrics
 
 STALE_AFTER = timedelta(seconds=30)
-"""How long a service goes on taking writes on the word of a list that nobody vouches for."""
+"""How long a service goes on taking writes while nothing confirms that the list is complete."""
 
 
-class Kind(StrEnum):
+class RevocationKind(StrEnum):
     """What a revocation names: the tokens of a session (claim `sid`), of a person (`sub`), or under a key (header `kid`)."""
 
     SESSION = "session"
@@ -38,7 +38,7 @@ class Kind(StrEnum):
 class Revocation:
     """`expires_at` is when the last of these tokens expires, after which the entry says nothing that `exp` does not."""
 
-    kind: Kind
+    kind: RevocationKind
     value: str
     expires_at: datetime
     before_epoch: int | None = None
@@ -60,7 +60,7 @@ def _end(revocation: Revocation) -> float:
     return math.inf if revocation.before_epoch is None else revocation.before_epoch
 
 
-Target = tuple[Kind, str]
+Target = tuple[RevocationKind, str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,17 +147,17 @@ class Revocations:
 
     @property
     def age_seconds(self) -> float:
-        """How long nobody has vouched for the list: since the last word, or since there is this one. From any thread."""
+        """Seconds since the list was last known to be complete, or since it was made. May be asked from any thread."""
         return self._monotonic() - (self._created_at if self._vouched_at is None else self._vouched_at)
 
     @property
     def overdue(self) -> bool:
-        """Whether nobody has vouched for the list for too long. A new one is given that time too before it is a fault."""
+        """True once the list has gone unconfirmed for `stale_after`. A new list has that time too before it counts as a fault."""
         return self.age_seconds > self._stale_after_seconds
 
     @property
     def stale(self) -> bool:
-        """Whether the list cannot be relied upon: nobody has vouched for it for too long, or ever."""
+        """True if the list cannot be relied upon: it is overdue, or was never complete."""
         return not self.known or self.overdue
 
     async def check_known(self) -> None:
@@ -264,4 +264,4 @@ def _target(revocation: Revocation) -> Target:
 
 
 def _targets(session_id: UUID, user_id: UUID, kid: str) -> tuple[Target, ...]:
-    return (Kind.SESSION, str(session_id)), (Kind.USER, str(user_id)), (Kind.KEY, kid)
+    return (RevocationKind.SESSION, str(session_id)), (RevocationKind.USER, str(user_id)), (RevocationKind.KEY, kid)

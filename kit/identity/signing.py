@@ -17,7 +17,7 @@ class Signer:
         self._key = key
 
     def sign(self, scope: str, text: str) -> str:
-        """A URL-safe token of `text`. The text is readable by whoever holds the token."""
+        """A URL-safe token of `text`. The text is signed, not encrypted: the holder can read it."""
         body = text.encode()
         return base64url.encode(self._tag(scope, body) + body)
 

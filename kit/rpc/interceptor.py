@@ -110,8 +110,8 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
     ) -> Callable[[bytes, Context], Awaitable[None]]:
         behaviour: Any = handler.unary_stream
 
-        # Writes instead of being a generator: whoever left would leave a suspended generator behind, to be closed by the garbage
-        # collector in another task, when the call is gone and asking the context about it crashes the process.
+        # Use context.write(): on disconnect grpc.aio leaves a generator suspended, the garbage collector closes it in another task,
+        # and touching the dead context crashes the process.
         async def serve(data: bytes, context: Context) -> None:
             current_metadata.set(metadata)
             with tracing.serving(path, metadata) as span:
@@ -129,7 +129,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         return serve
 
     async def _write(self, context: Context, message: Message) -> None:
-        """Waits for the client's flow control, but not for ever: who opens a stream and does not read it would keep it for ever."""
+        """Write within a bounded time: a client that does not read would hold the stream for ever by its flow control."""
         try:
             async with asyncio.timeout(self._write_seconds):
                 await context.write(message)

@@ -1,4 +1,4 @@
-"""Secrets that will do for development only, and by what each is known: by a mark of whoever made it, or by its looks.
+"""Recognises secrets that are fit for development only: by the mark that their generator wrote, or by their form.
 
 Every answer says what is wrong and the way out, and never shows the secret.
 """

@@ -104,7 +104,7 @@ class Health:
 
     @property
     def known_after_seconds(self) -> float:
-        """How long those who send calls here go on until they know our health. 0 when nobody has asked for it lately."""
+        """Seconds until the callers that probe our health know of a change. 0 when no probe has come lately."""
         serves = len(self._services) > 1
         return _KNOWN_SECONDS if serves and monotonic() - self.servicer.asked_at < _KNOWN_SECONDS else 0.0
 

@@ -27,7 +27,7 @@ class Misconfigured(Exception):
     """The process cannot work with its settings, although each of them is well-formed. The text is the sentence that says why."""
 
 
-class Refused(Exception):
+class CommandRefused(Exception):
     """What the operator asked for cannot be done. The text is the sentence that says why, without a full stop."""
 
 
@@ -51,7 +51,8 @@ class Command:
     """None for the mesh's own processes, whose standard output is their log.
 
     With a tuple, be it empty, an operator runs the command by hand: `run` gets the settings and the arguments, prints what was done
-    as plain sentences, and fails with `Refused` or any error that operations raise. Only warnings are logged, on standard error.
+    as plain sentences, and fails with `CommandRefused` or any error that operations raise. Only warnings are logged, on standard
+    error.
     """
 
 
@@ -95,7 +96,7 @@ def main(service: str, **commands: Command) -> None:
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
         log.debug("the process cannot go on", exc_info=error)
         sys.exit(f"{service} {name}: Redis cannot be used: {error}")
-    except (Refused, MeshError) as error:
+    except (CommandRefused, MeshError) as error:
         if command.arguments is None:
             raise
         log.debug("the command was refused", exc_info=error)

@@ -144,7 +144,7 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    # First, for what is read after it is judged by it.
+    # First, because the settings after it are judged by it.
     environment: Literal["development", "production"] = Field(
         "development",
         description="Where the process runs; every log line says so, and production refuses secrets made for development.",

@@ -26,7 +26,7 @@ from storymesh.auth.v1 import (
 )
 
 from kit.identity.caller import Caller, Role, caller_of, origin_of
-from kit.identity.revocations import Kind, Revocation
+from kit.identity.revocations import Revocation, RevocationKind
 from kit.rpc.timestamps import set_time
 
 from .model import CodeAnswer, OwnProof, Profile, ProfileChange, Session, Tokens, User
@@ -333,13 +333,13 @@ def _proof(request: _CodeAnswer, password: str) -> OwnProof:
 def _revocation(revocation: Revocation) -> revocation_service_pb2.Revocation:
     message = revocation_service_pb2.Revocation()
     match revocation.kind:
-        case Kind.SESSION:
+        case RevocationKind.SESSION:
             message.session_id = revocation.value
-        case Kind.USER:
+        case RevocationKind.USER:
             message.user_id = revocation.value
             message.before_epoch = revocation.before_epoch or 0
             message.excepted_session_id = str(revocation.excepted or "")
-        case Kind.KEY:
+        case RevocationKind.KEY:
             message.kid = revocation.value
     set_time(message.expire_time, revocation.expires_at)
     return message

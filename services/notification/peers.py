@@ -13,7 +13,7 @@ from storymesh.ops.v1 import dead_letter_service_pb2 as ops
 from storymesh.ops.v1.dead_letter_service_pb2_grpc import DeadLetterServiceStub
 
 from kit.errors import NotFound
-from kit.events.dead_letter_model import Administrator, DeadLetter, DeadLetterPage, Decision, Settlement
+from kit.events.dead_letter_model import Administrator, DeadLetter, DeadLetterDecision, DeadLetterPage, Settlement
 from kit.events.dead_letter_service import SETTLEMENTS
 from kit.rpc.channels import in_the_name_of
 
@@ -81,7 +81,7 @@ def _letter(message: ops.DeadLetter) -> DeadLetter:
     )
 
 
-def _decision(message: ops.DeadLetterDecision) -> Decision:
-    return Decision(
+def _decision(message: ops.DeadLetterDecision) -> DeadLetterDecision:
+    return DeadLetterDecision(
         _SETTLEMENTS[message.decision], UUID(message.actor), message.reason, message.decide_time.ToDatetime(UTC)
     )

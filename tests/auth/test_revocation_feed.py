@@ -20,7 +20,7 @@ from grpc.aio import AioRpcError
 from storymesh.auth.v1 import key_service_pb2, session_service_pb2
 from storymesh.auth.v1 import revocation_service_pb2 as pb
 
-from kit.identity.revocations import Kind, Revocation
+from kit.identity.revocations import Revocation, RevocationKind
 from local.harness import Servers
 from services.auth import store
 from services.auth.worker import Upkeep
@@ -206,7 +206,7 @@ class TestTrust:
         await watch.snapshot()
         await world.execute("ALTER TABLE revocations RENAME TO away")
         await until(lambda: world.ops.revocations.age_seconds > 0.4)
-        missed = Revocation(Kind.SESSION, str(uuid4()), world.clock() + timedelta(minutes=1))
+        missed = Revocation(RevocationKind.SESSION, str(uuid4()), world.clock() + timedelta(minutes=1))
         await world.execute(
             "INSERT INTO away (kind, value, expires_at) VALUES ('session', :value, :expires_at)",
             value=missed.value,
@@ -222,7 +222,7 @@ class TestTrust:
         others = [await world.sign_in(ADA) for _ in range(3)]
         watch = Watch(world)
         await watch.snapshot()
-        early = Revocation(Kind.SESSION, str(uuid4()), world.clock() + timedelta(minutes=1))
+        early = Revocation(RevocationKind.SESSION, str(uuid4()), world.clock() + timedelta(minutes=1))
         async with world.db.transaction() as tx:
             await store.revocations.insert(tx, [early])
             for other in others:

@@ -38,7 +38,7 @@ async def close_counter(_settings: ServiceSettings, arguments: Namespace) -> Non
 
 async def find_counter(_settings: ServiceSettings, arguments: Namespace) -> None:
     if arguments.counter == 0:
-        raise process.Refused("counters begin at 1")
+        raise process.CommandRefused("counters begin at 1")
     raise NotFound
 
 

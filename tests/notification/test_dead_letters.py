@@ -29,7 +29,7 @@ from kit.events.dead_letter_model import DeadLetterStore
 from kit.events.dead_letter_service import DeadLetterAggregator, DeadLetterServicer
 from kit.events.dead_letters import DeadLetters
 from kit.events.envelope import Event
-from kit.identity.revocations import Kind, Revocation
+from kit.identity.revocations import Revocation, RevocationKind
 from kit.identity.signing import Signer
 from kit.rpc import channels
 from kit.rpc.server import Server
@@ -253,7 +253,9 @@ async def test_the_other_service_decides_itself_who_may_ask(ops: Ops) -> None:
     await bury(ops.story, lost)
     with raises_status(StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"):
         await ops.stub.ListDeadLetters(pb.ListDeadLettersRequest(), metadata=ops.auth("USER"))
-    ops.story_issuer.revocations.add(Revocation(Kind.USER, str(ADMIN), datetime.now(UTC) + timedelta(hours=1)))
+    ops.story_issuer.revocations.add(
+        Revocation(RevocationKind.USER, str(ADMIN), datetime.now(UTC) + timedelta(hours=1))
+    )
     with raises_status(StatusCode.UNAUTHENTICATED, "SESSION_REVOKED"):
         await ops.discard("story", lost.id)
     assert (await ops.page("notification")).next_page_token == ""

@@ -11,7 +11,7 @@ from kit.data.database import Transaction
 from kit.errors import SessionRevoked
 from kit.events import outbox
 from kit.identity.caller import Caller
-from kit.identity.revocations import Kind, Revocation
+from kit.identity.revocations import Revocation, RevocationKind
 from kit.runtime.clock import SKEW, Clock
 
 from .. import store
@@ -34,7 +34,7 @@ class Endings:
         """False when it had ended before."""
         if not await store.sessions.revoke(tx, session_id, reason, self._clock()):
             return False
-        await store.revocations.insert(tx, [Revocation(Kind.SESSION, str(session_id), self._until())])
+        await store.revocations.insert(tx, [Revocation(RevocationKind.SESSION, str(session_id), self._until())])
         event = events.SessionRevoked(user_id=str(user_id), session_id=str(session_id), reason=_reason(reason))
         await outbox.add(tx, event, key=user_id)
         return True
@@ -46,7 +46,9 @@ class Endings:
         """
         count, epoch = await store.sessions.revoke_all(tx, user_id, reason, self._clock(), but=but)
         if count:
-            await store.revocations.insert(tx, [Revocation(Kind.USER, str(user_id), self._until(), epoch, but)])
+            await store.revocations.insert(
+                tx, [Revocation(RevocationKind.USER, str(user_id), self._until(), epoch, but)]
+            )
             await self._tell(tx, user_id, reason, count)
         return count
 
@@ -58,16 +60,16 @@ class Endings:
         ended = await store.sessions.revoke_surplus(tx, user_id, self._clock(), keep=most - 1, but=opened)
         if ended:
             until = self._until()
-            await store.revocations.insert(tx, [Revocation(Kind.SESSION, str(each), until) for each in ended])
+            await store.revocations.insert(tx, [Revocation(RevocationKind.SESSION, str(each), until) for each in ended])
             await self._tell(tx, user_id, RevokeReason.TOO_MANY, len(ended))
 
     async def end_account(self, tx: Transaction, user_id: UUID) -> None:
         """Before the account is deleted, and its sessions with it. The transaction holds the account's lock."""
         count = await store.sessions.count_live(tx, user_id, self._clock())
-        await self.refuse(tx, Kind.USER, str(user_id))
+        await self.refuse(tx, RevocationKind.USER, str(user_id))
         await self._tell(tx, user_id, RevokeReason.ACCOUNT_DELETED, count)
 
-    async def refuse(self, tx: Transaction, kind: Kind, value: str) -> None:
+    async def refuse(self, tx: Transaction, kind: RevocationKind, value: str) -> None:
         """All access tokens of a person or a key."""
         await store.revocations.insert(tx, [Revocation(kind, value, self._until())])
 

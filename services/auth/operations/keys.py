@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 from kit.data.database import Database, Transaction
 from kit.errors import Unavailable
 from kit.identity.caller import Caller, Origin
-from kit.identity.revocations import Kind
+from kit.identity.revocations import RevocationKind
 from kit.identity.sealing import Seal, Unsealable
 from kit.identity.tokens import ACCESS_TOKEN_TYPE, JsonWebKey
 from kit.runtime.clock import Clock
@@ -173,7 +173,7 @@ class KeyRotation:
             if kid not in {key.kid for key in keys}:
                 raise KeyNotFound
             await store.keys.drop(tx, kid)
-            await self._endings.refuse(tx, Kind.KEY, kid)
+            await self._endings.refuse(tx, RevocationKind.KEY, kid)
             active, successor = _in_use([key for key in keys if key.kid != kid])
             if active is None:
                 active, successor = successor or await self._stand_by(tx), None

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from kit.data.database import Database
 from kit.data.notify import listen
 from kit.errors import Unavailable
-from kit.identity.revocations import Kind, Revocation, Revocations
+from kit.identity.revocations import Revocation, RevocationKind, Revocations
 from kit.runtime.clock import Clock
 from kit.runtime.loops import every
 
@@ -67,7 +67,7 @@ class RevocationFeed:
             self._revocations.add(each)
         self._revocations.heard()
         self._horizon = horizon
-        if any(each.kind is Kind.KEY for each in set(revoked) - before):
+        if any(each.kind is RevocationKind.KEY for each in set(revoked) - before):
             # A key that was dropped must not sign another token.
             await self._keys.refresh()
 

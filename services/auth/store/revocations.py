@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, ColumnElement, Text, cast, func, select
 from sqlalchemy.dialects.postgresql import insert as insert_into
 
 from kit.data.database import Transaction
-from kit.identity.revocations import Kind, Revocation
+from kit.identity.revocations import Revocation, RevocationKind
 
 from ..tables import revocations
 from .batches import delete_some
@@ -58,7 +58,13 @@ async def since(tx: Transaction, horizon: int, now: datetime) -> tuple[int, Sequ
     query = select(revocations).where(revocations.c.transaction >= horizon, revocations.c.expires_at > now)
     rows = (await tx.execute(query)).mappings()
     return taken, [
-        Revocation(Kind(row["kind"]), row["value"], row["expires_at"], row["before_epoch"], row["excepted_session_id"])
+        Revocation(
+            RevocationKind(row["kind"]),
+            row["value"],
+            row["expires_at"],
+            row["before_epoch"],
+            row["excepted_session_id"],
+        )
         for row in rows
     ]
 

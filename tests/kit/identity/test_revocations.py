@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from kit.identity.revocations import Kind, Revocation, Revocations
+from kit.identity.revocations import Revocation, RevocationKind, Revocations
 from kit.runtime.clock import SKEW
 from tests.kit.identity.feeding import Stopwatch
 
@@ -46,10 +46,12 @@ def covers(revocations: Revocations, session_id: UUID = SESSION, user_id: UUID =
 
 
 @pytest.mark.parametrize(
-    ("kind", "value"), [(Kind.SESSION, str(SESSION)), (Kind.USER, str(ALICE)), (Kind.KEY, KID)], ids=str
+    ("kind", "value"),
+    [(RevocationKind.SESSION, str(SESSION)), (RevocationKind.USER, str(ALICE)), (RevocationKind.KEY, KID)],
+    ids=str,
 )
 async def test_a_token_is_covered_by_its_session_its_person_or_its_key(
-    revocations: Revocations, clock: FakeClock, kind: Kind, value: str
+    revocations: Revocations, clock: FakeClock, kind: RevocationKind, value: str
 ) -> None:
     revocations.replace(())
     assert not covers(revocations)
@@ -59,7 +61,7 @@ async def test_a_token_is_covered_by_its_session_its_person_or_its_key(
 
 
 async def test_a_value_of_one_kind_is_none_of_another(revocations: Revocations, clock: FakeClock) -> None:
-    revocations.replace([Revocation(Kind.USER, str(SESSION), clock.now + LIFE)])
+    revocations.replace([Revocation(RevocationKind.USER, str(SESSION), clock.now + LIFE)])
     assert not covers(revocations)
 
 
@@ -67,7 +69,7 @@ async def test_an_entry_lasts_as_long_as_the_tokens_are_taken_and_is_then_forgot
     revocations: Revocations, clock: FakeClock
 ) -> None:
     """Expired tokens are taken for the skew that clocks may have, so the entry has to outlast them."""
-    revocations.add(Revocation(Kind.USER, str(ALICE), clock.now + LIFE))
+    revocations.add(Revocation(RevocationKind.USER, str(ALICE), clock.now + LIFE))
     clock.now += LIFE + SKEW - timedelta(microseconds=1)
     revocations.heard()
     assert covers(revocations)
@@ -78,7 +80,7 @@ async def test_an_entry_lasts_as_long_as_the_tokens_are_taken_and_is_then_forgot
 
 
 async def test_what_is_past_already_is_not_taken(revocations: Revocations, clock: FakeClock) -> None:
-    past = Revocation(Kind.USER, str(ALICE), clock.now - SKEW)
+    past = Revocation(RevocationKind.USER, str(ALICE), clock.now - SKEW)
     with revocations.subscribed() as queue:
         revocations.replace([past])
         revocations.add(past)
@@ -90,7 +92,7 @@ async def test_the_list_grows_no_longer_than_tokens_live(revocations: Revocation
     """One revocation a second for a day."""
     largest = 0
     for _ in range(86_400):
-        revocations.add(Revocation(Kind.SESSION, str(uuid4()), clock.now + LIFE))
+        revocations.add(Revocation(RevocationKind.SESSION, str(uuid4()), clock.now + LIFE))
         clock.now += timedelta(seconds=1)
         largest = max(largest, revocations.count)
     assert largest <= (LIFE + SKEW).total_seconds()
@@ -100,7 +102,7 @@ async def test_the_list_grows_no_longer_than_tokens_live(revocations: Revocation
 
 
 async def test_the_longer_life_of_two_counts(revocations: Revocations, clock: FakeClock) -> None:
-    long, short = (Revocation(Kind.USER, str(ALICE), clock.now + life) for life in (2 * LIFE, LIFE))
+    long, short = (Revocation(RevocationKind.USER, str(ALICE), clock.now + life) for life in (2 * LIFE, LIFE))
     for first, second in ((long, short), (short, long)):
         revocations.replace([first])
         revocations.add(second)
@@ -114,19 +116,19 @@ async def test_the_longer_life_of_two_counts(revocations: Revocations, clock: Fa
 
 
 async def test_an_end_beyond_all_time_is_an_end(revocations: Revocations) -> None:
-    revocations.replace([Revocation(Kind.USER, str(ALICE), datetime.max.replace(tzinfo=UTC))])
+    revocations.replace([Revocation(RevocationKind.USER, str(ALICE), datetime.max.replace(tzinfo=UTC))])
     assert covers(revocations)
 
 
 async def test_a_snapshot_replaces_what_was_known(revocations: Revocations, clock: FakeClock) -> None:
-    old, kept, new = (Revocation(Kind.KEY, kid, clock.now + LIFE) for kid in ("old", "kept", "new"))
+    old, kept, new = (Revocation(RevocationKind.KEY, kid, clock.now + LIFE) for kid in ("old", "kept", "new"))
     revocations.replace([old, kept])
     revocations.replace([kept, new])
     assert set(revocations.current()) == {kept, new}
 
 
 async def test_a_subscriber_gets_each_new_revocation_once(revocations: Revocations, clock: FakeClock) -> None:
-    before, first, second, late = (Revocation(Kind.KEY, kid, clock.now + LIFE) for kid in "abcd")
+    before, first, second, late = (Revocation(RevocationKind.KEY, kid, clock.now + LIFE) for kid in "abcd")
     revocations.replace([before])
     with revocations.subscribed() as queue:
         revocations.add(first)
@@ -138,15 +140,15 @@ async def test_a_subscriber_gets_each_new_revocation_once(revocations: Revocatio
 
 
 async def test_whoever_was_forgotten_and_is_revoked_again_is_new(revocations: Revocations, clock: FakeClock) -> None:
-    revocations.replace([Revocation(Kind.USER, str(ALICE), clock.now + LIFE)])
+    revocations.replace([Revocation(RevocationKind.USER, str(ALICE), clock.now + LIFE)])
     clock.now += LIFE + SKEW
-    again = Revocation(Kind.USER, str(ALICE), clock.now + LIFE)
+    again = Revocation(RevocationKind.USER, str(ALICE), clock.now + LIFE)
     for take in (revocations.add, lambda each: revocations.replace([each])):
         with revocations.subscribed() as queue:
             take(again)
             assert queue.get_nowait() == again
         clock.now += LIFE + SKEW
-        again = Revocation(Kind.USER, str(ALICE), clock.now + LIFE)
+        again = Revocation(RevocationKind.USER, str(ALICE), clock.now + LIFE)
 
 
 async def test_who_waits_for_a_revocation_is_called_for_ones_own_only(
@@ -155,7 +157,7 @@ async def test_who_waits_for_a_revocation_is_called_for_ones_own_only(
     called: list[str] = []
 
     def theirs(session_id: UUID) -> Revocation:
-        return Revocation(Kind.SESSION, str(session_id), clock.now + LIFE)
+        return Revocation(RevocationKind.SESSION, str(session_id), clock.now + LIFE)
 
     revocations.replace(())
     stranger = uuid4()
@@ -169,19 +171,19 @@ async def test_who_waits_for_a_revocation_is_called_for_ones_own_only(
         assert called == ["mine"]
         revocations.replace([theirs(SESSION), theirs(stranger)])
         assert called == ["mine", "theirs"]
-    revocations.add(Revocation(Kind.KEY, KID, clock.now + LIFE))
+    revocations.add(Revocation(RevocationKind.KEY, KID, clock.now + LIFE))
     assert called == ["mine", "theirs"]
 
 
 async def test_who_is_revoked_already_is_called_at_once(revocations: Revocations, clock: FakeClock) -> None:
     called: list[str] = []
-    revocations.replace([Revocation(Kind.KEY, KID, clock.now + LIFE)])
+    revocations.replace([Revocation(RevocationKind.KEY, KID, clock.now + LIFE)])
     with revocations.calling(lambda: called.append("now"), session_id=SESSION, user_id=ALICE, kid=KID):
         assert called == ["now"]
 
 
 def of_alice(clock: FakeClock, before_epoch: int | None, excepted: UUID | None = None) -> Revocation:
-    return Revocation(Kind.USER, str(ALICE), clock.now + LIFE, before_epoch, excepted)
+    return Revocation(RevocationKind.USER, str(ALICE), clock.now + LIFE, before_epoch, excepted)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,7 @@ async def test_the_later_epoch_counts_in_whatever_order_they_are_heard(
     revocations.add(first)
     assert covers(revocations)
     # The former lives longer, for the clock was put back meanwhile: what it covered stays covered.
-    longer = Revocation(Kind.USER, str(ALICE), clock.now + 2 * LIFE, 1)
+    longer = Revocation(RevocationKind.USER, str(ALICE), clock.now + 2 * LIFE, 1)
     revocations.add(longer)
     clock.now += LIFE + SKEW
     revocations.heard()
@@ -280,7 +282,7 @@ async def test_each_word_makes_the_list_good_for_thirty_seconds(
         case "snapshot":
             revocations.replace(())
         case "revocation":
-            revocations.add(Revocation(Kind.KEY, KID, clock.now + LIFE))
+            revocations.add(Revocation(RevocationKind.KEY, KID, clock.now + LIFE))
         case "heartbeat":
             revocations.heard()
     elapsed.seconds += 30

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from kit.errors import SessionRevoked, Unauthenticated, Unavailable
 from kit.identity.caller import Role
-from kit.identity.revocations import Kind, Revocation
+from kit.identity.revocations import Revocation, RevocationKind
 from kit.identity.tokens import AccessTokens, JsonWebKey, KeySet, ServiceTokens
 from kit.runtime.clock import system_clock
 from tests.identity import AUDIENCE, ISSUER, MESH_KEY, Issuer, nothing_revoked
@@ -123,10 +123,12 @@ async def test_a_good_token_names_its_person_session_role_and_key(tokens: Access
 
 
 @pytest.mark.parametrize(
-    ("kind", "value"), [(Kind.SESSION, str(SESSION)), (Kind.USER, str(ALICE)), (Kind.KEY, "test-key")], ids=str
+    ("kind", "value"),
+    [(RevocationKind.SESSION, str(SESSION)), (RevocationKind.USER, str(ALICE)), (RevocationKind.KEY, "test-key")],
+    ids=str,
 )
 async def test_a_revoked_token_is_told_so_as_long_as_it_would_be_good(
-    tokens: AccessTokens, sign: Sign, clock: FakeClock, kind: Kind, value: str
+    tokens: AccessTokens, sign: Sign, clock: FakeClock, kind: RevocationKind, value: str
 ) -> None:
     token = sign()
     tokens.revocations.add(Revocation(kind, value, system_clock() + timedelta(days=1)))
@@ -141,7 +143,7 @@ async def test_a_revoked_token_is_told_so_as_long_as_it_would_be_good(
 async def test_a_token_that_was_good_before_is_revoked_all_the_same(tokens: AccessTokens, sign: Sign) -> None:
     token = sign()
     await tokens.verify(token)
-    tokens.revocations.add(Revocation(Kind.SESSION, str(SESSION), system_clock() + timedelta(days=1)))
+    tokens.revocations.add(Revocation(RevocationKind.SESSION, str(SESSION), system_clock() + timedelta(days=1)))
     with pytest.raises(SessionRevoked):
         await tokens.verify(token)
 
@@ -178,7 +180,7 @@ async def test_a_token_that_was_good_before_is_refused_under_another_key_of_the_
 
 
 async def test_a_forged_token_of_a_revoked_session_learns_nothing_of_it(tokens: AccessTokens, sign: Sign) -> None:
-    tokens.revocations.add(Revocation(Kind.SESSION, str(SESSION), system_clock() + timedelta(days=1)))
+    tokens.revocations.add(Revocation(RevocationKind.SESSION, str(SESSION), system_clock() + timedelta(days=1)))
     with pytest.raises(Unauthenticated) as raised:
         await tokens.verify(sign()[:-8] + "AAAAAAAA")
     assert raised.type is Unauthenticated
@@ -190,7 +192,7 @@ async def test_what_is_revoked_while_the_key_is_fetched_is_revoked(
     auth.answering.clear()
     verifying = asyncio.create_task(tokens.verify(sign()))
     await until(lambda: auth.fetches)
-    tokens.revocations.add(Revocation(Kind.SESSION, str(SESSION), system_clock() + timedelta(days=1)))
+    tokens.revocations.add(Revocation(RevocationKind.SESSION, str(SESSION), system_clock() + timedelta(days=1)))
     auth.answering.set()
     with pytest.raises(SessionRevoked):
         await verifying

@@ -12,7 +12,7 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError, UnaryUnaryMultiCallable
 from storymesh.story.v1.story_service_pb2 import CreateStoryRequest, GetStoryResponse
 
-from kit.identity.revocations import Kind, Revocation, Revocations
+from kit.identity.revocations import Revocation, RevocationKind, Revocations
 from kit.rpc.server import Server
 from kit.runtime.metrics import Metrics
 from kit.runtime.settings import ServiceSettings
@@ -68,7 +68,7 @@ async def test_the_refused_are_counted_by_reason_from_zero_on(desk: RunningDesk)
     before = await numbers(desk.server.metrics)
     assert before[refused("SESSION_REVOKED")] == before[refused("REVOCATIONS_UNKNOWN")] == 0
     user_id = uuid4()
-    desk.issuer.revocations.add(Revocation(Kind.USER, str(user_id), datetime.now(UTC) + timedelta(minutes=1)))
+    desk.issuer.revocations.add(Revocation(RevocationKind.USER, str(user_id), datetime.now(UTC) + timedelta(minutes=1)))
     with raises_status(StatusCode.UNAUTHENTICATED, "SESSION_REVOKED"):
         await desk.stub.user(ANYTHING, metadata=bearer(desk.issuer.token(user_id)))
     with raises_status(StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"):
@@ -112,7 +112,7 @@ async def test_what_is_known_of_revocations_is_shown_with_its_age() -> None:
 
     seconds += 5
     assert await shown() == [0, 5, 1]
-    revocations.replace([Revocation(Kind.KEY, "k", datetime.now(UTC) + timedelta(minutes=1))])
+    revocations.replace([Revocation(RevocationKind.KEY, "k", datetime.now(UTC) + timedelta(minutes=1))])
     assert await shown() == [1, 0, 0]
     seconds += 30
     assert await shown() == [1, 30, 0]
