@@ -1,4 +1,9 @@
-"""Work that a process repeats in the background: one form of loop, and the wait that ends early."""
+"""Work that a process repeats in the background: one form of loop, and the wait that ends early.
+
+Loops of another form stay written out: reading a stream until it ends (an inbox, NOTIFY, the feed of revocations, whose log tells
+changes and not each failure); the renewal of an inbox's leases, in a thread so that a held-up event loop does not stop it; the
+renewal of a story's lease, which ends the attempt when it is lost.
+"""
 
 from __future__ import annotations
 
