@@ -117,9 +117,9 @@ class Server:
         watch = asyncio.create_task(health.watch(self.stopping))
         try:
             await asyncio.wait([ended, watch], return_when=asyncio.FIRST_COMPLETED)
-            if watch.done():
-                watch.result()
-            raise RuntimeError("gRPC's server has ended by itself")
+            if ended.done():
+                raise RuntimeError("gRPC's server has ended by itself")
+            watch.result()
         finally:
             # Cancelled, the other would take along what the server itself waits for when it is stopped.
             watch.cancel()
