@@ -33,8 +33,6 @@ def _history(service: str) -> list[tuple[str, str]]:
     return [(steps[0][0], start + steps[0][1]), *steps[1:]]
 
 
-REVISIONS = [(service, each) for service in ("auth", "story", "notification") for each, _ in _history(service)]
-
 EVENT, LETTER, DECIDED, PERSON, ADMINISTRATOR = (UUID(int=number) for number in range(1, 6))
 
 _ROWS = {
@@ -49,6 +47,14 @@ _ROWS = {
     "erased_subjects": f"INSERT INTO erased_subjects (subject_id) VALUES ('{PERSON}')",
     "redis_memories": "INSERT INTO redis_memories (name, epoch, run_id) VALUES ('outbox', 'epoch', 'run')",
 }
+
+REVISIONS = [
+    (service, revision)
+    for service in ("auth", "story", "notification")
+    for revision, statements in _history(service)
+    if revision == _history(service)[-1][0] or re.search(r"\b(" + "|".join(_ROWS) + r")\b", statements)
+]
+"""Those that changed one of the kit's tables, and the last of each history."""
 
 _INSERT_DECIDED = """
     INSERT INTO dead_letters (event_id, type, key, event, reason, failures, settled_at, settlement, settled_by, settled_because)
