@@ -7,6 +7,7 @@ from storymesh.events.v1 import auth_events_pb2
 from storymesh.toy.v1 import toy_service_pb2 as pb
 from storymesh.toy.v1 import toy_service_pb2_grpc
 
+from kit.data import migrations
 from kit.data import redis as kit_redis
 from kit.data.database import Database
 from kit.events.inbox import Inbox
@@ -69,5 +70,5 @@ if __name__ == "__main__":
         "toy",
         serve=process.Command("serve the count", ToySettings, serve),
         worker=process.Command("count", ToySettings, work),
-        migrate=process.migrate("services.toy"),
+        migrate=migrations.command("services.toy"),
     )

@@ -8,9 +8,6 @@ down_revision = None
 
 
 def upgrade() -> None:
-    from kit.events import outbox
-
-    outbox.metadata.create_all(op.get_bind())
     op.create_table("changes", sa.Column("event_id", sa.Uuid, primary_key=True), sa.Column("counts", sa.Integer))
 
 
