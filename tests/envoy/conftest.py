@@ -34,10 +34,12 @@ from storymesh.auth.v1 import (
 from storymesh.story.v1 import story_service_pb2_grpc
 
 from mesh.contract import read
+from mesh.services import SERVICES
 from tests.envoy.tokens import SigningKey
 from tests.envoy.upstreams import AuthServices, Calls, Context, Healthy, Limiter, StoryServices
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+NOBODY = "127.0.0.1:1"
 
 
 async def ok(_context: Context) -> rls_pb2.RateLimitResponse:
@@ -139,14 +141,14 @@ async def _answers(client: httpx.AsyncClient, url: str) -> bool:
 
 
 def settings_for(endpoints: dict[str, str], *overrides: str) -> Settings:
-    """The settings of the local machine with free ports and these endpoints."""
+    """The settings of the local machine with free ports and these endpoints; nobody is where the other services would be."""
     return load(
         REPOSITORY / "envoy/edge.yaml",
         [
             f"listen=127.0.0.1:{free_port()}",
             f"admin=127.0.0.1:{free_port()}",
             f"internal=127.0.0.1:{free_port()}",
-            *(f"services.{name}={address}" for name, address in endpoints.items()),
+            *(f"services.{name}={endpoints.get(name, NOBODY)}" for name in SERVICES),
             *overrides,
         ],
     )
