@@ -3,12 +3,11 @@ FROM python:3.13-slim AS build
 RUN pip install --no-cache-dir uv==0.13.9
 WORKDIR /storymesh
 COPY pyproject.toml uv.lock README.md ./
-RUN uv export --quiet --frozen --no-emit-project --no-default-groups --group edge --format requirements.txt > requirements.txt \
+RUN uv export --quiet --frozen --no-emit-project --no-default-groups --group edge --format requirements.txt > /requirements.txt \
  && uv venv --quiet /venv \
- && uv pip install --quiet --compile-bytecode --python /venv/bin/python --require-hashes -r requirements.txt
+ && uv pip install --quiet --compile-bytecode --python /venv/bin/python --require-hashes -r /requirements.txt
 
 FROM python:3.13-slim
-RUN useradd --system --no-create-home storymesh
 ENV PATH=/venv/bin:$PATH PYTHONPATH=/storymesh:/storymesh/gen:/storymesh/envoy PYTHONUNBUFFERED=1
 WORKDIR /storymesh
 COPY --from=build /venv /venv
@@ -18,4 +17,5 @@ COPY kit kit
 COPY mesh mesh
 COPY services services
 COPY deploy deploy
-USER storymesh
+# A number, which an orchestrator can tell from root's.
+USER 10001:10001

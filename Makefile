@@ -108,6 +108,10 @@ release-baseline: gen ## Take the contracts as those of a release, which later o
 settings: $(V)/.ready ## Bring docs/settings.md and the list of the settings' names up to date
 	@$(BIN)/python -m local.settings_table
 
+.PHONY: deploy
+deploy: $(V)/.ready ## Render docker-compose.yml from the manifests
+	@$(BIN)/python -m deploy render
+
 .PHONY: format
 format: $(V)/.ready ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff format --quiet
@@ -121,6 +125,9 @@ check: $(V)/.ready ## Check form, types, imports, contracts and that gen/ is fre
 	@$(BIN)/lint-imports --no-logo $(IMPORTS_CACHE)
 	@PATH="$$(cd $(BIN) && pwd):$$PATH" $(BIN)/python proto/check.py
 	@$(BIN)/python -m local.settings_table --check
+	@$(BIN)/python -m deploy render --check
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	@$(BIN)/hadolint Dockerfile
 
 .PHONY: test
 test: $(V)/.ready $(V)/.local-llm ## Run every test, on real servers

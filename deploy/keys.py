@@ -1,88 +1,101 @@
-"""Makes the secrets of a mesh in containers, each once: a folder for each service, which alone it gets to see.
+"""The secrets of a mesh in containers, each made once: a folder for each service, which alone it gets to see.
 
-Usage: python deploy/keys.py FOLDER
-
-They are random and unmarked, fit for production. Besides the services' folders it writes `postgres/roles.sql` and
-`redis/users.acl`, by which the two servers come to know them.
+They are random and unmarked, fit for production. Besides the services' folders there are `postgres`, with the superuser's password,
+and `redis`, with the access control list and the password of the user who may have that list read again.
 """
 
-from __future__ import annotations
-
 import base64
+import hashlib
 import os
 import secrets
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
-MESH_KEY = "storymesh_mesh_key"
-KEYS = {
-    "auth": (
-        "storymesh_seal_key",
-        "storymesh_code_pepper",
-        "storymesh_refresh_key",
-        "storymesh_signing_key_secret",
-        "storymesh_cursor_key",
-    ),
-    "story": ("storymesh_cursor_key",),
-    "notification": ("storymesh_seal_key", "storymesh_cursor_key"),
-    "ratelimit": (),
-}
-SHARED = (MESH_KEY, "storymesh_seal_key")
-WITH_DATABASE = ("auth", "story", "notification")
+from deploy.stores import load_redis_users, operator_rule, provision, redis_rules
+from mesh.manifest import Manifest
+
+POSTGRES, REDIS = "postgres:5432", "redis:6379"
+DATABASE_URL, REDIS_URL = "storymesh_database_url", "storymesh_redis_url"
+ACCESS_LIST = Path("redis", "users.acl")
+SUPERUSERS, OPERATORS = Path("postgres", "password"), Path("redis", "password")
 
 
-def main(folder: Path) -> None:
-    add_keys(folder)
-    done = folder / "postgres" / "roles.sql"
-    if not done.exists():
-        make_passwords(folder, done)
+def make(folder: Path, services: Mapping[str, Manifest]) -> None:
+    """Add what `services` lack in `folder`, of a service or a key that came later as well. Nothing that is there changes.
+
+    The access control list is derived from the rest, so it is written anew.
+    """
+    for service, manifest in services.items():
+        for key in manifest.keys:
+            _add(folder / service / f"storymesh_{key}", _key())
+        for key in manifest.shared_keys:
+            _share([folder / each / f"storymesh_{key}" for each in services if key in services[each].shared_keys])
+        _add(folder / service / REDIS_URL, f"redis://{service}:{_password()}@{REDIS}/0")
+        if manifest.database:
+            _add(folder / service / DATABASE_URL, f"postgresql+psycopg://{service}:{_password()}@{POSTGRES}/{service}")
+    for path in (SUPERUSERS, OPERATORS):
+        _add(folder / path, _password())
+    _write(folder / ACCESS_LIST, "\n".join(_access_list(folder, services)) + "\n")
 
 
-def add_keys(folder: Path) -> None:
-    """Only those that are missing, so that a mesh made by an older version gets the keys that came since."""
-    for service, names in KEYS.items():
-        for name in (MESH_KEY, *names):
-            holders = [folder / holder / name for holder in (KEYS if name in SHARED else [service])]
-            value = next((path.read_text() for path in holders if path.exists()), None) or key()
-            if not (folder / service / name).exists():
-                write(folder / service / name, value)
+async def apply(
+    folder: Path, services: Mapping[str, Manifest], *, postgres: str = POSTGRES, redis: str = REDIS
+) -> None:
+    """Let running servers know what is in `folder`. Raises psycopg.Error and redis.RedisError."""
+    superuser = f"postgresql://postgres:{(folder / SUPERUSERS).read_text()}@{postgres}/postgres"
+    passwords = {name: _password_in(folder / name / DATABASE_URL) for name, each in services.items() if each.database}
+    await provision(superuser, passwords)
+    await load_redis_users(redis, (folder / OPERATORS).read_text())
 
 
-def make_passwords(folder: Path, done: Path) -> None:
-    roles, users = [], ["user default off"]
-    for service in KEYS:
-        password = secrets.token_urlsafe(32)
-        users.append(f"user {service} on >{password} ~* &* +@all -@admin -@dangerous +info")
-        write(folder / service / "storymesh_redis_url", f"redis://{service}:{password}@redis:6379/0")
-        if service in WITH_DATABASE:
-            password = secrets.token_urlsafe(32)
-            roles += [
-                f"CREATE ROLE {service} LOGIN PASSWORD '{password}';",
-                f"CREATE DATABASE {service} OWNER {service};",
-                f"REVOKE CONNECT ON DATABASE {service} FROM PUBLIC;",
-            ]
-            url = f"postgresql+psycopg://{service}:{password}@postgres:5432/{service}"
-            write(folder / service / "storymesh_database_url", url)
-    write(folder / "postgres" / "password", secrets.token_urlsafe(32))
-    write(folder / "redis" / "users.acl", "\n".join(users) + "\n")
-    # Last, for it says that all of it is there.
-    write(done, "\n".join(roles) + "\n")
+def _share(paths: Sequence[Path]) -> None:
+    """Give all of them the value that one of them has already, or a new one."""
+    value = next((path.read_text() for path in paths if path.exists()), None) or _key()
+    for path in paths:
+        _add(path, value)
 
 
-def key() -> str:
+def _access_list(folder: Path, services: Mapping[str, Manifest]) -> list[str]:
+    def digest(service: str) -> str:
+        return _digest(_password_in(folder / service / REDIS_URL))
+
+    return [
+        "user default off",
+        operator_rule(_digest((folder / OPERATORS).read_text())),
+        *redis_rules(services, digest),
+    ]
+
+
+def _digest(password: str) -> str:
+    return hashlib.sha256(password.encode()).hexdigest()
+
+
+def _password_in(path: Path) -> str:
+    password = urlsplit(path.read_text()).password
+    if password is None:
+        raise ValueError(f"{path} holds an address without a password")
+    return password
+
+
+def _key() -> str:
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
-def write(path: Path, value: str) -> None:
-    """Readable by every account of the container that mounts the folder, and by nobody who does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _password() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def _add(path: Path, value: str) -> None:
+    if not path.exists():
+        _write(path, value)
+
+
+def _write(path: Path, value: str) -> None:
+    """Readable by every account of the container that mounts the folder, and by nobody who does not; never seen half written."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}")
+    draft.unlink(missing_ok=True)
     draft.write_text(value)
     draft.chmod(0o444)
     os.replace(draft, path)
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]))

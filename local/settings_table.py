@@ -22,8 +22,8 @@ from mesh.services import SERVICES
 BEGIN = "<!-- settings: made by `make settings` -->"
 END = "<!-- end of settings -->"
 
-NOT_IN_CLASSES = ("SECRETS_DIR", "EDGE", "TOKENS")
-"""Where secrets lie, and what the `storymesh` command reads."""
+NOT_IN_CLASSES = ("SECRETS_DIR", "EDGE", "TOKENS", "PUBLISH_ADDRESS")
+"""Where secrets lie, what the `storymesh` command reads, and what docker-compose.yml does."""
 
 PAGE = REPOSITORY / "docs" / "settings.md"
 NAMES = Path(setting_names.__file__)

@@ -88,6 +88,8 @@ def _faults_of_two(first: str, one: Manifest, second: str, other: Manifest) -> I
         yield f"{first} and {second}: port: the blocks {_shown(one.block)} and {_shown(other.block)} overlap"
     for key in sorted(set(one.keys) & set(other.shared_keys) | set(other.keys) & set(one.shared_keys)):
         yield f"{first} and {second}: keys: {key} is one's own and shared by the other"
+    for family in sorted(set(one.redis_keys) & set(other.redis_keys)):
+        yield f"{first} and {second}: redis_keys: both have the family {family}"
     for inbox in sorted(one.takes.keys() & other.takes.keys()):
         yield f"{first} and {second}: takes: both have an inbox {inbox}"
     for mine in one.private_settings:

@@ -15,6 +15,7 @@ EVERY_SERVICE = "*"
 """In `calls`: all the other services, whichever there are."""
 
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
+_FAMILY = re.compile(r"(?!(inbox|memory)$)[a-z][a-z-]*")
 _SETTING = re.compile(r"[A-Z][A-Z0-9_]*")
 _EVENT = re.compile(r"[A-Z][A-Za-z0-9]*")
 
@@ -79,6 +80,9 @@ class Manifest:
     private_settings: tuple[str, ...] = ()
     """Beginnings of the names of settings that no other service gets to see."""
 
+    redis_keys: tuple[str, ...] = ()
+    """Families of its own Redis keys and channels: the words before the colon. Those of inboxes come from the rest."""
+
     needs: tuple[str, ...] = ()
     """Servers that it needs besides Postgres and Redis, by the names of the local runner's components."""
 
@@ -129,6 +133,7 @@ class Manifest:
         yield from _misnamed("keys", self.keys, _KEY)
         yield from _misnamed("shared_keys", self.shared_keys, _KEY)
         yield from _repeated("keys and shared_keys", self.all_keys)
+        yield from _misnamed("redis_keys", self.redis_keys, _FAMILY)
         yield from _misnamed("private_settings", self.private_settings, _SETTING)
         for name in ("local_settings", "container_settings", "worker_container_settings"):
             yield from _misnamed(name, getattr(self, name), _SETTING)

@@ -31,7 +31,11 @@ def bootstrap(settings: Settings, contract: Contract) -> Config:
         "application_log_config": application_log(),
         "overload_manager": _overload_manager(settings.sizes),
         "static_resources": {
-            "listeners": [listeners.public(settings, contract), listeners.internal(settings, contract)],
+            "listeners": [
+                listeners.public(settings, contract),
+                listeners.internal(settings, contract),
+                *([listeners.statistics(settings.statistics)] if settings.statistics else []),
+            ],
             "clusters": clusters(settings),
         },
     }

@@ -8,6 +8,7 @@ from edge.settings import Address, Settings
 RATE_LIMIT_CLUSTER = "ratelimit"
 COLLECTOR_CLUSTER = "collector"
 JWKS_CLUSTER = "jwks"
+ADMIN_CLUSTER = "admin"
 
 _SOON_MISSED = {"interval": "0.75s", "timeout": "2s"}
 """HTTP/2 pings, which gRPC answers from a thread of its own: unanswered, the process stands still or the network is cut.
@@ -23,7 +24,10 @@ _SELDOM = {"interval": "30s", "timeout": "5s"}
 def clusters(settings: Settings) -> list[Config]:
     """Every cluster that the listeners name."""
     services = [_service(name, endpoints, settings) for name, endpoints in settings.services.items()]
-    return [*services, _collector(settings), _own_key_set(settings)]
+    own = [_own(JWKS_CLUSTER, settings.internal, settings)]
+    if settings.statistics:
+        own.append(_own(ADMIN_CLUSTER, settings.admin, settings))
+    return [*services, _collector(settings), *own]
 
 
 def _service(name: str, endpoints: tuple[Address, ...], settings: Settings) -> Config:
@@ -84,13 +88,13 @@ def _collector(settings: Settings) -> Config:
     return _grpc_cluster(COLLECTOR_CLUSTER, (otlp,) if otlp else (), settings, pings=_SELDOM)
 
 
-def _own_key_set(settings: Settings) -> Config:
-    """This very Envoy, through its internal listener."""
+def _own(name: str, address: Address, settings: Settings) -> Config:
+    """This very Envoy, through a listener of its own on loopback."""
     return {
-        "name": JWKS_CLUSTER,
+        "name": name,
         "type": "STATIC",
         "connect_timeout": seconds(settings.timeouts.connect_seconds),
-        "load_assignment": _load_assignment(JWKS_CLUSTER, (settings.internal,)),
+        "load_assignment": _load_assignment(name, (address,)),
     }
 
 

@@ -1,11 +1,11 @@
-"""The two listeners: the public port, and one on loopback through which Envoy fetches the key set."""
+"""The listeners: the public port, one on loopback through which Envoy fetches the key set, and one for statistics."""
 
 from __future__ import annotations
 
 from edge import cors
 from edge.authentication import JWKS_METHOD, jwt_authn
 from edge.bodies import strict_bodies
-from edge.clusters import socket_address
+from edge.clusters import ADMIN_CLUSTER, socket_address
 from edge.config import Config, extension, header, seconds
 from edge.limits import client_addresses, global_limits, local_limit
 from edge.observability import access_log, sound_traces, tracing
@@ -13,7 +13,7 @@ from edge.replies import local_replies
 from edge.requests import judged, without_trailers
 from edge.routes import route_configuration
 from edge.scripts import scripts
-from edge.settings import Cors, Settings
+from edge.settings import Address, Cors, Settings
 from edge.sizes import whole_requests
 from edge.statuses import explained
 from edge.transcoding import transcoder
@@ -65,6 +65,39 @@ def internal(settings: Settings, contract: Contract) -> Config:
         # Shared with another Envoy by accident, the port would answer with that one's keys.
         "enable_reuse_port": False,
         "ignore_global_conn_limit": True,
+        "filter_chains": [{"filters": [manager]}],
+    }
+
+
+def statistics(address: Address) -> Config:
+    """Shows Prometheus what the admin interface has counted. That interface can stop the process, so only this path leads to it."""
+    path = "/stats/prometheus"
+    route = {
+        "match": {"path": path, "headers": [{"name": ":method", "string_match": {"exact": "GET"}}]},
+        "route": {"cluster": ADMIN_CLUSTER, "timeout": "10s", "prefix_rewrite": path},
+    }
+    manager = extension(
+        "envoy.filters.network.http_connection_manager",
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="statistics",
+        # Before the route is chosen, so that no other spelling of another path is taken for this one.
+        normalize_path=True,
+        request_timeout="10s",
+        request_headers_timeout="5s",
+        common_http_protocol_options={"idle_timeout": "120s"},
+        route_config={
+            "name": "statistics",
+            "virtual_hosts": [{"name": "statistics", "domains": ["*"], "routes": [route]}],
+        },
+        http_filters=[_router()],
+    )
+    return {
+        "name": "statistics",
+        "address": socket_address(address),
+        "enable_reuse_port": False,
+        # A flood at the public port must not blind the operator.
+        "ignore_global_conn_limit": True,
+        "per_connection_buffer_limit_bytes": _CONNECTION_BUFFER,
         "filter_chains": [{"filters": [manager]}],
     }
 

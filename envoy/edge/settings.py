@@ -160,6 +160,10 @@ class Settings(_Section):
         default=Address("127.0.0.1", 9902),
         description="Where Envoy fetches the key set from itself; keep it on loopback.",
     )
+    statistics: HostPort | None = Field(
+        default=None,
+        description="Where Prometheus reads Envoy's statistics, and nothing else of the admin interface. Unset: nowhere.",
+    )
     trusted_proxies: Annotated[int, Field(ge=0)] = Field(
         default=0,
         description="How many proxies in front append to x-forwarded-for. One too many, and clients choose their own address.",

@@ -9,26 +9,23 @@ from local.mesh import writers
 from local.mesh.components import envoy, mailsink, postgres, redis, services
 from local.settings import users_settings
 from local.supervision.component import Mesh
-from mesh.catalog import manifests
 
 SERVERS = (postgres.NAME, redis.NAME, mailsink.NAME)
 
 
 def assemble(layout: Layout, only: Collection[str] = ()) -> Mesh:
     """The components of this mesh, or those named by `only`. Raises LocalError when a program or package is missing."""
-    databases = tuple(name for name, manifest in manifests().items() if manifest.database)
-    clients = tuple(manifests())
     if only and set(only) <= set(SERVERS):
         servers = {
-            postgres.NAME: lambda: postgres.component(layout, databases),
-            redis.NAME: lambda: redis.component(layout, clients),
+            postgres.NAME: lambda: postgres.component(layout),
+            redis.NAME: lambda: redis.component(layout),
             mailsink.NAME: lambda: mailsink.component(layout),
         }
         return Mesh([servers[name]() for name in SERVERS if name in only], ())
     writer = writers.choose(layout.settings)
     components = [
-        postgres.component(layout, databases),
-        redis.component(layout, clients),
+        postgres.component(layout),
+        redis.component(layout),
         mailsink.component(layout),
         *services.components(layout, writer),
         envoy.component(layout),

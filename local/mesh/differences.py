@@ -18,8 +18,9 @@ from local.settings import REPOSITORY, users_settings
 from local.supervision.state import MeshRecord
 
 STATE_DIR, WRITER = "STORYMESH_STATE_DIR", "STORYMESH_WRITER"
-OF_THE_CLIENT = frozenset({"STORYMESH_EDGE", "STORYMESH_TOKENS"})
-CODE = ("local", "mesh", "services", "kit", "envoy", "gen")
+READ_ELSEWHERE = frozenset({"STORYMESH_EDGE", "STORYMESH_TOKENS", "STORYMESH_PUBLISH_ADDRESS"})
+"""By the client, and by docker-compose.yml."""
+CODE = ("local", "mesh", "deploy", "services", "kit", "envoy", "gen")
 """What the processes of a mesh run."""
 
 
@@ -41,7 +42,7 @@ class Differences:
 
 def digests(salt: str) -> dict[str, str]:
     """The services' settings in this process's environment, by digests that say nothing without the value."""
-    ours = RUNNERS_OWN | DECIDED | OF_THE_CLIENT
+    ours = RUNNERS_OWN | DECIDED | READ_ELSEWHERE
     return {
         name: hashlib.sha256(f"{salt}{value}".encode()).hexdigest()
         for name, value in users_settings().items()

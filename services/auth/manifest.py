@@ -8,5 +8,6 @@ MANIFEST = Manifest(
     workers=1,
     keys=("code_pepper", "refresh_key", "signing_key_secret", "cursor_key"),
     shared_keys=("mesh_key", "seal_key"),
+    redis_keys=("codes", "signin", "usernames"),
     kit_tables=(OUTBOX,),
 )

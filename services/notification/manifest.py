@@ -47,6 +47,6 @@ MANIFEST = Manifest(
         "SMTP_PASSWORD": "",
         "SMTP_START_TLS": "false",
         "MAIL_FROM": _MAIL_FROM,
-        "PUBLIC_URL": "http://127.0.0.1:8080",
+        "PUBLIC_URL": "http://127.0.0.1:${STORYMESH_PORT:-8080}",
     },
 )

@@ -15,6 +15,7 @@ MANIFEST = Manifest(
         "story-accounts": ("UserDeleted",),
     },
     kit_tables=(OUTBOX, INBOX, ERASURE),
+    redis_keys=("progress", "stories"),
     private_settings=("OPENAI_", "WRITER", "MODEL_PATH", "STORIES_"),
     local_settings={
         "WRITER": "{writer}",

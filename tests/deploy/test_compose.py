@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import re
-import runpy
 import stat
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,38 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy import compose, keys
 from kit.runtime.settings import DatabaseSettings, ServiceSettings, load
+from mesh.catalog import manifests
 
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-PROCESSES = {name: each for name, each in SERVICES.items() if "-m services." in str(each.get("command"))}
+PROCESSES = {
+    name: each for name, each in SERVICES.items() if any("services." in part for part in each.get("command", [])[:3])
+}
 
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("secrets")
-    runpy.run_path(str(ROOT / "deploy" / "keys.py"))["main"](folder)
+    keys.make(folder, manifests())
     return folder
+
+
+def expanded(value: str, environment: dict[str, str]) -> str:
+    """The value after compose has put in the caller's variables, from the inside out."""
+    while (
+        replaced := re.sub(r"\$\{(\w+):-([^${}]*)\}", lambda found: environment.get(found[1]) or found[2], value)
+    ) != value:
+        value = replaced
+    assert "$" not in value
+    return value
 
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_each_process_is_given_every_setting_that_it_requires(name: str, secrets: Path) -> None:
     process = PROCESSES[name]
-    module = process["command"].split()[2]
+    module = process["command"][2]
     service = module.rpartition(".")[2]
     (mount,) = process["volumes"]
     assert mount["volume"]["subpath"] == service
@@ -49,9 +63,9 @@ def test_each_process_is_given_every_setting_that_it_requires(name: str, secrets
 def test_each_process_starts_in_production_with_the_secrets_that_are_made(
     name: str, secrets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, _, module, command = PROCESSES[name]["command"].split()
+    _, _, module, command = PROCESSES[name]["command"]
     for variable, value in PROCESSES[name]["environment"].items():
-        monkeypatch.setenv(variable, re.sub(r"\$\{\w+:-(.*)\}", r"\1", value))
+        monkeypatch.setenv(variable, expanded(value, {}))
     monkeypatch.setenv("STORYMESH_SECRETS_DIR", str(secrets / module.rpartition(".")[2]))
     settings: type[ServiceSettings] = DatabaseSettings
     if command != "migrate":
@@ -79,12 +93,11 @@ def test_whatever_a_service_waits_for_exists() -> None:
 
 @pytest.mark.parametrize("name", ["storymesh_seal_key", "storymesh_cursor_key"])
 def test_a_key_that_came_later_is_added_and_nothing_else_changes(tmp_path: Path, name: str) -> None:
-    make = runpy.run_path(str(ROOT / "deploy" / "keys.py"))["main"]
-    make(tmp_path)
+    keys.make(tmp_path, manifests())
     before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
     late = tmp_path / "auth" / name
     late.unlink()
-    make(tmp_path)
+    keys.make(tmp_path, manifests())
     after = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
     assert {path for path in after if after[path] != before[path]} == (
         {late} if name == "storymesh_cursor_key" else set()
@@ -93,11 +106,96 @@ def test_a_key_that_came_later_is_added_and_nothing_else_changes(tmp_path: Path,
 
 def test_keys_are_made_once_and_shared_only_where_they_must_be(secrets: Path) -> None:
     before = {path: path.read_text() for path in secrets.rglob("*") if path.is_file()}
-    runpy.run_path(str(ROOT / "deploy" / "keys.py"))["main"](secrets)
+    keys.make(secrets, manifests())
     assert {path: path.read_text() for path in secrets.rglob("*") if path.is_file()} == before
     holders: dict[str, set[str]] = {}
     for path, value in before.items():
         assert stat.S_IMODE(path.stat().st_mode) == 0o444
         holders.setdefault(value, set()).add(path.parent.name)
     shared = sorted(sorted(services) for services in holders.values() if len(services) > 1)
-    assert shared == [["auth", "notification"], ["auth", "notification", "ratelimit", "story"]]
+    listed = {key for each in manifests().values() for key in each.shared_keys}
+    assert shared == sorted(
+        sorted(name for name, each in manifests().items() if key in each.shared_keys) for key in listed
+    )
+
+
+def test_what_lies_in_the_repository_is_what_the_manifests_say() -> None:
+    assert (ROOT / "docker-compose.yml").read_text() == compose.rendered()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_container_is_confined(name: str) -> None:
+    each = SERVICES[name]
+    assert each["cap_drop"] == ["ALL"]
+    assert "cap_add" not in each
+    assert "privileged" not in each
+    assert each["security_opt"] == ["no-new-privileges:true"]
+    assert each["read_only"] is True
+    assert re.fullmatch(r"\d+:\d+", each["user"])
+    assert re.fullmatch(r"\d+[MG]", each["deploy"]["resources"]["limits"]["memory"])
+    assert each["image"] == "storymesh" or re.search(r":v?\d+\.\d+(\.\d+)?$", each["image"])
+
+
+def test_only_what_fills_the_secrets_volume_runs_as_root() -> None:
+    assert {name for name, each in SERVICES.items() if each["user"].startswith("0:")} == {"keys"}
+    writers = {name for name, each in SERVICES.items() if "secrets:/secrets" in each.get("volumes", [])}
+    assert writers == {"keys"}
+
+
+def test_what_serves_is_started_again_and_what_runs_to_its_end_is_not() -> None:
+    steps = {name for name, each in SERVICES.items() if each["restart"] == "no"}
+    assert steps == {"keys", "stores"} | {f"{name}-migrate" for name, each in manifests().items() if each.database}
+    assert {each["restart"] for name, each in SERVICES.items() if name not in steps} == {"unless-stopped"}
+    awaited = {
+        name
+        for each in SERVICES.values()
+        for name, how in each.get("depends_on", {}).items()
+        if how["condition"] == compose.HEALTHY
+    }
+    assert all("test" in SERVICES[name]["healthcheck"] for name in awaited | {"envoy", "postgres", "redis"})
+
+
+def test_every_service_waits_for_the_stores_to_know_it() -> None:
+    def before(name: str) -> set[str]:
+        own = set(SERVICES[name].get("depends_on", {}))
+        return own.union(*map(before, own))
+
+    assert all({"keys", "stores"} <= before(name) for name in PROCESSES)
+
+
+def test_ports_are_published_to_loopback_unless_a_variable_says_otherwise() -> None:
+    published = {
+        name: [expanded(port, {}) for port in each["ports"]] for name, each in SERVICES.items() if "ports" in each
+    }
+    assert published == {
+        "mailpit": ["127.0.0.1:8025:8025"],
+        "jaeger": ["127.0.0.1:16686:16686"],
+        "envoy": ["127.0.0.1:8080:8080"],
+    }
+    elsewhere = {"STORYMESH_PUBLISH_ADDRESS": "0.0.0.0", "STORYMESH_PORT": "80"}
+    assert expanded(SERVICES["envoy"]["ports"][0], elsewhere) == "0.0.0.0:80:8080"
+
+
+def test_mail_and_the_public_address_come_from_the_callers_environment() -> None:
+    given = SERVICES["notification-worker"]["environment"]
+    own = {
+        "STORYMESH_SMTP_HOST": "smtp.example.org",
+        "STORYMESH_SMTP_PASSWORD": "s",
+        "STORYMESH_PUBLIC_URL": "https://example.org",
+    }
+    assert {name: expanded(given[name], own) for name in own} == own
+    assert expanded(given["STORYMESH_SMTP_HOST"], {}) == "mailpit"
+    assert expanded(given["STORYMESH_PUBLIC_URL"], {"STORYMESH_PORT": "9000"}) == "http://127.0.0.1:9000"
+
+
+def test_the_image_is_built_from_what_the_build_gets_to_see() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    kept = [line[1:] for line in ignored if line.startswith("!")]
+    copied = [
+        word
+        for line in (ROOT / "Dockerfile").read_text().splitlines()
+        if line.startswith("COPY ") and "--from" not in line
+        for word in line.split()[1:-1]
+    ]
+    assert {name for name in copied if not any(fnmatch.fnmatch(name, each) for each in kept)} == set()
+    assert {"kit", "mesh", "services", "gen", "envoy", "deploy"} <= set(copied)

@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 from storymesh.story.v1 import story_service_pb2 as story
 from storymesh.story.v1 import story_service_pb2_grpc as story_grpc
 
-from tests.envoy.conftest import Edge, Mesh, server, until
+from tests.envoy.conftest import Edge, Mesh, free_port, server, until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -191,3 +191,34 @@ async def test_a_request_is_one_line_of_json_without_secrets(ada: httpx.AsyncCli
     log = edge.log.read_text()
     assert "confidential-token" not in log
     assert ada.headers["authorization"].removeprefix("Bearer ") not in log
+
+
+async def test_prometheus_reaches_the_statistics_and_nothing_else_of_the_admin_interface(
+    mesh_with: Callable[..., Awaitable[Edge]],
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    edge = await mesh_with(f"statistics={address}")
+    async with httpx.AsyncClient(base_url=f"http://{address}") as prometheus:
+        await prometheus.get(f"{edge.url}/health")
+        shown = await prometheus.get("/stats/prometheus")
+        assert (shown.status_code, shown.headers["content-type"]) == (200, "text/plain; charset=UTF-8")
+        assert re.search(
+            r'^envoy_http_downstream_rq_total\{envoy_http_conn_manager_prefix="edge"\} [1-9]', shown.text, re.M
+        )
+        assert (await prometheus.get("/stats/prometheus?usedonly")).status_code == 200
+        for method, path in (
+            *(
+                ("GET", path)
+                for path in ("/", "/stats", "/ready", "/config_dump", "/server_info", "/quitquitquit", "/memory")
+            ),
+            *(
+                ("GET", path)
+                for path in ("/stats/prometheus/../../config_dump", "/stats/prometheus/", "/stats/prometheus%2f..")
+            ),
+            *(
+                ("POST", path)
+                for path in ("/stats/prometheus", "/quitquitquit", "/logging?level=debug", "/drain_listeners")
+            ),
+        ):
+            assert (await prometheus.request(method, path)).status_code == 404, (method, path)
+        assert (await prometheus.get(f"{edge.url}/health")).status_code == 200

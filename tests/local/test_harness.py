@@ -21,7 +21,7 @@ async def test_each_service_reaches_only_its_own_database_and_cannot_wipe_redis(
             with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
                 psycopg.connect(own.removesuffix("auth") + foreign)
         async with Redis.from_url(running.service_redis_url("auth")) as client:
-            assert await client.set("code", "1")
+            assert await client.set("codes:1", "1")
             with pytest.raises(NoPermissionError):
                 await client.flushall()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from storymesh.events.v1 import auth_events_pb2
 
 from kit.data.database import Database
@@ -104,11 +105,14 @@ def add_toy(copy: Checkout) -> None:
     services.write_text(re.sub(r"^\)$", '    "toy",\n)', services.read_text(), flags=re.MULTILINE))
     copy.run("proto/generate.py")
     copy.run("-m", "local.settings_table")
+    copy.run("-m", "deploy", "render")
 
 
 @pytest.mark.timeout(300)
 async def test_a_service_of_one_contract_one_folder_and_one_line_is_called_and_gets_events(checkout: Checkout) -> None:
     add_toy(checkout)
+    containers = yaml.safe_load((checkout.place / "docker-compose.yml").read_text())["services"]
+    assert {"toy", "toy-migrate", "toy-worker"} <= containers.keys()
     checkout.run("-m", "local", "up", *(part for name in COMPONENTS for part in ("--only", name)))
     auth = Database(checkout.database_url("auth"), pool=1)
     try:

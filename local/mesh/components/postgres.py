@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from deploy import stores
 from local.failures import DidNotStart, LocalError, NotReady
 from local.layout import Layout
 from local.mesh import credentials
@@ -25,6 +26,7 @@ from local.settings import inherited_environment
 from local.supervision import health
 from local.supervision.component import Component
 from local.supervision.process import Account, Identity, end_others, fault_as, guarded, switched
+from mesh.catalog import manifests
 
 NAME = "postgres"
 SUPERUSER = "postgres"
@@ -63,35 +65,15 @@ class Databases:
                 ) from None
             raise
 
-    async def provision(self, services: tuple[str, ...]) -> None:
-        """Create each service's role and database where they are missing, and close them to everyone else."""
+    async def provision(self) -> None:
+        """Give each service its role and its database, at every start: one of them may have been added."""
         import psycopg
 
+        passwords = {name: self.password(name) for name, manifest in manifests().items() if manifest.database}
         try:
-            await self._provision(services)
+            await stores.provision(self.admin_url, passwords)
         except psycopg.Error as error:
             raise DidNotStart(f"the services' databases cannot be made: {error}") from error
-
-    async def _provision(self, services: tuple[str, ...]) -> None:
-        import psycopg
-        from psycopg import sql
-
-        async with await psycopg.AsyncConnection.connect(self.admin_url, autocommit=True) as connection:
-            await connection.execute("REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC")
-            for service in services:
-                role = sql.Identifier(service)
-                found = await connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (service,))
-                if await found.fetchone() is None:
-                    await connection.execute(sql.SQL("CREATE ROLE {}").format(role))
-                await connection.execute(
-                    sql.SQL("ALTER ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {}").format(
-                        role, sql.Literal(self.password(service))
-                    )
-                )
-                found = await connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (service,))
-                if await found.fetchone() is None:
-                    await connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
-                await connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(role))
 
 
 @dataclass(frozen=True)
@@ -205,8 +187,8 @@ def _as_seen_by(account: Account | None, folder: Path) -> Path:
     return folder if account is None or not WHERE_IT_STANDS.exists() else WHERE_IT_STANDS
 
 
-def component(layout: Layout, services: tuple[str, ...]) -> Component:
-    """The server, with a database for each of `services`. TCP on loopback only, which has no limit on path lengths."""
+def component(layout: Layout) -> Component:
+    """The server, with a database for each service that has one. TCP on loopback only, which has no limit on path lengths."""
     folder = layout.data / NAME
     account = Account.owning(folder, "postgres", "nobody") if os.geteuid() == 0 else None
     binaries = postgres_programs.usable_by(account, layout.root)
@@ -239,7 +221,7 @@ def component(layout: Layout, services: tuple[str, ...]) -> Component:
         ports=layout.ports(NAME),
         prepare=_Cluster(layout, databases, folder, account, binaries, environment).prepare,
         probe=databases.answers,
-        settle=lambda: databases.provision(services),
+        settle=databases.provision,
         # Postgres takes SIGTERM as "wait until every client has left"; SIGINT ends sessions and shuts down cleanly.
         stop_signal=signal.SIGINT,
         account=account,

@@ -12,16 +12,20 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy import stores
 from local.failures import LocalError
 from local.layout import Layout
 from local.mesh import credentials
 from local.settings import inherited_environment
 from local.supervision import health
 from local.supervision.component import Component
+from mesh.catalog import manifests
 
 NAME = "redis"
 ADMINISTRATOR = "default"
 OLDEST = (6, 2)
+WRITE_ONLY_KEYS = (7, 0)
+"""The first version that knows keys which may only be written."""
 
 
 @functools.cache
@@ -62,19 +66,17 @@ class Users:
     def url(self, service: str) -> str:
         return f"redis://{service}:{self.password(service)}@{self.layout.address(NAME)}/0"
 
-    def rules(self, services: tuple[str, ...]) -> list[str]:
+    def rules(self) -> list[str]:
         """The access control list; it holds hashes, so that the file shows no password."""
-        lines = [f"user {ADMINISTRATOR} on #{self._digest(ADMINISTRATOR)} ~* &* +@all"]
-        lines += [
-            f"user {service} on #{self._digest(service)} ~* &* +@all -@admin -@dangerous +info" for service in services
-        ]
-        return lines
+        administrator = f"user {ADMINISTRATOR} on #{self._digest(ADMINISTRATOR)} ~* &* +@all"
+        write_only_keys = _version(str(program())) >= WRITE_ONLY_KEYS
+        return [administrator, *stores.redis_rules(manifests(), self._digest, write_only_keys=write_only_keys)]
 
     def _digest(self, user: str) -> str:
         return hashlib.sha256(self.password(user).encode()).hexdigest()
 
 
-def component(layout: Layout, services: tuple[str, ...]) -> Component:
+def component(layout: Layout) -> Component:
     folder = layout.data / NAME
     users = Users(layout)
     # Only what is secret stands in a file, and not in Redis' own configuration: a path of that is taken for a pattern.
@@ -96,7 +98,7 @@ def component(layout: Layout, services: tuple[str, ...]) -> Component:
 
     async def prepare() -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
-        credentials.write(access, "\n".join(users.rules(services)) + "\n")
+        credentials.write(access, "\n".join(users.rules()) + "\n")
 
     return Component(
         name=NAME,

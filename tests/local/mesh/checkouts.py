@@ -15,6 +15,7 @@ CODE = (
     "README.md",
     "local",
     "mesh",
+    "deploy",
     "services",
     "kit",
     "gen",

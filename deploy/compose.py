@@ -1,0 +1,240 @@
+"""docker-compose.yml, from the manifests.
+
+Every container runs without capabilities, without new privileges, on a read-only root, as a numeric user and within a limit of
+memory. Only the loopback interface is published to, unless STORYMESH_PUBLISH_ADDRESS says otherwise of the edge.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from mesh.catalog import callees, manifests
+from mesh.manifest import Manifest
+
+Config = dict[str, Any]
+
+HEADER = """\
+# The mesh in containers, with Jaeger for traces (http://127.0.0.1:16686) and Mailpit for mail (http://127.0.0.1:8025).
+#
+#   docker compose up --build
+#
+# Compose 2.26 or newer: each service mounts only its own folder of the secrets' volume.
+# Made by `make deploy` from the manifests; the reasons are in deploy/compose.py. Edit those.
+"""
+
+POSTGRES, REDIS = "postgres:18.6", "redis:8.2"
+MAILPIT, JAEGER = "axllent/mailpit:v1.27", "jaegertracing/jaeger:2.10.0"
+
+OUR_USER = "10001:10001"
+"""As in the Dockerfile."""
+STORES_USER = "999:999"
+"""The account that the images of Postgres and Redis make for their data. Started as it, neither needs a capability to become it."""
+VOLUMES_OWNER = "0:0"
+"""A new volume belongs to root, who without capabilities can write what is root's and nothing else."""
+NOBODY = "65534:65534"
+
+_SCRATCH = ("/tmp",)  # noqa: S108 - each container's own
+
+SERVER_PORT, METRICS_PORT, STATISTICS_PORT = 50051, 9464, 9902
+SERVERS = {"mail": "mailpit"}
+"""The containers of what manifests need besides Postgres and Redis."""
+
+DONE, HEALTHY, STARTED = "service_completed_successfully", "service_healthy", "service_started"
+
+
+def rendered() -> str:
+    """The file's text."""
+    return HEADER + yaml.dump(document(), Dumper=_Plain, sort_keys=False, default_flow_style=None, width=120)
+
+
+def document() -> Config:
+    """The project. Raises ValueError when a manifest needs a server that no container is."""
+    containers = {**_steps(), **_servers()}
+    for name, manifest in manifests().items():
+        containers |= _service(name, manifest)
+    return {
+        "name": "storymesh",
+        "services": {**containers, "envoy": _envoy()},
+        "volumes": {"postgres": {}, "redis": {}, "secrets": {}},
+    }
+
+
+def _steps() -> Config:
+    """What runs to its end before the services, at every start: a service that was added needs both."""
+    return {
+        "keys": {
+            **_our_step(["python", "-m", "deploy", "keys", "/secrets"], {}),
+            "user": VOLUMES_OWNER,
+            "volumes": ["secrets:/secrets"],
+        },
+        "stores": {
+            **_our_step(
+                ["python", "-m", "deploy", "stores", "/secrets"], {"keys": DONE, "postgres": HEALTHY, "redis": HEALTHY}
+            ),
+            "volumes": ["secrets:/secrets:ro"],
+        },
+    }
+
+
+def _servers() -> Config:
+    return {
+        "postgres": {
+            **_confined(POSTGRES, STORES_USER, memory="1G", tmpfs=[*_SCRATCH, "/var/run/postgresql"]),
+            "restart": "unless-stopped",
+            # Long enough for a checkpoint.
+            "stop_grace_period": "60s",
+            "environment": {"POSTGRES_PASSWORD_FILE": "/secrets/password"},
+            "volumes": ["postgres:/var/lib/postgresql", _secrets("postgres")],
+            "healthcheck": _check(["CMD", "pg_isready", "-h", "127.0.0.1", "-U", "postgres"]),
+            "depends_on": _after({"keys": DONE}),
+        },
+        "redis": {
+            **_confined(REDIS, STORES_USER, memory="1G"),
+            "restart": "unless-stopped",
+            "stop_grace_period": "60s",
+            # Full, it refuses writes instead of being killed or evicting codes and events; a rewrite of its log needs the rest.
+            "command": [
+                *("redis-server", "--appendonly", "yes", "--maxmemory", "512mb", "--maxmemory-policy", "noeviction"),
+                *("--aclfile", "/secrets/users.acl"),
+            ],
+            "volumes": ["redis:/data", _secrets("redis")],
+            # NOAUTH is an answer too: the server is up, and nobody without a password gets in.
+            "healthcheck": _check(["CMD-SHELL", "redis-cli ping | grep -Eq 'PONG|NOAUTH'"]),
+            "depends_on": _after({"keys": DONE}),
+        },
+        "mailpit": {
+            **_confined(MAILPIT, NOBODY, memory="256M"),
+            "restart": "unless-stopped",
+            "ports": ["127.0.0.1:8025:8025"],
+        },
+        "jaeger": {
+            **_confined(JAEGER, OUR_USER, memory="1G"),
+            "restart": "unless-stopped",
+            "ports": ["127.0.0.1:16686:16686"],
+        },
+    }
+
+
+def _service(name: str, manifest: Manifest) -> Config:
+    """The containers of one service: its migrations, its server and its workers."""
+    environment = {
+        # The secrets are real ones, by the step `keys`.
+        "STORYMESH_ENVIRONMENT": "production",
+        "STORYMESH_SECRETS_DIR": "/secrets",
+        "STORYMESH_LISTEN": f"0.0.0.0:{SERVER_PORT}",
+        "STORYMESH_METRICS_LISTEN": f"0.0.0.0:{METRICS_PORT}",
+        "STORYMESH_OTLP_ENDPOINT": "http://jaeger:4317",
+        **{f"STORYMESH_{callee.upper()}_TARGET": f"{callee}:{SERVER_PORT}" for callee in callees(name)},
+        **_overridable(manifest.container_settings),
+    }
+    if unknown := [each for each in manifest.needs if each not in SERVERS]:
+        raise ValueError(f"{name}: needs: there is no container {', '.join(unknown)}; there are {', '.join(SERVERS)}")
+    before = {"stores": DONE, **{SERVERS[each]: STARTED for each in manifest.needs}}
+    own = {"volumes": [_secrets(name)], "environment": environment}
+    containers: Config = {}
+    if manifest.database:
+        migrate = {**_our_step(["python", "-m", f"services.{name}", "migrate"], {"stores": DONE}), **own}
+        containers[f"{name}-migrate"] = migrate
+        before = {f"{name}-migrate": DONE} | before
+    containers[name] = {**_our_server(["python", "-m", f"services.{name}", "serve"], before), **own}
+    if manifest.workers:
+        worker = {**_our_server(["python", "-m", f"services.{name}", "worker"], before), **own}
+        worker["environment"] = environment | _overridable(manifest.worker_container_settings)
+        worker["deploy"] = {"replicas": manifest.workers, **worker["deploy"]}
+        containers[f"{name}-worker"] = worker
+    return containers
+
+
+def _envoy() -> Config:
+    """The edge. Prometheus reaches its statistics on this network; the admin interface stays on the container's loopback."""
+    settings = {
+        "listen": "0.0.0.0:8080",
+        "admin": "127.0.0.1:9901",
+        "internal": "127.0.0.1:9903",
+        "statistics": f"0.0.0.0:{STATISTICS_PORT}",
+        **{f"services.{name}": f"{name}:{SERVER_PORT}" for name in manifests()},
+        "tracing.otlp": "jaeger:4317",
+    }
+    ready = "from urllib.request import urlopen; urlopen('http://127.0.0.1:9901/ready', timeout=2)"
+    return {
+        # More than the heap at which it answers 503.
+        **_our_server(
+            _set(["python", "envoy", "serve"], settings), dict.fromkeys(manifests(), HEALTHY), memory="1536M"
+        ),
+        "healthcheck": _check(["CMD", "python", "-c", ready]),
+        "ports": ["${STORYMESH_PUBLISH_ADDRESS:-127.0.0.1}:${STORYMESH_PORT:-8080}:8080"],
+        "expose": [str(STATISTICS_PORT)],
+    }
+
+
+def _set(command: Sequence[str], settings: Mapping[str, str]) -> list[str]:
+    return [*command, *(part for name, value in settings.items() for part in ("--set", f"{name}={value}"))]
+
+
+def _our_step(command: Sequence[str], after: Mapping[str, str]) -> Config:
+    return {
+        **_confined("storymesh", OUR_USER, memory="512M"),
+        "build": ".",
+        "command": list(command),
+        "restart": "no",
+        **({"depends_on": _after(after)} if after else {}),
+    }
+
+
+def _our_server(command: Sequence[str], after: Mapping[str, str], memory: str = "1G") -> Config:
+    probe = ["CMD", "python", "-m", "kit.runtime.probe", f"127.0.0.1:{SERVER_PORT}"]
+    return {
+        **_our_step(command, after),
+        "deploy": _limit(memory),
+        "restart": "unless-stopped",
+        "stop_grace_period": "20s",
+        "healthcheck": _check(probe, interval="5s"),
+    }
+
+
+def _confined(image: str, user: str, *, memory: str, tmpfs: Sequence[str] = _SCRATCH) -> Config:
+    return {
+        "image": image,
+        "user": user,
+        "read_only": True,
+        "tmpfs": list(tmpfs),
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "deploy": _limit(memory),
+    }
+
+
+def _limit(memory: str) -> Config:
+    return {"resources": {"limits": {"memory": memory}}}
+
+
+def _secrets(folder: str) -> Config:
+    """The one folder of the secrets' volume that a container gets to see."""
+    return {
+        "type": "volume",
+        "source": "secrets",
+        "target": "/secrets",
+        "read_only": True,
+        "volume": {"subpath": folder},
+    }
+
+
+def _overridable(settings: Mapping[str, str]) -> dict[str, str]:
+    """Each from the variable of its name in the caller's environment, otherwise as the manifest has it."""
+    return {f"STORYMESH_{name}": f"${{STORYMESH_{name}:-{value}}}" for name, value in settings.items()}
+
+
+def _check(test: Iterable[str], interval: str = "2s") -> Config:
+    return {"test": list(test), "interval": interval, "timeout": "5s", "start_period": "30s"}
+
+
+def _after(conditions: Mapping[str, str]) -> Config:
+    return {name: {"condition": condition} for name, condition in conditions.items()}
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what stands twice twice: a reader of one container should see all of it."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
