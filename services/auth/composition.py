@@ -249,7 +249,7 @@ def hashing(settings: AuthSettings) -> Passwords:
     return Passwords(
         memory_kib=settings.password_hash_memory_kib,
         passes=settings.password_hash_passes,
-        processes=settings.password_hash_processes,
+        threads=settings.password_hash_threads,
         wait_seconds=settings.password_hash_wait_seconds,
     )
 

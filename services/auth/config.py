@@ -60,11 +60,11 @@ class AuthSettings(AuthWorkerSettings):
     password_min_length: int = Field(15, ge=8, le=64, description="Characters that a new password needs.")
     password_hash_memory_kib: int = Field(19456, ge=8, le=65536, description="Memory of one argon2id hash.")
     password_hash_passes: int = Field(2, ge=1, le=10, description="Passes of argon2id over that memory.")
-    password_hash_processes: int = Field(
-        0, ge=0, description="Processes that hash passwords, each one at a time; 0: one per processor."
+    password_hash_threads: int = Field(
+        0, ge=0, description="Threads that hash passwords, each one at a time; 0: one per processor."
     )
     password_hash_wait_seconds: float = Field(
-        0.25, gt=0, description="How long a password waits for a processor before the call is refused."
+        0.25, gt=0, description="How long a password waits for a thread before the call is refused."
     )
     sign_in_free_failures: int = Field(
         5, ge=1, description="Failed sign-ins in a row after which a login waits: 1 s, doubling with each failure."

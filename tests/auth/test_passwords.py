@@ -1,20 +1,18 @@
-"""Hashing within bounds: of processors, of waiting and of the call's time; and in processes that may end at any time."""
+"""Hashing within bounds: of threads, of waiting and of the call's time."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
-import signal
-import subprocess
 import sys
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
-import psutil
 import pytest
+from argon2 import PasswordHasher
 
 from kit.errors import DeadlineExceeded, Unavailable
 from kit.rpc import deadline
@@ -23,11 +21,51 @@ from services.auth.operations.passwords import Passwords
 from tests.waiting import until
 
 SLOW = {"memory_kib": 32768, "passes": 4}
+CHEAP = {"memory_kib": 64, "passes": 1}
+
+
+class Held:
+    """Keeps argon2 from beginning a hash until `go_on` is set, and counts those at work."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.at_work = self.most = self.done = 0
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        with self._lock:
+            self.at_work += 1
+            self.most = max(self.most, self.at_work)
+        self.go_on.wait()
+
+    def end(self) -> None:
+        with self._lock:
+            self.at_work -= 1
+            self.done += 1
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """Holds each hash of a password back; those that nobody has the password of are made at once."""
+    holding, hash_ = Held(), PasswordHasher.hash
+
+    def hashed(hasher: PasswordHasher, password: str | bytes) -> str:
+        if isinstance(password, bytes):
+            return hash_(hasher, password)
+        holding.begin()
+        try:
+            return hash_(hasher, password)
+        finally:
+            holding.end()
+
+    monkeypatch.setattr(PasswordHasher, "hash", hashed)
+    yield holding
+    holding.go_on.set()
 
 
 @pytest.fixture
 async def passwords() -> AsyncIterator[Passwords]:
-    async with Passwords(memory_kib=64, passes=1, processes=2, wait_seconds=5) as made:
+    async with Passwords(**CHEAP, threads=2, wait_seconds=5) as made:
         yield made
 
 
@@ -50,7 +88,7 @@ async def test_a_password_may_hold_any_character(passwords: Passwords) -> None:
 
 
 async def test_more_than_fit_into_the_queue_are_refused_at_once() -> None:
-    async with Passwords(**SLOW, processes=1, wait_seconds=30) as passwords:
+    async with Passwords(**SLOW, threads=1, wait_seconds=30) as passwords:
         outcomes = await asyncio.gather(*(passwords.hash("x") for _ in range(20)), return_exceptions=True)
     counts = Counter(type(outcome).__name__ for outcome in outcomes)
     # One at work and four waiting for each processor.
@@ -60,30 +98,39 @@ async def test_more_than_fit_into_the_queue_are_refused_at_once() -> None:
 
 
 async def test_waiting_is_bounded_in_time() -> None:
-    async with Passwords(**SLOW, processes=1, wait_seconds=0.001) as passwords:
+    async with Passwords(**SLOW, threads=1, wait_seconds=0.001) as passwords:
         outcomes = await asyncio.gather(*(passwords.hash("x") for _ in range(3)), return_exceptions=True)
     assert Counter(type(outcome).__name__ for outcome in outcomes) == {"str": 1, "Overloaded": 2}
 
 
-async def test_a_given_up_call_keeps_its_place_until_its_process_is_done() -> None:
-    async with (
-        Passwords(**SLOW, processes=1, wait_seconds=0.001) as passwords,
-        Passwords(**SLOW, processes=1, wait_seconds=30) as patient,
-    ):
-        for each in (passwords, patient):
-            first = asyncio.create_task(each.hash("x"))
-            await asyncio.sleep(0)
-            first.cancel()
-            await asyncio.gather(first, return_exceptions=True)
+async def test_a_given_up_call_keeps_its_place_until_its_thread_is_done(held: Held) -> None:
+    async with Passwords(**CHEAP, threads=1, wait_seconds=0.001) as passwords:
+        await give_up(await at_work(passwords, held))
         with pytest.raises(Overloaded):
             await passwords.hash("x")
+        held.go_on.set()
+        await until(lambda: held.done == 1)
         # The next one gets its own answer, not that of the call before.
-        stored = await patient.hash("y")
-        assert await patient.verify("y", stored)
+        stored = await eventually_hashed(passwords, "y")
+        assert await passwords.verify("y", stored)
+
+
+async def test_a_call_that_is_given_up_while_it_waits_leaves_its_place_to_another(held: Held) -> None:
+    async with Passwords(**CHEAP, threads=1, wait_seconds=30) as passwords:
+        first = await at_work(passwords, held)
+        for _ in range(3):
+            waiting = [asyncio.create_task(passwords.hash("x")) for _ in range(4)]
+            await asyncio.sleep(0)
+            with pytest.raises(Overloaded):
+                await passwords.hash("x")
+            for each in waiting:
+                await give_up(each)
+        held.go_on.set()
+        assert await first
 
 
 async def test_a_call_that_ends_before_a_hash_could_is_refused_without_hashing() -> None:
-    async with Passwords(memory_kib=65536, passes=10, processes=1, wait_seconds=5) as passwords:
+    async with Passwords(memory_kib=65536, passes=10, threads=1, wait_seconds=5) as passwords:
         with pytest.raises(DeadlineExceeded):
             async with deadline.within(0.13, 0.13):
                 await passwords.hash("x")
@@ -91,139 +138,79 @@ async def test_a_call_that_ends_before_a_hash_could_is_refused_without_hashing()
             assert await passwords.hash("x")
 
 
-class TestProcesses:
-    async def test_as_many_run_as_hash_at_a_time_and_none_is_left_behind(self) -> None:
-        with started() as processes:
-            async with Passwords(memory_kib=64, passes=1, processes=3, wait_seconds=5):
-                assert len(processes()) == 3
-            assert processes() == []
+class TestThreads:
+    async def test_as_many_hash_at_a_time_as_the_setting_says_and_none_is_left_behind(self, held: Held) -> None:
+        before = hashing_threads()
+        async with Passwords(**CHEAP, threads=3, wait_seconds=30) as passwords:
+            calls = [asyncio.create_task(passwords.hash("x")) for _ in range(15)]
+            await until(lambda: held.at_work == 3)
+            assert len(hashing_threads() - before) == 3
+            held.go_on.set()
+            assert all(await asyncio.gather(*calls))
+        assert held.most == 3
+        assert hashing_threads() == before
 
-    async def test_they_end_at_once_with_whoever_gave_up_waiting_for_them(self) -> None:
-        with started() as processes:
-            async with Passwords(**SLOW, processes=1, wait_seconds=5) as passwords:
-                (process,) = processes()
-                given_up = asyncio.create_task(passwords.hash("x"))
-                await at_work(process)
-                given_up.cancel()
-            assert processes() == []
+    async def test_leaving_waits_for_a_hash_that_was_given_up_and_for_no_other(self, held: Held) -> None:
+        before = hashing_threads()
+        async with Passwords(**CHEAP, threads=1, wait_seconds=30) as passwords:
+            await give_up(await at_work(passwords, held))
+            held.go_on.set()
+        assert hashing_threads() == before
+        assert (held.at_work, held.done) == (0, 1)
 
-    async def test_they_show_no_password_and_inherit_no_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("STORYMESH_SEAL_KEY", "a secret")
-        with started() as processes:
-            async with Passwords(**SLOW, processes=1, wait_seconds=5) as passwords:
-                (process,) = processes()
-                hashed = asyncio.create_task(passwords.hash("correct horse battery staple"))
-                await at_work(process)
-                assert not any("correct" in argument for argument in process.cmdline())
-                assert "STORYMESH_SEAL_KEY" not in process.environ()
-                await hashed
+    @pytest.mark.skipif(sys.platform != "linux", reason="others have no priorities of threads")
+    async def test_they_step_back_behind_the_event_loop(self, passwords: Passwords) -> None:
+        await passwords.hash("x")
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        niceness = {os.getpriority(os.PRIO_PROCESS, thread.native_id or 0) for thread in hashing_threads()}
+        assert min(niceness) > own
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="others have no such limits to look at")
-    async def test_they_step_back_behind_the_event_loop_and_leave_no_core(self) -> None:
-        with started() as processes:
-            async with Passwords(memory_kib=64, passes=1, processes=1, wait_seconds=5):
-                (process,) = processes()
-                assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
-                assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0)
-
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    async def test_they_hash_on_while_a_signal_to_all_drains_the_service(self, number: signal.Signals) -> None:
-        with started() as processes:
-            async with Passwords(memory_kib=64, passes=1, processes=1, wait_seconds=5) as passwords:
-                (process,) = processes()
-                process.send_signal(number)
-                stored = await passwords.hash("x")
-                assert await passwords.verify("x", stored)
-                assert processes() == [process]
-
-    async def test_a_call_whose_process_is_killed_gets_its_answer_from_the_next_one(self) -> None:
-        with started() as processes:
-            async with Passwords(**SLOW, processes=1, wait_seconds=5) as passwords:
-                (process,) = processes()
-                hashed = asyncio.create_task(passwords.hash("x"))
-                await at_work(process)
-                process.kill()
-                stored = await hashed
-                assert process not in processes()
-                assert await passwords.verify("x", stored)
-
-    async def test_one_that_died_while_idle_is_not_missed(self) -> None:
-        with started() as processes:
-            async with Passwords(memory_kib=64, passes=1, processes=2, wait_seconds=5) as passwords:
-                for process in processes():
-                    process.kill()
-                assert all(await asyncio.gather(*(passwords.hash("x") for _ in range(4))))
-
-    async def test_a_call_that_outlives_two_processes_is_unavailable_and_its_place_is_free_again(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        with started() as processes:
-            async with Passwords(memory_kib=64, passes=1, processes=1, wait_seconds=0.001) as passwords:
-                processes()[0].kill()
-                for instead in ("/bin/false", "/nowhere/python"):
-                    with monkeypatch.context() as broken:
-                        broken.setattr(sys, "executable", instead)
-                        with pytest.raises(Unavailable):
-                            await passwords.hash("x")
-                assert await passwords.hash("x")
-                assert len(processes()) == 1
-
-    async def test_without_any_process_nothing_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sys, "executable", "/nowhere/python")
-        with pytest.raises(OSError, match="can be started"):
-            async with Passwords(memory_kib=64, passes=1, processes=2, wait_seconds=5):
+    async def test_without_threads_nothing_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(threading.Thread, "start", no_more_threads)
+        with pytest.raises(Unavailable):
+            async with Passwords(**CHEAP, threads=2, wait_seconds=5):
                 pass
 
-    async def test_those_that_could_be_started_do_without_the_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        start, left = subprocess.Popen, iter([None])
-
-        def limited(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
-            if next(left, False) is False:
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            return start(*arguments, **options)
-
-        with monkeypatch.context() as few:
-            few.setattr(subprocess, "Popen", limited)
-            async with Passwords(**SLOW, processes=3, wait_seconds=30) as passwords:
-                outcomes = await asyncio.gather(*(passwords.hash("x") for _ in range(8)), return_exceptions=True)
-        assert Counter(type(outcome).__name__ for outcome in outcomes) == {"str": 5, "Overloaded": 3}
-
-    async def test_they_end_when_the_service_is_killed(self) -> None:
-        script = (
-            "import asyncio\n"
-            "from services.auth.operations.passwords import Passwords\n"
-            "async def main():\n"
-            "    async with Passwords(memory_kib=32768, passes=4, processes=2, wait_seconds=5) as passwords:\n"
-            "        asyncio.create_task(passwords.hash('x'))\n"
-            "        print('ready', flush=True)\n"
-            "        await asyncio.Event().wait()\n"
-            "asyncio.run(main())\n"
-        )
-        with subprocess.Popen(  # noqa: ASYNC220, it is not waited for
-            [sys.executable, "-c", script], stdout=subprocess.PIPE
-        ) as service:
-            assert service.stdout
-            assert await asyncio.to_thread(service.stdout.readline) == b"ready\n"
-            processes = psutil.Process(service.pid).children()
-            assert len(processes) == 2
-            service.kill()
-        await until(lambda: not any(is_running(process) for process in processes))
+    async def test_a_password_without_a_thread_is_unavailable_and_costs_no_place(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with Passwords(**CHEAP, threads=1, wait_seconds=0.001) as passwords:
+            with monkeypatch.context() as full:
+                full.setattr(ThreadPoolExecutor, "submit", no_more_threads)
+                for _ in range(3):
+                    with pytest.raises(Unavailable):
+                        await passwords.hash("x")
+            assert await passwords.hash("x")
 
 
-@contextmanager
-def started() -> Iterator[Callable[[], list[psutil.Process]]]:
-    """Tells which of the processes begun in the block are alive."""
-    before = set(psutil.Process().children())
-    yield lambda: [process for process in psutil.Process().children() if process not in before and is_running(process)]
+def hashing_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("argon2")}
 
 
-async def at_work(process: psutil.Process) -> None:
-    """Waits until it hashes; without work it sleeps."""
-    await until(lambda: process.status() == psutil.STATUS_RUNNING)
+async def at_work(passwords: Passwords, held: Held) -> asyncio.Task[str]:
+    """A call whose hash has begun."""
+    call = asyncio.create_task(passwords.hash("x"))
+    await until(lambda: held.at_work == 1)
+    return call
 
 
-def is_running(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+async def give_up(call: asyncio.Task[str]) -> None:
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+
+
+async def eventually_hashed(passwords: Passwords, password: str) -> str:
+    """The loop may learn a moment later that a thread is free."""
+    stored: list[str] = []
+
+    async def tried() -> bool:
+        with suppress(Overloaded):
+            stored.append(await passwords.hash(password))
+        return bool(stored)
+
+    await until(tried)
+    return stored[0]
+
+
+def no_more_threads(*_: object, **__: object) -> None:
+    raise RuntimeError("can't start new thread")

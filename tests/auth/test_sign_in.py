@@ -185,14 +185,14 @@ class TestThrottle:
         assert await world.sign_in((await world.register("bob@example.org")).user.email)
 
     async def test_64_simultaneous_guesses_are_five(self, make_world: MakeWorld) -> None:
-        world = await make_world(password_hash_processes=13)  # so that all 64 are let in
+        world = await make_world(password_hash_threads=13)  # so that all 64 are let in
         await world.register(ADA)
         outcomes = await asyncio.gather(*(world.sign_in(ADA, WRONG) for _ in range(64)), return_exceptions=True)
         reasons = Counter(reason_of(outcome) for outcome in outcomes if isinstance(outcome, AioRpcError))
         assert reasons == {"INVALID_CREDENTIALS": 5, "TOO_MANY_SIGN_INS": 59}
 
     async def test_a_call_that_is_given_up_still_counts(self, make_world: MakeWorld) -> None:
-        slow = await make_world(password_hash_memory_kib=65536, password_hash_passes=10, password_hash_processes=1)
+        slow = await make_world(password_hash_memory_kib=65536, password_hash_passes=10, password_hash_threads=1)
         for failures in range(1, 6):
             call = slow.sessions.CreateSession(pb.CreateSessionRequest(login=ADA, password=WRONG))
             await until(partial(has_counted, slow, failures))
