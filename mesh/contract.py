@@ -28,9 +28,6 @@ BOUND_VERBS = ("GET", "PUT", "POST", "DELETE", "PATCH")
 _RESUME_TOKEN = "resume_token"
 _CLASS = "RATE_LIMIT_CLASS_"
 
-_ANSWERED_BY = {"ops": "notification"}
-"""Areas of the contract without a service of their own, and whose service answers for them."""
-
 
 class Access(Enum):
     """Who may call a method: the contract's `ACCESS_*`."""
@@ -98,9 +95,8 @@ class Method:
 
     @property
     def area(self) -> str:
-        """Which part of the mesh serves it: `story` of `storymesh.story.v1.StoryService`."""
-        area = self.service.split(".")[1]
-        return _ANSWERED_BY.get(area, area)
+        """The service of the mesh that serves it to the outside: `story` of `storymesh.story.v1.StoryService`."""
+        return self.service.split(".")[1]
 
     @property
     def exposed(self) -> bool:

@@ -5,4 +5,5 @@ SERVICES = (
     "story",
     "notification",
     "ratelimit",
+    "ops",
 )

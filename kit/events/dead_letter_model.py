@@ -67,15 +67,19 @@ class DeadLetterNotFound(NotFound):
 
 
 class DeadLetterStore(Protocol):
-    """The dead letters of one service, kept in this process's database or by another service."""
+    """The dead letters of one service or of several, kept in this process's database or by the services that it asks."""
 
-    async def list(self, administrator: Administrator, page_size: int, page_token: str) -> DeadLetterPage:
-        """Unsettled dead letters, newest first. Raises InvalidArgument for a page token of another list."""
+    async def list(self, administrator: Administrator, service: str, page_size: int, page_token: str) -> DeadLetterPage:
+        """Unsettled dead letters of the service, newest first; of all that are kept here when `service` is empty.
+
+        Raises InvalidArgument for a page token of another list.
+        """
         ...
 
     async def settle(
         self,
         administrator: Administrator,
+        service: str,
         settlement: Settlement,
         event_ids: Sequence[UUID],
         *,
@@ -84,6 +88,11 @@ class DeadLetterStore(Protocol):
     ) -> Sequence[DeadLetter]:
         """Settle all or none, and return those that were not settled before. Raises DeadLetterNotFound."""
         ...
+
+
+def page_token_purpose(service: str) -> str:
+    """What the page tokens of a list are signed for: a token of one list is refused by every other."""
+    return f"page:deadLetters:{service}"
 
 
 def foreign_page_token() -> InvalidArgument:

@@ -1,10 +1,12 @@
-"""storymesh.ops.v1.DeadLetterService, for the dead letters of one service or of several."""
+"""storymesh.ops.v1.DeadLetterService, and its messages in domain words.
+
+Each service that has the table serves it for its own dead letters; `ops` serves it for all of them, by asking each.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC
 from typing import Any
 from uuid import UUID
 
@@ -14,18 +16,9 @@ from storymesh.ops.v1.dead_letter_service_pb2_grpc import DeadLetterServiceServi
 
 from kit.identity.access import bearer_token
 from kit.identity.caller import caller_of, current_metadata
-from kit.identity.signing import Signer
 from kit.rpc.timestamps import set_time
 
-from .dead_letter_model import (
-    Administrator,
-    DeadLetter,
-    DeadLetterNotFound,
-    DeadLetterPage,
-    DeadLetterStore,
-    Settlement,
-    foreign_page_token,
-)
+from .dead_letter_model import Administrator, DeadLetter, DeadLetterDecision, DeadLetterStore, Settlement
 
 Context = ServicerContext[Any, Any]
 
@@ -37,79 +30,19 @@ SETTLEMENTS: Mapping[Settlement, pb.Settlement.ValueType] = {
 }
 """Their names in the contract."""
 
-_QUERY = "page:deadLetters:"
-
-
-class DeadLetterAggregator:
-    """One list over the stores of several services; a call that names a service goes to its store."""
-
-    def __init__(self, stores: Mapping[str, DeadLetterStore], signer: Signer) -> None:
-        self._stores = stores
-        self._signer = signer
-
-    async def list(self, administrator: Administrator, service: str, page_size: int, page_token: str) -> DeadLetterPage:
-        """Dead letters of the service, or of all when none is named: a page of each, in one order.
-
-        Raises what a store raises, and so Unavailable when one does not answer: a list that lacks a service would look like one
-        where nothing waits there. The others can be asked by name.
-        """
-        if service:
-            store = self._stores.get(service)
-            return await store.list(administrator, page_size, page_token) if store else DeadLetterPage((), "")
-        tokens = self._tokens(page_token)
-        pages = dict(
-            zip(
-                tokens,
-                await asyncio.gather(
-                    *(self._stores[name].list(administrator, page_size, token) for name, token in tokens.items())
-                ),
-                strict=True,
-            )
-        )
-        letters = [letter for page in pages.values() for letter in page.letters]
-        letters.sort(key=lambda letter: (letter.died_at, letter.event_id), reverse=True)
-        following = {name: page.next_token for name, page in pages.items() if page.next_token}
-        return DeadLetterPage(tuple(letters), self._signer.sign(_QUERY, json.dumps(following)) if following else "")
-
-    async def settle(
-        self,
-        administrator: Administrator,
-        service: str,
-        settlement: Settlement,
-        event_ids: Sequence[UUID],
-        *,
-        reason: str,
-        dry_run: bool,
-    ) -> Sequence[DeadLetter]:
-        """Raises DeadLetterNotFound, also for a service whose letters are not kept here."""
-        store = self._stores.get(service)
-        if store is None:
-            raise DeadLetterNotFound
-        return await store.settle(administrator, settlement, event_ids, reason=reason, dry_run=dry_run)
-
-    def _tokens(self, page_token: str) -> Mapping[str, str]:
-        """Each service's own page token; without those that have no further page."""
-        if not page_token:
-            return dict.fromkeys(self._stores, "")
-        opened = self._signer.open(_QUERY, page_token)
-        if opened is None:
-            raise foreign_page_token()
-        tokens: dict[str, str] = json.loads(opened)
-        return {name: token for name, token in tokens.items() if name in self._stores}
+_FROM_PROTO = {number: settlement for settlement, number in SETTLEMENTS.items()}
 
 
 class DeadLetterServicer(DeadLetterServiceServicer):
     """Protobuf in, protobuf out."""
 
-    def __init__(self, aggregator: DeadLetterAggregator) -> None:
-        self._aggregator = aggregator
+    def __init__(self, store: DeadLetterStore) -> None:
+        self._store = store
 
     async def ListDeadLetters(  # noqa: N802  # the contract's name
         self, request: pb.ListDeadLettersRequest, context: Context
     ) -> pb.ListDeadLettersResponse:
-        page = await self._aggregator.list(
-            _administrator(context), request.service, request.page_size, request.page_token
-        )
+        page = await self._store.list(_administrator(context), request.service, request.page_size, request.page_token)
         return pb.ListDeadLettersResponse(dead_letters=map(to_proto, page.letters), next_page_token=page.next_token)
 
     async def ReplayDeadLetters(  # noqa: N802  # the contract's name
@@ -130,7 +63,7 @@ class DeadLetterServicer(DeadLetterServiceServicer):
         request: pb.ReplayDeadLettersRequest | pb.DiscardDeadLettersRequest,
         context: Context,
     ) -> Sequence[DeadLetter]:
-        return await self._aggregator.settle(
+        return await self._store.settle(
             _administrator(context),
             request.service,
             settlement,
@@ -157,6 +90,25 @@ def to_proto(letter: DeadLetter) -> pb.DeadLetter:
         )
         set_time(shown.decide_time, decision.decided_at)
     return message
+
+
+def from_proto(message: pb.DeadLetter) -> DeadLetter:
+    """Raises KeyError for a settlement that this version does not know, ValueError for an id that is none."""
+    return DeadLetter(
+        event_id=UUID(message.event_id),
+        service=message.service,
+        type=message.type,
+        key=message.key,
+        reason=message.reason,
+        failures=message.failures,
+        died_at=message.die_time.ToDatetime(UTC),
+        decisions=tuple(
+            DeadLetterDecision(
+                _FROM_PROTO[each.decision], UUID(each.actor), each.reason, each.decide_time.ToDatetime(UTC)
+            )
+            for each in message.decisions
+        ),
+    )
 
 
 def _administrator(context: Context) -> Administrator:

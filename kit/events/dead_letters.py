@@ -24,38 +24,45 @@ from .dead_letter_model import (
     DeadLetterPage,
     Settlement,
     foreign_page_token,
+    page_token_purpose,
 )
 
 log = logging.getLogger(__name__)
 
 
 class DeadLetters:
-    """The DeadLetterStore of a service's own database."""
+    """The DeadLetterStore of a service's own database, which keeps none of other services."""
 
     def __init__(self, db: Database, service: str, signer: Signer) -> None:
         self._db = db
         self._service = service
         self._signer = signer
-        self._query = f"page:deadLetters:{service}"
 
-    async def list(self, _administrator: Administrator, page_size: int, page_token: str) -> DeadLetterPage:
-        size = page_size or DEFAULT_SIZE
-        after = self._position(page_token) if page_token else None
+    async def list(
+        self, _administrator: Administrator, service: str, page_size: int, page_token: str
+    ) -> DeadLetterPage:
+        if service not in ("", self._service):
+            return DeadLetterPage((), "")
+        size, purpose = page_size or DEFAULT_SIZE, page_token_purpose(service)
+        after = self._position(purpose, page_token) if page_token else None
         async with self._db.transaction() as tx:
             found = await store.page(tx, self._service, size + 1, after=after)
         letters = tuple(found[:size])
         more = len(found) > size
-        return DeadLetterPage(letters, self._token(letters[-1]) if more else "")
+        return DeadLetterPage(letters, self._token(purpose, letters[-1]) if more else "")
 
     async def settle(
         self,
         administrator: Administrator,
+        service: str,
         settlement: Settlement,
         event_ids: Sequence[UUID],
         *,
         reason: str,
         dry_run: bool,
     ) -> Sequence[DeadLetter]:
+        if service != self._service:
+            raise DeadLetterNotFound
         async with self._db.transaction() as tx:
             known, unsettled = await store.lock(tx, self._service, event_ids)
             if missing := set(event_ids) - known:
@@ -74,11 +81,11 @@ class DeadLetters:
             )
         return unsettled
 
-    def _token(self, last: DeadLetter) -> str:
-        return self._signer.sign(self._query, f"{last.died_at.isoformat()} {last.event_id}")
+    def _token(self, purpose: str, last: DeadLetter) -> str:
+        return self._signer.sign(purpose, f"{last.died_at.isoformat()} {last.event_id}")
 
-    def _position(self, page_token: str) -> store.Position:
-        position = self._signer.open(self._query, page_token)
+    def _position(self, purpose: str, page_token: str) -> store.Position:
+        position = self._signer.open(purpose, page_token)
         if position is None:
             raise foreign_page_token()
         died_at, _, event_id = position.partition(" ")

@@ -5,6 +5,5 @@ the Redis keys `inbox:notification` and `memory:inbox:notification`.
 Gives no events. Takes CodeIssued, RegistrationRepeated, UserRegistered, SessionRevoked, NewDeviceSignedIn, PasswordChanged,
 PasswordDisabled, UsernameChanged, EmailChangeBegun, EmailChangeStopped, EmailChanged, AddressClaimed, AccountDeleted,
 StoryCompleted and StoryFailed, of which it tells, and UserDeleted, on which it erases what it holds about the person. Calls auth
-for the address of an account at the moment of sending, so that it keeps no addresses of its own, and story for that service's dead
-letters: it answers for both to administrators.
+for the address of an account at the moment of sending, so that it keeps no addresses of its own.
 """

@@ -14,8 +14,7 @@ from kit.data import redis as kit_redis
 from kit.data.database import Database
 from kit.data.paging import Pages
 from kit.events import dead_letter_service
-from kit.events.dead_letter_model import DeadLetterStore
-from kit.events.dead_letter_service import DeadLetterAggregator, DeadLetterServicer
+from kit.events.dead_letter_service import DeadLetterServicer
 from kit.events.dead_letters import DeadLetters
 from kit.events.inbox import Inbox
 from kit.identity.jwks import fetch_from
@@ -35,7 +34,7 @@ from .config import NotificationSettings, NotificationWorkerSettings
 from .operations.erasing import Erasing
 from .operations.mailing import Mailing
 from .operations.notifications import Notifications, Notifier
-from .peers import Accounts, StoryDeadLetters
+from .peers import Accounts
 from .servicer import NotificationServicer
 from .worker import Worker, forgotten
 
@@ -62,13 +61,8 @@ async def serve(settings: NotificationSettings) -> None:
             issuer=settings.token_issuer,
             audience=settings.token_audience,
         )
-        story = await closing.enter_async_context(channels.connect(settings.story_target, "story", service_tokens))
         signer = Signer(settings.cursor_key.get_secret_value())
         notifications = Notifications(db, Pages(signer))
-        stores: dict[str, DeadLetterStore] = {
-            "notification": DeadLetters(db, "notification", signer),
-            "story": StoryDeadLetters(story),
-        }
         server = Server(
             settings,
             required={"postgres": db.check, "revocation_snapshot": revocations.check_known},
@@ -76,7 +70,7 @@ async def serve(settings: NotificationSettings) -> None:
         )
         servicer = NotificationServicer(notifications)
         server.add(SERVICE, lambda to: add_NotificationServiceServicer_to_server(servicer, to))
-        letters = DeadLetterServicer(DeadLetterAggregator(stores, signer))
+        letters = DeadLetterServicer(DeadLetters(db, "notification", signer))
         server.add(dead_letter_service.SERVICE, lambda to: add_DeadLetterServiceServicer_to_server(letters, to))
         server.background(db.watch)
         server.background(RevocationFeed(auth, revocations).run)

@@ -22,9 +22,6 @@ class NotificationSettings(DatabaseSettings):
     """What `serve` is told."""
 
     cursor_key: Key = Field(description="Signs page tokens; the same for all replicas.")
-    story_target: str = Field(
-        "127.0.0.1:50051", description="Address and port of the story service, asked for its dead letters."
-    )
 
 
 class NotificationWorkerSettings(InboxSettings):

@@ -16,7 +16,7 @@ from kit.data import redis as kit_redis
 from kit.data.database import Database
 from kit.data.paging import Pages
 from kit.events import dead_letter_service
-from kit.events.dead_letter_service import DeadLetterAggregator, DeadLetterServicer
+from kit.events.dead_letter_service import DeadLetterServicer
 from kit.events.dead_letters import DeadLetters
 from kit.events.inbox import Inbox
 from kit.events.inbox_stream import waiting_since
@@ -99,7 +99,7 @@ async def serve(settings: StorySettings) -> None:
         server.background(watches.run)
         servicer = StoryServicer(stories, watches)
         server.add(SERVICE, lambda to: add_StoryServiceServicer_to_server(servicer, to))
-        letters = DeadLetterServicer(DeadLetterAggregator({"story": DeadLetters(db, "story", signer)}, signer))
+        letters = DeadLetterServicer(DeadLetters(db, "story", signer))
         server.add(dead_letter_service.SERVICE, lambda to: add_DeadLetterServiceServicer_to_server(letters, to))
         server.background(RevocationFeed(auth, revocations).run)
         revocations.show_in(server.metrics)

@@ -88,9 +88,9 @@ def path_of(route: Any) -> str:
     return path
 
 
-def test_what_operators_do_is_answered_by_the_notification_service() -> None:
+def test_what_operators_do_is_answered_by_a_service_of_its_own() -> None:
     areas = {method.area for method in CONTRACT.methods if method.service.startswith("storymesh.ops.")}
-    assert areas == {"notification"}
+    assert areas == {"ops"}
 
 
 def test_methods_for_services_only_are_not_exposed() -> None:

@@ -61,7 +61,7 @@ class DeadLetter(_message.Message):
     event_id: _builtins.str
     """The event's id."""
     service: _builtins.str
-    """The service that could not handle it: story or notification."""
+    """The service that could not handle it, such as story."""
     type: _builtins.str
     """The full name of its message type; empty when the bytes were no event."""
     key: _builtins.str
@@ -144,7 +144,7 @@ class ListDeadLettersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     service: _builtins.str
-    """Only this service's: story or notification. Empty: both."""
+    """Only this service's, such as story. Empty: those of all services."""
     page_size: _builtins.int
     """At most this many of each service, 1 to 100. 0: 20."""
     page_token: _builtins.str
@@ -203,7 +203,7 @@ class ReplayDeadLettersRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     service: _builtins.str
-    """The service that keeps them: story or notification."""
+    """The service that keeps them, such as story."""
     reason: _builtins.str
     """Why, for the record: at most 200 characters on one line, at least one of which shows."""
     dry_run: _builtins.bool
@@ -263,7 +263,7 @@ class DiscardDeadLettersRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     service: _builtins.str
-    """The service that keeps them: story or notification."""
+    """The service that keeps them, such as story."""
     reason: _builtins.str
     """Why, for the record: at most 200 characters on one line, at least one of which shows."""
     dry_run: _builtins.bool

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class DeadLetterServiceStub:
-    """Events that a service could not handle and put aside. Each service keeps its own and serves this contract for them; the edge asks
-    the notification service, which asks the others in the administrator's name.
+    """Events that a service could not handle and put aside. Each service that takes events keeps its own and serves this contract for
+    them; the edge asks the ops service, which asks the others in the administrator's name.
     """
 
     def __init__(self, channel):
@@ -54,13 +54,14 @@ class DeadLetterServiceStub:
 
 
 class DeadLetterServiceServicer:
-    """Events that a service could not handle and put aside. Each service keeps its own and serves this contract for them; the edge asks
-    the notification service, which asks the others in the administrator's name.
+    """Events that a service could not handle and put aside. Each service that takes events keeps its own and serves this contract for
+    them; the edge asks the ops service, which asks the others in the administrator's name.
     """
 
     def ListDeadLetters(self, request, context):
         """Lists what waits for a decision, newest first. Never shows an event's content, which may be personal.
-        Errors: INVALID_ARGUMENT for a page_token that this method did not hand out for this query.
+        Errors: INVALID_ARGUMENT for an unknown service, and for a page_token that this method did not hand out for this query;
+        UNAVAILABLE DEPENDENCY_UNAVAILABLE while a service does not answer: the others can be asked for by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,8 +111,8 @@ def add_DeadLetterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DeadLetterService:
-    """Events that a service could not handle and put aside. Each service keeps its own and serves this contract for them; the edge asks
-    the notification service, which asks the others in the administrator's name.
+    """Events that a service could not handle and put aside. Each service that takes events keeps its own and serves this contract for
+    them; the edge asks the ops service, which asks the others in the administrator's name.
     """
 
     @staticmethod

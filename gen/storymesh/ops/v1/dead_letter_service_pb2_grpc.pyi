@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DeadLetterServiceStub:
-    """Events that a service could not handle and put aside. Each service keeps its own and serves this contract for them; the edge asks
-    the notification service, which asks the others in the administrator's name.
+    """Events that a service could not handle and put aside. Each service that takes events keeps its own and serves this contract for
+    them; the edge asks the ops service, which asks the others in the administrator's name.
     """
 
     @_typing.overload
@@ -37,7 +37,8 @@ class DeadLetterServiceStub:
     def __new__(cls, channel: _aio.Channel) -> DeadLetterServiceAsyncStub: ...
     ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_dead_letter_service_pb2.ListDeadLettersRequest, _dead_letter_service_pb2.ListDeadLettersResponse]
     """Lists what waits for a decision, newest first. Never shows an event's content, which may be personal.
-    Errors: INVALID_ARGUMENT for a page_token that this method did not hand out for this query.
+    Errors: INVALID_ARGUMENT for an unknown service, and for a page_token that this method did not hand out for this query;
+    UNAVAILABLE DEPENDENCY_UNAVAILABLE while a service does not answer: the others can be asked for by name.
     """
     ReplayDeadLetters: _grpc.UnaryUnaryMultiCallable[_dead_letter_service_pb2.ReplayDeadLettersRequest, _dead_letter_service_pb2.ReplayDeadLettersResponse]
     """Has events handled again, under their own ids and with no failure counted, so that what was done already is not done twice. Who
@@ -51,14 +52,15 @@ class DeadLetterServiceStub:
 
 @_typing.type_check_only
 class DeadLetterServiceAsyncStub(DeadLetterServiceStub):
-    """Events that a service could not handle and put aside. Each service keeps its own and serves this contract for them; the edge asks
-    the notification service, which asks the others in the administrator's name.
+    """Events that a service could not handle and put aside. Each service that takes events keeps its own and serves this contract for
+    them; the edge asks the ops service, which asks the others in the administrator's name.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_dead_letter_service_pb2.ListDeadLettersRequest, _dead_letter_service_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
     """Lists what waits for a decision, newest first. Never shows an event's content, which may be personal.
-    Errors: INVALID_ARGUMENT for a page_token that this method did not hand out for this query.
+    Errors: INVALID_ARGUMENT for an unknown service, and for a page_token that this method did not hand out for this query;
+    UNAVAILABLE DEPENDENCY_UNAVAILABLE while a service does not answer: the others can be asked for by name.
     """
     ReplayDeadLetters: _aio.UnaryUnaryMultiCallable[_dead_letter_service_pb2.ReplayDeadLettersRequest, _dead_letter_service_pb2.ReplayDeadLettersResponse]  # type: ignore[assignment]
     """Has events handled again, under their own ids and with no failure counted, so that what was done already is not done twice. Who
@@ -71,8 +73,8 @@ class DeadLetterServiceAsyncStub(DeadLetterServiceStub):
     """
 
 class DeadLetterServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Events that a service could not handle and put aside. Each service keeps its own and serves this contract for them; the edge asks
-    the notification service, which asks the others in the administrator's name.
+    """Events that a service could not handle and put aside. Each service that takes events keeps its own and serves this contract for
+    them; the edge asks the ops service, which asks the others in the administrator's name.
     """
 
     @_abc_1.abstractmethod
@@ -82,7 +84,8 @@ class DeadLetterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_dead_letter_service_pb2.ListDeadLettersResponse, _abc.Awaitable[_dead_letter_service_pb2.ListDeadLettersResponse]]:
         """Lists what waits for a decision, newest first. Never shows an event's content, which may be personal.
-        Errors: INVALID_ARGUMENT for a page_token that this method did not hand out for this query.
+        Errors: INVALID_ARGUMENT for an unknown service, and for a page_token that this method did not hand out for this query;
+        UNAVAILABLE DEPENDENCY_UNAVAILABLE while a service does not answer: the others can be asked for by name.
         """
 
     @_abc_1.abstractmethod

@@ -1,4 +1,4 @@
-"""Administrators ask one service for the dead letters of all: the notification service, which asks story in their name."""
+"""Administrators ask one service for the dead letters of all: it asks each of them in their name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from grpc import StatusCode
 from grpc.aio import AioRpcError
-from storymesh.events.v1 import auth_events_pb2, story_events_pb2
+from storymesh.events.v1 import story_events_pb2
 from storymesh.ops.v1 import dead_letter_service_pb2 as pb
 from storymesh.ops.v1.dead_letter_service_pb2_grpc import (
     DeadLetterServiceStub,
@@ -26,7 +26,7 @@ from kit.data.database import Database
 from kit.errors import InvalidArgument, Violation
 from kit.events import dead_letter_service, dead_letter_store
 from kit.events.dead_letter_model import DeadLetterStore
-from kit.events.dead_letter_service import DeadLetterAggregator, DeadLetterServicer
+from kit.events.dead_letter_service import DeadLetterServicer
 from kit.events.dead_letters import DeadLetters
 from kit.events.envelope import Event
 from kit.identity.revocations import Revocation, RevocationKind
@@ -34,11 +34,13 @@ from kit.identity.signing import Signer
 from kit.rpc import channels
 from kit.rpc.server import Server
 from kit.runtime.settings import ServiceSettings
-from services.notification.peers import StoryDeadLetters
-from services.notification.tables import notifications
+from mesh.catalog import manifests
+from mesh.manifest import INBOX
+from services.ops.config import KEEPERS, SETTINGS
+from services.ops.operations.dead_letters import DeadLetterAggregator
+from services.ops.peers import ServiceDeadLetters
 from tests.conftest import empty
 from tests.identity import Issuer, bearer, service_tokens
-from tests.notification.conftest import Told, event, user_deleted
 from tests.statuses import detail, raises_status, violated_fields
 from tests.waiting import until
 
@@ -51,7 +53,7 @@ ADMIN = uuid4()
 
 @dataclass
 class Ops:
-    """Both services, each with its own list, and the one that administrators reach."""
+    """Two services, each with its own list, and the one that administrators reach."""
 
     notification: Database
     story: Database
@@ -81,9 +83,9 @@ class Ops:
 
 
 @asynccontextmanager
-async def serving(name: str, stores: dict[str, DeadLetterStore], issuer: Issuer) -> AsyncIterator[tuple[Server, str]]:
+async def serving(name: str, store: DeadLetterStore, issuer: Issuer) -> AsyncIterator[tuple[Server, str]]:
     server = Server(ServiceSettings(listen="127.0.0.1:0", mesh_key=KEY, drain_seconds=1), required={})
-    servicer = DeadLetterServicer(DeadLetterAggregator(stores, Signer(name.encode() * 32)))
+    servicer = DeadLetterServicer(store)
     server.add(dead_letter_service.SERVICE, lambda to: add_DeadLetterServiceServicer_to_server(servicer, to))
     running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens(name)))
     try:
@@ -101,17 +103,16 @@ async def ops(database_of: Callable[[str], Database]) -> AsyncIterator[Ops]:
     issuer = Issuer()
     # The same keys, and a list of revocations of its own.
     story_issuer = Issuer(kid=issuer.kid, key=issuer.key)
-    story_letters: dict[str, DeadLetterStore] = {"story": DeadLetters(theirs, "story", Signer(b"s" * 32))}
     async with (
-        serving("story", story_letters, story_issuer) as (story_server, address),
-        channels.connect(address, "story", service_tokens("notification")) as channel,
+        serving("story", DeadLetters(theirs, "story", Signer(b"s" * 32)), story_issuer) as (story_server, storys),
+        serving("notification", DeadLetters(own, "notification", Signer(b"n" * 32)), issuer) as (_, notifications),
+        channels.connect(storys, "story", service_tokens("ops")) as story,
+        channels.connect(notifications, "notification", service_tokens("ops")) as notification,
     ):
-        stores: dict[str, DeadLetterStore] = {
-            "notification": DeadLetters(own, "notification", Signer(b"n" * 32)),
-            "story": StoryDeadLetters(channel),
-        }
+        stores = {"story": ServiceDeadLetters(story), "notification": ServiceDeadLetters(notification)}
+        aggregator = DeadLetterAggregator(stores, Signer(b"o" * 32))
         async with (
-            serving("notification", stores, issuer) as (_, front),
+            serving("ops", aggregator, issuer) as (_, front),
             grpc.aio.insecure_channel(front) as calling,
         ):
             yield Ops(own, theirs, DeadLetterServiceStub(calling), issuer, story_server, story_issuer)
@@ -133,7 +134,21 @@ async def bury(db: Database, *events: Event, inbox: str = "notification") -> Non
 
 
 def story_requested() -> Event:
-    return event(story_events_pb2.StoryRequested(story_id=str(uuid4())))
+    message = story_events_pb2.StoryRequested(story_id=str(uuid4()))
+    return Event(
+        id=uuid4(),
+        type=message.DESCRIPTOR.full_name,
+        key=message.story_id,
+        occurred_at=datetime.now(UTC),
+        traceparent="",
+        payload=message.SerializeToString(),
+    )
+
+
+def test_every_service_that_takes_events_is_asked_for_its_dead_letters() -> None:
+    """A service that comes to the mesh needs no line in this one."""
+    assert set(KEEPERS) == {name for name, manifest in manifests().items() if INBOX in manifest.kit_tables} >= {"story"}
+    assert {f"{name}_target" for name in KEEPERS} <= SETTINGS.model_fields.keys()
 
 
 async def test_both_services_are_listed_in_one_order_page_by_page(ops: Ops) -> None:
@@ -171,11 +186,45 @@ async def test_one_service_can_be_asked_for(ops: Ops) -> None:
     ]
 
 
-async def test_a_page_token_that_the_other_service_did_not_hand_out_is_refused_as_our_own_are(ops: Ops) -> None:
-    with pytest.raises(AioRpcError) as raised:
-        await ops.page("story", token="made-up")
-    assert raised.value.code() is StatusCode.INVALID_ARGUMENT
-    assert violated_fields(raised.value) == ["page_token"]
+async def test_a_page_token_of_another_list_is_refused(ops: Ops) -> None:
+    for db in (ops.story, ops.notification):
+        await bury(db, *(story_requested() for _ in range(3)))
+    tokens = {service: (await ops.page(service, size=1)).next_page_token for service in ("", "story", "notification")}
+    assert all(tokens.values())
+    for service in tokens:
+        for token in ("made-up", *(each for name, each in tokens.items() if name != service)):
+            with pytest.raises(AioRpcError) as raised:
+                await ops.page(service, token=token)
+            assert raised.value.code() is StatusCode.INVALID_ARGUMENT
+            assert violated_fields(raised.value) == ["page_token"]
+
+
+async def test_page_tokens_of_many_services_together_are_taken(database_of: Callable[[str], Database]) -> None:
+    db, issuer = database_of("story"), Issuer()
+    await empty(db)
+    await bury(db, story_requested(), story_requested())
+    names = [f"notification{number}" for number in range(30)]
+    stores = {name: DeadLetters(db, name, Signer(name.encode() * 4)) for name in names}
+    async with (
+        serving("ops", DeadLetterAggregator(stores, Signer(b"o" * 32)), issuer) as (_, front),
+        grpc.aio.insecure_channel(front) as calling,
+    ):
+        stub, me = DeadLetterServiceStub(calling), bearer(issuer.token(ADMIN, "ADMIN"))
+        first = await stub.ListDeadLetters(pb.ListDeadLettersRequest(page_size=1), metadata=me)
+        request = pb.ListDeadLettersRequest(page_size=1, page_token=first.next_page_token)
+        second = await stub.ListDeadLetters(request, metadata=me)
+    for page in (first, second):
+        assert sorted(letter.service for letter in page.dead_letters) == sorted(names)
+    assert second.next_page_token == ""
+
+
+@pytest.mark.parametrize("service", ["auth", "nobody", "ops", "Story", "story\n", "../story", "x" * 64])
+async def test_a_service_that_keeps_no_dead_letters_is_refused_by_name(ops: Ops, service: str) -> None:
+    for call in (ops.page(service), ops.replay(service, uuid4()), ops.discard(service, uuid4())):
+        with pytest.raises(AioRpcError) as raised:
+            await call
+        assert raised.value.code() is StatusCode.INVALID_ARGUMENT
+        assert violated_fields(raised.value) == ["service"]
 
 
 async def test_the_other_services_letters_are_settled_there_in_the_administrators_name(ops: Ops) -> None:
@@ -266,50 +315,21 @@ async def test_with_a_service_away_no_list_is_given_that_would_look_complete(ops
     await bury(ops.notification, own)
     ops.story_server.stopping.set()
 
-    async def unavailable() -> bool:
+    async def unavailable(*, service: str = "") -> bool:
         try:
-            await ops.page()
+            await ops.page(service)
         except AioRpcError as error:
-            return error.code() is StatusCode.UNAVAILABLE
+            info = detail(error, ErrorInfo)
+            # Which one it is, so that the others can be asked for by name.
+            return (
+                error.code() is StatusCode.UNAVAILABLE
+                and info is not None
+                and dict(info.metadata) == {"dependency": "story"}
+            )
         return False
 
     await until(unavailable)
+    assert await unavailable(service="story")
     assert [letter.event_id for letter in (await ops.page("notification")).dead_letters] == [str(own.id)]
-
-
-async def test_a_replayed_notice_about_somebody_who_was_erased_meanwhile_tells_nobody(told: Told, ops: Ops) -> None:
-    ada = told.accounts.add()
-    notice = event(auth_events_pb2.PasswordChanged(user_id=str(ada)), key=ada)
-    await bury(told.db, notice)
-    await ops.replay("notification", notice.id)
-    told.accounts.delete(ada)
-    # The erasure and the replayed event in either order.
-    async with told.working():
-        await told.send(user_deleted(ada), notice)
-        await until(told.idle)
-    await told.handle(notice)
-    assert await told.records() == {}
-    async with told.db.transaction() as tx:
-        assert (await tx.execute(notifications.select())).all() == []
-    assert await told.dead() == []
-
-
-async def test_a_replayed_event_brings_the_mail_that_failed_and_no_second_notification(told: Told, ops: Ops) -> None:
-    ada = told.accounts.add()
-    completed = event(story_events_pb2.StoryCompleted(story_id=str(uuid4()), owner_id=str(ada), title="The Lighthouse"))
-    port, told.smtp_port, told.max_failures = told.smtp_port, 1, 1
-    async with told.working():
-        await told.send(completed)
-        await until(told.dead)
-        await until(told.idle)
-    told.smtp_port = port
-    assert len(await told.notifications()) == 1
-    await ops.replay("notification", completed.id)
-    async with told.working():
-        await told.mailbox.one()
-        await until(told.idle)
-    # And after everything is told once more, as when Redis has lost it.
-    await told.handle(completed)
-    assert len(await told.notifications()) == 1
-    assert len(told.mailbox.mails()) == 1
-    assert list((await ops.page()).dead_letters) == []
+    with raises_status(StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE"):
+        await ops.replay("story", uuid4())

@@ -1,0 +1,46 @@
+"""What the operators' service asks of others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from grpc.aio import Channel
+from storymesh.ops.v1 import dead_letter_service_pb2 as pb
+from storymesh.ops.v1.dead_letter_service_pb2_grpc import DeadLetterServiceStub
+
+from kit.events.dead_letter_model import Administrator, DeadLetter, DeadLetterPage, Settlement
+from kit.events.dead_letter_service import from_proto
+from kit.rpc.channels import in_the_name_of
+
+
+class ServiceDeadLetters:
+    """The dead letters of another service, which decides itself whether the administrator is one.
+
+    Raises what it refuses, and Unavailable when it does not answer.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._stub = DeadLetterServiceStub(channel)
+
+    async def list(self, administrator: Administrator, service: str, page_size: int, page_token: str) -> DeadLetterPage:
+        request = pb.ListDeadLettersRequest(service=service, page_size=page_size, page_token=page_token)
+        page = await self._stub.ListDeadLetters(request, metadata=in_the_name_of(administrator.access_token))
+        return DeadLetterPage(tuple(map(from_proto, page.dead_letters)), page.next_page_token)
+
+    async def settle(
+        self,
+        administrator: Administrator,
+        service: str,
+        settlement: Settlement,
+        event_ids: Sequence[UUID],
+        *,
+        reason: str,
+        dry_run: bool,
+    ) -> Sequence[DeadLetter]:
+        ids, metadata = list(map(str, event_ids)), in_the_name_of(administrator.access_token)
+        if settlement is Settlement.REPLAYED:
+            replay = pb.ReplayDeadLettersRequest(service=service, event_ids=ids, reason=reason, dry_run=dry_run)
+            return list(map(from_proto, (await self._stub.ReplayDeadLetters(replay, metadata=metadata)).dead_letters))
+        discard = pb.DiscardDeadLettersRequest(service=service, event_ids=ids, reason=reason, dry_run=dry_run)
+        return list(map(from_proto, (await self._stub.DiscardDeadLetters(discard, metadata=metadata)).dead_letters))

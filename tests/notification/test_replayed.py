@@ -1,0 +1,82 @@
+"""What becomes of events that an administrator has handled again."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from storymesh.events.v1 import auth_events_pb2, story_events_pb2
+
+from kit.data.database import Database
+from kit.events import dead_letter_store
+from kit.events.dead_letter_model import Administrator, Settlement
+from kit.events.dead_letters import DeadLetters
+from kit.events.envelope import Event
+from kit.identity.signing import Signer
+from services.notification.tables import notifications
+from tests.notification.conftest import Told, event, user_deleted
+from tests.waiting import until
+
+ADMIN = Administrator(uuid4(), "")
+
+
+def letters(db: Database) -> DeadLetters:
+    return DeadLetters(db, "notification", Signer(b"n" * 32))
+
+
+async def bury(db: Database, lost: Event) -> None:
+    async with db.transaction() as tx:
+        await dead_letter_store.record(
+            tx,
+            event_id=lost.id,
+            inbox="notification",
+            type_=lost.type,
+            key=lost.key,
+            event=lost.to_bytes(),
+            reason="broken",
+            failures=1,
+        )
+
+
+async def replay(db: Database, lost: Event) -> None:
+    settled = await letters(db).settle(
+        ADMIN, "notification", Settlement.REPLAYED, [lost.id], reason="mended", dry_run=False
+    )
+    assert [letter.event_id for letter in settled] == [lost.id]
+
+
+async def test_a_replayed_notice_about_somebody_who_was_erased_meanwhile_tells_nobody(told: Told) -> None:
+    ada = told.accounts.add()
+    notice = event(auth_events_pb2.PasswordChanged(user_id=str(ada)), key=ada)
+    await bury(told.db, notice)
+    await replay(told.db, notice)
+    told.accounts.delete(ada)
+    # The erasure and the replayed event in either order.
+    async with told.working():
+        await told.send(user_deleted(ada), notice)
+        await until(told.idle)
+    await told.handle(notice)
+    assert await told.records() == {}
+    async with told.db.transaction() as tx:
+        assert (await tx.execute(notifications.select())).all() == []
+    assert await told.dead() == []
+
+
+async def test_a_replayed_event_brings_the_mail_that_failed_and_no_second_notification(told: Told) -> None:
+    ada = told.accounts.add()
+    completed = event(story_events_pb2.StoryCompleted(story_id=str(uuid4()), owner_id=str(ada), title="The Lighthouse"))
+    port, told.smtp_port, told.max_failures = told.smtp_port, 1, 1
+    async with told.working():
+        await told.send(completed)
+        await until(told.dead)
+        await until(told.idle)
+    told.smtp_port = port
+    assert len(await told.notifications()) == 1
+    await replay(told.db, completed)
+    async with told.working():
+        await told.mailbox.one()
+        await until(told.idle)
+    # And after everything is told once more, as when Redis has lost it.
+    await told.handle(completed)
+    assert len(await told.notifications()) == 1
+    assert len(told.mailbox.mails()) == 1
+    assert (await letters(told.db).list(ADMIN, "", 0, "")).letters == ()
