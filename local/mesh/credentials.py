@@ -6,13 +6,13 @@ service's secrets and no other's.
 Each is marked as made for development, so that no process takes it in production. A mesh that has unmarked ones keeps them.
 """
 
-import base64
 import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from kit.runtime import base64url
 from kit.runtime.development_secrets import KEY_MARK, PASSWORD_MARK
 from local.failures import of_os_error
 
@@ -21,7 +21,7 @@ KEY_BYTES = 32
 
 def key() -> str:
     """A new 256-bit key in base64url, after the mark."""
-    return KEY_MARK + base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode()
+    return KEY_MARK + base64url.encode(secrets.token_bytes(KEY_BYTES))
 
 
 def password() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import json
@@ -19,6 +18,7 @@ from grpc import StatusCode
 from storymesh.auth.v1 import account_service_pb2, key_service_pb2
 
 from kit.identity.sealing import Seal
+from kit.runtime import base64url
 from services.auth import store
 from services.auth.model import KeyState
 from tests.auth.conftest import SIGNING_SECRET, AuthWorld, Member
@@ -47,11 +47,11 @@ async def signing_key(world: AuthWorld) -> tuple[str, ec.EllipticCurvePrivateKey
 
 def segments(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
     header, claims, _ = token.split(".")
-    return json.loads(base64.urlsafe_b64decode(header + "==")), json.loads(base64.urlsafe_b64decode(claims + "=="))
+    return json.loads(base64url.decode(header)), json.loads(base64url.decode(claims))
 
 
 def encoded(part: dict[str, Any]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+    return base64url.encode(json.dumps(part).encode())
 
 
 async def test_a_token_says_who_signed_in_when_and_how_and_no_more(world: AuthWorld, member: Member) -> None:
@@ -106,7 +106,7 @@ async def test_the_key_set_verifies_a_token_and_names_keys_by_their_thumbprints(
     assert jwk.keys() == {"kty", "crv", "x", "y", "kid", "use", "alg"}
     canonical = f'{{"crv":"P-256","kty":"EC","x":"{jwk["x"]}","y":"{jwk["y"]}"}}'
     digest = hashlib.sha256(canonical.encode()).digest()
-    assert jwk["kid"] == base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    assert jwk["kid"] == base64url.encode(digest)
     claims = jwt.decode(
         member.tokens.access_token, jwt.PyJWK(jwk), algorithms=["ES256"], audience="storymesh", issuer="storymesh"
     )
@@ -152,7 +152,7 @@ def signed_with_the_public_key(
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     body = f"{encoded({**header, 'alg': 'HS256'})}.{encoded(claims)}"
     tag = hmac.digest(public, body.encode(), hashlib.sha256)
-    return f"{body}.{base64.urlsafe_b64encode(tag).rstrip(b'=').decode()}"
+    return f"{body}.{base64url.encode(tag)}"
 
 
 def signed_with_an_own_key(

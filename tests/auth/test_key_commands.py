@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import sys
 from asyncio.subprocess import PIPE
@@ -27,6 +26,7 @@ from storymesh.auth.v1.user_pb2 import ROLE_ADMIN, ROLE_USER
 
 from kit.errors import MeshError
 from kit.identity.tokens import AccessTokens, KeySet
+from kit.runtime import base64url
 from services.auth.operations.accounts import AT_THE_SERVER
 from tests.auth.conftest import SIGNING_SECRET, AuthWorld, MakeWorld, Member, session_id_of
 from tests.identity import MESH_KEY
@@ -360,8 +360,8 @@ async def run(world: AuthWorld, *arguments: str) -> tuple[int | None, str, str]:
     """The exit code of a command at the world's database, and what it wrote on standard output and standard error."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STORYMESH_")} | {
         "STORYMESH_DATABASE_URL": world.settings.database_url.get_secret_value(),
-        "STORYMESH_MESH_KEY": base64.b64encode(MESH_KEY).decode(),
-        "STORYMESH_SIGNING_KEY_SECRET": base64.b64encode(SIGNING_SECRET).decode(),
+        "STORYMESH_MESH_KEY": base64url.encode(MESH_KEY),
+        "STORYMESH_SIGNING_KEY_SECRET": base64url.encode(SIGNING_SECRET),
     }
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.auth", *arguments, stdout=PIPE, stderr=PIPE, env=environment

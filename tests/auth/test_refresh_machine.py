@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,6 +18,7 @@ from storymesh.auth.v1 import session_service_pb2 as pb
 from storymesh.auth.v1.tokens_pb2 import Tokens
 from storymesh.events.v1 import auth_events_pb2 as events
 
+from kit.runtime import base64url
 from services.auth.model.refresh_tokens import RefreshTokens
 from tests.auth.conftest import PASSWORD, MakeWorld, Member, session_id_of
 from tests.auth.machines import WorldMachine, clean_up, explore, rows
@@ -171,16 +171,16 @@ class RefreshMachine(WorldMachine):
         """From a genuine token, without the key. It is refused, and does nothing to the session."""
         family, other = self.family(which), self.family(which + 1)
         token = self.token(family, age)
-        prefix, raw = token[:5], base64.urlsafe_b64decode(token[5:] + "==")
+        prefix, raw = token[:5], base64url.decode(token[5:])
         generation = int.from_bytes(raw[16:20])
         forgeries = [
             raw[:-1] + bytes([raw[-1] ^ 1]),
             raw[:16] + (generation + 1).to_bytes(4) + raw[20:],
             raw[:16] + (generation - 1).to_bytes(4) + raw[20:],
             other.id.bytes + raw[16:],
-            base64.urlsafe_b64decode(RefreshTokens([b"x" * 32]).new(family.id, generation, bytes(16))[5:] + "=="),
+            base64url.decode(RefreshTokens([b"x" * 32]).new(family.id, generation, bytes(16))[5:]),
         ]
-        forgery = prefix + base64.urlsafe_b64encode(forgeries[number]).rstrip(b"=").decode()
+        forgery = prefix + base64url.encode(forgeries[number])
         assert self.outcome(self.world.refresh(forgery)) == "REFRESH_INVALID"
 
     @rule(which=latest)

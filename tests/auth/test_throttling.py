@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,6 +14,7 @@ from grpc.aio import AioRpcError
 from storymesh.auth.v1 import account_service_pb2, session_service_pb2
 from storymesh.events.v1 import auth_events_pb2 as events
 
+from kit.runtime import base64url
 from services.auth.model.device_tokens import DeviceTokens
 from tests.auth.conftest import PASSWORD, REFRESH_KEY, AuthWorld, MakeWorld, Member, wrong
 from tests.auth.work import work
@@ -81,14 +81,14 @@ class TestKnownDevices:
         self, world: AuthWorld, ada: Member
     ) -> None:
         bob = await world.register(BOB)
-        raw = base64.urlsafe_b64decode(ada.device_token.removeprefix("smd1_") + "==")
+        raw = base64url.decode(ada.device_token.removeprefix("smd1_"))
         renamed = raw[:16] + bytes(16) + raw[32:]
         await guesses(world, 5, ADA)
         for token in (
             bob.device_token,
             DeviceTokens([b"x" * 32], bytes).make(uuid4()),
-            "smd1_" + base64.urlsafe_b64encode(renamed).decode(),
-            "smd1_" + base64.urlsafe_b64encode(raw[:32]).decode(),
+            "smd1_" + base64url.encode(renamed),
+            "smd1_" + base64url.encode(raw[:32]),
             ada.device_token[:-4],
             ada.device_token + "AAAA",
             "smd1_",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from kit.runtime import base64url
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class SigningKey:
 
     def jwk(self) -> dict[str, str]:
         numbers = self.private.public_key().public_numbers()
-        point = {axis: _base64url(getattr(numbers, axis).to_bytes(32, "big")) for axis in ("x", "y")}
+        point = {axis: base64url.encode(getattr(numbers, axis).to_bytes(32, "big")) for axis in ("x", "y")}
         return {"kty": "EC", "crv": "P-256", "kid": self.kid, "use": "sig", "alg": "ES256", **point}
 
     def sign(self, *, without: str = "", **claims: Any) -> str:
@@ -29,7 +30,3 @@ class SigningKey:
         payload = {"iss": "storymesh", "aud": "storymesh", "sub": "ada", "iat": now, "exp": now + 600} | claims
         payload.pop(without, None)
         return jwt.encode(payload, self.private, algorithm="ES256", headers={"kid": self.kid})
-
-
-def _base64url(number: bytes) -> str:
-    return base64.urlsafe_b64encode(number).rstrip(b"=").decode()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,6 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from kit.events.envelope import Event
+from kit.runtime import base64url
 from kit.runtime.clock import system_clock
 from local.harness import Servers
 from services.notification.adapters.smtp import Smtp, TryAgain
@@ -202,8 +202,8 @@ async def test_a_mail_that_waits_for_a_slow_server_outlives_the_sigterm_of_its_w
                 "STORYMESH_DATABASE_URL": migrated("notification"),
                 "STORYMESH_REDIS_URL": servers.redis_url,
                 "STORYMESH_LISTEN": "127.0.0.1:0",
-                "STORYMESH_MESH_KEY": urlsafe_b64encode(MESH_KEY).decode(),
-                "STORYMESH_SEAL_KEY": urlsafe_b64encode(SEAL_KEY).decode(),
+                "STORYMESH_MESH_KEY": base64url.encode(MESH_KEY),
+                "STORYMESH_SEAL_KEY": base64url.encode(SEAL_KEY),
                 "STORYMESH_SMTP_PORT": str(slow.port),
                 "STORYMESH_DRAIN_SECONDS": "0.1",
             },

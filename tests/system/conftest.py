@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ import yaml
 from redis.asyncio import Redis
 
 from kit.data import redis as kit_redis
+from kit.runtime import base64url
 from kit.runtime.development_secrets import KEY_MARK
 from local.harness import RunningMesh, running_mesh
 from mesh.catalog import manifests
@@ -121,7 +121,7 @@ def databases_of(mesh: RunningMesh) -> dict[str, str]:
 def key_in(mesh: RunningMesh, service: str, name: str) -> bytes:
     """A key as the service reads it."""
     written = (mesh.secrets_dir(service) / name).read_text()
-    return base64.urlsafe_b64decode(written.removeprefix(KEY_MARK))
+    return base64url.decode(written.removeprefix(KEY_MARK))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from urllib.parse import quote, quote_plus, urlsplit
 import psutil
 from redis.asyncio import Redis
 
+from kit.runtime import base64url
 from kit.runtime.development_secrets import KEY_MARK
 from local.harness import RunningMesh
 from local.supervision.state import MeshRecord
@@ -67,7 +68,7 @@ class Secrets:
             if "://" in written:
                 self.add(name, str(urlsplit(written).password))
             elif written.startswith(KEY_MARK):
-                key = base64.urlsafe_b64decode(written.removeprefix(KEY_MARK))
+                key = base64url.decode(written.removeprefix(KEY_MARK))
                 self.add(name, written)
                 self.texts[name] |= {key} | _encoded(key)
             else:

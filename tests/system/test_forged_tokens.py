@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import json
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 
 from kit.identity.sealing import Seal
+from kit.runtime import base64url
 from local.harness import RunningMesh
 from tests.system.conftest import databases_of, key_in
 from tests.system.doors import Door, GrpcDoor
@@ -52,12 +52,8 @@ class Forge:
         """Where a verifier takes the algorithm from the token, the key that everybody knows verifies this."""
         public = self.key.public_key().public_bytes(form, PublicFormat.SubjectPublicKeyInfo)
         header = {"alg": "HS256", "typ": "at+jwt", "kid": self.kid}
-        signed = ".".join(_base64url(json.dumps(part).encode()) for part in (header, self.claims))
-        return f"{signed}.{_base64url(hmac.digest(public, signed.encode(), hashlib.sha256))}"
-
-
-def _base64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+        signed = ".".join(base64url.encode(json.dumps(part).encode()) for part in (header, self.claims))
+        return f"{signed}.{base64url.encode(hmac.digest(public, signed.encode(), hashlib.sha256))}"
 
 
 def _jwk(key: ec.EllipticCurvePrivateKey) -> dict[str, Any]:

@@ -6,12 +6,12 @@ cannot keep its owner out.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Sequence
 from uuid import UUID
+
+from kit.runtime import base64url
 
 from . import Randomness
 
@@ -29,14 +29,13 @@ class DeviceTokens:
     def make(self, user_id: UUID) -> str:
         name = self._random(_NAME_BYTES)
         raw = user_id.bytes + name + _tag(self._keys[0], user_id, name)
-        return _PREFIX + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+        return _PREFIX + base64url.encode(raw)
 
     def name_of(self, token: str, user_id: UUID) -> str | None:
         """The device's name, None when the token is not ours or was made for another account."""
-        body = token.removeprefix(_PREFIX).encode()
         try:
-            raw = base64.b64decode(body + b"=" * (-len(body) % 4), altchars=b"-_", validate=True)
-        except binascii.Error:
+            raw = base64url.decode(token.removeprefix(_PREFIX))
+        except ValueError:
             return None
         owner, name, tag = raw[:_ID_BYTES], raw[_ID_BYTES : _ID_BYTES + _NAME_BYTES], raw[_ID_BYTES + _NAME_BYTES :]
         ours = any(hmac.compare_digest(tag, _tag(key, user_id, name)) for key in self._keys)

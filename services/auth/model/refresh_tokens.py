@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Sequence
 from uuid import UUID
+
+from kit.runtime import base64url
 
 from . import RefreshToken, Session, digest
 
@@ -45,10 +45,9 @@ def parse(token: str) -> RefreshToken | None:
     """None for what has not the form of a token."""
     if not token.startswith(_PREFIX):
         return None
-    body = token.removeprefix(_PREFIX)
     try:
-        raw = base64.b64decode(body.encode() + b"=" * (-len(body) % 4), altchars=b"-_", validate=True)
-    except binascii.Error:
+        raw = base64url.decode(token.removeprefix(_PREFIX))
+    except ValueError:
         return None
     if len(raw) != _ID_BYTES + _GENERATION_BYTES + _SECRET_BYTES:
         return None
@@ -58,7 +57,7 @@ def parse(token: str) -> RefreshToken | None:
 
 def _token(key: bytes, session_id: UUID, generation: int, nonce: bytes) -> str:
     raw = _numbered(session_id, generation) + _secret(key, session_id, generation, nonce)
-    return _PREFIX + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return _PREFIX + base64url.encode(raw)
 
 
 def _secret(key: bytes, session_id: UUID, generation: int, nonce: bytes) -> bytes:

@@ -23,7 +23,7 @@ from uuid import UUID
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from kit.runtime.clock import Clock
+from kit.runtime.clock import Clock, from_unix_milliseconds, milliseconds, unix_milliseconds
 
 from ..errors import CodeAttemptsSpent, CodeInvalid, TooManyCodes
 from ..model import Purpose, Randomness
@@ -135,7 +135,7 @@ class Codes:
             outcome, value = await self._start(
                 keys=[f"{prefix}{challenge_id}", *self._budgets(prefix, requester, who)],
                 args=[
-                    _milliseconds(now),
+                    unix_milliseconds(now),
                     limits.attempts,
                     prefix,
                     who,
@@ -144,10 +144,10 @@ class Codes:
                     self._digest(self._peppers[0], challenge_id, address, self._digits_of(fresh, address)),
                     other,
                     self._digest(self._peppers[0], challenge_id, address, self._digits_of(other, address)),
-                    _milliseconds(now + limits.life),
-                    _milliseconds(now + limits.challenge_life),
-                    _milliseconds_of(limits.cooldown),
-                    _milliseconds_of(limits.repeat),
+                    unix_milliseconds(now + limits.life),
+                    unix_milliseconds(now + limits.challenge_life),
+                    milliseconds(limits.cooldown),
+                    milliseconds(limits.repeat),
                     *self._windows(),
                 ],
             )
@@ -160,8 +160,8 @@ class Codes:
             case b"new":
                 return Code(self._digits_of(fresh, address), now + limits.life, is_due=True)
             case b"instead":
-                return Code(self._digits_of(fresh, address), _moment(value, now), is_due=True)
-        return Code(self._digits_of(other, address), _moment(value, now), is_due=outcome == b"again")
+                return Code(self._digits_of(fresh, address), from_unix_milliseconds(value), is_due=True)
+        return Code(self._digits_of(other, address), from_unix_milliseconds(value), is_due=outcome == b"again")
 
     async def renew(self, challenge_id: UUID, address: str, requester: Requester) -> Code:
         """A new code, in place of the challenge's former one; the attempts spent stay spent.
@@ -175,15 +175,15 @@ class Codes:
         outcome, value = await self._renew(
             keys=[f"{prefix}{challenge_id}", *self._budgets(prefix, requester, who)],
             args=[
-                _milliseconds(now),
+                unix_milliseconds(now),
                 prefix,
                 who,
                 code,
                 self._digest(self._peppers[0], challenge_id, address, digits),
-                _milliseconds(now + limits.life),
-                _milliseconds(now + limits.challenge_life),
+                unix_milliseconds(now + limits.life),
+                unix_milliseconds(now + limits.challenge_life),
                 limits.attempts,
-                _milliseconds_of(limits.repeat),
+                milliseconds(limits.repeat),
                 *self._windows(),
             ],
         )
@@ -194,7 +194,7 @@ class Codes:
                 raise CodeAttemptsSpent
         if outcome == b"new":
             return Code(digits, now + limits.life, is_due=True)
-        return Code("", _moment(value, now), is_due=False)
+        return Code("", from_unix_milliseconds(value), is_due=False)
 
     @asynccontextmanager
     async def redeemed(self, challenge_id: UUID, address: str, digits: str) -> AsyncIterator[None]:
@@ -209,13 +209,13 @@ class Codes:
         outcome = await self._claim(
             keys=[challenge],
             args=[
-                _milliseconds(now),
+                unix_milliseconds(now),
                 prefix,
                 claim,
-                _milliseconds(now + _CLAIM),
+                unix_milliseconds(now + _CLAIM),
                 self._limits.attempts,
                 self._limits.attempts_a_day,
-                _milliseconds_of(_DAY),
+                milliseconds(_DAY),
                 *(self._digest(pepper, challenge_id, address, digits) for pepper in self._peppers),
             ],
         )
@@ -241,8 +241,8 @@ class Codes:
         return [f"{prefix}sent:{who}", f"{prefix}sent:{_KNOWN if requester.known else _UNKNOWN}"]
 
     def _windows(self) -> Iterator[int]:
-        yield from (_milliseconds_of(_HOUR), self._limits.an_hour, self._limits.an_hour_altogether)
-        yield from (_milliseconds_of(_DAY), self._limits.a_day, self._limits.a_day_altogether)
+        yield from (milliseconds(_HOUR), self._limits.an_hour, self._limits.an_hour_altogether)
+        yield from (milliseconds(_DAY), self._limits.a_day, self._limits.a_day_altogether)
 
     def _prefix(self, address: str) -> str:
         return f"codes:{{{self._named('address', address)}}}:{self._purpose}:"
@@ -267,15 +267,3 @@ class Codes:
 def plain_digits(typed: str) -> str:
     """What was typed, without what the contract lets stand between digits; digits of other scripts as ASCII ones."""
     return "".join(str(unicodedata.decimal(each)) for each in typed if each.isdecimal())
-
-
-def _milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
-
-
-def _milliseconds_of(duration: timedelta) -> int:
-    return int(duration.total_seconds() * 1000)
-
-
-def _moment(milliseconds: int, now: datetime) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, now.tzinfo)

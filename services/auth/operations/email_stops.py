@@ -6,7 +6,6 @@ it has the last word for some days, without a sign-in and over all changes that 
 
 from __future__ import annotations
 
-import base64
 import logging
 from dataclasses import replace
 from datetime import timedelta
@@ -17,6 +16,7 @@ from uuid_utils.compat import uuid7
 from kit.data.database import Database, Transaction
 from kit.events import outbox
 from kit.identity.caller import Origin
+from kit.runtime import base64url
 from kit.runtime.clock import Clock
 
 from .. import store
@@ -67,7 +67,7 @@ class EmailStops:
         now, profile = self._clock(), user.profile
         if await store.email_stops.mailed_since(tx, user.id, profile.email, now - _MAILED_EVERY):
             return
-        token = _PREFIX + base64.urlsafe_b64encode(self._random(_TOKEN_BYTES)).rstrip(b"=").decode()
+        token = _PREFIX + base64url.encode(self._random(_TOKEN_BYTES))
         stop = EmailChangeStop(uuid7(), user.id, profile.email, digest(token), now, now + self._life)
         await store.email_stops.insert(tx, stop)
         await outbox.add(tx, self._mails.email_change_begun(stop, token, profile.first_name), key=user.id)

@@ -6,7 +6,6 @@ Every replica reads them from the database; the private halves lie there sealed.
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import json
 import logging
@@ -29,6 +28,7 @@ from kit.identity.caller import Caller, Origin
 from kit.identity.revocations import RevocationKind
 from kit.identity.sealing import Seal, Unsealable
 from kit.identity.tokens import ACCESS_TOKEN_TYPE, JsonWebKey
+from kit.runtime import base64url
 from kit.runtime.clock import Clock
 from kit.runtime.loops import every
 
@@ -214,7 +214,7 @@ def _in_use(keys: Sequence[SigningKey]) -> tuple[SigningKey | None, SigningKey |
 def thumbprint(public_jwk: dict[str, str]) -> str:
     """RFC 7638: the required members in lexical order, without spaces."""
     required = {name: public_jwk[name] for name in ("crv", "kty", "x", "y")}
-    return _base64url(hashlib.sha256(json.dumps(required, separators=(",", ":")).encode()).digest())
+    return base64url.encode(hashlib.sha256(json.dumps(required, separators=(",", ":")).encode()).digest())
 
 
 def _generate(seal: Seal, state: KeyState, now: datetime) -> SigningKey:
@@ -223,8 +223,8 @@ def _generate(seal: Seal, state: KeyState, now: datetime) -> SigningKey:
     jwk = {
         "kty": "EC",
         "crv": "P-256",
-        "x": _base64url(numbers.x.to_bytes(_COORDINATE_BYTES)),
-        "y": _base64url(numbers.y.to_bytes(_COORDINATE_BYTES)),
+        "x": base64url.encode(numbers.x.to_bytes(_COORDINATE_BYTES)),
+        "y": base64url.encode(numbers.y.to_bytes(_COORDINATE_BYTES)),
         "use": "sig",
         "alg": "ES256",
     }
@@ -254,7 +254,3 @@ def _unsealed(seal: Seal, key: SigningKey) -> EllipticCurvePrivateKey:
 def _purpose(kid: str) -> str:
     """Binds the sealed half to its public one: swapped rows do not open."""
     return f"signing-key:{kid}"
-
-
-def _base64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()

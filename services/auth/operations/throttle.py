@@ -18,7 +18,7 @@ from datetime import timedelta
 
 from redis.asyncio import Redis
 
-from kit.runtime.clock import Clock
+from kit.runtime.clock import Clock, milliseconds, unix_milliseconds
 
 from ..errors import TooManySignIns
 from ..store.scripts import ADMIT_SIGN_IN, COUNT_FAILURE, FORGIVE_SIGN_IN, UNCOUNT_FAILURE
@@ -101,12 +101,12 @@ class SignInThrottle:
         )
 
     def _counters(self, bucket: str, ip: str | None) -> list[_Counter]:
-        limits, now = self._limits, int(self._clock().timestamp() * 1000)
-        waits = (now, limits.free_failures, _milliseconds(limits.longest_wait), _milliseconds(_FORGOTTEN_AFTER))
+        limits, now = self._limits, unix_milliseconds(self._clock())
+        waits = (now, limits.free_failures, milliseconds(limits.longest_wait), milliseconds(_FORGOTTEN_AFTER))
         counters = [_Counter(self._key("login", bucket), ADMIT_SIGN_IN, waits, FORGIVE_SIGN_IN)]
         if ip is not None:
             for name, most in ((network_of(ip), limits.per_network), ("everybody", limits.altogether)):
-                window = (now, _milliseconds(limits.window), most)
+                window = (now, milliseconds(limits.window), most)
                 counters.append(_Counter(self._key("network", name), COUNT_FAILURE, window, UNCOUNT_FAILURE))
         return counters
 
@@ -147,7 +147,3 @@ def network_of(ip: str) -> str:
         return str(address)
     mapped = address.ipv4_mapped
     return str(mapped or ipaddress.ip_network((address, 64), strict=False))
-
-
-def _milliseconds(duration: timedelta) -> int:
-    return int(duration.total_seconds() * 1000)

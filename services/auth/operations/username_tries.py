@@ -10,7 +10,7 @@ from uuid import UUID
 
 from redis.asyncio import Redis
 
-from kit.runtime.clock import Clock
+from kit.runtime.clock import Clock, milliseconds, unix_milliseconds
 
 from ..errors import TooManyUsernameChanges
 from ..store.scripts import COUNT_FAILURE, UNCOUNT_FAILURE
@@ -47,8 +47,8 @@ class UsernameTries:
             raise
 
     async def _count(self, key: str, most: int) -> None:
-        now = int(self._clock().timestamp() * 1000)
-        window = _WINDOW // timedelta(milliseconds=1)
+        now = unix_milliseconds(self._clock())
+        window = milliseconds(_WINDOW)
         wait = int(await self._redis.eval(COUNT_FAILURE, 1, key, str(now), str(window), str(most)))
         if wait:
             raise TooManyUsernameChanges(retry_after=timedelta(milliseconds=wait))

@@ -15,6 +15,8 @@ from uuid import UUID
 
 from redis.asyncio import Redis
 
+from kit.runtime.clock import milliseconds
+
 from ..model import START, Position
 
 KEPT = timedelta(hours=24)
@@ -119,7 +121,7 @@ class Progress:
         """
         answer = await self._append(
             keys=[_key(story_id)],
-            args=[position.attempt, position.offset, kind, text, int(KEPT.total_seconds() * 1000), title],
+            args=[position.attempt, position.offset, kind, text, milliseconds(KEPT), title],
         )
         if answer == 0:
             raise Overtaken
@@ -132,7 +134,9 @@ class Progress:
 
     async def wait(self, story_id: UUID, after: Position, seconds: float) -> list[Entry]:
         """Like `read`, but waits for the first entry up to `seconds`; empty when none came."""
-        answer = await self._redis.xread({_key(story_id): str(after)}, count=_PAGE, block=max(int(seconds * 1000), 1))
+        answer = await self._redis.xread(
+            {_key(story_id): str(after)}, count=_PAGE, block=max(milliseconds(timedelta(seconds=seconds)), 1)
+        )
         return [entry for _, raw in cast("_Streams", answer or []) for entry in _entries(raw)]
 
     async def erase(self, story_ids: Sequence[UUID]) -> None:
@@ -164,7 +168,7 @@ class Progress:
     async def _end(self, story_id: UUID, attempt: int, *, forget: bool, client: Redis | None = None) -> None:
         await self._stop(
             keys=[_key(story_id)],
-            args=[attempt, int(KEPT.total_seconds() * 1000), int(forget), INTERRUPTIONS, str(story_id)],
+            args=[attempt, milliseconds(KEPT), int(forget), INTERRUPTIONS, str(story_id)],
             client=client,
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from kit.errors import SessionRevoked, Unauthenticated, Unavailable
 from kit.identity.caller import Role
 from kit.identity.revocations import Revocation, RevocationKind
 from kit.identity.tokens import AccessTokens, JsonWebKey, KeySet, ServiceTokens
+from kit.runtime import base64url
 from kit.runtime.clock import system_clock
 from tests.identity import AUDIENCE, ISSUER, MESH_KEY, Issuer, nothing_revoked
 from tests.waiting import until
@@ -114,7 +114,7 @@ def sign(issuer: Issuer, clock: FakeClock) -> Sign:
 
 
 def encoded(part: object) -> str:
-    return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+    return base64url.encode(json.dumps(part).encode())
 
 
 async def test_a_good_token_names_its_person_session_role_and_key(tokens: AccessTokens, sign: Sign) -> None:
@@ -259,7 +259,7 @@ async def test_the_public_key_is_no_shared_secret(tokens: AccessTokens, sign: Si
         signature = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256).sign(
             f"{header}.{claims}".encode(), secret
         )
-        forged = f"{header}.{claims}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
+        forged = f"{header}.{claims}.{base64url.encode(signature)}"
         with pytest.raises(Unauthenticated):
             await tokens.verify(forged)
 
@@ -295,8 +295,8 @@ async def test_a_key_id_that_is_no_text_is_refused_without_a_fetch(
         f"{encoded([])}.e30.x",
         f"{encoded('text')}.e30.x",
         f"{encoded(None)}.e30.x",
-        base64.urlsafe_b64encode(b"[" * 5000).decode().rstrip("=") + ".e30.x",
-        base64.urlsafe_b64encode(b'{"a":' * 5000).decode().rstrip("=") + ".e30.x",
+        base64url.encode(b"[" * 5000) + ".e30.x",
+        base64url.encode(b'{"a":' * 5000) + ".e30.x",
         "e30." * 500,
     ],
     ids=lambda text: text[:12],
