@@ -20,14 +20,33 @@ LAST_PORT = PORTS_IN_A_MESH - 10
 """The ports from it on are kept for what stands beside a mesh, such as a second edge of a test."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*")
+_TAKEN = {
+    "edge",
+    "envoy",
+    "jaeger",
+    "keys",
+    "mail",
+    "mailpit",
+    "none",
+    "postgres",
+    "prometheus",
+    "public",
+    "redis",
+    "supervisor",
+}
 
 
 @functools.cache
 def manifests() -> Mapping[str, Manifest]:
     """Every service's manifest, in the order of SERVICES. Raises ManifestError."""
-    found = {name: _manifest(name) for name in SERVICES}
-    for fault in _repeated_names(SERVICES):
-        raise ManifestError(fault)
+    return read(SERVICES)
+
+
+def read(services: tuple[str, ...]) -> Mapping[str, Manifest]:
+    """The manifests of these services. Raises ManifestError."""
+    for fault in _misnamed(services):
+        raise ManifestError(f"mesh/services.py: {fault}")
+    found = {name: _manifest(name) for name in services}
     check(found)
     return found
 
@@ -45,8 +64,6 @@ def check(found: Mapping[str, Manifest]) -> None:
 
 
 def _manifest(service: str) -> Manifest:
-    if not _NAME.fullmatch(service):
-        raise ManifestError(f"mesh/services.py: {service!r} is not of the form {_NAME.pattern}")
     try:
         module = importlib.import_module(f"services.{service}.manifest")
     except ModuleNotFoundError as error:
@@ -59,8 +76,14 @@ def _manifest(service: str) -> Manifest:
     return manifest
 
 
-def _repeated_names(names: tuple[str, ...]) -> Iterable[str]:
-    return (f"mesh/services.py: {name} stands there twice" for name in names if names.count(name) > 1)
+def _misnamed(services: tuple[str, ...]) -> Iterable[str]:
+    for name in services:
+        if not _NAME.fullmatch(name):
+            yield f"{name!r} is not of the form {_NAME.pattern}"
+        if name in _TAKEN:
+            yield f"{name} is the name of something else that runs in a mesh, or that Postgres keeps for itself"
+        if services.count(name) > 1:
+            yield f"{name} stands there twice"
 
 
 def _faults(found: Mapping[str, Manifest]) -> Iterable[str]:

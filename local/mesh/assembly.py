@@ -30,6 +30,12 @@ def assemble(layout: Layout, only: Collection[str] = ()) -> Mesh:
         *services.components(layout, writer),
         envoy.component(layout),
     ]
+    for component in components:
+        if missing := set(component.needs) - {other.name for other in components}:
+            raise LocalError(
+                f"{component.name} needs {', '.join(sorted(missing))}, which the runner does not know: "
+                "see `needs` in its service's manifest.py."
+            )
     if only:
         unknown = set(only) - {component.name for component in components}
         if unknown:

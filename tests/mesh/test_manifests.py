@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mesh.catalog import callees, check, manifests
+from mesh.catalog import callees, check, manifests, read
 from mesh.manifest import ERASURE, EVERY_SERVICE, INBOX, OUTBOX, Manifest, ManifestError
 
 TAKER: dict[str, Any] = {"database": True, "workers": 1, "kit_tables": (INBOX,)}
@@ -59,6 +59,20 @@ def test_a_manifest_that_contradicts_itself_is_refused(wrong: dict[str, Any], se
 def test_manifests_that_contradict_one_another_are_refused(toy: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ManifestError, match=sentence):
         check({**manifests(), "toy": Manifest(**{"port": 180, **toy})})
+
+
+@pytest.mark.parametrize(
+    ("services", "sentence"),
+    [
+        (("auth", "story", "auth"), "mesh/services.py: auth stands there twice"),
+        (("auth", "Story"), "mesh/services.py: 'Story' is not of the form"),
+        (("auth", "redis"), "mesh/services.py: redis is the name of something else"),
+        (("auth", "nobody"), "services/nobody/manifest.py: No module named 'services.nobody'"),
+    ],
+)
+def test_a_list_of_services_that_cannot_be_is_refused(services: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(ManifestError, match=sentence):
+        read(services)
 
 
 def test_two_services_have_no_inbox_of_one_name() -> None:
