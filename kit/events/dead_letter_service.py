@@ -22,8 +22,6 @@ from .dead_letter_model import Administrator, DeadLetter, DeadLetterDecision, De
 
 Context = ServicerContext[Any, Any]
 
-SERVICE = pb.DESCRIPTOR.services_by_name["DeadLetterService"].full_name
-
 SETTLEMENTS: Mapping[Settlement, pb.Settlement.ValueType] = {
     Settlement.REPLAYED: pb.SETTLEMENT_REPLAYED,
     Settlement.DISCARDED: pb.SETTLEMENT_DISCARDED,

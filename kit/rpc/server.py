@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -22,7 +24,11 @@ from .interceptor import MeshInterceptor
 
 log = logging.getLogger(__name__)
 
-AddToServer = Callable[[grpc.aio.Server], None]
+S = TypeVar("S")
+
+AddToServer = Callable[[S, grpc.aio.Server], None]
+"""A generated `add_<Service>Servicer_to_server`."""
+
 Background = Callable[[asyncio.Event], Awaitable[None]]
 """A task that runs until the event is set, and ends by itself soon after."""
 
@@ -50,7 +56,8 @@ class Server:
         self._optional = optional or {}
         self._check_every_seconds = check_every_seconds
         self._check_seconds = check_seconds
-        self._servicers: dict[str, AddToServer] = {}
+        self._servicers: dict[str, Callable[[grpc.aio.Server], None]] = {}
+        self._foreign: dict[str, Callable[[grpc.aio.Server], None]] = {}
         self._background: list[Background] = []
         self.metrics = Metrics()
         """Read at STORYMESH_METRICS_LISTEN while the server runs."""
@@ -59,9 +66,13 @@ class Server:
         self.address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Host and port, once calls are answered; tells the port that port 0 became."""
 
-    def add(self, service: str, add_to_server: AddToServer) -> None:
-        """A service whose methods carry policies, by its full name."""
-        self._servicers[service] = add_to_server
+    def add(self, add_to_server: AddToServer[S], servicer: S) -> None:
+        """A service of ours, whose methods carry policies."""
+        self._servicers[_full_name(add_to_server, servicer)] = partial(add_to_server, servicer)
+
+    def add_foreign(self, add_to_server: AddToServer[S], servicer: S) -> None:
+        """A foreign contract without policies (Envoy's), to be reached on an internal network only."""
+        self._foreign[_full_name(add_to_server, servicer)] = partial(add_to_server, servicer)
 
     def background(self, task: Background) -> None:
         """Runs beside the server. When it raises, the whole process ends, for a supervisor to restart."""
@@ -71,14 +82,9 @@ class Server:
         self,
         access_tokens: AccessTokens | None = None,
         service_tokens: ServiceTokens | None = None,
-        *,
-        open_services: Mapping[str, AddToServer] | None = None,
     ) -> None:
-        """`open_services` are foreign contracts without policies (Envoy's), to be reached on an internal network only.
-
-        Raises OSError when an address is taken.
-        """
-        server, health = self._build(access_tokens, service_tokens, open_services or {})
+        """Raises OSError when an address is taken, ValueError when a service of ours has no tokens to know its callers by."""
+        server, health = self._build(access_tokens, service_tokens)
         async with self.metrics.exposed(self._settings.metrics_listen):
             await self._serve(server, health)
 
@@ -125,15 +131,12 @@ class Server:
             watch.cancel()
 
     def _build(
-        self,
-        access_tokens: AccessTokens | None,
-        service_tokens: ServiceTokens | None,
-        open_services: Mapping[str, AddToServer],
+        self, access_tokens: AccessTokens | None, service_tokens: ServiceTokens | None
     ) -> tuple[grpc.aio.Server, Health]:
         interceptors: list[grpc.aio.ServerInterceptor] = []
-        if open_services:
+        if self._foreign:
             # Only these: our own services' calls are traced by the interceptor below, and probes would drown the rest.
-            traced = filters.any_of(*[filters.service_name(name) for name in open_services])
+            traced = filters.any_of(*[filters.service_name(name) for name in self._foreign])
             interceptors.append(aio_server_interceptor(filter_=traced))  # type: ignore[no-untyped-call]
         if self._servicers:
             if access_tokens is None or service_tokens is None:
@@ -158,7 +161,7 @@ class Server:
                 ("grpc.http2.max_ping_strikes", 0),
             ],
         )
-        everything = {**self._servicers, **open_services}
+        everything = {**self._servicers, **self._foreign}
         for add_to_server in everything.values():
             add_to_server(server)
         health = Health(
@@ -178,6 +181,28 @@ class Server:
                 "end that process or set STORYMESH_LISTEN"
             ) from None
         return server, health
+
+
+class _Registrations:
+    """Takes the place of a server, to learn which service a generated function adds."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        self.names.update(each.service_name() for each in handlers if isinstance(each, grpc.ServiceRpcHandler))
+
+    def add_registered_method_handlers(
+        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        self.names.add(service)
+
+
+def _full_name(add_to_server: AddToServer[S], servicer: S) -> str:
+    registrations = _Registrations()
+    add_to_server(servicer, registrations)  # type: ignore[arg-type]  # has all that the generated functions use
+    (name,) = registrations.names
+    return name
 
 
 async def _finish(tasks: Sequence[asyncio.Future[None]], seconds: float) -> None:

@@ -27,9 +27,11 @@ from storymesh.auth.v1 import (
 
 from kit.identity.caller import Caller, Role, caller_of, origin_of
 from kit.identity.revocations import Revocation, RevocationKind
+from kit.rpc.server import Server
 from kit.rpc.timestamps import set_time
 
 from .model import CodeAnswer, OwnProof, Profile, ProfileChange, Session, Tokens, User
+from .operations import Operations
 from .operations.accounts import Accounts
 from .operations.email_changes import EmailChanges
 from .operations.email_stops import EmailStops
@@ -44,6 +46,19 @@ from .operations.sign_in import CodeSignIn, PasswordSignIn, device_of
 Context = ServicerContext[Any, Any]
 
 _ROLES = {Role.USER: user_pb2.ROLE_USER, Role.ADMIN: user_pb2.ROLE_ADMIN}
+
+
+def add_servicers(server: Server, ops: Operations) -> None:
+    """Everything that the service answers."""
+    registration = RegistrationServicer(ops.registrations, ops.pace)
+    server.add(registration_service_pb2_grpc.add_RegistrationServiceServicer_to_server, registration)
+    session = SessionServicer(ops.sessions, ops.password_sign_in, ops.code_sign_in, ops.pace)
+    server.add(session_service_pb2_grpc.add_SessionServiceServicer_to_server, session)
+    account = AccountServicer(ops.accounts, ops.password_changes, ops.email_changes, ops.email_stops, ops.pace)
+    server.add(account_service_pb2_grpc.add_AccountServiceServicer_to_server, account)
+    server.add(directory_service_pb2_grpc.add_DirectoryServiceServicer_to_server, DirectoryServicer(ops.accounts))
+    server.add(revocation_service_pb2_grpc.add_RevocationServiceServicer_to_server, RevocationServicer(ops.feed))
+    server.add(key_service_pb2_grpc.add_KeyServiceServicer_to_server, KeyServicer(ops.keys, ops.key_rotation))
 
 
 class RegistrationServicer(registration_service_pb2_grpc.RegistrationServiceServicer):

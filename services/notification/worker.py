@@ -13,15 +13,18 @@ from storymesh.events.v1 import auth_events_pb2, story_events_pb2
 from kit.data.database import Transaction
 from kit.events import erasure
 from kit.events.envelope import Event, Undecodable, time_in, uuid_in
-from kit.events.inbox import Handler, Permanent
+from kit.events.inbox import Handler, Inbox, Permanent, backoff_seconds
+from kit.events.inbox_stream import InboxTuning
 from kit.identity.sealing import Seal, Unsealable
+from kit.rpc.resources import Resources
 from kit.runtime.clock import Clock
 
+from .config import NotificationWorkerSettings
 from .model import Letter, NotificationType, Recipient, Template, texts
-from .operations.erasing import Erasing
-from .operations.mailing import Mailing
-from .operations.notifications import Notifier
+from .operations import WorkerOperations
 from .peers import Accounts
+
+_TUNING = InboxTuning()
 
 SEAL_PURPOSE = auth_events_pb2.CodeMail.DESCRIPTOR.full_name
 ADDRESS_SEAL_PURPOSE = auth_events_pb2.AddressMail.DESCRIPTOR.full_name
@@ -59,20 +62,10 @@ M = TypeVar("M", bound=Message)
 class Worker:
     """Repeats are harmless: notifications are recorded by event, and so are mails."""
 
-    def __init__(
-        self,
-        mailing: Mailing,
-        notifier: Notifier,
-        accounts: Accounts,
-        seal: Seal,
-        clock: Clock,
-        *,
-        erasing: Erasing,
-        public_url: str,
-    ) -> None:
-        self._mailing = mailing
-        self._notifier = notifier
-        self._erasing = erasing
+    def __init__(self, ops: WorkerOperations, accounts: Accounts, seal: Seal, clock: Clock, *, public_url: str) -> None:
+        self._mailing = ops.mailing
+        self._notifier = ops.notifier
+        self._erasing = ops.erasing
         self._accounts = accounts
         self._seal = seal
         self._clock = clock
@@ -246,6 +239,33 @@ class Worker:
             raise Permanent(
                 "the sealed mail cannot be opened; do auth and notification have the same seal key?"
             ) from None
+
+
+def inbox(
+    settings: NotificationWorkerSettings,
+    resources: Resources,
+    ops: WorkerOperations,
+    accounts: Accounts,
+    *,
+    backoff: Callable[[int], float] = backoff_seconds,
+    tuning: InboxTuning = _TUNING,
+) -> Inbox:
+    """`backoff` gives the pause in seconds after so many failures of an event."""
+    seal = Seal(settings.seal_key.get_secret_value())
+    worker = Worker(ops, accounts, seal, resources.clock, public_url=settings.public_url)
+    return Inbox(
+        resources.db,
+        resources.redis,
+        "notification",
+        worker.handlers(),
+        lease_seconds=settings.lease_seconds,
+        concurrency=settings.mail_concurrency,
+        max_failures=settings.max_failures,
+        backoff=backoff,
+        forgotten=forgotten,
+        records_events=True,
+        tuning=tuning,
+    )
 
 
 async def forgotten(tx: Transaction, event: Event) -> bool:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from grpc.aio import Channel
 from storymesh.ops.v1 import dead_letter_service_pb2 as pb
 from storymesh.ops.v1.dead_letter_service_pb2_grpc import DeadLetterServiceStub
 
-from kit.events.dead_letter_model import Administrator, DeadLetter, DeadLetterPage, Settlement
+from kit.events.dead_letter_model import Administrator, DeadLetter, DeadLetterPage, DeadLetterStore, Settlement
 from kit.events.dead_letter_service import from_proto
 from kit.rpc.channels import in_the_name_of
+from kit.rpc.resources import Resources
+
+from .config import KEEPERS
+
+
+def dead_letter_stores(resources: Resources) -> Mapping[str, DeadLetterStore]:
+    """The dead letters of every service that keeps any, by its name."""
+    return {name: ServiceDeadLetters(resources.channel(name)) for name in KEEPERS}
 
 
 class ServiceDeadLetters:

@@ -2,32 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 from storymesh.events.v1 import auth_events_pb2
 from storymesh.events.v1 import story_events_pb2 as events
 
 from kit.events.envelope import Event, uuid_in
-from kit.events.inbox import Handler
+from kit.events.inbox import Handler, Inbox
+from kit.rpc.resources import Resources
+from kit.runtime.process import Misconfigured
 
+from .adapters.writers import Writer, WriterRefused, build_writer
+from .config import StoryWorkerSettings
 from .operations.erasing import Erasing
 from .operations.writing import Writing
 
+_ERASED_AT_A_TIME = 2
 
-def handlers(writing: Writing) -> Mapping[str, Handler]:
-    """By the full name of the event's message."""
+
+@asynccontextmanager
+async def warm_writer(settings: StoryWorkerSettings) -> AsyncIterator[Writer]:
+    """The writer, ready to write. Raises Misconfigured when no story could ever come of it."""
+    try:
+        writer = build_writer(
+            settings.writer,
+            pace_seconds=settings.composer_pace,
+            model_path=settings.model_path,
+            parallel=settings.writer_concurrency,
+            openai_base_url=settings.openai_base_url,
+            openai_api_key=settings.openai_api_key.get_secret_value(),
+            openai_model=settings.openai_model,
+        )
+    except WriterRefused as refused:
+        raise Misconfigured(refused) from None
+    try:
+        try:
+            await writer.warm_up()
+        except WriterRefused as refused:
+            raise Misconfigured(refused) from None
+        yield writer
+    finally:
+        await writer.aclose()
+
+
+def stories_inbox(settings: StoryWorkerSettings, resources: Resources, writing: Writing) -> Inbox:
+    """The inbox of the stories to write."""
 
     async def write(event: Event) -> None:
         # No record in processed_events: the attempt's guarded updates already make a repeat harmless.
         await writing.write(uuid_in(event.decode(events.StoryRequested), "story_id"))
 
-    return {events.StoryRequested.DESCRIPTOR.full_name: write}
+    handlers = {events.StoryRequested.DESCRIPTOR.full_name: write}
+    return _inbox(settings, resources, "story", handlers, concurrency=settings.writer_concurrency)
 
 
-def account_handlers(erasing: Erasing) -> Mapping[str, Handler]:
-    """Those of the inbox that the stories do not hold up."""
+def accounts_inbox(settings: StoryWorkerSettings, resources: Resources, erasing: Erasing) -> Inbox:
+    """The inbox that no story holds up."""
 
     async def erase(event: Event) -> None:
         await erasing.erase(uuid_in(event.decode(auth_events_pb2.UserDeleted), "user_id"))
 
-    return {auth_events_pb2.UserDeleted.DESCRIPTOR.full_name: erase}
+    handlers = {auth_events_pb2.UserDeleted.DESCRIPTOR.full_name: erase}
+    return _inbox(settings, resources, "story-accounts", handlers, concurrency=_ERASED_AT_A_TIME)
+
+
+def _inbox(
+    settings: StoryWorkerSettings, resources: Resources, name: str, handlers: Mapping[str, Handler], *, concurrency: int
+) -> Inbox:
+    return Inbox(
+        resources.db,
+        resources.redis,
+        name,
+        handlers,
+        lease_seconds=settings.lease_seconds,
+        concurrency=concurrency,
+        max_failures=settings.max_failures,
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -33,14 +32,11 @@ from kit.data.database import Database
 from kit.events import outbox
 from kit.identity.caller import Role
 from kit.identity.sealing import Seal
-from kit.identity.tokens import AccessTokens, KeySet
-from kit.rpc.server import Server
-from services.auth.__main__ import add_services
-from services.auth.composition import Operations, hashing, operations
+from kit.identity.tokens import KeySet
+from kit.rpc.resources import Resources
+from services.auth.__main__ import api
 from services.auth.config import AuthSettings
-from services.auth.operations.accounts import Roles
-from services.auth.operations.audit import Audit
-from services.auth.operations.endings import Endings
+from services.auth.operations import Operations, hashing, operations, roles
 from services.auth.operations.passwords import Passwords
 from services.auth.tables import audit_entries
 from tests.conftest import empty
@@ -96,6 +92,7 @@ class AuthWorld:
     """The service's operations and its API."""
 
     settings: AuthSettings
+    resources: Resources
     db: Database
     redis: Redis
     clock: FakeClock
@@ -267,14 +264,10 @@ class AuthWorld:
         return await self.sign_in(email)
 
     async def grant_admin(self, email: str) -> None:
-        await self._roles().set(email, Role.ADMIN)
+        await roles(self.settings, self.resources).set(email, Role.ADMIN)
 
     async def withdraw_admin(self, email: str) -> None:
-        await self._roles().set(email, Role.USER)
-
-    def _roles(self) -> Roles:
-        endings = Endings(self.clock, token_life=timedelta(seconds=self.settings.access_token_seconds))
-        return Roles(self.db, endings, Audit(self.db, self.clock))
+        await roles(self.settings, self.resources).set(email, Role.USER)
 
     async def waits_for_a_lock(self) -> bool:
         """Whether some transaction waits for another."""
@@ -342,21 +335,12 @@ async def make_world(
                 }
             )
             passwords = await hashing_as(settings)
-            ops = operations(settings, db, db, redis, passwords, clock=clock, random=secrets.token_bytes)
+            resources = Resources("auth", settings, clock=clock, db=db, redis=redis)
+            ops = operations(settings, await closing.enter_async_context(resources), passwords)
             await ops.keys.load()
-            server = Server(
-                settings, required={"postgres": db.check, "revocation_snapshot": ops.revocations.check_known}
-            )
-            add_services(server, ops)
-            server.background(ops.feed.run)
-            tokens = AccessTokens(
-                KeySet(ops.keys.load, clock),
-                ops.revocations,
-                issuer=settings.token_issuer,
-                audience=settings.token_audience,
-                clock=clock,
-            )
-            running = asyncio.create_task(server.run(tokens, service_tokens("auth")))
+            server = api(resources, ops)
+            access_tokens = resources.access_tokens_of(KeySet(ops.keys.load, clock))
+            running = asyncio.create_task(server.run(access_tokens, service_tokens("auth")))
 
             async def stop() -> None:
                 server.stopping.set()
@@ -366,6 +350,7 @@ async def make_world(
             channel = await closing.enter_async_context(grpc.aio.insecure_channel(await server.address))
             return AuthWorld(
                 settings,
+                resources,
                 db,
                 redis,
                 clock,

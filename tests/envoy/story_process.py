@@ -53,7 +53,8 @@ async def serve(name: str, listen: str = "127.0.0.1:0") -> None:
     server = Server(ServiceSettings(listen=listen, mesh_key=MESH_KEY, drain_seconds=5), required={})
     stories = Stories(name, server.stopping)  # type: ignore[abstract]  # what no test calls is UNIMPLEMENTED
     server.address.add_done_callback(lambda address: print(address.result(), flush=True))
-    await server.run(open_services={SERVICE: lambda to: story_grpc.add_StoryServiceServicer_to_server(stories, to)})
+    server.add_foreign(story_grpc.add_StoryServiceServicer_to_server, stories)
+    await server.run()
 
 
 if __name__ == "__main__":

@@ -129,4 +129,4 @@ class DeskStub:
 
 
 def add(server: Server, desk: Desk) -> None:
-    server.add(NAME, desk.add_to)
+    server.add(Desk.add_to, desk)

@@ -24,21 +24,18 @@ from storymesh.events.v1 import auth_events_pb2, story_events_pb2
 from kit.data.database import Database
 from kit.events.dead_letter_store import dead_letters
 from kit.events.envelope import Event
-from kit.events.inbox import Inbox
 from kit.events.inbox_stream import InboxTuning, delayed_of, stream_of
 from kit.identity.sealing import Seal
-from kit.rpc import channels
-from kit.runtime.clock import system_clock
+from kit.rpc.resources import Resources
 from local.harness import Servers
-from services.notification.adapters.smtp import Smtp
-from services.notification.operations.erasing import Erasing
-from services.notification.operations.mailing import Mailing
-from services.notification.operations.notifications import Notifier
+from services.notification import worker
+from services.notification.config import NotificationWorkerSettings
+from services.notification.operations import worker_operations
 from services.notification.peers import Accounts
 from services.notification.tables import mails, notifications
-from services.notification.worker import ADDRESS_SEAL_PURPOSE, SEAL_PURPOSE, Worker, forgotten
+from services.notification.worker import ADDRESS_SEAL_PURPOSE, SEAL_PURPOSE
 from tests.conftest import empty
-from tests.identity import service_tokens
+from tests.identity import MESH_KEY
 from tests.notification.directory import Directory, serving
 from tests.waiting import until
 
@@ -115,6 +112,7 @@ class Told:
     """The worker's world."""
 
     db: Database
+    database_url: str
     redis: Redis
     accounts: Directory
     address: str
@@ -123,43 +121,36 @@ class Told:
     smtp_seconds: float = 10.0
     max_failures: int = 3
 
+    def settings(self) -> NotificationWorkerSettings:
+        return NotificationWorkerSettings(
+            database_url=self.database_url,
+            auth_target=self.address,
+            mesh_key=MESH_KEY,
+            seal_key=SEAL_KEY,
+            smtp_port=self.smtp_port,
+            smtp_seconds=self.smtp_seconds,
+            mail_from=SENDER,
+            public_url="https://stories.example/",
+            lease_seconds=10,
+            max_failures=self.max_failures,
+        )
+
     async def send(self, *events: Event) -> None:
         for each in events:
             await self.redis.xadd(STREAM, {"event": each.to_bytes()})
 
     @asynccontextmanager
-    async def working(self, *, cut_off: bool = False) -> AsyncIterator[Worker]:
+    async def working(self, *, cut_off: bool = False) -> AsyncIterator[None]:
         """A worker at work. It ends in order, or in the middle of what it is at when `cut_off`."""
         stopping = asyncio.Event()
-        async with channels.connect(self.address, "auth", service_tokens("notification")) as auth:
-            smtp = Smtp(
-                "127.0.0.1", self.smtp_port, username="", password="", start_tls=False, seconds=self.smtp_seconds
-            )
-            worker = Worker(
-                Mailing(self.db, smtp, system_clock, sender=SENDER),
-                Notifier(self.db, system_clock),
-                Accounts(auth),
-                SEAL,
-                system_clock,
-                erasing=Erasing(self.db),
-                public_url="https://stories.example/",
-            )
-            inbox = Inbox(
-                self.db,
-                self.redis,
-                "notification",
-                worker.handlers(),
-                lease_seconds=10,
-                concurrency=4,
-                max_failures=self.max_failures,
-                backoff=lambda _: 0.0,
-                forgotten=forgotten,
-                # An inbox that is stopped ends after its waiting read.
-                tuning=InboxTuning(block_seconds=0.05),
-            )
+        async with Resources("notification", self.settings(), db=self.db, redis=self.redis) as resources:
+            ops, accounts = worker_operations(self.settings(), resources), Accounts(resources.channel("auth"))
+            # An inbox that is stopped ends after its waiting read.
+            tuning = InboxTuning(block_seconds=0.05)
+            inbox = worker.inbox(self.settings(), resources, ops, accounts, backoff=lambda _: 0.0, tuning=tuning)
             running = asyncio.create_task(inbox.run(stopping))
             try:
-                yield worker
+                yield
             finally:
                 stopping.set()
                 if cut_off:
@@ -202,11 +193,15 @@ async def accounts() -> AsyncIterator[tuple[Directory, str]]:
 
 @pytest.fixture
 async def told(
-    database_of: Callable[[str], Database], redis: Redis, servers: Servers, accounts: tuple[Directory, str]
+    database_of: Callable[[str], Database],
+    migrated: Callable[[str], str],
+    redis: Redis,
+    servers: Servers,
+    accounts: tuple[Directory, str],
 ) -> Told:
     db = database_of("notification")
     await empty(db)
     for path in servers.mail_dir.glob("*.eml"):
         path.unlink()
     directory, address = accounts
-    return Told(db, redis, directory, address, servers.smtp_port, Mailbox(servers.mail_dir))
+    return Told(db, migrated("notification"), redis, directory, address, servers.smtp_port, Mailbox(servers.mail_dir))

@@ -51,7 +51,7 @@ async def serving(accounts: Directory, address: str = "127.0.0.1:0") -> AsyncIte
         listen=address, mesh_key="bW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW0=", drain_seconds=0.1
     )
     server = Server(settings, required={})
-    server.add(NAME, lambda to: directory.add_DirectoryServiceServicer_to_server(accounts, to))
+    server.add(directory.add_DirectoryServiceServicer_to_server, accounts)
     running = asyncio.create_task(server.run(Issuer().access_tokens(), service_tokens("auth")))
     yield await server.address
     server.stopping.set()

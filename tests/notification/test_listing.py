@@ -14,24 +14,18 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 from storymesh.notification.v1.notification_pb2 import NOTIFICATION_TYPE_STORY_READY, NOTIFICATION_TYPE_WELCOME
 from storymesh.notification.v1.notification_service_pb2 import ListNotificationsRequest
-from storymesh.notification.v1.notification_service_pb2_grpc import (
-    NotificationServiceStub,
-    add_NotificationServiceServicer_to_server,
-)
+from storymesh.notification.v1.notification_service_pb2_grpc import NotificationServiceStub
 from uuid_utils.compat import uuid7
 
 from kit.data.database import Database
-from kit.data.paging import Pages
-from kit.identity.signing import Signer
-from kit.rpc.server import Server
+from kit.rpc.resources import Resources
 from services.notification import store
-from services.notification.__main__ import SERVICE
+from services.notification.__main__ import api as build_api
 from services.notification.config import NotificationSettings
 from services.notification.model import Notification, NotificationType
-from services.notification.operations.notifications import Notifications
-from services.notification.servicer import NotificationServicer
+from services.notification.operations import operations
 from tests.conftest import empty
-from tests.identity import Issuer, bearer, service_tokens
+from tests.identity import Issuer, bearer
 from tests.statuses import raises_status, violated_fields
 
 if TYPE_CHECKING:
@@ -84,14 +78,13 @@ async def api(database_of: Callable[[str], Database], migrated: Callable[[str], 
         listen="127.0.0.1:0", database_url=migrated("notification"), mesh_key=KEY, cursor_key=KEY, drain_seconds=1
     )
     issuer = Issuer()
-    server = Server(settings, required={"postgres": db.check})
-    servicer = NotificationServicer(Notifications(db, Pages(Signer(b"c" * 32))))
-    server.add(SERVICE, lambda to: add_NotificationServiceServicer_to_server(servicer, to))
-    running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens("notification")))
-    async with grpc.aio.insecure_channel(await server.address) as channel:
-        yield Api(db, NotificationServiceStub(channel), issuer)
-    server.stopping.set()
-    await running
+    async with Resources("notification", settings, db=db, revocations=issuer.revocations) as resources:
+        server = build_api(settings, resources, operations(settings, resources))
+        running = asyncio.create_task(server.run(issuer.access_tokens(), resources.service_tokens))
+        async with grpc.aio.insecure_channel(await server.address) as channel:
+            yield Api(db, NotificationServiceStub(channel), issuer)
+        server.stopping.set()
+        await running
 
 
 async def test_the_newest_comes_first_and_pages_follow_without_gap_or_repeat(api: Api) -> None:

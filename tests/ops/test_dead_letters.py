@@ -24,23 +24,24 @@ from storymesh.ops.v1.dead_letter_service_pb2_grpc import (
 
 from kit.data.database import Database
 from kit.errors import InvalidArgument, Violation
-from kit.events import dead_letter_service, dead_letter_store
+from kit.events import dead_letter_store
 from kit.events.dead_letter_model import DeadLetterStore
 from kit.events.dead_letter_service import DeadLetterServicer
 from kit.events.dead_letters import DeadLetters
 from kit.events.envelope import Event
 from kit.identity.revocations import Revocation, RevocationKind
 from kit.identity.signing import Signer
-from kit.rpc import channels
+from kit.rpc.resources import Resources
 from kit.rpc.server import Server
 from kit.runtime.settings import ServiceSettings
 from mesh.catalog import manifests
 from mesh.manifest import INBOX
+from services.ops.__main__ import api
 from services.ops.config import KEEPERS, SETTINGS
-from services.ops.operations.dead_letters import DeadLetterAggregator
-from services.ops.peers import ServiceDeadLetters
+from services.ops.operations import operations
+from services.ops.peers import dead_letter_stores
 from tests.conftest import empty
-from tests.identity import Issuer, bearer, service_tokens
+from tests.identity import MESH_KEY, Issuer, bearer, service_tokens
 from tests.statuses import detail, raises_status, violated_fields
 from tests.waiting import until
 
@@ -86,7 +87,7 @@ class Ops:
 async def serving(name: str, store: DeadLetterStore, issuer: Issuer) -> AsyncIterator[tuple[Server, str]]:
     server = Server(ServiceSettings(listen="127.0.0.1:0", mesh_key=KEY, drain_seconds=1), required={})
     servicer = DeadLetterServicer(store)
-    server.add(dead_letter_service.SERVICE, lambda to: add_DeadLetterServiceServicer_to_server(servicer, to))
+    server.add(add_DeadLetterServiceServicer_to_server, servicer)
     running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens(name)))
     try:
         yield server, await server.address
@@ -106,16 +107,24 @@ async def ops(database_of: Callable[[str], Database]) -> AsyncIterator[Ops]:
     async with (
         serving("story", DeadLetters(theirs, "story", Signer(b"s" * 32)), story_issuer) as (story_server, storys),
         serving("notification", DeadLetters(own, "notification", Signer(b"n" * 32)), issuer) as (_, notifications),
-        channels.connect(storys, "story", service_tokens("ops")) as story,
-        channels.connect(notifications, "notification", service_tokens("ops")) as notification,
     ):
-        stores = {"story": ServiceDeadLetters(story), "notification": ServiceDeadLetters(notification)}
-        aggregator = DeadLetterAggregator(stores, Signer(b"o" * 32))
-        async with (
-            serving("ops", aggregator, issuer) as (_, front),
-            grpc.aio.insecure_channel(front) as calling,
-        ):
-            yield Ops(own, theirs, DeadLetterServiceStub(calling), issuer, story_server, story_issuer)
+        settings = SETTINGS.model_validate(
+            {
+                "listen": "127.0.0.1:0",
+                "mesh_key": MESH_KEY,
+                "cursor_key": b"o" * 32,
+                "drain_seconds": 1,
+                "story_target": storys,
+                "notification_target": notifications,
+            }
+        )
+        async with Resources("ops", settings, revocations=issuer.revocations) as resources:
+            server = api(resources, operations(settings, resources, dead_letter_stores(resources)))
+            running = asyncio.create_task(server.run(issuer.access_tokens(), resources.service_tokens))
+            async with grpc.aio.insecure_channel(await server.address) as calling:
+                yield Ops(own, theirs, DeadLetterServiceStub(calling), issuer, story_server, story_issuer)
+            server.stopping.set()
+            await running
 
 
 async def bury(db: Database, *events: Event, inbox: str = "notification") -> None:

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.asyncio import Redis
 
+from kit.data import redis as kit_redis
 from local.harness import Servers
 from local.harness import servers as running_servers
 from services.ratelimit.operations.buckets import Buckets
-from services.ratelimit.store.buckets import BucketStore, connect
+from services.ratelimit.store.buckets import BucketStore, impatient
 from tests.ratelimit.building import BucketsFor
 
 PATIENT_SECONDS = 10.0
@@ -20,7 +21,7 @@ PATIENT_SECONDS = 10.0
 @pytest.fixture
 async def limiter_redis(servers: Servers, redis: Redis) -> AsyncIterator[Redis]:
     """The empty Redis, through the limiter's own user."""
-    async with connect(servers.service_redis_url("ratelimit")) as client:
+    async with impatient(kit_redis.connect(servers.service_redis_url("ratelimit"))) as client:
         yield client
 
 

@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
+from kit.data import redis as kit_redis
 from kit.errors import DeadlineExceeded, InvalidArgument
 from local.harness import Servers
 from services.ratelimit.model import Limit
 from services.ratelimit.model.rules import OnNoMatch, OnRedisDown, RuleSet
 from services.ratelimit.operations.buckets import Buckets, BucketsUnreachable, Decision, tightest
-from services.ratelimit.store.buckets import BucketStore, connect
+from services.ratelimit.store.buckets import BucketStore, impatient
 from tests.ratelimit.building import DOMAIN, BucketsFor, by_address, by_user, descriptor, rule, rule_set
 
 ADDRESSES = rule("addresses", "class=default client_ip", limit=Limit(60, 60, burst=5))
@@ -101,7 +102,7 @@ READING, LOGIN = [by_address()], [by_address(rate_limit_class="credentials")]
 
 @pytest.fixture
 async def fragile(mortal_redis: Servers) -> AsyncIterator[Buckets]:
-    async with connect(mortal_redis.service_redis_url("ratelimit")) as client:
+    async with impatient(kit_redis.connect(mortal_redis.service_redis_url("ratelimit"))) as client:
         await mortal_redis.healthy("redis")
         yield Buckets(BucketStore(client), lambda: OPEN_AND_CLOSED, redis_seconds=0.5)
 

@@ -10,13 +10,13 @@ import grpc
 import pytest
 from foreign import rls_pb2, rls_pb2_grpc
 from google.rpc import error_details_pb2, status_pb2
-from redis.asyncio import Redis
 
+from kit.data import redis as kit_redis
 from services.ratelimit.model import Limit
 from services.ratelimit.model.rules import OnNoMatch, OnRedisDown, RuleSet
 from services.ratelimit.operations.buckets import Buckets
 from services.ratelimit.servicer import RateLimits
-from services.ratelimit.store.buckets import BucketStore, connect
+from services.ratelimit.store.buckets import BucketStore, impatient
 from tests.ratelimit.building import BY_ADDRESS, BucketsFor, asking, described, rule, rule_set
 
 Response = rls_pb2.RateLimitResponse
@@ -130,7 +130,7 @@ async def test_without_redis_closed_rules_are_unavailable_and_open_ones_pass() -
         rule("logins", "class=credentials client_ip", on_redis_down=OnRedisDown.CLOSED),
         rule("reading", "class=default client_ip", on_redis_down=OnRedisDown.OPEN),
     )
-    nowhere: Redis = connect("redis://127.0.0.1:1/0")
+    nowhere = impatient(kit_redis.connect("redis://127.0.0.1:1/0"))
     async with nowhere, served(Buckets(BucketStore(nowhere), lambda: rules, redis_seconds=0.5)) as limiter:
         login = asking(described("class=credentials", "client_ip=192.0.2.7/32"))
         unreachable = (grpc.StatusCode.UNAVAILABLE, "RATE_LIMIT_BUCKETS_UNREACHABLE")

@@ -6,40 +6,32 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import grpc
 import pytest
 from redis.asyncio import Redis
-from storymesh.story.v1.story_service_pb2_grpc import StoryServiceStub, add_StoryServiceServicer_to_server
+from storymesh.story.v1.story_service_pb2_grpc import StoryServiceStub
 
 from kit.data.database import Database
-from kit.data.paging import Pages
 from kit.events.inbox import Inbox
-from kit.events.inbox_stream import waiting_since
 from kit.events.relay import Relay
-from kit.identity.signing import Signer
+from kit.rpc.resources import Resources
 from kit.rpc.server import Server
-from kit.runtime.clock import system_clock
 from mesh.event_routes import routes
 from services.story import worker
-from services.story.__main__ import SERVICE
+from services.story.__main__ import api
 from services.story.adapters.writers import Writer
-from services.story.config import StorySettings
+from services.story.config import StorySettings, StoryWorkerSettings
 from services.story.model import Limits
-from services.story.operations.admission import Admission
+from services.story.operations import Operations, WorkerOperations, operations, worker_operations
 from services.story.operations.erasing import Erasing
 from services.story.operations.interruptions import Interruptions
-from services.story.operations.stories import Stories
 from services.story.operations.sweeping import Sweeper
-from services.story.operations.watching import Watches, WatchLimits
 from services.story.operations.writing import Writing
-from services.story.servicer import StoryServicer
-from services.story.store.progress import Progress
 from tests.conftest import empty
-from tests.identity import Issuer, bearer, service_tokens
+from tests.identity import MESH_KEY, Issuer, bearer
 from tests.story.scripted import ScriptedWriter
 
 if TYPE_CHECKING:
@@ -66,75 +58,66 @@ class Person:
 class StoryWorld:
     """The database, Redis and the scripted writer behind the API; workers are started by the tests that want them."""
 
-    db: Database
-    redis: Redis
+    settings: StorySettings
+    resources: Resources
     stub: StoryServiceAsyncStub
     server: Server
     issuer: Issuer
-    database_url: str
-    stories: Stories
-    admission: Admission
+    ops: Operations
     interruptions: Interruptions
+    """Heard by all workers of the test."""
     account_preferences: tuple[str, ...] = ()
     lease: timedelta = timedelta(seconds=2)
+
+    @property
+    def db(self) -> Database:
+        return self.resources.db
+
+    @property
+    def redis(self) -> Redis:
+        return self.resources.redis
 
     def person(self) -> Person:
         return Person(self.stub, self.issuer)
 
-    def writing(
-        self,
-        writer: Writer,
-        *,
-        attempts: int = 3,
-        seconds: float = 30,
-        life: timedelta = timedelta(hours=1),
-        limit: int = 0,
-        backoff: Callable[[int], float] = lambda _: 0.0,
-    ) -> Writing:
-        return Writing(
-            self.db,
-            Progress(self.redis),
-            writer,
-            system_clock,
-            interruptions=self.interruptions,
-            lease=self.lease,
-            seconds=seconds,
-            life=life,
-            attempts=attempts,
-            limit=limit,
-            backoff=backoff,
+    def worker_settings(self, **changes: object) -> StoryWorkerSettings:
+        return StoryWorkerSettings.model_validate(
+            {
+                "database_url": self.resources.database_url,
+                "mesh_key": MESH_KEY,
+                "lease_seconds": self.lease.total_seconds(),
+                "story_seconds": 30,
+                "story_life_seconds": 3600,
+                "story_attempts": 3,
+                "max_failures": 5,
+                **changes,
+            }
         )
+
+    def working(
+        self, writer: Writer, *, backoff: Callable[[int], float] = lambda _: 0.0, **changes: object
+    ) -> WorkerOperations:
+        """What a worker with the writer does; `changes` are settings."""
+        settings, hearing = self.worker_settings(**changes), self.interruptions
+        return worker_operations(settings, self.resources, writer, interruptions=hearing, backoff=backoff)
+
+    def writing(self, writer: Writer, **changes: Any) -> Writing:
+        return self.working(writer, **changes).writing
 
     def sweeper(self) -> Sweeper:
-        return Sweeper(self.db, partial(waiting_since, self.redis, "story"))
+        return self.working(ScriptedWriter()).sweeper
 
     def inbox(self, writer: Writer) -> Inbox:
-        return Inbox(
-            self.db,
-            self.redis,
-            "story",
-            worker.handlers(self.writing(writer)),
-            lease_seconds=self.lease.total_seconds(),
-            concurrency=2,
-            max_failures=5,
-        )
+        return worker.stories_inbox(self.worker_settings(), self.resources, self.writing(writer))
 
     def accounts_inbox(self) -> Inbox:
-        return Inbox(
-            self.db,
-            self.redis,
-            "story-accounts",
-            worker.account_handlers(self.erasing()),
-            lease_seconds=self.lease.total_seconds(),
-            concurrency=2,
-            max_failures=5,
-        )
+        return worker.accounts_inbox(self.worker_settings(), self.resources, self.erasing())
 
     def erasing(self) -> Erasing:
-        return Erasing(self.db, Progress(self.redis), system_clock)
+        return self.working(ScriptedWriter()).erasing
 
     def relay(self) -> Relay:
-        return Relay(self.db, self.redis, routes(), service="story", database_url=self.database_url)
+        return Relay(self.db, self.redis, routes(), service="story", database_url=self.resources.database_url)
 
 
 @pytest.fixture
@@ -147,31 +130,34 @@ async def world(
     settings = StorySettings(
         listen="127.0.0.1:0",
         database_url=migrated("story"),
-        mesh_key="bW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW0=",
-        cursor_key="Y2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2M=",
+        mesh_key=MESH_KEY,
+        cursor_key=KEY,
         drain_seconds=2,
         heartbeat_seconds=0.5,
         write_seconds=1,
+        # Which languages it writes, only the model knows.
+        writer="openai",
+        stories_unfinished=ROOMY.unfinished,
+        stories_a_day=ROOMY.a_day,
+        stories_backlog=ROOMY.backlog,
+        watches_per_person=20,
+        watches=30,
+        watched_stories=25,
+        watch_entries_behind=50,
     )
-    server = Server(settings, required={"postgres": db.check})
-    signer = Signer(KEY)
 
     async def preferences_of(_user_id: UUID) -> tuple[str, ...]:
         return made.account_preferences
 
-    admission = Admission(ROOMY)
-    stories = Stories(db, Pages(signer), preferences_of, system_clock, progress=Progress(redis), admission=admission)
-    limits = WatchLimits(per_person=20, altogether=30, stories=25, entries_behind=50)
-    watches = Watches(db, stories, Progress(redis), signer, limits, heartbeat_seconds=settings.heartbeat_seconds)
-    server.background(watches.run)
-    server.add(SERVICE, lambda to: add_StoryServiceServicer_to_server(StoryServicer(stories, watches), to))
-    running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens("story")))
-    async with grpc.aio.insecure_channel(await server.address) as channel:
-        stub = StoryServiceStub(channel)
-        made = StoryWorld(db, redis, stub, server, issuer, migrated("story"), stories, admission, Interruptions(redis))
-        yield made
-    server.stopping.set()
-    await running
+    async with Resources("story", settings, db=db, redis=redis, revocations=issuer.revocations) as resources:
+        ops = operations(settings, resources, preferences_of)
+        server = api(settings, resources, ops)
+        running = asyncio.create_task(server.run(issuer.access_tokens(), resources.service_tokens))
+        async with grpc.aio.insecure_channel(await server.address) as channel:
+            made = StoryWorld(settings, resources, StoryServiceStub(channel), server, issuer, ops, Interruptions(redis))
+            yield made
+        server.stopping.set()
+        await running
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ class Replica:
         self._stopping = asyncio.Event()
         self.watches = Watches(
             world.db,
-            world.stories,
+            world.ops.stories,
             Progress(redis),
             Signer(KEY),
             limits,

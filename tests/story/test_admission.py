@@ -43,7 +43,7 @@ async def count(world: StoryWorld, table: object) -> int:
 
 
 async def test_of_32_simultaneous_requests_as_many_are_admitted_as_the_quota_has_room_for(world: StoryWorld) -> None:
-    world.admission.limits = replace(ROOMY, unfinished=5)
+    world.ops.admission.limits = replace(ROOMY, unfinished=5)
     person = world.person()
     answers = await asyncio.gather(*(create(person) for _ in range(32)), return_exceptions=True)
     refused = [answer for answer in answers if isinstance(answer, AioRpcError)]
@@ -54,14 +54,14 @@ async def test_of_32_simultaneous_requests_as_many_are_admitted_as_the_quota_has
 
 
 async def test_of_32_simultaneous_requests_no_more_are_admitted_than_a_day_has(world: StoryWorld) -> None:
-    world.admission.limits = replace(ROOMY, a_day=7)
+    world.ops.admission.limits = replace(ROOMY, a_day=7)
     person = world.person()
     answers = await asyncio.gather(*(create(person) for _ in range(32)), return_exceptions=True)
     assert [isinstance(answer, story_pb2.Story) for answer in answers].count(True) == 7
 
 
 async def test_a_finished_story_makes_room_for_another(world: StoryWorld) -> None:
-    world.admission.limits = replace(ROOMY, unfinished=2)
+    world.ops.admission.limits = replace(ROOMY, unfinished=2)
     person = world.person()
     first, _ = [await create(person) for _ in range(2)]
     assert (await refusal(person))[0] == "STORY_QUOTA_EXCEEDED"
@@ -71,13 +71,13 @@ async def test_a_finished_story_makes_room_for_another(world: StoryWorld) -> Non
 
 
 async def test_one_persons_quota_is_nobody_elses(world: StoryWorld) -> None:
-    world.admission.limits = replace(ROOMY, unfinished=1)
+    world.ops.admission.limits = replace(ROOMY, unfinished=1)
     await create(world.person())
     await create(world.person())
 
 
 async def test_the_day_counts_deleted_and_repeated_stories_and_says_when_it_ends(world: StoryWorld) -> None:
-    world.admission.limits = replace(ROOMY, a_day=3)
+    world.ops.admission.limits = replace(ROOMY, a_day=3)
     person = world.person()
     await delete(person, (await create(person)).id)
     again = await create(person)
@@ -99,7 +99,7 @@ async def test_the_day_counts_deleted_and_repeated_stories_and_says_when_it_ends
 
 
 async def test_a_repeated_request_is_answered_also_when_nothing_more_is_admitted(world: StoryWorld) -> None:
-    world.admission.limits = replace(ROOMY, unfinished=1)
+    world.ops.admission.limits = replace(ROOMY, unfinished=1)
     person = world.person()
     answers = await asyncio.gather(*(create(person, request_id="once") for _ in range(32)))
     assert len({story.id for story in answers}) == 1
@@ -109,7 +109,7 @@ async def test_a_repeated_request_is_answered_also_when_nothing_more_is_admitted
 
 
 async def test_a_full_backlog_refuses_everybody_until_stories_are_begun(world: StoryWorld) -> None:
-    world.admission.limits = replace(ROOMY, backlog=2)
+    world.ops.admission.limits = replace(ROOMY, backlog=2)
     first, _ = [await create(world.person()) for _ in range(2)]
     reason, seconds = await refusal(world.person())
     assert reason == "BACKLOG_FULL"
@@ -120,7 +120,7 @@ async def test_a_full_backlog_refuses_everybody_until_stories_are_begun(world: S
 
 
 async def test_the_wait_follows_the_pace_at_which_stories_are_completed(world: StoryWorld) -> None:
-    world.admission.limits = replace(ROOMY, unfinished=1)
+    world.ops.admission.limits = replace(ROOMY, unfinished=1)
     for _ in range(4):
         await create(world.person())
     await finish(world, at=system_clock() - timedelta(seconds=80))
@@ -148,7 +148,7 @@ def test_the_wait_is_bounded(places: int, ages: list[float], seconds: float) -> 
 
 
 async def test_a_retry_is_admitted_like_a_request(world: StoryWorld) -> None:
-    world.admission.limits = replace(ROOMY, unfinished=1)
+    world.ops.admission.limits = replace(ROOMY, unfinished=1)
     person = world.person()
     story = await create(person)
     await cancel(person, story.id)

@@ -198,7 +198,7 @@ async def test_a_story_that_waited_too_long_is_given_up_before_it_costs_anything
     person = world.person()
     story = await create(person)
     writer = ScriptedWriter()
-    await world.writing(writer, life=timedelta(0)).write(UUID(story.id))
+    await world.writing(writer, story_life_seconds=1e-6).write(UUID(story.id))
     read = await get(person, story.id)
     assert (read.state, read.failure_reason) == (story_pb2.STORY_STATE_FAILED, "DEADLINE_EXCEEDED")
     assert not writer.briefs
@@ -208,7 +208,7 @@ async def test_a_story_that_waited_too_long_is_given_up_before_it_costs_anything
 async def test_a_story_whose_life_ends_while_it_is_written_is_not_tried_again(world: StoryWorld) -> None:
     person = world.person()
     story = await create(person)
-    await world.writing(ScriptedWriter(Title("T")), life=timedelta(seconds=0.5)).write(UUID(story.id))
+    await world.writing(ScriptedWriter(Title("T")), story_life_seconds=0.5).write(UUID(story.id))
     assert (await get(person, story.id)).failure_reason == "DEADLINE_EXCEEDED"
 
 

@@ -164,7 +164,7 @@ async def test_a_story_that_ends_while_its_owner_is_being_erased_is_not_announce
     person = world.person()
     story_id = await requested(person)
     writer = ScriptedWriter(Title("T"), Words("all of it"))
-    writing = asyncio.create_task(world.writing(writer, attempts=1).write(story_id))
+    writing = asyncio.create_task(world.writing(writer, story_attempts=1).write(story_id))
     await writer.begun.wait()
     async with world.db.transaction() as tx:
         await erasure.erase(tx, person.id)

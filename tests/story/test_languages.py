@@ -6,33 +6,25 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from kit.data.paging import Pages
 from kit.errors import InvalidArgument
 from kit.identity.caller import Caller, Role
-from kit.identity.signing import Signer
-from kit.runtime.clock import system_clock
-from services.story.adapters.writers import LANGUAGES, WriterName
+from services.story.adapters.writers import WriterName
 from services.story.model import Length, State, Wish
+from services.story.operations import operations
 from services.story.operations.stories import Stories, StoryLanguageUnsupported
-from services.story.store.progress import Progress
-from tests.story.conftest import KEY, StoryWorld
+from tests.story.conftest import StoryWorld
 
 CALLER = Caller(uuid4(), uuid4(), Role.USER, "kid")
 
 
-def operations(world: StoryWorld, writer: WriterName) -> Stories:
+def stories(world: StoryWorld, writer: WriterName) -> Stories:
+    """Of a server whose workers write with the writer."""
+
     async def preferences_of(_user_id: UUID) -> tuple[str, ...]:
         return ()
 
-    return Stories(
-        world.db,
-        Pages(Signer(KEY)),
-        preferences_of,
-        system_clock,
-        progress=Progress(world.redis),
-        admission=world.admission,
-        languages=LANGUAGES[writer],
-    )
+    settings = world.settings.model_copy(update={"writer": writer})
+    return operations(settings, world.resources, preferences_of).stories
 
 
 def wish(language: str) -> Wish:
@@ -41,7 +33,7 @@ def wish(language: str) -> Wish:
 
 @pytest.mark.parametrize("language", ["en", "EN-us", "en-GB", "en-Latn-x-mine"])
 async def test_a_language_that_the_writer_writes_is_taken_whatever_its_region(world: StoryWorld, language: str) -> None:
-    story = await operations(world, "composer").request(CALLER, wish(language), None)
+    story = await stories(world, "composer").request(CALLER, wish(language), None)
     assert (story.state, story.wish.language) == (State.QUEUED, language)
 
 
@@ -51,19 +43,19 @@ async def test_a_language_that_the_writer_does_not_write_is_refused_at_the_reque
     world: StoryWorld, language: str, writer: WriterName
 ) -> None:
     with pytest.raises(InvalidArgument) as refused:
-        await operations(world, writer).request(CALLER, wish(language), "r-1")
+        await stories(world, writer).request(CALLER, wish(language), "r-1")
     (violation,) = refused.value.violations
     assert (violation.field, violation.reason) == ("language", "LANGUAGE_UNSUPPORTED")
     assert violation.description.endswith(": en")
-    page = await world.stories.list(CALLER, None, 10, "")
+    page = await world.ops.stories.list(CALLER, None, 10, "")
     assert not page.items
 
 
 async def test_a_story_whose_language_is_not_written_any_more_is_repeated_but_not_written_anew(
     world: StoryWorld,
 ) -> None:
-    story = await operations(world, "openai").request(CALLER, wish("pt-BR"), "r-1")
-    now = operations(world, "composer")
+    story = await stories(world, "openai").request(CALLER, wish("pt-BR"), "r-1")
+    now = stories(world, "composer")
     assert (await now.request(CALLER, wish("pt-BR"), "r-1")).id == story.id
     await now.cancel(CALLER, story.id)
     with pytest.raises(StoryLanguageUnsupported) as refused:

@@ -91,7 +91,7 @@ async def without_redis(world: StoryWorld) -> AsyncIterator[Stories]:
             preferences_of,
             system_clock,
             progress=Progress(away),
-            admission=world.admission,
+            admission=world.ops.admission,
         )
 
 
@@ -336,7 +336,7 @@ async def test_a_finished_story_can_be_deleted(world: StoryWorld) -> None:
 async def test_a_retried_story_is_written_anew_under_the_next_attempt(world: StoryWorld) -> None:
     person = world.person()
     story = await create(person)
-    await world.writing(ScriptedWriter(Title("A"), Words("half"), WriterUnavailable("x")), attempts=1).write(
+    await world.writing(ScriptedWriter(Title("A"), Words("half"), WriterUnavailable("x")), story_attempts=1).write(
         UUID(story.id)
     )
     failed = await get(person, story.id)
@@ -348,7 +348,7 @@ async def test_a_retried_story_is_written_anew_under_the_next_attempt(world: Sto
     assert await shown(world, story.id) == ""
     writer = ScriptedWriter()
     writer.tell("B", "whole")
-    await world.writing(writer, attempts=1).write(UUID(story.id))
+    await world.writing(writer, story_attempts=1).write(UUID(story.id))
     written = await get(person, story.id)
     assert (written.state, written.title, written.text) == (story_pb2.STORY_STATE_COMPLETED, "B", "whole")
     assert written.attempt == 2

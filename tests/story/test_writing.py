@@ -119,7 +119,7 @@ async def test_a_worker_that_was_overtaken_has_not_died_whatever_it_comes_back_w
     story_id, attempts = await requested(world), 3
     for number in range(1, attempts + 2):
         writer = ScriptedWriter(Title("Slow"))
-        slow = asyncio.create_task(world.writing(writer, attempts=attempts).write(story_id))
+        slow = asyncio.create_task(world.writing(writer, story_attempts=attempts).write(story_id))
         await writer.begun.wait()
         async with world.db.transaction() as tx:
             await tx.execute(update(stories).values(leased_until=stories.c.created_at))
@@ -157,7 +157,7 @@ async def test_a_long_story_keeps_its_lease(world: StoryWorld) -> None:
 async def test_a_passing_failure_is_tried_again_and_a_lasting_one_given_up(world: StoryWorld) -> None:
     story_id = await requested(world)
     writer = ScriptedWriter(*[WriterUnavailable("busy")] * 3)
-    writing = world.writing(writer, attempts=3)
+    writing = world.writing(writer, story_attempts=3)
     for failures in (1, 2):
         with pytest.raises(Later):
             await writing.write(story_id)
@@ -223,7 +223,7 @@ async def test_a_bug_in_a_writer_is_the_storys_failure_not_the_workers(world: St
 async def test_a_story_that_takes_too_long_is_tried_again(world: StoryWorld) -> None:
     story_id = await requested(world)
     with pytest.raises(Later):
-        await world.writing(ScriptedWriter(Title("T")), seconds=0.2).write(story_id)
+        await world.writing(ScriptedWriter(Title("T")), story_seconds=0.2).write(story_id)
     assert (await found(world, story_id)).failures == 1
 
 
@@ -245,7 +245,7 @@ async def test_a_story_that_keeps_killing_its_workers_is_given_up(world: StoryWo
         await tx.execute(
             update(stories).values(state=State.RUNNING, attempt=3, failures=2, leased_until=stories.c.created_at)
         )
-    await world.writing(ScriptedWriter(), attempts=3).write(story_id)
+    await world.writing(ScriptedWriter(), story_attempts=3).write(story_id)
     story = await found(world, story_id)
     assert (story.state, story.failure_reason) == (State.FAILED, "WORKER_LOST")
 
@@ -269,7 +269,7 @@ async def dispatched(world: StoryWorld, ago: timedelta) -> None:
 async def test_all_workers_together_write_no_more_stories_than_the_writer_may_have(world: StoryWorld) -> None:
     ids = [await requested(world) for _ in range(6)]
     writer = ScriptedWriter()
-    workers = [world.writing(writer, limit=2) for _ in range(3)]
+    workers = [world.writing(writer, writer_limit=2) for _ in range(3)]
     writing = [asyncio.create_task(workers[number % 3].write(story_id)) for number, story_id in enumerate(ids)]
     await until(lambda: len(writer.briefs) + sum(task.done() for task in writing) == len(ids))
     assert len(writer.briefs) == 2

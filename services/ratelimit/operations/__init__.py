@@ -1,1 +1,28 @@
 """What the rate limiter does: checks, and the rules in force."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kit.rpc.resources import Resources
+
+from ..config import RateLimitSettings
+from ..store.buckets import BucketStore, impatient
+from .buckets import Buckets
+from .classes import load_fitting
+from .reload import LiveRules
+
+
+@dataclass(frozen=True)
+class Operations:
+    """What the servicer translates to, and the rules that it goes by."""
+
+    buckets: Buckets
+    rules: LiveRules
+
+
+def operations(settings: RateLimitSettings, resources: Resources) -> Operations:
+    """Raises BadRules when the rules' file cannot be used."""
+    rules = LiveRules(settings.rate_limit_rules, load_fitting)
+    store = BucketStore(impatient(resources.redis))
+    return Operations(Buckets(store, rules.current, redis_seconds=settings.rate_limit_redis_seconds), rules)

@@ -10,8 +10,6 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from kit.data import redis as kit_redis
-
 from ..model import Charge, Taken, Verdict
 
 TAKE = """
@@ -48,12 +46,11 @@ _CONNECTIONS = 64
 """Checks at Redis at a time. The pool refuses past its own limit, which would look like an outage; here the others wait."""
 
 
-def connect(url: str) -> Redis:
-    """Repeats a command once and at once, which heals connections that a restart of Redis cut.
+def impatient(client: Redis) -> Redis:
+    """The client, which from now on repeats a command once and at once: that heals connections which a restart of Redis cut.
 
-    Waiting any longer is not for a check that a request waits for: while Redis is down, it must fail at once.
+    A request waits for each check, so while Redis is down a check must fail at once.
     """
-    client = kit_redis.connect(url)
     client.set_retry(Retry(NoBackoff(), 1))
     return client
 

@@ -1,1 +1,112 @@
-"""What the story service does. Transactions begin and end here; events are written in them."""
+"""What the story service does. Transactions begin and end here, and the messages of the events that they add are made here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+from kit.data.paging import Pages
+from kit.events.inbox_stream import waiting_since
+from kit.identity.signing import Signer
+from kit.rpc.resources import Resources
+
+from ..adapters.writers import LANGUAGES, Writer
+from ..config import StorySettings, StoryWorkerSettings
+from ..model import Limits
+from ..store.progress import Progress
+from .admission import Admission
+from .erasing import Erasing
+from .interruptions import Interruptions
+from .pruning import Pruning
+from .stories import PreferencesOf, Stories
+from .sweeping import Sweeper
+from .watching import Watches, WatchLimits
+from .writing import Writing, pause_seconds
+
+
+@dataclass(frozen=True)
+class Operations:
+    """What the servicer translates to."""
+
+    stories: Stories
+    watches: Watches
+    admission: Admission
+
+
+@dataclass(frozen=True)
+class WorkerOperations:
+    """What the worker does."""
+
+    writing: Writing
+    erasing: Erasing
+    interruptions: Interruptions
+    sweeper: Sweeper
+    pruning: Pruning
+
+
+def operations(settings: StorySettings, resources: Resources, preferences_of: PreferencesOf) -> Operations:
+    """`preferences_of` asks a peer, and peers stand above operations."""
+    signer = Signer(settings.cursor_key.get_secret_value())
+    progress = Progress(resources.redis)
+    limits = Limits(
+        unfinished=settings.stories_unfinished, a_day=settings.stories_a_day, backlog=settings.stories_backlog
+    )
+    admission = Admission(limits)
+    stories = Stories(
+        resources.db,
+        Pages(signer),
+        preferences_of,
+        resources.clock,
+        progress=progress,
+        admission=admission,
+        languages=LANGUAGES[settings.writer],
+    )
+    watch_limits = WatchLimits(
+        per_person=settings.watches_per_person,
+        altogether=settings.watches,
+        stories=settings.watched_stories,
+        entries_behind=settings.watch_entries_behind,
+    )
+    watches = Watches(
+        resources.db, stories, progress, signer, watch_limits, heartbeat_seconds=settings.heartbeat_seconds
+    )
+    return Operations(stories, watches, admission)
+
+
+def worker_operations(
+    settings: StoryWorkerSettings,
+    resources: Resources,
+    writer: Writer,
+    *,
+    interruptions: Interruptions | None = None,
+    backoff: Callable[[int], float] = pause_seconds,
+) -> WorkerOperations:
+    """`backoff` gives the pause in seconds after so many failed attempts at a story.
+
+    Several of these in one process, as in tests, share the `interruptions` that it hears.
+    """
+    progress = Progress(resources.redis)
+    interruptions = interruptions or Interruptions(resources.redis)
+    erasing = Erasing(resources.db, progress, resources.clock)
+    writing = Writing(
+        resources.db,
+        progress,
+        writer,
+        resources.clock,
+        interruptions=interruptions,
+        lease=timedelta(seconds=settings.lease_seconds),
+        seconds=settings.story_seconds,
+        life=timedelta(seconds=settings.story_life_seconds),
+        attempts=settings.story_attempts,
+        limit=settings.writer_limit,
+        backoff=backoff,
+    )
+    return WorkerOperations(
+        writing,
+        erasing,
+        interruptions,
+        Sweeper(resources.db, partial(waiting_since, resources.redis, "story")),
+        Pruning(resources.db, erasing, resources.clock),
+    )

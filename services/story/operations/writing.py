@@ -59,7 +59,7 @@ _MOST_CHARACTERS = 50_000
 _Begun: TypeAlias = tuple[Story, AsyncGenerator[Piece, None]]
 
 
-def _pause_seconds(failures: int) -> float:
+def pause_seconds(failures: int) -> float:
     return backoff_seconds(failures, base=_PAUSE_BASE_SECONDS)
 
 
@@ -83,7 +83,7 @@ class Writing:
         life: timedelta,
         attempts: int,
         limit: int = 0,
-        backoff: Callable[[int], float] = _pause_seconds,
+        backoff: Callable[[int], float] = pause_seconds,
     ) -> None:
         """`limit` is how many stories all workers together may write with this writer; 0 is no limit.
 

@@ -25,7 +25,6 @@ from storymesh.ops.v1.dead_letter_service_pb2_grpc import (
 
 from kit.data.database import Database
 from kit.events import dead_letter_store
-from kit.events.dead_letter_service import SERVICE as DEAD_LETTER_SERVICE
 from kit.events.dead_letter_service import DeadLetterServicer
 from kit.events.dead_letters import DeadLetters
 from kit.events.envelope import Event
@@ -87,7 +86,7 @@ async def api(db: Database) -> AsyncIterator[Api]:
     issuer, signer = Issuer(), Signer(b"c" * 32)
     server = Server(SETTINGS, required={"postgres": db.check})
     servicer = DeadLetterServicer(DeadLetters(db, "story", signer))
-    server.add(DEAD_LETTER_SERVICE, lambda to: add_DeadLetterServiceServicer_to_server(servicer, to))
+    server.add(add_DeadLetterServiceServicer_to_server, servicer)
     serving = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens("story")))
     async with grpc.aio.insecure_channel(await server.address) as channel:
         yield Api(db, DeadLetterServiceStub(channel), issuer)

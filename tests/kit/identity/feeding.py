@@ -92,7 +92,7 @@ class Auth(RevocationServiceServicer):
     async def serving(self, listen: str = "127.0.0.1:0") -> AsyncIterator[str]:
         """Answers other services only, as auth does. Yields the address."""
         server = Server(SETTINGS.model_copy(update={"listen": listen, "drain_seconds": 0.1}), required={})
-        server.add(SERVICE, lambda to: add_RevocationServiceServicer_to_server(self, to))
+        server.add(add_RevocationServiceServicer_to_server, self)
         running = asyncio.create_task(server.run(Issuer().access_tokens(), service_tokens("auth")))
         try:
             yield await server.address

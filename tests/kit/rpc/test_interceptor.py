@@ -428,7 +428,7 @@ async def bare_stories() -> AsyncIterator[tuple[grpc.aio.Channel, Issuer]]:
     """A story service of which no method is written yet."""
     server, issuer = Server(SETTINGS, required={}), Issuer()
     nothing = StoryServiceServicer()  # type: ignore[abstract]  # that is the point
-    server.add(STORIES, lambda to: add_StoryServiceServicer_to_server(nothing, to))
+    server.add(add_StoryServiceServicer_to_server, nothing)
     running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens("story")))
     async with grpc.aio.insecure_channel(await server.address) as channel:
         yield channel, issuer
