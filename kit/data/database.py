@@ -13,7 +13,8 @@ import psycopg
 from sqlalchemy import Engine, PoolProxiedConnection, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import InterfaceError, InvalidatePoolError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -21,6 +22,12 @@ from .liveness import Liveness, hang_up
 
 Transaction = AsyncConnection
 """What store functions take; only `Database.transaction` makes one."""
+
+DatabaseError = SQLAlchemyError
+"""Whatever a statement raises, besides OSError."""
+
+DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeoutError, OSError)
+"""What statements raise while the database cannot be used, and will not raise once it can."""
 
 _CONNECT_SECONDS = 3
 _STATEMENT_MILLISECONDS = 10_000

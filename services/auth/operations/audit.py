@@ -7,10 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from uuid import UUID
 
-from grpc import StatusCode
-
 from kit.data.database import Database, Transaction
-from kit.errors import MeshError
+from kit.errors import FailedPrecondition, MeshError, PermissionDenied, Unauthenticated
 from kit.identity.caller import Caller, Origin
 from kit.runtime.clock import Clock
 
@@ -18,7 +16,7 @@ from .. import store
 from ..errors import RefreshReused
 from ..model import Action, AuditEntry, Session
 
-_REFUSALS = {StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED, StatusCode.FAILED_PRECONDITION}
+_REFUSALS = (Unauthenticated, PermissionDenied, FailedPrecondition)
 """What tells of somebody who tried. Throttled tries are only logged: a flood must not fill the database."""
 
 
@@ -79,7 +77,7 @@ class Audit:
         try:
             yield attempt
         except MeshError as error:
-            if error.code in _REFUSALS:
+            if isinstance(error, _REFUSALS):
                 await self._refused(replace(attempt.entry, reason=error.reason))
             raise
 

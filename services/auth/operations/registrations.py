@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from google.protobuf.message import Message
 from storymesh.events.v1 import auth_events_pb2 as events
 from uuid_utils.compat import uuid7
 
@@ -166,8 +165,10 @@ class Registrations:
         # Made in either case, so that both take the same time.
         issued = self._mails.code_issued(registration.id, Purpose.REGISTRATION, code, profile.email, profile.first_name)
         owner = await store.users.find_by_email(tx, profile.email)
-        event: Message = issued if owner is None else events.RegistrationRepeated(user_id=str(owner.id))
-        await outbox.add(tx, event, key=owner.id if owner else registration.id)
+        if owner is None:
+            await outbox.add(tx, issued, key=registration.id)
+        else:
+            await outbox.add(tx, events.RegistrationRepeated(user_id=str(owner.id)), key=owner.id)
 
 
 def _require_tries(refused: Sequence[str], username: str | None) -> None:

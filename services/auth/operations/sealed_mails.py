@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from google.protobuf.message import Message
 from storymesh.events.v1 import auth_events_pb2 as events
 
 from kit.identity.sealing import Seal
@@ -20,6 +19,8 @@ _PURPOSES = {
 }
 
 _TO_UNPROVEN_ADDRESSES = (Purpose.REGISTRATION, Purpose.EMAIL_CHANGE)
+
+_Mail = events.CodeMail | events.AddressMail | events.EmailChangeMail | events.DeviceMail
 
 
 class SealedMails:
@@ -64,6 +65,6 @@ class SealedMails:
         return events.NewDeviceSignedIn(user_id=str(session.user_id), sealed_device=_sealed(self._seal, mail))
 
 
-def _sealed(seal: Seal, mail: Message) -> bytes:
+def _sealed(seal: Seal, mail: _Mail) -> bytes:
     """The purpose is the name of the sealed message, which notification opens it with."""
     return seal.seal(mail.DESCRIPTOR.full_name, mail.SerializeToString())

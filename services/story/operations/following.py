@@ -16,9 +16,8 @@ from datetime import timedelta
 from uuid import UUID
 
 import redis.exceptions
-import sqlalchemy.exc
 
-from kit.data.database import Database
+from kit.data.database import DATABASE_AWAY, Database
 from kit.errors import ResourceExhausted, Unavailable
 from kit.runtime.loops import every
 
@@ -44,13 +43,7 @@ _TAIL_CHARACTERS = 64 * 1024
 _COME_BACK_AFTER = timedelta(seconds=5)
 
 
-PASSING = (
-    redis.exceptions.RedisError,
-    sqlalchemy.exc.OperationalError,
-    sqlalchemy.exc.InterfaceError,
-    sqlalchemy.exc.TimeoutError,
-    OSError,
-)
+PASSING = (redis.exceptions.RedisError, *DATABASE_AWAY)
 """What a story may soon be followed again after, here or at another replica."""
 
 

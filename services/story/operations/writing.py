@@ -11,11 +11,10 @@ from datetime import timedelta
 from typing import TypeAlias
 from uuid import UUID
 
-import sqlalchemy.exc
 from storymesh.events.v1 import story_events_pb2 as events
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from kit.data.database import Database, Transaction
+from kit.data.database import DATABASE_AWAY, Database, DatabaseError, Transaction
 from kit.events import outbox
 from kit.events.inbox import Later, backoff_seconds
 from kit.runtime.clock import Clock
@@ -240,7 +239,7 @@ class Writing:
                             tx, story.id, story.attempt, self._lease, checkpoint=changed
                         )
                     saved = checkpoint
-                except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+                except (DatabaseError, OSError) as error:
                     log.warning("the lease of story %s cannot be renewed now: %s", story.id, error)
                 if lost and owner:
                     owner.cancel()
@@ -260,7 +259,7 @@ class Writing:
     async def _complete(self, story: Story, draft: Draft) -> None:
         """The text is there and cost something, so a database that is away for a while is waited for."""
         waiting = AsyncRetrying(
-            retry=retry_if_exception_type((sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, OSError)),
+            retry=retry_if_exception_type(DATABASE_AWAY),
             wait=wait_exponential(multiplier=0.2, max=2),
             stop=stop_after_delay(60),
             reraise=True,
@@ -318,7 +317,7 @@ class Writing:
         try:
             async with self._db.single() as tx:
                 await store.attempts.uncount_failure(tx, story.id, story.attempt)
-        except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        except (DatabaseError, OSError) as error:
             log.warning(
                 "attempt %d at story %s counts as failed, though it was not: %s", story.attempt, story.id, error
             )
