@@ -14,7 +14,7 @@ from mesh.event_routes import routes
 
 from .commands import COMMANDS
 from .config import AuthSettings, AuthWorkerSettings
-from .operations import Operations, hashing, operations, rotation
+from .operations import Operations, operations, rotation
 from .servicer import add_servicers
 from .worker import Upkeep
 
@@ -28,15 +28,16 @@ def api(resources: Resources, ops: Operations) -> Server:
 
 
 async def serve(settings: AuthSettings) -> None:
-    async with Resources("auth", settings) as resources, hashing(settings) as passwords:
-        ops = operations(settings, resources, passwords)
+    async with Resources("auth", settings) as resources:
+        ops = operations(settings, resources)
         await ops.keys.refresh()
         await ops.feed.refresh()
         server = api(resources, ops)
         server.background(ops.keys.run)
         # Its own tokens are verified like everybody's, only the keys and the revocations are nearer.
         access_tokens = resources.access_tokens_of(KeySet(ops.keys.load, resources.clock))
-        await server.run(access_tokens, resources.service_tokens)
+        async with ops.passwords:
+            await server.run(access_tokens, resources.service_tokens)
 
 
 async def work(settings: AuthWorkerSettings) -> None:

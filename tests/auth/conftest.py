@@ -36,8 +36,7 @@ from kit.identity.tokens import KeySet
 from kit.rpc.resources import Resources
 from services.auth.__main__ import api
 from services.auth.config import AuthSettings
-from services.auth.operations import Operations, hashing, operations, roles
-from services.auth.operations.passwords import Passwords
+from services.auth.operations import Operations, operations, roles
 from services.auth.tables import audit_entries
 from tests.conftest import empty
 from tests.identity import bearer, service_tokens
@@ -285,28 +284,9 @@ class AuthWorld:
 MakeWorld = Callable[..., Awaitable[AuthWorld]]
 
 
-HashingAs = Callable[[AuthSettings], Awaitable[Passwords]]
-
-
-@pytest.fixture(scope="session")
-async def hashing_as() -> AsyncIterator[HashingAs]:
-    """Hashes as the settings say. The processes serve all tests that want the same: they take longer to start than most tests."""
-    async with AsyncExitStack() as closing:
-        started: dict[str, Passwords] = {}
-
-        async def start(settings: AuthSettings) -> Passwords:
-            wanted = {name for name in AuthSettings.model_fields if name.startswith("password_hash_")}
-            key = settings.model_dump_json(include=wanted)
-            if key not in started:
-                started[key] = await closing.enter_async_context(hashing(settings))
-            return started[key]
-
-        yield start
-
-
 @pytest.fixture
 async def make_world(
-    database_of: Callable[[str], Database], migrated: Callable[[str], str], redis: Redis, hashing_as: HashingAs
+    database_of: Callable[[str], Database], migrated: Callable[[str], str], redis: Redis
 ) -> AsyncIterator[MakeWorld]:
     """Starts a service with other settings than the default; several share their database and Redis, like replicas."""
     db = database_of("auth")
@@ -334,9 +314,9 @@ async def make_world(
                     **changes,
                 }
             )
-            passwords = await hashing_as(settings)
             resources = Resources("auth", settings, clock=clock, db=db, redis=redis)
-            ops = operations(settings, await closing.enter_async_context(resources), passwords)
+            ops = operations(settings, await closing.enter_async_context(resources))
+            await closing.enter_async_context(ops.passwords)
             await ops.keys.load()
             server = api(resources, ops)
             access_tokens = resources.access_tokens_of(KeySet(ops.keys.load, clock))

@@ -58,19 +58,23 @@ class Operations:
     revocations: Revocations
     feed: RevocationFeed
     pace: Pace
+    passwords: Passwords
+    """To be entered before the first call."""
 
 
-def operations(
-    settings: AuthSettings,
-    resources: Resources,
-    passwords: Passwords,
-) -> Operations:
+def operations(settings: AuthSettings, resources: Resources) -> Operations:
     db, redis, clock, random = resources.db, resources.redis, resources.clock, resources.random
     audit = Audit(db, clock)
     endings = Endings(clock, token_life=timedelta(seconds=settings.access_token_seconds))
     refresh_keys = settings.refresh_key.get_secret_value()
     device_tokens = DeviceTokens(refresh_keys, random)
     mails = SealedMails(Seal(settings.seal_key.get_secret_value()))
+    passwords = Passwords(
+        memory_kib=settings.password_hash_memory_kib,
+        passes=settings.password_hash_passes,
+        threads=settings.password_hash_threads,
+        wait_seconds=settings.password_hash_wait_seconds,
+    )
     policy = PasswordPolicy(settings.password_min_length, settings.password_rule)
     signing_keys = SigningKeys(
         db,
@@ -194,6 +198,7 @@ def operations(
             database_url=resources.database_url,
         ),
         pace=Pace(settings.answer_beat_seconds),
+        passwords=passwords,
     )
 
 
@@ -241,15 +246,6 @@ def rotation(settings: AuthWorkerSettings, resources: Resources) -> KeyRotation:
         clock,
         period=timedelta(days=settings.signing_key_days),
         publish_ahead=timedelta(seconds=settings.signing_key_publish_seconds),
-    )
-
-
-def hashing(settings: AuthSettings) -> Passwords:
-    return Passwords(
-        memory_kib=settings.password_hash_memory_kib,
-        passes=settings.password_hash_passes,
-        threads=settings.password_hash_threads,
-        wait_seconds=settings.password_hash_wait_seconds,
     )
 
 
