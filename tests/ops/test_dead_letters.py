@@ -39,6 +39,7 @@ from mesh.manifest import INBOX
 from services.ops.__main__ import api
 from services.ops.config import KEEPERS, SETTINGS
 from services.ops.operations import operations
+from services.ops.operations.dead_letters import DeadLetterAggregator
 from services.ops.peers import dead_letter_stores
 from tests.conftest import empty
 from tests.identity import MESH_KEY, Issuer, bearer, service_tokens
