@@ -82,7 +82,7 @@ def of(record: MeshRecord, layout: Layout, only: Collection[str]) -> Differences
 def _runners(record: MeshRecord, layout: Layout) -> dict[str, tuple[str, str]]:
     """The runner's settings that differ: as the mesh runs, and as it would be started now."""
     wanted = layout.settings.environment()
-    # Where nobody writes, nobody else can.
+    # A mesh without a story worker has no writer that could be replaced.
     wanted[WRITER] = record.settings.get(WRITER, "") and (wanted[WRITER] or writers.choose(layout.settings).name)
     return {
         name: values

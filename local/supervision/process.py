@@ -1,6 +1,6 @@
 """Child processes: started so that they cannot outlive the mesh unnoticed, recognised later without doubt, ended for sure.
 
-A pid alone names nobody, because the system reuses pids; together with the start time it does. On Linux the kernel
+A pid alone does not identify a process, because the system reuses pids; a pid and a start time do. On Linux the kernel
 itself signals a child whose supervisor dies (`PR_SET_PDEATHSIG`, through util-linux's `setpriv`, which avoids running
 Python between fork and exec). Elsewhere the recorded identity is what `down` goes by.
 """

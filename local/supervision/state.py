@@ -26,7 +26,7 @@ class State(StrEnum):
     BACKING_OFF = "backing off"
     """It ended by itself and is started again after a pause."""
     STOPPED = "stopped"
-    """Somebody asked for it."""
+    """Stopped by an order, until another order starts it."""
     UNHEALTHY = "unhealthy"
     """Its process lives and its probe fails; seen by `status`, which asks each component itself."""
     DEAD = "dead"
@@ -60,7 +60,7 @@ class ComponentRecord:
 
     @property
     def orphan(self) -> tuple[Identity, signal.Signals] | None:
-        """Its process and how to ask it to stop, for whoever has to end it without the supervisor."""
+        """The process and its stop signal, needed to end it when the supervisor is gone; None when it has no process."""
         return (self.process, signal.Signals[self.stop_signal]) if self.process else None
 
 

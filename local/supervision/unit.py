@@ -47,7 +47,7 @@ class Unit:
         self.record = ComponentRecord(name=component.name, since=time.time(), stop_signal=component.stop_signal.name)
         self.healthy = asyncio.Event()
         self.parked = asyncio.Event()
-        """Set while the unit has no process because somebody stopped it."""
+        """Set while an order keeps the unit stopped."""
         self._stop_asked = asyncio.Event()
         self._start_asked = asyncio.Event()
         self.log = log
@@ -178,7 +178,7 @@ class Unit:
                 serves = False
             else:
                 serves = True
-            # Looked at after the probe: whoever answered is not this process if it has ended meanwhile.
+            # After the probe: if this process has ended meanwhile, another one has answered.
             if (code := child.exit_code) is not None:
                 raise DidNotStart(describe_exit(code), hopeless=code == os.EX_CONFIG)
             if serves:

@@ -18,6 +18,9 @@ from mesh.catalog import DEFAULT_BASE_PORT, PORTS_IN_A_MESH, manifests
 
 INTERRUPTED = 130
 
+STARTED_WITH = ("port", "base_port", "writer", *map(settings.worker_setting, settings.scaled()))
+"""Options that become settings of the runner."""
+
 COLOURS = {State.HEALTHY: "green", State.DONE: "green", State.STOPPED: "yellow", State.STARTING: "yellow"}
 
 
@@ -98,6 +101,15 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    top = parser()
+    options = top.parse_args(arguments)
+    of_the_start = [name for name in (*STARTED_WITH, "only", "json") if getattr(options, name, None)]
+    if options.command == "restart" and options.component and of_the_start:
+        top.error(f"one component starts as the mesh did: leave out --{', --'.join(of_the_start).replace('_', '-')}")
+    return options
+
+
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
@@ -106,7 +118,7 @@ def _count(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = parser().parse_args(arguments)
+    options = _parsed(arguments)
     try:
         return _execute(options)
     except LocalError as failure:
@@ -121,8 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _execute(options: argparse.Namespace) -> int:
-    names = ("state_dir", "port", "base_port", "writer", *map(settings.worker_setting, settings.scaled()))
-    layout = Layout(settings.load(**{name: getattr(options, name, None) for name in names}))
+    layout = Layout(settings.load(**{name: getattr(options, name, None) for name in ("state_dir", *STARTED_WITH)}))
     match options.command:
         case "up":
             return _show_up(lifecycle.up(layout, options.only), options.json)

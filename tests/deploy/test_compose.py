@@ -6,6 +6,8 @@ import fnmatch
 import importlib
 import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +201,17 @@ def test_the_image_is_built_from_what_the_build_gets_to_see() -> None:
     ]
     assert {name for name in copied if not any(fnmatch.fnmatch(name, each) for each in kept)} == set()
     assert {"kit", "mesh", "services", "gen", "envoy", "deploy"} <= set(copied)
+
+
+def test_envoy_accepts_the_settings_that_its_container_is_started_with() -> None:
+    python, *begin, verb = SERVICES["envoy"]["command"][:3]
+    assert (python, begin, verb) == ("python", ["envoy"], "serve")
+    check = [sys.executable, "envoy", "check", *SERVICES["envoy"]["command"][3:]]
+    checked = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_envoy_serves_what_its_health_check_asks_for() -> None:
+    admin = next(each for each in SERVICES["envoy"]["command"] if each.startswith("admin=")).removeprefix("admin=")
+    assert f"http://{admin}/ready" in SERVICES["envoy"]["healthcheck"]["test"][-1]
+    compile(SERVICES["envoy"]["healthcheck"]["test"][-1], "health check", "exec")

@@ -1,5 +1,7 @@
 """`python -m local` as a person uses it, with real Postgres, Redis and mail sink."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -19,7 +21,7 @@ from local.layout import Layout
 from local.mesh.components.postgres import Databases
 from local.mesh.components.redis import Users
 from local.supervision.state import ComponentRecord, State
-from local.terminal import demo, status
+from local.terminal import cli, demo, status
 from tests.local.processes import STORES, CommandLine, assert_all_gone
 
 
@@ -254,6 +256,9 @@ def test_a_restart_keeps_the_data_and_how_the_mesh_was_started(layout: Layout) -
         with redis.Redis.from_url(Users(layout).admin_url) as client:
             assert client.get("kept") == b"yes"
 
+        with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as refusal:
+            cli.main(["restart", "redis", "--only", "redis"])
+        assert "leave out --only" in refusal.getvalue()
         begun("down")
         assert "It was not up; starting it." in begun("restart", "--only", "redis")
     finally:
