@@ -24,9 +24,23 @@ def main(arguments: list[str]) -> None:
         case ["keys", folder]:
             keys.make(Path(folder), manifests())
         case ["stores", folder]:
-            asyncio.run(keys.apply(Path(folder), manifests()))
+            _stores(Path(folder))
         case _:
             sys.exit(__doc__)
+
+
+def _stores(folder: Path) -> None:
+    from psycopg import Error as PostgresError
+    from redis import RedisError
+
+    try:
+        asyncio.run(keys.apply(folder, manifests()))
+    except FileNotFoundError as error:
+        sys.exit(f"{error.filename} is missing: run `python -m deploy keys {folder}` first")
+    except PostgresError as error:
+        sys.exit(f"Postgres does not take the services' roles and databases: {str(error).strip()}")
+    except RedisError as error:
+        sys.exit(f"Redis does not read its access control list again: {error}")
 
 
 if __name__ == "__main__":

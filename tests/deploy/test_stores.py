@@ -19,6 +19,7 @@ from deploy import keys
 from local.harness import servers as running_servers
 from local.mesh.components.redis import program
 from local.mesh.reservation import EDGE_OFFSET, reserved_ports
+from local.settings import REPOSITORY
 from mesh.catalog import manifests
 from mesh.manifest import INBOX, OUTBOX, Manifest
 from tests.local.mesh.checkouts import copy_code, write
@@ -116,6 +117,19 @@ async def test_the_steps_before_the_services_add_a_service_to_running_stores_and
             keys.make(folder, WITH_TOY)
             await keys.apply(folder, WITH_TOY, postgres=postgres, redis=address)
             assert _files(folder) == after
+
+
+def test_a_step_that_cannot_work_says_in_a_sentence_why(tmp_path: Path) -> None:
+    step = [sys.executable, "-m", "deploy", "stores", str(tmp_path)]
+    failed = subprocess.run(step, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    assert failed.returncode == 1
+    assert failed.stderr == f"{tmp_path}/postgres/password is missing: run `python -m deploy keys {tmp_path}` first\n"
+    keys.make(tmp_path, manifests())
+    failed = subprocess.run(step, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    assert failed.returncode == 1
+    # Here is no container of that name.
+    assert failed.stderr.startswith("Postgres does not take the services' roles and databases: ")
+    assert "Traceback" not in failed.stderr
 
 
 def test_a_service_reads_neither_the_keys_nor_the_inbox_of_another(tmp_path: Path) -> None:
