@@ -9,7 +9,7 @@ from kit.rpc.resources import Resources
 from kit.rpc.server import Server
 from kit.runtime import process
 
-from .config import SETTINGS, OpsSettings
+from .config import OpsSettings
 from .operations import Operations, operations
 from .peers import dead_letter_stores
 
@@ -28,4 +28,4 @@ async def serve(settings: OpsSettings) -> None:
 
 
 if __name__ == "__main__":
-    process.main("ops", serve=process.Command("serve the operators' API", SETTINGS, serve))
+    process.main("ops", serve=process.Command("serve the operators' API", OpsSettings, serve))

@@ -14,16 +14,16 @@ KEEPERS = tuple(name for name, manifest in manifests().items() if INBOX in manif
 """The services that have a table of dead letters."""
 
 
-class OpsSettings(ServiceSettings):
-    """What `serve` is told, besides where the keepers are."""
+def _with_targets() -> type[ServiceSettings]:
+    """Settings with the address of each keeper: a service that comes to the mesh brings its own without a line here."""
+    targets: dict[str, Any] = {
+        f"{name}_target": (str, Field("127.0.0.1:50051", description=f"Address and port of the {name} service."))
+        for name in KEEPERS
+    }
+    return create_model("Targets", __base__=ServiceSettings, **targets)
+
+
+class OpsSettings(_with_targets()):  # type: ignore[misc]  # a base that only the manifests know
+    """What `serve` is told."""
 
     cursor_key: Key = Field(description="Signs page tokens; the same for all replicas.")
-
-
-_TARGETS: dict[str, Any] = {
-    f"{name}_target": (str, Field("127.0.0.1:50051", description=f"Address and port of the {name} service."))
-    for name in KEEPERS
-}
-
-SETTINGS: type[OpsSettings] = create_model("SETTINGS", __base__=OpsSettings, **_TARGETS)
-"""All that `serve` is told: a service that comes to the mesh brings its address without a line here."""

@@ -37,7 +37,7 @@ from kit.runtime.settings import ServiceSettings
 from mesh.catalog import manifests
 from mesh.manifest import INBOX
 from services.ops.__main__ import api
-from services.ops.config import KEEPERS, SETTINGS
+from services.ops.config import KEEPERS, OpsSettings
 from services.ops.operations import operations
 from services.ops.operations.dead_letters import DeadLetterAggregator
 from services.ops.peers import dead_letter_stores
@@ -109,7 +109,7 @@ async def ops(database_of: Callable[[str], Database]) -> AsyncIterator[Ops]:
         serving("story", DeadLetters(theirs, "story", Signer(b"s" * 32)), story_issuer) as (story_server, storys),
         serving("notification", DeadLetters(own, "notification", Signer(b"n" * 32)), issuer) as (_, notifications),
     ):
-        settings = SETTINGS.model_validate(
+        settings = OpsSettings.model_validate(
             {
                 "listen": "127.0.0.1:0",
                 "mesh_key": MESH_KEY,
@@ -158,7 +158,7 @@ def story_requested() -> Event:
 def test_every_service_that_takes_events_is_asked_for_its_dead_letters() -> None:
     """A service that comes to the mesh needs no line in this one."""
     assert set(KEEPERS) == {name for name, manifest in manifests().items() if INBOX in manifest.kit_tables} >= {"story"}
-    assert {f"{name}_target" for name in KEEPERS} <= SETTINGS.model_fields.keys()
+    assert {f"{name}_target" for name in KEEPERS} <= OpsSettings.model_fields.keys()
 
 
 async def test_both_services_are_listed_in_one_order_page_by_page(ops: Ops) -> None:
@@ -318,6 +318,18 @@ async def test_the_other_service_decides_itself_who_may_ask(ops: Ops) -> None:
     with raises_status(StatusCode.UNAUTHENTICATED, "SESSION_REVOKED"):
         await ops.discard("story", lost.id)
     assert (await ops.page("notification")).next_page_token == ""
+
+
+async def test_a_service_that_asks_in_its_own_name_is_refused(ops: Ops) -> None:
+    """Also this one: without an administrator nobody lists or settles anything."""
+    async with grpc.aio.insecure_channel(await ops.story_server.address) as channel:
+        stub: DeadLetterServiceAsyncStub = DeadLetterServiceStub(channel)
+        for metadata in (bearer(service_tokens("ops").mint("story")), ()):
+            with raises_status(StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"):
+                await stub.ListDeadLetters(pb.ListDeadLettersRequest(), metadata=metadata)
+            discard = pb.DiscardDeadLettersRequest(service="story", event_ids=[str(uuid4())], reason="mine")
+            with raises_status(StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"):
+                await stub.DiscardDeadLetters(discard, metadata=metadata)
 
 
 async def test_with_a_service_away_no_list_is_given_that_would_look_complete(ops: Ops) -> None:

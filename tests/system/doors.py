@@ -79,6 +79,11 @@ class Answer:
         return str(self._detail("ErrorInfo").get("reason", ""))
 
     @property
+    def metadata(self) -> dict[str, str]:
+        """What ErrorInfo says besides the reason."""
+        return dict(self._detail("ErrorInfo").get("metadata", {}))
+
+    @property
     def fields(self) -> set[str]:
         return {each["field"] for each in self._detail("BadRequest").get("field_violations", ())}
 

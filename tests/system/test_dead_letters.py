@@ -16,6 +16,8 @@ from storymesh.events.v1.story_events_pb2 import StoryCompleted, StoryRequested
 from kit.events.envelope import Event
 from kit.events.inbox_stream import stream_of
 from local.harness import RunningMesh
+from mesh.catalog import manifests
+from mesh.manifest import INBOX
 from tests.kit.events.test_inbox import event
 from tests.system.conftest import Person, databases_of, mails_to, opened, registered
 from tests.system.members import Member, body_of, signed_up
@@ -124,6 +126,20 @@ async def test_a_decision_is_shown_when_its_letter_has_died_again(
         assert decision["reason"] == "perhaps now"
 
 
+async def test_every_service_that_takes_events_is_asked_by_its_name_and_no_other(
+    mesh: RunningMesh, admin: Member
+) -> None:
+    takers = {name for name, manifest in manifests().items() if INBOX in manifest.kit_tables}
+    for name in takers:
+        assert {letter["service"] for letter in await listed(admin, service=name)} <= {name}
+    request: dict[str, Any] = {"event_ids": [str(uuid4())], "reason": "mine"}
+    for name in {*manifests(), "nobody", "Story"} - takers:
+        refused = await admin.call("ListDeadLetters", service=name)
+        assert (refused.code, refused.fields) == ("INVALID_ARGUMENT", {"service"})
+        refused = await admin.call("DiscardDeadLetters", service=name, **request)
+        assert (refused.code, refused.fields) == ("INVALID_ARGUMENT", {"service"})
+
+
 async def test_a_reason_of_spaces_is_refused_with_its_name(http: httpx.AsyncClient, admin: Member) -> None:
     request: dict[str, Any] = {"service": "story", "event_ids": [str(uuid4())], "reason": "   "}
     headers = {"authorization": f"Bearer {admin.access_token}"}
@@ -149,7 +165,9 @@ async def test_nobody_else_may(mesh: RunningMesh, http: httpx.AsyncClient) -> No
 async def test_without_the_story_service_the_rest_of_the_list_can_be_had(mesh: RunningMesh, admin: Member) -> None:
     await mesh.stop("story")
     try:
-        assert (await admin.call("ListDeadLetters")).code == "UNAVAILABLE"
+        refused = await admin.call("ListDeadLetters")
+        assert refused.refusal == ("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE")
+        assert refused.metadata == {"dependency": "story"}
         body_of(await admin.call("ListDeadLetters", service="notification"))
     finally:
         await mesh.start("story")
