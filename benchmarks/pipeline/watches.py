@@ -19,7 +19,7 @@ from benchmarks.machine import cpu_seconds
 from kit.data import redis as kit_redis
 from local.settings import REPOSITORY, inherited_environment
 from services.story.model import Position
-from services.story.store.progress import Kind, Progress
+from services.story.store.progress import Progress, ProgressKind
 
 from . import stories
 from .running import Running
@@ -69,7 +69,7 @@ async def measure(
     async with kit_redis.connect(running.mesh.redis_url) as redis:
         progress = Progress(redis)
         for story_id in ids:
-            await progress.append(UUID(story_id), Position(1, 0), Kind.BEGIN)
+            await progress.append(UUID(story_id), Position(1, 0), ProgressKind.BEGIN)
         before, began = _memory(pid), time.perf_counter()
         crowd = await _Crowd.of(running.story_target, [asked[number % len(asked)] for number in range(watchers)])
         try:
@@ -108,7 +108,7 @@ async def _write(progress: Progress, story_ids: Sequence[UUID], seconds: float) 
     for number in range(rounds * len(story_ids)):
         offset, story = divmod(number, len(story_ids))
         await asyncio.sleep(began + number / len(story_ids) - time.perf_counter())
-        await progress.append(story_ids[story], Position(1, offset + 1), Kind.CHUNK, f"{time.time()} ")
+        await progress.append(story_ids[story], Position(1, offset + 1), ProgressKind.CHUNK, f"{time.time()} ")
     await asyncio.sleep(_SETTLE_SECONDS)
     return rounds * len(story_ids)
 

@@ -30,7 +30,7 @@ from services.notification.tables import mails, notifications
 from services.story.adapters import writers
 from services.story.adapters.writers.composer import ComposerWriter
 from services.story.model import START, State, Story
-from services.story.store.progress import Entry, Kind, Progress, fold
+from services.story.store.progress import Progress, ProgressEntry, ProgressKind, fold
 from services.story.tables import admissions, stories
 
 from .lives import WISH
@@ -190,19 +190,19 @@ async def _faults_of_text(telling: Telling, row: Any, redis: Redis, *, lossy: bo
     return found and [*found, f"stream {[f'{entry.position} {entry.kind}' for entry in entries]}"]
 
 
-async def _entries(story_id: UUID, redis: Redis) -> list[Entry]:
-    entries: list[Entry] = []
+async def _entries(story_id: UUID, redis: Redis) -> list[ProgressEntry]:
+    entries: list[ProgressEntry] = []
     progress = Progress(redis)
     while page := await progress.read(story_id, entries[-1].position if entries else START):
         entries += page
     return entries
 
 
-def _gaps(entries: Sequence[Entry]) -> Iterator[str]:
+def _gaps(entries: Sequence[ProgressEntry]) -> Iterator[str]:
     attempt = 0
     for entry in entries:
         # After a loss it is a snapshot.
-        whole = entry.position.offset == 0 or entry.kind in (Kind.SNAPSHOT, Kind.END)
+        whole = entry.position.offset == 0 or entry.kind in (ProgressKind.SNAPSHOT, ProgressKind.END)
         if entry.position.attempt != attempt and not whole:
             yield f"attempt {entry.position.attempt} begins with {entry.position} {entry.kind}"
         attempt = entry.position.attempt
@@ -211,14 +211,14 @@ def _gaps(entries: Sequence[Entry]) -> Iterator[str]:
             continue
         if after.position.offset != before.position.offset + 1:
             yield f"{after.position} follows {before.position}"
-        if before.kind is Kind.END and after.kind is not Kind.END:
+        if before.kind is ProgressKind.END and after.kind is not ProgressKind.END:
             yield f"{after.position} {after.kind} follows the end"
 
 
 async def _written(story_id: UUID) -> str:
     """What the composer writes for the story: always the same."""
     brief = writers.Brief(
-        preferences=WISH.preferences, length=writers.Length[WISH.length], seed=story_id.int & 0xFFFF_FFFF
+        preferences=WISH.preferences, length=writers.WordCount[WISH.length], seed=story_id.int & 0xFFFF_FFFF
     )
     pieces = [piece async for piece in ComposerWriter(pace_seconds=0).write(brief)]
     return "".join(piece.text for piece in pieces if isinstance(piece, writers.Words))

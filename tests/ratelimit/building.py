@@ -10,7 +10,7 @@ from google.protobuf import wrappers_pb2
 
 import services.ratelimit
 from services.ratelimit.model import Limit
-from services.ratelimit.model.rules import Entry, OnNoMatch, OnRedisDown, Rule, RuleSet
+from services.ratelimit.model.rules import DescriptorEntry, OnNoMatch, OnRedisDown, Rule, RuleSet
 from services.ratelimit.operations.buckets import Buckets, Descriptor
 
 DOMAIN = "storymesh"
@@ -31,7 +31,7 @@ def rule(
     entries = (entry.partition("=") for entry in match.split())
     return Rule(
         name,
-        tuple(Entry(key, value if equals else None) for key, equals, value in entries),
+        tuple(DescriptorEntry(key, value if equals else None) for key, equals, value in entries),
         limit or Limit(requests=60, period_seconds=60, burst=3),
         on_redis_down,
     )

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.ratelimit.model import Limit
-from services.ratelimit.model.rules import Entry, OnNoMatch, OnRedisDown, Rule
+from services.ratelimit.model.rules import DescriptorEntry, OnNoMatch, OnRedisDown, Rule
 from services.ratelimit.store.rules_file import BadRules, load
 
 MATCH = "[{key: class, value: credentials}, {key: client_ip}]"
@@ -35,7 +35,12 @@ def test_a_good_file_is_read_whole(path: Path) -> None:
     rules = load(path)
     assert (rules.domain, rules.on_no_match) == ("storymesh", OnNoMatch.ALLOW)
     assert rules.rules == (
-        Rule("logins", (Entry("class", "credentials"), Entry("client_ip")), Limit(10, 60, 20), OnRedisDown.CLOSED),
+        Rule(
+            "logins",
+            (DescriptorEntry("class", "credentials"), DescriptorEntry("client_ip")),
+            Limit(10, 60, 20),
+            OnRedisDown.CLOSED,
+        ),
     )
 
 

@@ -12,7 +12,7 @@ from kit.data.database import Database
 from kit.runtime.clock import system_clock
 from services.story import store
 from services.story.model import Checkpoint, Length, Position, Wish
-from services.story.store.progress import Kind, Progress
+from services.story.store.progress import Progress, ProgressKind
 
 LEASE = timedelta(minutes=5)
 WISH = Wish(preferences=("rain",), theme="", prompt="", length=Length.SHORT, language="en")
@@ -52,23 +52,23 @@ class Pen:
         await self.open()
 
     async def open(self) -> None:
-        await self._progress.append(self.story_id, self.position, Kind.BEGIN)
+        await self._progress.append(self.story_id, self.position, ProgressKind.BEGIN)
 
     async def add(self, words: str) -> None:
         self.text += words
-        await self._append(Kind.CHUNK, words)
+        await self._append(ProgressKind.CHUNK, words)
 
     async def snapshot(self, text: str) -> None:
         """As an attempt that goes on where another has ended."""
         self.text = text
-        await self._append(Kind.SNAPSHOT, text)
+        await self._append(ProgressKind.SNAPSHOT, text)
 
     async def requeue(self) -> None:
         async with self._db.transaction() as tx:
             assert await store.attempts.requeue(
                 tx, self.story_id, self.position.attempt, Checkpoint("", self.text), pause=None
             )
-        await self._append(Kind.END)
+        await self._append(ProgressKind.END)
 
     async def commit(self) -> None:
         """Completes the story without a word to watchers."""
@@ -79,9 +79,9 @@ class Pen:
 
     async def complete(self) -> None:
         await self.commit()
-        await self._append(Kind.END)
+        await self._append(ProgressKind.END)
 
-    async def _append(self, kind: Kind, text: str = "") -> None:
+    async def _append(self, kind: ProgressKind, text: str = "") -> None:
         self.position = Position(self.position.attempt, self.position.offset + 1)
         if not await self._progress.append(self.story_id, self.position, kind, text):
-            await self._progress.append(self.story_id, self.position, Kind.SNAPSHOT, self.text)
+            await self._progress.append(self.story_id, self.position, ProgressKind.SNAPSHOT, self.text)

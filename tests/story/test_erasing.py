@@ -28,7 +28,7 @@ from services.story.adapters.writers import Title, Words
 from services.story.model import Position, State
 from services.story.operations.erasing import Erasing
 from services.story.peers import Accounts
-from services.story.store.progress import Kind, Overtaken, Progress
+from services.story.store.progress import Overtaken, Progress, ProgressKind
 from services.story.tables import stories
 from tests.identity import service_tokens
 from tests.notification.directory import Directory, serving
@@ -200,11 +200,11 @@ async def _waits_for_a_row(world: StoryWorld) -> bool:
 
 async def test_nothing_that_a_late_worker_appends_brings_the_words_back(world: StoryWorld) -> None:
     progress, story_id = Progress(world.redis), uuid4()
-    await progress.append(story_id, Position(3, 0), Kind.BEGIN)
-    await progress.append(story_id, Position(3, 1), Kind.CHUNK, SECRET)
+    await progress.append(story_id, Position(3, 0), ProgressKind.BEGIN)
+    await progress.append(story_id, Position(3, 1), ProgressKind.CHUNK, SECRET)
     for _ in range(2):
         await progress.erase([story_id, uuid4()])
-        for kind in Kind:
+        for kind in ProgressKind:
             with pytest.raises(Overtaken):
                 await progress.append(story_id, Position(3, 2), kind, SECRET)
     assert SECRET not in await words_in_redis(world)
@@ -242,7 +242,7 @@ async def test_an_erasure_that_was_broken_off_is_finished_by_its_repetition(
     person = world.person()
     made = [await requested(person, theme=SECRET) for _ in range(5)]
     for story_id in made:
-        await Progress(world.redis).append(story_id, Position(1, 0), Kind.CHUNK, SECRET)
+        await Progress(world.redis).append(story_id, Position(1, 0), ProgressKind.CHUNK, SECRET)
     async with world.db.transaction() as tx:
         await tx.execute(select(stories.c.id).where(stories.c.id == made[3]).with_for_update())
         broken_off = asyncio.create_task(world.erasing().erase(person.id))
@@ -258,7 +258,7 @@ async def test_an_erasure_that_was_broken_off_is_finished_by_its_repetition(
 async def test_while_redis_is_away_the_stories_stay_where_their_words_can_be_found_by(world: StoryWorld) -> None:
     person = world.person()
     story_id = await requested(person)
-    await Progress(world.redis).append(story_id, Position(1, 0), Kind.CHUNK, SECRET)
+    await Progress(world.redis).append(story_id, Position(1, 0), ProgressKind.CHUNK, SECRET)
     async with kit_redis.connect("redis://127.0.0.1:1/0") as away:
         with pytest.raises(redis.exceptions.ConnectionError):
             await Erasing(world.db, Progress(away), system_clock).erase(person.id)

@@ -20,7 +20,7 @@ from mesh.edge_protocol import STREAM_ENDED_HEADER
 from services.story import store
 from services.story.adapters.writers import Title, Words, WriterUnavailable
 from services.story.model import Position
-from services.story.store.progress import Kind, Overtaken, Progress
+from services.story.store.progress import Overtaken, Progress, ProgressKind
 from tests.statuses import detail, raises_status, reason_of, violated_fields
 from tests.story.conftest import Person, StoryWorld
 from tests.story.pen import Pen, queued
@@ -298,10 +298,10 @@ async def test_words_written_while_redis_forgot_the_former_ones_still_arrive(
 async def test_an_overtaken_attempt_cannot_append_any_more(world: StoryWorld) -> None:
     progress = Progress(world.redis)
     story = UUID(int=7)
-    await progress.append(story, Position(1, 0), Kind.BEGIN)
-    await progress.append(story, Position(2, 0), Kind.BEGIN)
+    await progress.append(story, Position(1, 0), ProgressKind.BEGIN)
+    await progress.append(story, Position(2, 0), ProgressKind.BEGIN)
     with pytest.raises(Overtaken):
-        await progress.append(story, Position(1, 1), Kind.CHUNK, "late")
+        await progress.append(story, Position(1, 1), ProgressKind.CHUNK, "late")
     assert [entry.position for entry in await progress.read(story, Position(0, 0))] == [Position(1, 0), Position(2, 0)]
 
 
@@ -309,10 +309,10 @@ async def test_a_repeated_append_changes_nothing(world: StoryWorld) -> None:
     progress = Progress(world.redis)
     story = UUID(int=8)
     for _ in range(2):
-        assert await progress.append(story, Position(1, 0), Kind.BEGIN)
-        assert await progress.append(story, Position(1, 1), Kind.CHUNK, "once")
+        assert await progress.append(story, Position(1, 0), ProgressKind.BEGIN)
+        assert await progress.append(story, Position(1, 1), ProgressKind.CHUNK, "once")
     assert [entry.text for entry in await progress.read(story, Position(0, 0))] == ["", "once"]
-    assert not await progress.append(story, Position(1, 3), Kind.CHUNK, "after a gap")
+    assert not await progress.append(story, Position(1, 3), ProgressKind.CHUNK, "after a gap")
 
 
 async def blocked(world: StoryWorld) -> int:

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from kit.events.inbox_stream import delayed_of, stream_of
 from local.harness import RunningMesh
 from services.story.model import START, Position
-from services.story.store.progress import Entry, Kind, Progress, fold
+from services.story.store.progress import Progress, ProgressEntry, ProgressKind, fold
 from tests.system.conftest import Person, databases_of, mails_to
 from tests.system.sse import Follower
 from tests.waiting import until
@@ -168,14 +168,14 @@ async def _no_gap(redis: Redis, reader: Reader, redis_forgot: bool) -> None:
         _dense(entries, await reader.person.story(story_id))
 
 
-def _dense(entries: Sequence[Entry], story: dict[str, Any]) -> None:
+def _dense(entries: Sequence[ProgressEntry], story: dict[str, Any]) -> None:
     """They follow each other without a gap; only a snapshot, which stands for all before it, may follow anything."""
-    latest, text = Entry(START, Kind.BEGIN, ""), ""
+    latest, text = ProgressEntry(START, ProgressKind.BEGIN, ""), ""
     for entry in entries:
         attempt = entry.position.attempt
         offset = latest.position.offset + 1 if attempt == latest.position.attempt else 0
-        assert entry.position == Position(attempt, offset) or entry.kind is Kind.SNAPSHOT
+        assert entry.position == Position(attempt, offset) or entry.kind is ProgressKind.SNAPSHOT
         latest, text = entry, fold(text, entry)
         assert story["text"].startswith(text)
-    if latest.kind is Kind.END and latest.position.attempt == story["attempt"]:
+    if latest.kind is ProgressKind.END and latest.position.attempt == story["attempt"]:
         assert text == story["text"]

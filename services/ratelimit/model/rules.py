@@ -29,7 +29,7 @@ class OnNoMatch(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class DescriptorEntry:
     """Matches one entry of a descriptor: its key, and its value unless that is None."""
 
     key: str
@@ -44,7 +44,7 @@ class Rule:
     """A limit for the descriptors that have exactly these entries, with a bucket for each combination of values."""
 
     name: str
-    match: tuple[Entry, ...]
+    match: tuple[DescriptorEntry, ...]
     limit: Limit
     on_redis_down: OnRedisDown
 

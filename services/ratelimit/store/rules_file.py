@@ -12,8 +12,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from services.ratelimit.model.rules import DescriptorEntry, OnNoMatch, OnRedisDown, Rule, RuleSet
+
 from ..model import MICROSECONDS, Limit
-from ..model.rules import Entry, OnNoMatch, OnRedisDown, Rule, RuleSet
 
 _RATE = re.compile(r"(?P<requests>[1-9]\d{0,9})/(?P<count>[1-9]\d{0,3})?(?P<unit>s|min|h|d)")
 _UNIT_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
@@ -105,7 +106,7 @@ class _Rule(_Strict):
         return Limit(requests, period_seconds, self.burst)
 
     def to_rule(self) -> Rule:
-        match = tuple(Entry(entry.key, entry.value) for entry in self.match)
+        match = tuple(DescriptorEntry(entry.key, entry.value) for entry in self.match)
         return Rule(self.name, match, self.limit, OnRedisDown(self.on_redis_down))
 
 

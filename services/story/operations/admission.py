@@ -18,7 +18,7 @@ _LATEST = 20
 """Completed stories that the pace is taken from: a few minutes' on one machine, a second's on many."""
 
 _RELIEF = 10
-"""Whoever meets a full backlog comes back when a tenth of it is written: for the next place alone, all would come at once."""
+"""Retry after a tenth of the backlog has drained; waiting for one free slot would make all retry at once."""
 
 
 class StoryQuotaExceeded(ResourceExhausted):

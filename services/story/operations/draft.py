@@ -6,8 +6,9 @@ import logging
 
 import redis.exceptions
 
+from services.story.store.progress import Overtaken, Progress, ProgressKind
+
 from ..model import Checkpoint, Position, Story
-from ..store.progress import Kind, Overtaken, Progress
 
 log = logging.getLogger(__name__)
 
@@ -37,23 +38,23 @@ class Draft:
         """Raises Overtaken."""
         if self.text:
             # Goes on from the checkpoint: no watcher has to start over.
-            await self._append(Kind.SNAPSHOT, self.text)
+            await self._append(ProgressKind.SNAPSHOT, self.text)
         else:
-            await self._append(Kind.BEGIN)
+            await self._append(ProgressKind.BEGIN)
 
     async def add(self, words: str) -> None:
         """Raises Overtaken."""
         self.text += words
-        await self._append(Kind.CHUNK, words)
+        await self._append(ProgressKind.CHUNK, words)
 
     async def end(self) -> None:
         """Tells watchers to look at the story; without it they look a few seconds later by themselves."""
         try:
-            await self._append(Kind.END)
+            await self._append(ProgressKind.END)
         except Overtaken:
             return
 
-    async def _append(self, kind: Kind, text: str = "") -> None:
+    async def _append(self, kind: ProgressKind, text: str = "") -> None:
         position = self._position
         self._position = Position(position.attempt, position.offset + 1)
         title = self.title if self.title != self._told_title else ""
@@ -61,10 +62,10 @@ class Draft:
             if self._complete and await self._progress.append(self._story_id, position, kind, text, title=title):
                 self._told_title = self.title
                 return
-            await self._progress.append(self._story_id, position, Kind.SNAPSHOT, self.text, title=self.title)
+            await self._progress.append(self._story_id, position, ProgressKind.SNAPSHOT, self.text, title=self.title)
             self._told_title = self.title
             self._complete = True
-            if kind is Kind.END:
+            if kind is ProgressKind.END:
                 await self.end()
         except (redis.exceptions.RedisError, OSError) as error:
             self._complete = False

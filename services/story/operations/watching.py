@@ -15,11 +15,11 @@ from kit.data.database import Database
 from kit.errors import InvalidArgument, Violation
 from kit.identity.caller import Caller
 from kit.identity.signing import Signer
+from services.story.store.progress import Progress, ProgressEntry, ProgressKind, merged
 
 from ..model import START, Chunk, Done, Heartbeat, Position, Reconnect, Reset, Snapshot, State, StateChange, Step, Story
-from ..store.progress import Entry, Kind, Progress, merged
-from .following import PASSING, Following, Followings, Interrupted, TooManyWatches
 from .stories import Stories
+from .story_feeds import PASSING, Interrupted, StoryFeed, StoryFeeds, TooManyWatches
 
 _STANDING = "="
 """Marks the place in the token of a resumption's snapshot.
@@ -63,13 +63,13 @@ class Watches:
         self._signer = signer
         self._limits = limits
         self._heartbeat_seconds = heartbeat_seconds
-        self._followings = Followings(db, progress, most=limits.stories)
+        self._feeds = StoryFeeds(db, progress, most=limits.stories)
         self._open: Counter[UUID] = Counter()
         """By person."""
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Must run while there are watches: it sees what no entry tells, and sends watchers elsewhere when `stopping` is set."""
-        await self._followings.run(stopping)
+        await self._feeds.run(stopping)
 
     async def watch(self, caller: Caller, story_id: UUID, resume_token: str) -> AsyncGenerator[tuple[str, Step], None]:
         """The first step is a Snapshot; ends after Done or Reconnect.
@@ -80,7 +80,7 @@ class Watches:
         after, standing = self._opened(scope, resume_token)
         watch = _Watch(
             self._stories,
-            self._followings,
+            self._feeds,
             self._progress,
             caller,
             entries_behind=self._limits.entries_behind,
@@ -138,7 +138,7 @@ class _Watch:
     def __init__(
         self,
         stories: Stories,
-        followings: Followings,
+        feeds: StoryFeeds,
         progress: Progress,
         caller: Caller,
         *,
@@ -146,7 +146,7 @@ class _Watch:
         heartbeat_seconds: float,
     ) -> None:
         self._stories = stories
-        self._followings = followings
+        self._feeds = feeds
         self._progress = progress
         self._caller = caller
         self._entries_behind = entries_behind
@@ -174,61 +174,61 @@ class _Watch:
             yield self._done(story)
             return
         self._state = story.state
-        async with self._followings.follow(story) as following:
+        async with self._feeds.follow(story) as feed:
             self._standing = after is not None
-            yield await self._beginning(following, None if standing else after)
+            yield await self._beginning(feed, None if standing else after)
             self._standing = False
             try:
                 if after is None and not story.state.final:
                     # Only on a fresh watch: a client that comes back at every message must get on.
                     self._told = story.state
                     yield StateChange(story.state)
-                async with aclosing(self._live(following)) as live:
+                async with aclosing(self._live(feed)) as live:
                     async for step in live:
                         yield step
             except (Interrupted, *PASSING):
                 # The client has a part already; it resumes here or at another replica, and nothing is lost.
                 yield _reconnect()
 
-    async def _beginning(self, following: Following, after: Position | None) -> Snapshot:
+    async def _beginning(self, feed: StoryFeed, after: Position | None) -> Snapshot:
         """The text up to the position, or up to now when there is none or its place is lost."""
-        story = following.story
-        if story.state.final and (after is None or after >= following.head):
-            self.position, self._whole = following.head, True
+        story = feed.story
+        if story.state.final and (after is None or after >= feed.head):
+            self.position, self._whole = feed.head, True
             return Snapshot(story.text)
-        text = None if after is None else await following.text_at(after)
+        text = None if after is None else await feed.text_at(after)
         if after is None or text is None:
-            return self._snapshot_of_now(following)
+            return self._snapshot_of_now(feed)
         self.position, self._blank = after, not text
         return Snapshot(text)
 
-    def _snapshot_of_now(self, following: Following) -> Snapshot:
-        self.position, self._blank = following.head, not following.text
-        return Snapshot(following.text)
+    def _snapshot_of_now(self, feed: StoryFeed) -> Snapshot:
+        self.position, self._blank = feed.head, not feed.text
+        return Snapshot(feed.text)
 
-    async def _live(self, following: Following) -> AsyncGenerator[Step, None]:
+    async def _live(self, feed: StoryFeed) -> AsyncGenerator[Step, None]:
         clock = asyncio.get_running_loop().time
         told_at = clock()
-        while not following.leaving:
-            news, taken = following.news, following.count
-            entries = following.after(self.position)
+        while not feed.leaving:
+            news, taken = feed.news, feed.count
+            entries = feed.after(self.position)
             if entries is None:
-                entries = await self._progress.read(following.story.id, self.position)
+                entries = await self._progress.read(feed.story.id, self.position)
                 if not entries:
                     # Redis has lost what memory has left behind.
-                    yield self._snapshot_of_now(following)
+                    yield self._snapshot_of_now(feed)
             for step in self._steps_of(entries):
                 yield step
                 told_at = clock()
-            if following.count - taken > self._entries_behind:
+            if feed.count - taken > self._entries_behind:
                 # Its client reads more slowly than words are written, and would for ever show what is long past.
                 break
             if entries:
                 continue
-            story = following.story
-            following.check()
-            if story.state.final and self.position >= following.head:
-                if not self._whole and following.text != story.text:
+            story = feed.story
+            feed.check()
+            if story.state.final and self.position >= feed.head:
+                if not self._whole and feed.text != story.text:
                     yield Snapshot(story.text)
                 yield self._done(story)
                 return
@@ -249,7 +249,7 @@ class _Watch:
         self._end = f"{_ENDED}{_told_by_done(story)}"
         return Done(story)
 
-    def _steps_of(self, entries: Sequence[Entry]) -> Iterator[Step]:
+    def _steps_of(self, entries: Sequence[ProgressEntry]) -> Iterator[Step]:
         """Chunks that came together are told together."""
         for entry in merged(entries):
             self.position = entry.position
@@ -259,17 +259,17 @@ class _Watch:
                     self._told = State.RUNNING
                     yield StateChange(State.RUNNING)
             match entry.kind:
-                case Kind.BEGIN:
+                case ProgressKind.BEGIN:
                     if not self._blank or entry.position.attempt > 1:
                         yield Reset(entry.position.attempt)
                     self._blank = True
-                case Kind.CHUNK:
+                case ProgressKind.CHUNK:
                     self._blank = False
                     yield Chunk(entry.text)
-                case Kind.SNAPSHOT:
+                case ProgressKind.SNAPSHOT:
                     self._blank = not entry.text
                     yield Snapshot(entry.text)
-                case Kind.END:
+                case ProgressKind.END:
                     continue
 
 

@@ -18,20 +18,20 @@ from kit.data.database import DATABASE_AWAY, Database, DatabaseError, Transactio
 from kit.events import outbox
 from kit.events.inbox import Later, backoff_seconds
 from kit.runtime.clock import Clock
-
-from .. import store
-from ..adapters.writers import (
+from services.story.adapters.writers import (
     Brief,
     Continuing,
-    Length,
     Piece,
     Title,
     Usage,
+    WordCount,
     Words,
     Writer,
     WriterRefused,
     WriterUnavailable,
 )
+
+from .. import store
 from ..model import FailureReason, Story
 from ..store.progress import Overtaken, Progress
 from .draft import Draft
@@ -329,7 +329,7 @@ def _brief(story: Story) -> Brief:
         preferences=wish.preferences,
         theme=wish.theme,
         prompt=wish.prompt,
-        length=Length[wish.length],
+        length=WordCount[wish.length],
         language=wish.language,
         seed=story.id.int & 0xFFFF_FFFF,
     )

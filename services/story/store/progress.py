@@ -78,7 +78,7 @@ _PAST_ALL = Position(1 << 31, 0)
 """Postgres counts attempts in 32 bits with a sign: no attempt has this number."""
 
 
-class Kind(StrEnum):
+class ProgressKind(StrEnum):
     BEGIN = "begin"
     """The attempt has begun; the text is empty."""
     CHUNK = "chunk"
@@ -89,9 +89,9 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ProgressEntry:
     position: Position
-    kind: Kind
+    kind: ProgressKind
     text: str
     title: str = ""
     """Where the attempt has found one since the entry before."""
@@ -114,7 +114,9 @@ class Progress:
         self._append = redis.register_script(_APPEND)
         self._stop = redis.register_script(_STOP)
 
-    async def append(self, story_id: UUID, position: Position, kind: Kind, text: str = "", *, title: str = "") -> bool:
+    async def append(
+        self, story_id: UUID, position: Position, kind: ProgressKind, text: str = "", *, title: str = ""
+    ) -> bool:
         """Repeating an append changes nothing. False when the entries before it are gone: append a snapshot instead.
 
         Raises Overtaken.
@@ -127,12 +129,12 @@ class Progress:
             raise Overtaken
         return bool(answer == 1)
 
-    async def read(self, story_id: UUID, after: Position) -> list[Entry]:
+    async def read(self, story_id: UUID, after: Position) -> list[ProgressEntry]:
         """What there is after the position, oldest first, at most a page of it."""
         raw = await self._redis.xrange(_key(story_id), min=f"({after}", max="+", count=_PAGE)
         return _entries(cast("_Raw", raw))
 
-    async def wait(self, story_id: UUID, after: Position, seconds: float) -> list[Entry]:
+    async def wait(self, story_id: UUID, after: Position, seconds: float) -> list[ProgressEntry]:
         """Like `read`, but waits for the first entry up to `seconds`; empty when none came."""
         answer = await self._redis.xread(
             {_key(story_id): str(after)}, count=_PAGE, block=max(milliseconds(timedelta(seconds=seconds)), 1)
@@ -173,32 +175,32 @@ class Progress:
         )
 
 
-def fold(text: str, entry: Entry) -> str:
+def fold(text: str, entry: ProgressEntry) -> str:
     """The text after the entry, from the text before it."""
     match entry.kind:
-        case Kind.BEGIN:
+        case ProgressKind.BEGIN:
             return ""
-        case Kind.SNAPSHOT:
+        case ProgressKind.SNAPSHOT:
             return entry.text
-        case Kind.CHUNK:
+        case ProgressKind.CHUNK:
             return text + entry.text
-        case Kind.END:
+        case ProgressKind.END:
             return text
 
 
-def merged(entries: Sequence[Entry]) -> Iterator[Entry]:
+def merged(entries: Sequence[ProgressEntry]) -> Iterator[ProgressEntry]:
     """The same text in fewer entries: chunks that follow each other become one, at the position of the last."""
-    chunks: list[Entry] = []
+    chunks: list[ProgressEntry] = []
     for entry in entries:
-        if chunks and entry.kind is not Kind.CHUNK:
-            yield Entry(chunks[-1].position, Kind.CHUNK, "".join(chunk.text for chunk in chunks))
+        if chunks and entry.kind is not ProgressKind.CHUNK:
+            yield ProgressEntry(chunks[-1].position, ProgressKind.CHUNK, "".join(chunk.text for chunk in chunks))
             chunks.clear()
-        if entry.kind is Kind.CHUNK:
+        if entry.kind is ProgressKind.CHUNK:
             chunks.append(entry)
         else:
             yield entry
     if chunks:
-        yield Entry(chunks[-1].position, Kind.CHUNK, "".join(chunk.text for chunk in chunks))
+        yield ProgressEntry(chunks[-1].position, ProgressKind.CHUNK, "".join(chunk.text for chunk in chunks))
 
 
 _Raw = Sequence[tuple[bytes, dict[bytes, bytes]]]
@@ -209,11 +211,11 @@ def _key(story_id: UUID) -> str:
     return f"progress:{story_id}"
 
 
-def _entries(raw: _Raw) -> list[Entry]:
+def _entries(raw: _Raw) -> list[ProgressEntry]:
     return [
-        Entry(
+        ProgressEntry(
             Position.parse(entry_id.decode()),
-            Kind(fields[b"kind"].decode()),
+            ProgressKind(fields[b"kind"].decode()),
             fields[b"text"].decode(),
             fields.get(b"title", b"").decode(),
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from services.story.adapters.writers import Brief, Length
+from services.story.adapters.writers import Brief, WordCount
 
-PLAIN = Brief(preferences=("cats", "the sea"), theme="courage", length=Length.SHORT, seed=7)
+PLAIN = Brief(preferences=("cats", "the sea"), theme="courage", length=WordCount.SHORT, seed=7)
 
 ODD_TEXTS = [
     "{0} {hero} {{}} %s $hero ${theme} $$",
@@ -27,7 +27,7 @@ briefs = st.builds(
     preferences=st.lists(text, max_size=7).map(tuple),
     theme=text,
     prompt=text,
-    length=st.sampled_from(list(Length)),
+    length=st.sampled_from(list(WordCount)),
     language=st.sampled_from(["en", "en-GB", "EN_us", ""]),
     title=st.none() | text,
     first_name=text,

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import pytest
 
-from services.story.adapters.writers import Brief, Length, Piece, Title, Words, WriterRefused, WriterUnavailable
+from services.story.adapters.writers import Brief, Piece, Title, WordCount, Words, WriterRefused, WriterUnavailable
 from services.story.adapters.writers.openai import OpenAIWriter
 
 from .chat_server import delta
@@ -19,7 +19,7 @@ Make: TypeAlias = Callable[..., OpenAIWriter]
 KEY = "sk-proj-Zq8Lm3Xw5Tr7Yv2Kc9"
 WISH = "My grandmother Ottilie hid her letters under the floor."
 BRIEF = Brief(
-    length=Length.SHORT, prompt=WISH, theme="forgiveness", preferences=("zeppelins",), first_name="Wilhelmina"
+    length=WordCount.SHORT, prompt=WISH, theme="forgiveness", preferences=("zeppelins",), first_name="Wilhelmina"
 )
 STORY = ("One two three four five six seven eight nine ten. " * 14).strip()
 ANSWER = f"The Key\n\n{STORY}"

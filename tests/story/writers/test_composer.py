@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.story.adapters.writers import Brief, Length, Refusal, Title, Words, WriterRefused
+from services.story.adapters.writers import Brief, Refusal, Title, WordCount, Words, WriterRefused
 from services.story.adapters.writers.composer import CREDIT, ComposerWriter
 
 from .briefs import ODD_TEXTS, PLAIN, briefs
@@ -24,8 +24,8 @@ async def test_any_brief_becomes_a_whole_story_of_its_length(brief: Brief) -> No
     assert_well_formed(await read(WRITER, brief), brief)
 
 
-@pytest.mark.parametrize("length", list(Length))
-async def test_the_length_is_met_for_many_seeds(length: Length) -> None:
+@pytest.mark.parametrize("length", list(WordCount))
+async def test_the_length_is_met_for_many_seeds(length: WordCount) -> None:
     for seed in range(100):
         brief = replace(PLAIN, length=length, seed=seed)
         assert_well_formed(await read(WRITER, brief), brief)

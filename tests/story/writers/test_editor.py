@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.story.adapters.writers import Length
+from services.story.adapters.writers import WordCount
 from services.story.adapters.writers.editor import Editor
 from services.story.adapters.writers.plot import Plot, plot
 
@@ -15,7 +15,7 @@ from .briefs import PLAIN
 
 def plot_about(pronoun: str) -> Plot:
     """The first plot whose hero is she, or he."""
-    plots = (plot(replace(PLAIN, length=Length.LONG, prompt="My daughter reads.", seed=seed)) for seed in range(100))
+    plots = (plot(replace(PLAIN, length=WordCount.LONG, prompt="My daughter reads.", seed=seed)) for seed in range(100))
     return next(found for found in plots if found.pronouns[0] == pronoun)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.story.adapters.writers import Length, Refusal, WriterRefused, WriterUnavailable
+from services.story.adapters.writers import Refusal, WordCount, WriterRefused, WriterUnavailable
 
 from .chat_server import ChatServer, delta, sending, sending_bytes, streaming
 from .telling import ANSWER, STORY, Make, content, frames, refusal_of, told
@@ -136,7 +136,7 @@ async def test_words_after_enough_whole_sentences_are_left_out_when_they_make_no
     text = (await told(make()))[1]
 
     assert text.endswith(" ten.")
-    assert Length.SHORT.words <= len(text.split()) <= Length.SHORT.most
+    assert WordCount.SHORT.words <= len(text.split()) <= WordCount.SHORT.most
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from services.story.adapters.writers import Brief, Length, Refusal, WriterRefused, WriterUnavailable
+from services.story.adapters.writers import Brief, Refusal, WordCount, WriterRefused, WriterUnavailable
 from services.story.adapters.writers.llama import Llama, bundled_model
 from services.story.adapters.writers.local import SAMPLING, LocalWriter
 from services.story.adapters.writers.plot import plot
@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 ASK = [{"role": "user", "content": "Tell me about the sea."}]
-BRIEF = Brief(preferences=("cats", "the sea"), theme="a lighthouse in winter", length=Length.SHORT, seed=1)
+BRIEF = Brief(preferences=("cats", "the sea"), theme="a lighthouse in winter", length=WordCount.SHORT, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ async def test_closing_ends_the_stories_under_way() -> None:
     model = Llama(bundled_model())
     writer = LocalWriter(model)
 
-    async with aclosing(writer.write(replace(BRIEF, length=Length.LONG))) as writing:
+    async with aclosing(writer.write(replace(BRIEF, length=WordCount.LONG))) as writing:
         await anext(writing)
         await anext(writing)
         closing = asyncio.create_task(writer.aclose())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.story.adapters.writers import Brief, Length, Refusal, Usage, Words, WriterRefused
+from services.story.adapters.writers import Brief, Refusal, Usage, WordCount, Words, WriterRefused
 from services.story.adapters.writers.llama import Generated, Llama, Message, Sampling
 from services.story.adapters.writers.local import LocalWriter
 from services.story.adapters.writers.plot import plot
@@ -93,9 +93,9 @@ MODELS: dict[str, Callable[[], Iterator[str]]] = {
 }
 
 
-@pytest.mark.parametrize("length", list(Length))
+@pytest.mark.parametrize("length", list(WordCount))
 @pytest.mark.parametrize("model", MODELS)
-async def test_whatever_the_model_writes_the_story_is_whole(model: str, length: Length) -> None:
+async def test_whatever_the_model_writes_the_story_is_whole(model: str, length: WordCount) -> None:
     for seed in range(3):
         brief = replace(PLAIN, length=length, seed=seed)
 
@@ -110,7 +110,7 @@ async def test_whatever_the_model_writes_the_story_is_whole(model: str, length: 
 
 @pytest.mark.parametrize("text", ODD_TEXTS)
 async def test_odd_wishes_make_whole_stories(text: str) -> None:
-    brief = Brief(preferences=(text,) * 5, theme=text, prompt=text, first_name=text, length=Length.SHORT, seed=3)
+    brief = Brief(preferences=(text,) * 5, theme=text, prompt=text, first_name=text, length=WordCount.SHORT, seed=3)
 
     assert_well_formed(await read(LocalWriter(ScriptedLlama(novel_sentences(9))), brief), brief)
 
@@ -146,7 +146,7 @@ async def test_words_are_released_steadily_while_the_model_writes() -> None:
 
     seen = [
         (model.tokens, piece.text)
-        async for piece in LocalWriter(model).write(replace(PLAIN, length=Length.LONG))
+        async for piece in LocalWriter(model).write(replace(PLAIN, length=WordCount.LONG))
         if isinstance(piece, Words)
     ]
 

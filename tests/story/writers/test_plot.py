@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 
-from services.story.adapters.writers import Brief, Length
+from services.story.adapters.writers import Brief, WordCount
 from services.story.adapters.writers.plot import plot
 
 from .briefs import PLAIN, briefs
@@ -22,7 +22,7 @@ def test_every_slot_is_filled_and_nothing_is_filled_twice(brief: Brief) -> None:
 
 
 def test_a_longer_story_has_more_beats() -> None:
-    beats = [len(plot(replace(PLAIN, length=length)).beats) for length in Length]
+    beats = [len(plot(replace(PLAIN, length=length)).beats) for length in WordCount]
 
     assert beats == sorted(set(beats))
 

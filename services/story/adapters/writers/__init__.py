@@ -17,11 +17,11 @@ __all__ = [
     "LANGUAGES",
     "Brief",
     "Continuing",
-    "Length",
     "Piece",
     "Refusal",
     "Title",
     "Usage",
+    "WordCount",
     "Words",
     "Writer",
     "WriterName",
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-class Length(enum.Enum):
+class WordCount(enum.Enum):
     """How long a story is. `words` is the target; writers stay within a third of it either way."""
 
     SHORT = 150
@@ -67,7 +67,7 @@ class Brief:
     preferences: tuple[str, ...] = ()
     theme: str = ""
     prompt: str = ""
-    length: Length = Length.MEDIUM
+    length: WordCount = WordCount.MEDIUM
     language: str = "en"
     title: str | None = None
     first_name: str = ""

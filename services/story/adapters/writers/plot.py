@@ -14,12 +14,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from string import Template
 
-from . import Brief, Length
+from services.story.adapters.writers import Brief, WordCount
+
 from .prose import and_list, fragment, is_complete, one_line, phrase
 
-_ALL = (Length.SHORT, Length.MEDIUM, Length.LONG)
-_LONGER = (Length.MEDIUM, Length.LONG)
-_LONG = (Length.LONG,)
+_ALL = (WordCount.SHORT, WordCount.MEDIUM, WordCount.LONG)
+_LONGER = (WordCount.MEDIUM, WordCount.LONG)
+_LONG = (WordCount.LONG,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class _Cast:
 class _Scene:
     """One beat before it is told: the lengths it belongs to, its leads to choose from, its stems and details in order."""
 
-    lengths: tuple[Length, ...]
+    lengths: tuple[WordCount, ...]
     leads: tuple[str, ...]
     stems: tuple[str, ...]
     details: tuple[str, ...]

@@ -29,8 +29,8 @@ from services.story.model import (
     State,
     StateChange,
 )
-from services.story.operations.following import Following
 from services.story.operations.stories import StoryNotFound
+from services.story.operations.story_feeds import StoryFeed
 from services.story.store.progress import Progress
 from tests.story.conftest import StoryWorld
 from tests.story.pen import LEASE, Pen, queued
@@ -289,7 +289,7 @@ async def test_a_token_that_is_ahead_of_the_reader_is_read_up_to_and_nothing_twi
     for number in range(5):
         await pen.add(f"{number} ")
     # As at a replica whose reader has not heard of all that another one has shown.
-    following = Following(world.db, Progress(world.redis), story)
+    following = StoryFeed(world.db, Progress(world.redis), story)
     texts = await asyncio.gather(*[following.text_at(Position(1, offset)) for offset in (5, 3, 5)])
     assert texts == [pen.text, "0 1 2 ", pen.text]
     assert (following.text, following.count) == (pen.text, 6)
@@ -299,7 +299,7 @@ async def test_a_story_is_not_final_before_all_of_it_is_known(world: StoryWorld)
     owner = uuid4()
     story_id = await queued(world.db, owner)
     pen = Pen(world.db, world.redis, story_id)
-    following = Following(world.db, Progress(world.redis), await world.ops.stories.get(caller(owner), story_id))
+    following = StoryFeed(world.db, Progress(world.redis), await world.ops.stories.get(caller(owner), story_id))
     await pen.begin()
     await pen.add("words that no reader has heard of")
     await pen.commit()

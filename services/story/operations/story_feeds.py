@@ -1,7 +1,7 @@
-"""Following stories as they are written: one reader for each, however many watch it.
+"""Fan-out: one Redis reader per story that is watched, however many watch it.
 
 The reader keeps the text so far and the latest entries in memory. A watcher is a position over them, so it costs next to nothing
-and cannot hold up the reader or anybody else; whoever is further behind than memory reaches reads its part from Redis.
+and cannot hold up the reader or other watchers; one that is further behind than memory reaches reads its part from Redis.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import redis.exceptions
 from kit.data.database import DATABASE_AWAY, Database
 from kit.errors import ResourceExhausted, Unavailable
 from kit.runtime.loops import every
+from services.story.store.progress import Progress, ProgressEntry, ProgressKind, fold
 
 from .. import store
 from ..model import START, Position, State, Story
-from ..store.progress import Entry, Kind, Progress, fold
 from .stories import StoryNotFound
 
 log = logging.getLogger(__name__)
@@ -59,8 +59,8 @@ class TooManyWatches(ResourceExhausted):
         super().__init__(retry_after=_COME_BACK_AFTER)
 
 
-class Following:
-    """What the watchers of one story share."""
+class StoryFeed:
+    """The reader of one story, which its watchers share."""
 
     def __init__(self, db: Database, progress: Progress, story: Story) -> None:
         self._db = db
@@ -70,7 +70,7 @@ class Following:
         # What is before the tail, and the tail: the text at `head` is always the base's text with the tail folded in.
         self._base = START
         self._base_text = ""
-        self._tail: deque[Entry] = deque()
+        self._tail: deque[ProgressEntry] = deque()
         self._tail_characters = 0
         self.story = story
         """As last heard of. When it is final, `text` and `head` are, too."""
@@ -105,11 +105,11 @@ class Following:
             case _:
                 raise RuntimeError("a story cannot be followed") from self.failure
 
-    def after(self, position: Position) -> list[Entry] | None:
+    def after(self, position: Position) -> list[ProgressEntry] | None:
         """What was written after the position, oldest first. None when memory does not reach back so far."""
         if position < self._base:
             return None
-        newer: list[Entry] = []
+        newer: list[ProgressEntry] = []
         for entry in reversed(self._tail):
             # From the end, where nearly every watcher is.
             if entry.position <= position:
@@ -143,7 +143,7 @@ class Following:
             self._tell()
             while not self.story.state.final:
                 entries = await self._progress.wait(self.story.id, self.head, _WAIT_SECONDS)
-                if entries and entries[-1].kind is Kind.END:
+                if entries and entries[-1].kind is ProgressKind.END:
                     # First, so that whoever is told of the end finds out at once which one it is.
                     await self.refresh()
                 elif entries and any(entry.begins for entry in entries) and not self.story.state.final:
@@ -192,7 +192,7 @@ class Following:
                 break
         return text if place == position else None
 
-    def _take(self, entries: Sequence[Entry]) -> None:
+    def _take(self, entries: Sequence[ProgressEntry]) -> None:
         for entry in entries:
             if entry.position <= self.head:
                 # Two reads may overlap; each is without a gap, so what is new in the second follows what the first has brought.
@@ -213,33 +213,33 @@ class Following:
         news.set()
 
 
-class Followings:
+class StoryFeeds:
     """The stories that are watched at this replica."""
 
     def __init__(self, db: Database, progress: Progress, *, most: int) -> None:
         self._db = db
         self._progress = progress
         self._most = most
-        self._followings: dict[UUID, tuple[Following, asyncio.Task[None]]] = {}
+        self._feeds: dict[UUID, tuple[StoryFeed, asyncio.Task[None]]] = {}
         self._leaving = False
 
     @asynccontextmanager
-    async def follow(self, story: Story) -> AsyncIterator[Following]:
+    async def follow(self, story: Story) -> AsyncIterator[StoryFeed]:
         """Follows the story, as it was just found, together with whoever does so already.
 
         The first to come starts the reader, the last to go ends it. Raises TooManyWatches, and RedisError when it cannot begin.
         """
-        following, reading = self._joined(story)
-        following.watchers += 1
+        feed, reading = self._joined(story)
+        feed.watchers += 1
         try:
-            await following.ready()
-            if (following.story.state, following.story.attempt) != (story.state, story.attempt):
-                await following.refresh()
-            yield following
+            await feed.ready()
+            if (feed.story.state, feed.story.attempt) != (story.state, story.attempt):
+                await feed.refresh()
+            yield feed
         finally:
-            following.watchers -= 1
-            if not following.watchers:
-                self._forget(following)
+            feed.watchers -= 1
+            if not feed.watchers:
+                self._forget(feed)
                 reading.cancel()
                 # Not left behind: the cancelled read has a connection to give back.
                 await asyncio.gather(reading, return_exceptions=True)
@@ -253,43 +253,43 @@ class Followings:
             await stopping.wait()
         finally:
             self._leaving = True
-            for following, _ in self._followings.values():
-                following.leave()
+            for feed, _ in self._feeds.values():
+                feed.leave()
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
 
     async def look(self) -> None:
         """Has watchers told of what happened to their stories without an entry."""
-        known = {story_id: following for story_id, (following, _) in self._followings.items()}
+        known = {story_id: feed for story_id, (feed, _) in self._feeds.items()}
         if not known:
             return
         async with self._db.single() as tx:
             states = await store.stories.states(tx, known)
-        for story_id, following in known.items():
-            if not following.failure and states.get(story_id) is not following.story.state:
+        for story_id, feed in known.items():
+            if not feed.failure and states.get(story_id) is not feed.story.state:
                 try:
-                    await following.refresh()
+                    await feed.refresh()
                 except Exception as error:
-                    following.fail(error)
+                    feed.fail(error)
 
-    def _joined(self, story: Story) -> tuple[Following, asyncio.Task[None]]:
+    def _joined(self, story: Story) -> tuple[StoryFeed, asyncio.Task[None]]:
         # Without waiting anywhere: whoever joins is counted before the last one can go.
-        joined = self._followings.get(story.id)
+        joined = self._feeds.get(story.id)
         if joined:
-            following, _ = joined
+            feed, _ = joined
             # A reader that has failed is of no use any more, nor is one that read to the end of a story that is retried now.
-            if not following.failure and (story.state.final or not following.story.state.final):
+            if not feed.failure and (story.state.final or not feed.story.state.final):
                 return joined
-        elif len(self._followings) >= self._most:
+        elif len(self._feeds) >= self._most:
             raise TooManyWatches
-        following = Following(self._db, self._progress, story)
+        feed = StoryFeed(self._db, self._progress, story)
         if self._leaving:
-            following.leave()
-        reading = asyncio.create_task(following.read())
-        self._followings[story.id] = following, reading
-        return following, reading
+            feed.leave()
+        reading = asyncio.create_task(feed.read())
+        self._feeds[story.id] = feed, reading
+        return feed, reading
 
-    def _forget(self, following: Following) -> None:
-        kept = self._followings.get(following.story.id)
-        if kept and kept[0] is following:
-            del self._followings[following.story.id]
+    def _forget(self, feed: StoryFeed) -> None:
+        kept = self._feeds.get(feed.story.id)
+        if kept and kept[0] is feed:
+            del self._feeds[feed.story.id]
