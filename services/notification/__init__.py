@@ -1,7 +1,7 @@
 """Telling people: mail and in-app notifications.
 
-Owns the tables notifications, mails, processed_events, dead_letters, dead_letter_decisions, erased_subjects and redis_memories, and
-the Redis keys `inbox:notification` and `memory:inbox:notification`.
+Owns the tables notifications and mails, of the kit's tables the inbox's and the record of erased people, and the Redis keys
+`inbox:notification` and `memory:inbox:notification`.
 Gives no events. Takes CodeIssued, RegistrationRepeated, UserRegistered, SessionRevoked, NewDeviceSignedIn, PasswordChanged,
 PasswordDisabled, UsernameChanged, EmailChangeBegun, EmailChangeStopped, EmailChanged, AddressClaimed, AccountDeleted,
 StoryCompleted and StoryFailed, of which it tells, and UserDeleted, on which it erases what it holds about the person. Calls auth
