@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from storymesh.events import v1
 
@@ -33,6 +33,19 @@ def routes_of(found: Mapping[str, Manifest]) -> dict[str, tuple[str, ...]]:
                     raise ManifestError(f"{service}: takes[{inbox}]: the contract has no message {name}")
                 inboxes[name].append(inbox)
     return {name: tuple(taking) for name, taking in inboxes.items()}
+
+
+def check_handlers(inbox: str, handled: Collection[str]) -> None:
+    """Raises ManifestError when the handlers of an inbox are not for the events that its service's manifest takes there.
+
+    An inbox of no service, as in a test, may handle what it likes.
+    """
+    taken = {name for name, inboxes in routes().items() if inbox in inboxes}
+    missing, idle = sorted(taken - set(handled)), sorted(set(handled) - taken)
+    if taken and missing:
+        raise ManifestError(f"takes[{inbox}]: there is no handler for {', '.join(missing)}")
+    if taken and idle:
+        raise ManifestError(f"takes[{inbox}]: {', '.join(idle)} would never arrive")
 
 
 def _messages() -> Iterator[str]:

@@ -27,6 +27,7 @@ from kit.errors import Unavailable
 from kit.rpc.statuses import as_mesh_error
 from kit.runtime import tracing
 from kit.runtime.loops import every, pause
+from mesh.event_routes import check_handlers
 
 from .dead_letter_store import is_put_aside, record
 from .envelope import Event, Undecodable, from_bytes
@@ -87,7 +88,10 @@ class Inbox:
         records_events: bool = False,
         tuning: InboxTuning = _TUNING,
     ) -> None:
-        """`records_events` says that handlers use `mark_processed`, whose records then have to be removed in time."""
+        """`records_events` says that handlers use `mark_processed`, whose records then have to be removed in time.
+
+        Raises ManifestError when the handlers are not for the events that the manifest takes for this inbox.
+        """
         self._db = db
         self._stream = InboxStream(redis, service, lease_seconds=lease_seconds, block_seconds=tuning.block_seconds)
         self._upkeep = InboxUpkeep(
@@ -97,6 +101,7 @@ class Inbox:
         self._service = service
         self._handlers = handlers
         self._lease_seconds = lease_seconds
+        check_handlers(service, handlers)
         self._concurrency = concurrency
         self._max_failures = max_failures
         self._backoff = backoff

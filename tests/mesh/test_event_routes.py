@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from storymesh.events.v1 import auth_events_pb2
+from storymesh.events.v1 import auth_events_pb2, story_events_pb2
 
-from mesh.event_routes import routes, routes_of
+from mesh.event_routes import check_handlers, routes, routes_of
 from mesh.manifest import INBOX, Manifest, ManifestError
 
 
@@ -28,3 +28,15 @@ def test_an_event_that_the_contract_does_not_have_is_refused_by_name() -> None:
         ManifestError, match=r"toy: takes\[toy\]: the contract has no message storymesh.events.v1.UserDelted"
     ):
         routes_of({"toy": taker("toy", "UserDelted")})
+
+
+def test_handlers_that_are_not_what_the_manifest_takes_are_refused() -> None:
+    requested, failed = (
+        each.DESCRIPTOR.full_name for each in (story_events_pb2.StoryRequested, story_events_pb2.StoryFailed)
+    )
+    check_handlers("story", {requested})
+    check_handlers("an inbox of no service", {failed})
+    with pytest.raises(ManifestError, match=rf"takes\[story\]: there is no handler for {requested}"):
+        check_handlers("story", set())
+    with pytest.raises(ManifestError, match=rf"takes\[story\]: {failed} would never arrive"):
+        check_handlers("story", {requested, failed})
