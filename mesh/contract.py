@@ -179,6 +179,10 @@ def linked(services: Iterable[str]) -> dict[str, Method]:
 
     Raises ContractError, and KeyError for a service whose modules are not.
     """
+    # Generated modules carry their options as bytes; these define what they mean.
+    from google.api import annotations_pb2  # noqa: F401
+    from storymesh.options.v1 import policy_pb2  # noqa: F401
+
     return {method.path: method for method in _methods(descriptor_pool.Default(), services)}
 
 

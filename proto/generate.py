@@ -41,6 +41,8 @@ INSTALLED = (
 ALSO_GENERATED = ("buf/validate/validate.proto",)
 # Contracts of others that we serve: generated like our own, but neither linted nor offered at the edge.
 FOREIGN = ("foreign/rls.proto",)
+# Imported by contracts for the sake of options, the first of them ours.
+OPTIONS = ("storymesh/options/", "buf/validate/", "google/api/")
 # The error details travel as Any, so the edge finds them only if the descriptor set names them.
 EDGE_NEEDS = ("google/rpc/status.proto", "google/rpc/error_details.proto")
 
@@ -94,7 +96,7 @@ def generate(output: Path) -> FileDescriptorSet:
     everything = FileDescriptorSet(file=[*known.values(), *ours])
     with tempfile.TemporaryDirectory() as scratch:
         inputs = Path(scratch, "everything.binpb")
-        inputs.write_bytes(everything.SerializeToString())
+        inputs.write_bytes(FileDescriptorSet(file=map(without_options, everything.file)).SerializeToString())
         known_set = f"--descriptor_set_in={inputs}"
         run_protoc([known_set, f"--python_out={output}", f"--mypy_out=quiet:{output}", *ALSO_GENERATED, *contracts])
         run_protoc([known_set, f"--grpc_python_out={output}", f"--mypy_grpc_out=quiet:{output}", *services])
@@ -148,6 +150,18 @@ def edge_descriptors(everything: FileDescriptorSet) -> FileDescriptorSet:
     wanted = closure(everything, [*EDGE_NEEDS, *own_contracts()])
     files = [file for file in everything.file if file.name in wanted]
     return FileDescriptorSet(file=[without_comments(file) for file in files])
+
+
+def without_options(file: FileDescriptorProto) -> FileDescriptorProto:
+    """The file without the imports that only its options need; the options' bytes stay, for those who import their definitions.
+
+    So the stubs of a caller need neither `buf.validate` nor `google.api`, top-level names that are not ours to install.
+    """
+    bare = FileDescriptorProto()
+    bare.CopyFrom(file)
+    if file.name.startswith("storymesh/") and not file.name.startswith(OPTIONS[0]):
+        bare.dependency[:] = [name for name in file.dependency if not name.startswith(OPTIONS)]
+    return bare
 
 
 def without_comments(file: FileDescriptorProto) -> FileDescriptorProto:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 from buf.validate import validate_pb2
-from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor import Descriptor, FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message import Message
+from protobuf.wkt import FileDescriptorSet as OtherFileDescriptorSet
 from protovalidate import Validator
 from protovalidate import Violation as RuleViolation
 from storymesh.options.v1 import rules_pb2
@@ -20,7 +23,20 @@ _DESCRIPTIONS = {"string.pattern": "has characters or a form that this field doe
 # The details travel in the trailers, which clients and Envoy limit to some kilobytes.
 _MOST_VIOLATIONS = 20
 
-_validator = Validator()
+
+@cache
+def _validator() -> Validator:
+    """Knows our own rules beforehand: contracts use them without importing the file that defines them."""
+    files = {each.name: each.serialized_pb for each in _with_imports(rules_pb2.DESCRIPTOR)}
+    definitions = FileDescriptorSet(file=map(FileDescriptorProto.FromString, files.values()))
+    # protovalidate is built on another protobuf runtime; the wire form is common to both.
+    return Validator(registry=OtherFileDescriptorSet.from_binary(definitions.SerializeToString()).to_registry())
+
+
+def _with_imports(file: FileDescriptor) -> Iterator[FileDescriptor]:
+    for imported in file.dependencies:
+        yield from _with_imports(imported)
+    yield file
 
 
 def validate(message: Message) -> None:
@@ -28,7 +44,7 @@ def validate(message: Message) -> None:
 
     The addresses of a valid message are normalized in place, so that no operation meets another form.
     """
-    violations = [_explained(violation) for violation in _validator.collect_violations(_shortened(message))]
+    violations = [_explained(violation) for violation in _validator().collect_violations(_shortened(message))]
     named = {violation.field for violation in violations}
     for field in _address_fields(message.DESCRIPTOR):
         # One that is empty is required, or is not given.

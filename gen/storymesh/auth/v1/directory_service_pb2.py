@@ -22,12 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from storymesh.auth.v1 import user_pb2 as storymesh_dot_auth_dot_v1_dot_user__pb2
-from storymesh.options.v1 import policy_pb2 as storymesh_dot_options_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)storymesh/auth/v1/directory_service.proto\x12\x11storymesh.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cstorymesh/auth/v1/user.proto\x1a!storymesh/options/v1/policy.proto\"6\n\x0eGetUserRequest\x12$\n\x07user_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x06userId\">\n\x0fGetUserResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user2o\n\x10\x44irectoryService\x12[\n\x07GetUser\x12!.storymesh.auth.v1.GetUserRequest\x1a\".storymesh.auth.v1.GetUserResponse\"\t\x90\x02\x01\xb2\xe1\x18\x02\x08\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)storymesh/auth/v1/directory_service.proto\x12\x11storymesh.auth.v1\x1a\x1cstorymesh/auth/v1/user.proto\"6\n\x0eGetUserRequest\x12$\n\x07user_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x06userId\">\n\x0fGetUserResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user2o\n\x10\x44irectoryService\x12[\n\x07GetUser\x12!.storymesh.auth.v1.GetUserRequest\x1a\".storymesh.auth.v1.GetUserResponse\"\t\x90\x02\x01\xb2\xe1\x18\x02\x08\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,10 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETUSERREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
   _globals['_DIRECTORYSERVICE'].methods_by_name['GetUser']._loaded_options = None
   _globals['_DIRECTORYSERVICE'].methods_by_name['GetUser']._serialized_options = b'\220\002\001\262\341\030\002\010\004'
-  _globals['_GETUSERREQUEST']._serialized_start=158
-  _globals['_GETUSERREQUEST']._serialized_end=212
-  _globals['_GETUSERRESPONSE']._serialized_start=214
-  _globals['_GETUSERRESPONSE']._serialized_end=276
-  _globals['_DIRECTORYSERVICE']._serialized_start=278
-  _globals['_DIRECTORYSERVICE']._serialized_end=389
+  _globals['_GETUSERREQUEST']._serialized_start=94
+  _globals['_GETUSERREQUEST']._serialized_end=148
+  _globals['_GETUSERRESPONSE']._serialized_start=150
+  _globals['_GETUSERRESPONSE']._serialized_end=212
+  _globals['_DIRECTORYSERVICE']._serialized_start=214
+  _globals['_DIRECTORYSERVICE']._serialized_end=325
 # @@protoc_insertion_point(module_scope)

@@ -22,13 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
-from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
-from storymesh.options.v1 import policy_pb2 as storymesh_dot_options_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#storymesh/auth/v1/key_service.proto\x12\x11storymesh.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!storymesh/options/v1/policy.proto\"\x10\n\x0eGetJwksRequest\"D\n\x0fGetJwksResponse\x12\x31\n\x04keys\x18\x01 \x03(\x0b\x32\x1d.storymesh.auth.v1.JsonWebKeyR\x04keys\"\x82\x01\n\nJsonWebKey\x12\x10\n\x03kty\x18\x01 \x01(\tR\x03kty\x12\x10\n\x03\x63rv\x18\x02 \x01(\tR\x03\x63rv\x12\x0c\n\x01x\x18\x03 \x01(\tR\x01x\x12\x0c\n\x01y\x18\x04 \x01(\tR\x01y\x12\x10\n\x03kid\x18\x05 \x01(\tR\x03kid\x12\x10\n\x03use\x18\x06 \x01(\tR\x03use\x12\x10\n\x03\x61lg\x18\x07 \x01(\tR\x03\x61lg\"\x13\n\x11RotateKeysRequest\"g\n\x12RotateKeysResponse\x12\x10\n\x03kid\x18\x01 \x01(\tR\x03kid\x12?\n\ractivate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x61\x63tivateTime\">\n\x0e\x44ropKeyRequest\x12,\n\x03kid\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x32\x13^[A-Za-z0-9_-]{43}$R\x03kid\"0\n\x0f\x44ropKeyResponse\x12\x1d\n\nactive_kid\x18\x01 \x01(\tR\tactiveKid2\x89\x03\n\nKeyService\x12y\n\x07GetJwks\x12!.storymesh.auth.v1.GetJwksRequest\x1a\".storymesh.auth.v1.GetJwksResponse\"\'\x90\x02\x01\xb2\xe1\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\x12\x81\x01\n\nRotateKeys\x12$.storymesh.auth.v1.RotateKeysRequest\x1a%.storymesh.auth.v1.RotateKeysResponse\"&\xb2\xe1\x18\x02\x08\x03\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/admin/keys:rotate:\x01*\x12|\n\x07\x44ropKey\x12!.storymesh.auth.v1.DropKeyRequest\x1a\".storymesh.auth.v1.DropKeyResponse\"*\xb2\xe1\x18\x02\x08\x03\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/admin/keys/{kid}:drop:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#storymesh/auth/v1/key_service.proto\x12\x11storymesh.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x10\n\x0eGetJwksRequest\"D\n\x0fGetJwksResponse\x12\x31\n\x04keys\x18\x01 \x03(\x0b\x32\x1d.storymesh.auth.v1.JsonWebKeyR\x04keys\"\x82\x01\n\nJsonWebKey\x12\x10\n\x03kty\x18\x01 \x01(\tR\x03kty\x12\x10\n\x03\x63rv\x18\x02 \x01(\tR\x03\x63rv\x12\x0c\n\x01x\x18\x03 \x01(\tR\x01x\x12\x0c\n\x01y\x18\x04 \x01(\tR\x01y\x12\x10\n\x03kid\x18\x05 \x01(\tR\x03kid\x12\x10\n\x03use\x18\x06 \x01(\tR\x03use\x12\x10\n\x03\x61lg\x18\x07 \x01(\tR\x03\x61lg\"\x13\n\x11RotateKeysRequest\"g\n\x12RotateKeysResponse\x12\x10\n\x03kid\x18\x01 \x01(\tR\x03kid\x12?\n\ractivate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x61\x63tivateTime\">\n\x0e\x44ropKeyRequest\x12,\n\x03kid\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x32\x13^[A-Za-z0-9_-]{43}$R\x03kid\"0\n\x0f\x44ropKeyResponse\x12\x1d\n\nactive_kid\x18\x01 \x01(\tR\tactiveKid2\x89\x03\n\nKeyService\x12y\n\x07GetJwks\x12!.storymesh.auth.v1.GetJwksRequest\x1a\".storymesh.auth.v1.GetJwksResponse\"\'\x90\x02\x01\xb2\xe1\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\x12\x81\x01\n\nRotateKeys\x12$.storymesh.auth.v1.RotateKeysRequest\x1a%.storymesh.auth.v1.RotateKeysResponse\"&\xb2\xe1\x18\x02\x08\x03\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/admin/keys:rotate:\x01*\x12|\n\x07\x44ropKey\x12!.storymesh.auth.v1.DropKeyRequest\x1a\".storymesh.auth.v1.DropKeyResponse\"*\xb2\xe1\x18\x02\x08\x03\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/admin/keys/{kid}:drop:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,20 +40,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEYSERVICE'].methods_by_name['RotateKeys']._serialized_options = b'\262\341\030\002\010\003\202\323\344\223\002\032\"\025/v1/admin/keys:rotate:\001*'
   _globals['_KEYSERVICE'].methods_by_name['DropKey']._loaded_options = None
   _globals['_KEYSERVICE'].methods_by_name['DropKey']._serialized_options = b'\262\341\030\002\010\003\202\323\344\223\002\036\"\031/v1/admin/keys/{kid}:drop:\001*'
-  _globals['_GETJWKSREQUEST']._serialized_start=185
-  _globals['_GETJWKSREQUEST']._serialized_end=201
-  _globals['_GETJWKSRESPONSE']._serialized_start=203
-  _globals['_GETJWKSRESPONSE']._serialized_end=271
-  _globals['_JSONWEBKEY']._serialized_start=274
-  _globals['_JSONWEBKEY']._serialized_end=404
-  _globals['_ROTATEKEYSREQUEST']._serialized_start=406
-  _globals['_ROTATEKEYSREQUEST']._serialized_end=425
-  _globals['_ROTATEKEYSRESPONSE']._serialized_start=427
-  _globals['_ROTATEKEYSRESPONSE']._serialized_end=530
-  _globals['_DROPKEYREQUEST']._serialized_start=532
-  _globals['_DROPKEYREQUEST']._serialized_end=594
-  _globals['_DROPKEYRESPONSE']._serialized_start=596
-  _globals['_DROPKEYRESPONSE']._serialized_end=644
-  _globals['_KEYSERVICE']._serialized_start=647
-  _globals['_KEYSERVICE']._serialized_end=1040
+  _globals['_GETJWKSREQUEST']._serialized_start=91
+  _globals['_GETJWKSREQUEST']._serialized_end=107
+  _globals['_GETJWKSRESPONSE']._serialized_start=109
+  _globals['_GETJWKSRESPONSE']._serialized_end=177
+  _globals['_JSONWEBKEY']._serialized_start=180
+  _globals['_JSONWEBKEY']._serialized_end=310
+  _globals['_ROTATEKEYSREQUEST']._serialized_start=312
+  _globals['_ROTATEKEYSREQUEST']._serialized_end=331
+  _globals['_ROTATEKEYSRESPONSE']._serialized_start=333
+  _globals['_ROTATEKEYSRESPONSE']._serialized_end=436
+  _globals['_DROPKEYREQUEST']._serialized_start=438
+  _globals['_DROPKEYREQUEST']._serialized_end=500
+  _globals['_DROPKEYRESPONSE']._serialized_start=502
+  _globals['_DROPKEYRESPONSE']._serialized_end=550
+  _globals['_KEYSERVICE']._serialized_start=553
+  _globals['_KEYSERVICE']._serialized_end=946
 # @@protoc_insertion_point(module_scope)

@@ -23,10 +23,9 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
-from storymesh.options.v1 import policy_pb2 as storymesh_dot_options_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*storymesh/auth/v1/revocation_service.proto\x12\x11storymesh.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!storymesh/options/v1/policy.proto\"\x19\n\x17WatchRevocationsRequest\"\xeb\x02\n\x18WatchRevocationsResponse\x12R\n\x08snapshot\x18\x01 \x01(\x0b\x32\x34.storymesh.auth.v1.WatchRevocationsResponse.SnapshotH\x00R\x08snapshot\x12?\n\nrevocation\x18\x02 \x01(\x0b\x32\x1d.storymesh.auth.v1.RevocationH\x00R\nrevocation\x12U\n\theartbeat\x18\x03 \x01(\x0b\x32\x35.storymesh.auth.v1.WatchRevocationsResponse.HeartbeatH\x00R\theartbeat\x1aK\n\x08Snapshot\x12?\n\x0brevocations\x18\x01 \x03(\x0b\x32\x1d.storymesh.auth.v1.RevocationR\x0brevocations\x1a\x0b\n\tHeartbeatB\t\n\x07message\"\xf6\x01\n\nRevocation\x12\x1f\n\nsession_id\x18\x01 \x01(\tH\x00R\tsessionId\x12\x19\n\x07user_id\x18\x02 \x01(\tH\x00R\x06userId\x12\x12\n\x03kid\x18\x03 \x01(\tH\x00R\x03kid\x12;\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12!\n\x0c\x62\x65\x66ore_epoch\x18\x05 \x01(\x03R\x0b\x62\x65\x66oreEpoch\x12.\n\x13\x65xcepted_session_id\x18\x06 \x01(\tR\x11\x65xceptedSessionIdB\x08\n\x06target2\x8d\x01\n\x11RevocationService\x12x\n\x10WatchRevocations\x12*.storymesh.auth.v1.WatchRevocationsRequest\x1a+.storymesh.auth.v1.WatchRevocationsResponse\"\t\x90\x02\x01\xb2\xe1\x18\x02\x08\x04\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*storymesh/auth/v1/revocation_service.proto\x12\x11storymesh.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x19\n\x17WatchRevocationsRequest\"\xeb\x02\n\x18WatchRevocationsResponse\x12R\n\x08snapshot\x18\x01 \x01(\x0b\x32\x34.storymesh.auth.v1.WatchRevocationsResponse.SnapshotH\x00R\x08snapshot\x12?\n\nrevocation\x18\x02 \x01(\x0b\x32\x1d.storymesh.auth.v1.RevocationH\x00R\nrevocation\x12U\n\theartbeat\x18\x03 \x01(\x0b\x32\x35.storymesh.auth.v1.WatchRevocationsResponse.HeartbeatH\x00R\theartbeat\x1aK\n\x08Snapshot\x12?\n\x0brevocations\x18\x01 \x03(\x0b\x32\x1d.storymesh.auth.v1.RevocationR\x0brevocations\x1a\x0b\n\tHeartbeatB\t\n\x07message\"\xf6\x01\n\nRevocation\x12\x1f\n\nsession_id\x18\x01 \x01(\tH\x00R\tsessionId\x12\x19\n\x07user_id\x18\x02 \x01(\tH\x00R\x06userId\x12\x12\n\x03kid\x18\x03 \x01(\tH\x00R\x03kid\x12;\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12!\n\x0c\x62\x65\x66ore_epoch\x18\x05 \x01(\x03R\x0b\x62\x65\x66oreEpoch\x12.\n\x13\x65xcepted_session_id\x18\x06 \x01(\tR\x11\x65xceptedSessionIdB\x08\n\x06target2\x8d\x01\n\x11RevocationService\x12x\n\x10WatchRevocations\x12*.storymesh.auth.v1.WatchRevocationsRequest\x1a+.storymesh.auth.v1.WatchRevocationsResponse\"\t\x90\x02\x01\xb2\xe1\x18\x02\x08\x04\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,16 +34,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REVOCATIONSERVICE'].methods_by_name['WatchRevocations']._loaded_options = None
   _globals['_REVOCATIONSERVICE'].methods_by_name['WatchRevocations']._serialized_options = b'\220\002\001\262\341\030\002\010\004'
-  _globals['_WATCHREVOCATIONSREQUEST']._serialized_start=133
-  _globals['_WATCHREVOCATIONSREQUEST']._serialized_end=158
-  _globals['_WATCHREVOCATIONSRESPONSE']._serialized_start=161
-  _globals['_WATCHREVOCATIONSRESPONSE']._serialized_end=524
-  _globals['_WATCHREVOCATIONSRESPONSE_SNAPSHOT']._serialized_start=425
-  _globals['_WATCHREVOCATIONSRESPONSE_SNAPSHOT']._serialized_end=500
-  _globals['_WATCHREVOCATIONSRESPONSE_HEARTBEAT']._serialized_start=502
-  _globals['_WATCHREVOCATIONSRESPONSE_HEARTBEAT']._serialized_end=513
-  _globals['_REVOCATION']._serialized_start=527
-  _globals['_REVOCATION']._serialized_end=773
-  _globals['_REVOCATIONSERVICE']._serialized_start=776
-  _globals['_REVOCATIONSERVICE']._serialized_end=917
+  _globals['_WATCHREVOCATIONSREQUEST']._serialized_start=98
+  _globals['_WATCHREVOCATIONSREQUEST']._serialized_end=123
+  _globals['_WATCHREVOCATIONSRESPONSE']._serialized_start=126
+  _globals['_WATCHREVOCATIONSRESPONSE']._serialized_end=489
+  _globals['_WATCHREVOCATIONSRESPONSE_SNAPSHOT']._serialized_start=390
+  _globals['_WATCHREVOCATIONSRESPONSE_SNAPSHOT']._serialized_end=465
+  _globals['_WATCHREVOCATIONSRESPONSE_HEARTBEAT']._serialized_start=467
+  _globals['_WATCHREVOCATIONSRESPONSE_HEARTBEAT']._serialized_end=478
+  _globals['_REVOCATION']._serialized_start=492
+  _globals['_REVOCATION']._serialized_end=738
+  _globals['_REVOCATIONSERVICE']._serialized_start=741
+  _globals['_REVOCATIONSERVICE']._serialized_end=882
 # @@protoc_insertion_point(module_scope)

@@ -22,17 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
-from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from storymesh.auth.v1 import session_pb2 as storymesh_dot_auth_dot_v1_dot_session__pb2
 from storymesh.auth.v1 import tokens_pb2 as storymesh_dot_auth_dot_v1_dot_tokens__pb2
 from storymesh.auth.v1 import user_pb2 as storymesh_dot_auth_dot_v1_dot_user__pb2
-from storymesh.options.v1 import policy_pb2 as storymesh_dot_options_dot_v1_dot_policy__pb2
-from storymesh.options.v1 import rules_pb2 as storymesh_dot_options_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'storymesh/auth/v1/session_service.proto\x12\x11storymesh.auth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fstorymesh/auth/v1/session.proto\x1a\x1estorymesh/auth/v1/tokens.proto\x1a\x1cstorymesh/auth/v1/user.proto\x1a!storymesh/options/v1/policy.proto\x1a storymesh/options/v1/rules.proto\"\x84\x02\n\x14\x43reateSessionRequest\x12!\n\x05login\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x04\xc8\x01\x01R\x05login\x12\'\n\x08password\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x08\xc8\x01\x01R\x08password\x12M\n\x0b\x64\x65vice_name\x18\x03 \x01(\tB\'\xbaH$r\"\x18@2\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x00R\ndeviceName\x88\x01\x01\x12\x30\n\x0c\x64\x65vice_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04H\x01R\x0b\x64\x65viceToken\x88\x01\x01\x42\x0e\n\x0c_device_nameB\x0f\n\r_device_token\"\x9a\x01\n\x15\x43reateSessionResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user\x12\x31\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.storymesh.auth.v1.TokensR\x06tokens\x12!\n\x0c\x64\x65vice_token\x18\x03 \x01(\tR\x0b\x64\x65viceToken\"I\n\x15RefreshSessionRequest\x12\x30\n\rrefresh_token\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x04\xc8\x01\x01R\x0crefreshToken\"K\n\x16RefreshSessionResponse\x12\x31\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.storymesh.auth.v1.TokensR\x06tokens\"\x80\x01\n\x17StartSessionCodeRequest\x12\"\n\x05\x65mail\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\xb8\xe1\x18\x01\xc8\x01\x01R\x05\x65mail\x12\x30\n\x0c\x64\x65vice_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04H\x00R\x0b\x64\x65viceToken\x88\x01\x01\x42\x0f\n\r_device_token\"\x83\x01\n\x18StartSessionCodeResponse\x12!\n\x0c\x63hallenge_id\x18\x01 \x01(\tR\x0b\x63hallengeId\x12\x44\n\x10\x63ode_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0e\x63odeExpireTime\"\x90\x02\n\x1a\x43ompleteSessionCodeRequest\x12.\n\x0c\x63hallenge_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x0b\x63hallengeId\x12 \n\x04\x63ode\x18\x02 \x01(\tB\x0c\xbaH\tr\x04\xc0\xe1\x18\x08\xc8\x01\x01R\x04\x63ode\x12M\n\x0b\x64\x65vice_name\x18\x03 \x01(\tB\'\xbaH$r\"\x18@2\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x00R\ndeviceName\x88\x01\x01\x12\x30\n\x0c\x64\x65vice_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04H\x01R\x0b\x64\x65viceToken\x88\x01\x01\x42\x0e\n\x0c_device_nameB\x0f\n\r_device_token\"\xa0\x01\n\x1b\x43ompleteSessionCodeResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user\x12\x31\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.storymesh.auth.v1.TokensR\x06tokens\x12!\n\x0c\x64\x65vice_token\x18\x03 \x01(\tR\x0b\x64\x65viceToken\"f\n\x13ListSessionsRequest\x12&\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04R\tpageToken\"v\n\x14ListSessionsResponse\x12\x36\n\x08sessions\x18\x01 \x03(\x0b\x32\x1a.storymesh.auth.v1.SessionR\x08sessions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"B\n\x14RevokeSessionRequest\x12*\n\nsession_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\tsessionId\"\x17\n\x15RevokeSessionResponse\"\x1c\n\x1aRevokeOtherSessionsRequest\"B\n\x1bRevokeOtherSessionsResponse\x12#\n\rrevoked_count\x18\x01 \x01(\x05R\x0crevokedCount\"\x0f\n\rLogoutRequest\"\x10\n\x0eLogoutResponse2\x91\t\n\x0eSessionService\x12\x83\x01\n\rCreateSession\x12\'.storymesh.auth.v1.CreateSessionRequest\x1a(.storymesh.auth.v1.CreateSessionResponse\"\x1f\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/sessions:\x01*\x12\x8e\x01\n\x0eRefreshSession\x12(.storymesh.auth.v1.RefreshSessionRequest\x1a).storymesh.auth.v1.RefreshSessionResponse\"\'\xb2\xe1\x18\x04\x08\x01\x10\x05\x82\xd3\xe4\x93\x02\x19\"\x14/v1/sessions:refresh:\x01*\x12\x96\x01\n\x10StartSessionCode\x12*.storymesh.auth.v1.StartSessionCodeRequest\x1a+.storymesh.auth.v1.StartSessionCodeResponse\")\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/sessions:startCode:\x01*\x12\xa2\x01\n\x13\x43ompleteSessionCode\x12-.storymesh.auth.v1.CompleteSessionCodeRequest\x1a..storymesh.auth.v1.CompleteSessionCodeResponse\",\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/sessions:completeCode:\x01*\x12~\n\x0cListSessions\x12&.storymesh.auth.v1.ListSessionsRequest\x1a\'.storymesh.auth.v1.ListSessionsResponse\"\x1d\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/sessions\x12\x8e\x01\n\rRevokeSession\x12\'.storymesh.auth.v1.RevokeSessionRequest\x1a(.storymesh.auth.v1.RevokeSessionResponse\"*\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1b*\x19/v1/sessions/{session_id}\x12\xa3\x01\n\x13RevokeOtherSessions\x12-.storymesh.auth.v1.RevokeOtherSessionsRequest\x1a..storymesh.auth.v1.RevokeOtherSessionsResponse\"-\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/sessions:revokeOthers:\x01*\x12s\n\x06Logout\x12 .storymesh.auth.v1.LogoutRequest\x1a!.storymesh.auth.v1.LogoutResponse\"$\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x18\"\x13/v1/sessions:logout:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'storymesh/auth/v1/session_service.proto\x12\x11storymesh.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fstorymesh/auth/v1/session.proto\x1a\x1estorymesh/auth/v1/tokens.proto\x1a\x1cstorymesh/auth/v1/user.proto\"\x84\x02\n\x14\x43reateSessionRequest\x12!\n\x05login\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x04\xc8\x01\x01R\x05login\x12\'\n\x08password\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x08\xc8\x01\x01R\x08password\x12M\n\x0b\x64\x65vice_name\x18\x03 \x01(\tB\'\xbaH$r\"\x18@2\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x00R\ndeviceName\x88\x01\x01\x12\x30\n\x0c\x64\x65vice_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04H\x01R\x0b\x64\x65viceToken\x88\x01\x01\x42\x0e\n\x0c_device_nameB\x0f\n\r_device_token\"\x9a\x01\n\x15\x43reateSessionResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user\x12\x31\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.storymesh.auth.v1.TokensR\x06tokens\x12!\n\x0c\x64\x65vice_token\x18\x03 \x01(\tR\x0b\x64\x65viceToken\"I\n\x15RefreshSessionRequest\x12\x30\n\rrefresh_token\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03(\x80\x04\xc8\x01\x01R\x0crefreshToken\"K\n\x16RefreshSessionResponse\x12\x31\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.storymesh.auth.v1.TokensR\x06tokens\"\x80\x01\n\x17StartSessionCodeRequest\x12\"\n\x05\x65mail\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\xb8\xe1\x18\x01\xc8\x01\x01R\x05\x65mail\x12\x30\n\x0c\x64\x65vice_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04H\x00R\x0b\x64\x65viceToken\x88\x01\x01\x42\x0f\n\r_device_token\"\x83\x01\n\x18StartSessionCodeResponse\x12!\n\x0c\x63hallenge_id\x18\x01 \x01(\tR\x0b\x63hallengeId\x12\x44\n\x10\x63ode_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0e\x63odeExpireTime\"\x90\x02\n\x1a\x43ompleteSessionCodeRequest\x12.\n\x0c\x63hallenge_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x0b\x63hallengeId\x12 \n\x04\x63ode\x18\x02 \x01(\tB\x0c\xbaH\tr\x04\xc0\xe1\x18\x08\xc8\x01\x01R\x04\x63ode\x12M\n\x0b\x64\x65vice_name\x18\x03 \x01(\tB\'\xbaH$r\"\x18@2\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x00R\ndeviceName\x88\x01\x01\x12\x30\n\x0c\x64\x65vice_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04H\x01R\x0b\x64\x65viceToken\x88\x01\x01\x42\x0e\n\x0c_device_nameB\x0f\n\r_device_token\"\xa0\x01\n\x1b\x43ompleteSessionCodeResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x17.storymesh.auth.v1.UserR\x04user\x12\x31\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.storymesh.auth.v1.TokensR\x06tokens\x12!\n\x0c\x64\x65vice_token\x18\x03 \x01(\tR\x0b\x64\x65viceToken\"f\n\x13ListSessionsRequest\x12&\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04R\tpageToken\"v\n\x14ListSessionsResponse\x12\x36\n\x08sessions\x18\x01 \x03(\x0b\x32\x1a.storymesh.auth.v1.SessionR\x08sessions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"B\n\x14RevokeSessionRequest\x12*\n\nsession_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\tsessionId\"\x17\n\x15RevokeSessionResponse\"\x1c\n\x1aRevokeOtherSessionsRequest\"B\n\x1bRevokeOtherSessionsResponse\x12#\n\rrevoked_count\x18\x01 \x01(\x05R\x0crevokedCount\"\x0f\n\rLogoutRequest\"\x10\n\x0eLogoutResponse2\x91\t\n\x0eSessionService\x12\x83\x01\n\rCreateSession\x12\'.storymesh.auth.v1.CreateSessionRequest\x1a(.storymesh.auth.v1.CreateSessionResponse\"\x1f\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/sessions:\x01*\x12\x8e\x01\n\x0eRefreshSession\x12(.storymesh.auth.v1.RefreshSessionRequest\x1a).storymesh.auth.v1.RefreshSessionResponse\"\'\xb2\xe1\x18\x04\x08\x01\x10\x05\x82\xd3\xe4\x93\x02\x19\"\x14/v1/sessions:refresh:\x01*\x12\x96\x01\n\x10StartSessionCode\x12*.storymesh.auth.v1.StartSessionCodeRequest\x1a+.storymesh.auth.v1.StartSessionCodeResponse\")\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/sessions:startCode:\x01*\x12\xa2\x01\n\x13\x43ompleteSessionCode\x12-.storymesh.auth.v1.CompleteSessionCodeRequest\x1a..storymesh.auth.v1.CompleteSessionCodeResponse\",\xb2\xe1\x18\x04\x08\x01\x10\x02\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/sessions:completeCode:\x01*\x12~\n\x0cListSessions\x12&.storymesh.auth.v1.ListSessionsRequest\x1a\'.storymesh.auth.v1.ListSessionsResponse\"\x1d\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/sessions\x12\x8e\x01\n\rRevokeSession\x12\'.storymesh.auth.v1.RevokeSessionRequest\x1a(.storymesh.auth.v1.RevokeSessionResponse\"*\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1b*\x19/v1/sessions/{session_id}\x12\xa3\x01\n\x13RevokeOtherSessions\x12-.storymesh.auth.v1.RevokeOtherSessionsRequest\x1a..storymesh.auth.v1.RevokeOtherSessionsResponse\"-\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/sessions:revokeOthers:\x01*\x12s\n\x06Logout\x12 .storymesh.auth.v1.LogoutRequest\x1a!.storymesh.auth.v1.LogoutResponse\"$\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x18\"\x13/v1/sessions:logout:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -83,38 +79,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONSERVICE'].methods_by_name['RevokeOtherSessions']._serialized_options = b'\220\002\002\262\341\030\002\010\002\202\323\344\223\002\036\"\031/v1/sessions:revokeOthers:\001*'
   _globals['_SESSIONSERVICE'].methods_by_name['Logout']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['Logout']._serialized_options = b'\262\341\030\002\010\002\202\323\344\223\002\030\"\023/v1/sessions:logout:\001*'
-  _globals['_CREATESESSIONREQUEST']._serialized_start=319
-  _globals['_CREATESESSIONREQUEST']._serialized_end=579
-  _globals['_CREATESESSIONRESPONSE']._serialized_start=582
-  _globals['_CREATESESSIONRESPONSE']._serialized_end=736
-  _globals['_REFRESHSESSIONREQUEST']._serialized_start=738
-  _globals['_REFRESHSESSIONREQUEST']._serialized_end=811
-  _globals['_REFRESHSESSIONRESPONSE']._serialized_start=813
-  _globals['_REFRESHSESSIONRESPONSE']._serialized_end=888
-  _globals['_STARTSESSIONCODEREQUEST']._serialized_start=891
-  _globals['_STARTSESSIONCODEREQUEST']._serialized_end=1019
-  _globals['_STARTSESSIONCODERESPONSE']._serialized_start=1022
-  _globals['_STARTSESSIONCODERESPONSE']._serialized_end=1153
-  _globals['_COMPLETESESSIONCODEREQUEST']._serialized_start=1156
-  _globals['_COMPLETESESSIONCODEREQUEST']._serialized_end=1428
-  _globals['_COMPLETESESSIONCODERESPONSE']._serialized_start=1431
-  _globals['_COMPLETESESSIONCODERESPONSE']._serialized_end=1591
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=1593
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1695
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1697
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1815
-  _globals['_REVOKESESSIONREQUEST']._serialized_start=1817
-  _globals['_REVOKESESSIONREQUEST']._serialized_end=1883
-  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1885
-  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1908
-  _globals['_REVOKEOTHERSESSIONSREQUEST']._serialized_start=1910
-  _globals['_REVOKEOTHERSESSIONSREQUEST']._serialized_end=1938
-  _globals['_REVOKEOTHERSESSIONSRESPONSE']._serialized_start=1940
-  _globals['_REVOKEOTHERSESSIONSRESPONSE']._serialized_end=2006
-  _globals['_LOGOUTREQUEST']._serialized_start=2008
-  _globals['_LOGOUTREQUEST']._serialized_end=2023
-  _globals['_LOGOUTRESPONSE']._serialized_start=2025
-  _globals['_LOGOUTRESPONSE']._serialized_end=2041
-  _globals['_SESSIONSERVICE']._serialized_start=2044
-  _globals['_SESSIONSERVICE']._serialized_end=3213
+  _globals['_CREATESESSIONREQUEST']._serialized_start=191
+  _globals['_CREATESESSIONREQUEST']._serialized_end=451
+  _globals['_CREATESESSIONRESPONSE']._serialized_start=454
+  _globals['_CREATESESSIONRESPONSE']._serialized_end=608
+  _globals['_REFRESHSESSIONREQUEST']._serialized_start=610
+  _globals['_REFRESHSESSIONREQUEST']._serialized_end=683
+  _globals['_REFRESHSESSIONRESPONSE']._serialized_start=685
+  _globals['_REFRESHSESSIONRESPONSE']._serialized_end=760
+  _globals['_STARTSESSIONCODEREQUEST']._serialized_start=763
+  _globals['_STARTSESSIONCODEREQUEST']._serialized_end=891
+  _globals['_STARTSESSIONCODERESPONSE']._serialized_start=894
+  _globals['_STARTSESSIONCODERESPONSE']._serialized_end=1025
+  _globals['_COMPLETESESSIONCODEREQUEST']._serialized_start=1028
+  _globals['_COMPLETESESSIONCODEREQUEST']._serialized_end=1300
+  _globals['_COMPLETESESSIONCODERESPONSE']._serialized_start=1303
+  _globals['_COMPLETESESSIONCODERESPONSE']._serialized_end=1463
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=1465
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=1567
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1569
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1687
+  _globals['_REVOKESESSIONREQUEST']._serialized_start=1689
+  _globals['_REVOKESESSIONREQUEST']._serialized_end=1755
+  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1757
+  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1780
+  _globals['_REVOKEOTHERSESSIONSREQUEST']._serialized_start=1782
+  _globals['_REVOKEOTHERSESSIONSREQUEST']._serialized_end=1810
+  _globals['_REVOKEOTHERSESSIONSRESPONSE']._serialized_start=1812
+  _globals['_REVOKEOTHERSESSIONSRESPONSE']._serialized_end=1878
+  _globals['_LOGOUTREQUEST']._serialized_start=1880
+  _globals['_LOGOUTREQUEST']._serialized_end=1895
+  _globals['_LOGOUTRESPONSE']._serialized_start=1897
+  _globals['_LOGOUTRESPONSE']._serialized_end=1913
+  _globals['_SESSIONSERVICE']._serialized_start=1916
+  _globals['_SESSIONSERVICE']._serialized_end=3085
 # @@protoc_insertion_point(module_scope)

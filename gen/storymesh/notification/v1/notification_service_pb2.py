@@ -22,13 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
-from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from storymesh.notification.v1 import notification_pb2 as storymesh_dot_notification_dot_v1_dot_notification__pb2
-from storymesh.options.v1 import policy_pb2 as storymesh_dot_options_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4storymesh/notification/v1/notification_service.proto\x12\x19storymesh.notification.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a,storymesh/notification/v1/notification.proto\x1a!storymesh/options/v1/policy.proto\"k\n\x18ListNotificationsRequest\x12&\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04R\tpageToken\"\x92\x01\n\x19ListNotificationsResponse\x12M\n\rnotifications\x18\x01 \x03(\x0b\x32\'.storymesh.notification.v1.NotificationR\rnotifications\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xba\x01\n\x13NotificationService\x12\xa2\x01\n\x11ListNotifications\x12\x33.storymesh.notification.v1.ListNotificationsRequest\x1a\x34.storymesh.notification.v1.ListNotificationsResponse\"\"\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/notificationsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4storymesh/notification/v1/notification_service.proto\x12\x19storymesh.notification.v1\x1a,storymesh/notification/v1/notification.proto\"k\n\x18ListNotificationsRequest\x12&\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04R\tpageToken\"\x92\x01\n\x19ListNotificationsResponse\x12M\n\rnotifications\x18\x01 \x03(\x0b\x32\'.storymesh.notification.v1.NotificationR\rnotifications\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xba\x01\n\x13NotificationService\x12\xa2\x01\n\x11ListNotifications\x12\x33.storymesh.notification.v1.ListNotificationsRequest\x1a\x34.storymesh.notification.v1.ListNotificationsResponse\"\"\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/notificationsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,10 +38,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTNOTIFICATIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003(\200\004'
   _globals['_NOTIFICATIONSERVICE'].methods_by_name['ListNotifications']._loaded_options = None
   _globals['_NOTIFICATIONSERVICE'].methods_by_name['ListNotifications']._serialized_options = b'\220\002\001\262\341\030\002\010\002\202\323\344\223\002\023\022\021/v1/notifications'
-  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_start=223
-  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_end=330
-  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_start=333
-  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_end=479
-  _globals['_NOTIFICATIONSERVICE']._serialized_start=482
-  _globals['_NOTIFICATIONSERVICE']._serialized_end=668
+  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_start=129
+  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_end=236
+  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_start=239
+  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_end=385
+  _globals['_NOTIFICATIONSERVICE']._serialized_start=388
+  _globals['_NOTIFICATIONSERVICE']._serialized_end=574
 # @@protoc_insertion_point(module_scope)

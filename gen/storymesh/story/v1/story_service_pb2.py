@@ -22,14 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
-from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
-from storymesh.options.v1 import policy_pb2 as storymesh_dot_options_dot_v1_dot_policy__pb2
 from storymesh.story.v1 import story_pb2 as storymesh_dot_story_dot_v1_dot_story__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&storymesh/story/v1/story_service.proto\x12\x12storymesh.story.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a!storymesh/options/v1/policy.proto\x1a\x1estorymesh/story/v1/story.proto\"\xe4\x05\n\x12\x43reateStoryRequest\x12\xdb\x01\n\x0bpreferences\x18\x01 \x03(\tB\xb8\x01\xbaH\xb4\x01\x92\x01\xb0\x01\x10\x05\x18\x01\"\xa9\x01r\xa6\x01(\x14\x32\xa1\x01^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*[^\\s\\x00-\\x1f\\x7f-\\xa0\\xad\xcd\x8f\xd8\x9c\xe1\x85\x9f\xe1\x85\xa0\xe1\x9a\x80\xe1\x9e\xb4\xe1\x9e\xb5\xe1\xa0\x8b-\xe1\xa0\x8f\xe2\x80\x80-\xe2\x80\x8f\xe2\x80\xa8-\xe2\x80\xaf\xe2\x81\x9f-\xe2\x81\xaf\xe2\xa0\x80\xe3\x80\x80\xe3\x85\xa4\xef\xb8\x80-\xef\xb8\x8f\xef\xbb\xbf\xef\xbe\xa0\xef\xbf\xb0-\xef\xbf\xbb][^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$R\x0bpreferences\x12=\n\x05theme\x18\x02 \x01(\tB\'\xbaH$r\"\x18\x64\x32\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$R\x05theme\x12\x46\n\x06prompt\x18\x03 \x01(\tB.\xbaH+r)\x18\xe8\x07\x32$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$R\x06prompt\x12\x41\n\x06length\x18\x04 \x01(\x0e\x32\x1f.storymesh.story.v1.StoryLengthB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x06length\x12\xe6\x01\n\x08language\x18\x05 \x01(\tB\xc9\x01\xbaH\xc5\x01r\xbf\x01\x18#2\xba\x01^[A-Za-z]{2,3}(-[A-Za-z]{3}){0,3}(-[A-Za-z]{4})?(-([A-Za-z]{2}|[0-9]{3}))?(-([A-Za-z0-9]{5,8}|[0-9][A-Za-z0-9]{3}))*(-[0-9A-WY-Za-wy-z](-[A-Za-z0-9]{2,8})+)*(-[Xx](-[A-Za-z0-9]{1,8})+)?$\xd8\x01\x01R\x08language\x12=\n\nrequest_id\x18\x06 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9._:-]{0,64}$R\trequestId\"F\n\x13\x43reateStoryResponse\x12/\n\x05story\x18\x01 \x01(\x0b\x32\x19.storymesh.story.v1.StoryR\x05story\"9\n\x0fGetStoryRequest\x12&\n\x08story_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x07storyId\"C\n\x10GetStoryResponse\x12/\n\x05story\x18\x01 \x01(\x0b\x32\x19.storymesh.story.v1.StoryR\x05story\"\xa5\x01\n\x12ListStoriesRequest\x12&\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04R\tpageToken\x12>\n\x05state\x18\x03 \x01(\x0e\x32\x1e.storymesh.story.v1.StoryStateB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x05state\"r\n\x13ListStoriesResponse\x12\x33\n\x07stories\x18\x01 \x03(\x0b\x32\x19.storymesh.story.v1.StoryR\x07stories\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"<\n\x12\x43\x61ncelStoryRequest\x12&\n\x08story_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x07storyId\"F\n\x13\x43\x61ncelStoryResponse\x12/\n\x05story\x18\x01 \x01(\x0b\x32\x19.storymesh.story.v1.StoryR\x05story\";\n\x11RetryStoryRequest\x12&\n\x08story_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x07storyId\"E\n\x12RetryStoryResponse\x12/\n\x05story\x18\x01 \x01(\x0b\x32\x19.storymesh.story.v1.StoryR\x05story\"<\n\x12\x44\x65leteStoryRequest\x12&\n\x08story_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x07storyId\"\x15\n\x13\x44\x65leteStoryResponse\"h\n\x11WatchStoryRequest\x12&\n\x08story_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x07storyId\x12+\n\x0cresume_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04R\x0bresumeToken\"\xf7\x06\n\x12WatchStoryResponse\x12!\n\x0cresume_token\x18\x01 \x01(\tR\x0bresumeToken\x12M\n\x08snapshot\x18\x02 \x01(\x0b\x32/.storymesh.story.v1.WatchStoryResponse.SnapshotH\x00R\x08snapshot\x12\x44\n\x05\x63hunk\x18\x03 \x01(\x0b\x32,.storymesh.story.v1.WatchStoryResponse.ChunkH\x00R\x05\x63hunk\x12\x44\n\x05reset\x18\x04 \x01(\x0b\x32,.storymesh.story.v1.WatchStoryResponse.ResetH\x00R\x05reset\x12J\n\x05state\x18\x05 \x01(\x0b\x32\x32.storymesh.story.v1.WatchStoryResponse.StateChangeH\x00R\x05state\x12P\n\theartbeat\x18\x06 \x01(\x0b\x32\x30.storymesh.story.v1.WatchStoryResponse.HeartbeatH\x00R\theartbeat\x12\x41\n\x04\x64one\x18\x07 \x01(\x0b\x32+.storymesh.story.v1.WatchStoryResponse.DoneH\x00R\x04\x64one\x12P\n\treconnect\x18\x08 \x01(\x0b\x32\x30.storymesh.story.v1.WatchStoryResponse.ReconnectH\x00R\treconnect\x1a\x1e\n\x08Snapshot\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x1a\x1b\n\x05\x43hunk\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x1a!\n\x05Reset\x12\x18\n\x07\x61ttempt\x18\x01 \x01(\x05R\x07\x61ttempt\x1a\x43\n\x0bStateChange\x12\x34\n\x05state\x18\x01 \x01(\x0e\x32\x1e.storymesh.story.v1.StoryStateR\x05state\x1a\x0b\n\tHeartbeat\x1a\x37\n\x04\x44one\x12/\n\x05story\x18\x01 \x01(\x0b\x32\x19.storymesh.story.v1.StoryR\x05story\x1a<\n\tReconnect\x12/\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05\x61\x66terB\x07\n\x05\x65vent2\xca\x07\n\x0cStoryService\x12~\n\x0b\x43reateStory\x12&.storymesh.story.v1.CreateStoryRequest\x1a\'.storymesh.story.v1.CreateStoryResponse\"\x1e\xb2\xe1\x18\x04\x08\x02\x10\x03\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/stories:\x01*\x12~\n\x08GetStory\x12#.storymesh.story.v1.GetStoryRequest\x1a$.storymesh.story.v1.GetStoryResponse\"\'\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/stories/{story_id}\x12|\n\x0bListStories\x12&.storymesh.story.v1.ListStoriesRequest\x1a\'.storymesh.story.v1.ListStoriesResponse\"\x1c\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/stories\x12\x91\x01\n\x0b\x43\x61ncelStory\x12&.storymesh.story.v1.CancelStoryRequest\x1a\'.storymesh.story.v1.CancelStoryResponse\"1\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\"\"\x1d/v1/stories/{story_id}:cancel:\x01*\x12\x8c\x01\n\nRetryStory\x12%.storymesh.story.v1.RetryStoryRequest\x1a&.storymesh.story.v1.RetryStoryResponse\"/\xb2\xe1\x18\x04\x08\x02\x10\x03\x82\xd3\xe4\x93\x02!\"\x1c/v1/stories/{story_id}:retry:\x01*\x12\x87\x01\n\x0b\x44\x65leteStory\x12&.storymesh.story.v1.DeleteStoryRequest\x1a\'.storymesh.story.v1.DeleteStoryResponse\"\'\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x18*\x16/v1/stories/{story_id}\x12\x8e\x01\n\nWatchStory\x12%.storymesh.story.v1.WatchStoryRequest\x1a&.storymesh.story.v1.WatchStoryResponse\"/\x90\x02\x01\xb2\xe1\x18\x04\x08\x02\x10\x04\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/stories/{story_id}:watch0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&storymesh/story/v1/story_service.proto\x12\x12storymesh.story.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1estorymesh/story/v1/story.proto\"\xe4\x05\n\x12\x43reateStoryRequest\x12\xdb\x01\n\x0bpreferences\x18\x01 \x03(\tB\xb8\x01\xbaH\xb4\x01\x92\x01\xb0\x01\x10\x05\x18\x01\"\xa9\x01r\xa6\x01(\x14\x32\xa1\x01^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*[^\\s\\x00-\\x1f\\x7f-\\xa0\\xad\xcd\x8f\xd8\x9c\xe1\x85\x9f\xe1\x85\xa0\xe1\x9a\x80\xe1\x9e\xb4\xe1\x9e\xb5\xe1\xa0\x8b-\xe1\xa0\x8f\xe2\x80\x80-\xe2\x80\x8f\xe2\x80\xa8-\xe2\x80\xaf\xe2\x81\x9f-\xe2\x81\xaf\xe2\xa0\x80\xe3\x80\x80\xe3\x85\xa4\xef\xb8\x80-\xef\xb8\x8f\xef\xbb\xbf\xef\xbe\xa0\xef\xbf\xb0-\xef\xbf\xbb][^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$R\x0bpreferences\x12=\n\x05theme\x18\x02 \x01(\tB\'\xbaH$r\"\x18\x64\x32\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$R\x05theme\x12\x46\n\x06prompt\x18\x03 \x01(\tB.\xbaH+r)\x18\xe8\x07\x32$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$R\x06prompt\x12\x41\n\x06length\x18\x04 \x01(\x0e\x32\x1f.storymesh.story.v1.StoryLengthB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x06length\x12\xe6\x01\n\x08language\x18\x05 \x01(\tB\xc9\x01\xbaH\xc5\x01r\xbf\x01\x18#2\xba\x01^[A-Za-z]{2,3}(-[A-Za-z]{3}){0,3}(-[A-Za-z]{4})?(-([A-Za-z]{2}|[0-9]{3}))?(-([A-Za-z0-9]{5,8}|[0-9][A-Za-z0-9]{3}))*(-[0-9A-WY-Za-wy-z](-[A-Za-z0-9]{2,8})+)*(-[Xx](-[A-Za-z0-9]{1,8})+)?$\xd8\x01\x01R\x08language\x12=\n\nrequest_id\x18\x06 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9._:-]{0,64}$R\trequestId\"F\n\x13\x43reateStoryResponse\x12/\n\x05story\x18\x01 \x01(\x0b\x32\x19.storymesh.story.v1.StoryR\x05story\"9\n\x0fGetStoryRequest\x12&\n\x08story_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x07storyId\"C\n\x10GetStoryResponse\x12/\n\x05story\x18\x01 \x01(\x0b\x32\x19.storymesh.story.v1.StoryR\x05story\"\xa5\x01\n\x12ListStoriesRequest\x12&\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04R\tpageToken\x12>\n\x05state\x18\x03 \x01(\x0e\x32\x1e.storymesh.story.v1.StoryStateB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x05state\"r\n\x13ListStoriesResponse\x12\x33\n\x07stories\x18\x01 \x03(\x0b\x32\x19.storymesh.story.v1.StoryR\x07stories\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"<\n\x12\x43\x61ncelStoryRequest\x12&\n\x08story_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x07storyId\"F\n\x13\x43\x61ncelStoryResponse\x12/\n\x05story\x18\x01 \x01(\x0b\x32\x19.storymesh.story.v1.StoryR\x05story\";\n\x11RetryStoryRequest\x12&\n\x08story_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x07storyId\"E\n\x12RetryStoryResponse\x12/\n\x05story\x18\x01 \x01(\x0b\x32\x19.storymesh.story.v1.StoryR\x05story\"<\n\x12\x44\x65leteStoryRequest\x12&\n\x08story_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x07storyId\"\x15\n\x13\x44\x65leteStoryResponse\"h\n\x11WatchStoryRequest\x12&\n\x08story_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x07storyId\x12+\n\x0cresume_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04R\x0bresumeToken\"\xf7\x06\n\x12WatchStoryResponse\x12!\n\x0cresume_token\x18\x01 \x01(\tR\x0bresumeToken\x12M\n\x08snapshot\x18\x02 \x01(\x0b\x32/.storymesh.story.v1.WatchStoryResponse.SnapshotH\x00R\x08snapshot\x12\x44\n\x05\x63hunk\x18\x03 \x01(\x0b\x32,.storymesh.story.v1.WatchStoryResponse.ChunkH\x00R\x05\x63hunk\x12\x44\n\x05reset\x18\x04 \x01(\x0b\x32,.storymesh.story.v1.WatchStoryResponse.ResetH\x00R\x05reset\x12J\n\x05state\x18\x05 \x01(\x0b\x32\x32.storymesh.story.v1.WatchStoryResponse.StateChangeH\x00R\x05state\x12P\n\theartbeat\x18\x06 \x01(\x0b\x32\x30.storymesh.story.v1.WatchStoryResponse.HeartbeatH\x00R\theartbeat\x12\x41\n\x04\x64one\x18\x07 \x01(\x0b\x32+.storymesh.story.v1.WatchStoryResponse.DoneH\x00R\x04\x64one\x12P\n\treconnect\x18\x08 \x01(\x0b\x32\x30.storymesh.story.v1.WatchStoryResponse.ReconnectH\x00R\treconnect\x1a\x1e\n\x08Snapshot\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x1a\x1b\n\x05\x43hunk\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x1a!\n\x05Reset\x12\x18\n\x07\x61ttempt\x18\x01 \x01(\x05R\x07\x61ttempt\x1a\x43\n\x0bStateChange\x12\x34\n\x05state\x18\x01 \x01(\x0e\x32\x1e.storymesh.story.v1.StoryStateR\x05state\x1a\x0b\n\tHeartbeat\x1a\x37\n\x04\x44one\x12/\n\x05story\x18\x01 \x01(\x0b\x32\x19.storymesh.story.v1.StoryR\x05story\x1a<\n\tReconnect\x12/\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05\x61\x66terB\x07\n\x05\x65vent2\xca\x07\n\x0cStoryService\x12~\n\x0b\x43reateStory\x12&.storymesh.story.v1.CreateStoryRequest\x1a\'.storymesh.story.v1.CreateStoryResponse\"\x1e\xb2\xe1\x18\x04\x08\x02\x10\x03\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/stories:\x01*\x12~\n\x08GetStory\x12#.storymesh.story.v1.GetStoryRequest\x1a$.storymesh.story.v1.GetStoryResponse\"\'\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/stories/{story_id}\x12|\n\x0bListStories\x12&.storymesh.story.v1.ListStoriesRequest\x1a\'.storymesh.story.v1.ListStoriesResponse\"\x1c\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/stories\x12\x91\x01\n\x0b\x43\x61ncelStory\x12&.storymesh.story.v1.CancelStoryRequest\x1a\'.storymesh.story.v1.CancelStoryResponse\"1\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\"\"\x1d/v1/stories/{story_id}:cancel:\x01*\x12\x8c\x01\n\nRetryStory\x12%.storymesh.story.v1.RetryStoryRequest\x1a&.storymesh.story.v1.RetryStoryResponse\"/\xb2\xe1\x18\x04\x08\x02\x10\x03\x82\xd3\xe4\x93\x02!\"\x1c/v1/stories/{story_id}:retry:\x01*\x12\x87\x01\n\x0b\x44\x65leteStory\x12&.storymesh.story.v1.DeleteStoryRequest\x1a\'.storymesh.story.v1.DeleteStoryResponse\"\'\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x18*\x16/v1/stories/{story_id}\x12\x8e\x01\n\nWatchStory\x12%.storymesh.story.v1.WatchStoryRequest\x1a&.storymesh.story.v1.WatchStoryResponse\"/\x90\x02\x01\xb2\xe1\x18\x04\x08\x02\x10\x04\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/stories/{story_id}:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -80,48 +77,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STORYSERVICE'].methods_by_name['DeleteStory']._serialized_options = b'\220\002\002\262\341\030\002\010\002\202\323\344\223\002\030*\026/v1/stories/{story_id}'
   _globals['_STORYSERVICE'].methods_by_name['WatchStory']._loaded_options = None
   _globals['_STORYSERVICE'].methods_by_name['WatchStory']._serialized_options = b'\220\002\001\262\341\030\004\010\002\020\004\202\323\344\223\002\036\022\034/v1/stories/{story_id}:watch'
-  _globals['_CREATESTORYREQUEST']._serialized_start=221
-  _globals['_CREATESTORYREQUEST']._serialized_end=961
-  _globals['_CREATESTORYRESPONSE']._serialized_start=963
-  _globals['_CREATESTORYRESPONSE']._serialized_end=1033
-  _globals['_GETSTORYREQUEST']._serialized_start=1035
-  _globals['_GETSTORYREQUEST']._serialized_end=1092
-  _globals['_GETSTORYRESPONSE']._serialized_start=1094
-  _globals['_GETSTORYRESPONSE']._serialized_end=1161
-  _globals['_LISTSTORIESREQUEST']._serialized_start=1164
-  _globals['_LISTSTORIESREQUEST']._serialized_end=1329
-  _globals['_LISTSTORIESRESPONSE']._serialized_start=1331
-  _globals['_LISTSTORIESRESPONSE']._serialized_end=1445
-  _globals['_CANCELSTORYREQUEST']._serialized_start=1447
-  _globals['_CANCELSTORYREQUEST']._serialized_end=1507
-  _globals['_CANCELSTORYRESPONSE']._serialized_start=1509
-  _globals['_CANCELSTORYRESPONSE']._serialized_end=1579
-  _globals['_RETRYSTORYREQUEST']._serialized_start=1581
-  _globals['_RETRYSTORYREQUEST']._serialized_end=1640
-  _globals['_RETRYSTORYRESPONSE']._serialized_start=1642
-  _globals['_RETRYSTORYRESPONSE']._serialized_end=1711
-  _globals['_DELETESTORYREQUEST']._serialized_start=1713
-  _globals['_DELETESTORYREQUEST']._serialized_end=1773
-  _globals['_DELETESTORYRESPONSE']._serialized_start=1775
-  _globals['_DELETESTORYRESPONSE']._serialized_end=1796
-  _globals['_WATCHSTORYREQUEST']._serialized_start=1798
-  _globals['_WATCHSTORYREQUEST']._serialized_end=1902
-  _globals['_WATCHSTORYRESPONSE']._serialized_start=1905
-  _globals['_WATCHSTORYRESPONSE']._serialized_end=2792
-  _globals['_WATCHSTORYRESPONSE_SNAPSHOT']._serialized_start=2488
-  _globals['_WATCHSTORYRESPONSE_SNAPSHOT']._serialized_end=2518
-  _globals['_WATCHSTORYRESPONSE_CHUNK']._serialized_start=2520
-  _globals['_WATCHSTORYRESPONSE_CHUNK']._serialized_end=2547
-  _globals['_WATCHSTORYRESPONSE_RESET']._serialized_start=2549
-  _globals['_WATCHSTORYRESPONSE_RESET']._serialized_end=2582
-  _globals['_WATCHSTORYRESPONSE_STATECHANGE']._serialized_start=2584
-  _globals['_WATCHSTORYRESPONSE_STATECHANGE']._serialized_end=2651
-  _globals['_WATCHSTORYRESPONSE_HEARTBEAT']._serialized_start=2653
-  _globals['_WATCHSTORYRESPONSE_HEARTBEAT']._serialized_end=2664
-  _globals['_WATCHSTORYRESPONSE_DONE']._serialized_start=2666
-  _globals['_WATCHSTORYRESPONSE_DONE']._serialized_end=2721
-  _globals['_WATCHSTORYRESPONSE_RECONNECT']._serialized_start=2723
-  _globals['_WATCHSTORYRESPONSE_RECONNECT']._serialized_end=2783
-  _globals['_STORYSERVICE']._serialized_start=2795
-  _globals['_STORYSERVICE']._serialized_end=3765
+  _globals['_CREATESTORYREQUEST']._serialized_start=127
+  _globals['_CREATESTORYREQUEST']._serialized_end=867
+  _globals['_CREATESTORYRESPONSE']._serialized_start=869
+  _globals['_CREATESTORYRESPONSE']._serialized_end=939
+  _globals['_GETSTORYREQUEST']._serialized_start=941
+  _globals['_GETSTORYREQUEST']._serialized_end=998
+  _globals['_GETSTORYRESPONSE']._serialized_start=1000
+  _globals['_GETSTORYRESPONSE']._serialized_end=1067
+  _globals['_LISTSTORIESREQUEST']._serialized_start=1070
+  _globals['_LISTSTORIESREQUEST']._serialized_end=1235
+  _globals['_LISTSTORIESRESPONSE']._serialized_start=1237
+  _globals['_LISTSTORIESRESPONSE']._serialized_end=1351
+  _globals['_CANCELSTORYREQUEST']._serialized_start=1353
+  _globals['_CANCELSTORYREQUEST']._serialized_end=1413
+  _globals['_CANCELSTORYRESPONSE']._serialized_start=1415
+  _globals['_CANCELSTORYRESPONSE']._serialized_end=1485
+  _globals['_RETRYSTORYREQUEST']._serialized_start=1487
+  _globals['_RETRYSTORYREQUEST']._serialized_end=1546
+  _globals['_RETRYSTORYRESPONSE']._serialized_start=1548
+  _globals['_RETRYSTORYRESPONSE']._serialized_end=1617
+  _globals['_DELETESTORYREQUEST']._serialized_start=1619
+  _globals['_DELETESTORYREQUEST']._serialized_end=1679
+  _globals['_DELETESTORYRESPONSE']._serialized_start=1681
+  _globals['_DELETESTORYRESPONSE']._serialized_end=1702
+  _globals['_WATCHSTORYREQUEST']._serialized_start=1704
+  _globals['_WATCHSTORYREQUEST']._serialized_end=1808
+  _globals['_WATCHSTORYRESPONSE']._serialized_start=1811
+  _globals['_WATCHSTORYRESPONSE']._serialized_end=2698
+  _globals['_WATCHSTORYRESPONSE_SNAPSHOT']._serialized_start=2394
+  _globals['_WATCHSTORYRESPONSE_SNAPSHOT']._serialized_end=2424
+  _globals['_WATCHSTORYRESPONSE_CHUNK']._serialized_start=2426
+  _globals['_WATCHSTORYRESPONSE_CHUNK']._serialized_end=2453
+  _globals['_WATCHSTORYRESPONSE_RESET']._serialized_start=2455
+  _globals['_WATCHSTORYRESPONSE_RESET']._serialized_end=2488
+  _globals['_WATCHSTORYRESPONSE_STATECHANGE']._serialized_start=2490
+  _globals['_WATCHSTORYRESPONSE_STATECHANGE']._serialized_end=2557
+  _globals['_WATCHSTORYRESPONSE_HEARTBEAT']._serialized_start=2559
+  _globals['_WATCHSTORYRESPONSE_HEARTBEAT']._serialized_end=2570
+  _globals['_WATCHSTORYRESPONSE_DONE']._serialized_start=2572
+  _globals['_WATCHSTORYRESPONSE_DONE']._serialized_end=2627
+  _globals['_WATCHSTORYRESPONSE_RECONNECT']._serialized_start=2629
+  _globals['_WATCHSTORYRESPONSE_RECONNECT']._serialized_end=2689
+  _globals['_STORYSERVICE']._serialized_start=2701
+  _globals['_STORYSERVICE']._serialized_end=3671
 # @@protoc_insertion_point(module_scope)
