@@ -48,12 +48,12 @@ $(V)/bin/uv:
 	@$(UV) --version > /dev/null \
 	  || { echo "Programs in $$VENV cannot be run, as where a disk is mounted noexec. Name another place: make VENV=/path ..." >&2; exit 1; }
 
-$(V)/.ready: pyproject.toml uv.lock | $(V)/bin/uv
+$(V)/.ready: pyproject.toml clients/python/pyproject.toml uv.lock | $(V)/bin/uv
 	@$(MAY_WRITE)
 	@echo "installing the locked dependencies"
-	@$(EXPORT) --all-groups --no-group bench > "$$VENV"/requirements.txt
+	@$(EXPORT) --all-groups --no-group bench --extra openai > "$$VENV"/requirements.txt
 	@$(INSTALL) --require-hashes -r "$$VENV"/requirements.txt
-	@$(INSTALL) --no-deps --editable .
+	@$(INSTALL) --no-deps --editable clients/python
 	@touch "$$VENV"/.ready
 
 # The local model: about 100 MB, wanted by the demo and the writers' tests only.

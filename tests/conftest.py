@@ -14,6 +14,7 @@ from kit.data import redis as kit_redis
 from kit.data.database import Database
 from local.harness import Servers
 from local.harness import servers as running_servers
+from tests.client.installed import Installed, install
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
@@ -30,6 +31,12 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """Postgres, Redis and the mail sink."""
     with running_servers(tmp_path_factory.mktemp("servers")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def installed_client(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The client's distribution in an environment of its own."""
+    return install(tmp_path_factory.mktemp("client"))
 
 
 @pytest.fixture(scope="session")

@@ -59,5 +59,5 @@ def configure(service: str, environment: str, level: str, *, stream: TextIO | No
     logging.basicConfig(level=level, handlers=[handler], force=True)
     without_foreign_bytes()
     # These speak of every connection and request; the request log says it once already. At DEBUG, some would quote what is sent.
-    for chatty in ("httpx", "httpcore", "httpx2", "httpcore2", "openai", "alembic.runtime.plugins", "aiosmtplib"):
+    for chatty in ("httpx2", "httpcore2", "openai", "alembic.runtime.plugins", "aiosmtplib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -96,12 +96,12 @@ def http_answers(url: str) -> Probe:
     """Any 200; used for Envoy's `/ready`, which is 200 only once every listener and cluster is initialised."""
 
     async def probe() -> None:
-        import httpx
+        import httpx2
 
         try:
-            async with httpx.AsyncClient(trust_env=False, timeout=PROBE_SECONDS) as client:
+            async with httpx2.AsyncClient(trust_env=False, timeout=PROBE_SECONDS) as client:
                 answer = await client.get(url)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise NotReady(f"{url} does not answer ({error or 'timeout'})") from None
         if answer.status_code != 200:
             raise NotReady(f"{url} answers {answer.status_code}")

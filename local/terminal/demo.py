@@ -19,7 +19,7 @@ from email.policy import default
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from rich.console import Console
 
 from local import settings
@@ -47,7 +47,7 @@ class DemoFailed(LocalError):
 class Api:
     """JSON over HTTP. Everything but the expected answer becomes one sentence."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
 
     def sign_in(self, access_token: str) -> None:
@@ -57,7 +57,7 @@ class Api:
         """Call and return the JSON answer. Raises DemoFailed."""
         try:
             answer = await self._client.request(method, path, **request)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise DemoFailed(f"{step} failed: {method} {path} got no answer ({_reason(error)}).") from None
         if not answer.is_success:
             raise DemoFailed(f"{step} failed: {method} {path} answered {answer.status_code} {answer.text.strip()}")
@@ -71,7 +71,7 @@ class Api:
         """The messages of one server-sent event stream until it ends."""
         parameters = {"resume_token": resume_token} if resume_token else {}
         headers = {"accept": "text/event-stream"}
-        timeout = httpx.Timeout(CALL_SECONDS, read=SILENCE_SECONDS)
+        timeout = httpx2.Timeout(CALL_SECONDS, read=SILENCE_SECONDS)
         async with self._client.stream("GET", path, params=parameters, headers=headers, timeout=timeout) as answer:
             if not answer.is_success:
                 await answer.aread()
@@ -87,7 +87,7 @@ class Api:
 
 async def demonstrate(layout: Layout, console: Console) -> None:
     """Walk the journey. Raises DemoFailed at the first step that does not happen."""
-    async with httpx.AsyncClient(base_url=layout.edge_url, timeout=CALL_SECONDS, trust_env=False) as client:
+    async with httpx2.AsyncClient(base_url=layout.edge_url, timeout=CALL_SECONDS, trust_env=False) as client:
         api = Api(client)
         address = f"reader-{secrets.token_hex(4)}@example.com"
         await _register(api, layout.mail, address, console)
@@ -166,7 +166,7 @@ async def _watch(api: Api, story_id: str, console: Console) -> str:
                                 return teller.text
                             elif "reconnect" in message:
                                 pause = float(str(message["reconnect"].get("after", "1s")).removesuffix("s"))
-                    except httpx.TransportError as error:
+                    except httpx2.TransportError as error:
                         teller.show_state(f"reconnecting ({_reason(error)})")
                     await asyncio.sleep(pause)
         except TimeoutError:
@@ -249,7 +249,7 @@ def _code(message: EmailMessage) -> str | None:
     return found[0] if found else None
 
 
-def _reason(error: httpx.HTTPError) -> str:
+def _reason(error: httpx2.HTTPError) -> str:
     return str(error) or type(error).__name__
 
 

@@ -38,14 +38,13 @@ class Terminal:
 
     target: str
     file: Path
+    command: tuple[str, ...] = (sys.executable, "-m", "storymesh_client")
 
     async def start(self, *arguments: str, stdin: int = PIPE) -> Process:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("STORYMESH_")}
         environment = clean | {"STORYMESH_EDGE": self.target, "STORYMESH_TOKENS": str(self.file)}
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "storymesh_client",
+            *self.command,
             *arguments,
             stdin=stdin,
             stdout=PIPE,

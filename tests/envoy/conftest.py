@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 import pytest
 import yaml
 from edge.bootstrap import bootstrap
@@ -123,7 +123,7 @@ async def envoy(settings: Settings, scratch: Path, rendered: Config | None = Non
         )
     try:
         edge = Edge(settings, log, process.pid)
-        async with httpx.AsyncClient() as client:
+        async with httpx2.AsyncClient() as client:
             await until(lambda: process.returncode is not None or _answers(client, f"{edge.url}/health"), 15)
         assert process.returncode is None, log.read_text()
         yield edge
@@ -133,10 +133,10 @@ async def envoy(settings: Settings, scratch: Path, rendered: Config | None = Non
         await process.wait()
 
 
-async def _answers(client: httpx.AsyncClient, url: str) -> bool:
+async def _answers(client: httpx2.AsyncClient, url: str) -> bool:
     try:
         return (await client.get(url)).status_code == 200
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return False
 
 
@@ -193,7 +193,7 @@ async def edge(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> AsyncIte
         "cors.origins=https://app.example.com",
     )
     async with envoy(settings, tmp_path_factory.mktemp("edge"), _forbearing(settings)) as running:
-        async with httpx.AsyncClient(headers={"authorization": f"Bearer {mesh.key.sign()}"}) as client:
+        async with httpx2.AsyncClient(headers={"authorization": f"Bearer {mesh.key.sign()}"}) as client:
             await until(lambda: _answers(client, f"{running.url}/v1/account"))
             await until(lambda: _answers(client, f"{running.url}/v1/stories"))
         yield running
@@ -222,7 +222,7 @@ async def patient(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Async
 
 
 @pytest.fixture(autouse=True)
-async def _nothing_happened_yet(mesh: Mesh, http: httpx.AsyncClient, ada: httpx.AsyncClient) -> None:
+async def _nothing_happened_yet(mesh: Mesh, http: httpx2.AsyncClient, ada: httpx2.AsyncClient) -> None:
     """The edge calls every process of the mesh, as it does not for a second after one has answered with nothing but failures."""
     mesh.calls.instead.clear()
     mesh.limiter.verdict = ok
@@ -238,16 +238,16 @@ async def _nothing_happened_yet(mesh: Mesh, http: httpx.AsyncClient, ada: httpx.
 
 
 @pytest.fixture(scope="session")
-async def http(edge: Edge) -> AsyncIterator[httpx.AsyncClient]:
+async def http(edge: Edge) -> AsyncIterator[httpx2.AsyncClient]:
     """A client without credentials."""
-    async with httpx.AsyncClient(base_url=edge.url) as client:
+    async with httpx2.AsyncClient(base_url=edge.url) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
-async def ada(edge: Edge, mesh: Mesh) -> AsyncIterator[httpx.AsyncClient]:
+async def ada(edge: Edge, mesh: Mesh) -> AsyncIterator[httpx2.AsyncClient]:
     """A signed-in client."""
-    async with httpx.AsyncClient(base_url=edge.url, headers={"authorization": f"Bearer {mesh.key.sign()}"}) as client:
+    async with httpx2.AsyncClient(base_url=edge.url, headers={"authorization": f"Bearer {mesh.key.sign()}"}) as client:
         yield client
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
 
 
-def reason(answer: httpx.Response) -> str:
+def reason(answer: httpx2.Response) -> str:
     """The reason of a JSON error, after checking that its shape is a google.rpc.Status."""
     assert answer.headers["content-type"] == "application/json", answer.text
     status = answer.json()
@@ -25,7 +25,7 @@ def reason(answer: httpx.Response) -> str:
     return named
 
 
-def detail(answer: httpx.Response, type_url: str) -> dict[str, Any]:
+def detail(answer: httpx2.Response, type_url: str) -> dict[str, Any]:
     """The JSON error's detail of a type."""
     found: list[dict[str, Any]] = [each for each in answer.json()["details"] if each["@type"] == type_url]
     assert len(found) == 1, answer.text

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 import jwt
 import pytest
 from foreign import rls_pb2, rls_pb2_grpc
@@ -26,12 +26,12 @@ from tests.envoy.tokens import SigningKey
 Credentials = tuple[tuple[str, str]]
 
 
-async def test_a_valid_token_passes_and_is_handed_on_to_the_service(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_valid_token_passes_and_is_handed_on_to_the_service(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     assert (await ada.get("/v1/account")).status_code == 200
     assert mesh.calls.last.metadata["authorization"] == ada.headers["authorization"]
 
 
-async def test_without_a_token_json_is_answered_401(http: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_without_a_token_json_is_answered_401(http: httpx2.AsyncClient, mesh: Mesh) -> None:
     answer = await http.get("/v1/account")
     assert answer.status_code == 401
     assert reason(answer) == "TOKEN_MISSING"
@@ -69,7 +69,7 @@ FORGERIES: dict[str, Callable[[SigningKey], str]] = {
 
 @pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES.keys())
 async def test_a_token_that_auth_did_not_make_for_this_mesh_is_refused(
-    http: httpx.AsyncClient, mesh: Mesh, forge: Callable[[SigningKey], str]
+    http: httpx2.AsyncClient, mesh: Mesh, forge: Callable[[SigningKey], str]
 ) -> None:
     answer = await http.get("/v1/account", headers={"authorization": f"Bearer {forge(mesh.key)}"})
     assert answer.status_code == 401
@@ -78,26 +78,26 @@ async def test_a_token_that_auth_did_not_make_for_this_mesh_is_refused(
     assert mesh.calls.seen == []
 
 
-async def test_an_expired_token_says_so(http: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_an_expired_token_says_so(http: httpx2.AsyncClient, mesh: Mesh) -> None:
     expired = mesh.key.sign(exp=int(time.time()) - 60)
     answer = await http.get("/v1/account", headers={"authorization": f"Bearer {expired}"})
     assert answer.status_code == 401
     assert reason(answer) == "TOKEN_EXPIRED"
 
 
-async def test_clocks_may_differ_by_half_a_minute(http: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_clocks_may_differ_by_half_a_minute(http: httpx2.AsyncClient, mesh: Mesh) -> None:
     just_expired = mesh.key.sign(exp=int(time.time()) - 15)
     answer = await http.get("/v1/account", headers={"authorization": f"Bearer {just_expired}"})
     assert answer.status_code == 200
 
 
-async def test_a_token_in_the_query_is_no_token(http: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_token_in_the_query_is_no_token(http: httpx2.AsyncClient, mesh: Mesh) -> None:
     answer = await http.get("/v1/account", params={"access_token": mesh.key.sign()})
     assert answer.status_code in {400, 401}
     assert mesh.calls.seen == []
 
 
-async def test_public_methods_need_no_token_and_ignore_a_bad_one(http: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_public_methods_need_no_token_and_ignore_a_bad_one(http: httpx2.AsyncClient, mesh: Mesh) -> None:
     for headers in ({}, {"authorization": "Bearer nonsense"}):
         answer = await http.post("/v1/sessions", json={"login": "ada", "password": "x"}, headers=headers)
         assert answer.status_code == 200
@@ -140,7 +140,7 @@ async def test_what_is_not_for_the_outside_does_not_exist_there(
     assert mesh.calls.seen == []
 
 
-async def test_headers_that_claim_an_identity_do_not_reach_a_service(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_headers_that_claim_an_identity_do_not_reach_a_service(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     claims = {
         "x-user-id": "eve",
         "x-storymesh-service": "story",
@@ -153,13 +153,13 @@ async def test_headers_that_claim_an_identity_do_not_reach_a_service(ada: httpx.
     assert arrived["x-envoy-original-path"] == "/v1/account"
 
 
-async def test_keys_are_served_with_their_time_to_live(http: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_keys_are_served_with_their_time_to_live(http: httpx2.AsyncClient, mesh: Mesh) -> None:
     answer = await http.get("/.well-known/jwks.json")
     assert answer.json()["keys"] == [mesh.key.jwk()]
     assert answer.headers["cache-control"] == "public, max-age=300"
 
 
-async def test_a_failure_to_serve_keys_is_not_cached(http: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_failure_to_serve_keys_is_not_cached(http: httpx2.AsyncClient, mesh: Mesh) -> None:
     async def unavailable(_request: Any, context: Any) -> None:
         await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
 

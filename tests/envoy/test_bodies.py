@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from google.protobuf.json_format import MessageToDict
 from storymesh.story.v1.story_pb2 import STORY_LENGTH_SHORT
@@ -77,7 +77,7 @@ MISTAKEN = [
 
 @pytest.mark.parametrize(("name", "body", "field", "description"), MISTAKEN)
 async def test_a_value_of_another_type_is_refused_and_its_field_named(
-    ada: httpx.AsyncClient, mesh: Mesh, name: str, body: str, field: str, description: str
+    ada: httpx2.AsyncClient, mesh: Mesh, name: str, body: str, field: str, description: str
 ) -> None:
     verb, path = CALLS[name]
     answer = await ada.request(verb, path, content=body, headers=JSON)
@@ -151,7 +151,7 @@ async def test_a_value_of_another_type_is_refused_and_its_field_named(
     ],
     ids=lambda body: ascii(body[:30]),
 )
-async def test_what_is_not_one_object_of_json_is_refused(ada: httpx.AsyncClient, mesh: Mesh, body: str) -> None:
+async def test_what_is_not_one_object_of_json_is_refused(ada: httpx2.AsyncClient, mesh: Mesh, body: str) -> None:
     answer = await ada.post("/v1/sessions", content=body.encode(), headers=JSON)
     assert (answer.status_code, reason(answer)) == (400, "REQUEST_MALFORMED"), answer.text
     assert mesh.calls.seen == []
@@ -188,7 +188,7 @@ async def test_what_is_not_one_object_of_json_is_refused(ada: httpx.AsyncClient,
     ],
 )
 async def test_what_fits_arrives_as_it_was_written(
-    ada: httpx.AsyncClient, mesh: Mesh, name: str, body: str, expected: dict[str, Any]
+    ada: httpx2.AsyncClient, mesh: Mesh, name: str, body: str, expected: dict[str, Any]
 ) -> None:
     verb, path = CALLS[name]
     answer = await ada.request(verb, path, content=body.encode(), headers=JSON)
@@ -196,7 +196,7 @@ async def test_what_fits_arrives_as_it_was_written(
     assert MessageToDict(mesh.calls.last.request, preserving_proto_field_name=True) == expected
 
 
-async def test_a_trailing_slash_or_a_query_changes_nothing(ada: httpx.AsyncClient) -> None:
+async def test_a_trailing_slash_or_a_query_changes_nothing(ada: httpx2.AsyncClient) -> None:
     for path in ("/v1/stories/", "/v1/stories?", "/v1/%73tories", "/v1//stories", "/v1/./stories"):
         answer = await ada.post(path, content='{"preferences": "x"}', headers=JSON)
         assert answer.status_code == 400, path
@@ -216,7 +216,7 @@ async def test_a_trailing_slash_or_a_query_changes_nothing(ada: httpx.AsyncClien
     ],
 )
 async def test_a_field_that_a_query_gives_twice_is_refused_and_named(
-    ada: httpx.AsyncClient, mesh: Mesh, path: str, field: str
+    ada: httpx2.AsyncClient, mesh: Mesh, path: str, field: str
 ) -> None:
     answer = await ada.get(path)
     assert (answer.status_code, reason(answer)) == (400, "REQUEST_MALFORMED"), answer.text
@@ -225,14 +225,14 @@ async def test_a_field_that_a_query_gives_twice_is_refused_and_named(
     assert mesh.calls.seen == []
 
 
-async def test_true_and_false_are_taken_where_they_belong(ada: httpx.AsyncClient) -> None:
+async def test_true_and_false_are_taken_where_they_belong(ada: httpx2.AsyncClient) -> None:
     for value in ("true", "false", "null"):
         answer = await ada.post(CALLS["ReplayDeadLetters"][1], content=f'{{"dry_run": {value}}}', headers=JSON)
         # Nobody is behind the edge here who would answer it.
         assert answer.status_code != 400, answer.text
 
 
-async def test_a_large_body_is_read_whole(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_large_body_is_read_whole(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     prompt = '\\"[{' * 900
     answer = await ada.post("/v1/stories", content=f'{{"prompt": "{prompt}"}}', headers=JSON)
     assert answer.status_code == 200

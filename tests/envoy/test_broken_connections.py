@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import httpx
+import httpx2
 import pytest
 
 from tests.envoy.broken import Failure, breaking, internal, reset
@@ -19,7 +19,7 @@ async def test_a_connection_that_fails_every_call_is_replaced(
 ) -> None:
     async with breaking(fail) as address:
         edge = await mesh_with(endpoints={"auth": address})
-        async with httpx.AsyncClient(base_url=edge.url) as client:
+        async with httpx2.AsyncClient(base_url=edge.url) as client:
 
             async def signs_in() -> bool:
                 return (await client.post(SIGN_IN, json={"login": "ada"})).status_code == 200

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import grpc
-import httpx
+import httpx2
 import pytest
 from storymesh.auth.v1 import session_service_pb2 as session
 from storymesh.auth.v1 import session_service_pb2_grpc as session_grpc
@@ -68,7 +68,7 @@ async def test_services_limiter_and_log_are_told_the_address_that_the_edge_trust
 ) -> None:
     edge = await mesh_with(f"trusted_proxies={trusted}")
     async with (
-        httpx.AsyncClient(base_url=edge.url) as client,
+        httpx2.AsyncClient(base_url=edge.url) as client,
         grpc.aio.insecure_channel(edge.target) as channel,
     ):
         await until(lambda: _signs_in(client))
@@ -90,15 +90,15 @@ def _has_logged_more(edge: Edge, than: int) -> bool:
     return len(edge.access_lines()) > than
 
 
-async def _signs_in(client: httpx.AsyncClient) -> bool:
+async def _signs_in(client: httpx2.AsyncClient) -> bool:
     return (await client.post("/v1/sessions", json=LOGIN)).status_code == 200
 
 
-async def _by_http(client: httpx.AsyncClient, _channel: grpc.aio.Channel, headers: dict[str, str]) -> None:
+async def _by_http(client: httpx2.AsyncClient, _channel: grpc.aio.Channel, headers: dict[str, str]) -> None:
     assert (await client.post("/v1/sessions", json=LOGIN, headers=headers)).status_code == 200
 
 
-async def _by_grpc(_client: httpx.AsyncClient, channel: grpc.aio.Channel, headers: dict[str, str]) -> None:
+async def _by_grpc(_client: httpx2.AsyncClient, channel: grpc.aio.Channel, headers: dict[str, str]) -> None:
     stub = session_grpc.SessionServiceStub(channel)
     # gRPC takes names in lower case only; twice, as a client may that hopes for the first or for the last.
     metadata = [(name.lower(), value) for name, value in headers.items()]

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from mesh.contract import read
@@ -23,11 +23,13 @@ PREFLIGHT = {
 CONTRACT = read(Path(__file__).resolve().parents[2] / "gen" / "descriptors.binpb")
 
 
-def granted(answer: httpx.Response) -> set[str]:
+def granted(answer: httpx2.Response) -> set[str]:
     return {name for name in answer.headers if name.startswith("access-control-")}
 
 
-async def test_a_preflight_from_a_known_origin_is_answered_without_a_token(http: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_preflight_from_a_known_origin_is_answered_without_a_token(
+    http: httpx2.AsyncClient, mesh: Mesh
+) -> None:
     answer = await http.options("/v1/stories", headers=KNOWN | PREFLIGHT)
     assert answer.status_code == 204
     assert answer.headers["access-control-allow-origin"] == "https://app.example.com"
@@ -40,7 +42,7 @@ async def test_a_preflight_from_a_known_origin_is_answered_without_a_token(http:
 
 
 @pytest.mark.parametrize("path", ["/v1/stories", "/health", "/storymesh.story.v1.StoryService/WatchStory"])
-async def test_a_preflight_from_elsewhere_is_not_granted(http: httpx.AsyncClient, path: str) -> None:
+async def test_a_preflight_from_elsewhere_is_not_granted(http: httpx2.AsyncClient, path: str) -> None:
     answer = await http.options(path, headers=STRANGE | PREFLIGHT)
     assert answer.status_code == 204
     assert granted(answer) == set()
@@ -62,7 +64,7 @@ PATHS = {
 
 @pytest.mark.parametrize(("path", "verbs"), PATHS.items())
 async def test_options_names_what_the_contract_has_there(
-    http: httpx.AsyncClient, mesh: Mesh, path: str, verbs: set[str]
+    http: httpx2.AsyncClient, mesh: Mesh, path: str, verbs: set[str]
 ) -> None:
     plain = await http.options(path)
     assert (plain.status_code, plain.content) == (204, b"")
@@ -73,7 +75,7 @@ async def test_options_names_what_the_contract_has_there(
 
 
 @pytest.mark.parametrize("path", ["/v1/nothing", "/", "/storymesh.auth.v1.DirectoryService/GetUser"])
-async def test_options_of_what_does_not_exist_says_so(http: httpx.AsyncClient, path: str) -> None:
+async def test_options_of_what_does_not_exist_says_so(http: httpx2.AsyncClient, path: str) -> None:
     answer = await http.options(path)
     assert answer.status_code == 404
     assert reason(answer) == "PATH_NOT_FOUND"
@@ -100,7 +102,7 @@ ANSWERS: list[tuple[str, str, dict[str, Any], int]] = [
 
 @pytest.mark.parametrize(("method", "path", "sent", "status"), ANSWERS)
 async def test_a_known_origin_may_read_every_answer_and_a_cache_keeps_it_for_that_origin(
-    http: httpx.AsyncClient, method: str, path: str, sent: dict[str, Any], status: int
+    http: httpx2.AsyncClient, method: str, path: str, sent: dict[str, Any], status: int
 ) -> None:
     for origin in (KNOWN, STRANGE, {}):
         answer = await http.request(method, path, **sent | {"headers": {**sent.get("headers", {}), **origin}})
@@ -113,7 +115,9 @@ async def test_a_known_origin_may_read_every_answer_and_a_cache_keeps_it_for_tha
             assert granted(answer) == set()
 
 
-async def test_a_page_may_read_what_it_is_limited_to_and_when_to_come_back(http: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_page_may_read_what_it_is_limited_to_and_when_to_come_back(
+    http: httpx2.AsyncClient, mesh: Mesh
+) -> None:
     mesh.limiter.verdict = over_limit
     answer = await http.post("/v1/sessions", json={}, headers=KNOWN)
     assert answer.status_code == 429
@@ -127,14 +131,14 @@ async def test_a_page_may_read_what_it_is_limited_to_and_when_to_come_back(http:
 
 async def test_any_origin_may_be_let_in_and_none(mesh_with: Callable[..., Awaitable[Edge]]) -> None:
     edge = await mesh_with("cors.origins=['*']")
-    async with httpx.AsyncClient(base_url=edge.url) as client:
+    async with httpx2.AsyncClient(base_url=edge.url) as client:
         answer = await client.get("/health", headers=STRANGE)
         assert answer.headers["access-control-allow-origin"] == "*"
         assert "vary" not in answer.headers
         preflight = await client.options("/v1/sessions", headers=STRANGE | PREFLIGHT)
         assert preflight.headers["access-control-allow-methods"] == "GET, POST"
     edge = await mesh_with("cors.origins=[]")
-    async with httpx.AsyncClient(base_url=edge.url) as client:
+    async with httpx2.AsyncClient(base_url=edge.url) as client:
         for answer in (
             await client.get("/health", headers=KNOWN),
             await client.options("/v1/sessions", headers=KNOWN | PREFLIGHT),

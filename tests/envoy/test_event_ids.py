@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 
-import httpx
+import httpx2
 import pytest
 from edge.clusters import socket_address
 from edge.config import Config, extension
@@ -83,7 +83,7 @@ async def received(scripted: tuple[Source, str], *pieces: bytes) -> bytes:
     """What arrives of a stream in these pieces, each sent when the one before is there: the script holds nothing back."""
     source, url = scripted
     sent, arrived = b"", b""
-    async with httpx.AsyncClient() as client, client.stream("GET", url) as answer, asyncio.timeout(10):
+    async with httpx2.AsyncClient() as client, client.stream("GET", url) as answer, asyncio.timeout(10):
         body = answer.aiter_raw()
         for piece in pieces:
             source.pieces.put_nowait(piece)

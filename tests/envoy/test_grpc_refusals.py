@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import grpc
-import httpx
+import httpx2
 import pytest
 from foreign import rls_pb2
 from google.protobuf.message import Message
@@ -34,14 +34,14 @@ MEDIA_TYPES = [
 ]
 
 
-async def call(client: httpx.AsyncClient, path: str, media_type: str, message: bytes = b"") -> httpx.Response:
+async def call(client: httpx2.AsyncClient, path: str, media_type: str, message: bytes = b"") -> httpx2.Response:
     body = frame(message)
     text = "text" in media_type
     headers = {"content-type": media_type, "accept": media_type, "x-grpc-web": "1"}
     return await client.post(path, content=base64.b64encode(body) if text else body, headers=headers)
 
 
-def refused(answer: httpx.Response) -> status_pb2.Status:
+def refused(answer: httpx2.Response) -> status_pb2.Status:
     """What connect-web and grpc-web make of it. Both look at the HTTP status first, then at these headers."""
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("application/grpc-web")
@@ -78,7 +78,7 @@ def delay_of(status: status_pb2.Status) -> int:
     ],
 )
 async def test_a_stranger_is_refused_with_code_and_reason(
-    http: httpx.AsyncClient, mesh: Mesh, media_type: str, path: str, code: int, reason: str
+    http: httpx2.AsyncClient, mesh: Mesh, media_type: str, path: str, code: int, reason: str
 ) -> None:
     answer = await call(http, path, media_type)
     status = refused(answer)
@@ -89,7 +89,7 @@ async def test_a_stranger_is_refused_with_code_and_reason(
 
 @pytest.mark.parametrize("media_type", MEDIA_TYPES)
 async def test_what_is_too_large_or_unavailable_is_refused_likewise(
-    ada: httpx.AsyncClient, mesh: Mesh, media_type: str
+    ada: httpx2.AsyncClient, mesh: Mesh, media_type: str
 ) -> None:
     status = refused(await call(ada, SIGN_IN, media_type, b"x" * 5000))
     assert (status.code, reason_of(status)) == (code_pb2.INVALID_ARGUMENT, "REQUEST_TOO_LARGE")
@@ -99,7 +99,7 @@ async def test_what_is_too_large_or_unavailable_is_refused_likewise(
     assert delay_of(status) == int(answer.headers["retry-after"]) == 1
 
 
-async def test_what_is_late_is_refused_likewise(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_what_is_late_is_refused_likewise(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     async def hang(_request: Any, _context: Any) -> None:
         await asyncio.sleep(5)
 
@@ -108,7 +108,7 @@ async def test_what_is_late_is_refused_likewise(ada: httpx.AsyncClient, mesh: Me
     assert (status.code, reason_of(status)) == (code_pb2.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
 
 
-async def test_text_that_is_no_base64_is_refused(http: httpx.AsyncClient) -> None:
+async def test_text_that_is_no_base64_is_refused(http: httpx2.AsyncClient) -> None:
     answer = await http.post(SIGN_IN, content="AAA", headers={"content-type": "application/grpc-web-text"})
     status = refused(answer)
     assert (status.code, reason_of(status)) == (code_pb2.INVALID_ARGUMENT, "REQUEST_MALFORMED")
@@ -116,7 +116,7 @@ async def test_text_that_is_no_base64_is_refused(http: httpx.AsyncClient) -> Non
 
 @pytest.mark.parametrize("media_type", MEDIA_TYPES)
 async def test_over_the_limit_is_resource_exhausted_with_the_delay(
-    http: httpx.AsyncClient, mesh: Mesh, media_type: str
+    http: httpx2.AsyncClient, mesh: Mesh, media_type: str
 ) -> None:
     mesh.limiter.verdict = over_limit
     answer = await call(http, SIGN_IN, media_type)
@@ -133,7 +133,7 @@ async def test_over_the_limit_is_resource_exhausted_with_the_delay(
     "seconds", [0, 1, 2, 60, 127, 128, 129, 255, 256, 3_600, 16_383, 16_384, 86_400, 604_800, 2_000_001]
 )
 async def test_the_delay_of_every_length_is_exact_for_native_and_web_alike(
-    http: httpx.AsyncClient, channel: grpc.aio.Channel, mesh: Mesh, seconds: int
+    http: httpx2.AsyncClient, channel: grpc.aio.Channel, mesh: Mesh, seconds: int
 ) -> None:
     async def verdict(_context: Any) -> rls_pb2.RateLimitResponse:
         answer = rls_pb2.RateLimitResponse(overall_code=rls_pb2.RateLimitResponse.OVER_LIMIT)
@@ -152,7 +152,7 @@ async def test_the_delay_of_every_length_is_exact_for_native_and_web_alike(
 
 async def test_the_local_guard_refuses_likewise(mesh_with: Callable[..., Awaitable[Edge]]) -> None:
     edge = await mesh_with("rate_limit.local.burst=1", "rate_limit.local.requests_per_second=1")
-    async with httpx.AsyncClient(base_url=edge.url) as client:
+    async with httpx2.AsyncClient(base_url=edge.url) as client:
         answers = [await call(client, SIGN_IN, "application/grpc-web") for _ in range(4)]
     status = refused(next(answer for answer in answers if answer.headers.get("grpc-status", "0") != "0"))
     assert (status.code, reason_of(status), delay_of(status)) == (code_pb2.RESOURCE_EXHAUSTED, "RATE_LIMITED", 1)
@@ -172,7 +172,7 @@ async def test_the_local_guard_refuses_likewise(mesh_with: Callable[..., Awaitab
 )
 @pytest.mark.parametrize("headers_first", [False, True])
 async def test_what_grpcs_library_answers_for_a_service_gets_a_reason(
-    http: httpx.AsyncClient,
+    http: httpx2.AsyncClient,
     channel: grpc.aio.Channel,
     mesh: Mesh,
     code: grpc.StatusCode,

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 import psutil
 import pytest
 from edge.settings import Address
@@ -22,14 +22,14 @@ from tests.envoy.statuses import reason
 
 
 @pytest.mark.parametrize("path", ["/v1/stories%2Fs1", "/v1/stories%5cs1", "/v1/stories/%2e%2e%2fs1"])
-async def test_escaped_slashes_are_refused(ada: httpx.AsyncClient, mesh: Mesh, path: str) -> None:
+async def test_escaped_slashes_are_refused(ada: httpx2.AsyncClient, mesh: Mesh, path: str) -> None:
     answer = await ada.get(path)
     assert answer.status_code == 400
     assert reason(answer) == "REQUEST_MALFORMED"
     assert mesh.calls.seen == []
 
 
-async def test_headers_with_underscores_are_refused(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_headers_with_underscores_are_refused(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     answer = await ada.get("/v1/account", headers={"x_user": "eve"})
     assert answer.status_code == 400
     assert reason(answer) == "REQUEST_MALFORMED"
@@ -43,7 +43,7 @@ async def test_paths_are_normalised_before_they_are_judged(edge: Edge, mesh: Mes
     assert mesh.calls.seen == []
 
 
-async def test_too_many_or_too_large_headers_are_refused(http: httpx.AsyncClient) -> None:
+async def test_too_many_or_too_large_headers_are_refused(http: httpx2.AsyncClient) -> None:
     answer = await http.get("/health", headers={"x-large": "x" * 40_000})
     assert answer.status_code == 431
     assert reason(answer) == "HEADERS_TOO_LARGE"
@@ -153,20 +153,20 @@ async def raw(edge: Edge, request: str) -> bytes:
     return answer
 
 
-async def test_the_server_does_not_say_what_it_is(ada: httpx.AsyncClient, http: httpx.AsyncClient) -> None:
+async def test_the_server_does_not_say_what_it_is(ada: httpx2.AsyncClient, http: httpx2.AsyncClient) -> None:
     for answer in (await ada.get("/v1/account"), await http.get("/v1/account"), await http.get("/v1/nothing")):
         assert answer.headers["server"] == "storymesh"
         assert not [name for name in answer.headers if name.startswith("x-envoy")]
         assert "envoy" not in answer.text.lower()
 
 
-async def test_answers_are_neither_cached_nor_sniffed(ada: httpx.AsyncClient, http: httpx.AsyncClient) -> None:
+async def test_answers_are_neither_cached_nor_sniffed(ada: httpx2.AsyncClient, http: httpx2.AsyncClient) -> None:
     for answer in (await ada.get("/v1/account"), await http.get("/v1/account")):
         assert answer.headers["cache-control"] == "no-store"
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_a_service_that_is_down_is_a_503_without_its_address(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_service_that_is_down_is_a_503_without_its_address(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     answer = await ada.get("/v1/notifications")
     assert answer.status_code == 503
     assert reason(answer) == "SERVICE_UNAVAILABLE"
@@ -175,7 +175,7 @@ async def test_a_service_that_is_down_is_a_503_without_its_address(ada: httpx.As
 
 
 async def test_a_service_that_hangs_is_a_504(
-    ada: httpx.AsyncClient, channel: grpc.aio.Channel, credentials: tuple[tuple[str, str]], mesh: Mesh
+    ada: httpx2.AsyncClient, channel: grpc.aio.Channel, credentials: tuple[tuple[str, str]], mesh: Mesh
 ) -> None:
     async def hang(_request: Any, _context: Any) -> None:
         await asyncio.sleep(5)

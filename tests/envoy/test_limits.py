@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 import pytest
 from foreign import rls_pb2
 from storymesh.auth.v1 import session_service_pb2 as session
@@ -42,7 +42,7 @@ async def hanging(_context: Any) -> rls_pb2.RateLimitResponse:
 
 
 @pytest.fixture
-async def _limiter_comes_back(http: httpx.AsyncClient, mesh: Mesh) -> AsyncIterator[None]:
+async def _limiter_comes_back(http: httpx2.AsyncClient, mesh: Mesh) -> AsyncIterator[None]:
     """Waits after the test until the edge, which puts a limiter aside that fails again and again, asks this one again."""
     yield
     mesh.limiter.verdict = ok
@@ -53,7 +53,7 @@ async def _limiter_comes_back(http: httpx.AsyncClient, mesh: Mesh) -> AsyncItera
     await until(admitted, 30)
 
 
-async def test_an_anonymous_call_is_counted_by_class_and_address(http: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_an_anonymous_call_is_counted_by_class_and_address(http: httpx2.AsyncClient, mesh: Mesh) -> None:
     await http.post("/v1/sessions", json=LOGIN)
     assert mesh.limiter.asked[-1].domain == "storymesh"
     assert mesh.limiter.descriptors == [[("class", "credentials"), ("client_ip", "127.0.0.1/32")]]
@@ -68,7 +68,7 @@ async def test_an_anonymous_call_is_counted_by_class_and_address(http: httpx.Asy
     ],
 )
 async def test_a_signed_in_call_is_counted_by_user_too(
-    ada: httpx.AsyncClient, mesh: Mesh, method: str, path: str, named: str
+    ada: httpx2.AsyncClient, mesh: Mesh, method: str, path: str, named: str
 ) -> None:
     mesh.story.chunks.put_nowait(None)
     await ada.request(method, path)
@@ -78,7 +78,7 @@ async def test_a_signed_in_call_is_counted_by_user_too(
     ]
 
 
-async def test_a_call_is_counted_once(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_call_is_counted_once(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     await ada.get("/v1/account")
     await ada.post("/v1/stories", json={})
     assert len(mesh.limiter.asked) == 2
@@ -90,7 +90,7 @@ async def test_native_grpc_is_counted_alike(channel: grpc.aio.Channel, mesh: Mes
 
 
 async def test_a_refresh_is_counted_apart_from_guesses(
-    http: httpx.AsyncClient, channel: grpc.aio.Channel, mesh: Mesh
+    http: httpx2.AsyncClient, channel: grpc.aio.Channel, mesh: Mesh
 ) -> None:
     """And goes on without the limiter: no token can be guessed, and everybody would be signed out in ten minutes."""
     apart = [[("class", "refresh"), ("client_ip", "127.0.0.1/32")]]
@@ -106,7 +106,7 @@ async def test_a_refresh_is_counted_apart_from_guesses(
     assert "RATE_LIMIT" not in answer.text
 
 
-async def test_a_client_cannot_choose_its_address(http: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_client_cannot_choose_its_address(http: httpx2.AsyncClient, mesh: Mesh) -> None:
     spoofed = {
         "x-forwarded-for": "203.0.113.9",
         "x-real-ip": "203.0.113.9",
@@ -119,14 +119,14 @@ async def test_a_client_cannot_choose_its_address(http: httpx.AsyncClient, mesh:
 
 
 @pytest.fixture
-async def behind_one_proxy(mesh_with: Callable[..., Awaitable[Edge]]) -> AsyncIterator[httpx.AsyncClient]:
+async def behind_one_proxy(mesh_with: Callable[..., Awaitable[Edge]]) -> AsyncIterator[httpx2.AsyncClient]:
     edge = await mesh_with("trusted_proxies=1")
-    async with httpx.AsyncClient(base_url=edge.url) as client:
+    async with httpx2.AsyncClient(base_url=edge.url) as client:
         yield client
 
 
 async def test_behind_a_proxy_the_address_is_the_one_it_appended(
-    behind_one_proxy: httpx.AsyncClient, mesh: Mesh
+    behind_one_proxy: httpx2.AsyncClient, mesh: Mesh
 ) -> None:
     await behind_one_proxy.post("/v1/sessions", json=LOGIN, headers={"x-forwarded-for": "192.0.2.1, 203.0.113.9"})
     assert mesh.limiter.descriptors[0][1] == ("client_ip", "203.0.113.9/32")
@@ -135,12 +135,12 @@ async def test_behind_a_proxy_the_address_is_the_one_it_appended(
     assert mesh.limiter.descriptors[0][1] == ("client_ip", "2001:db8:1:2::/64")
 
 
-async def test_a_refused_token_costs_the_limiter_nothing(http: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_refused_token_costs_the_limiter_nothing(http: httpx2.AsyncClient, mesh: Mesh) -> None:
     await http.get("/v1/account")
     assert mesh.limiter.asked == []
 
 
-async def test_over_the_limit_json_is_answered_429(http: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_over_the_limit_json_is_answered_429(http: httpx2.AsyncClient, mesh: Mesh) -> None:
     mesh.limiter.verdict = over_limit
     answer = await http.post("/v1/sessions", json=LOGIN)
     assert answer.status_code == 429
@@ -166,7 +166,7 @@ async def test_over_the_limit_grpc_is_answered_resource_exhausted(channel: grpc.
 @pytest.mark.usefixtures("_limiter_comes_back")
 @pytest.mark.parametrize("verdict", [failing, hanging])
 async def test_without_the_limiter_credentials_and_generations_are_denied(
-    http: httpx.AsyncClient, ada: httpx.AsyncClient, mesh: Mesh, verdict: Callable[[Any], Any]
+    http: httpx2.AsyncClient, ada: httpx2.AsyncClient, mesh: Mesh, verdict: Callable[[Any], Any]
 ) -> None:
     mesh.limiter.verdict = verdict
     for answer in (await http.post("/v1/sessions", json=LOGIN), await ada.post("/v1/stories", json={})):
@@ -179,7 +179,7 @@ async def test_without_the_limiter_credentials_and_generations_are_denied(
 @pytest.mark.usefixtures("_limiter_comes_back")
 @pytest.mark.parametrize("verdict", [failing, hanging])
 async def test_without_the_limiter_reading_goes_on(
-    ada: httpx.AsyncClient, mesh: Mesh, verdict: Callable[[Any], Any]
+    ada: httpx2.AsyncClient, mesh: Mesh, verdict: Callable[[Any], Any]
 ) -> None:
     mesh.limiter.verdict = verdict
     assert (await ada.get("/v1/account")).status_code == 200
@@ -191,7 +191,7 @@ async def test_a_flood_is_stopped_before_it_reaches_the_limiter_but_never_the_li
     mesh_with: Callable[..., Awaitable[Edge]], mesh: Mesh
 ) -> None:
     edge = await mesh_with("rate_limit.local.burst=3", "rate_limit.local.requests_per_second=1")
-    async with httpx.AsyncClient(base_url=edge.url) as client:
+    async with httpx2.AsyncClient(base_url=edge.url) as client:
         answers = [await client.post("/v1/sessions", json=LOGIN) for _ in range(8)]
         refused = [answer for answer in answers if answer.status_code == 429]
         assert refused

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1 import trace_pb2
@@ -39,7 +39,7 @@ async def test_with_a_collector_the_edge_records_its_spans(
     collector = Collector()
     async with server((trace_service_pb2_grpc.add_TraceServiceServicer_to_server, collector)) as otlp:
         edge = await mesh_with(f"tracing.otlp={otlp}")
-        async with httpx.AsyncClient(base_url=edge.url) as client:
+        async with httpx2.AsyncClient(base_url=edge.url) as client:
 
             async def recorded() -> set[str]:
                 """Asks again each time: what is sent before the collector's connection stands is lost."""
@@ -65,7 +65,7 @@ async def test_spans_are_named_by_what_was_called(
     async with server((trace_service_pb2_grpc.add_TraceServiceServicer_to_server, collector)) as otlp:
         edge = await mesh_with(f"tracing.otlp={otlp}", "sizes.request_body_bytes=4096")
         async with (
-            httpx.AsyncClient(base_url=edge.url, headers=bearer) as client,
+            httpx2.AsyncClient(base_url=edge.url, headers=bearer) as client,
             grpc.aio.insecure_channel(edge.target) as channel,
         ):
 
@@ -105,19 +105,19 @@ async def test_spans_are_named_by_what_was_called(
     assert by_name["GET /v1/stories/{story_id}:watch"]["http.method"] == "GET"
 
 
-async def test_without_a_collector_a_trace_is_passed_on_as_not_recorded(http: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_without_a_collector_a_trace_is_passed_on_as_not_recorded(http: httpx2.AsyncClient, mesh: Mesh) -> None:
     await http.post("/v1/sessions", json={"login": "ada"})
     assert mesh.calls.last.metadata["traceparent"].endswith("-00")
 
 
-async def test_every_request_gets_a_trace_that_the_service_continues(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_every_request_gets_a_trace_that_the_service_continues(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     answer = await ada.get("/v1/account")
     trace = answer.headers["x-trace-id"]
     assert re.fullmatch(r"[0-9a-f]{32}", trace)
     assert re.fullmatch(rf"00-{trace}-[0-9a-f]{{16}}-0[01]", mesh.calls.last.metadata["traceparent"])
 
 
-async def test_the_callers_trace_goes_on(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_the_callers_trace_goes_on(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     answer = await ada.get("/v1/account", headers={"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"})
     assert answer.headers["x-trace-id"] == TRACE
     continued = mesh.calls.last.metadata["traceparent"]
@@ -144,7 +144,7 @@ _SPAN = "b7ad6b7169203331"
     ],
 )
 async def test_a_trace_that_cannot_go_on_gives_way_to_a_new_one(
-    ada: httpx.AsyncClient, mesh: Mesh, malformed: str
+    ada: httpx2.AsyncClient, mesh: Mesh, malformed: str
 ) -> None:
     answer = await ada.get("/v1/account", headers={"traceparent": malformed})
     trace = answer.headers["x-trace-id"]
@@ -153,7 +153,7 @@ async def test_a_trace_that_cannot_go_on_gives_way_to_a_new_one(
     assert re.fullmatch(rf"00-{trace}-[0-9a-f]{{16}}-0[01]", mesh.calls.last.metadata["traceparent"])
 
 
-async def test_two_traces_at_once_give_way_to_a_new_one(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_two_traces_at_once_give_way_to_a_new_one(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     parent = f"00-{TRACE}-{_SPAN}-01"
     answer = await ada.get("/v1/account", headers=[("traceparent", parent), ("traceparent", parent)])
     trace = answer.headers["x-trace-id"]
@@ -161,19 +161,19 @@ async def test_two_traces_at_once_give_way_to_a_new_one(ada: httpx.AsyncClient, 
     assert mesh.calls.last.metadata["traceparent"].startswith(f"00-{trace}-")
 
 
-async def test_no_header_of_the_edges_own_reaches_a_service(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_no_header_of_the_edges_own_reaches_a_service(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     await ada.get("/v1/account", headers={"traceparent": f"00-{TRACE}-{_SPAN}-01", "x-storymesh-traceparent": "forged"})
     assert "x-storymesh-traceparent" not in mesh.calls.last.metadata
 
 
 @pytest.mark.parametrize("path", ["/v1/account", "/v1/nothing", "/health"])
-async def test_answers_of_the_edge_itself_carry_the_ids_too(http: httpx.AsyncClient, path: str) -> None:
+async def test_answers_of_the_edge_itself_carry_the_ids_too(http: httpx2.AsyncClient, path: str) -> None:
     answer = await http.get(path)
     assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-trace-id"])
     assert re.fullmatch(r"[0-9a-f-]{36}", answer.headers["x-request-id"])
 
 
-async def test_a_request_is_one_line_of_json_without_secrets(ada: httpx.AsyncClient, edge: Edge, mesh: Mesh) -> None:
+async def test_a_request_is_one_line_of_json_without_secrets(ada: httpx2.AsyncClient, edge: Edge, mesh: Mesh) -> None:
     mesh.story.chunks.put_nowait(None)
     answer = await ada.get("/v1/stories/s1:watch", params={"resume_token": "confidential-token"})
     trace = answer.headers["x-trace-id"]
@@ -198,7 +198,7 @@ async def test_prometheus_reaches_the_statistics_and_nothing_else_of_the_admin_i
 ) -> None:
     address = f"127.0.0.1:{free_port()}"
     edge = await mesh_with(f"statistics={address}")
-    async with httpx.AsyncClient(base_url=f"http://{address}") as prometheus:
+    async with httpx2.AsyncClient(base_url=f"http://{address}") as prometheus:
         await prometheus.get(f"{edge.url}/health")
         shown = await prometheus.get("/stats/prometheus")
         assert (shown.status_code, shown.headers["content-type"]) == (200, "text/plain; charset=UTF-8")

@@ -7,7 +7,7 @@ import struct
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 import pytest
 from storymesh.auth.v1 import account_service_pb2 as account
 
@@ -27,7 +27,7 @@ def frames(body: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-async def test_grpc_web_in_binary(ada: httpx.AsyncClient) -> None:
+async def test_grpc_web_in_binary(ada: httpx2.AsyncClient) -> None:
     answer = await ada.post(
         GET_ACCOUNT, content=frame(b""), headers={"content-type": "application/grpc-web+proto", "x-grpc-web": "1"}
     )
@@ -38,7 +38,7 @@ async def test_grpc_web_in_binary(ada: httpx.AsyncClient) -> None:
     assert b"grpc-status:0" in trailers
 
 
-async def test_grpc_web_in_text(ada: httpx.AsyncClient) -> None:
+async def test_grpc_web_in_text(ada: httpx2.AsyncClient) -> None:
     media_type = {"content-type": "application/grpc-web-text", "accept": "application/grpc-web-text"}
     answer = await ada.post(GET_ACCOUNT, content=base64.b64encode(frame(b"")), headers=media_type)
     assert answer.headers["content-type"] == "application/grpc-web-text+proto"
@@ -47,7 +47,7 @@ async def test_grpc_web_in_text(ada: httpx.AsyncClient) -> None:
     assert account.GetAccountResponse.FromString(frames(message)[0][1]).user.id == "1"
 
 
-async def test_the_documents_are_served(http: httpx.AsyncClient) -> None:
+async def test_the_documents_are_served(http: httpx2.AsyncClient) -> None:
     health = await http.get("/health")
     assert health.json() == {"status": "SERVING"}
     openapi = await http.get("/openapi.yaml")
@@ -59,7 +59,7 @@ async def test_the_documents_are_served(http: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/health", "/openapi.yaml", "/docs", "/.well-known/jwks.json"])
-async def test_head_answers_like_get_without_the_body(http: httpx.AsyncClient, path: str) -> None:
+async def test_head_answers_like_get_without_the_body(http: httpx2.AsyncClient, path: str) -> None:
     of_each_request = {"x-request-id", "x-trace-id", "date"}
     got, asked = await http.get(path), await http.head(path)
     assert (asked.status_code, asked.content) == (200, b"")
@@ -71,7 +71,7 @@ async def test_head_answers_like_get_without_the_body(http: httpx.AsyncClient, p
 
 
 async def test_head_of_a_document_that_cannot_be_had_is_refused_without_a_body(
-    http: httpx.AsyncClient, mesh: Mesh
+    http: httpx2.AsyncClient, mesh: Mesh
 ) -> None:
     async def fail(_request: Any, context: Any) -> None:
         await context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
@@ -82,7 +82,7 @@ async def test_head_of_a_document_that_cannot_be_had_is_refused_without_a_body(
     assert answer.headers["cache-control"] == "no-store"
 
 
-async def test_head_is_for_documents_only(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_head_is_for_documents_only(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     answer = await ada.head("/v1/account")
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, PATCH")
     assert mesh.calls.seen == []

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 import pytest
 from storymesh.story.v1 import story_service_pb2 as story
 from storymesh.story.v1 import story_service_pb2_grpc as story_grpc
@@ -55,7 +55,7 @@ class Outcome:
 class Crowd:
     """Reads and writes without a pause, and remembers what became of each call."""
 
-    client: httpx.AsyncClient
+    client: httpx2.AsyncClient
     outcomes: list[Outcome] = field(default_factory=list)
 
     async def read(self) -> Outcome:
@@ -64,7 +64,7 @@ class Crowd:
     async def write(self) -> Outcome:
         return await self._call("write", lambda: self.client.post("/v1/stories", json={}))
 
-    async def _call(self, kind: str, call: Callable[[], Awaitable[httpx.Response]]) -> Outcome:
+    async def _call(self, kind: str, call: Callable[[], Awaitable[httpx2.Response]]) -> Outcome:
         begun = monotonic()
         answer = await call()
         taken = monotonic() - begun
@@ -132,7 +132,7 @@ async def edge_of_three(replicas: list[Replica], mesh_with: Callable[..., Awaita
 @pytest.fixture
 async def crowd(edge_of_three: Edge, mesh: Mesh) -> AsyncIterator[Crowd]:
     bearer = {"authorization": f"Bearer {mesh.key.sign()}"}
-    async with httpx.AsyncClient(base_url=edge_of_three.url, headers=bearer, timeout=30) as client:
+    async with httpx2.AsyncClient(base_url=edge_of_three.url, headers=bearer, timeout=30) as client:
 
         async def serves() -> bool:
             return (await client.get("/v1/stories/s")).status_code == 200
@@ -202,7 +202,7 @@ async def test_a_watch_of_a_replica_that_stands_still_ends_and_goes_on_elsewhere
         (watched,) = [each for each in replicas if each.name == name]
         watched.send(signal.SIGSTOP)
         stopped = monotonic()
-        with pytest.raises(httpx.RemoteProtocolError):
+        with pytest.raises(httpx2.RemoteProtocolError):
             await _last_of(lines)
         assert monotonic() - stopped < HUNG_SECONDS + SLOW_MACHINE_SECONDS
 

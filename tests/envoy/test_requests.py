@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
-import httpx
+import httpx2
 import pytest
 from edge.settings import Address
 
@@ -80,7 +80,7 @@ REACHES = {
 
 
 @asynccontextmanager
-async def unharmed_strangers(edge: Edge, client: httpx.AsyncClient) -> AsyncIterator[None]:
+async def unharmed_strangers(edge: Edge, client: httpx2.AsyncClient) -> AsyncIterator[None]:
     """150 calls of others succeed afterwards, on the connection that was there before."""
     # An earlier test may have left none.
     assert (await client.get("/v1/account")).status_code == 200
@@ -95,18 +95,18 @@ async def unharmed_strangers(edge: Edge, client: httpx.AsyncClient) -> AsyncIter
 
 async def connections(edge: Edge, cluster: str) -> int:
     """How many the edge has ever made to a service."""
-    async with httpx.AsyncClient() as admin:
+    async with httpx2.AsyncClient() as admin:
         host, port = edge.settings.admin
         text = (await admin.get(f"http://{host}:{port}/stats?filter=^cluster.{cluster}.upstream_cx_total$")).text
     return int(text.split()[-1])
 
 
-def token(client: httpx.AsyncClient) -> Headers:
+def token(client: httpx2.AsyncClient) -> Headers:
     return (("authorization", client.headers["authorization"].encode()),)
 
 
 async def test_a_malformed_timeout_is_refused_and_harms_nobody_else(
-    edge: Edge, ada: httpx.AsyncClient, mesh: Mesh
+    edge: Edge, ada: httpx2.AsyncClient, mesh: Mesh
 ) -> None:
     listen, auth = edge.settings.listen, token(ada)
     async with unharmed_strangers(edge, ada):
@@ -137,7 +137,7 @@ async def test_a_malformed_timeout_is_refused_and_harms_nobody_else(
 
 
 async def test_odd_headers_cost_neither_their_sender_nor_anybody_else_the_call(
-    edge: Edge, ada: httpx.AsyncClient, mesh: Mesh
+    edge: Edge, ada: httpx2.AsyncClient, mesh: Mesh
 ) -> None:
     listen, auth = edge.settings.listen, token(ada)
     async with unharmed_strangers(edge, ada):
@@ -154,7 +154,7 @@ async def test_odd_headers_cost_neither_their_sender_nor_anybody_else_the_call(
 
 
 @pytest.mark.parametrize("te", [(), (("te", b"gzip"),), (("te", b"trailers;q=1"),)], ids=repr)
-async def test_grpc_needs_no_word_about_trailers(edge: Edge, ada: httpx.AsyncClient, te: Headers) -> None:
+async def test_grpc_needs_no_word_about_trailers(edge: Edge, ada: httpx2.AsyncClient, te: Headers) -> None:
     # Without it gRPC's library resets the call. Enough of those in a row, and the edge put the whole service aside.
     for media_type in (b"application/grpc", b"application/grpc+proto", b"application/grpc-web", b"Application/GRPC"):
         headers = (*token(ada), ("content-type", media_type), *te)
@@ -163,7 +163,7 @@ async def test_grpc_needs_no_word_about_trailers(edge: Edge, ada: httpx.AsyncCli
         assert answer.grpc_status in (None, 0)
 
 
-async def test_a_grpc_call_by_another_verb_reaches_no_service(edge: Edge, ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_grpc_call_by_another_verb_reaches_no_service(edge: Edge, ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     # gRPC's library resets it, or calls it an internal error: to the edge, a service that fails.
     async with unharmed_strangers(edge, ada):
         for verb in ("GET", "PUT", "DELETE", "PATCH", "HEAD", "TRACE"):
@@ -177,7 +177,7 @@ async def test_a_grpc_call_by_another_verb_reaches_no_service(edge: Edge, ada: h
         assert len(mesh.calls.seen) == 1
 
 
-async def test_a_compression_that_grpc_does_not_know_is_unimplemented(edge: Edge, ada: httpx.AsyncClient) -> None:
+async def test_a_compression_that_grpc_does_not_know_is_unimplemented(edge: Edge, ada: httpx2.AsyncClient) -> None:
     listen, auth = edge.settings.listen, token(ada)
     async with unharmed_strangers(edge, ada):
         for value in (b"bogus", b"zstd", b"gzip, br", b"", b"\xff"):
@@ -191,7 +191,7 @@ async def test_a_compression_that_grpc_does_not_know_is_unimplemented(edge: Edge
 
 
 async def test_a_body_that_is_not_one_plain_message_is_refused_at_once_and_harms_nobody_else(
-    edge: Edge, ada: httpx.AsyncClient, mesh: Mesh
+    edge: Edge, ada: httpx2.AsyncClient, mesh: Mesh
 ) -> None:
     listen, auth = edge.settings.listen, token(ada)
     malformed = [
@@ -223,7 +223,7 @@ async def test_a_body_that_is_not_one_plain_message_is_refused_at_once_and_harms
     "trailer", [("x-bin", b"!!!"), ("grpc-status", b"x"), ("grpc-timeout", b"5s"), ("x-odd", b"\xff")]
 )
 async def test_trailers_of_a_request_reach_nobody(
-    edge: Edge, ada: httpx.AsyncClient, trailer: tuple[str, bytes]
+    edge: Edge, ada: httpx2.AsyncClient, trailer: tuple[str, bytes]
 ) -> None:
     async with unharmed_strangers(edge, ada):
         headers = (*token(ada), *GRPC)
@@ -231,7 +231,7 @@ async def test_trailers_of_a_request_reach_nobody(
         assert answer.grpc_status == 0
 
 
-async def test_an_odd_path_is_refused_instead_of_ending_the_server_behind(edge: Edge, ada: httpx.AsyncClient) -> None:
+async def test_an_odd_path_is_refused_instead_of_ending_the_server_behind(edge: Edge, ada: httpx2.AsyncClient) -> None:
     listen, auth = edge.settings.listen, token(ada)
     async with unharmed_strangers(edge, ada):
         for path in (
@@ -250,13 +250,13 @@ async def test_an_odd_path_is_refused_instead_of_ending_the_server_behind(edge: 
         assert (await http2(listen, GET_ACCOUNT + b"?", (*auth, *GRPC), frame(b""))).grpc_status == 0
 
 
-async def test_the_listener_on_loopback_harms_nobody_either(edge: Edge, ada: httpx.AsyncClient) -> None:
+async def test_the_listener_on_loopback_harms_nobody_either(edge: Edge, ada: httpx2.AsyncClient) -> None:
     async with unharmed_strangers(edge, ada):
         for header in (("grpc-timeout", b"5s"), ("x-thing-bin", b"!!!")):
             await http1(edge.settings.internal, "GET", b"/.well-known/jwks.json", [header])
 
 
-async def test_a_service_learns_no_name_of_the_edge(edge: Edge, ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_service_learns_no_name_of_the_edge(edge: Edge, ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     names: list[str] = []
 
     async def remember(_request: object, context: grpc.aio.ServicerContext[object, object]) -> None:
@@ -286,7 +286,7 @@ TOKEN_FORMS: dict[bytes, int] = {
 
 @pytest.mark.parametrize("form", TOKEN_FORMS, ids=repr)
 async def test_the_scheme_of_a_credential_is_free_of_case_and_blanks(
-    edge: Edge, ada: httpx.AsyncClient, mesh: Mesh, form: bytes
+    edge: Edge, ada: httpx2.AsyncClient, mesh: Mesh, form: bytes
 ) -> None:
     (_, sent) = token(ada)[0]
     value = form.replace(b"%b", sent.removeprefix(b"Bearer "))
@@ -307,7 +307,7 @@ async def test_the_scheme_of_a_credential_is_free_of_case_and_blanks(
 
 
 async def test_odd_bytes_in_a_credential_make_it_invalid_and_reach_no_service(
-    edge: Edge, ada: httpx.AsyncClient, mesh: Mesh
+    edge: Edge, ada: httpx2.AsyncClient, mesh: Mesh
 ) -> None:
     for value in (token(ada)[0][1] + b"\xa0", b"Bearer \xff", b"Basic \xff", b"\xff"):
         answer = await http1(edge.settings.listen, "GET", b"/v1/account", [("authorization", value)])
@@ -342,7 +342,7 @@ async def test_a_media_type_is_free_of_case(edge: Edge, media_type: bytes, statu
     "media_type",
     [b"APPLICATION/GRPC", b"Application/gRPC+Proto", b"application/grpc; charset=utf-8", b"application/grpc "],
 )
-async def test_grpcs_media_types_are_free_of_case(edge: Edge, ada: httpx.AsyncClient, media_type: bytes) -> None:
+async def test_grpcs_media_types_are_free_of_case(edge: Edge, ada: httpx2.AsyncClient, media_type: bytes) -> None:
     listen, auth = edge.settings.listen, token(ada)
     answer = await http2(listen, GET_ACCOUNT, (*auth, ("content-type", media_type), ("te", b"trailers")), frame(b""))
     assert answer.grpc_status == 0
@@ -373,7 +373,7 @@ async def test_grpcs_media_types_are_free_of_case(edge: Edge, ada: httpx.AsyncCl
     ],
 )
 async def test_fields_of_a_body_are_not_taken_from_the_query(
-    ada: httpx.AsyncClient, mesh: Mesh, method: str, path: str
+    ada: httpx2.AsyncClient, mesh: Mesh, method: str, path: str
 ) -> None:
     for body in (b"{}", b""):
         answer = await ada.request(method, path, content=body, headers={"content-type": "application/json"})
@@ -393,7 +393,7 @@ async def test_an_early_refusal_takes_the_form_of_its_call_however_its_type_is_w
     assert (answer.status, answer.grpc_status, reason_in(answer)) == (200, 3, "REQUEST_MALFORMED")
 
 
-async def test_a_question_mark_alone_is_no_query_and_get_keeps_its_own(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_question_mark_alone_is_no_query_and_get_keeps_its_own(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     assert (await ada.post("/v1/sessions?", json={"login": "ada"})).status_code == 200
     assert (await ada.patch("/v1/account?", json={})).status_code != 400
     assert (await ada.get("/v1/stories?page_size=3")).status_code == 200

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 import pytest
 from storymesh.auth.v1 import account_service_pb2_grpc, key_service_pb2_grpc
 
@@ -24,16 +24,16 @@ from tests.envoy.upstreams import AuthServices
 @pytest.fixture
 async def edge_before_auth(
     mesh: Mesh, mesh_with: Callable[..., Awaitable[Edge]]
-) -> AsyncIterator[tuple[httpx.AsyncClient, int]]:
+) -> AsyncIterator[tuple[httpx2.AsyncClient, int]]:
     """An edge that started before auth, a client of it, and the port where auth is expected."""
     port = free_port()
     edge = await mesh_with("authentication.keys_cache_seconds=6", endpoints={"auth": f"127.0.0.1:{port}"})
-    async with httpx.AsyncClient(base_url=edge.url, headers={"authorization": f"Bearer {mesh.key.sign()}"}) as client:
+    async with httpx2.AsyncClient(base_url=edge.url, headers={"authorization": f"Bearer {mesh.key.sign()}"}) as client:
         yield client, port
 
 
 async def test_an_edge_that_started_before_auth_recovers_and_follows_its_keys(
-    edge_before_auth: tuple[httpx.AsyncClient, int], mesh: Mesh
+    edge_before_auth: tuple[httpx2.AsyncClient, int], mesh: Mesh
 ) -> None:
     client, port = edge_before_auth
     assert (await client.get("/health")).status_code == 200
@@ -57,11 +57,11 @@ def bearer(key: SigningKey) -> dict[str, str]:
     return {"authorization": f"Bearer {key.sign()}"}
 
 
-async def _accepted(client: httpx.AsyncClient, key: SigningKey) -> bool:
+async def _accepted(client: httpx2.AsyncClient, key: SigningKey) -> bool:
     return (await client.get("/v1/account", headers=bearer(key))).status_code == 200
 
 
-async def test_a_read_is_tried_again_where_a_write_is_not(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_read_is_tried_again_where_a_write_is_not(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     async def unavailable(_request: Any, context: Any) -> None:
         await context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
 
@@ -74,7 +74,7 @@ async def test_a_read_is_tried_again_where_a_write_is_not(ada: httpx.AsyncClient
     assert attempts.count("CreateStory") == 1
 
 
-async def test_a_read_survives_a_short_outage(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_read_survives_a_short_outage(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     async def unavailable_once(_request: Any, context: Any) -> None:
         del mesh.calls.instead["GetStory"]
         await context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
@@ -101,7 +101,7 @@ async def test_on_sigterm_connections_are_asked_to_leave_and_open_requests_finis
             stderr=log,
         )
     try:
-        async with httpx.AsyncClient(
+        async with httpx2.AsyncClient(
             base_url=f"http://127.0.0.1:{listen}", headers={"authorization": f"Bearer {mesh.key.sign()}"}
         ) as client:
             await until(lambda: _serves(client), 15)
@@ -124,14 +124,14 @@ async def test_on_sigterm_connections_are_asked_to_leave_and_open_requests_finis
             await serving.wait()
 
 
-async def _serves(client: httpx.AsyncClient) -> bool:
+async def _serves(client: httpx2.AsyncClient) -> bool:
     try:
         return (await client.get("/v1/account")).status_code == 200
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return False
 
 
 async def _asks_to_leave(url: str) -> bool:
-    async with httpx.AsyncClient() as newcomer:
+    async with httpx2.AsyncClient() as newcomer:
         answer = await newcomer.get(f"{url}/health")
     return "close" in answer.headers.get_list("connection")

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 import pytest
 from storymesh.story.v1 import story_service_pb2 as story
 from storymesh.story.v1 import story_service_pb2_grpc as story_grpc
@@ -19,13 +19,13 @@ from tests.envoy.conftest import Edge, Mesh, until
 from tests.envoy.statuses import reason
 
 
-async def events(answer: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+async def events(answer: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
     async for line in answer.aiter_lines():
         if line.startswith("data:"):
             yield json.loads(line.removeprefix("data:"))
 
 
-async def test_a_watch_is_a_stream_of_events_that_arrive_one_by_one(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_watch_is_a_stream_of_events_that_arrive_one_by_one(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     mesh.story.chunks.put_nowait("once")
     async with ada.stream("GET", "/v1/stories/s1:watch", params={"resume_token": "t"}) as answer:
         assert answer.status_code == 200
@@ -40,7 +40,7 @@ async def test_a_watch_is_a_stream_of_events_that_arrive_one_by_one(ada: httpx.A
     assert mesh.calls.last.request == story.WatchStoryRequest(story_id="s1", resume_token="t")
 
 
-async def test_each_event_has_the_token_of_its_message_as_its_id(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_each_event_has_the_token_of_its_message_as_its_id(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     # The second has no text that could be a header's or a line's, and keeps its data.
     for token in ("once", 'up"on\\ {a}\n', "a-time_2", "", "x" * 600, None):
         mesh.story.chunks.put_nowait(token)
@@ -65,7 +65,7 @@ async def test_each_event_has_the_token_of_its_message_as_its_id(ada: httpx.Asyn
     ],
 )
 async def test_the_last_event_id_is_the_resume_token(
-    ada: httpx.AsyncClient, mesh: Mesh, query: str, header: str, token: str
+    ada: httpx2.AsyncClient, mesh: Mesh, query: str, header: str, token: str
 ) -> None:
     mesh.story.chunks.put_nowait(None)
     answer = await ada.get(f"/v1/stories/s1:watch{query}", headers={"last-event-id": header})
@@ -73,12 +73,12 @@ async def test_the_last_event_id_is_the_resume_token(
     assert mesh.calls.last.request == story.WatchStoryRequest(story_id="s1", resume_token=token)
 
 
-async def test_a_last_event_id_beside_a_misspelt_parameter_hides_nothing(ada: httpx.AsyncClient) -> None:
+async def test_a_last_event_id_beside_a_misspelt_parameter_hides_nothing(ada: httpx2.AsyncClient) -> None:
     answer = await ada.get("/v1/stories/s1:watch?resumetoken=x", headers={"last-event-id": "t"})
     assert (answer.status_code, reason(answer)) == (400, "REQUEST_MALFORMED")
 
 
-async def test_elsewhere_a_last_event_id_means_nothing(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_elsewhere_a_last_event_id_means_nothing(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     assert (await ada.get("/v1/stories", headers={"last-event-id": "t"})).status_code == 200
     assert mesh.calls.last.request == story.ListStoriesRequest()
 
@@ -87,7 +87,7 @@ async def end_again(_request: Any, context: Any) -> None:
     await say_ended(context)
 
 
-async def test_a_client_that_knows_the_end_is_answered_204(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_client_that_knows_the_end_is_answered_204(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     mesh.calls.instead["WatchStory"] = end_again
     for _ in range(2):
         # On the same connection, whose next answer would begin with what is left of a body.
@@ -110,7 +110,7 @@ async def test_a_native_client_that_knows_the_end_gets_it_again(
     assert STREAM_ENDED_HEADER not in dict(await watch.initial_metadata())
 
 
-async def test_a_stream_outlives_the_timeout_of_a_whole_answer(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_stream_outlives_the_timeout_of_a_whole_answer(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     mesh.story.chunks.put_nowait("beginning")
     async with ada.stream("GET", "/v1/stories/s1:watch") as answer:
         received = events(answer)
@@ -130,7 +130,7 @@ async def test_a_stream_is_native_over_grpc(
     assert [message.chunk.text async for message in watch] == ["once", "upon"]
 
 
-async def test_a_refusal_before_the_first_event_is_a_json_error(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_refusal_before_the_first_event_is_a_json_error(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     async def refuse(_request: Any, context: Any) -> None:
         await context.abort(grpc.StatusCode.NOT_FOUND, "no such story")
 
@@ -141,7 +141,7 @@ async def test_a_refusal_before_the_first_event_is_a_json_error(ada: httpx.Async
     assert answer.json()["message"] == "no such story"
 
 
-async def test_a_watcher_who_leaves_ends_the_call_at_the_service(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_watcher_who_leaves_ends_the_call_at_the_service(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     left = asyncio.Event()
 
     async def wait(_request: Any, _context: Any) -> None:
@@ -160,7 +160,7 @@ async def test_a_watcher_who_leaves_ends_the_call_at_the_service(ada: httpx.Asyn
 
 async def test_a_silent_stream_is_closed(mesh_with: Callable[..., Awaitable[Edge]], mesh: Mesh) -> None:
     edge = await mesh_with("timeouts.stream_idle_seconds=0.5")
-    async with httpx.AsyncClient(base_url=edge.url, headers={"authorization": f"Bearer {mesh.key.sign()}"}) as ada:
+    async with httpx2.AsyncClient(base_url=edge.url, headers={"authorization": f"Bearer {mesh.key.sign()}"}) as ada:
         answer = await ada.get("/v1/stories/s1:watch")
     assert answer.status_code == 504
     assert reason(answer) == "DEADLINE_EXCEEDED"

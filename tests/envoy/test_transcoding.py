@@ -6,7 +6,7 @@ import gzip
 from typing import Any
 
 import grpc
-import httpx
+import httpx2
 import pytest
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -22,7 +22,7 @@ from tests.envoy.statuses import detail, reason
 JSON = {"content-type": "application/json"}
 
 
-async def test_names_stay_as_in_the_contract_and_defaults_are_printed(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_names_stay_as_in_the_contract_and_defaults_are_printed(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     async def answer(_request: Any, _context: Any) -> account.GetAccountResponse:
         return account.GetAccountResponse(user=user_pb2.User(id="1", first_name="Ada", role=user_pb2.ROLE_USER))
 
@@ -39,7 +39,7 @@ async def test_names_stay_as_in_the_contract_and_defaults_are_printed(ada: httpx
     }
 
 
-async def test_path_body_and_query_become_fields(http: httpx.AsyncClient, ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_path_body_and_query_become_fields(http: httpx2.AsyncClient, ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     await http.post("/v1/registrations/r1:complete", json={"code": "123456", "device_name": "laptop"})
     completed = mesh.calls.last.request
     assert (completed.registration_id, completed.code, completed.device_name) == ("r1", "123456", "laptop")
@@ -49,20 +49,20 @@ async def test_path_body_and_query_become_fields(http: httpx.AsyncClient, ada: h
     assert mesh.calls.last.request.story_id == "s1"
 
 
-async def test_a_call_without_fields_needs_no_body(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_call_without_fields_needs_no_body(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     assert (await ada.post("/v1/sessions:logout")).status_code == 200
     assert (await ada.post("/v1/sessions:logout", json={})).status_code == 200
     assert [call.method for call in mesh.calls.seen] == ["Logout", "Logout"]
 
 
-async def test_a_service_learns_how_long_the_edge_waits(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_a_service_learns_how_long_the_edge_waits(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     await ada.get("/v1/account")
     deadline = mesh.calls.last.deadline
     assert deadline is not None
     assert 0.5 < deadline <= 1
 
 
-async def test_an_answer_larger_than_the_buffers_arrives_whole(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_an_answer_larger_than_the_buffers_arrives_whole(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     text = "word " * 200_000
 
     async def answer(_request: Any, _context: Any) -> story.GetStoryResponse:
@@ -72,7 +72,7 @@ async def test_an_answer_larger_than_the_buffers_arrives_whole(ada: httpx.AsyncC
     assert (await ada.get("/v1/stories/s")).json()["story"]["text"] == text
 
 
-async def test_an_error_of_a_service_keeps_its_details(ada: httpx.AsyncClient, mesh: Mesh) -> None:
+async def test_an_error_of_a_service_keeps_its_details(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     status = status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message="invalid request")
     for message in (
         error_details_pb2.ErrorInfo(reason="INVALID_ARGUMENT", domain="storymesh"),
@@ -107,7 +107,7 @@ async def test_an_error_of_a_service_keeps_its_details(ada: httpx.AsyncClient, m
     ],
 )
 async def test_codes_become_http_statuses(
-    ada: httpx.AsyncClient, mesh: Mesh, code: grpc.StatusCode, status: int
+    ada: httpx2.AsyncClient, mesh: Mesh, code: grpc.StatusCode, status: int
 ) -> None:
     async def refuse(_request: Any, context: Any) -> None:
         await context.abort(code, "because")
@@ -152,7 +152,7 @@ async def test_codes_become_http_statuses(
     ],
 )
 async def test_a_request_that_does_not_fit_is_refused_in_json(
-    ada: httpx.AsyncClient, mesh: Mesh, method: str, path: str, sent: dict[str, Any], status: int, named: str
+    ada: httpx2.AsyncClient, mesh: Mesh, method: str, path: str, sent: dict[str, Any], status: int, named: str
 ) -> None:
     answer = await ada.request(method, path, **sent)
     assert answer.status_code == status, answer.text
@@ -160,12 +160,12 @@ async def test_a_request_that_does_not_fit_is_refused_in_json(
     assert mesh.calls.seen == []
 
 
-async def test_a_complaint_names_the_field_at_fault(ada: httpx.AsyncClient) -> None:
+async def test_a_complaint_names_the_field_at_fault(ada: httpx2.AsyncClient) -> None:
     assert "page_size" in (await ada.get("/v1/stories?page_size=many")).json()["message"]
     assert "pagesize" in (await ada.get("/v1/stories?pagesize=5")).json()["message"]
 
 
-async def test_a_wrong_method_is_told_the_right_ones(http: httpx.AsyncClient) -> None:
+async def test_a_wrong_method_is_told_the_right_ones(http: httpx2.AsyncClient) -> None:
     assert (await http.delete("/v1/stories")).headers["allow"] == "GET, POST"
     assert (await http.post("/docs")).headers["allow"] == "GET, HEAD"
 
@@ -175,7 +175,7 @@ async def test_a_wrong_method_is_told_the_right_ones(http: httpx.AsyncClient) ->
 )
 @pytest.mark.parametrize("path", ["/v1/sessions", "/v1/sessions/"])
 async def test_a_compressed_body_is_refused_and_the_answer_says_how_to_send_it(
-    http: httpx.AsyncClient, mesh: Mesh, path: str, coding: str
+    http: httpx2.AsyncClient, mesh: Mesh, path: str, coding: str
 ) -> None:
     headers = JSON | {"content-encoding": coding}
     answer = await http.post(path, content=gzip.compress(b'{"login": "ada"}'), headers=headers)
@@ -186,7 +186,7 @@ async def test_a_compressed_body_is_refused_and_the_answer_says_how_to_send_it(
 
 
 @pytest.mark.parametrize("coding", ["identity", "IDENTITY", ""])
-async def test_a_body_may_say_that_it_is_not_compressed(http: httpx.AsyncClient, coding: str) -> None:
+async def test_a_body_may_say_that_it_is_not_compressed(http: httpx2.AsyncClient, coding: str) -> None:
     answer = await http.post("/v1/sessions", content=b"{}", headers=JSON | {"content-encoding": coding})
     assert answer.status_code == 200
     other = {"content-type": "text/plain", "content-encoding": coding}
@@ -194,7 +194,7 @@ async def test_a_body_may_say_that_it_is_not_compressed(http: httpx.AsyncClient,
 
 
 async def test_a_trailing_slash_makes_no_difference(
-    http: httpx.AsyncClient, ada: httpx.AsyncClient, mesh: Mesh
+    http: httpx2.AsyncClient, ada: httpx2.AsyncClient, mesh: Mesh
 ) -> None:
     assert (await ada.get("/v1/account/")).json() == (await ada.get("/v1/account")).json()
     assert (await http.post("/v1/sessions/", json={"login": "ada"})).status_code == 200
@@ -208,6 +208,6 @@ async def test_a_trailing_slash_makes_no_difference(
         assert (await http.get(f"{document}/")).text == (await http.get(document)).text
 
 
-async def test_the_media_type_may_carry_a_charset(http: httpx.AsyncClient) -> None:
+async def test_the_media_type_may_carry_a_charset(http: httpx2.AsyncClient) -> None:
     answer = await http.post("/v1/sessions", content="{}", headers={"content-type": "application/json; charset=utf-8"})
     assert answer.status_code == 200

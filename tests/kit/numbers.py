@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import httpx
+import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
 from kit.runtime.metrics import Metrics
 
 
 async def fetch(url: str) -> str:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx2.AsyncClient(trust_env=False) as client:
         answer = await client.get(url)
         assert answer.status_code == 200
         return answer.text

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from storymesh.events.v1 import auth_events_pb2
@@ -120,7 +120,7 @@ async def test_a_service_of_one_contract_one_folder_and_one_line_is_called_and_g
             await outbox.add(tx, auth_events_pb2.UserUpdated(user_id="somebody"), key="somebody")
     finally:
         await auth.close()
-    async with httpx.AsyncClient(base_url=f"http://{checkout.edge}") as http:
+    async with httpx2.AsyncClient(base_url=f"http://{checkout.edge}") as http:
 
         async def counted() -> object:
             answer = await http.get("/v1/toys:countChanges")

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import grpc
-import httpx
+import httpx2
 import pytest
 import yaml
 from redis.asyncio import Redis
@@ -82,8 +82,8 @@ async def mesh(
 
 
 @pytest.fixture
-async def http(mesh: RunningMesh) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=mesh.edge_url, timeout=20) as client:
+async def http(mesh: RunningMesh) -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(base_url=mesh.edge_url, timeout=20) as client:
         yield client
 
 
@@ -104,8 +104,8 @@ async def both_doors(mesh: RunningMesh) -> AsyncIterator[Door]:
 @asynccontextmanager
 async def opened(mesh: RunningMesh, kind: str) -> AsyncIterator[Door]:
     if kind == "http":
-        limits = httpx.Limits(max_connections=CONNECTIONS)
-        async with httpx.AsyncClient(base_url=mesh.edge_url, timeout=SECONDS, limits=limits) as client:
+        limits = httpx2.Limits(max_connections=CONNECTIONS)
+        async with httpx2.AsyncClient(base_url=mesh.edge_url, timeout=SECONDS, limits=limits) as client:
             yield HttpDoor(client)
     else:
         async with grpc.aio.insecure_channel(mesh.edge_address) as channel:
@@ -163,7 +163,7 @@ class EdgeSettings:
 class Person:
     """Somebody who has signed up."""
 
-    http: httpx.AsyncClient
+    http: httpx2.AsyncClient
     email: str
     user: dict[str, Any]
     tokens: dict[str, Any]
@@ -172,10 +172,10 @@ class Person:
     def auth(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.tokens['access_token']}"}
 
-    async def post(self, path: str, **body: Any) -> httpx.Response:
+    async def post(self, path: str, **body: Any) -> httpx2.Response:
         return await self.http.post(path, json=body, headers=self.auth)
 
-    async def get(self, path: str, **query: Any) -> httpx.Response:
+    async def get(self, path: str, **query: Any) -> httpx2.Response:
         return await self.http.get(path, params=query or None, headers=self.auth)
 
     async def new_story(self, **wish: Any) -> dict[str, Any]:
@@ -226,7 +226,7 @@ async def code_for(folder: Path, address: str, digits: int = 6, *, number: int =
     return await until(newest)
 
 
-async def registered(mesh: RunningMesh, http: httpx.AsyncClient, **details: Any) -> Person:
+async def registered(mesh: RunningMesh, http: httpx2.AsyncClient, **details: Any) -> Person:
     """A new person with an account, made through the edge."""
     email = f"reader-{uuid4().hex[:12]}@example.com"
     response = await http.post("/v1/registrations", json={"email": email, "password": PASSWORD, **details})
@@ -239,5 +239,5 @@ async def registered(mesh: RunningMesh, http: httpx.AsyncClient, **details: Any)
 
 
 @pytest.fixture
-async def person(mesh: RunningMesh, http: httpx.AsyncClient) -> Person:
+async def person(mesh: RunningMesh, http: httpx2.AsyncClient) -> Person:
     return await registered(mesh, http)

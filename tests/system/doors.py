@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 import grpc
-import httpx
+import httpx2
 from google.api import annotations_pb2
 from google.api.http_pb2 import HttpRule
 from google.protobuf import any_pb2, json_format
@@ -110,7 +110,7 @@ class Door(Protocol):
 class HttpDoor:
     """JSON; path, verb and body as the contract annotates them."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
 
     async def call(

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
+import httpx2
 
 from tests.system.conftest import Person
 from tests.waiting import until
@@ -60,7 +60,7 @@ async def watched(person: Person, story_id: str, resume_token: str = "") -> Asyn
 
 
 @asynccontextmanager
-async def _watch(person: Person, story_id: str, resume_token: str) -> AsyncIterator[httpx.Response]:
+async def _watch(person: Person, story_id: str, resume_token: str) -> AsyncIterator[httpx2.Response]:
     query = {"resume_token": resume_token} if resume_token else {}
     url = f"/v1/stories/{story_id}:watch"
     async with person.http.stream("GET", url, params=query, headers=person.auth, timeout=40) as response:
@@ -100,7 +100,7 @@ class Follower:
                 assert response.status_code in (200, 503), await response.aread()
                 if response.status_code == 200:
                     await self._read(Events(response.aiter_lines()), at_most)
-        except httpx.TransportError:
+        except httpx2.TransportError:
             # The token that came last is as good as after any other end.
             return
 

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import grpc
-import httpx
+import httpx2
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -26,7 +26,7 @@ from tests.system.conftest import Person, registered
 GOOD = {"email": "somebody@example.com", "password": "correct horse battery staple"}
 
 
-def reason(response: httpx.Response) -> str:
+def reason(response: httpx2.Response) -> str:
     """The ErrorInfo reason of a JSON error, whose form is checked along the way."""
     assert response.headers["content-type"].startswith("application/json"), response.text
     body = response.json()
@@ -38,7 +38,7 @@ def reason(response: httpx.Response) -> str:
     return ""
 
 
-def fields(response: httpx.Response) -> set[str]:
+def fields(response: httpx2.Response) -> set[str]:
     return {
         violation["field"]
         for detail in response.json()["details"]
@@ -68,7 +68,7 @@ def fields(response: httpx.Response) -> set[str]:
     ],
 )
 async def test_each_invalid_registration_field_is_named_in_json_and_in_grpc(
-    mesh: RunningMesh, http: httpx.AsyncClient, body: dict[str, Any], field: str
+    mesh: RunningMesh, http: httpx2.AsyncClient, body: dict[str, Any], field: str
 ) -> None:
     response = await http.post("/v1/registrations", json=body)
     assert (response.status_code, fields(response)) == (400, {field})
@@ -79,7 +79,7 @@ async def test_each_invalid_registration_field_is_named_in_json_and_in_grpc(
     assert set(violated_fields(raised.value)) == {field}
 
 
-async def test_several_invalid_fields_are_all_named(http: httpx.AsyncClient) -> None:
+async def test_several_invalid_fields_are_all_named(http: httpx2.AsyncClient) -> None:
     body = {"email": "x", "password": "", "username": "!", "preferences": [""]}
     response = await http.post("/v1/registrations", json=body)
     assert fields(response) == {"email", "password", "username", "preferences[0]"}
@@ -112,7 +112,7 @@ async def test_several_invalid_fields_are_all_named(http: httpx.AsyncClient) -> 
     ],
 )
 async def test_a_request_that_fits_nothing_gets_a_4xx_with_a_reason(
-    http: httpx.AsyncClient, method: str, path: str, content: bytes, headers: dict[str, str], status: int
+    http: httpx2.AsyncClient, method: str, path: str, content: bytes, headers: dict[str, str], status: int
 ) -> None:
     response = await http.request(method, path, content=content, headers=headers)
     assert response.status_code == status, response.text
@@ -120,7 +120,7 @@ async def test_a_request_that_fits_nothing_gets_a_4xx_with_a_reason(
 
 
 async def test_expired_foreign_and_unsigned_tokens_get_401_over_json_and_grpc(
-    mesh: RunningMesh, http: httpx.AsyncClient, person: Person
+    mesh: RunningMesh, http: httpx2.AsyncClient, person: Person
 ) -> None:
     claims = jwt.decode(person.tokens["access_token"], options={"verify_signature": False})
     header = jwt.get_unverified_header(person.tokens["access_token"])
@@ -144,7 +144,7 @@ async def test_expired_foreign_and_unsigned_tokens_get_401_over_json_and_grpc(
 
 
 async def test_another_persons_story_is_404_and_never_listed(
-    mesh: RunningMesh, http: httpx.AsyncClient, person: Person
+    mesh: RunningMesh, http: httpx2.AsyncClient, person: Person
 ) -> None:
     story_id = (await person.new_story())["id"]
     stranger = await registered(mesh, http)
@@ -239,7 +239,7 @@ async def test_the_meshs_own_methods_are_refused_at_the_edge(mesh: RunningMesh, 
 
 
 async def test_only_a_list_of_strings_changes_preferences_and_null_is_none(person: Person) -> None:
-    async def patched(value: Any) -> httpx.Response:
+    async def patched(value: Any) -> httpx2.Response:
         return await person.http.patch("/v1/account", json={"preferences": value}, headers=person.auth)
 
     kept = (await patched(["sea", "owls"])).json()["user"]["preferences"]

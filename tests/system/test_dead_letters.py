@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
-import httpx
+import httpx2
 import psycopg
 import pytest
 from redis.asyncio import Redis
@@ -140,7 +140,7 @@ async def test_every_service_that_takes_events_is_asked_by_its_name_and_no_other
         assert (refused.code, refused.fields) == ("INVALID_ARGUMENT", {"service"})
 
 
-async def test_a_reason_of_spaces_is_refused_with_its_name(http: httpx.AsyncClient, admin: Member) -> None:
+async def test_a_reason_of_spaces_is_refused_with_its_name(http: httpx2.AsyncClient, admin: Member) -> None:
     request: dict[str, Any] = {"service": "story", "event_ids": [str(uuid4())], "reason": "   "}
     headers = {"authorization": f"Bearer {admin.access_token}"}
     for decision in ("replay", "discard"):
@@ -148,7 +148,7 @@ async def test_a_reason_of_spaces_is_refused_with_its_name(http: httpx.AsyncClie
         assert (answer.status_code, fields(answer)) == (400, {"reason"})
 
 
-async def test_nobody_else_may(mesh: RunningMesh, http: httpx.AsyncClient) -> None:
+async def test_nobody_else_may(mesh: RunningMesh, http: httpx2.AsyncClient) -> None:
     async with opened(mesh, "http") as web, opened(mesh, "grpc") as native:
         member = await signed_up(web, mesh)
         request: dict[str, Any] = {"service": "story", "event_ids": [str(uuid4())], "reason": "mine"}
@@ -179,7 +179,7 @@ async def test_without_the_story_service_the_rest_of_the_list_can_be_had(mesh: R
 
 
 async def test_when_redis_loses_everything_each_story_and_each_mail_still_comes_once(
-    mesh: RunningMesh, http: httpx.AsyncClient, mesh_redis: Redis
+    mesh: RunningMesh, http: httpx2.AsyncClient, mesh_redis: Redis
 ) -> None:
     """Its data goes while stories are asked for, written and told of."""
     person = await registered(mesh, http)

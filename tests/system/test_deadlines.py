@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import grpc
-import httpx
+import httpx2
 import pytest
 from grpc import StatusCode
 from storymesh.auth.v1.account_service_pb2 import GetAccountRequest
@@ -30,7 +30,7 @@ async def test_a_short_time_is_enough_for_a_short_call(mesh: RunningMesh, person
         await until(answered, 40)
 
 
-async def test_a_short_time_in_a_browser_is_enough_too(http: httpx.AsyncClient, person: Person) -> None:
+async def test_a_short_time_in_a_browser_is_enough_too(http: httpx2.AsyncClient, person: Person) -> None:
     headers = {**person.auth, "content-type": "application/grpc-web", "grpc-timeout": "95m"}
 
     async def answered() -> bool:
@@ -55,7 +55,7 @@ async def test_a_time_that_is_too_short_is_over_in_time_and_leaves_the_account_u
 
 
 async def test_callers_with_too_little_time_take_a_service_from_nobody_else(
-    mesh: RunningMesh, http: httpx.AsyncClient
+    mesh: RunningMesh, http: httpx2.AsyncClient
 ) -> None:
     body = {"login": "nobody@example.org", "password": PASSWORD}
     reasons: set[str] = set()

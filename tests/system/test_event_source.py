@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
+import httpx2
 
 from local.harness import RunningMesh
 from tests.system.conftest import Person, registered
@@ -52,7 +52,7 @@ class EventSource:
 
 
 async def test_an_event_source_follows_a_story_over_broken_connections_and_ends_with_it(
-    mesh: RunningMesh, http: httpx.AsyncClient
+    mesh: RunningMesh, http: httpx2.AsyncClient
 ) -> None:
     person = await registered(mesh, http)
     story = await person.new_story()

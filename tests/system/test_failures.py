@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-import httpx
+import httpx2
 import psycopg
 
 from local.harness import RunningMesh
@@ -29,7 +29,7 @@ async def test_an_edge_without_its_services_answers_503_in_json(mesh: RunningMes
 
 
 async def test_a_mail_whose_relay_dies_before_it_is_published_still_comes(
-    mesh: RunningMesh, http: httpx.AsyncClient
+    mesh: RunningMesh, http: httpx2.AsyncClient
 ) -> None:
     email = new_address()
     pid = mesh.pid("auth-worker")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-import httpx
+import httpx2
 import pytest
 
 from kit.identity.revocations import STALE_AFTER
@@ -28,7 +28,7 @@ async def written(door: Door, member: Member) -> tuple[str, str]:
 
 
 async def stale_gauge(mesh: RunningMesh) -> float:
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         page = (await client.get(f"http://{mesh.address('story-metrics')}/metrics")).text
     (value,) = re.findall(r"^storymesh_revocation_feed_stale(?:{.*})? (\S+)$", page, re.MULTILINE)
     return float(value)

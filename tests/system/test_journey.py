@@ -6,7 +6,7 @@ from email.message import Message
 from uuid import uuid4
 
 import grpc
-import httpx
+import httpx2
 from storymesh.auth.v1 import account_service_pb2 as account
 from storymesh.auth.v1 import registration_service_pb2 as registration
 from storymesh.auth.v1 import session_service_pb2 as session
@@ -40,7 +40,7 @@ async def announcement(mesh: RunningMesh, address: str, title: str) -> Message:
     return mail
 
 
-async def test_the_whole_journey_over_json(mesh: RunningMesh, http: httpx.AsyncClient) -> None:
+async def test_the_whole_journey_over_json(mesh: RunningMesh, http: httpx2.AsyncClient) -> None:
     person = await registered(mesh, http, first_name="Ada", preferences=["lighthouses"])
     assert (await person.get("/v1/account")).json()["user"] == person.user
     assert person.user["role"] == "ROLE_USER"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import grpc
-import httpx
+import httpx2
 import pytest
 from grpc.aio import AioRpcError
 from storymesh.story.v1 import story_service_pb2 as story
@@ -16,7 +16,7 @@ from tests.system.conftest import GENERATION_BURST, Person, registered
 
 
 async def test_over_the_limit_is_429_with_retry_after_in_json_and_resource_exhausted_in_grpc(
-    mesh: RunningMesh, http: httpx.AsyncClient, person: Person
+    mesh: RunningMesh, http: httpx2.AsyncClient, person: Person
 ) -> None:
     invalid = {"theme": "x" * 101}
     admitted = 0
@@ -39,8 +39,8 @@ async def test_over_the_limit_is_429_with_retry_after_in_json_and_resource_exhau
     assert (await other.post("/v1/stories", **invalid)).status_code == 400
 
 
-async def test_repeated_wrong_passwords_get_429_with_retry_after(http: httpx.AsyncClient, person: Person) -> None:
-    async def sign_in() -> httpx.Response:
+async def test_repeated_wrong_passwords_get_429_with_retry_after(http: httpx2.AsyncClient, person: Person) -> None:
+    async def sign_in() -> httpx2.Response:
         return await http.post("/v1/sessions", json={"login": person.email, "password": "not the right one"})
 
     answers = [await sign_in() for _ in range(7)]
@@ -51,8 +51,8 @@ async def test_repeated_wrong_passwords_get_429_with_retry_after(http: httpx.Asy
     assert int(refused.headers["retry-after"]) >= 1
 
 
-async def test_a_claimed_address_does_not_change_whose_limit_it_is(http: httpx.AsyncClient) -> None:
-    def remaining(answer: httpx.Response) -> int:
+async def test_a_claimed_address_does_not_change_whose_limit_it_is(http: httpx2.AsyncClient) -> None:
+    def remaining(answer: httpx2.Response) -> int:
         return int(answer.headers["x-ratelimit-remaining"])
 
     body = {"login": "nobody", "password": "x"}

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 
-import httpx
+import httpx2
 import psutil
 import psycopg
 import pytest
@@ -48,7 +48,7 @@ async def writing(redis: Redis) -> set[int]:
 
 @pytest.mark.parametrize("all_die", [False, True], ids=["by-another", "by-whoever-comes-back"])
 async def test_a_story_whose_worker_is_killed_is_finished(
-    mesh: RunningMesh, http: httpx.AsyncClient, mesh_redis: Redis, all_die: bool
+    mesh: RunningMesh, http: httpx2.AsyncClient, mesh_redis: Redis, all_die: bool
 ) -> None:
     # Nobody else's story is written meanwhile.
     await at_rest(mesh, mesh_redis)
@@ -90,7 +90,7 @@ async def emptied(mesh: RunningMesh, server: str) -> None:
 )
 async def test_a_server_that_comes_back_finds_everything_going_on(
     mesh: RunningMesh,
-    http: httpx.AsyncClient,
+    http: httpx2.AsyncClient,
     mesh_redis: Redis,
     server: str,
     fault: Callable[[RunningMesh, str], Awaitable[None]],
@@ -121,7 +121,7 @@ async def test_a_server_that_comes_back_finds_everything_going_on(
 
 
 async def test_stories_asked_for_while_no_relay_runs_are_all_written_later_in_their_order(
-    mesh: RunningMesh, http: httpx.AsyncClient, mesh_redis: Redis
+    mesh: RunningMesh, http: httpx2.AsyncClient, mesh_redis: Redis
 ) -> None:
     reader = Reader(await registered(mesh, http))
     async with asyncio.TaskGroup() as group:
@@ -176,7 +176,7 @@ def local_ports(pid: int) -> set[int]:
 
 
 async def test_a_relay_that_stands_still_holds_up_nothing_for_long_and_doubles_nothing_when_it_goes_on(
-    mesh: RunningMesh, http: httpx.AsyncClient, mesh_redis: Redis
+    mesh: RunningMesh, http: httpx2.AsyncClient, mesh_redis: Redis
 ) -> None:
     reader = Reader(await registered(mesh, http))
     async with frozen_in_its_transaction(mesh, reader) as story_id:
@@ -225,7 +225,7 @@ async def serving(component: Component) -> bool:
 
 
 async def test_three_workers_with_their_relays_share_the_work_and_double_nothing(
-    mesh: RunningMesh, http: httpx.AsyncClient, mesh_redis: Redis
+    mesh: RunningMesh, http: httpx2.AsyncClient, mesh_redis: Redis
 ) -> None:
     readers = [Reader(await registered(mesh, http)) for _ in range(3)]
     async with one_more_worker(mesh) as third:

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import UUID
 
 import grpc
-import httpx
+import httpx2
 from grpc import StatusCode
 from redis.asyncio import Redis
 from storymesh.story.v1 import story_service_pb2 as pb
@@ -38,7 +38,7 @@ ONE_MESSAGE_MORE = 3
 
 
 async def test_a_client_that_reconnects_at_every_message_sees_every_word_once(
-    mesh: RunningMesh, http: httpx.AsyncClient, mesh_redis: Redis
+    mesh: RunningMesh, http: httpx2.AsyncClient, mesh_redis: Redis
 ) -> None:
     reader = Reader(await registered(mesh, http))
     follower = reader.follow(await reader.ask("one"))
@@ -50,7 +50,7 @@ async def test_a_client_that_reconnects_at_every_message_sees_every_word_once(
 
 
 async def test_a_client_that_reads_one_message_of_each_stream_gets_to_the_end(
-    mesh: RunningMesh, http: httpx.AsyncClient, mesh_redis: Redis
+    mesh: RunningMesh, http: httpx2.AsyncClient, mesh_redis: Redis
 ) -> None:
     reader = Reader(await registered(mesh, http))
     story_id = await reader.ask("one")
@@ -104,13 +104,13 @@ async def deaf_caller(
 
 async def stalled(mesh: RunningMesh) -> float:
     """Streams that the story service has ended because their clients did not read."""
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         numbers = (await client.get(f"http://{mesh.address('story-metrics')}/metrics")).text
     return sum(float(found) for found in _STALLED.findall(numbers))
 
 
 async def test_clients_that_never_read_are_ended_and_felt_by_nobody(
-    mesh: RunningMesh, http: httpx.AsyncClient, mesh_redis: Redis
+    mesh: RunningMesh, http: httpx2.AsyncClient, mesh_redis: Redis
 ) -> None:
     person = await registered(mesh, http)
     before = await stalled(mesh)

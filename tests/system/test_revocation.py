@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import grpc
-import httpx
+import httpx2
 import pytest
 from grpc.aio import AioRpcError
 from storymesh.story.v1 import story_service_pb2 as story
@@ -95,7 +95,7 @@ async def drained(messages: AsyncIterator[story.WatchStoryResponse]) -> None:
 async def browser(mesh: RunningMesh, member: Member, story_id: str) -> AsyncIterator[Events]:
     headers = {"authorization": f"Bearer {member.access_token}"}
     async with (
-        httpx.AsyncClient(base_url=mesh.edge_url, timeout=20) as http,
+        httpx2.AsyncClient(base_url=mesh.edge_url, timeout=20) as http,
         http.stream("GET", f"/v1/stories/{story_id}:watch", headers=headers) as response,
     ):
         yield Events(response.aiter_lines())

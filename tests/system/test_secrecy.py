@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-import httpx
+import httpx2
 import psycopg
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from redis.asyncio import Redis
@@ -133,7 +133,7 @@ async def stop_token_for(mesh: RunningMesh, address: str) -> str:
 async def mistakes(mesh: RunningMesh, password: str, tokens: dict[str, str]) -> None:
     """What clients do that were written in a hurry."""
     access, refresh = tokens["access_token"], tokens["refresh_token"]
-    async with httpx.AsyncClient(base_url=mesh.edge_url, timeout=20) as http:
+    async with httpx2.AsyncClient(base_url=mesh.edge_url, timeout=20) as http:
         for response in (
             await http.get("/v1/stories", params={"access_token": access}),
             await http.post("/v1/sessions", params={"login": "somebody", "password": password}, json={}),

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 from uuid import uuid4
 
-import httpx
+import httpx2
 import pytest
 from google.protobuf import json_format
 from google.protobuf.descriptor import MethodDescriptor
@@ -108,7 +108,7 @@ async def test_while_a_server_stands_still_every_call_is_answered_with_a_reason(
                 (await member.call(name)).refusal for name in ("GetAccount", "ListStories", "ListNotifications")
             }
             assert refusals <= {("UNAVAILABLE", "DEPENDENCY_UNAVAILABLE"), ("UNAVAILABLE", "SERVICE_UNAVAILABLE")}
-        async with httpx.AsyncClient(base_url=mesh.edge_url, timeout=20) as client:
+        async with httpx2.AsyncClient(base_url=mesh.edge_url, timeout=20) as client:
             bearer = {"authorization": f"Bearer {member.access_token}"}
             watch = await client.get(f"/v1/stories/{known['story_id']}:watch", headers=bearer)
             assert server == "redis" or (watch.status_code == 503 and watch.json()["details"][0]["reason"])

@@ -10,15 +10,17 @@ from pathlib import Path
 
 from local.harness import RunningMesh
 from storymesh_client import FileTokens, Storymesh
+from tests.client.installed import Installed
 from tests.client.test_command import Terminal
 from tests.system.conftest import PASSWORD, Person
 
 
-async def test_a_person_signs_in_reads_a_story_and_ends_sessions_from_the_terminal(
-    mesh: RunningMesh, person: Person, tmp_path: Path
+async def test_a_person_signs_in_reads_a_story_and_ends_sessions_with_the_client_that_people_install(
+    mesh: RunningMesh, installed_client: Installed, person: Person, tmp_path: Path
 ) -> None:
-    desk = Terminal(mesh.edge_address, tmp_path / "desk.json")
-    phone = Terminal(mesh.edge_address, tmp_path / "phone.json")
+    command = (str(installed_client.command),)
+    desk = Terminal(mesh.edge_address, tmp_path / "desk.json", command)
+    phone = Terminal(mesh.edge_address, tmp_path / "phone.json", command)
     for terminal, name in ((desk, "desk"), (phone, "phone")):
         arguments = ("sign-in", person.email, "--password-stdin", "--device-name", name)
         outcome = await terminal(*arguments, stdin=f"{PASSWORD}\n")

@@ -6,7 +6,7 @@ import contextlib
 import io
 from uuid import uuid4
 
-import httpx
+import httpx2
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from local.failures import LocalError
@@ -21,7 +21,7 @@ GET_ACCOUNT = "storymesh.auth.v1.AccountService/GetAccount"
 
 
 async def test_a_request_its_rate_limit_check_and_its_call_are_one_trace(
-    mesh: RunningMesh, http: httpx.AsyncClient, collector: Collector
+    mesh: RunningMesh, http: httpx2.AsyncClient, collector: Collector
 ) -> None:
     person = await registered(mesh, http)
     trace_id = uuid4()
@@ -45,7 +45,9 @@ async def test_a_request_its_rate_limit_check_and_its_call_are_one_trace(
     assert {each.name for each in collector.spans("edge") if each.span_id == call.parent_span_id} == {GET_ACCOUNT}
 
 
-async def test_the_logs_show_one_trace_from_the_edge_to_the_service(mesh: RunningMesh, http: httpx.AsyncClient) -> None:
+async def test_the_logs_show_one_trace_from_the_edge_to_the_service(
+    mesh: RunningMesh, http: httpx2.AsyncClient
+) -> None:
     answer = await http.get("/.well-known/jwks.json")
 
     def shown() -> str:

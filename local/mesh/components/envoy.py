@@ -74,10 +74,10 @@ def _settings_copy(layout: Layout) -> Path:
 
 async def _drain(admin: str) -> None:
     """Close the port to newcomers and wait for open requests, all of which Envoy would drop on SIGTERM."""
-    import httpx
+    import httpx2
 
-    with contextlib.suppress(httpx.HTTPError, TimeoutError):
-        async with asyncio.timeout(DRAIN_SECONDS), httpx.AsyncClient(base_url=admin, trust_env=False) as client:
+    with contextlib.suppress(httpx2.HTTPError, TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS), httpx2.AsyncClient(base_url=admin, trust_env=False) as client:
             await client.post("/drain_listeners?graceful")
             request = client.build_request("GET", "/stats", params={"filter": OPEN_REQUESTS})
             while (await client.send(request)).text.strip() != NONE_OPEN:  # noqa: ASYNC110, Envoy sets no asyncio.Event
