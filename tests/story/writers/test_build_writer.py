@@ -81,6 +81,15 @@ def test_the_local_writer_names_the_command_that_installs_its_model(monkeypatch:
         build_writer("local")
 
 
+def test_the_openai_writer_names_the_extra_that_it_comes_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [name for name in sys.modules if name.startswith("services.story.adapters.writers.openai")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "openai", None)
+
+    with pytest.raises(WriterRefused, match="the package openai is not installed: it comes with the extra openai"):
+        build_writer("openai", openai_api_key="k", openai_model="m")
+
+
 def test_an_unknown_writer_is_refused() -> None:
     with pytest.raises(WriterRefused, match="choose openai, local or composer"):
         build_writer(cast(WriterName, "parrot"))

@@ -235,7 +235,13 @@ def build_writer(
 
             return LocalWriter(Llama(model_path or bundled_model(), threads=threads, parallel=parallel))
         case "openai":
-            from .openai import OpenAIWriter, endpoint
+            try:
+                from .openai import OpenAIWriter, endpoint
+            except ModuleNotFoundError as error:
+                raise WriterRefused(
+                    Refusal.WRITER_MISCONFIGURED,
+                    f"the package {error.name} is not installed: it comes with the extra openai, which `make setup` installs",
+                ) from error
 
             base_url, api_key = openai_base_url.strip(), openai_api_key.strip()
             endpoint.check(base_url, api_key, openai_model)
