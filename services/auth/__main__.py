@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from kit.data import migrations
 from kit.events.relay import Relay
 from kit.identity.tokens import KeySet
@@ -14,9 +12,9 @@ from mesh.event_routes import routes
 
 from .commands import COMMANDS
 from .config import AuthSettings, AuthWorkerSettings
-from .operations import Operations, operations, rotation
+from .operations import Operations, operations
 from .servicer import add_servicers
-from .worker import Upkeep
+from .worker import upkeep
 
 
 def api(resources: Resources, ops: Operations) -> Server:
@@ -43,15 +41,8 @@ async def serve(settings: AuthSettings) -> None:
 async def work(settings: AuthWorkerSettings) -> None:
     async with Resources("auth", settings) as resources:
         relay = Relay(resources.db, resources.redis, routes(), service="auth", database_url=resources.database_url)
-        upkeep = Upkeep(
-            resources.db,
-            rotation(settings, resources),
-            resources.clock,
-            every_seconds=settings.upkeep_seconds,
-            audit_kept=timedelta(days=settings.audit_days),
-        )
         server = resources.worker()
-        for task in relay, upkeep:
+        for task in relay, upkeep(settings, resources):
             server.background(task.run)
         await server.run()
 

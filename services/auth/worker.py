@@ -7,14 +7,27 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from kit.data.database import Database, Transaction
+from kit.rpc.resources import Resources
 from kit.runtime.clock import Clock
 from kit.runtime.loops import every
 
 from . import store
+from .config import AuthWorkerSettings
+from .operations import rotation
 from .operations.keys import KeyRotation
 
 _KEEP_ENDED_SESSIONS = timedelta(days=7)
 """Long enough that a client that comes back learns that its session was revoked, not only that its token is unknown."""
+
+
+def upkeep(settings: AuthWorkerSettings, resources: Resources) -> Upkeep:
+    return Upkeep(
+        resources.db,
+        rotation(settings, resources),
+        resources.clock,
+        every_seconds=settings.upkeep_seconds,
+        audit_kept=timedelta(days=settings.audit_days),
+    )
 
 
 class Upkeep:
