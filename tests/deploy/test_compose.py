@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -189,15 +191,38 @@ def test_mail_and_the_public_address_come_from_the_callers_environment() -> None
     assert expanded(given["STORYMESH_PUBLIC_URL"], {"STORYMESH_PORT": "9000"}) == "http://127.0.0.1:9000"
 
 
+def copied_into_the_image() -> list[str]:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    return [word for line in lines if line.startswith("COPY ") and "--from" not in line for word in line.split()[1:-1]]
+
+
+IMPORTING = """
+import importlib, pathlib, sys
+here = pathlib.Path.cwd()
+# Neither this checkout nor what an editable install points to.
+sys.path = [each for each in sys.path if "lib/python" in each or each.endswith(".zip")]
+sys.path[:0] = [str(here), str(here / "gen"), str(here / "envoy")]
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def test_the_image_holds_every_module_that_its_processes_import(tmp_path: Path) -> None:
+    for name in copied_into_the_image():
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    modules = {each["command"][2] for each in SERVICES.values() if each.get("command", [])[:2] == ["python", "-m"]}
+    names = [*(f"{name}.__main__" for name in sorted(modules)), "kit.runtime.probe", "edge.bootstrap", "edge.process"]
+    command = [sys.executable, "-c", IMPORTING, *names]
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    imported = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=100, check=False)
+    assert imported.returncode == 0, imported.stderr
+
+
 def test_the_image_is_built_from_what_the_build_gets_to_see() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     kept = [line[1:] for line in ignored if line.startswith("!")]
-    copied = [
-        word
-        for line in (ROOT / "Dockerfile").read_text().splitlines()
-        if line.startswith("COPY ") and "--from" not in line
-        for word in line.split()[1:-1]
-    ]
+    copied = copied_into_the_image()
     assert {name for name in copied if not f"{name}/".startswith(tuple(f"{each}/" for each in kept))} == set()
     assert {"kit", "mesh", "services", "gen", "envoy", "deploy"} <= set(copied)
 
