@@ -18,6 +18,8 @@ UV := $(BIN)/uv
 export UV_NO_PROGRESS := 1
 # Paths are what they are, whatever the locale says.
 export PYTHONUTF8 := 1
+# Containers often set this, and each of the hundreds of processes of a test run would compile the same modules again.
+export PYTHONDONTWRITEBYTECODE :=
 # The lock names versions and hashes but no index, so each machine installs from the one it is configured for.
 EXPORT = $(UV) export --quiet --frozen --no-emit-project --no-header --format requirements.txt
 INSTALL = $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
@@ -129,11 +131,20 @@ check: $(V)/.ready ## Check form, types, imports, contracts and that gen/ is fre
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 	@$(BIN)/hadolint Dockerfile
 
-.PHONY: test
-test: $(V)/.ready $(V)/.local-llm ## Run every test, on real servers
+IN_PARALLEL := --numprocesses 2 --dist loadgroup
+export T
+
+.PHONY: test test-fast test-times
+test: $(V)/.ready $(V)/.local-llm ## Run every test, on real servers; one folder, file or test: make test T=tests/kit
 	@if command -v go > /dev/null && ! command -v grpcurl > /dev/null; then \
 	  $(MAKE) --no-print-directory grpcurl || echo "grpcurl could not be built: its example is not tested" >&2; fi
-	@$(BIN)/pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	@$(BIN)/pytest $(if $(T),"$$T",$(IN_PARALLEL)) $(ARGS)
+
+test-fast: $(V)/.ready ## Run the tests that are not marked slow: the inner loop
+	@$(BIN)/pytest $(IN_PARALLEL) -m "not slow" $(ARGS)
+
+test-times: $(V)/.ready $(V)/.local-llm ## List what tests cost in processor seconds; T as for test
+	@$(BIN)/pytest -p tests.cost $(if $(T),"$$T",$(IN_PARALLEL)) $(ARGS)
 
 .PHONY: up down restart status logs admin demo
 up: $(V)/.ready ## Start the whole mesh on this machine

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from asyncio import AbstractEventLoop
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import cache
+from pathlib import Path
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
 from sqlalchemy import text
 
@@ -16,14 +19,27 @@ from local.harness import Servers
 from local.harness import servers as running_servers
 from tests.client.installed import Installed, install
 
+SLOW_FOLDERS = {"system", "pipeline", "benchmarks", "local", "deploy", "docs", "envoy"}
+"""Their tests start a whole mesh, an Envoy, many processes or a command line each."""
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups, and pytest the expression of -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests of one file in one process, and so all that share the whole mesh: the longest, so they go first."""
+    """Keep the tests of one file in one worker, and all that share the whole mesh; the longest files go first.
+
+    What begins last decides when the workers end, so that should be short.
+    """
     for item in items:
-        group = "system" if "system" in item.path.parts else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: "system" not in item.path.parts)
+        folders = item.path.relative_to(Path(__file__).parent).parts[:-1]
+        item.add_marker(pytest.mark.xdist_group("system" if "system" in folders else str(item.path)))
+        if SLOW_FOLDERS.intersection(folders):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "system" not in item.path.parts))
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], AbstractEventLoop]]:
+    """The event loop of the services' own processes."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")
@@ -76,11 +92,19 @@ async def redis(servers: Servers) -> AsyncIterator[Redis]:
 
 
 async def empty(db: Database) -> None:
-    """Deletes every row but Alembic's, so that real commits need no undoing."""
+    """Deletes every row but Alembic's, so that real commits need no undoing.
+
+    A table that was not written to is left alone: truncating one gives it and each of its indexes a new file.
+    """
     async with db.transaction() as tx:
-        tables = await tx.scalars(
-            text(
-                "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public' AND tablename NOT LIKE '%alembic_version'"
+        tables = list(
+            await tx.scalars(
+                text(
+                    "SELECT quote_ident(tablename) FROM pg_tables "
+                    "WHERE schemaname = 'public' AND tablename NOT LIKE '%alembic_version'"
+                )
             )
         )
-        await tx.execute(text(f"TRUNCATE {', '.join(tables)} RESTART IDENTITY CASCADE"))
+        written = " UNION ALL ".join(f"SELECT '{table}' WHERE pg_relation_size('{table}') > 0" for table in tables)
+        if dirty := list(await tx.scalars(text(written))):
+            await tx.execute(text(f"TRUNCATE {', '.join(dirty)} RESTART IDENTITY CASCADE"))
