@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from redis.asyncio import Redis
@@ -26,6 +27,8 @@ from kit.events.inbox_stream import stream_of
 from local.harness import Servers
 from tests.auth.conftest import PASSWORD
 from tests.conftest import empty
+
+pytestmark = pytest.mark.slow
 
 
 @asynccontextmanager

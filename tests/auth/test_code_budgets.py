@@ -16,6 +16,8 @@ from tests.auth.conftest import PASSWORD, AuthWorld, Member, wrong
 from tests.auth.test_password_change import NEW
 from tests.statuses import raises_status, reason_of
 
+pytestmark = pytest.mark.slow
+
 ADA, BOB = "ada@example.org", "bob@example.org"
 HOME, ELSEWHERE, STRANGERS = "192.0.2.1", "192.0.2.77", "198.51.100.1"
 

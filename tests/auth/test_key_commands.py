@@ -33,6 +33,8 @@ from tests.identity import MESH_KEY
 from tests.statuses import raises_status, reason_of
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 ADA, ADMIN = "ada@example.org", "admin@example.org"
 
 

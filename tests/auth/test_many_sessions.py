@@ -23,6 +23,8 @@ from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld, Member, outcomes
 from tests.statuses import raises_status
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 ADA, BOB = "ada@example.org", "bob@example.org"
 NEW = "another horse battery staple"
 

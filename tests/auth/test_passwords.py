@@ -20,6 +20,8 @@ from services.auth.errors import Overloaded
 from services.auth.operations.passwords import Passwords
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 SLOW = {"memory_kib": 32768, "passes": 4}
 CHEAP = {"memory_kib": 64, "passes": 1}
 

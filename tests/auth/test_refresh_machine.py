@@ -25,6 +25,8 @@ from tests.auth.machines import WorldMachine, clean_up, explore, rows
 from tests.identity import bearer
 from tests.statuses import reason_of
 
+pytestmark = pytest.mark.slow
+
 PEOPLE = ("ada@example.org", "bob@example.org")
 SESSIONS = 12
 

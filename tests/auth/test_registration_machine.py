@@ -20,6 +20,8 @@ from tests.auth.conftest import AuthWorld, MakeWorld, Member
 from tests.auth.machines import WorldMachine, clean_up, explore, rows
 from tests.statuses import detail, reason_of
 
+pytestmark = pytest.mark.slow
+
 ADDRESSES = ("ada@example.org", "bob@example.org", "eve@example.org")
 
 NETWORKS = ("192.0.2.1", "2001:db8::1")

@@ -20,6 +20,8 @@ from storymesh.auth.v1 import account_service_pb2, registration_service_pb2, ses
 
 from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 3
 """Chance may exceed a limit once, not in every round; what really differs does."""
 

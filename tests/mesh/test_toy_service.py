@@ -23,6 +23,8 @@ from local.settings import REPOSITORY
 from tests.local.mesh.checkouts import copy_code
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 TOY = Path(__file__).with_name("toy")
 
 COMPONENTS = (

@@ -18,6 +18,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 Part = TypeVar("Part", bound=Any)
 
 
+@pytest.mark.slow
 def test_a_strict_type_checker_accepts_a_callers_code(tmp_path: Path) -> None:
     # Away from the repository, so that only what is installed counts.
     shutil.copy(Path(__file__).with_name("caller.py"), tmp_path)

@@ -22,6 +22,8 @@ from services.ratelimit.__main__ import main, serve
 from services.ratelimit.config import RateLimitSettings
 from tests.ratelimit.building import BY_ADDRESS, LOCAL, PRODUCTION, asking
 
+pytestmark = pytest.mark.slow
+
 EAGER = [(f"grpc.{which}_reconnect_backoff_ms", 50) for which in ("initial", "min", "max")]
 
 

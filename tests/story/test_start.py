@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-9f3ad1e07c"
 ENVIRONMENT = {
     "STORYMESH_MESH_KEY": "m" * 43,

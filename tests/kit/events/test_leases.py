@@ -22,6 +22,8 @@ from tests.kit.events.slow_worker_process import FINISH
 from tests.kit.events.test_inbox import SERVICE, STREAM, TYPE, World, event, running, send
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 LEASE = 0.3
 HANDOVERS = 12
 """More often than an entry may kill its workers."""

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
+import pytest
 from redis.asyncio import Redis
 from sqlalchemy import select
 from storymesh.events.v1.story_events_pb2 import StoryRequested
@@ -24,6 +25,8 @@ from local.harness import Servers
 from tests.kit.conftest import effects
 from tests.kit.events.pipeline_process import WITNESS, WORKED_ON
 from tests.waiting import until
+
+pytestmark = pytest.mark.slow
 
 ROLES = ("relay", "relay", "worker", "worker", "worker")
 KEYS = "abcdefgh"

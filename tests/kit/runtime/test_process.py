@@ -22,6 +22,8 @@ from storymesh.story.v1.story_service_pb2 import CreateStoryRequest
 
 from tests.kit.desk import DeskStub
 
+pytestmark = pytest.mark.slow
+
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
