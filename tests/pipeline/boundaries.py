@@ -1,4 +1,4 @@
-"""Sees a process's durable steps where its libraries speak to Postgres, Redis and the mail server."""
+"""Detects the durable steps of a process where its libraries call Postgres, Redis and the mail server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .failpoints import Failpoints
 
 
 def install(failpoints: Failpoints) -> None:
-    """For the rest of this process's life."""
+    """Wraps the libraries until the process ends."""
     _watch_postgres(failpoints)
     _watch_redis(failpoints)
     _watch_smtp(failpoints)
@@ -36,7 +36,7 @@ _COLUMN = re.compile(r"(\w+)\s*=")
 
 
 def _change(query: Any) -> str:
-    """What a statement changes; empty when it only reads."""
+    """The label of a statement, naming what it changes; empty when it only reads."""
     text = query.decode() if isinstance(query, bytes) else str(query)
     found = [
         f"{verb} {table}({','.join(sorted(set(_COLUMN.findall(columns))))})".removesuffix("()")
@@ -58,7 +58,7 @@ def _watch_postgres(failpoints: Failpoints) -> None:
                 failpoints.begins(change)
             result = await execute(self, query, *arguments, **options)
             if change:
-                # Minus one: a pipeline does not say yet.
+                # In pipeline mode the count is -1: it is not known yet.
                 changed = self.rowcount != 0
                 if self.connection.autocommit:
                     failpoints.ends(change, changed=changed)
@@ -100,7 +100,7 @@ _NO_STEPS = frozenset(
     b"GET MGET HGET HMGET HGETALL EXISTS TTL PTTL XLEN XRANGE XREVRANGE XREAD XPENDING XINFO ZCARD ZRANGE ZSCORE".split()
 )
 _TAKES = frozenset((b"XREADGROUP", b"XAUTOCLAIM"))
-"""Whether they are steps is known by their answers alone."""
+"""Commands that are steps only if their answer is not empty."""
 _SCRIPTS = frozenset((b"EVALSHA", b"EVAL", b"FCALL"))
 
 _Command = Sequence[bytes]
@@ -108,11 +108,11 @@ _Command = Sequence[bytes]
 
 @dataclass
 class _Sent:
-    """What was sent to Redis at once."""
+    """Commands that were sent to Redis in one write."""
 
     commands: list[_Command]
     label: str
-    """Empty when it changes nothing."""
+    """Empty when none of them can change anything."""
     detail: str
     answered: int = 0
     changed: bool = False
@@ -122,7 +122,7 @@ class _Sent:
         return all(command[0].upper() in _TAKES for command in self.commands)
 
     def answer(self, answer: Any) -> bool:
-        """Takes note of the next answer. True when it was the last."""
+        """Records the next answer. True when it was the last one."""
         command = self.commands[self.answered]
         self.answered += 1
         self.changed |= _changed(command[0].upper(), answer)
@@ -139,13 +139,13 @@ def _changed(name: bytes, answer: Any) -> bool:
         return any(answer[1:])
     if name in _TAKES:
         return bool(answer)
-    # A script that answers nothing may have done anything.
+    # A script that returns nil may have changed something.
     return answer is None or answer not in (0, []) if name in _SCRIPTS else True
 
 
 @dataclass
 class _Wire:
-    """The conversation on one connection."""
+    """The commands on one connection that wait for their answers."""
 
     writer: Any = None
     sent: deque[_Sent] = field(default_factory=deque)
@@ -170,7 +170,7 @@ def _watch_redis(failpoints: Failpoints) -> None:
     def wire(self: Any) -> _Wire:
         found: _Wire | None = self.__dict__.get("failpoints_wire")
         if found is None or found.writer is not self._writer:
-            # Connected anew: what was not answered before never will be.
+            # A new connection: commands sent on the old one will not be answered.
             found = self.__dict__["failpoints_wire"] = _Wire(self._writer)
         return found
 
@@ -197,7 +197,7 @@ def _watch_redis(failpoints: Failpoints) -> None:
 
     def answered(self: Any, answer: Any) -> None:
         sent = wire(self).sent
-        # Without one, it is a message of pub/sub.
+        # Without a command that waits, it is a message of pub/sub.
         if sent and sent[0].answer(answer):
             last = sent.popleft()
             if last.label:
@@ -209,23 +209,23 @@ def _watch_redis(failpoints: Failpoints) -> None:
 
 
 def _commands(raw: bytes) -> list[_Command]:
-    """From the protocol's form: arrays of strings, each with its length before it."""
+    """Decodes RESP: each command is an array of strings, each with its length before it."""
     found: list[_Command] = []
-    place = 0
+    environment = 0
 
     def number() -> int:
-        nonlocal place
-        end = raw.index(b"\r\n", place)
-        value = int(raw[place + 1 : end])
-        place = end + 2
+        nonlocal environment
+        end = raw.index(b"\r\n", environment)
+        value = int(raw[environment + 1 : end])
+        environment = end + 2
         return value
 
-    while place < len(raw):
+    while environment < len(raw):
         command = []
         for _ in range(number()):
             size = number()
-            command.append(raw[place : place + size])
-            place += size + 2
+            command.append(raw[environment : environment + size])
+            environment += size + 2
         found.append(command)
     return found
 

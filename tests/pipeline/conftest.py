@@ -1,4 +1,4 @@
-"""Worlds: pipelines that share nothing but their servers, so that several can be played at a time."""
+"""Pipelines that share nothing but their servers, so that several scenarios can run at the same time."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from kit.data.database import Database
 from local.harness import Servers
 from tests.notification.directory import Directory, serving
 
-from .crew import crew
+from .forkserver import fork_server
 from .invariants import Stores
-from .lives import Place
-from .world import World
+from .pipeline import Pipeline
+from .processes import Environment
 
-WORLDS = 5
-"""Most of the time somebody waits for a lease to end, so more can be played than there are processors."""
+PIPELINES = 5
+"""More than there are processors: most of its time a scenario waits until a lease has expired."""
 
 
 class Anybody(Directory):
-    """An auth service that knows everybody who asks for a story."""
+    """An auth service that knows every user id."""
 
     async def GetUser(self, request: pb.GetUserRequest, context: ServicerContext[Any, Any]) -> pb.GetUserResponse:
         if request.user_id not in self.users:
@@ -40,19 +40,19 @@ class Anybody(Directory):
 
 
 @pytest.fixture(scope="module")
-async def worlds(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[World]]:
+async def pipelines(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[Pipeline]]:
     templates = [await _migrated(servers, service) for service in ("story", "notification")]
     async with AsyncExitStack() as closing:
         address = await closing.enter_async_context(serving(Anybody()))
-        members = await closing.enter_async_context(crew())
+        server = await closing.enter_async_context(fork_server())
         made = []
-        for number in range(WORLDS):
+        for number in range(PIPELINES):
             story_url, notification_url = [await _copied(servers, template, number) for template in templates]
-            place = Place(
-                folder=tmp_path_factory.mktemp(f"world-{number}"),
+            environment = Environment(
+                folder=tmp_path_factory.mktemp(f"pipeline-{number}"),
                 story_url=story_url,
                 notification_url=notification_url,
-                # Databases of their own: what others lose must not be lost here.
+                # Each pipeline has a Redis database of its own, so that it alone loses what a fault deletes.
                 redis_url=f"{servers.redis_url.rpartition('/')[0]}/{number + 1}",
                 smtp_port=servers.smtp_port,
                 auth_target=address,
@@ -60,16 +60,16 @@ async def worlds(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> 
             story, notification = Database(story_url, pool=4), Database(notification_url, pool=4)
             closing.push_async_callback(story.close)
             closing.push_async_callback(notification.close)
-            redis = await closing.enter_async_context(kit_redis.connect(place.redis_url))
-            made.append(World(place, Stores(story, notification, redis, servers.mail_dir), members))
+            redis = await closing.enter_async_context(kit_redis.connect(environment.redis_url))
+            made.append(Pipeline(environment, Stores(story, notification, redis, servers.mail_dir), server))
         yield made
-    # What was left behind is to show here, and not in the middle of another module's test.
+    # A resource that was not closed is to be reported here, not in a test of another module.
     made.clear()
     gc.collect()
 
 
 async def _migrated(servers: Servers, service: str) -> str:
-    """A database like the service's own, which other tests of this run may be connected to."""
+    """A template built by the service's migrations: the service's own database may be in use, which forbids copying it."""
     name = f"pipeline_{service}"
     await _create(servers, name, make_url(servers.database_url(service)).username or "", "template1")
     url = _in(servers.database_url(service), name)
@@ -87,7 +87,7 @@ async def _copied(servers: Servers, template_url: str, number: int) -> str:
 async def _create(servers: Servers, name: str, owner: str, template: str) -> None:
     async with await psycopg.AsyncConnection.connect(servers.postgres_admin_url, autocommit=True) as connection:
         names = [sql.Identifier(each) for each in (name, owner, template)]
-        # Another module of the same test run may have made it before.
+        # Another module of the same test run may have created it before.
         await connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(*names))
         await connection.execute(sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}").format(*names))
 

@@ -28,34 +28,34 @@ class Moment(StrEnum):
     AFTER = "after"
 
 
-class Deed(StrEnum):
-    DIE = "die"
+class Action(StrEnum):
+    KILL = "kill"
     FREEZE = "freeze"
-    """Until somebody sends SIGCONT: the process then goes on with what it knew before."""
+    """Stops the process until it is sent SIGCONT; it then goes on with the knowledge that it had."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """What happens to whichever process of the role comes to this place first."""
+    """A place, and the action on the first process of the role that reaches it."""
 
     role: str
     step: int
     moment: Moment
-    deed: Deed = Deed.DIE
+    action: Action = Action.KILL
     label: str = ""
-    """If said, only steps of this kind are counted."""
+    """If not empty, only steps with this label are counted."""
 
     def __str__(self) -> str:
-        deed = "dies" if self.deed is Deed.DIE else "freezes"
-        return f"{self.role} {deed} {self.moment} step {self.step} {self.label}".rstrip()
+        action = "dies" if self.action is Action.KILL else "freezes"
+        return f"{self.role} {action} {self.moment} step {self.step} {self.label}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the trace: a step that is done, or a stop, named by its index."""
+    """One line of the trace: a completed step, or a stop that happened, with its index in the scenario."""
 
     role: str
-    life: int
+    process: int
     label: str
     detail: str
     moment: Moment | None = None
@@ -63,14 +63,14 @@ class Line:
 
     def __str__(self) -> str:
         what = self.label if self.stop is None else f"*** STOPPED {self.moment} {self.label}"
-        return f"{self.role:>12}/{self.life:<4} {what}  {self.detail}".rstrip()
+        return f"{self.role:>12}/{self.process:<4} {what}  {self.detail}".rstrip()
 
 
 _HAPPENED = 1 << 60
 
 
 class Ledger:
-    """What the processes of one world have done. Each process opens it for itself, for locks go with the open file."""
+    """Counts the steps of all processes of one pipeline. Each process opens the files itself: a lock belongs to an open file."""
 
     def __init__(self, folder: Path) -> None:
         self._counters = os.open(folder / "counters", os.O_RDWR | os.O_CREAT, 0o600)
@@ -81,7 +81,7 @@ class Ledger:
         os.close(self._trace)
 
     def done(self, line: Line, stops: Iterable[int]) -> dict[int, int]:
-        """Counts a step for these stops, and answers the counts."""
+        """Counts a completed step for these stops, and returns the counts."""
         with _Locked(self._counters):
             counts = {stop: self._get(stop) + 1 for stop in stops if self._get(stop) != _HAPPENED}
             for stop, count in counts.items():
@@ -90,7 +90,7 @@ class Ledger:
         return counts
 
     def happens(self, stop: int, line: Line, *, after: int | None = None) -> bool:
-        """Whether the stop may happen now: once only, and, if said, only while so many steps are done."""
+        """Records the stop and returns True, unless it has happened already or, if `after` is given, another number of steps is done."""
         with _Locked(self._counters):
             count = self._get(stop)
             if count == _HAPPENED or (after is not None and count != after):
@@ -110,7 +110,7 @@ class Ledger:
 
 
 _THREADS = threading.Lock()
-"""For the threads of one process, which share the open file, and so its lock."""
+"""Keeps the threads of a process apart: they share the open file and with it the lock."""
 
 
 class _Locked:
@@ -132,60 +132,60 @@ def lines(folder: Path) -> list[Line]:
         raw = (folder / "trace").read_bytes()
     except FileNotFoundError:
         return []
-    # Without what comes after the last line's end: it is being written.
+    # What follows the last line break is still being written.
     return [Line(**json.loads(line)) for line in raw.split(b"\n")[:-1]]
 
 
 class Failpoints:
-    """One process's own view of its steps."""
+    """The failpoints of one process."""
 
-    def __init__(self, folder: Path, role: str, life: int, stops: Sequence[Stop]) -> None:
+    def __init__(self, folder: Path, role: str, process: int, stops: Sequence[Stop]) -> None:
         self._ledger = Ledger(folder)
         self._role = role
-        self._life = life
+        self._process = process
         self._stops = [(index, stop) for index, stop in enumerate(stops) if stop.role == role]
         self._idle: set[str] = set()
-        """What changed nothing the last time it was done: somebody who looks for work, whose looks are no steps."""
+        """Labels of operations that changed nothing the last time, such as polls that found no work: they are no steps."""
 
     def begins(self, label: str, detail: str = "", *, parts: int = 1, take: bool = False) -> bool:
-        """Called before something is done that may be a step. True: do half of it and call `halfway`.
+        """Is called before an operation that may be a step. True: the caller does half of it and calls `halfway`.
 
         What only looks for work is passed over, a `take` or what found none the last time, unless a stop names it.
         """
         for index, stop in self._matching(label):
             if stop.moment is Moment.AFTER or (not stop.label and (take or label in self._idle)):
                 continue
-            line = Line(self._role, self._life, label, detail, stop.moment, index)
+            line = Line(self._role, self._process, label, detail, stop.moment, index)
             if self._ledger.happens(index, line, after=stop.step - 1):
                 if stop.moment is Moment.MIDWAY and parts > 1:
                     return True
-                _do(stop.deed)
+                _do(stop.action)
         return False
 
     def halfway(self) -> None:
-        """Half of something is no state to go on from, whatever the deed was to be."""
-        _do(Deed.DIE)
+        """Kills the process, whatever the action of the stop is: nothing can go on from half an operation."""
+        _do(Action.KILL)
 
     def ends(self, label: str, detail: str = "", *, changed: bool = True) -> None:
-        """Called when it is done and nobody has been told."""
+        """Is called when the server has done the operation and the process does not know it yet."""
         if not changed:
             self._idle.add(label)
             return
         self._idle.discard(label)
         matching = self._matching(label)
         counts = self._ledger.done(
-            Line(self._role, self._life, label, detail),
+            Line(self._role, self._process, label, detail),
             [index for index, _ in matching],
         )
         for index, stop in matching:
             if stop.moment is Moment.AFTER and stop.step == counts.get(index):
-                line = Line(self._role, self._life, label, detail, stop.moment, index)
+                line = Line(self._role, self._process, label, detail, stop.moment, index)
                 if self._ledger.happens(index, line):
-                    _do(stop.deed)
+                    _do(stop.action)
 
     def _matching(self, label: str) -> list[tuple[int, Stop]]:
         return [(index, stop) for index, stop in self._stops if stop.label in ("", label)]
 
 
-def _do(deed: Deed) -> None:
-    os.kill(os.getpid(), signal.SIGKILL if deed is Deed.DIE else signal.SIGSTOP)
+def _do(action: Action) -> None:
+    os.kill(os.getpid(), signal.SIGKILL if action is Action.KILL else signal.SIGSTOP)

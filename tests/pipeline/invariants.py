@@ -1,4 +1,4 @@
-"""Whether a pipeline has come to rest, and whether all is in order then.
+"""Tells whether work is pending in a pipeline, and which invariants are violated when none is.
 
 1. Every committed request ends once: in one final state, with one event and one notification inside the application.
 2. No mail of a story is sent twice; one whose outcome nobody can know is left to a person.
@@ -33,7 +33,7 @@ from services.story.model import START, State, Story
 from services.story.store.progress import Progress, ProgressEntry, ProgressKind, fold
 from services.story.tables import admissions, stories
 
-from .lives import WISH
+from .processes import WISH
 from .reader import Reader
 
 _UNFINISHED = (State.QUEUED, State.RUNNING)
@@ -44,7 +44,7 @@ _MESSAGE_ID = re.compile(rb"^Message-ID:\s*<([^@]+)@", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Stores:
-    """Everything that survives a process."""
+    """The stores, which outlive the processes."""
 
     story: Database
     notification: Database
@@ -53,25 +53,25 @@ class Stores:
 
 
 @dataclass
-class Telling:
-    """One story, and what became of it in the eyes of those who watched."""
+class WatchedStory:
+    """A story that was requested, and what its clients saw of it."""
 
     owner_id: UUID
     story_id: UUID
     ends: list[State] = field(default_factory=list)
-    """The state that each of its rounds ended in: it was asked for once, and once more with each retry."""
-    faults: list[str] = field(default_factory=list)
+    """The final state of each round: the first is the request, each further one a retry."""
+    violations: list[str] = field(default_factory=list)
 
     def compare(self, reader: Reader, story: Story) -> None:
         if reader.text != story.text:
-            self.faults.append(
+            self.violations.append(
                 f"a view of story {self.story_id} is not what is stored ({story.state}):\n"
                 f"  view   {_short(reader.text)}\n  stored {_short(story.text)}\n  messages {reader.log}"
             )
 
 
-async def unrest(stores: Stores) -> list[str]:
-    """What is under way. What comes first in the pipeline is looked at first, so that nothing slips by."""
+async def pending_work(stores: Stores) -> list[str]:
+    """Describes the unfinished work. The stages are read in the order of the pipeline, so that no work moves past the reader."""
     reasons: list[str] = []
     async with stores.story.transaction() as tx:
         unfinished = select(stories.c.id, stories.c.state, stories.c.attempt).where(stories.c.state.in_(_UNFINISHED))
@@ -102,23 +102,23 @@ async def unrest(stores: Stores) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Records:
-    """What is stored at rest."""
+class _Stored:
+    """All that is stored when no work is pending."""
 
     stories: dict[UUID, Any]
     ends: list[Any]
-    """The events that tell of an end."""
+    """The events of completed and failed stories."""
     admitted: Counter[UUID]
-    """How often each owner asked."""
+    """How many requests of each owner were admitted."""
     dead: list[Any]
     told_of: Counter[UUID]
-    """Notifications, by story."""
+    """The number of notifications of each story."""
     mails: dict[UUID, Any]
     arrived: Counter[str]
-    """Mails that the mail server took, by event."""
+    """The number of mails that the mail server accepted for each event."""
 
     @classmethod
-    async def read(cls, stores: Stores) -> _Records:
+    async def read(cls, stores: Stores) -> _Stored:
         async with stores.story.transaction() as tx:
             rows = {row["id"]: row for row in (await tx.execute(select(stories))).mappings()}
             ending = select(outbox.table).where(outbox.table.c.type.in_((_COMPLETED, _FAILED)))
@@ -134,59 +134,64 @@ class _Records:
         return cls(rows, ends, admitted, dead, told_of, sent, arrived)
 
 
-async def faults(stores: Stores, tellings: Sequence[Telling], *, lossy: bool, mails_broken_off: bool) -> list[str]:
-    """Which invariants are broken at rest. A `lossy` Redis may have forgotten progress; a mail that was broken off, its outcome."""
-    records = await _Records.read(stores)
-    found = [f"dead letter {letter['type']}: {letter['reason']}" for letter in records.dead]
-    if set(records.stories) != {telling.story_id for telling in tellings}:
-        found.append(f"{len(records.stories)} stories for {len(tellings)} requests")
-    for telling in tellings:
-        found += telling.faults
-        found += _faults_of_ends(telling, records)
-        found += _faults_of_mails(telling, records, broken_off=mails_broken_off)
-        found += await _faults_of_text(telling, records.stories[telling.story_id], stores.redis, lossy=lossy)
+async def violations(
+    stores: Stores, watched: Sequence[WatchedStory], *, lossy: bool, mails_broken_off: bool
+) -> list[str]:
+    """Describes the violated invariants, when no work is pending.
+
+    `lossy`: Redis may have lost progress. `mails_broken_off`: the outcome of a mail may be unknown.
+    """
+    stored = await _Stored.read(stores)
+    found = [f"dead letter {letter['type']}: {letter['reason']}" for letter in stored.dead]
+    if set(stored.stories) != {story.story_id for story in watched}:
+        found.append(f"{len(stored.stories)} stories for {len(watched)} requests")
+    for story in watched:
+        found += story.violations
+        found += _violations_of_ends(story, stored)
+        found += _violations_of_mails(story, stored, broken_off=mails_broken_off)
+        found += await _violations_of_text(story, stored.stories[story.story_id], stores.redis, lossy=lossy)
     return found
 
 
-def _faults_of_ends(telling: Telling, records: _Records) -> Iterator[str]:
-    row, ends = records.stories[telling.story_id], _ends_of(telling, records)
-    if row["state"] != telling.ends[-1] or row["leased_until"] is not None:
-        yield f"watchers were told {telling.ends[-1]}; the story is {row['state']}, leased until {row['leased_until']}"
-    if records.admitted[telling.owner_id] != len(telling.ends):
-        yield f"asked for {records.admitted[telling.owner_id]} times, a story ended {len(telling.ends)} times"
+def _violations_of_ends(story: WatchedStory, stored: _Stored) -> Iterator[str]:
+    row, ends = stored.stories[story.story_id], _ends_of(story, stored)
+    if row["state"] != story.ends[-1] or row["leased_until"] is not None:
+        yield f"watchers were told {story.ends[-1]}; the story is {row['state']}, leased until {row['leased_until']}"
+    if stored.admitted[story.owner_id] != len(story.ends):
+        yield f"requests for {stored.admitted[story.owner_id]} times, a story ended {len(story.ends)} times"
     for kind, state in ((_COMPLETED, State.COMPLETED), (_FAILED, State.FAILED)):
         count = sum(end["type"] == kind for end in ends)
-        if count != telling.ends.count(state):
-            yield f"{count} events {kind} for {telling.ends.count(state)} ends in {state}"
-    if records.told_of[telling.story_id] != len(ends):
-        yield f"{records.told_of[telling.story_id]} notifications of {len(ends)} ends"
+        if count != story.ends.count(state):
+            yield f"{count} events {kind} for {story.ends.count(state)} ends in {state}"
+    if stored.told_of[story.story_id] != len(ends):
+        yield f"{stored.told_of[story.story_id]} notifications of {len(ends)} ends"
 
 
-def _faults_of_mails(telling: Telling, records: _Records, *, broken_off: bool) -> Iterator[str]:
-    for end in _ends_of(telling, records):
-        mail, count = records.mails.get(end["id"]), records.arrived[str(end["id"])]
+def _violations_of_mails(story: WatchedStory, stored: _Stored, *, broken_off: bool) -> Iterator[str]:
+    for end in _ends_of(story, stored):
+        mail, count = stored.mails.get(end["id"]), stored.arrived[str(end["id"])]
         state, error = (mail["state"], mail["error"]) if mail else ("never begun", "")
         allowed: dict[str, Sequence[int]] = {MailState.SENT: (1,), MailState.UNKNOWN: (0, 1) if broken_off else ()}
         if count not in allowed.get(state, ()):
             yield f"the mail of {end['type']} is {state} {error}, and {count} arrived"
 
 
-def _ends_of(telling: Telling, records: _Records) -> list[Any]:
-    return [end for end in records.ends if end["key"] == str(telling.story_id)]
+def _ends_of(story: WatchedStory, stored: _Stored) -> list[Any]:
+    return [end for end in stored.ends if end["key"] == str(story.story_id)]
 
 
-async def _faults_of_text(telling: Telling, row: Any, redis: Redis, *, lossy: bool) -> list[str]:
-    entries = await _entries(telling.story_id, redis)
+async def _violations_of_text(story: WatchedStory, row: Any, redis: Redis, *, lossy: bool) -> list[str]:
+    entries = await _entries(story.story_id, redis)
     found = list(_gaps(entries))
     if row["state"] == State.COMPLETED:
         text = ""
         for entry in entries:
             text = fold(text, entry)
-        written = await _written(telling.story_id)
+        written = await _written(story.story_id)
         if row["text"] != written:
             found.append(f"stored is {_short(row['text'])}, but the writer wrote {_short(written)}")
         if text != row["text"] and (entries or not lossy):
-            found.append(f"the stream tells {_short(text)}, but stored is {_short(row['text'])}")
+            found.append(f"the stream wakeup_write {_short(text)}, but stored is {_short(row['text'])}")
     return found and [*found, f"stream {[f'{entry.position} {entry.kind}' for entry in entries]}"]
 
 
@@ -201,7 +206,7 @@ async def _entries(story_id: UUID, redis: Redis) -> list[ProgressEntry]:
 def _gaps(entries: Sequence[ProgressEntry]) -> Iterator[str]:
     attempt = 0
     for entry in entries:
-        # After a loss it is a snapshot.
+        # After a loss, the attempt goes on with a snapshot.
         whole = entry.position.offset == 0 or entry.kind in (ProgressKind.SNAPSHOT, ProgressKind.END)
         if entry.position.attempt != attempt and not whole:
             yield f"attempt {entry.position.attempt} begins with {entry.position} {entry.kind}"
@@ -216,7 +221,7 @@ def _gaps(entries: Sequence[ProgressEntry]) -> Iterator[str]:
 
 
 async def _written(story_id: UUID) -> str:
-    """What the composer writes for the story: always the same."""
+    """The text that the composer writes for the story: it is deterministic."""
     brief = writers.Brief(
         preferences=WISH.preferences, length=writers.WordCount[WISH.length], seed=story_id.int & 0xFFFF_FFFF
     )

@@ -1,4 +1,4 @@
-"""A client that watches one story to its end, whatever happens on the way."""
+"""A client that watches one story to its end, and calls again when a call breaks."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from kit.errors import Unavailable
 from services.story.model import Chunk, Done, Reconnect, Reset, Snapshot, Story
 from services.story.operations.watching import Watches
 
-from .lives import caller
+from .processes import caller
 
 _PAUSE_SECONDS = 0.05
 
 
 class Reader:
-    """Keeps the text as the contract says: a snapshot and the chunks after it, starting over at a reset."""
+    """Builds the text as the contract says: a snapshot and the chunks after it, starting over at a reset."""
 
     def __init__(self, watches: Watches, owner_id: UUID, story_id: UUID, *, messages_a_call: int) -> None:
-        """It hangs up after so many messages and comes back with its token; with 0 it stays."""
+        """Ends each call after `messages_a_call` messages and resumes with its token; 0 means never."""
         self._watches = watches
         self._owner_id = owner_id
         self.story_id = story_id
@@ -32,7 +32,7 @@ class Reader:
         """Set with the first words."""
 
     async def read(self) -> Story:
-        """The story as the last message tells of it."""
+        """Watches to the end, and returns the story of the last message."""
         while (done := await self._call()) is None:  # noqa: ASYNC110  # calls again
             await asyncio.sleep(_PAUSE_SECONDS)
         self.ended = True
@@ -62,7 +62,7 @@ class Reader:
                     if messages == self._messages_a_call:
                         return None
         except Unavailable as error:
-            # Redis was away, or has lost its place.
+            # Redis was away, or has lost the position of the token.
             self._note(type(error).__name__, str(error))
         return None
 

@@ -1,15 +1,15 @@
-"""What is to happen in a world: who asks for what, who watches, and what goes wrong."""
+"""Scenarios: the stories that are requested, their watchers, and the faults that happen meanwhile."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .failpoints import Deed, Stop
+from .failpoints import Action, Stop
 
 
-class Meanwhile(StrEnum):
-    """What happens while somebody is frozen."""
+class WhileFrozen(StrEnum):
+    """What happens while a process is frozen."""
 
     ANOTHER_TAKES_OVER = "another takes over"
     ANOTHER_ENDS_IT = "another ends the work"
@@ -19,50 +19,50 @@ class Meanwhile(StrEnum):
 
 
 @dataclass(frozen=True)
-class Incident:
-    """Somebody is stopped; of who is only frozen, also what happens then."""
+class Fault:
+    """A process is killed or frozen at a place; and what happens while it is frozen."""
 
     stop: Stop
-    meanwhile: Meanwhile = Meanwhile.ANOTHER_TAKES_OVER
+    while_frozen: WhileFrozen = WhileFrozen.ANOTHER_TAKES_OVER
 
     def __str__(self) -> str:
-        return f"{self.stop}" + (f" while {self.meanwhile}" if self.stop.deed is Deed.FREEZE else "")
+        return f"{self.stop}" + (f" while {self.while_frozen}" if self.stop.action is Action.FREEZE else "")
 
 
 @dataclass(frozen=True)
-class Watching:
+class Watcher:
     """How one client watches."""
 
     messages_a_call: int = 0
     late: bool = False
-    """Comes when the first words are there already."""
+    """Calls only after the first client has seen words."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One story that somebody asks for."""
+class StoryRequest:
+    """A story to request."""
 
-    watchers: tuple[Watching, ...] = (Watching(),)
+    watchers: tuple[Watcher, ...] = (Watcher(),)
     cancelled: bool = False
-    """Its owner cancels it when the first words are there."""
+    """The owner cancels the story when the first client has seen words."""
     retries: int = 0
-    """How often its owner has it written anew, should it be cancelled or fail."""
+    """How often the owner retries it when it was cancelled or has failed."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    asked: tuple[Asked, ...] = (Asked(),)
+    requests: tuple[StoryRequest, ...] = (StoryRequest(),)
     story_workers: int = 1
     notification_workers: int = 1
     attempts: int = 5
     pace_seconds: float = 0.0025
-    """Between two words of a story, which has about 150."""
-    incidents: tuple[Incident, ...] = ()
+    """Between two words of a story, which has about 150 words."""
+    faults: tuple[Fault, ...] = ()
 
     @property
     def lossy(self) -> bool:
-        """Whether Redis may forget what was written of a story."""
-        return any(incident.meanwhile in _LOSSES for incident in self.incidents)
+        """Whether a fault makes Redis lose the progress of a story."""
+        return any(fault.while_frozen in _LOSSES for fault in self.faults)
 
 
-_LOSSES = (Meanwhile.LOSE_REDIS, Meanwhile.LOSE_PROGRESS)
+_LOSSES = (WhileFrozen.LOSE_REDIS, WhileFrozen.LOSE_PROGRESS)

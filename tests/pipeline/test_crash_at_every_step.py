@@ -1,4 +1,4 @@
-"""One story after the other, each with a crash at another place: at every place there is."""
+"""Runs one scenario again and again, each time with a crash at another step, until every step has had its crash."""
 
 from __future__ import annotations
 
@@ -10,90 +10,94 @@ from itertools import cycle
 
 import pytest
 
-from .failpoints import Deed, Line, Moment, Stop
-from .playing import side_by_side
-from .scenario import Asked, Incident, Meanwhile, Scenario, Watching
-from .world import World
+from .failpoints import Action, Line, Moment, Stop
+from .pipeline import Pipeline
+from .runner import run_concurrently
+from .scenario import Fault, Scenario, StoryRequest, Watcher, WhileFrozen
 
 MORE_TRIES = 4
 MAIL_RENEWED = ("notification", "XCLAIM inbox:notification workers")
-"""A mail is sent well before its lease has to be renewed, but where the machine stood still while that was recorded."""
-WATCHERS = (Watching(), Watching(messages_a_call=3), Watching(messages_a_call=5, late=True))
-PLAIN = Scenario(asked=(Asked(WATCHERS),))
-CANCELLED = Scenario(asked=(Asked(WATCHERS, cancelled=True, retries=1),), pace_seconds=0.01)
+"""Left out: a mail is sent long before its lease has to be renewed, unless the machine stood still during the recording."""
+WATCHERS = (Watcher(), Watcher(messages_a_call=3), Watcher(messages_a_call=5, late=True))
+PLAIN = Scenario(requests=(StoryRequest(WATCHERS),))
+CANCELLED = Scenario(requests=(StoryRequest(WATCHERS, cancelled=True, retries=1),), pace_seconds=0.01)
 
 
-def stops(trace: Sequence[Line], moment: Moment, deed: Deed = Deed.DIE) -> Iterator[Stop]:
-    """One at each step; of what is done again and again, at the first and the last time, but before it at the last alone."""
+def stops(trace: Sequence[Line], moment: Moment, action: Action = Action.KILL) -> Iterator[Stop]:
+    """A stop for each step: of repeated steps for the first and the last one, and with a moment before the step for the last alone."""
     counts = Counter((line.role, line.label) for line in trace if line.stop is None)
     for (role, label), count in counts.items():
         for step in sorted({1 if moment is Moment.AFTER else count, count}):
-            yield Stop(role, step, moment, deed, label)
+            yield Stop(role, step, moment, action, label)
 
 
-async def recorded(worlds: Sequence[World], scenario: Scenario) -> list[Line]:
-    """What is done whenever the scenario is played: how soon a lease has to be renewed, say, depends on the machine."""
-    first, *others = await asyncio.gather(*(world.play(scenario) for world in worlds[:3]))
+async def recorded(pipelines: Sequence[Pipeline], scenario: Scenario) -> list[Line]:
+    """The steps of every run of the scenario. Others, such as the renewal of a lease, depend on the speed of the machine."""
+    first, *others = await asyncio.gather(*(pipeline.run(scenario) for pipeline in pipelines[:3]))
     always = set.intersection(*({(line.role, line.label) for line in other} for other in others))
     return [line for line in first if (line.role, line.label) in always - {MAIL_RENEWED}]
 
 
-async def play_with_each(worlds: Sequence[World], scenario: Scenario, stops: Iterable[Stop]) -> None:
-    await play_with_each_incident(worlds, scenario, map(Incident, stops))
+async def run_with_each_stop(pipelines: Sequence[Pipeline], scenario: Scenario, stops: Iterable[Stop]) -> None:
+    await run_with_each_fault(pipelines, scenario, map(Fault, stops))
 
 
-async def play_with_each_incident(worlds: Sequence[World], scenario: Scenario, incidents: Iterable[Incident]) -> None:
-    """Each in a scenario of its own. It must happen, if not this time, then one of the next; if need be at an earlier step,
-    for how many there are of a kind depends on the machine.
+async def run_with_each_fault(pipelines: Sequence[Pipeline], scenario: Scenario, faults: Iterable[Fault]) -> None:
+    """Runs the scenario with each of the faults alone.
+
+    How many steps of a kind there are depends on the speed of the machine. A fault that did not happen is tried again, in the end at
+    earlier steps of its kind; one that never happens is an error.
     """
 
-    async def play(world: World, incident: Incident) -> None:
-        stop = incident.stop
+    async def run(pipeline: Pipeline, fault: Fault) -> None:
+        stop = fault.stop
         for step in (stop.step, *range(stop.step, 0, -1), *[1] * MORE_TRIES):
-            trace = await world.play(replace(scenario, incidents=(replace(incident, stop=replace(stop, step=step)),)))
+            trace = await pipeline.run(replace(scenario, faults=(replace(fault, stop=replace(stop, step=step)),)))
             if any(line.stop is not None for line in trace):
                 return
         raise AssertionError(f"{stop} never happens")
 
-    await side_by_side(worlds, incidents, play)
+    await run_concurrently(pipelines, faults, run)
 
 
 @pytest.mark.timeout(300)
-async def test_a_kill_after_any_step_breaks_nothing(worlds: list[World]) -> None:
-    trace = await recorded(worlds, PLAIN)
-    await play_with_each(worlds, PLAIN, [*stops(trace, Moment.AFTER)])
+async def test_a_kill_after_any_step_breaks_nothing(pipelines: list[Pipeline]) -> None:
+    trace = await recorded(pipelines, PLAIN)
+    await run_with_each_stop(pipelines, PLAIN, [*stops(trace, Moment.AFTER)])
 
 
 @pytest.mark.timeout(300)
-async def test_a_kill_before_any_step_or_in_its_middle_breaks_nothing(worlds: list[World]) -> None:
-    trace = await recorded(worlds, PLAIN)
-    await play_with_each(worlds, PLAIN, [*stops(trace, Moment.MIDWAY)])
+async def test_a_kill_before_any_step_or_in_its_middle_breaks_nothing(pipelines: list[Pipeline]) -> None:
+    trace = await recorded(pipelines, PLAIN)
+    await run_with_each_stop(pipelines, PLAIN, [*stops(trace, Moment.MIDWAY)])
 
 
 @pytest.mark.timeout(300)
-async def test_whoever_freezes_after_any_step_and_goes_on_when_another_has_taken_over_breaks_nothing(
-    worlds: list[World],
+async def test_a_process_that_freezes_after_any_step_and_resumes_when_another_has_taken_over_breaks_nothing(
+    pipelines: list[Pipeline],
 ) -> None:
-    trace = await recorded(worlds, PLAIN)
+    trace = await recorded(pipelines, PLAIN)
     for role in ("story", "notification"):
         two = replace(PLAIN, story_workers=1 + (role == "story"), notification_workers=1 + (role == "notification"))
         theirs = [line for line in trace if line.role == role]
-        frozen = stops(theirs, Moment.AFTER, Deed.FREEZE)
-        until_when = cycle((Meanwhile.ANOTHER_TAKES_OVER, Meanwhile.ANOTHER_ENDS_IT))
-        await play_with_each_incident(worlds, two, map(Incident, frozen, until_when))
+        frozen = stops(theirs, Moment.AFTER, Action.FREEZE)
+        until_when = cycle((WhileFrozen.ANOTHER_TAKES_OVER, WhileFrozen.ANOTHER_ENDS_IT))
+        await run_with_each_fault(pipelines, two, map(Fault, frozen, until_when))
 
 
 @pytest.mark.timeout(300)
-async def test_a_kill_at_any_step_of_a_cancellation_or_a_retry_breaks_nothing(worlds: list[World]) -> None:
-    plain = {(line.role, line.label) for line in await recorded(worlds, PLAIN)}
-    trace = await recorded(worlds, CANCELLED)
-    found = [line for line in trace if line.role == "desk" or (line.role, line.label) not in plain]
-    await play_with_each(worlds, CANCELLED, [*stops(found, Moment.BEFORE), *stops(found, Moment.AFTER)])
+async def test_a_kill_at_any_step_of_a_cancellation_or_a_retry_breaks_nothing(pipelines: list[Pipeline]) -> None:
+    plain = {(line.role, line.label) for line in await recorded(pipelines, PLAIN)}
+    trace = await recorded(pipelines, CANCELLED)
+    found = [line for line in trace if line.role == "api" or (line.role, line.label) not in plain]
+    await run_with_each_stop(pipelines, CANCELLED, [*stops(found, Moment.BEFORE), *stops(found, Moment.AFTER)])
 
 
 @pytest.mark.timeout(300)
-async def test_a_redis_that_forgets_progress_or_everything_at_any_step_breaks_nothing(worlds: list[World]) -> None:
-    trace = await recorded(worlds, PLAIN)
-    frozen = list(stops([line for line in trace if line.role == "story"], Moment.AFTER, Deed.FREEZE))
-    lost = cycle((Meanwhile.LOSE_PROGRESS, Meanwhile.LOSE_REDIS))
-    await play_with_each_incident(worlds, PLAIN, map(Incident, frozen, lost))
+async def test_a_redis_that_forgets_progress_or_everything_at_any_step_breaks_nothing(
+    pipelines: list[Pipeline],
+) -> None:
+    trace = await recorded(pipelines, PLAIN)
+    frozen = list(stops([line for line in trace if line.role == "story"], Moment.AFTER, Action.FREEZE))
+    lost = cycle((WhileFrozen.LOSE_PROGRESS, WhileFrozen.LOSE_REDIS))
+    await run_with_each_fault(pipelines, PLAIN, map(Fault, frozen, lost))

@@ -1,4 +1,4 @@
-"""What one process of each role does, from its beginning to its end."""
+"""The processes of a pipeline: a story worker, a notification worker, or one call of the story API."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from services.story.operations.stories import Stories
 from services.story.store.progress import Progress
 
 from .boundaries import install
-from .failpoints import Deed, Failpoints, Moment, Stop
+from .failpoints import Action, Failpoints, Moment, Stop
 
 LEASE_SECONDS = 0.8
 _KEY = "bW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW0="
@@ -38,8 +38,8 @@ WISH = Wish(preferences=("rain",), theme="", prompt="", length=Length.SHORT, lan
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a life works: servers of which it shares databases with nobody outside its world."""
+class Environment:
+    """The servers of one pipeline. No other pipeline uses its databases."""
 
     folder: Path
     story_url: str
@@ -50,8 +50,8 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Order:
-    """What somebody asks the desk for. A request is named by its id, everything else by the story's."""
+class ApiCall:
+    """A call of the story API. `name` is the request id of a request, and otherwise the id of the story."""
 
     verb: str
     owner_id: str
@@ -59,47 +59,48 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Life:
-    """One process."""
+class ProcessSpec:
+    """All that a process of a pipeline is told when it starts."""
 
     number: int
     role: str
-    place: Place
+    environment: Environment
     stops: tuple[Stop, ...]
     attempts: int
-    """Failed attempts after which a story is given up."""
+    """Attempts after which a story has failed."""
     pace_seconds: float
-    order: Order | None = None
-    """Of a desk: it takes one order, answers in a file and ends."""
+    call: ApiCall | None = None
+    """Given to the role `api` only: it makes the call, writes the answer to a file and exits."""
 
     @property
     def answer(self) -> Path:
-        return self.place.folder / f"answer-{self.number}"
+        return self.environment.folder / f"answer-{self.number}"
 
     @classmethod
-    def read(cls, told: dict[str, Any]) -> Life:
-        place = told["place"] | {"folder": Path(told["place"]["folder"])}
+    def read(cls, told: dict[str, Any]) -> ProcessSpec:
+        environment = told["environment"] | {"folder": Path(told["environment"]["folder"])}
         stops = tuple(
-            Stop(**each | {"moment": Moment(each["moment"]), "deed": Deed(each["deed"])}) for each in told["stops"]
+            Stop(**each | {"moment": Moment(each["moment"]), "action": Action(each["action"])})
+            for each in told["stops"]
         )
-        order = Order(**told["order"]) if told["order"] else None
+        call = ApiCall(**told["call"]) if told["call"] else None
         return cls(
             told["number"],
             told["role"],
-            Place(**place),
+            Environment(**environment),
             stops,
             told["attempts"],
             told["pace_seconds"],
-            order,
+            call,
         )
 
-    def live(self) -> None:
+    def run(self) -> None:
         logging.basicConfig(
-            filename=self.place.folder / "log",
+            filename=self.environment.folder / "log",
             format=f"%(relativeCreated)8d {self.role}/{self.number} %(levelname)s %(name)s: %(message)s",
             level=logging.WARNING,
         )
-        install(Failpoints(self.place.folder, self.role, self.number, self.stops))
+        install(Failpoints(self.environment.folder, self.role, self.number, self.stops))
         uvloop.run(self._work())
 
     def _work(self) -> Coroutine[Any, Any, None]:
@@ -109,17 +110,17 @@ class Life:
             case "notification":
                 return notification.work(self._notification_settings())
             case _:
-                assert self.order
-                return _serve(self.place, self.order, self.answer)
+                assert self.call
+                return _serve(self.environment, self.call, self.answer)
 
     def _story_settings(self) -> StoryWorkerSettings:
         return StoryWorkerSettings(
             listen="127.0.0.1:0",
-            database_url=self.place.story_url,
+            database_url=self.environment.story_url,
             database_pool=5,
-            redis_url=self.place.redis_url,
+            redis_url=self.environment.redis_url,
             mesh_key=_KEY,
-            auth_target=self.place.auth_target,
+            auth_target=self.environment.auth_target,
             lease_seconds=LEASE_SECONDS,
             writer="composer",
             composer_pace=self.pace_seconds,
@@ -129,14 +130,14 @@ class Life:
     def _notification_settings(self) -> NotificationWorkerSettings:
         return NotificationWorkerSettings(
             listen="127.0.0.1:0",
-            database_url=self.place.notification_url,
+            database_url=self.environment.notification_url,
             database_pool=5,
-            redis_url=self.place.redis_url,
+            redis_url=self.environment.redis_url,
             mesh_key=_KEY,
             seal_key=_KEY,
-            auth_target=self.place.auth_target,
+            auth_target=self.environment.auth_target,
             lease_seconds=LEASE_SECONDS,
-            smtp_port=self.place.smtp_port,
+            smtp_port=self.environment.smtp_port,
             mail_from="Storymesh <no-reply@mail.example>",
         )
 
@@ -160,13 +161,13 @@ def caller(user_id: UUID) -> Caller:
     return Caller(user_id=user_id, session_id=uuid4(), role=Role.USER, kid="k")
 
 
-async def _serve(place: Place, order: Order, answer: Path) -> None:
-    """One call of the story API, without the connection that it came by. A refusal is an answer, too."""
-    db = Database(place.story_url, pool=2)
-    async with kit_redis.connect(place.redis_url) as redis:
-        stories, owner = operations(db, Progress(redis)), caller(UUID(order.owner_id))
+async def _serve(environment: Environment, call: ApiCall, answer: Path) -> None:
+    """Makes one call of the story API below its servicer. A refusal is an answer as well."""
+    db = Database(environment.story_url, pool=2)
+    async with kit_redis.connect(environment.redis_url) as redis:
+        stories, owner = operations(db, Progress(redis)), caller(UUID(call.owner_id))
         try:
-            done = await _obeyed(stories, owner, order)
+            done = await _called(stories, owner, call)
             said = {
                 "story_id": str(done.id),
                 "state": done.state,
@@ -180,13 +181,13 @@ async def _serve(place: Place, order: Order, answer: Path) -> None:
     draft.rename(answer)
 
 
-async def _obeyed(stories: Stories, owner: Caller, order: Order) -> Story:
-    match order.verb:
+async def _called(stories: Stories, owner: Caller, call: ApiCall) -> Story:
+    match call.verb:
         case "request":
-            return await stories.request(owner, WISH, order.name)
+            return await stories.request(owner, WISH, call.name)
         case "cancel":
-            return await stories.cancel(owner, UUID(order.name))
+            return await stories.cancel(owner, UUID(call.name))
         case "retry":
-            return await stories.retry(owner, UUID(order.name))
+            return await stories.retry(owner, UUID(call.name))
         case _:
-            raise ValueError(order.verb)
+            raise ValueError(call.verb)
