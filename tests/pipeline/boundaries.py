@@ -211,21 +211,21 @@ def _watch_redis(failpoints: Failpoints) -> None:
 def _commands(raw: bytes) -> list[_Command]:
     """Decodes RESP: each command is an array of strings, each with its length before it."""
     found: list[_Command] = []
-    environment = 0
+    position = 0
 
     def number() -> int:
-        nonlocal environment
-        end = raw.index(b"\r\n", environment)
-        value = int(raw[environment + 1 : end])
-        environment = end + 2
+        nonlocal position
+        end = raw.index(b"\r\n", position)
+        value = int(raw[position + 1 : end])
+        position = end + 2
         return value
 
-    while environment < len(raw):
+    while position < len(raw):
         command = []
         for _ in range(number()):
             size = number()
-            command.append(raw[environment : environment + size])
-            environment += size + 2
+            command.append(raw[position : position + size])
+            position += size + 2
         found.append(command)
     return found
 

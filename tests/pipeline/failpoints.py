@@ -90,7 +90,7 @@ class Ledger:
         return counts
 
     def happens(self, stop: int, line: Line, *, after: int | None = None) -> bool:
-        """Records the stop and returns True, unless it has happened already or, if `after` is given, another number of steps is done."""
+        """Records the stop. False if it has happened before or, with `after`, if another number of steps is done."""
         with _Locked(self._counters):
             count = self._get(stop)
             if count == _HAPPENED or (after is not None and count != after):

@@ -158,7 +158,7 @@ def _violations_of_ends(story: WatchedStory, stored: _Stored) -> Iterator[str]:
     if row["state"] != story.ends[-1] or row["leased_until"] is not None:
         yield f"watchers were told {story.ends[-1]}; the story is {row['state']}, leased until {row['leased_until']}"
     if stored.admitted[story.owner_id] != len(story.ends):
-        yield f"requests for {stored.admitted[story.owner_id]} times, a story ended {len(story.ends)} times"
+        yield f"admitted {stored.admitted[story.owner_id]} times, but ended {len(story.ends)} times"
     for kind, state in ((_COMPLETED, State.COMPLETED), (_FAILED, State.FAILED)):
         count = sum(end["type"] == kind for end in ends)
         if count != story.ends.count(state):

@@ -24,7 +24,7 @@ CANCELLED = Scenario(requests=(StoryRequest(WATCHERS, cancelled=True, retries=1)
 
 
 def stops(trace: Sequence[Line], moment: Moment, action: Action = Action.KILL) -> Iterator[Stop]:
-    """A stop for each step: of repeated steps for the first and the last one, and with a moment before the step for the last alone."""
+    """A stop for each step; of repeated steps for the first and the last, or for the last alone if it is not after the step."""
     counts = Counter((line.role, line.label) for line in trace if line.stop is None)
     for (role, label), count in counts.items():
         for step in sorted({1 if moment is Moment.AFTER else count, count}):
@@ -45,8 +45,8 @@ async def run_with_each_stop(pipelines: Sequence[Pipeline], scenario: Scenario, 
 async def run_with_each_fault(pipelines: Sequence[Pipeline], scenario: Scenario, faults: Iterable[Fault]) -> None:
     """Runs the scenario with each of the faults alone.
 
-    How many steps of a kind there are depends on the speed of the machine. A fault that did not happen is tried again, in the end at
-    earlier steps of its kind; one that never happens is an error.
+    How many steps of a kind there are depends on the speed of the machine. A fault that did not happen is tried again, in the
+    end at earlier steps of its kind; one that never happens is an error.
     """
 
     async def run(pipeline: Pipeline, fault: Fault) -> None:
