@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import AbstractEventLoop
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 import pytest
-import uvloop
 from redis.asyncio import Redis
 from sqlalchemy import text
 
@@ -19,6 +19,7 @@ from local.harness import Servers
 from local.harness import servers as running_servers
 from tests.client.installed import Installed, install
 
+CLEANING_UP_SECONDS = 60
 SLOW_FOLDERS = {"system", "pipeline", "benchmarks", "local", "deploy", "docs", "envoy"}
 """Their tests start a whole mesh, an Envoy, many processes or a command line each."""
 
@@ -37,9 +38,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "system" not in item.path.parts))
 
 
+_loops: list[AbstractEventLoop] = []
+
+
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], AbstractEventLoop]]:
-    """The event loop of the services' own processes."""
-    return {"uvloop": uvloop.new_event_loop}
+    """Loops that pytest_runtest_call knows. Not uvloop: pytest-timeout cannot break off what runs in one."""
+
+    def new_loop() -> AbstractEventLoop:
+        _loops.append(asyncio.new_event_loop())
+        return _loops[-1]
+
+    return {"asyncio": new_loop}
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around the timeout
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Cancel a test that was broken off, as by its timeout.
+
+    It would go on with the event loop, which it shares with the next test, and disturb that one.
+    """
+    try:
+        return (yield)
+    finally:
+        code = getattr(getattr(item, "function", None), "__code__", None)
+        for loop in _loops:
+            if left := [task for task in asyncio.all_tasks(loop) if getattr(task.get_coro(), "cr_code", None) is code]:
+                for task in left:
+                    task.cancel()
+                loop.run_until_complete(asyncio.wait(left, timeout=CLEANING_UP_SECONDS))
 
 
 @pytest.fixture(scope="session")

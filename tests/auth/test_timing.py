@@ -31,7 +31,7 @@ FIRST_LOOK = 0.5
 EARLY_LIMIT = 0.6
 """The share of the limit that every AUC has to keep then.
 
-Equal classes keep it in three calls of four. Of the rounds that would find an AUC of 0.58 with 500 samples, 95 of 100, it costs one.
+Equal classes keep it in three calls of four. Of the rounds that find an AUC of 0.58 with 500 samples, 95 of 100, it costs one.
 """
 
 WARM_UP = 20
