@@ -29,8 +29,8 @@ TOY = Path(__file__).with_name("toy")
 
 COMPONENTS = (
     *("postgres", "redis", "ratelimit", "envoy"),
-    # The event is auth's: its worker relays it.
-    *("auth-migrate", "auth-worker"),
+    # The event is auth's: its worker relays it. And no service serves before auth has told it of revocations.
+    *("auth-migrate", "auth", "auth-worker"),
     *("toy-migrate", "toy", "toy-worker"),
 )
 
