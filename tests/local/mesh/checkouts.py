@@ -49,8 +49,8 @@ def copy_installed(venv: Path, code: Path) -> None:
     shutil.copytree(
         sys.prefix, venv, symlinks=True, copy_function=_link, ignore=shutil.ignore_patterns("bench", "cache")
     )
-    for path in venv.glob("lib/python*/site-packages/_storymesh.pth"):
-        write(path, "\n".join(str(code / folder) for folder in (".", "envoy", "gen")))
+    for path in venv.glob("lib/python*/site-packages/_storymesh*.pth"):
+        write(path, "\n".join(str(code / folder) for folder in (".", "gen")))
     stamps = [venv / ".ready", venv / ".local-llm"]
     for stamp in [stamp for stamp in stamps if stamp.exists()]:
         write(stamp, "")
