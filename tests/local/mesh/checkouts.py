@@ -20,6 +20,7 @@ CODE = (
     "kit",
     "gen",
     "envoy",
+    "clients",
     "storymesh_client",
 )
 
