@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -37,6 +37,7 @@ from kit.rpc.resources import Resources
 from services.auth.__main__ import api
 from services.auth.config import AuthSettings
 from services.auth.operations import Operations, operations, roles
+from services.auth.operations.revocations import RevocationFeed
 from services.auth.tables import audit_entries
 from tests.conftest import empty
 from tests.identity import bearer, service_tokens
@@ -294,7 +295,7 @@ async def make_world(
     clock = FakeClock()
     async with AsyncExitStack() as closing:
 
-        async def make(**changes: object) -> AuthWorld:
+        async def make(*, quick_feed: bool = False, **changes: object) -> AuthWorld:
             settings = AuthSettings.model_validate(
                 {
                     "listen": "127.0.0.1:0",
@@ -317,6 +318,17 @@ async def make_world(
             resources = Resources("auth", settings, clock=clock, db=db, redis=redis)
             ops = operations(settings, await closing.enter_async_context(resources))
             await closing.enter_async_context(ops.passwords)
+            if quick_feed:
+                feed = RevocationFeed(
+                    resources.database(pool=1),
+                    resources.revocations,
+                    ops.keys,
+                    clock,
+                    database_url=resources.database_url,
+                    poll_seconds=0.05,
+                    heartbeat_seconds=0.4,
+                )
+                ops = replace(ops, feed=feed)
             await ops.keys.load()
             server = api(resources, ops)
             access_tokens = resources.access_tokens_of(KeySet(ops.keys.load, clock))

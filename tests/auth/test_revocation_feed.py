@@ -38,12 +38,6 @@ async def ada(world: AuthWorld) -> Member:
     return await world.register(ADA)
 
 
-@pytest.fixture
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.auth.operations.revocations._POLL_SECONDS", 0.05)
-    monkeypatch.setattr("services.auth.operations.revocations._HEARTBEAT_SECONDS", 0.4)
-
-
 class Watch:
     """One service's stream."""
 
@@ -148,8 +142,8 @@ async def test_an_entry_says_when_it_can_be_forgotten_and_is_then(world: AuthWor
     assert await world.scalar("SELECT count(*) FROM revocations") == 0
 
 
-@pytest.mark.usefixtures("_quick")
-async def test_heartbeats_come_while_there_is_nothing_to_tell(world: AuthWorld) -> None:
+async def test_heartbeats_come_while_there_is_nothing_to_tell(make_world: MakeWorld) -> None:
+    world = await make_world(quick_feed=True)
     watch = Watch(world)
     await watch.snapshot()
     for _ in range(3):
@@ -173,7 +167,9 @@ class TestAccess:
 class TestTrust:
     """Silence is how the others learn that their list may be incomplete."""
 
-    pytestmark = pytest.mark.usefixtures("_quick")
+    @pytest.fixture
+    async def world(self, make_world: MakeWorld) -> AuthWorld:
+        return await make_world(quick_feed=True)
 
     async def test_nothing_is_said_while_the_database_does_not_answer(
         self, world: AuthWorld, servers: Servers, caplog: pytest.LogCaptureFixture

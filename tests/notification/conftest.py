@@ -7,7 +7,7 @@ import email
 import email.policy
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
@@ -31,6 +31,7 @@ from local.harness import Servers
 from services.notification import worker
 from services.notification.config import NotificationWorkerSettings
 from services.notification.operations import worker_operations
+from services.notification.operations.erasing import Erasing
 from services.notification.peers import Accounts
 from services.notification.tables import mails, notifications
 from services.notification.worker import ADDRESS_SEAL_PURPOSE, SEAL_PURPOSE
@@ -120,6 +121,7 @@ class Told:
     mailbox: Mailbox
     smtp_seconds: float = 10.0
     max_failures: int = 3
+    erasing_batch: int = 1000
 
     def settings(self) -> NotificationWorkerSettings:
         return NotificationWorkerSettings(
@@ -145,6 +147,7 @@ class Told:
         stopping = asyncio.Event()
         async with Resources("notification", self.settings(), db=self.db, redis=self.redis) as resources:
             ops, accounts = worker_operations(self.settings(), resources), Accounts(resources.channel("auth"))
+            ops = replace(ops, erasing=Erasing(self.db, batch=self.erasing_batch))
             # An inbox that is stopped ends after its waiting read.
             tuning = InboxTuning(block_seconds=0.05)
             inbox = worker.inbox(self.settings(), resources, ops, accounts, backoff=lambda _: 0.0, tuning=tuning)

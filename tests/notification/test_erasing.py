@@ -159,11 +159,10 @@ async def _erased(told: Told, user: UUID) -> bool:
         return await erasure.is_erased(tx, user)
 
 
-async def test_many_rows_go_in_batches(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.notification.operations.erasing._BATCH", 2)
+async def test_many_rows_go_in_batches(told: Told) -> None:
     user, other = told.accounts.add(), told.accounts.add()
     await told.handle(*(story_completed(user) for _ in range(5)), story_completed(other))
-    await asyncio.gather(*(Erasing(told.db).erase(user) for _ in range(3)))
+    await asyncio.gather(*(Erasing(told.db, batch=2).erase(user) for _ in range(3)))
     assert await rows(told) == {"notifications": 1, "mails": 1, "dead letters": 0}
 
 
@@ -178,10 +177,10 @@ async def test_an_event_about_an_erased_person_that_keeps_failing_becomes_no_dea
     assert [letter["event_id"] for letter in await told.dead()] == [kept.id]
 
 
-async def test_an_erasure_that_keeps_failing_stays_a_dead_letter(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_erasure_that_keeps_failing_stays_a_dead_letter(told: Told) -> None:
     """Its own record of the erasure must not make it forgotten, half done."""
     user = told.accounts.add()
-    monkeypatch.setattr("services.notification.operations.erasing._BATCH", -1)  # which Postgres refuses
+    told.erasing_batch = -1  # which Postgres refuses
     deleted = user_deleted(user)
     await told.handle(deleted)
     assert await _erased(told, user)

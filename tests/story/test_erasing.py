@@ -235,22 +235,20 @@ async def test_no_request_that_races_the_erasure_leaves_a_story(world: StoryWorl
     assert await left(world) == NOTHING
 
 
-async def test_an_erasure_that_was_broken_off_is_finished_by_its_repetition(
-    world: StoryWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("services.story.operations.erasing._BATCH", 2)
+async def test_an_erasure_that_was_broken_off_is_finished_by_its_repetition(world: StoryWorld) -> None:
+    erasing = Erasing(world.db, Progress(world.redis), system_clock, batch=2)
     person = world.person()
     made = [await requested(person, theme=SECRET) for _ in range(5)]
     for story_id in made:
         await Progress(world.redis).append(story_id, Position(1, 0), ProgressKind.CHUNK, SECRET)
     async with world.db.transaction() as tx:
         await tx.execute(select(stories.c.id).where(stories.c.id == made[3]).with_for_update())
-        broken_off = asyncio.create_task(world.erasing().erase(person.id))
+        broken_off = asyncio.create_task(erasing.erase(person.id))
         await until(lambda: _waits_for_a_row(world))
         broken_off.cancel()
         await asyncio.wait([broken_off])
     assert (await left(world))["stories"] == 3
-    await asyncio.gather(*(world.erasing().erase(person.id) for _ in range(3)))
+    await asyncio.gather(*(erasing.erase(person.id) for _ in range(3)))
     assert await left(world) == NOTHING
     assert SECRET not in await words_in_redis(world)
 

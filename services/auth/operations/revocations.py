@@ -19,9 +19,6 @@ from .keys import SigningKeys
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS = 1.0
-_HEARTBEAT_SECONDS = 5.0
-
 T = TypeVar("T")
 
 
@@ -29,23 +26,33 @@ class RevocationFeed:
     """Says nothing while it cannot read the database: silence is how the others learn that their list may be incomplete."""
 
     def __init__(
-        self, db: Database, revocations: Revocations, keys: SigningKeys, clock: Clock, *, database_url: str
+        self,
+        db: Database,
+        revocations: Revocations,
+        keys: SigningKeys,
+        clock: Clock,
+        *,
+        database_url: str,
+        poll_seconds: float = 1.0,
+        heartbeat_seconds: float = 5.0,
     ) -> None:
         self._db = db
         self._revocations = revocations
         self._keys = keys
         self._clock = clock
         self._database_url = database_url
+        self._poll_seconds = poll_seconds
+        self._heartbeat_seconds = heartbeat_seconds
         self._horizon = 0
         self._stopping = asyncio.Event()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Reads what was committed, at each NOTIFY and every second, until `stopping` is set."""
+        """Reads what was committed, at each NOTIFY and every `poll_seconds`, until `stopping` is set."""
         self._stopping = stopping
         wake = asyncio.Event()
         listening = asyncio.create_task(listen(self._database_url, store.revocations.CHANNEL, wake))
         try:
-            await every(_POLL_SECONDS, stopping, self.refresh, failure="revocations cannot be read now", wake=wake)
+            await every(self._poll_seconds, stopping, self.refresh, failure="revocations cannot be read now", wake=wake)
         finally:
             listening.cancel()
 
@@ -75,10 +82,10 @@ class RevocationFeed:
         """The list, then each addition; None says that there was none. Raises Unavailable when the server drains."""
         with self._revocations.subscribed() as added:
             while not self._fresh():
-                await self._within(_POLL_SECONDS, self._stopping.wait())
+                await self._within(self._poll_seconds, self._stopping.wait())
             yield self._revocations.current()
             while True:
-                addition = await self._within(_HEARTBEAT_SECONDS, added.get())
+                addition = await self._within(self._heartbeat_seconds, added.get())
                 if addition or self._fresh():
                     yield addition
 
@@ -95,4 +102,4 @@ class RevocationFeed:
             stop.cancel()
 
     def _fresh(self) -> bool:
-        return self._revocations.age_seconds < _HEARTBEAT_SECONDS
+        return self._revocations.age_seconds < self._heartbeat_seconds

@@ -15,22 +15,23 @@ from ..store.progress import KEPT, Progress
 
 log = logging.getLogger(__name__)
 
-_BATCH = 500
-"""Stories that one transaction deletes: so many, and no lock is held for long."""
-
 
 class Erasing:
-    """Can be broken off anywhere and repeated: a story goes last from where it is found."""
+    """Can be broken off anywhere and repeated: a story goes last from where it is found.
 
-    def __init__(self, db: Database, progress: Progress, clock: Clock) -> None:
+    One transaction deletes at most `batch` stories, so that no lock is held for long.
+    """
+
+    def __init__(self, db: Database, progress: Progress, clock: Clock, *, batch: int = 500) -> None:
         self._db = db
         self._progress = progress
         self._clock = clock
+        self._batch = batch
 
     async def finish_deletions(self, begun_before: timedelta) -> int:
         """Removes stories whose deletion was broken off, as it is when Redis is away. Returns how many there were."""
         async with self._db.transaction() as tx:
-            hidden = await store.stories.hidden(tx, begun_before, _BATCH)
+            hidden = await store.stories.hidden(tx, begun_before, self._batch)
         if hidden:
             await self._progress.erase(hidden)
             async with self._db.transaction() as tx:
@@ -48,7 +49,7 @@ class Erasing:
         erased = 0
         while True:
             async with self._db.transaction() as tx:
-                found = await store.stories.ids_of(tx, owner_id, _BATCH)
+                found = await store.stories.ids_of(tx, owner_id, self._batch)
             if not found:
                 break
             # The words first, for without the stories nobody would know where they are. Twice the time, for clocks differ.
