@@ -119,13 +119,21 @@ format: $(V)/.ready ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff format --quiet
 	@$(BIN)/ruff check --quiet --fix
 
+.PHONY: contracts
+contracts: $(V)/.ready ## Check that gen/ is fresh, and that the contracts have no fault and break no caller
+	@PATH="$$(cd $(BIN) && pwd):$$PATH" $(BIN)/python proto/check.py
+
+.PHONY: hooks
+hooks: $(V)/.ready ## Have git run the quick checks before each commit
+	@$(BIN)/pre-commit install
+
 .PHONY: check
 check: $(V)/.ready ## Check form, types, imports, contracts and that gen/ is fresh
 	@$(BIN)/ruff format --check --quiet || { echo "run: make format" >&2; exit 1; }
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo $(IMPORTS_CACHE)
-	@PATH="$$(cd $(BIN) && pwd):$$PATH" $(BIN)/python proto/check.py
+	@$(MAKE) --no-print-directory contracts
 	@$(BIN)/python -m local.settings_table --check
 	@$(BIN)/python -m deploy render --check
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
