@@ -80,6 +80,9 @@ class StoryWorld:
     def person(self) -> Person:
         return Person(self.stub, self.issuer)
 
+    async def preferences_of(self, _user_id: UUID) -> tuple[str, ...]:
+        return self.account_preferences
+
     def worker_settings(self, **changes: object) -> StoryWorkerSettings:
         return StoryWorkerSettings.model_validate(
             {
@@ -146,8 +149,8 @@ async def world(
         watch_entries_behind=50,
     )
 
-    async def preferences_of(_user_id: UUID) -> tuple[str, ...]:
-        return made.account_preferences
+    async def preferences_of(user_id: UUID) -> tuple[str, ...]:
+        return await made.preferences_of(user_id)
 
     async with Resources("story", settings, db=db, redis=redis, revocations=issuer.revocations) as resources:
         ops = operations(settings, resources, preferences_of)

@@ -10,11 +10,11 @@ from uuid import UUID, uuid4
 from redis.asyncio import Redis
 
 from kit.identity.caller import Caller, Role
-from kit.identity.signing import Signer
+from kit.rpc.resources import Resources
 from services.story.model import Chunk, Done, Reconnect, Reset, Snapshot, Step
-from services.story.operations.watching import Watches, WatchLimits
-from services.story.store.progress import Progress
-from tests.story.conftest import KEY, StoryWorld
+from services.story.operations import operations
+from services.story.operations.watching import Watches
+from tests.story.conftest import StoryWorld
 
 
 def caller(user_id: UUID) -> Caller:
@@ -24,17 +24,10 @@ def caller(user_id: UUID) -> Caller:
 class Replica:
     """`leave` begins its drain."""
 
-    def __init__(self, world: StoryWorld, redis: Redis, limits: WatchLimits, heartbeat_seconds: float) -> None:
+    def __init__(self, watches: Watches, redis: Redis) -> None:
         self.redis = redis
+        self.watches = watches
         self._stopping = asyncio.Event()
-        self.watches = Watches(
-            world.db,
-            world.ops.stories,
-            Progress(redis),
-            Signer(KEY),
-            limits,
-            heartbeat_seconds=heartbeat_seconds,
-        )
 
     def leave(self) -> None:
         self._stopping.set()
@@ -104,8 +97,17 @@ async def replica(
     looks: bool = True,
 ) -> AsyncIterator[Replica]:
     """One that does not look at the database by itself hears of entries alone."""
-    limits = WatchLimits(per_person=1000, altogether=1000, stories=100, entries_behind=entries_behind)
-    made = Replica(world, redis or world.redis, limits, heartbeat_seconds)
+    settings = world.settings.model_copy(
+        update={
+            "watches_per_person": 1000,
+            "watches": 1000,
+            "watched_stories": 100,
+            "watch_entries_behind": entries_behind,
+            "heartbeat_seconds": heartbeat_seconds,
+        }
+    )
+    resources = Resources("story", settings, db=world.db, redis=redis or world.redis)
+    made = Replica(operations(settings, resources, world.preferences_of).watches, resources.redis)
     running = asyncio.create_task(made.run() if looks else asyncio.sleep(0))
     try:
         yield made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
@@ -19,12 +19,8 @@ CALLER = Caller(uuid4(), uuid4(), Role.USER, "kid")
 
 def stories(world: StoryWorld, writer: WriterName) -> Stories:
     """Of a server whose workers write with the writer."""
-
-    async def preferences_of(_user_id: UUID) -> tuple[str, ...]:
-        return ()
-
     settings = world.settings.model_copy(update={"writer": writer})
-    return operations(settings, world.resources, preferences_of).stories
+    return operations(settings, world.resources, world.preferences_of).stories
 
 
 def wish(language: str) -> Wish:

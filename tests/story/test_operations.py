@@ -11,25 +11,25 @@ from uuid import UUID, uuid4
 import pytest
 from grpc import StatusCode
 from grpc.aio import AioRpcError
+from pydantic import SecretStr
 from sqlalchemy import func, insert, select, text, update
 from storymesh.story.v1 import story_pb2
 
-from kit.data import redis as kit_redis
-from kit.data.paging import Pages
 from kit.events import outbox
 from kit.events.dead_letter_store import dead_letters
 from kit.identity.caller import Caller, Role
-from kit.identity.signing import Signer
+from kit.rpc.resources import Resources
 from kit.runtime.clock import system_clock
 from services.story.adapters.writers import Refusal, Title, Words, WriterRefused, WriterUnavailable
 from services.story.model import State
+from services.story.operations import operations
 from services.story.operations.pruning import Pruning
 from services.story.operations.stories import Stories
 from services.story.store.progress import INTERRUPTIONS, Progress
 from services.story.tables import stories
 from tests.statuses import raises_status, reason_of
 from tests.story.asking import cancel, create, delete, events_of, found, get, retry
-from tests.story.conftest import KEY, Person, StoryWorld
+from tests.story.conftest import Person, StoryWorld
 from tests.story.scripted import ScriptedWriter
 from tests.story.watcher import watching
 from tests.waiting import until
@@ -81,18 +81,9 @@ def caller(person: Person) -> Caller:
 
 @asynccontextmanager
 async def without_redis(world: StoryWorld) -> AsyncIterator[Stories]:
-    async def preferences_of(_user_id: UUID) -> tuple[str, ...]:
-        return ()
-
-    async with kit_redis.connect("redis://127.0.0.1:1/0") as away:
-        yield Stories(
-            world.db,
-            Pages(Signer(KEY)),
-            preferences_of,
-            system_clock,
-            progress=Progress(away),
-            admission=world.ops.admission,
-        )
+    settings = world.settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
+    async with Resources("story", settings, db=world.db) as resources:
+        yield operations(settings, resources, world.preferences_of).stories
 
 
 async def test_a_cancelled_queued_story_is_never_written(world: StoryWorld) -> None:
