@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 
 def main() -> int:
     options = _parser().parse_args()
-    # The edge reads none of these variables, but who sets one that nobody reads expects it to have an effect.
+    # The edge reads no STORYMESH_ variable, but refuses misspelt ones: a setting without effect is a fault that nobody sees.
     if unknown := unknown_settings.in_environment(os.environ):
         for name, sentence in unknown:
             print(f"edge: {name} {sentence}", file=sys.stderr)

@@ -3,10 +3,10 @@
 The filter stands behind the transcoder, so that one rule on the gRPC path covers the JSON path, gRPC-Web and native gRPC alike.
 The services verify every token again; the edge keeps strangers from costing them anything.
 
-Rotation of the signing key: Envoy does not fetch the key set again because of a token whose `kid` it does not know; it refuses
-that token until its copy is renewed, 5 s before `keys_cache_seconds` are over. So a key has to be published for longer than that
-before it signs; with 5 minutes here, the 15 minutes that auth publishes ahead leave room. While the set cannot be fetched and the
-copy is too old, calls that need a token are answered 503, not 401: the token may be good.
+Key rotation: Envoy does not fetch the key set again when a token has an unknown `kid`. It refuses that token until it renews its
+copy, 5 s before `keys_cache_seconds` end. So auth must publish a key for longer than that before the key signs: it publishes 15
+minutes ahead, and the cache holds 5. When the copy is too old and the set cannot be fetched, calls that need a token get 503, not
+401, because the token may be valid.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ JWKS_METHOD = "/storymesh.auth.v1.KeyService/GetJwks"
 
 FILTER = "envoy.filters.http.jwt_authn"
 PAYLOAD = "payload"
-"""Where the filter leaves the verified claims, in the dynamic metadata of its own name."""
+"""Key of the verified claims in the filter's dynamic metadata."""
 
 _PROVIDER = "auth"
 
 
 def jwt_authn(settings: Authentication, contract: Contract) -> Config:
-    """The filter. Whatever no rule names needs a token: a new path is closed until the contract opens it."""
+    """The jwt_authn filter. Paths without a rule need a token, so a new path is closed until the contract opens it."""
     rules = [rule for method in contract.exposed for rule in _rules(method)]
     return extension(
         FILTER,
@@ -55,7 +55,7 @@ def _provider(settings: Authentication) -> Config:
         "audiences": [settings.audience],
         "require_expiration": True,
         "clock_skew_seconds": settings.clock_skew_seconds,
-        # Named, because the default also takes ?access_token=, which ends up in logs and browser histories.
+        # Stated, because the default also accepts ?access_token=, which ends up in logs and browser histories.
         "from_headers": [{"name": "authorization", "value_prefix": "Bearer "}],
         "forward": True,
         "payload_in_metadata": PAYLOAD,
@@ -66,7 +66,7 @@ def _provider(settings: Authentication) -> Config:
                 "timeout": "2s",
             },
             "cache_duration": seconds(settings.keys_cache_seconds),
-            # Fetched ahead of need, yet without keeping the listener closed: public methods must work while auth is still starting.
+            # Fetched ahead, without holding the listener back: public methods must work while auth is starting.
             "async_fetch": {"fast_listener": True, "failed_refetch_duration": "1s"},
             "retry_policy": {
                 "retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"},

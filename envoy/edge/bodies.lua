@@ -1,6 +1,7 @@
--- Reads a JSON body as RFC 8259 has it, and a query, before the transcoder does, which takes more than JSON and makes of some values others:
--- a text becomes a list of one, a list in a list its items, an object an empty list, "yes" true, and the last of two fields wins.
--- Of a gRPC call it reads the frame alone. bodies.py writes METHODS, CALLS and METADATA in front of this. Whatever goes wrong here refuses the request: see `judged`.
+-- Parses a JSON body by RFC 8259, and the query, before the transcoder, which accepts more than JSON and changes values: a string
+-- becomes a list of one, a nested list its items, an object an empty list, "yes" true, and the last of two equal fields wins.
+-- Of a gRPC call it reads the frame alone. bodies.py writes METHODS, CALLS and METADATA in front of this script. A failure of the
+-- script refuses the request: see `judged`.
 
 local MOST_DEPTH = 32
 local WORDS = { ["true"] = "boolean", ["false"] = "boolean", ["null"] = "null" }
@@ -37,7 +38,7 @@ local function after_string(text, at)
   end
 end
 
--- Only names of fields matter, which are ASCII.
+-- Only field names matter here, and these are ASCII.
 local function unescaped(name)
   name = name:gsub("\\u00(%x%x)", function(code)
     return string.char(tonumber(code, 16))
@@ -59,7 +60,7 @@ end
 
 local after_value
 
--- Of what lies between `at` and the closing sign, which commas separate.
+-- Reads the comma-separated items from `at` to the closing bracket.
 local function after_all(text, at, closing, after_one)
   at = after_space(text, at + 1)
   if text:sub(at, at) == closing then
@@ -77,7 +78,7 @@ local function after_all(text, at, closing, after_one)
   end
 end
 
--- Tells `each` the name and kind of each member, and of a list the kinds in it.
+-- Calls `each` with the name and kind of each member, and for a list with the kinds of its items.
 local function after_object(text, at, depth, each)
   return after_all(text, at, "}", function(here)
     if text:sub(here, here) ~= '"' then
@@ -122,7 +123,7 @@ function after_value(text, at, depth)
   return after_number(text, at), "number"
 end
 
--- The field that is at fault and what is wrong with it, or nothing.
+-- Returns the field at fault and its violation, or nil.
 local function fault(text, fields)
   local at = after_space(text, 1)
   if at > #text then
@@ -154,7 +155,7 @@ local function fault(text, fields)
   return faulty, complaint
 end
 
--- What stands in the path is given there.
+-- Fields of the path count as given.
 local function given_twice(query, fields, in_path)
   local seen = {}
   for _, name in ipairs(in_path) do
@@ -187,15 +188,15 @@ local function refuse(handle, name, field, words)
   handle:respond({ [":status"] = "400" }, words)
 end
 
--- Bodies of other types and with codings are the routes' to refuse; without a type, one counts as JSON.
+-- Routes refuse bodies of other media types and with content codings. A body without a type counts as JSON.
 local function is_json(headers)
   local coding = (headers:get("content-encoding") or ""):lower()
   local media_type = (headers:get("content-type") or ""):lower():match("^[^; \t]*")
   return (coding == "" or coding == "identity") and (media_type == "" or media_type == "application/json")
 end
 
--- Why a body is not one plain message in gRPC's frame (a sign of compression, four bytes of length, the message), or false. gRPC's
--- library lets such a call wait for its deadline, or fails it as it fails all calls of a connection that has broken.
+-- Returns why a body is not one uncompressed message in gRPC's frame (compression flag, four bytes of length, message), or false.
+-- gRPC's library lets such a call wait for its deadline, or fails it with the error of a broken connection.
 local function misframed(body)
   local size = body and body:length() or 0
   if size < FRAME_BYTES then

@@ -1,10 +1,10 @@
-"""Refuses JSON bodies whose values the transcoder would make others of: it reads leniently, and a service sees only what it made.
+"""Refuses JSON bodies whose values the transcoder would change: it parses leniently, and the service sees only its result.
 
-A text in the place of a list, a list in a list, an object in the place of a list, a text for true or false, a null in a list, a
-field given twice, in a query too, and what is no JSON at all. The types are the contract's.
+Refused are: a string where a list is due, a list in a list, an object where a list is due, a string for a boolean, a null in a
+list, a field given twice (in a query too), and invalid JSON. The types come from the contract.
 
-Of a gRPC call it refuses a body that is not one plain message: gRPC's library fails such a call as it fails all calls of a
-connection that has broken, and Envoy gives those up.
+A gRPC body must be one uncompressed message. gRPC's library fails other bodies with the same error as a broken connection, and
+Envoy would close the shared connection because of it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from edge.config import Config, extension
 from mesh.contract import Contract, Method
 
 METADATA = "storymesh.body"
-"""Dynamic metadata in which the filter leaves, as `refusal`, what kind its answer is, and as `field` which field is at fault."""
+"""Namespace of the filter's dynamic metadata: `refusal` is the kind of its answer, `field` the field at fault."""
 
 _SCRIPT = Path(__file__).with_suffix(".lua").read_text()
 
-# Numbers may come as texts, and names of an enum as numbers: that is protobuf's JSON, and means the same.
+# protobuf's JSON mapping also allows numbers as strings, and enum values as numbers.
 _KINDS = {"string": ("string",), "boolean": ("boolean",), "number": ("number", "string"), "enum": ("string", "number")}
 _WORDS = {
     "string": ("a string", "strings"),
@@ -34,7 +34,7 @@ _WORDS = {
 
 
 def strict_bodies(contract: Contract) -> Config:
-    """The filter; stands before the transcoder, behind what waits for the whole body."""
+    """The filter. It stands after the buffer filter, which waits for the whole body, and before the transcoder."""
     bindings = [(binding, method) for method in contract.exposed for binding in method.bindings]
     methods = [
         {
@@ -44,7 +44,7 @@ def strict_bodies(contract: Contract) -> Config:
             "in_path": re.findall(r"\{(\w+)", binding.template),
             "fields": _fields(method),
         }
-        # To a pattern, a last segment with a verb of the contract is an id as well.
+        # A template's variable also matches a last segment with a verb of the contract.
         for binding, method in sorted(bindings, key=lambda each: ":" not in each[0].template)
     ]
     calls = {method.path: True for method in contract.exposed}
@@ -56,13 +56,13 @@ def strict_bodies(contract: Contract) -> Config:
 
 
 def _fields(method: Method) -> dict[str, object]:
-    """By each name that the transcoder takes for the field."""
+    """The rules of a message's fields, by every name that the transcoder accepts for the field."""
     fields = method.descriptor.input_type.fields
     return {name: _rule(field) for field in fields for name in (field.name, field.json_name)}
 
 
 def _rule(field: FieldDescriptor) -> dict[str, object]:
-    """The kinds of JSON that fit, those that fit in a list, and the complaint about others. None of `kinds` of items: all fit."""
+    """The JSON kinds that a field accepts, those that its list items accept (None: all), and the message for others."""
     kind = _kind(field)
     # A ListValue is a list of anything, and a list in JSON.
     if field.is_repeated or kind == "google.protobuf.ListValue":
@@ -76,7 +76,7 @@ def _rule(field: FieldDescriptor) -> dict[str, object]:
 
 
 def _kind(field: FieldDescriptor) -> str:
-    """What the field's values are in JSON: string, boolean, number, enum, or else a message's full name."""
+    """The JSON kind of the field's values: string, boolean, number, enum, or a message's full name."""
     if field.message_type is not None:
         name: str = field.message_type.full_name
         return name
@@ -87,6 +87,6 @@ def _kind(field: FieldDescriptor) -> str:
 
 
 def _pattern(template: str) -> str:
-    """Lua's pattern for the paths of a template whose variables each span one segment."""
+    """The Lua pattern that matches a path template. Each variable spans one segment."""
     literals = (re.sub(r"([^\w/])", r"%\1", literal) for literal in re.split(r"\{[^}]*\}", template))
     return f"^{'[^/]+'.join(literals)}/?$"

@@ -1,4 +1,4 @@
-"""The whole configuration."""
+"""Assembles the bootstrap configuration from its parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mesh.contract import Contract
 
 
 def bootstrap(settings: Settings, contract: Contract) -> Config:
-    """Envoy's bootstrap.
+    """The bootstrap configuration as a dict.
 
     Raises SettingsError when the settings do not fit the contract: a service has no endpoint, or a rate-limit class does not exist.
     """
@@ -26,7 +26,7 @@ def bootstrap(settings: Settings, contract: Contract) -> Config:
         )
     return {
         "node": {"id": "edge", "cluster": "edge"},
-        # A flood must not lock the operator out.
+        # Not subject to the connection limit: a flood must not lock the operator out.
         "admin": {"address": socket_address(settings.admin), "ignore_global_conn_limit": True},
         "application_log_config": application_log(),
         "overload_manager": _overload_manager(settings.sizes),
@@ -42,7 +42,7 @@ def bootstrap(settings: Settings, contract: Contract) -> Config:
 
 
 def _overload_manager(sizes: Sizes) -> Config:
-    """Near the end of its memory the edge first gives some back, then answers 503; it never dies of a flood."""
+    """Overload protection: at 95 % of the heap limit Envoy returns memory, at 98 % it answers 503, so a flood cannot end it."""
     return {
         "refresh_interval": "0.25s",
         "resource_monitors": [

@@ -1,4 +1,4 @@
-"""Where Envoy sends things: one cluster per service, the collector, and itself for the key set."""
+"""Clusters: one per service, the trace collector, and Envoy itself for the key set."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ JWKS_CLUSTER = "jwks"
 ADMIN_CLUSTER = "admin"
 
 _SOON_MISSED = {"interval": "0.75s", "timeout": "2s"}
-"""HTTP/2 pings, which gRPC answers from a thread of its own: unanswered, the process stands still or the network is cut.
+"""HTTP/2 keepalive pings to services. gRPC answers from a thread of its own: a missed one means a stopped process or network.
 
-They end what is in flight there, within 3 s; health checks cannot do that without also cutting off the calls of a process that
-drains. They take longer than health checks do, so that what is tried again does not end at another process that stands still.
+They end the calls in flight within 3 s. Health checks cannot do that, because they would also cut off the calls of a process that
+drains. Pings take longer than health checks, so that a retry does not end at another process that has stopped.
 """
 
 _SELDOM = {"interval": "30s", "timeout": "5s"}
-"""For foreign servers, which hang up on whoever pings more often."""
+"""HTTP/2 keepalive pings to foreign servers, which close connections that ping more often."""
 
 
 def clusters(settings: Settings) -> list[Config]:
@@ -39,23 +39,23 @@ def _service(name: str, endpoints: tuple[Address, ...], settings: Settings) -> C
         "lb_policy": "LEAST_REQUEST",
         "health_checks": [
             {
-                # The overall health, which a service takes back before it drains.
+                # The empty name is the overall health, which a service withdraws before it drains.
                 "grpc_health_check": {"service_name": ""},
-                # One that answers NOT_SERVING gets no more calls at once. Of one that does not answer, two misses in a row say that
-                # it stands still, within 2 s: a process that is only slow, for want of a processor, rarely misses both.
+                # NOT_SERVING takes effect at once. Without an answer, two misses in a row (within 2 s) are needed: a process that
+                # is only slow, because it lacks a processor, rarely misses both.
                 "timeout": "0.65s",
                 "interval": "0.3s",
                 "interval_jitter": "0.05s",
-                # Before the first call too: the default of a minute would leave a mesh that is just starting undiscovered.
+                # The interval before the first call; its default of a minute would keep a starting mesh undiscovered.
                 "no_traffic_interval": "0.3s",
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
             }
         ],
         "outlier_detection": {
-            # A connection may fail every call while its process is well: gRPC's library does so once its HPACK table is broken. An
-            # ejected host's connections are given up, and calls go over new ones. It takes many failures in a row, and the host is
-            # back after a second at most, because callers can bring failures about and must not take it away from others.
+            # A connection can fail every call while its process is healthy: gRPC's library does so once its HPACK table is broken.
+            # Ejecting the host closes its connections, and calls use new ones. It takes many failures in a row and lasts a second
+            # at most, because callers can cause failures and must not take the host away from others.
             "consecutive_5xx": 20,
             "enforcing_consecutive_5xx": 100,
             "always_eject_one_host": True,
@@ -63,7 +63,7 @@ def _service(name: str, endpoints: tuple[Address, ...], settings: Settings) -> C
             "base_ejection_time": "0.5s",
             "max_ejection_time": "0.5s",
             "max_ejection_percent": 50,
-            # Resets count with the others. Split off, their count would begin anew with each stream that opens.
+            # Count resets together with other failures. Counted apart, each stream that opens would reset their count.
             "split_external_local_origin_errors": False,
             "enforcing_success_rate": 0,
         },
@@ -73,8 +73,8 @@ def _service(name: str, endpoints: tuple[Address, ...], settings: Settings) -> C
                     "max_connections": 1024,
                     "max_pending_requests": settings.sizes.requests_per_service,
                     "max_requests": settings.sizes.requests_per_service,
-                    # Retries are bounded by what is in flight, so that they cannot multiply an outage; yet all that was in
-                    # flight at a process that dies is tried again at the same moment.
+                    # A share of the calls in flight bounds the retries, so that they cannot multiply an outage. The minimum is high
+                    # because all calls in flight at a process that dies are retried at the same moment.
                     "retry_budget": {"budget_percent": {"value": 50}, "min_retry_concurrency": 100},
                 }
             ]
@@ -83,7 +83,7 @@ def _service(name: str, endpoints: tuple[Address, ...], settings: Settings) -> C
 
 
 def _collector(settings: Settings) -> Config:
-    """The trace collector. Without one it has no endpoints: the tracer insists on a cluster, and this one refuses at once."""
+    """The trace collector's cluster. The tracer requires one: without a collector it has no endpoints and fails at once."""
     otlp = settings.tracing.otlp
     return _grpc_cluster(COLLECTOR_CLUSTER, (otlp,) if otlp else (), settings, pings=_SELDOM)
 
@@ -101,7 +101,7 @@ def _own(name: str, address: Address, settings: Settings) -> Config:
 def _grpc_cluster(name: str, endpoints: tuple[Address, ...], settings: Settings, *, pings: Config) -> Config:
     return {
         "name": name,
-        # Also right for plain addresses, which then simply resolve to themselves.
+        # Also correct for IP addresses, which resolve to themselves.
         "type": "STRICT_DNS" if endpoints else "STATIC",
         "dns_lookup_family": "V4_PREFERRED",
         "connect_timeout": seconds(settings.timeouts.connect_seconds),
@@ -127,5 +127,5 @@ def _load_assignment(name: str, endpoints: tuple[Address, ...]) -> Config:
 
 
 def socket_address(address: Address) -> Config:
-    """An address of a real socket."""
+    """The address of a TCP socket."""
     return {"socket_address": {"address": address.host, "port_value": address.port}}

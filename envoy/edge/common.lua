@@ -1,4 +1,4 @@
--- What more than one script needs; stands in front of each.
+-- Functions that more than one script uses; written in front of each.
 
 local function without_slash(path)
   local base, query = path:match("^([^?]*)(.*)$")

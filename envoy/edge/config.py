@@ -1,4 +1,4 @@
-"""The vocabulary of a rendered configuration: plain dicts in the shape of Envoy's v3 API."""
+"""Helpers for the rendered configuration: plain dicts in the form of Envoy's v3 API."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def header(key: str, value: str, *, action: str = "OVERWRITE_IF_EXISTS_OR_ADD") 
 
 
 def always() -> Config:
-    """A fraction of 100 %: several filters do nothing until they are told how often to act."""
+    """A fraction of 100 %. Several filters do nothing until a fraction says how often to act."""
     return {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}

@@ -1,7 +1,7 @@
-"""Which pages of other origins may call from a browser (the Fetch standard, CORS protocol).
+"""CORS headers: which pages of other origins may call from a browser (the Fetch standard, CORS protocol).
 
-Envoy's own filter overlooks the routes that Envoy answers itself, which are the refusals, the documents and the preflights. So
-expressions set the headers: on every answer by the first filter, and again on replies that are sent before there are filters.
+Envoy's own CORS filter skips routes that Envoy answers itself: refusals, documents and preflights. So expressions set the
+headers: the first filter on every answer, and the local replies on answers that are sent before any filter runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _REQUEST_HEADERS = (
     "x-grpc-web",
     "x-user-agent",
 )
-# Of those a page may read without being told: cache-control, content-length and content-type (CORS-safelisted).
+# A page may read cache-control, content-length and content-type without being told (CORS-safelisted).
 _RESPONSE_HEADERS = (
     "accept-encoding",
     "allow",
@@ -42,7 +42,7 @@ _RESPONSE_HEADERS = (
 
 
 def on_every_answer(settings: Cors) -> list[Config]:
-    """Headers to add to an answer, whatever it is; none when no page may call."""
+    """Headers to add to every answer. Empty when no origin is allowed."""
     if not settings.origins:
         return []
     exposed = header("access-control-expose-headers", _if(_known(settings), ", ".join(_RESPONSE_HEADERS)))
@@ -51,13 +51,13 @@ def on_every_answer(settings: Cors) -> list[Config]:
     return [
         header("access-control-allow-origin", f"%CEL({_known(settings)} ? request.headers['origin'] : '')%"),
         exposed,
-        # Also without an origin, and for a strange one: a cache must not give that answer to a page that is known.
+        # Sent also without an origin and for an unknown one: a cache must not give that answer to an allowed page.
         header("vary", "Origin"),
     ]
 
 
 def on_preflights(settings: Cors, verbs: str) -> list[Config]:
-    """Headers to add to the answer to OPTIONS, beside those of every answer. What it allows is what the contract has there."""
+    """Headers to add to the answer to OPTIONS, besides those of every answer. The contract says which methods a path allows."""
     if not settings.origins:
         return []
     asked = f"{_known(settings)} && 'access-control-request-method' in request.headers"
@@ -78,5 +78,5 @@ def _known(settings: Cors) -> str:
 
 
 def _if(condition: str, value: str) -> str:
-    """An empty value adds no header."""
+    """A conditional header as an expression. An empty value adds no header."""
     return f"%CEL({condition} ? {json.dumps(value)} : '')%"

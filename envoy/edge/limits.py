@@ -1,7 +1,7 @@
-"""Rate limits at the edge: what the limiter is told about a call, and what happens when it does not answer.
+"""Rate limits at the edge: which descriptors a call sends to the limiter, and what happens when the limiter does not answer.
 
 Each limited call sends the descriptor `(class, client_ip)`, and a signed-in one also `(class, user)`. The class comes from the
-method's policy. An IPv4 client counts by its address, an IPv6 client by its /64, which is what one customer commonly gets; both
+method's policy. An IPv4 client is counted by its address, an IPv6 client by its /64, which one customer commonly gets; both
 in CIDR form, such as `192.0.2.7/32` and `2001:db8:1:2::/64`.
 """
 
@@ -16,20 +16,20 @@ from mesh.contract import Access, Method
 from mesh.edge_protocol import CLIENT_ADDRESS_HEADER, EDGE_HEADER_PREFIX
 
 CLIENT_NETWORK_HEADER = f"{EDGE_HEADER_PREFIX}client-ip"
-"""Carries the client's network between the edge's own filters; Envoy's action for addresses cannot name the descriptor's key."""
+"""Carries the client's network between the edge's filters: Envoy's action for addresses cannot name the descriptor's key."""
 
 _UNMAPPED = "::/64"
-"""The network of every IPv4 address that a proxy in front wrote as IPv6 (::ffff:192.0.2.7): all of them would count as one."""
+"""The /64 of all IPv4-mapped addresses (::ffff:192.0.2.7), which would share a bucket. They are counted by their IPv4 address."""
 
 LOCAL_FILTER = "envoy.filters.http.local_ratelimit"
 
-# Whether an unanswered check denies is a property of a filter, not of a route. So there is one filter for each answer, and a
-# route's descriptors carry the stage of the one that is to send them.
+# Whether an unanswered check denies (fail closed) is a property of a filter, not of a route. So there is a filter for each, and a
+# route's descriptors carry the stage of the filter that sends them.
 _STAGES = {OnFailure.ALLOW: 0, OnFailure.DENY: 1}
 
 
 def rate_limits(method: Method, settings: RateLimit) -> list[Config]:
-    """The descriptors of a call. One that cannot be filled in is left out, so the user's is sent only with a verified token."""
+    """The descriptors of a call. Envoy leaves out one that it cannot fill in, so the user's is sent only with a verified token."""
     stage = _STAGES[_on_failure(method.rate_limit_class, settings)]
     by_class: Config = {"generic_key": {"descriptor_key": "class", "descriptor_value": method.rate_limit_class}}
     by_address: Config = {
@@ -49,29 +49,29 @@ def rate_limits(method: Method, settings: RateLimit) -> list[Config]:
 
 
 def client_addresses() -> list[Config]:
-    """The mutations that fill both headers, once the address is known. They replace whatever a client sent under these names."""
+    """The header mutations that set the client's address and network. They replace values that a client sent under these names."""
     address, network = (f"request.headers['{name}']" for name in (CLIENT_ADDRESS_HEADER, CLIENT_NETWORK_HEADER))
     return [
         {"append": header(CLIENT_ADDRESS_HEADER, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%")},
-        # The prefix length is for IPv6; it is cut to 32 for IPv4.
+        # The prefix length for IPv6; Envoy cuts it to 32 for IPv4.
         {"append": header(CLIENT_NETWORK_HEADER, "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(64)%")},
         {"append": header(CLIENT_NETWORK_HEADER, f"%CEL({network} == '{_UNMAPPED}' ? {address} : {network})%")},
     ]
 
 
 def global_limits(settings: RateLimit) -> list[Config]:
-    """The filters that ask the limiter, one per answer to its absence."""
+    """The filters that ask the limiter: one fails open, one fails closed."""
     return [
         extension(
             f"envoy.filters.http.ratelimit.{on_failure.value}",
             "extensions.filters.http.ratelimit.v3.RateLimit",
             domain=settings.domain,
             stage=stage,
-            # Stated, because the default of 20 ms lets calls pass under load, and is silent about it.
+            # Stated, because the default of 20 ms silently lets calls pass under load.
             timeout=seconds(settings.timeout_seconds),
             failure_mode_deny=on_failure is OnFailure.DENY,
             status_on_error={"code": "ServiceUnavailable"},
-            # UNAVAILABLE, the default, invites gRPC clients to retry at once.
+            # Stated, because the default UNAVAILABLE makes gRPC clients retry at once.
             rate_limited_as_resource_exhausted=True,
             enable_x_ratelimit_headers="DRAFT_VERSION_03",
             enable_retry_after_header=True,
@@ -86,7 +86,7 @@ def global_limits(settings: RateLimit) -> list[Config]:
 
 
 def local_limit(settings: RateLimit) -> Config:
-    """The coarse guard in front of everything that costs something, over all clients together."""
+    """A local token bucket over all clients together, in front of every filter that costs processor time."""
     bucket = settings.local
     return extension(
         LOCAL_FILTER,
@@ -105,7 +105,7 @@ def local_limit(settings: RateLimit) -> Config:
 
 
 def without_local_limit() -> Config:
-    """Per-route configuration of the liveness probe, which a flood must not turn into a restart: neither enabled nor enforced."""
+    """Per-route configuration that switches the local limit off, for the liveness probe: a flood must not lead to a restart."""
     return {
         LOCAL_FILTER: typed(
             "extensions.filters.http.local_ratelimit.v3.LocalRateLimit",

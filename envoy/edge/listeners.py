@@ -26,11 +26,11 @@ _GRPC_WEB = (
     "%CEL('grpc-status' in response.headers && 'content-type' in request.headers"
     " && request.headers['content-type'].startsWith('application/grpc-web') ? 'application/grpc-web+proto' : '')%"
 )
-"""The type of refusals that are given before Envoy's filter for gRPC-Web has seen the request, and for others nothing."""
+"""The content type of a refusal that is sent before the gRPC-Web filter has seen the request; empty for other answers."""
 
 
 def public(settings: Settings, contract: Contract) -> Config:
-    """HTTP/1.1 and HTTP/2 without TLS on one port, told apart by their first bytes."""
+    """The public listener: HTTP/1.1 and HTTP/2 without TLS on one port, told apart by their first bytes."""
     return {
         "name": "public",
         "address": socket_address(settings.listen),
@@ -40,10 +40,10 @@ def public(settings: Settings, contract: Contract) -> Config:
 
 
 def internal(settings: Settings, contract: Contract) -> Config:
-    """Turns jwt_authn's plain GET of the key set into a call of auth.
+    """The internal listener, which turns jwt_authn's GET of the key set into a call to auth.
 
-    Fetched from the public listener, it would count against the limits of that listener's callers. Envoy's listeners without a
-    socket do not serve here either: keys are fetched by the main thread, which cannot connect to them.
+    On the public listener the request would count against its callers' limits. Envoy's internal listeners without a socket do not
+    work, because the main thread fetches keys and cannot connect to them.
     """
     service = JWKS_METHOD.split("/")[1]
     auth = service.split(".")[1]
@@ -56,13 +56,13 @@ def internal(settings: Settings, contract: Contract) -> Config:
             "name": "internal",
             "virtual_hosts": [{"name": "internal", "domains": ["*"], "routes": [route]}],
         },
-        # Judged here too: the connection to auth is the one that everybody's calls take.
+        # The request filter stands here too, because this listener shares the connection to auth with all calls.
         http_filters=[judged(contract), transcoder(settings.files.contract, (service,), settings.sizes), _router()],
     )
     return {
         "name": "internal",
         "address": socket_address(settings.internal),
-        # Shared with another Envoy by accident, the port would answer with that one's keys.
+        # Without exclusive use of the port, another Envoy bound to it by accident would answer with its own keys.
         "enable_reuse_port": False,
         "ignore_global_conn_limit": True,
         "filter_chains": [{"filters": [manager]}],
@@ -110,7 +110,7 @@ def _connection_manager(settings: Settings, contract: Contract) -> Config:
         stat_prefix="edge",
         codec_type="AUTO",
         server_name="storymesh",
-        # The peer's address counts; x-forwarded-for only as far as proxies of our own have appended to it.
+        # The client's address is the peer's; x-forwarded-for counts only as far as trusted proxies have appended to it.
         use_remote_address=True,
         xff_num_trusted_hops=settings.trusted_proxies,
         internal_address_config={"unix_sockets": False},
@@ -125,14 +125,14 @@ def _connection_manager(settings: Settings, contract: Contract) -> Config:
             "max_headers_count": 100,
         },
         http2_protocol_options={
-            # A malformed request ends itself (RFC 9113, 8.1.1), not its connection: a proxy in front sends others' on it too.
+            # A malformed request ends its own stream (RFC 9113, 8.1.1), not the connection, which others may share.
             "override_stream_error_on_invalid_http_message": True,
             "max_concurrent_streams": sizes.streams_per_connection,
             "initial_stream_window_size": 65_536,
             "initial_connection_window_size": 1_048_576,
         },
         request_headers_timeout=seconds(timeouts.request_headers_seconds),
-        # Every request of the contract is one message, so a body that trickles in is not a stream but an attack.
+        # Every request of the contract is one message, so a body that arrives slowly is an attack (Slowloris), not a stream.
         request_timeout=seconds(timeouts.unary_seconds),
         stream_idle_timeout=seconds(timeouts.stream_idle_seconds),
         drain_timeout="5s",
@@ -146,7 +146,7 @@ def _connection_manager(settings: Settings, contract: Contract) -> Config:
 
 
 def _filters(settings: Settings, contract: Contract) -> list[Config]:
-    """The order is the design. Whatever depends on the method stands behind the transcoder, which is what finds the method."""
+    """The HTTP filters in order. Filters that depend on the method stand behind the transcoder, because it finds the method."""
     return [
         judged(contract),
         _headers(settings.cors),
@@ -164,7 +164,7 @@ def _filters(settings: Settings, contract: Contract) -> list[Config]:
 
 
 def _believable_headers() -> Config:
-    """Removes what only proxies and services may say, and a trace that is none, before anything has read it."""
+    """Early header mutations: remove headers that only proxies and services may set, and invalid traceparents."""
     return extension(
         "envoy.http.early_header_mutation.header_mutation",
         "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
@@ -177,7 +177,7 @@ def _believable_headers() -> Config:
 
 
 def _headers(settings: Cors) -> Config:
-    """Headers for the filters behind, and of every answer: standing first, it comes last on the way back."""
+    """The first filter: sets headers for the filters behind it and, as the last on the way back, those of every answer."""
     return extension(
         "envoy.filters.http.header_mutation",
         "extensions.filters.http.header_mutation.v3.HeaderMutation",
@@ -188,7 +188,7 @@ def _headers(settings: Cors) -> Config:
                 {"append": header("x-trace-id", "%TRACE_ID%")},
                 {"append": header("x-content-type-options", "nosniff")},
                 {"append": header("content-type", _GRPC_WEB, action="ADD_IF_ABSENT")},
-                # Answers hold tokens and private stories.
+                # Answers hold tokens and private stories, so no cache may keep them.
                 {"append": header("cache-control", "no-store", action="ADD_IF_ABSENT")},
                 *({"append": each} for each in cors.on_every_answer(settings)),
                 {"remove_on_match": {"key_matcher": {"prefix": EDGE_HEADER_PREFIX}}},

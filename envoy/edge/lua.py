@@ -1,4 +1,4 @@
-"""What a Lua script of the edge is told of the contract and the settings: constants, written in front of it."""
+"""Renders values from the contract and the settings as Lua constants, which stand in front of a script."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 
 
 def constants(**values: object) -> str:
-    """A line of Lua for each name; values are texts, booleans, and lists and dicts of them."""
+    """One Lua assignment per name. Values are strings, booleans, and lists and dicts of these."""
     return "".join(f"local {name} = {_literal(value)}\n" for name, value in values.items())
 
 
 def _literal(value: object) -> str:
-    """Texts and booleans are written as in JSON, tables with their keys in brackets."""
+    """A Lua literal: strings and booleans as in JSON, tables with bracketed keys."""
     match value:
         case dict():
             return "{ " + ", ".join(f"[{json.dumps(key)}] = {_literal(of)}" for key, of in value.items()) + " }"

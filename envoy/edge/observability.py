@@ -1,4 +1,4 @@
-"""What an operator sees of the edge: traces and log lines."""
+"""Traces and log lines of the edge."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mesh.contract import BOUND_VERBS, Method
 
 _ECS_VERSION = "8.11.0"
 FORMER_METHOD = "x-envoy-original-method"
-"""Where the transcoder notes the verb of a JSON request, whose method is POST from then on."""
+"""Header in which the transcoder keeps a JSON request's original HTTP method; from there on the method is POST."""
 
 
 def tracing(settings: Tracing) -> Config:
-    """Starts a trace or continues the caller's, and passes it on in `traceparent`.
+    """The tracing configuration: continues the caller's trace or starts one, and passes it on in `traceparent`.
 
-    Without a collector nothing is recorded, and `traceparent` says so; its trace id still joins the log lines of all services.
+    Without a collector the trace is not sampled, but its id still joins the log lines of all services.
     """
     return {
         "provider": extension(
@@ -29,20 +29,20 @@ def tracing(settings: Tracing) -> Config:
             grpc_service={"envoy_grpc": {"cluster_name": COLLECTOR_CLUSTER}, "timeout": "1s"},
         ),
         "random_sampling": {"value": _sampling_percent(settings)},
-        # Envoy's own value has the query too, which may hold a resume token, or a password that a client put there by mistake.
+        # Overwritten, because Envoy's own value includes the query, which may hold a resume token or a misplaced password.
         "custom_tags": [
             {"tag": "http.url", "value": "%PATH(NQ:ORIG_OR_PATH)%"},
             {"tag": "http.method", "value": f"%REQ({FORMER_METHOD}?:method)%"},
         ],
-        # A span per try at an upstream shows retries and where the time went.
+        # A span per upstream attempt shows retries and where the time went.
         "spawn_upstream_span": True,
-        # What no route knows.
+        # The span's name when no route matches.
         "operation": _VERB,
     }
 
 
 def method_tracing(method: Method, settings: Tracing) -> Config:
-    """A method's spans: by verb and template when it was called as JSON, else by its name, as everywhere behind the edge."""
+    """Names a method's spans: verb and path template for a JSON call, the method's full name for a gRPC call."""
     name = f"{method.service}/{method.name}"
     templates = {binding.verb: binding.template for binding in method.bindings}
     return _route_tracing(
@@ -54,7 +54,7 @@ def method_tracing(method: Method, settings: Tracing) -> Config:
 
 
 def path_tracing(template: str, settings: Tracing) -> Config:
-    """The span of what the edge answers itself at a path: by verb and template."""
+    """Names the span of a path that the edge answers itself: verb and path template."""
     return _route_tracing(f"{_VERB} {template}", template, template, settings)
 
 
@@ -63,7 +63,7 @@ def _route_tracing(operation: str, route: str, upstream: str, settings: Tracing)
         "operation": operation,
         "upstream_operation": upstream,
         "custom_tags": [{"tag": "http.route", "value": route}],
-        # A route's own would be all otherwise.
+        # Stated again, because a route's tags replace those of the connection manager.
         "random_sampling": {"numerator": round(_sampling_percent(settings) * 10_000), "denominator": "MILLION"},
     }
 
@@ -74,7 +74,7 @@ def _if_json(by_verb: dict[str, str], otherwise: str) -> str:
     return f"%CEL('{FORMER_METHOD}' in request.headers && {verb} in {table} ? {table}[{verb}] : '{otherwise}')%"
 
 
-# Clients of HTTP/2 may call a method anything, and each name would be another operation.
+# HTTP/2 clients may send any text as the method; each would be another operation name.
 _VERB = f"%CEL(request.method in {json.dumps((*BOUND_VERBS, 'HEAD', 'OPTIONS'))} ? request.method : 'HTTP')%"
 
 
@@ -83,16 +83,16 @@ def _sampling_percent(settings: Tracing) -> float:
 
 
 def sound_traces(scratch: str) -> list[Config]:
-    """Mutations that take off a `traceparent` that is none (W3C Trace Context, 3.2.2), before tracing begins, and odd bytes.
+    """Early mutations that remove an invalid `traceparent` (W3C Trace Context, 3.2.2), and a `tracestate` with odd bytes.
 
-    Envoy would start no trace at all for it, and each service one of its own that the client never learns. Of `tracestate`, Envoy
-    writes later what it read here. A header can be removed by its name only, so a sound one goes by way of the header `scratch`.
+    Envoy would start no trace for an invalid one, and each service would start its own, which the client never learns. A mutation
+    can remove a header by name only, so a valid value is kept by copying it to the header `scratch` and back.
     """
     sent = "request.headers['traceparent']"
     sound = " && ".join(
         (
             "'traceparent' in request.headers",
-            # Two expressions that overlap in a hyphen, as Envoy allows none as large as both.
+            # Two expressions that overlap in a hyphen, because one expression for both exceeds Envoy's limit.
             f"size({sent}) == 55",
             f"{sent}.matches('^00-[0-9a-f]{{32}}-')",
             f"{sent}.matches('-[0-9a-f]{{16}}-[0-9a-f][0-9a-f]$')",
@@ -117,7 +117,7 @@ def _kept_if(condition: str, name: str, scratch: str) -> list[Config]:
 
 
 def access_log() -> list[Config]:
-    """One ECS line per request on stdout. Neither tokens nor query strings are in it: a resume token is a query parameter."""
+    """The access log: one ECS line per request on stdout, without tokens and query strings, which hold resume tokens."""
     return [
         extension(
             "envoy.access_loggers.stdout",
@@ -158,7 +158,7 @@ def access_log() -> list[Config]:
 
 
 def application_log() -> Config:
-    """Envoy's own messages, as ECS lines on stderr."""
+    """The format of Envoy's own messages: ECS lines on stderr."""
     return {
         "log_format": {
             "json_format": {

@@ -1,8 +1,8 @@
-"""The Envoy process: found, checked, run, and drained when it is told to stop.
+"""Finds, validates, runs and drains the Envoy process.
 
-Envoy by itself drops every open request on SIGTERM. Here SIGTERM first asks all connections to finish (GOAWAY, `connection:
-close`), while newcomers are still served for as long as a balancer in front may send them. When no request is open any more, or
-when the drain time is over, the port is closed and Envoy ends.
+Envoy itself drops every open request on SIGTERM. Here SIGTERM first asks all connections to finish (GOAWAY, `connection: close`),
+and new requests are still served for as long as a load balancer in front may send them. When no request is open, or the drain
+time is over, the port is closed and Envoy ends.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def binary() -> Path:
 
 
 def command(config: Path, settings: Settings) -> list[str]:
-    """Runs a rendered configuration. Hot restart shares memory between all Envoys of a machine, and is not wanted."""
+    """The command line that runs a rendered configuration. No hot restart, which shares memory between all Envoys of a machine."""
     return [
         str(binary()),
         "--config-path",
@@ -51,7 +51,7 @@ def command(config: Path, settings: Settings) -> list[str]:
         "--disable-hot-restart",
         "--log-level",
         "warning",
-        # Log lines of a quiet edge would otherwise wait for 10 s in a buffer.
+        # Without it, the log lines of a quiet edge wait in a buffer for 10 s.
         "--file-flush-interval-msec",
         "1000",
         "--drain-time-s",
@@ -60,7 +60,7 @@ def command(config: Path, settings: Settings) -> list[str]:
 
 
 def validate(rendered: str) -> int:
-    """Lets Envoy check a configuration as it would at its start; returns its exit status."""
+    """Validates a configuration with Envoy's own loader. Returns its exit status."""
     with tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch, "envoy.yaml")
         config.write_text(rendered)
@@ -81,7 +81,7 @@ def serve(rendered: str, settings: Settings) -> int:
     with tempfile.TemporaryDirectory(prefix="storymesh-edge-") as scratch:
         config = Path(scratch, "envoy.yaml")
         config.write_text(rendered)
-        # Its own process group, so that a Ctrl-C in the terminal reaches only this process and the drain is not cut short.
+        # A process group of its own: a Ctrl-C in the terminal must reach this process only, or it would cut the drain short.
         envoy = subprocess.Popen(command(config, settings), process_group=0)
         try:
             while not stop.wait(_POLL_SECONDS):
@@ -97,13 +97,13 @@ def serve(rendered: str, settings: Settings) -> int:
 def _drain(envoy: subprocess.Popen[bytes], settings: Settings) -> None:
     until = time.monotonic() + settings.drain_seconds
     try:
-        # First everyone is asked to leave, then nobody is let in any more: no request can fall between the last look and the end.
+        # Ask connections to finish before closing the port, so that no request arrives between the last check and the end.
         for path in ("/drain_listeners?graceful&skip_exit", "/drain_listeners"):
             _ask(settings.admin, "POST", path)
             while envoy.poll() is None and time.monotonic() < until and _open_requests(settings.admin) > 0:
                 time.sleep(_POLL_SECONDS)
     except OSError:
-        # Without its admin interface there is nothing to wait for: the process is gone or beyond reach.
+        # The admin interface does not answer: the process has ended or cannot be reached, so there is nothing to wait for.
         return
 
 

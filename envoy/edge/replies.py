@@ -1,8 +1,8 @@
-"""What Envoy says when it answers by itself: the same `google.rpc.Status` that the services' errors become.
+"""Local replies: Envoy's own answers in the form of the services' errors, a `google.rpc.Status`.
 
-A JSON client gets it as the body. A gRPC client, native or in a browser, gets status 200 without a body, the code as `grpc-status`,
-the message as `grpc-message` and the whole in `grpc-status-details-bin`, where its library looks for details. Envoy's own words
-stay inside, because they name hosts and causes; the one exception is the transcoder's complaint about the caller's own request.
+A JSON client gets it as the body. A gRPC or gRPC-Web client gets HTTP status 200 without a body, with the code in `grpc-status`,
+the message in `grpc-message` and the whole status in `grpc-status-details-bin`. Envoy's own texts are not sent, because they name
+hosts and causes. The exception is the transcoder's complaint about the caller's own request.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from edge.transcoding import is_compressed
 from mesh.edge_protocol import ERROR_DOMAIN
 
 _ENVOYS_WORDS = "%LOCAL_REPLY_BODY%"
-# As gRPC sends a message: whatever is not printable ASCII, and the sign itself, in percent.
+# gRPC percent-encodes a message's bytes outside printable ASCII, and the percent sign itself.
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One kind of answer: when it is given, and what it says. Without a status, the one that Envoy chose stays."""
+    """One kind of local reply: when it applies, and its content. Without a status, Envoy's own stays."""
 
     when: Config
     status: int | None
@@ -39,16 +39,16 @@ class Reply:
     message: str
     headers: dict[str, str] = field(default_factory=dict)
     field: str = ""
-    """The path of the field at fault, whose violation the message tells."""
+    """Path of the field at fault; the message is its violation."""
     retry_info: bool = False
-    """Say when to try again: what the header `retry-after` says already, else after a second."""
+    """Adds a RetryInfo: the delay of the header `retry-after`, else one second."""
 
 
 def local_replies(settings: Cors) -> Config:
-    """`local_reply_config`: the first mapper that matches speaks, those for gRPC before those for JSON."""
+    """The `local_reply_config`. The first matching mapper applies; those for gRPC stand before those for JSON."""
     mappers = [mapper for reply in _replies() for mapper in _mappers(reply)]
     for mapper in mappers:
-        # What is answered before there are filters, which add them otherwise: a request that is not well-formed.
+        # A malformed request is answered before any filter runs, so the headers that filters add are added here.
         mapper["headers_to_add"] += cors.on_every_answer(settings)
     return {"mappers": mappers}
 
@@ -208,7 +208,7 @@ def _replies() -> Iterator[Reply]:
         reason="INTERNAL",
         message="internal error",
     )
-    # Direct responses with 2xx are local replies too, and stay as they are.
+    # Direct responses with 2xx are local replies too and stay unchanged.
     yield Reply(
         when=_status("GE", 400),
         status=None,
@@ -249,19 +249,19 @@ def _for_json(reply: Reply) -> Config:
 
 
 def _for_grpc(reply: Reply) -> Config:
-    # An unknown method is UNIMPLEMENTED over gRPC, where NOT_FOUND speaks of a resource.
+    # An unknown method is UNIMPLEMENTED in gRPC; NOT_FOUND means a missing resource.
     code = code_pb2.UNIMPLEMENTED if reply.status == 404 else reply.code
     encode = details_with_delay if reply.retry_info else details
     headers = {
         **reply.headers,
         "grpc-status": str(code),
-        # Envoy would make it of a body, but for gRPC-Web then replaces the code by one that it derives from the HTTP status.
+        # Set here, because Envoy derives the code for gRPC-Web from the HTTP status when it converts a body.
         "grpc-message": quote(reply.message, safe=_PRINTABLE).replace("%", "%%"),
         "grpc-status-details-bin": encode(code, reply.message, reply.reason),
     }
     return {
         "filter": _all(_is_grpc(), reply.when),
-        # What browsers' libraries take for an answer of gRPC; native gRPC has no other status anyway.
+        # gRPC-Web libraries accept only 200 as a gRPC answer; native gRPC always uses it.
         "status_code": 200,
         "headers_to_add": _headers(reply, headers),
         "body": {"inline_string": ""},
@@ -272,13 +272,13 @@ def _for_grpc(reply: Reply) -> Config:
 def _headers(reply: Reply, headers: dict[str, str]) -> list[Config]:
     added = [header(key, value) for key, value in headers.items()]
     if reply.retry_info:
-        # The limiter knows better where it has been asked.
+        # Kept when it is set already: the limiter's value is more exact.
         added.append(header("retry-after", "1", action="ADD_IF_ABSENT"))
     return added
 
 
 def _is_grpc() -> Config:
-    """gRPC from the client's side on: the transcoder gives its requests the same type, but also notes their former method."""
+    """Matches requests that the client sent as gRPC: the content type without the header that the transcoder adds."""
     return _all(
         {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}},
         {"header_filter": {"header": {"name": FORMER_METHOD, "present_match": True, "invert_match": True}}},
@@ -286,7 +286,7 @@ def _is_grpc() -> Config:
 
 
 def _details(expression: str) -> Config:
-    """Matches on why Envoy answered, which is more exact than the status."""
+    """Matches on Envoy's response code details, which are more exact than the status."""
     return {
         "extension_filter": extension(
             "envoy.access_loggers.extension_filters.cel",
@@ -297,7 +297,7 @@ def _details(expression: str) -> Config:
 
 
 def _noted(namespace: str, key: str, value: str) -> Config:
-    """Matches on what a filter has left in the request's dynamic metadata."""
+    """Matches on a value that a filter wrote to the request's dynamic metadata."""
     return {
         "metadata_filter": {
             "matcher": {

@@ -1,16 +1,16 @@
--- Judges every request before any other filter does: what is malformed is refused, and of the headers only those in PASSES stay,
--- in printable ASCII. requests.py writes the tables in capitals in front of this. Envoy lets a request pass whose script fails, so
--- nothing here may fail for any bytes that a client can send.
+-- Checks every request before any other filter: refuses malformed ones, and keeps only headers of PASSES, in printable ASCII.
+-- requests.py writes the tables in capitals in front of this script. Envoy lets a request pass when its script fails, so this script
+-- must not fail for any bytes that a client can send.
 
 local COMPRESSIONS = { identity = true, deflate = true, gzip = true }
 
 local ODD = "[^ -~]"
 local BLANK, TAB = 32, 9
--- Nobody takes it for a token (RFC 6750, 2.1), and everybody for an attempt at one.
+-- Not a valid token (RFC 6750, 2.1), but present, so that the call counts as an attempt to authenticate.
 local NO_TOKEN = "Bearer invalid"
 
--- Without blanks at its end. A pattern that ends in " *$" looks at each run of blanks from each of its places: at 30 KB for seconds, in
--- which Envoy's thread serves nobody.
+-- Trims blanks at the end. The pattern " *$" takes quadratic time over a run of blanks: at 30 KB it would block Envoy's thread for
+-- seconds.
 local function trimmed(text)
   local last = #text
   while last > 0 and (text:byte(last) == BLANK or text:byte(last) == TAB) do
@@ -31,12 +31,12 @@ end
 local function media_type(value)
   value = value:gsub("\t", " ")
   if value:find(ODD) then
-    -- Not removed: a body without a type would count as JSON.
+    -- Replaced instead of removed, because a body without a type would count as JSON.
     return "application/octet-stream"
   end
   local essence, parameters = value:match("^ *([^;]*)(.*)$")
   essence = trimmed(essence:lower())
-  -- gRPC knows no parameters, and Envoy takes a type that has some for none of gRPC's.
+  -- gRPC's content type has no parameters, and Envoy does not recognise it with some.
   return essence:find("^application/grpc") and essence or essence .. parameters
 end
 
@@ -64,7 +64,7 @@ function envoy_on_request(handle)
   local headers = handle:headers()
   local method, path = headers:get(":method"), headers:get(":path")
 
-  -- Before any refusal, whose form depends on the type.
+  -- Before any refusal, because its form depends on the content type.
   for name, cleaned in pairs(CLEANED) do
     local value = headers:get(name)
     if value then
@@ -99,7 +99,7 @@ function envoy_on_request(handle)
     if is_grpc(headers) then
       return refuse(handle, "compression")
     end
-    -- In front of JSON it says nothing.
+    -- Has no meaning for JSON.
     headers:remove("grpc-encoding")
   end
 
@@ -113,7 +113,7 @@ function envoy_on_request(handle)
     headers:remove(name)
   end
   if is_grpc(headers) then
-    -- Without it gRPC's library ends the call by a reset, which looks like a service that fails.
+    -- Without `te`, gRPC's library resets the call, which looks like a failing service.
     headers:replace("te", "trailers")
   end
 end

@@ -1,8 +1,8 @@
-"""What of a client's request the edge lets pass, decided before any other filter.
+"""The request filter: an allow-list of headers and checks of form, before any other filter.
 
-All clients' calls share one connection to each process of a service, and gRPC's own library breaks down over bytes that it does
-not expect there: a malformed `grpc-timeout` fails others' later calls (grpc#34721), a query that is no UTF-8 ends the whole
-server, and each odd header is logged in full. So the headers that pass are on a list, and their values are printable ASCII.
+All clients' calls share one connection to each process of a service, and gRPC's library fails on bytes that it does not expect: a
+malformed `grpc-timeout` fails others' later calls (grpc#34721), a query that is not UTF-8 ends the whole server, and each odd
+header is logged in full. So only listed headers pass, with values in printable ASCII.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ _FOR_THE_EDGES_OWN_FILTERS = (
     "x-grpc-web",
 )
 PASSES = (*_PSEUDO_HEADERS, *_FOR_THE_SERVICES, *_FOR_THE_EDGES_OWN_FILTERS)
-"""The headers that pass; what the edge's filters add afterwards comes on top."""
+"""The allow-list of request headers. The edge's later filters may add others."""
 
 REFUSAL_METADATA = "storymesh.refusal"
-"""Dynamic metadata in which the filter leaves, as `name`, which refusal its answer is."""
+"""Namespace of the filter's dynamic metadata: `name` is the refusal it answered with."""
 
 _SCRIPT = Path(__file__).with_suffix(".lua").read_text()
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """One kind of request that gets no further. The message repeats nothing that the client sent."""
+    """One reason to refuse a request. The message repeats nothing that the client sent."""
 
     status: int
     code: int
@@ -81,11 +81,11 @@ REFUSALS: dict[str, Refusal] = {
         headers={"allow": "DELETE, GET, PATCH, POST"},
     ),
 }
-"""By the name under which the script knows each."""
+"""Refusals by the name that the Lua script uses."""
 
 
 def judged(contract: Contract) -> Config:
-    """The filter. It is a script, because Envoy's own mutations can only name headers that are to go."""
+    """The filter. It is a Lua script, because Envoy's mutations remove headers by name and cannot keep an allow-list."""
     told = lua.constants(
         PASSES=dict.fromkeys(PASSES, True),
         TAKES_BODY=dict.fromkeys(_body_verbs(contract), True),
@@ -100,11 +100,11 @@ def judged(contract: Contract) -> Config:
 
 
 def without_trailers() -> list[Config]:
-    """The mutation of what follows a request's body: gRPC has nothing to say there, and its library as much to stumble over."""
+    """A mutation that removes all request trailers: gRPC uses none, and its library fails on odd bytes in them too."""
     return [{"remove_on_match": {"key_matcher": {"safe_regex": {"regex": ".*"}}}}]
 
 
 def _body_verbs(contract: Contract) -> Iterable[str]:
-    """The verbs whose fields come from the body and from nowhere else; gRPC's own is POST too."""
+    """HTTP methods whose fields come from the body alone. gRPC's own POST is among them."""
     bindings = [binding for method in contract.exposed for binding in method.bindings]
     return sorted({"POST", *(each.verb for each in bindings)} - {each.verb for each in bindings if not each.takes_body})

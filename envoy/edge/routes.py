@@ -1,8 +1,8 @@
 """Routes: one per exposed method, the documents that Envoy serves itself, and refusals with the right status for the rest.
 
-A JSON request is routed twice. First by its URL, where documents, refusals and the answers to OPTIONS can match, else a route that
-knows the path's name and leads nowhere; then, after the transcoder, by the path of its gRPC method, where native gRPC arrives too.
-A path that neither step knows ends in the last route, a 404. A trailing slash makes no difference, as to the transcoder.
+A JSON request is routed twice. First by its URL: documents, refusals and answers to OPTIONS match here, and otherwise a route
+without a cluster that names the path. Then, after the transcoder, by the path of its gRPC method, which native gRPC has at once. A
+path that neither step matches ends in the last route, a 404. A trailing slash makes no difference, as for the transcoder.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from edge.transcoding import is_compressed, without_transcoding
 from mesh.contract import Binding, Contract, Method
 from mesh.edge_protocol import EDGE_HEADER_PREFIX
 
-# Failures in which the service has not seen the request, so that repeating any method is safe.
+# Failures in which the service has not seen the request: a retry is safe for any method.
 _NEVER_ARRIVED = "connect-failure,refused-stream,reset-before-request"
-# Also failures of which nobody knows how far the call came: for methods without side effects only.
+# Adds failures with an unknown outcome: a retry is safe only for methods without side effects.
 _REPEATABLE = f"{_NEVER_ARRIVED},reset,unavailable"
 
 _JSON = r"(?i)application/json[ \t]*(;.*)?"
@@ -59,7 +59,7 @@ def _method(method: Method, settings: Settings) -> Config:
     deadline: list[Config] = []
     if method.streams:
         limits = {
-            # The whole-answer timeout would cut the stream; the time between two messages is what matters.
+            # The response timeout would cut the stream; the idle timeout between two messages applies instead.
             "timeout": "0s",
             "idle_timeout": seconds(timeouts.stream_idle_seconds),
             "max_stream_duration": {
@@ -68,7 +68,7 @@ def _method(method: Method, settings: Settings) -> Config:
             },
         }
     else:
-        # The service learns how long the edge will wait, so that it can stop when nobody is waiting any more.
+        # Passes the edge's own deadline to the service, so that it stops when nobody waits any more.
         deadline = [header("grpc-timeout", f"{timeouts.unary_seconds * 1000:.0f}m", action="ADD_IF_ABSENT")]
         limits = {
             "timeout": seconds(timeouts.unary_seconds),
@@ -76,11 +76,11 @@ def _method(method: Method, settings: Settings) -> Config:
         }
     route: Config = {
         "name": f"{method.service}/{method.name}",
-        # What the transcoder makes of a request too. gRPC's library ends a call by any other verb as if the service had failed.
+        # gRPC calls are POST, transcoded ones too. gRPC's library fails other methods as if the service had failed.
         "match": {"path": method.path, "headers": [_method_is("POST")]},
         "route": {
             "cluster": method.area,
-            # What the client calls the edge is no matter of the service's.
+            # The service gets a fixed authority: the client's Host header does not concern it.
             "host_rewrite_literal": method.area,
             **limits,
             "retry_policy": _retries(method),
@@ -110,14 +110,14 @@ def _retries(method: Method) -> Config:
         "retry_on": _REPEATABLE if repeatable else _NEVER_ARRIVED,
         "num_retries": 2,
         "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
-        # A second try at the host that just failed would be wasted while there are others.
+        # Retries avoid the host that just failed while there are others.
         "retry_host_predicate": [
             {
                 "name": "envoy.retry_host_predicates.previous_hosts",
                 "typed_config": typed("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
             }
         ],
-        # The dead have the fewest requests, so the balancer picks them over and over; a pick costs next to nothing.
+        # Dead hosts have the fewest requests, so LEAST_REQUEST picks them again and again; many attempts cost almost nothing.
         "host_selection_retry_max_attempts": 100,
     }
 
@@ -145,15 +145,15 @@ def _document(path: str, body: Config, content_type: str, settings: Settings) ->
 
 
 def _answered_here() -> Config:
-    """Per-route configuration of what Envoy answers by itself: it needs no token, no method and no body."""
+    """Per-route configuration of a path that Envoy answers itself: no token, no transcoding, no body."""
     return {**without_token(), **without_transcoding(), **without_waiting()}
 
 
 def _templates(contract: Contract, settings: Settings) -> Iterable[Config]:
-    """The paths of the contract, each first with what the transcoder would answer less exactly.
+    """Routes of the contract's path templates, with refusals that are more exact than the transcoder's.
 
-    A wrong method is 405 with `allow`, a body that it cannot read is 415. Paths with a verb of the contract come first: to the
-    transcoder, a last segment with any other is an id with a colon in it.
+    A wrong method gets 405 with `allow`, an unreadable media type 415. Paths with a verb of the contract come first, because the
+    transcoder takes a last segment with an unknown verb for an id with a colon in it.
     """
     for template, methods in sorted(_by_template(contract).items(), key=lambda each: ":" not in each[0]):
         bodies = [binding.verb for _, binding in methods if binding.takes_body]
@@ -161,7 +161,7 @@ def _templates(contract: Contract, settings: Settings) -> Iterable[Config]:
             for name, header_ in (("media type", _media_type_is_not_json()), ("content coding", is_compressed())):
                 yield _refusal(f"{template} {name}", template, 415, [_method_is(*bodies), header_], settings)
         verbs = {binding.verb for _, binding in methods}
-        # The key set is a document that happens to come from a service.
+        # The key set is a document, although a service answers it.
         head = {"HEAD"} if any(method.path == JWKS_METHOD for method, _ in methods) else set()
         yield from _other_methods(template, sorted(verbs | head), settings)
         yield _untranscoded(template, [method for method, _ in methods], settings)
@@ -187,13 +187,13 @@ def _other_methods(template: str, allowed: Sequence[str], settings: Settings) ->
 
 
 def _preflight(method: Method, settings: Settings) -> Config:
-    """What a browser asks before gRPC-Web."""
+    """The route that answers CORS preflights of gRPC-Web calls."""
     name = f"{method.service}/{method.name}"
     return _options(f"{name} options", {"path": method.path}, ["POST"], name, settings)
 
 
 def _options(name: str, match: Config, allowed: Sequence[str], template: str, settings: Settings) -> Config:
-    """RFC 9110, 9.3.7; with the headers of a preflight when it is one."""
+    """The route that answers OPTIONS (RFC 9110, 9.3.7), with CORS headers when it is a preflight."""
     verbs = ", ".join(allowed)
     return {
         "name": name,
@@ -216,7 +216,7 @@ def _refusal(name: str, template: str, status: int, headers: list[Config], setti
 
 
 def _untranscoded(template: str, methods: Iterable[Method], settings: Settings) -> Config:
-    """Where JSON requests stand until the transcoder has given them their methods' paths, or has refused them."""
+    """The route of a JSON request until the transcoder rewrites its path or refuses it."""
     route = _nowhere(template, {"safe_regex": {"regex": _path_pattern(template)}})
     if ":" in template:
         route["typed_per_filter_config"] |= running(VERBS)
@@ -226,14 +226,14 @@ def _untranscoded(template: str, methods: Iterable[Method], settings: Settings) 
 
 
 def _unknown() -> Config:
-    """Whatever is left is answered at once: its body, which may never end, is not waited for."""
+    """The last route: 404 at once, without waiting for the body, which may never end."""
     unknown = _nowhere("unknown", {"prefix": "/"})
     unknown["typed_per_filter_config"] |= without_waiting()
     return unknown
 
 
 def _nowhere(name: str, match: Config) -> Config:
-    """No client can send the header that would name a cluster, and without one Envoy answers 404."""
+    """A route that names its cluster by a header that no client can send, so that Envoy answers 404."""
     return {
         "name": name,
         "match": match,
@@ -243,7 +243,7 @@ def _nowhere(name: str, match: Config) -> Config:
 
 
 def _path_pattern(template: str) -> str:
-    """The regular expression of every path that the transcoder takes for a template whose variables each span one segment."""
+    """The regular expression of a path template as the transcoder matches it. Each variable spans one segment."""
     literals = re.split(r"\{[^}]*\}", template)
     return "[^/]+".join(re.escape(literal) for literal in literals) + "/?"
 
@@ -253,7 +253,7 @@ def _method_is(*verbs: str) -> Config:
 
 
 def _media_type_is_not_json() -> Config:
-    """True for any other type, and false for none: a call without fields needs no body and so no type."""
+    """Matches any other content type, but not an absent one: a call without fields needs no body and so no type."""
     return {
         "name": "content-type",
         "string_match": {"safe_regex": {"regex": f"({_JSON})?"}, "ignore_case": False},

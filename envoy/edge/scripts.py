@@ -1,4 +1,4 @@
-"""What Envoy's own filters cannot do, in Lua, for the few routes that want it; elsewhere the filter does nothing."""
+"""Lua scripts for what Envoy's own filters cannot do. They run on the few routes that name them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from edge.config import Config, extension, typed
 from mesh.edge_protocol import STREAM_ENDED_HEADER
 
 STREAMS, DOCUMENTS, VERBS = "streams", "documents", "verbs"
-"""The scripts: resumable server-sent events, HEAD for documents that a service answers, and a slash after a verb of a path."""
+"""The scripts: resumable server-sent events, HEAD for documents that a service answers, a trailing slash after a path's verb."""
 
 _FILTER = "envoy.filters.http.lua.scripts"
 _HERE = Path(__file__).parent
 
 
 def scripts() -> Config:
-    """The filter; stands right before the transcoder, whose input and output the scripts change."""
+    """The Lua filter. It stands right before the transcoder, because the scripts change its input and output."""
     common = lua.constants(ENDED=STREAM_ENDED_HEADER) + (_HERE / "common.lua").read_text()
     return extension(
         _FILTER,
@@ -29,5 +29,5 @@ def scripts() -> Config:
 
 
 def running(script: str) -> Config:
-    """Per-route configuration. A JSON request passes two routes, the first inwards and the last outwards: both need it."""
+    """Per-route configuration that runs a script. A JSON request takes one route in and another out, and both need it."""
     return {_FILTER: typed("extensions.filters.http.lua.v3.LuaPerRoute", name=script)}

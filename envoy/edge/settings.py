@@ -1,7 +1,7 @@
-"""What a deployment decides about the edge, as one YAML file with overrides.
+"""The edge's settings: one YAML file with overrides.
 
-Every field has the default of one machine. A wrong or unknown field is refused with its name,
-because a setting that silently does nothing is worse at an edge than anywhere else.
+Every field's default suits one machine. An invalid or unknown field is refused with its name, because a setting must not
+silently have no effect.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Section(BaseModel):
 
 
 class Files(_Section):
-    """What the edge reads; relative paths start at the settings file. The defaults are the repository's, wherever it lies."""
+    """Files that the edge reads. Relative paths start at the settings file; the defaults are the repository's."""
 
     contract: Path = Field(default=DESCRIPTORS, description="Descriptor set of the contract.")
     openapi: Path = Field(default=DESCRIPTORS.with_name("openapi.yaml"), description="Served at /openapi.yaml.")
@@ -97,7 +97,7 @@ class Timeouts(_Section):
 
 
 class Sizes(_Section):
-    """How much the edge takes in."""
+    """Limits on sizes and counts."""
 
     request_body_bytes: Count = Field(default=131_072, description="Of a request; more is refused with 413.")
     response_body_bytes: Count = Field(
@@ -141,7 +141,7 @@ class RateLimit(_Section):
 
 
 class Tracing(_Section):
-    """Where spans go. Without a collector the edge still starts or continues every trace and passes it on."""
+    """The trace collector. Without one, the edge still starts or continues every trace and passes it on."""
 
     otlp: HostPort | None = Field(default=None, description="The collector's OTLP/gRPC address.")
     sampling_percent: Annotated[float, Field(ge=0, le=100)] = Field(

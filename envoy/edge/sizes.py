@@ -1,4 +1,4 @@
-"""How much of a request the edge takes in before anything behind it begins."""
+"""The buffer filter: bounds and collects a request's body before the filters behind it run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ FILTER = "envoy.filters.http.buffer"
 
 
 def whole_requests(sizes: Sizes) -> Config:
-    """Counts the whole body, JSON or gRPC. The transcoder alone counts what lies in its buffer, which a large string passes by."""
+    """The filter. It counts the whole body: the transcoder counts only its own buffer, which a large string bypasses."""
     return extension(FILTER, "extensions.filters.http.buffer.v3.Buffer", max_request_bytes=sizes.request_body_bytes)
 
 
 def without_waiting() -> Config:
-    """Per-route configuration of a route whose answer does not depend on the body."""
+    """Per-route configuration that does not wait for the body, for routes whose answer does not depend on it."""
     return {FILTER: typed("extensions.filters.http.buffer.v3.BufferPerRoute", disabled=True)}

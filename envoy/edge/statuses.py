@@ -1,7 +1,7 @@
 """The value of `grpc-status-details-bin`: a google.rpc.Status in base64, where gRPC's libraries look for an error's details.
 
-The delay of a RetryInfo is known only when Envoy answers. An expression puts it in, which makes base64 of the header `retry-after`
-by arithmetic, because Envoy's expressions know numbers and lists, but neither protobuf nor bytes.
+The delay of a RetryInfo is known only when Envoy answers. An expression computes its base64 from the header `retry-after` by
+arithmetic, because Envoy's expressions have numbers and lists, but neither protobuf nor bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mesh.edge_protocol import ERROR_DOMAIN
 NOT_IN_TIME = "The service did not answer in time."
 UNREACHABLE = "The service cannot be reached at the moment; try again."
 
-# What gRPC's libraries answer in a service's name, without details; the services' own errors have them.
+# Statuses that gRPC's library sends in a service's name, without details. The services' own errors have details.
 _LIBRARIES_ERRORS = {
     code_pb2.CANCELLED: ("CANCELLED", "The call was cancelled."),
     code_pb2.UNKNOWN: ("INTERNAL", "internal error"),
@@ -32,15 +32,15 @@ _LIBRARIES_ERRORS = {
 }
 
 _PLACE = b"\xff\xff\x7f"
-"""Stands for the delay: a varint of three bytes, which no text contains. It holds 24 days; less takes as many bytes, which protobuf
-permits. At an offset that three divides, its four characters of base64 are its own alone."""
+"""Placeholder of the delay: a three-byte varint that no text contains. It holds up to 24 days; smaller values are padded to three
+bytes, which protobuf permits. At an offset divisible by three, its four base64 characters are independent of the neighbours."""
 
 _ALPHABET = json.dumps([*string.ascii_uppercase, *string.ascii_lowercase, *string.digits, "+", "/"])
 _SECONDS = "('retry-after' in response.headers ? int(response.headers['retry-after']) : 1)"
 
 
 def explained() -> Config:
-    """A filter that gives a reason to errors without details, and takes the library's words off; stands right before the router."""
+    """A filter that gives errors without details a reason, and removes the library's text. It stands right before the router."""
     return extension(
         "envoy.filters.http.header_mutation.explained",
         "extensions.filters.http.header_mutation.v3.HeaderMutation",
@@ -52,11 +52,11 @@ def explained() -> Config:
 
 
 def _explanations(place: str) -> Iterator[Config]:
-    # Most calls end here, at the cheapest comparison.
+    # The cheapest comparison first; most calls end here.
     known = f"'grpc-status' in {place} && {place}['grpc-status'] != '0' && !('grpc-status-details-bin' in {place})"
     for name, values in (
         ("grpc-message", {str(code): message for code, (_, message) in _LIBRARIES_ERRORS.items()}),
-        # Last, because it is what the other is told by.
+        # Last, because the other expressions read it.
         (
             "grpc-status-details-bin",
             {str(code): details(code, message, reason) for code, (reason, message) in _LIBRARIES_ERRORS.items()},
@@ -68,15 +68,15 @@ def _explanations(place: str) -> Iterator[Config]:
 
 
 def details(code: int, message: str, reason: str) -> str:
-    """A status with an ErrorInfo."""
+    """A status with an ErrorInfo, serialised and in base64."""
     return _base64(_status(code, message, reason, ()))
 
 
 def details_with_delay(code: int, message: str, reason: str) -> str:
-    """The same with a RetryInfo that says what the answer's header `retry-after` does, or 1 s without one; a format of Envoy's."""
+    """The same with a RetryInfo, as a format string of Envoy: the delay of the header `retry-after`, or 1 s without one."""
     retry_info = Any(type_url="type.googleapis.com/google.rpc.RetryInfo")
     for padding in range(3):
-        # Nanoseconds as they are by default, which move the seconds two bytes further.
+        # Explicit default nanoseconds, which move the seconds two bytes further.
         delay = b"\x10\x00" * padding + b"\x08" + _PLACE
         retry_info.value = b"\x0a" + bytes([len(delay)]) + delay
         status = _status(code, message, reason, [retry_info])

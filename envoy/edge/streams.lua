@@ -2,10 +2,10 @@
 -- message's resume_token as its id. Runs on the routes of resumable methods only.
 -- scripts.py writes ENDED and common.lua in front of this.
 
--- More than a resume_token has, with what stands before it in an event's first line. No more of an event than this is kept.
+-- Bytes kept of an event's first line: more than a resume_token and the text before it have.
 local HEAD_BYTES = 600
 local TOKEN = '^data: ?{"resume_token":"([^"\\]+)"'
--- One byte more than the contract lets a token have, so that a longer one is refused there like any other.
+-- One byte more than the contract allows, so that a longer token is refused there like any other.
 local MOST_ID_BYTES = 513
 
 local function percent_encoded(text)
@@ -16,7 +16,7 @@ local function with_token(path, token)
   local base, query = path:match("^([^?]*)%??(.*)$")
   local kept = {}
   for parameter in query:gmatch("[^&]+") do
-    -- The client took the other one from an earlier event.
+    -- The query's token wins over Last-Event-ID, which the client took from an earlier event.
     if not parameter:find("^resume_token=") then
       kept[#kept + 1] = parameter
     end
@@ -28,7 +28,7 @@ end
 function envoy_on_request(handle)
   local headers = handle:headers()
   if headers:get(":method") ~= "GET" then
-    -- Native calls have arrived at their route, and have a token of their own.
+    -- Native gRPC calls have reached their route already, and carry the token in their message.
     return
   end
   local path, id = without_slash(headers:get(":path")), headers:get("last-event-id")
@@ -50,7 +50,7 @@ local function with_ids(head, text)
     if not newline then
       return head, table.concat(parts)
     end
-    -- JSON has no line break of its own, so that the line is the event's data, whole.
+    -- The transcoder's JSON has no line breaks, so the line is the whole data of the event.
     local token = head:match(TOKEN)
     if token then
       parts[#parts + 1] = "id: " .. token .. "\n"
@@ -66,7 +66,7 @@ function envoy_on_response(handle)
     return
   end
   if ended then
-    -- What a client does not come back after (HTML, 9.2.3).
+    -- 204 makes an EventSource stop reconnecting (HTML, 9.2.3).
     headers:replace(":status", "204")
     headers:remove("content-type")
     for chunk in handle:bodyChunks() do

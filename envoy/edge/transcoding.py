@@ -1,4 +1,4 @@
-"""JSON and SSE in front of gRPC, from the contract's `google.api.http` annotations."""
+"""Transcodes JSON and SSE to gRPC, by the contract's `google.api.http` annotations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MESSAGE = "extensions.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder"
 
 
 def transcoder(descriptors: Path, services: tuple[str, ...], sizes: Sizes) -> Config:
-    """The filter. A path, query parameter or body that does not fit the contract is refused here."""
+    """The transcoder filter. It refuses a path, query parameter or body that does not fit the contract."""
     return extension(
         FILTER,
         _MESSAGE,
@@ -23,7 +23,7 @@ def transcoder(descriptors: Path, services: tuple[str, ...], sizes: Sizes) -> Co
             "always_print_primitive_fields": True,
             "stream_sse_style_delimited": True,
         },
-        # By default a path without a method passes on and ends as 503, and a misspelt parameter is silently dropped.
+        # By default an unknown path passes on and ends as 503, and a misspelt parameter is silently dropped.
         request_validation_options={
             "reject_unknown_method": True,
             "reject_unknown_query_parameters": True,
@@ -36,12 +36,12 @@ def transcoder(descriptors: Path, services: tuple[str, ...], sizes: Sizes) -> Co
 
 
 def without_transcoding() -> Config:
-    """Per-route configuration of a route that Envoy answers itself; the transcoder would refuse it as unknown."""
+    """Per-route configuration that switches the transcoder off, for paths that Envoy answers itself."""
     return {FILTER: typed(_MESSAGE, proto_descriptor_bin="", services=[])}
 
 
 def is_compressed() -> Config:
-    """Matches a request whose body has any coding, which the filter cannot undo; `identity` says that there is none."""
+    """Matches a request with a content coding other than `identity`, because the transcoder cannot decompress."""
     return {
         "name": "content-encoding",
         "string_match": {"safe_regex": {"regex": "(?i)[ \t]*(identity)?[ \t]*"}},
