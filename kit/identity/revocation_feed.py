@@ -31,7 +31,7 @@ def wait_seconds(failures: int) -> float:
     return random.uniform(0, min(0.05 * 2.0 ** min(failures, 10), 1.0))  # noqa: S311  # spreads load; nothing secret depends on it
 
 
-class RevocationFeed:
+class RevocationFollower:
     """Connects, and connects again, for as long as the process serves. Auth's failures never end it.
 
     The log tells each change once: lost, stale, back.

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from kit.data import redis as kit_redis
 from kit.data.database import Database
 from kit.identity.jwks import fetch_from
-from kit.identity.revocation_feed import RevocationFeed
+from kit.identity.revocation_feed import RevocationFollower
 from kit.identity.revocations import Revocations
 from kit.identity.tokens import AccessTokens, KeySet, ServiceTokens
 from kit.runtime.clock import Clock, system_clock
@@ -116,9 +116,9 @@ class Resources:
         return AccessTokens(keys, self.revocations, issuer=issuer, audience=audience, clock=self.clock)
 
     @cached_property
-    def revocation_feed(self) -> RevocationFeed:
+    def revocation_feed(self) -> RevocationFollower:
         """Keeps `revocations` as auth tells them, in the background of a server."""
-        return RevocationFeed(self.channel(_ISSUER), self.revocations)
+        return RevocationFollower(self.channel(_ISSUER), self.revocations)
 
     @property
     def _database_settings(self) -> DatabaseSettings:

@@ -36,9 +36,9 @@ from .operations.accounts import Accounts
 from .operations.email_changes import EmailChanges
 from .operations.email_stops import EmailStops
 from .operations.keys import KeyRotation, SigningKeys
-from .operations.pacing import Pace
 from .operations.password_changes import PasswordChanges
 from .operations.registrations import Registrations
+from .operations.response_padding import ResponsePadding
 from .operations.revocations import RevocationFeed
 from .operations.sessions import Sessions
 from .operations.sign_in import CodeSignIn, PasswordSignIn, device_of
@@ -50,11 +50,11 @@ _ROLES = {Role.USER: user_pb2.ROLE_USER, Role.ADMIN: user_pb2.ROLE_ADMIN}
 
 def add_servicers(server: Server, ops: Operations) -> None:
     """Everything that the service answers."""
-    registration = RegistrationServicer(ops.registrations, ops.pace)
+    registration = RegistrationServicer(ops.registrations, ops.padding)
     server.add(registration_service_pb2_grpc.add_RegistrationServiceServicer_to_server, registration)
-    session = SessionServicer(ops.sessions, ops.password_sign_in, ops.code_sign_in, ops.pace)
+    session = SessionServicer(ops.sessions, ops.password_sign_in, ops.code_sign_in, ops.padding)
     server.add(session_service_pb2_grpc.add_SessionServiceServicer_to_server, session)
-    account = AccountServicer(ops.accounts, ops.password_changes, ops.email_changes, ops.email_stops, ops.pace)
+    account = AccountServicer(ops.accounts, ops.password_changes, ops.email_changes, ops.email_stops, ops.padding)
     server.add(account_service_pb2_grpc.add_AccountServiceServicer_to_server, account)
     server.add(directory_service_pb2_grpc.add_DirectoryServiceServicer_to_server, DirectoryServicer(ops.accounts))
     server.add(revocation_service_pb2_grpc.add_RevocationServiceServicer_to_server, RevocationServicer(ops.feed))
@@ -64,9 +64,9 @@ def add_servicers(server: Server, ops: Operations) -> None:
 class RegistrationServicer(registration_service_pb2_grpc.RegistrationServiceServicer):
     """Implements storymesh.auth.v1.RegistrationService."""
 
-    def __init__(self, registrations: Registrations, pace: Pace) -> None:
+    def __init__(self, registrations: Registrations, padding: ResponsePadding) -> None:
         self._registrations = registrations
-        self._pace = pace
+        self._padding = padding
 
     async def CreateRegistration(
         self, request: registration_service_pb2.CreateRegistrationRequest, context: Context
@@ -79,7 +79,7 @@ class RegistrationServicer(registration_service_pb2_grpc.RegistrationServiceServ
             preferences=tuple(request.preferences),
         )
         password = request.password if request.HasField("password") else None
-        started = await self._pace.keep(self._registrations.start(profile, password, origin_of(context)))
+        started = await self._padding.padded(self._registrations.start(profile, password, origin_of(context)))
         response = registration_service_pb2.CreateRegistrationResponse(registration_id=str(started.id))
         set_time(response.code_expire_time, started.code_expires_at)
         return response
@@ -89,7 +89,7 @@ class RegistrationServicer(registration_service_pb2_grpc.RegistrationServiceServ
     ) -> registration_service_pb2.ResendRegistrationCodeResponse:
         response = registration_service_pb2.ResendRegistrationCodeResponse()
         resending = self._registrations.resend(UUID(request.registration_id), origin_of(context))
-        expires_at = await self._pace.keep(resending)
+        expires_at = await self._padding.padded(resending)
         set_time(response.code_expire_time, expires_at)
         return response
 
@@ -99,7 +99,7 @@ class RegistrationServicer(registration_service_pb2_grpc.RegistrationServiceServ
         device = device_of(request.device_name, origin_of(context))
         username = request.username if request.HasField("username") else None
         completing = self._registrations.complete(UUID(request.registration_id), request.code, device, username)
-        signed_in = await self._pace.keep(completing)
+        signed_in = await self._padding.padded(completing)
         return registration_service_pb2.CompleteRegistrationResponse(
             user=_user(signed_in.user), tokens=_tokens(signed_in.tokens), device_token=signed_in.device_token
         )
@@ -109,19 +109,19 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
     """Implements storymesh.auth.v1.SessionService."""
 
     def __init__(
-        self, sessions: Sessions, password_sign_in: PasswordSignIn, code_sign_in: CodeSignIn, pace: Pace
+        self, sessions: Sessions, password_sign_in: PasswordSignIn, code_sign_in: CodeSignIn, padding: ResponsePadding
     ) -> None:
         self._sessions = sessions
         self._password_sign_in = password_sign_in
         self._code_sign_in = code_sign_in
-        self._pace = pace
+        self._padding = padding
 
     async def CreateSession(
         self, request: session_service_pb2.CreateSessionRequest, context: Context
     ) -> session_service_pb2.CreateSessionResponse:
         device = device_of(request.device_name, origin_of(context))
         signing_in = self._password_sign_in.sign_in(request.login, request.password, device, request.device_token)
-        signed_in = await self._pace.keep(signing_in)
+        signed_in = await self._padding.padded(signing_in)
         return session_service_pb2.CreateSessionResponse(
             user=_user(signed_in.user), tokens=_tokens(signed_in.tokens), device_token=signed_in.device_token
         )
@@ -130,7 +130,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         self, request: session_service_pb2.StartSessionCodeRequest, context: Context
     ) -> session_service_pb2.StartSessionCodeResponse:
         starting = self._code_sign_in.start(request.email, origin_of(context), request.device_token)
-        started = await self._pace.keep(starting)
+        started = await self._padding.padded(starting)
         response = session_service_pb2.StartSessionCodeResponse(challenge_id=str(started.id))
         set_time(response.code_expire_time, started.code_expires_at)
         return response
@@ -139,7 +139,9 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         self, request: session_service_pb2.CompleteSessionCodeRequest, context: Context
     ) -> session_service_pb2.CompleteSessionCodeResponse:
         device = device_of(request.device_name, origin_of(context))
-        signed_in = await self._pace.keep(self._code_sign_in.complete(_answer(request), device, request.device_token))
+        signed_in = await self._padding.padded(
+            self._code_sign_in.complete(_answer(request), device, request.device_token)
+        )
         return session_service_pb2.CompleteSessionCodeResponse(
             user=_user(signed_in.user), tokens=_tokens(signed_in.tokens), device_token=signed_in.device_token
         )
@@ -187,13 +189,13 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
         password_changes: PasswordChanges,
         email_changes: EmailChanges,
         email_stops: EmailStops,
-        pace: Pace,
+        padding: ResponsePadding,
     ) -> None:
         self._accounts = accounts
         self._password_changes = password_changes
         self._email_changes = email_changes
         self._email_stops = email_stops
-        self._pace = pace
+        self._padding = padding
 
     async def GetAccount(
         self, request: account_service_pb2.GetAccountRequest, context: Context
@@ -224,7 +226,7 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
         self, request: account_service_pb2.StartPasswordResetRequest, context: Context
     ) -> account_service_pb2.StartPasswordResetResponse:
         starting = self._password_changes.start_reset(request.email, origin_of(context), request.device_token)
-        started = await self._pace.keep(starting)
+        started = await self._padding.padded(starting)
         response = account_service_pb2.StartPasswordResetResponse(challenge_id=str(started.id))
         set_time(response.code_expire_time, started.code_expires_at)
         return response
@@ -233,7 +235,7 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
         self, request: account_service_pb2.CompletePasswordResetRequest, context: Context
     ) -> account_service_pb2.CompletePasswordResetResponse:
         answer, origin = _answer(request), origin_of(context)
-        await self._pace.keep(self._password_changes.complete_reset(answer, request.new_password, origin))
+        await self._padding.padded(self._password_changes.complete_reset(answer, request.new_password, origin))
         return account_service_pb2.CompletePasswordResetResponse()
 
     async def StartEmailChange(
@@ -241,7 +243,7 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
     ) -> account_service_pb2.StartEmailChangeResponse:
         proof = _proof(request, request.password)
         starting = self._email_changes.start(caller_of(context), request.new_email, proof, origin_of(context))
-        started = await self._pace.keep(starting)
+        started = await self._padding.padded(starting)
         response = account_service_pb2.StartEmailChangeResponse(challenge_id=str(started.id))
         set_time(response.code_expire_time, started.code_expires_at)
         return response

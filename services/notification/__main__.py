@@ -18,7 +18,7 @@ from kit.runtime.health import seldom
 
 from .config import NotificationSettings, NotificationWorkerSettings
 from .operations import Operations, operations, worker_operations
-from .peers import Accounts
+from .peers import AccountDirectory
 from .servicer import NotificationServicer
 from .worker import inbox
 
@@ -50,7 +50,7 @@ async def work(settings: NotificationWorkerSettings) -> None:
     async with Resources("notification", settings) as resources:
         ops = worker_operations(settings, resources)
         server = resources.worker(optional={"smtp": seldom(ops.smtp.check, every_seconds=_SMTP_CHECK_SECONDS)})
-        server.background(inbox(settings, resources, ops, Accounts(resources.channel("auth"))).run)
+        server.background(inbox(settings, resources, ops, AccountDirectory(resources.channel("auth"))).run)
         await server.run()
 
 

@@ -13,7 +13,7 @@ from kit.errors import NotFound
 from .model import Recipient
 
 
-class Accounts:
+class AccountDirectory:
     """Accounts, as auth knows them at this moment."""
 
     def __init__(self, channel: Channel) -> None:

@@ -22,7 +22,7 @@ from kit.runtime.clock import Clock
 from .config import NotificationWorkerSettings
 from .model import Letter, NotificationType, Recipient, Template, texts
 from .operations import WorkerOperations
-from .peers import Accounts
+from .peers import AccountDirectory
 
 _TUNING = InboxTuning()
 
@@ -62,7 +62,9 @@ M = TypeVar("M", bound=Message)
 class Worker:
     """Repeats are harmless: notifications are recorded by event, and so are mails."""
 
-    def __init__(self, ops: WorkerOperations, accounts: Accounts, seal: Seal, clock: Clock, *, public_url: str) -> None:
+    def __init__(
+        self, ops: WorkerOperations, accounts: AccountDirectory, seal: Seal, clock: Clock, *, public_url: str
+    ) -> None:
         self._mailing = ops.mailing
         self._notifier = ops.notifier
         self._erasing = ops.erasing
@@ -245,7 +247,7 @@ def inbox(
     settings: NotificationWorkerSettings,
     resources: Resources,
     ops: WorkerOperations,
-    accounts: Accounts,
+    accounts: AccountDirectory,
     *,
     backoff: Callable[[int], float] = backoff_seconds,
     tuning: InboxTuning = _TUNING,

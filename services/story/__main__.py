@@ -17,7 +17,7 @@ from mesh.event_routes import routes
 
 from .config import StorySettings, StoryWorkerSettings
 from .operations import Operations, operations, worker_operations
-from .peers import Accounts
+from .peers import AccountDirectory
 from .servicer import StoryServicer
 from .worker import accounts_inbox, stories_inbox, warm_writer
 
@@ -34,7 +34,7 @@ def api(settings: StorySettings, resources: Resources, ops: Operations) -> Serve
 
 async def serve(settings: StorySettings) -> None:
     async with Resources("story", settings) as resources:
-        accounts = Accounts(resources.channel("auth"))
+        accounts = AccountDirectory(resources.channel("auth"))
         server = api(settings, resources, operations(settings, resources, accounts.preferences_of))
         server.background(resources.revocation_feed.run)
         await server.run(resources.access_tokens, resources.service_tokens)

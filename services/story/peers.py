@@ -11,7 +11,7 @@ from storymesh.auth.v1.directory_service_pb2_grpc import DirectoryServiceStub
 from kit.errors import NotFound, SessionRevoked
 
 
-class Accounts:
+class AccountDirectory:
     """Accounts, as auth knows them."""
 
     def __init__(self, channel: Channel) -> None:

@@ -32,7 +32,7 @@ from services.notification import worker
 from services.notification.config import NotificationWorkerSettings
 from services.notification.operations import worker_operations
 from services.notification.operations.erasing import Erasing
-from services.notification.peers import Accounts
+from services.notification.peers import AccountDirectory
 from services.notification.tables import mails, notifications
 from services.notification.worker import ADDRESS_SEAL_PURPOSE, SEAL_PURPOSE
 from tests.conftest import empty
@@ -146,7 +146,7 @@ class Told:
         """A worker at work. It ends in order, or in the middle of what it is at when `cut_off`."""
         stopping = asyncio.Event()
         async with Resources("notification", self.settings(), db=self.db, redis=self.redis) as resources:
-            ops, accounts = worker_operations(self.settings(), resources), Accounts(resources.channel("auth"))
+            ops, accounts = worker_operations(self.settings(), resources), AccountDirectory(resources.channel("auth"))
             ops = replace(ops, erasing=Erasing(self.db, batch=self.erasing_batch))
             # An inbox that is stopped ends after its waiting read.
             tuning = InboxTuning(block_seconds=0.05)

@@ -27,7 +27,7 @@ from services.story import store
 from services.story.adapters.writers import Title, Words
 from services.story.model import Position, State
 from services.story.operations.erasing import Erasing
-from services.story.peers import Accounts
+from services.story.peers import AccountDirectory
 from services.story.store.progress import Overtaken, Progress, ProgressKind
 from services.story.tables import stories
 from tests.identity import service_tokens
@@ -286,7 +286,7 @@ async def test_who_has_no_account_any_more_gets_no_story(world: StoryWorld) -> N
         serving(directory) as address,
         channels.connect(address, "auth", service_tokens("story")) as channel,
     ):
-        accounts = Accounts(channel)
+        accounts = AccountDirectory(channel)
         assert await accounts.preferences_of(here) == ()
         with pytest.raises(SessionRevoked):
             await accounts.preferences_of(uuid4())

@@ -25,11 +25,11 @@ from .email_changes import EmailChanges
 from .email_stops import EmailStops
 from .endings import Endings
 from .keys import KeyRotation, SigningKeys
-from .pacing import Pace
 from .password_changes import PasswordChanges
 from .passwords import Passwords
 from .proofs import CodeProofs, OwnerProofs, PasswordProofs
 from .registrations import Registrations
+from .response_padding import ResponsePadding
 from .revocations import RevocationFeed
 from .sealed_mails import SealedMails
 from .sessions import Sessions
@@ -57,7 +57,7 @@ class Operations:
     key_rotation: KeyRotation
     revocations: Revocations
     feed: RevocationFeed
-    pace: Pace
+    padding: ResponsePadding
     passwords: Passwords
     """To be entered before the first call."""
 
@@ -197,7 +197,7 @@ def operations(settings: AuthSettings, resources: Resources) -> Operations:
             clock,
             database_url=resources.database_url,
         ),
-        pace=Pace(settings.answer_beat_seconds),
+        padding=ResponsePadding(settings.answer_beat_seconds),
         passwords=passwords,
     )
 

@@ -17,7 +17,7 @@ from storymesh.auth.v1.revocation_service_pb2_grpc import (
     add_RevocationServiceServicer_to_server,
 )
 
-from kit.identity.revocation_feed import RevocationFeed
+from kit.identity.revocation_feed import RevocationFollower
 from kit.identity.revocations import Revocations
 from kit.rpc import channels
 from kit.rpc.server import Server
@@ -124,7 +124,7 @@ async def following(address: str, *, silence_seconds: float = 12.0) -> AsyncIter
             check_seconds=0.2,
         )
         desks.add(server, desk)
-        server.background(RevocationFeed(auth, revocations, silence_seconds=silence_seconds, tell_seconds=0.02).run)
+        server.background(RevocationFollower(auth, revocations, silence_seconds=silence_seconds, tell_seconds=0.02).run)
         revocations.show_in(server.metrics)
         running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens("desk")))
         own = await server.address

@@ -18,7 +18,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from storymesh.auth.v1 import revocation_service_pb2 as pb
 from storymesh.story.v1.story_service_pb2 import CreateStoryRequest, GetStoryResponse
 
-from kit.identity.revocation_feed import RevocationFeed
+from kit.identity.revocation_feed import RevocationFollower
 from kit.identity.revocations import Revocations
 from kit.rpc import channels
 from kit.runtime.clock import system_clock
@@ -301,7 +301,7 @@ async def test_the_end_of_the_process_waits_for_no_feed(auth: Auth, mute: bool) 
     auth.mute = mute
     stopping = asyncio.Event()
     async with auth.serving() as address, channels.connect(address, "auth", service_tokens("desk")) as channel:
-        feed = RevocationFeed(channel, Revocations(system_clock))
+        feed = RevocationFollower(channel, Revocations(system_clock))
         running = asyncio.create_task(feed.run(stopping))
         await until(lambda: auth.connections)
         stopping.set()

@@ -1,4 +1,4 @@
-"""Answers that go out at a beat, so that the time they take does not tell what was found."""
+"""Padding of response times against timing attacks."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Pace:
-    """Rounds the time to an answer up to a multiple of the beat.
+class ResponsePadding:
+    """Pads response time to a multiple of 50 ms (`beat_seconds`; 0: not at all) against timing attacks.
 
-    The same statements run for addresses with and without an account, but one that is there has a row to be read and locked. These
-    tenths of a millisecond showed to who measured; the beat, longer than such work takes altogether, hides them. A random delay
-    would only make them harder to see.
+    The same statements run for addresses with and without an account, but a row that exists is read and locked, which takes some
+    tenths of a millisecond. The multiple is longer than such work takes altogether and hides them; a random delay would only take
+    more measurements to see through.
     """
 
     def __init__(self, beat_seconds: float) -> None:
         self._beat_seconds = beat_seconds
 
-    async def keep(self, work: Awaitable[T]) -> T:
-        """The outcome of the work, an error too, at the next beat counted from now. A cancelled call ends at once."""
+    async def padded(self, work: Awaitable[T]) -> T:
+        """Return the outcome of the work, or raise its error, at the next multiple from now. A cancelled call ends at once."""
         started = perf_counter()
         try:
             outcome = await work
