@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kit.runtime import unknown_settings
 from local.failures import SettingsError
-from mesh.catalog import DEFAULT_BASE_PORT, LAST_PORT, PORTS_IN_A_MESH, manifests
+from mesh.catalog import DEFAULT_BASE_PORT, FIRST_SPARE_PORT, PORTS_IN_A_MESH, manifests
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LONGEST_TMPDIR = 60
@@ -69,7 +69,7 @@ class LocalSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _the_edge_stays_out_of_the_components_range(self) -> Self:
-        if self.base_port <= self.port < self.base_port + LAST_PORT:
+        if self.base_port <= self.port < self.base_port + FIRST_SPARE_PORT:
             raise ValueError(
                 f"the edge's port {self.port} lies among the components' ports "
                 f"{self.base_port}-{self.base_port + PORTS_IN_A_MESH - 1}"

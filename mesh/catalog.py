@@ -16,14 +16,17 @@ DEFAULT_BASE_PORT = 18_400
 FIRST_PORT = 10
 """The ports before it belong to the servers that are no services of ours."""
 PORTS_IN_A_MESH = 200
-LAST_PORT = PORTS_IN_A_MESH - 10
+FIRST_SPARE_PORT = PORTS_IN_A_MESH - 10
 """The ports from it on are kept for what stands beside a mesh, such as a second edge of a test."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*")
 _TAKEN = {
+    "admin",
+    "collector",
     "edge",
     "envoy",
     "jaeger",
+    "jwks",
     "keys",
     "mail",
     "mailpit",
@@ -32,8 +35,10 @@ _TAKEN = {
     "prometheus",
     "public",
     "redis",
+    "stores",
     "supervisor",
 }
+"""Names of components, containers and clusters that are no services of ours, and words that no Postgres role may be named."""
 
 
 @functools.cache
@@ -94,8 +99,8 @@ def _faults(found: Mapping[str, Manifest]) -> Iterable[str]:
 
 
 def _faults_of_one(name: str, manifest: Manifest, found: Mapping[str, Manifest]) -> Iterable[str]:
-    if manifest.block.start < FIRST_PORT or manifest.block.stop > LAST_PORT:
-        yield f"{name}: port: the block {_shown(manifest.block)} lies outside of {FIRST_PORT}-{LAST_PORT - 1}"
+    if manifest.block.start < FIRST_PORT or manifest.block.stop > FIRST_SPARE_PORT:
+        yield f"{name}: port: the block {_shown(manifest.block)} lies outside of {FIRST_PORT}-{FIRST_SPARE_PORT - 1}"
     for callee in manifest.calls:
         if callee not in (EVERY_SERVICE, *found):
             yield f"{name}: calls: there is no service {callee}; there are {', '.join(found)}"
