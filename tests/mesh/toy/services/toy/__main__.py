@@ -9,7 +9,6 @@ from storymesh.toy.v1 import toy_service_pb2_grpc
 from kit.data import migrations
 from kit.events.inbox import Inbox
 from kit.rpc.resources import Resources
-from kit.rpc.server import Server
 from kit.runtime import process
 
 from .config import ToySettings
@@ -26,10 +25,10 @@ class ToyServicer(toy_service_pb2_grpc.ToyServiceServicer):
 
 async def serve(settings: ToySettings) -> None:
     async with Resources("toy", settings) as resources:
-        # No auth runs beside it in the test, so it cannot wait for the revocations as a real service does.
-        server = Server(settings, required={"postgres": resources.db.check})
+        server = resources.api()
         servicer = ToyServicer(Changes(resources.db, step=settings.toy_step))
         server.add(toy_service_pb2_grpc.add_ToyServiceServicer_to_server, servicer)
+        server.background(resources.revocation_feed.run)
         await server.run(resources.access_tokens, resources.service_tokens)
 
 
