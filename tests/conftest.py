@@ -20,8 +20,8 @@ from local.harness import servers as running_servers
 from tests.client.installed import Installed, install
 
 CLEANING_UP_SECONDS = 60
-SLOW_FOLDERS = {"system", "pipeline", "benchmarks", "local", "deploy", "docs", "envoy"}
-"""Their tests start a whole mesh, an Envoy, many processes or a command line each."""
+SLOW_FOLDERS = {"system", "pipeline", "benchmarks", "local", "deploy", "docs", "envoy", "writers"}
+"""Their tests start a whole mesh, an Envoy, many processes, a command line or a chat server each."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups, and pytest the expression of -m

@@ -15,6 +15,8 @@ from storymesh.events.v1 import auth_events_pb2 as events
 from tests.auth.conftest import AuthWorld, Member, outcomes
 from tests.statuses import raises_status, violated_fields
 
+pytestmark = pytest.mark.slow
+
 ADA = "ada@example.org"
 
 

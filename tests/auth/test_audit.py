@@ -24,6 +24,8 @@ from services.auth.worker import Upkeep
 from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld, Member, wrong
 from tests.identity import bearer
 
+pytestmark = pytest.mark.slow
+
 ADA, BOB = "ada@example.org", "bob@example.org"
 NEW, WRONG = "an entirely different phrase", "not the right password"
 HOME = (("x-storymesh-client-address", "198.51.100.7"), ("x-user-agent", "Reader/1.0"))

@@ -18,6 +18,8 @@ from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld, Member, outcomes
 from tests.statuses import raises_status
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 ADA, BOB = "ada@example.org", "bob@example.org"
 NEW_PASSWORD = "an entirely different phrase"
 

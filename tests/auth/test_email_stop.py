@@ -15,6 +15,8 @@ from tests.auth.conftest import PASSWORD, SEAL_KEY, AuthWorld, Member, outcomes
 from tests.statuses import raises_status
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 ADA, BOB, THIEF = "ada@example.org", "bob@example.org", "thief@example.org"
 
 

@@ -14,6 +14,8 @@ from storymesh.auth.v1 import account_service_pb2, registration_service_pb2, ses
 
 from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld, Member
 
+pytestmark = pytest.mark.slow
+
 ADA, BOB = "ada@example.org", "bob@example.org"
 """She has an account, he has none."""
 

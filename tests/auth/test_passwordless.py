@@ -16,6 +16,8 @@ from tests.auth.test_password_change import NEW, NEWER, violation
 from tests.auth.work import work
 from tests.statuses import raises_status, reason_of, violated_fields
 
+pytestmark = pytest.mark.slow
+
 ADA, BOB, COUNTESS, NOBODY = "ada@example.org", "bob@example.org", "countess@example.org", "nobody@example.org"
 
 

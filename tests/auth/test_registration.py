@@ -20,6 +20,8 @@ from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld
 from tests.auth.work import work
 from tests.statuses import detail, raises_status, reason_of, violated_fields
 
+pytestmark = pytest.mark.slow
+
 ADA = "ada@example.org"
 
 

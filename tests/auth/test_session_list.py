@@ -16,6 +16,8 @@ from tests.auth.conftest import PASSWORD, AuthWorld, Member, outcomes
 from tests.statuses import raises_status, violated_fields
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 ADA, BOB = "ada@example.org", "bob@example.org"
 PHONE = (("x-storymesh-client-address", "198.51.100.7"), ("x-user-agent", "Reader/1.0"))
 

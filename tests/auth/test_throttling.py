@@ -20,6 +20,8 @@ from tests.auth.conftest import PASSWORD, REFRESH_KEY, AuthWorld, MakeWorld, Mem
 from tests.auth.work import work
 from tests.statuses import raises_status, reason_of
 
+pytestmark = pytest.mark.slow
+
 ADA, BOB, NOBODY = "ada@example.org", "bob@example.org", "nobody@example.org"
 NETWORK = "198.51.100.7"
 WRONG = "not the right password"

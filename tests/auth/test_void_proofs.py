@@ -15,6 +15,8 @@ from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld, Member, outcomes
 from tests.statuses import raises_status
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 ADA, COUNTESS = "ada@example.org", "countess@example.org"
 NEW, NEWER = "an entirely different phrase", "one more phrase, different again"
 WRONG = "not the right password"
