@@ -50,7 +50,7 @@ $(V)/bin/uv:
 	@$(UV) --version > /dev/null \
 	  || { echo "Programs in $$VENV cannot be run, as where a disk is mounted noexec. Name another place: make VENV=/path ..." >&2; exit 1; }
 
-$(V)/.ready: pyproject.toml clients/python/pyproject.toml uv.lock | $(V)/bin/uv
+$(V)/.ready: pyproject.toml uv.lock | $(V)/bin/uv
 	@$(MAY_WRITE)
 	@echo "installing the locked dependencies"
 	@$(EXPORT) --all-groups --no-group bench --extra openai > "$$VENV"/requirements.txt
