@@ -3,11 +3,15 @@
 from typing import Any
 
 from storymesh.events.v1 import auth_events_pb2
+from storymesh.ops.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
 from storymesh.toy.v1 import toy_service_pb2 as pb
 from storymesh.toy.v1 import toy_service_pb2_grpc
 
 from kit.data import migrations
+from kit.events.dead_letter_service import DeadLetterServicer
+from kit.events.dead_letters import DeadLetters
 from kit.events.inbox import Inbox
+from kit.identity.signing import Signer
 from kit.rpc.resources import Resources
 from kit.runtime import process
 
@@ -29,6 +33,8 @@ async def serve(settings: ToySettings) -> None:
         servicer = ToyServicer(Changes(resources.db, step=settings.toy_step))
         server.add(toy_service_pb2_grpc.add_ToyServiceServicer_to_server, servicer)
         server.background(resources.revocation_feed.run)
+        dead_letters = DeadLetters(resources.db, "toy", Signer(settings.toy_key.get_secret_value()))
+        server.add(add_DeadLetterServiceServicer_to_server, DeadLetterServicer(dead_letters))
         await server.run(resources.access_tokens, resources.service_tokens)
 
 
