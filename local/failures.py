@@ -11,7 +11,7 @@ class LocalError(Exception):
     exit_code = 1
 
 
-class SettingsError(LocalError):
+class LocalSettingsError(LocalError):
     """A setting has no meaning, or a value that it cannot have."""
 
     exit_code = os.EX_CONFIG

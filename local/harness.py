@@ -30,7 +30,7 @@ from local.mesh.reservation import EDGE_OFFSET, reserved_ports
 from local.settings import REPOSITORY
 from local.supervision import control
 from local.supervision.process import Identity, guarded
-from local.supervision.state import MeshRecord, Phase, State
+from local.supervision.state import ComponentState, MeshRecord, Phase
 
 START_SECONDS = 120.0
 STOP_SECONDS = 75.0
@@ -128,7 +128,7 @@ class Servers:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             record = self._record().component(component)
-            if record and record.state is State.HEALTHY and record.process and record.process.pid != not_pid:
+            if record and record.state is ComponentState.HEALTHY and record.process and record.process.pid != not_pid:
                 return record.process.pid
             await asyncio.sleep(POLL_SECONDS)
         raise TimeoutError(f"{component} is not healthy after {seconds:g} s")

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kit.runtime import unknown_settings
-from local.failures import SettingsError
+from local.failures import LocalSettingsError
 from mesh.catalog import DEFAULT_BASE_PORT, FIRST_SPARE_PORT, PORTS_IN_A_MESH, manifests
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -112,19 +112,21 @@ LocalSettings.model_rebuild(force=True)
 def load(**overrides: Any) -> LocalSettings:
     """Read the settings; `overrides` that are not None win over the environment.
 
-    Raises SettingsError with a sentence for each variable that is no setting, or for the first value that cannot be used.
+    Raises LocalSettingsError with a sentence for each variable that is no setting, or for the first value that cannot be used.
     """
     if unknown := unknown_settings.in_environment(os.environ):
-        raise SettingsError("\n".join(f"{name} {sentence}." for name, sentence in unknown))
+        raise LocalSettingsError("\n".join(f"{name} {sentence}." for name, sentence in unknown))
     try:
         return LocalSettings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         problem = error.errors()[0]
         if problem["loc"]:
             name = f"STORYMESH_{str(problem['loc'][0]).upper()}"
-            raise SettingsError(f"{name}={problem['input']!r} cannot be used: {problem['msg']}.") from None
+            raise LocalSettingsError(f"{name}={problem['input']!r} cannot be used: {problem['msg']}.") from None
         reason = problem["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"STORYMESH_PORT and STORYMESH_BASE_PORT collide: {reason}; change one of them.") from None
+        raise LocalSettingsError(
+            f"STORYMESH_PORT and STORYMESH_BASE_PORT collide: {reason}; change one of them."
+        ) from None
 
 
 def inherited_environment() -> dict[str, str]:

@@ -49,7 +49,7 @@ _SCRIPT = Path(__file__).with_suffix(".lua").read_text()
 
 
 @dataclass(frozen=True)
-class Refusal:
+class EdgeRefusal:
     """One reason to refuse a request. The message repeats nothing that the client sent."""
 
     status: int
@@ -59,21 +59,21 @@ class Refusal:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def _malformed(message: str) -> Refusal:
-    return Refusal(400, code_pb2.INVALID_ARGUMENT, "REQUEST_MALFORMED", message)
+def _malformed(message: str) -> EdgeRefusal:
+    return EdgeRefusal(400, code_pb2.INVALID_ARGUMENT, "REQUEST_MALFORMED", message)
 
 
-REFUSALS: dict[str, Refusal] = {
+REFUSALS: dict[str, EdgeRefusal] = {
     "path": _malformed("A path may hold printable ASCII only; other characters have to be percent-encoded."),
     "query": _malformed("This method takes its fields from the body; the path must not have a query."),
     "timeout": _malformed("The header grpc-timeout has to be 1 to 8 digits and one of the units H, M, S, m, u and n."),
-    "compression": Refusal(
+    "compression": EdgeRefusal(
         415,
         code_pb2.UNIMPLEMENTED,
         "GRPC_ENCODING_NOT_SUPPORTED",
         "The header grpc-encoding has to be one of identity, deflate and gzip.",
     ),
-    "connect": Refusal(
+    "connect": EdgeRefusal(
         405,
         code_pb2.UNIMPLEMENTED,
         "METHOD_NOT_ALLOWED",

@@ -31,7 +31,7 @@ from mesh.event_routes import check_handlers
 
 from .dead_letter_store import is_put_aside, record
 from .envelope import Event, Undecodable, from_bytes
-from .inbox_heartbeat import Heartbeat
+from .inbox_heartbeat import LeaseHeartbeat
 from .inbox_stream import InboxEntry, InboxStream, InboxTuning
 from .inbox_upkeep import InboxUpkeep
 
@@ -108,7 +108,7 @@ class Inbox:
         self._forgotten = forgotten
         self._running: dict[bytes, asyncio.Task[None]] = {}
         self._handling: dict[bytes, asyncio.Task[bool]] = {}
-        self._heartbeat = Heartbeat(self._stream, lease_seconds=lease_seconds, lost=self._lost)
+        self._heartbeat = LeaseHeartbeat(self._stream, lease_seconds=lease_seconds, lost=self._lost)
         self._stopping = asyncio.Event()
         self._uncounted: list[InboxEntry] = []
         """Deliveries that ended otherwise than in our death."""

@@ -21,7 +21,7 @@ _PATIENCE_LEASES = 4
 """How long a loop may show no sign of life until it counts as hung: nobody else would ever take its entries over."""
 
 
-class Heartbeat:
+class LeaseHeartbeat:
     """Of one consumer. It stops when the process does, whatever stops it, and when the event loop does not move for long."""
 
     def __init__(self, stream: InboxStream, *, lease_seconds: float, lost: Callable[[InboxEntry], None]) -> None:

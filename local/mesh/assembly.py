@@ -51,7 +51,7 @@ def assemble(layout: Layout, only: Collection[str] = ()) -> Mesh:
     return Mesh(components, tuple(_notes(writer)), writer.name)
 
 
-def _notes(writer: writers.Writer) -> Iterator[str]:
+def _notes(writer: writers.LocalWriter) -> Iterator[str]:
     if writer.note:
         yield writer.note
     if ineffective := sorted(services.DECIDED & users_settings().keys()):

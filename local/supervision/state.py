@@ -14,7 +14,7 @@ from local.failures import of_os_error
 from local.supervision.process import Identity
 
 
-class State(StrEnum):
+class ComponentState(StrEnum):
     """Where a component stands."""
 
     WAITING = "waiting"
@@ -34,7 +34,7 @@ class State(StrEnum):
 
     @property
     def fine(self) -> bool:
-        return self in (State.HEALTHY, State.DONE)
+        return self in (ComponentState.HEALTHY, ComponentState.DONE)
 
 
 class Phase(StrEnum):
@@ -51,7 +51,7 @@ class ComponentRecord:
     """One component. Times are seconds since the epoch."""
 
     name: str
-    state: State = State.WAITING
+    state: ComponentState = ComponentState.WAITING
     since: float = 0.0
     process: Identity | None = None
     restarts: int = 0
@@ -105,7 +105,7 @@ class MeshRecord:
                 ComponentRecord(
                     **entry
                     | {
-                        "state": State(entry["state"]),
+                        "state": ComponentState(entry["state"]),
                         "process": Identity(**entry["process"]) if entry["process"] else None,
                     }
                 )

@@ -13,7 +13,7 @@ from local.supervision import control
 from local.supervision.component import Component, Mesh
 from local.supervision.preflight import FreeBytes, check_ports, check_space, free_bytes
 from local.supervision.process import Identity, end_others
-from local.supervision.state import MeshRecord, Phase, State
+from local.supervision.state import ComponentState, MeshRecord, Phase
 from local.supervision.unit import Unit
 
 CONTROL_SECONDS = 60.0
@@ -220,7 +220,7 @@ class Supervisor:
             if await unit.end():
                 self._say(f"{name} has ended ({time.monotonic() - began:.1f} s)")
             unit.record.process = None
-            unit.record.state = State.STOPPED
+            unit.record.state = ComponentState.STOPPED
             self._write()
             ended[name].set()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from local.failures import DidNotStart, LocalError, NotReady
 from local.supervision.component import Component
 from local.supervision.process import Child, describe_exit
-from local.supervision.state import ComponentRecord, State
+from local.supervision.state import ComponentRecord, ComponentState
 
 RESTART_PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Seconds before each restart in a row; the last repeats."""
@@ -111,7 +111,7 @@ class Unit:
         self._stop_asked.clear()
         self._start_asked.set()
         while not self.healthy.is_set():
-            if self.record.state is State.BACKING_OFF:
+            if self.record.state is ComponentState.BACKING_OFF:
                 raise self._start_failed(self.record.last_exit)
             await asyncio.sleep(PROBE_PAUSE_SECONDS)
 
@@ -127,7 +127,7 @@ class Unit:
         """One attempt. Returns the process once it serves (or, for a job, has succeeded); raises DidNotStart."""
         component = self.component
         began = time.monotonic()
-        self._become(State.STARTING)
+        self._become(ComponentState.STARTING)
         try:
             await component.prepare()
         except (OSError, subprocess.SubprocessError) as error:
@@ -155,10 +155,10 @@ class Unit:
         took = f"{time.monotonic() - began:.1f} s"
         if component.once:
             self.record.process = None
-            self._become(State.DONE)
+            self._become(ComponentState.DONE)
             self._say(f"{component.name} is done ({took})")
         else:
-            self._become(State.HEALTHY)
+            self._become(ComponentState.HEALTHY)
             self._say(f"{component.name} is healthy (pid {child.pid}, {took})")
         self.healthy.set()
         return child
@@ -188,7 +188,7 @@ class Unit:
 
     async def _park(self) -> None:
         self.record.process = None
-        self._become(State.STOPPED)
+        self._become(ComponentState.STOPPED)
         self._say(f"{self.component.name} is stopped, as asked")
         self.parked.set()
         await self._start_asked.wait()
@@ -199,14 +199,14 @@ class Unit:
         self.record.restarts += 1
         self.record.last_exit = reason
         self.record.process = None
-        self._become(State.BACKING_OFF)
+        self._become(ComponentState.BACKING_OFF)
         when = f"in {pause:g} s" if pause else "at once"
         self._say(f"{self.component.name} ended by itself ({reason}); restart {self.record.restarts} follows {when}")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._stop_asked.wait()
 
-    def _become(self, state: State) -> None:
+    def _become(self, state: ComponentState) -> None:
         self.record.state = state
         self.record.since = time.time()
         self._changed()

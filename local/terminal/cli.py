@@ -12,7 +12,7 @@ from local.failures import LocalError
 from local.layout import Layout
 from local.mesh import addresses
 from local.supervision import control
-from local.supervision.state import MeshRecord, State
+from local.supervision.state import ComponentState, MeshRecord
 from local.terminal import lifecycle, logs, service_commands, status
 from mesh.catalog import DEFAULT_BASE_PORT, PORTS_IN_A_MESH, manifests
 
@@ -21,7 +21,12 @@ INTERRUPTED = 130
 STARTED_WITH = ("port", "base_port", "writer", *map(settings.worker_setting, settings.scaled()))
 """Options that become settings of the runner."""
 
-COLOURS = {State.HEALTHY: "green", State.DONE: "green", State.STOPPED: "yellow", State.STARTING: "yellow"}
+COLOURS = {
+    ComponentState.HEALTHY: "green",
+    ComponentState.DONE: "green",
+    ComponentState.STOPPED: "yellow",
+    ComponentState.STARTING: "yellow",
+}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ from local.settings import REPOSITORY, supervisors_environment
 from local.supervision import control
 from local.supervision.component import Mesh
 from local.supervision.process import Identity, end_others
-from local.supervision.state import MeshRecord, Phase, State
+from local.supervision.state import ComponentState, MeshRecord, Phase
 from local.supervision.supervisor import Supervisor, is_running, locked, sweep
 from local.supervision.unit import LOG_TAIL_LINES, log_tail
 
@@ -150,7 +150,7 @@ def _detach(layout: Layout, only: Sequence[str]) -> subprocess.Popen[bytes]:
 
 def _follow(layout: Layout, pid: int, supervisor: subprocess.Popen[bytes] | None) -> MeshRecord:
     """Print each component as it becomes healthy, until all are or the supervisor gives up."""
-    shown: dict[str, tuple[State, int]] = {}
+    shown: dict[str, tuple[ComponentState, int]] = {}
     began = time.monotonic()
     while True:
         ended = supervisor.poll() is not None if supervisor else not is_running(layout)
@@ -167,7 +167,7 @@ def _follow(layout: Layout, pid: int, supervisor: subprocess.Popen[bytes] | None
         time.sleep(FOLLOW_SECONDS)
 
 
-def _show_progress(record: MeshRecord, shown: dict[str, tuple[State, int]], seconds: float) -> None:
+def _show_progress(record: MeshRecord, shown: dict[str, tuple[ComponentState, int]], seconds: float) -> None:
     for component in record.components:
         news = (component.state, component.restarts)
         if shown.get(component.name) == news:
@@ -175,7 +175,7 @@ def _show_progress(record: MeshRecord, shown: dict[str, tuple[State, int]], seco
         shown[component.name] = news
         if component.state.fine:
             print(f"  {component.name:<22}{component.state.value:<12}{seconds:5.1f} s", flush=True)
-        elif component.state is State.BACKING_OFF:
+        elif component.state is ComponentState.BACKING_OFF:
             print(
                 f"  {component.name:<22}{'failed':<12}{seconds:5.1f} s  {component.last_exit}; trying again", flush=True
             )

@@ -12,7 +12,7 @@ from local.layout import Layout
 from local.mesh import addresses
 from local.mesh.assembly import assemble
 from local.supervision.health import Probe
-from local.supervision.state import ComponentRecord, MeshRecord, Phase, State
+from local.supervision.state import ComponentRecord, ComponentState, MeshRecord, Phase
 from local.supervision.supervisor import is_running
 
 
@@ -63,7 +63,7 @@ def read(layout: Layout) -> Status:
     if not supervised:
         alive = [component for component in record.components if component.process and component.process.find()]
         for component in record.components:
-            component.state = State.UNHEALTHY if component in alive else State.DEAD
+            component.state = ComponentState.UNHEALTHY if component in alive else ComponentState.DEAD
         if not alive:
             return Status("failed" if record.failure else "down", [], {}, record.failure)
         return Status("orphaned", record.components, addresses.of(own, record.only), "Its supervisor was killed.")
@@ -86,12 +86,12 @@ async def _check(record: MeshRecord, probes: Mapping[str, Probe]) -> None:
     """Ask every component that is said to be healthy whether it is."""
 
     async def ask(component: ComponentRecord) -> None:
-        if component.state is not State.HEALTHY or component.name not in probes:
+        if component.state is not ComponentState.HEALTHY or component.name not in probes:
             return
         try:
             await probes[component.name]()
         except (NotReady, LocalError) as reason:
-            component.state = State.UNHEALTHY
+            component.state = ComponentState.UNHEALTHY
             component.last_exit = str(reason)
 
     await asyncio.gather(*(ask(component) for component in record.components))

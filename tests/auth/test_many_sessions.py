@@ -16,7 +16,7 @@ from storymesh.events.v1 import auth_events_pb2 as events
 from kit.data.database import Transaction
 from kit.data.paging import PageRequest
 from services.auth import store
-from services.auth.model import Device, Method, RevokeReason
+from services.auth.model import Device, RevokeReason, SignInMethod
 from services.auth.store.batches import MOST
 from services.auth.worker import Upkeep
 from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld, Member, outcomes
@@ -125,7 +125,7 @@ class TestMost:
             account = await store.users.credentials_of(tx, UUID(ada.user.id))
             assert account
             assert await store.users.hold_password(tx, account.user.id, account.password_changed_at)
-            await world.ops.sessions.open(tx, account.user, Device("one", "", ""), Method.PASSWORD)
+            await world.ops.sessions.open(tx, account.user, Device("one", "", ""), SignInMethod.PASSWORD)
             signing_in = asyncio.create_task(world.sign_in(ADA))
             await until(world.waits_for_a_lock)
         assert await living(world, await signing_in) == 2

@@ -46,8 +46,15 @@ class Checkout:
 def checkout(tmp_path: Path) -> Checkout:
     folder = tmp_path / "checkout"
     folder.mkdir()
-    for name in ("Makefile", "pyproject.toml", "uv.lock", ".pre-commit-config.yaml"):
-        shutil.copy(ROOT / name, folder)
+    (folder / "clients/python").mkdir(parents=True)
+    for name in (
+        "Makefile",
+        "pyproject.toml",
+        "clients/python/pyproject.toml",
+        "uv.lock",
+        ".pre-commit-config.yaml",
+    ):
+        shutil.copy(ROOT / name, folder / name)
         os.utime(folder / name, (0, 0))  # older than what is installed, so that make installs nothing
     (folder / ".venv").symlink_to(TOOLS.parent)
     made = Checkout(folder, tmp_path / "home")

@@ -15,7 +15,7 @@ from unittest.mock import patch
 from local.layout import Layout, port_offsets
 from local.supervision.component import Component, Mesh
 from local.supervision.process import Identity
-from local.supervision.state import MeshRecord, Phase, State
+from local.supervision.state import ComponentState, MeshRecord, Phase
 from local.supervision.supervisor import Supervisor, locked
 from local.terminal import cli
 
@@ -88,7 +88,7 @@ class Supervised:
     layout: Layout
     said: list[str]
 
-    def record(self, name: str) -> tuple[State, int | None, int]:
+    def record(self, name: str) -> tuple[ComponentState, int | None, int]:
         record = MeshRecord.read(self.layout.state)
         assert record is not None
         component = record.component(name)

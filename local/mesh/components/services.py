@@ -8,7 +8,7 @@ from local.failures import LocalError
 from local.layout import Layout
 from local.mesh import credentials
 from local.mesh.components import mailsink, postgres, redis
-from local.mesh.writers import Writer
+from local.mesh.writers import LocalWriter
 from local.settings import REPOSITORY, LocalSettings, inherited_environment, users_settings
 from local.supervision import health
 from local.supervision.component import Component
@@ -38,7 +38,7 @@ def serving() -> tuple[str, ...]:
     return tuple(manifests())
 
 
-def components(layout: Layout, writer: Writer) -> Iterator[Component]:
+def components(layout: Layout, writer: LocalWriter) -> Iterator[Component]:
     """Every process of every service, each with an environment of its own."""
     for name, manifest in manifests().items():
         yield from _Processes(name, manifest, layout, writer).components()
@@ -66,7 +66,7 @@ class _Processes:
     service: str
     manifest: Manifest
     layout: Layout
-    writer: Writer
+    writer: LocalWriter
     _environment: dict[str, str] = field(default_factory=inherited_environment)
 
     def components(self) -> Iterator[Component]:

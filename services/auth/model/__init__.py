@@ -165,7 +165,7 @@ class Started:
     code_expires_at: datetime
 
 
-class Method(StrEnum):
+class SignInMethod(StrEnum):
     """How a person proved who they are: values of the `amr` claim (RFC 8176)."""
 
     PASSWORD = "pwd"
@@ -210,7 +210,7 @@ class Session:
     id: UUID
     user_id: UUID
     device: Device
-    methods: tuple[Method, ...]
+    methods: tuple[SignInMethod, ...]
     created_at: datetime
     last_used_at: datetime
     """The latest sign-in or refresh: written with the rotation, which is written anyway."""

@@ -21,12 +21,12 @@ from ..errors import CodeInvalid, TooManyUsernames, UsernameTaken
 from ..model import (
     Action,
     Device,
-    Method,
     Profile,
     Purpose,
     Randomness,
     Registration,
     SignedIn,
+    SignInMethod,
     Started,
     User,
     canonical_email,
@@ -147,7 +147,7 @@ class Registrations:
             if not await store.users.insert(tx, user, password_hash):
                 raise CodeInvalid if await store.users.find_by_email(tx, profile.email) else UsernameTaken
             await store.registrations.delete_of(tx, profile.email)
-            signed_in = await self._sessions.open(tx, user, device, Method.CODE, registering=True)
+            signed_in = await self._sessions.open(tx, user, device, SignInMethod.CODE, registering=True)
             attempt.concerns(user.id)
             await attempt.done(tx, actor_id=user.id, session_id=signed_in.session_id)
             await outbox.add(tx, events.UserRegistered(user_id=str(user.id)), key=user.id)

@@ -13,9 +13,9 @@ from ..model import (
     Action,
     CodeAnswer,
     Device,
-    Method,
     Purpose,
     SignedIn,
+    SignInMethod,
     Started,
     canonical_login,
     name_of_agent,
@@ -72,7 +72,9 @@ class PasswordSignIn:
                 user = await store.users.hold_password(tx, user_id, credentials.password_changed_at)
                 if user is None:
                     raise InvalidCredentials
-                signed_in = await self._sessions.open(tx, user, device, Method.PASSWORD, device_token=device_token)
+                signed_in = await self._sessions.open(
+                    tx, user, device, SignInMethod.PASSWORD, device_token=device_token
+                )
                 await attempt.done(tx, actor_id=user.id, session_id=signed_in.session_id)
         return signed_in
 
@@ -122,7 +124,7 @@ class CodeSignIn:
                 user = locked.user
                 await self._code_proofs.use(tx, challenge)
                 await store.users.enable_password(tx, user.id)
-                signed_in = await self._sessions.open(tx, user, device, Method.CODE, device_token=device_token)
+                signed_in = await self._sessions.open(tx, user, device, SignInMethod.CODE, device_token=device_token)
                 await attempt.done(tx, actor_id=user.id, session_id=signed_in.session_id)
             await self._password_proofs.forgive(user)
         return signed_in

@@ -14,7 +14,7 @@ from sqlalchemy.engine.row import RowMapping
 from kit.data.database import Transaction
 from kit.data.paging import PageRequest
 
-from ..model import Device, Method, RevokeReason, Session, User
+from ..model import Device, RevokeReason, Session, SignInMethod, User
 from ..tables import sessions, users
 from .batches import MOST, delete_some
 from .users import user_of
@@ -251,7 +251,7 @@ def _session(row: RowMapping) -> Session:
         id=row["id"],
         user_id=row["user_id"],
         device=Device(name=row["device_name"], user_agent=row["user_agent"], ip=row["ip"]),
-        methods=tuple(Method(method) for method in row["methods"]),
+        methods=tuple(SignInMethod(method) for method in row["methods"]),
         created_at=row["created_at"],
         last_used_at=row["last_used_at"],
         expires_at=row["expires_at"],

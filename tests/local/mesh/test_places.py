@@ -237,9 +237,9 @@ def test_a_folder_in_which_python_installs_nothing_is_named(closed: Path, layout
 
 
 def _makefile_in(place: Path) -> Path:
-    place.mkdir()
-    for name in ("Makefile", "pyproject.toml", "uv.lock"):
-        shutil.copy(REPOSITORY / name, place)
+    (place / "clients/python").mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "clients/python/pyproject.toml", "uv.lock"):
+        shutil.copy(REPOSITORY / name, place / name)
     return place
 
 

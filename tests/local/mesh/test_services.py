@@ -11,7 +11,7 @@ from local.failures import LocalError
 from local.layout import Layout, port_offsets
 from local.mesh import credentials, writers
 from local.mesh.components import services
-from local.mesh.writers import Writer
+from local.mesh.writers import LocalWriter
 from mesh.catalog import FIRST_SPARE_PORT, manifests
 from mesh.services import SERVICES
 
@@ -77,7 +77,7 @@ def test_a_setting_of_one_service_reaches_no_other(layout: Layout, monkeypatch: 
     monkeypatch.setenv("STORYMESH_LOG_LEVEL", "DEBUG")
     monkeypatch.setenv("STORYMESH_LISTEN", "0.0.0.0:1")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "unrelated")
-    processes = {each.name: each.environment for each in services.components(layout, Writer("openai"))}
+    processes = {each.name: each.environment for each in services.components(layout, LocalWriter("openai"))}
     holders = {name for name, environment in processes.items() if "STORYMESH_OPENAI_API_KEY" in environment}
     assert holders == {"story-migrate", "story", "story-worker-1", "story-worker-2"}
     assert {name for name, each in processes.items() if "STORYMESH_CODE_PEPPER" in each} == {
@@ -94,7 +94,7 @@ def test_a_setting_of_one_service_reaches_no_other(layout: Layout, monkeypatch: 
 def test_the_server_of_stories_is_told_of_the_same_writer_as_the_workers(layout: Layout) -> None:
     told = {
         each.name: each.environment["STORYMESH_WRITER"]
-        for each in services.components(layout, Writer("openai"))
+        for each in services.components(layout, LocalWriter("openai"))
         if "STORYMESH_WRITER" in each.environment
     }
     assert told.keys() >= {"story", "story-worker-1", "story-worker-2"}
@@ -114,7 +114,7 @@ def test_each_service_is_told_every_setting_it_requires(layout: Layout, service:
         if field.is_required()
     }
     provided = {name.upper() for name in files(layout, service)}
-    for each in services.components(layout, Writer("composer")):
+    for each in services.components(layout, LocalWriter("composer")):
         if each.command[2] == f"services.{service}":
             provided |= each.environment.keys()
     assert required - provided == set()
@@ -122,7 +122,7 @@ def test_each_service_is_told_every_setting_it_requires(layout: Layout, service:
 
 def test_every_process_listens_on_ports_of_its_own(layout: Layout) -> None:
     """Two: one for calls, one for numbers."""
-    processes = [each for each in services.components(layout, Writer("composer")) if each.ports]
+    processes = [each for each in services.components(layout, LocalWriter("composer")) if each.ports]
     ports = [port.number for each in processes for port in each.ports]
     assert len(ports) == len(set(ports)) == 2 * len(processes) > 2 * len(SERVICES)
     for each in processes:

@@ -15,7 +15,7 @@ from local.layout import Layout
 from local.supervision import control
 from local.supervision.component import Component, Mesh
 from local.supervision.health import grpc_serving
-from local.supervision.state import State
+from local.supervision.state import ComponentState
 from local.supervision.supervisor import Supervisor, locked
 from tests.local.processes import Supervised, killed, supervised
 
@@ -54,7 +54,7 @@ async def test_components_start_in_order_of_need_and_stop_in_reverse(
     async with supervised(layout, components) as mesh:
         healthy = [line.split()[0] for line in mesh.said if " is " in line]
         assert healthy[:3] == ["auth-migrate", "auth", "story"]
-        assert mesh.record("auth-migrate")[0] is State.DONE
+        assert mesh.record("auth-migrate")[0] is ComponentState.DONE
     assert (tmp_path / "stopped").read_text().split() == ["story", "auth"]
 
 
@@ -62,7 +62,7 @@ async def test_a_crashed_child_is_restarted_at_once_and_that_is_said(layout: Lay
     async with supervised(layout, [serving("auth")]) as mesh:
         _, first, _ = mesh.record("auth")
         killed(first)
-        await mesh.until(lambda: mesh.record("auth")[0] is State.HEALTHY and mesh.record("auth")[1] != first)
+        await mesh.until(lambda: mesh.record("auth")[0] is ComponentState.HEALTHY and mesh.record("auth")[1] != first)
         assert mesh.record("auth")[2] == 1
         assert "auth ended by itself (killed by SIGKILL); restart 1 follows at once" in mesh.said
 
@@ -74,7 +74,7 @@ def restarted(mesh: Supervised, times: int) -> bool:
 async def test_a_child_that_keeps_crashing_is_restarted_after_growing_pauses(layout: Layout, serving: Serving) -> None:
     async with supervised(layout, [serving("auth")]) as mesh:
         for restart in (1, 2):
-            await mesh.until(lambda: mesh.record("auth")[0] is State.HEALTHY)
+            await mesh.until(lambda: mesh.record("auth")[0] is ComponentState.HEALTHY)
             killed(mesh.record("auth")[1])
             await mesh.until(partial(restarted, mesh, restart))
         assert [line.rpartition("follows ")[2] for line in mesh.said if "follows" in line] == ["at once", "in 0.5 s"]
@@ -135,7 +135,7 @@ async def test_a_writer_that_does_not_start_leaves_the_former_one_writing(layout
     async with supervised(layout, [story], meshes.__getitem__) as mesh:
         with pytest.raises(LocalError, match=r"story does not start \(exit code 78\)[\s\S]*it has no key"):
             await asyncio.to_thread(control.send, layout.control_socket, control.Order("write-with", "openai"))
-        assert mesh.record("story")[0] is State.HEALTHY
+        assert mesh.record("story")[0] is ComponentState.HEALTHY
         assert mesh.settings()["STORYMESH_WRITER"] == layout.settings.writer
 
 

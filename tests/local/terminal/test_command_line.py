@@ -20,7 +20,7 @@ import redis
 from local.layout import Layout
 from local.mesh.components.postgres import Databases
 from local.mesh.components.redis import Users
-from local.supervision.state import ComponentRecord, State
+from local.supervision.state import ComponentRecord, ComponentState
 from local.terminal import cli, demo, status
 from tests.local.processes import STORES, CommandLine, assert_all_gone
 
@@ -42,7 +42,7 @@ def test_a_day_in_the_life_of_a_mesh(local: CommandLine, layout: Layout) -> None
 
     os.kill(processes["redis"].pid, signal.SIGKILL)
     _until(lambda: redis_of(local).restarts == 1)
-    _until(lambda: redis_of(local).state is State.HEALTHY)
+    _until(lambda: redis_of(local).state is ComponentState.HEALTHY)
     assert "redis ended by itself (killed by SIGKILL); restart 1 follows at once" in local("logs", "supervisor")
 
     local("stop", "mail")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.story.adapters.writers.openai.answer import Surrogates
-from services.story.adapters.writers.openai.event_stream import Event, EventDecoder
+from services.story.adapters.writers.openai.event_stream import EventDecoder, ServerSentEvent
 from services.story.adapters.writers.openai.opening import Announcement, Opening
 from services.story.adapters.writers.openai.reasoning import Thoughts
 
@@ -40,7 +40,7 @@ def cut_up(text: AnyStr, cuts: list[int]) -> list[AnyStr]:
     return [text[start:end] for start, end in pairwise(places)]
 
 
-def decoded(chunks: list[bytes]) -> list[Event]:
+def decoded(chunks: list[bytes]) -> list[ServerSentEvent]:
     decoder = EventDecoder()
     return [*(event for chunk in chunks for event in decoder.feed(chunk)), *decoder.finish()]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .. import Refusal, Usage, WriterRefused
-from .event_stream import Event
+from .event_stream import ServerSentEvent
 
 # Where the count ends up: an int32 in the contract, an integer in the database.
 _MOST_TOKENS = 2**31 - 1
@@ -36,7 +36,7 @@ class Delta:
     starts_over: bool = False
 
 
-def read(event: Event) -> Delta:
+def read(event: ServerSentEvent) -> Delta:
     """Raises ErrorEvent, WriterRefused when the model declines, and ValueError for what makes no sense.
 
     An event may say nothing: Azure sends choices without a delta, for its content filter, and others send keep-alives.

@@ -18,7 +18,7 @@ _MOST_BYTES = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ServerSentEvent:
     """An event with data; `name` is empty unless the endpoint gave it one."""
 
     name: str
@@ -39,7 +39,7 @@ class EventDecoder:
         self._data: list[str] = []
         self._size = 0
 
-    def feed(self, chunk: bytes) -> Iterator[Event]:
+    def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
         """Raises ValueError for an event that is too long to be one."""
         if self._ended_with_cr and chunk:
             chunk = chunk.removeprefix(b"\n")
@@ -55,7 +55,7 @@ class EventDecoder:
         if self._size + len(self._line) > _MOST_BYTES:
             raise ValueError("an event is endless")
 
-    def finish(self) -> Iterator[Event]:
+    def finish(self) -> Iterator[ServerSentEvent]:
         yield from self._take(self._next_line())
         yield from self._dispatch()
 
@@ -67,7 +67,7 @@ class EventDecoder:
             line = line.removeprefix("\ufeff")
         return line
 
-    def _take(self, line: str) -> Iterator[Event]:
+    def _take(self, line: str) -> Iterator[ServerSentEvent]:
         if not line:
             yield from self._dispatch()
             return
@@ -85,8 +85,8 @@ class EventDecoder:
             if value == DONE:
                 yield from self._dispatch()
 
-    def _dispatch(self) -> Iterator[Event]:
-        event = Event(self._name, "\n".join(self._data))
+    def _dispatch(self) -> Iterator[ServerSentEvent]:
+        event = ServerSentEvent(self._name, "\n".join(self._data))
         self._name, self._data, self._size = "", [], 0
         if event.data.strip():
             yield event

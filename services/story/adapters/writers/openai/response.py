@@ -13,7 +13,7 @@ from openai import AsyncAPIResponse, AsyncStream
 from openai.types.chat import ChatCompletionChunk
 
 from .. import Refusal, WriterRefused
-from .event_stream import DONE, Event, EventDecoder
+from .event_stream import DONE, EventDecoder, ServerSentEvent
 from .failures import Complaint, Failure, Redaction
 
 Response: TypeAlias = AsyncAPIResponse[AsyncStream[ChatCompletionChunk]]
@@ -46,7 +46,7 @@ class NoStream(Exception):
         return Complaint.parse(self._body).failure(description, None)
 
 
-async def events(response: Response) -> AsyncGenerator[Event, None]:
+async def events(response: Response) -> AsyncGenerator[ServerSentEvent, None]:
     """Raises NoStream when what comes is none, and ValueError."""
     decoder = EventDecoder()
     head = b""
