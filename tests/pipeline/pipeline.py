@@ -24,7 +24,7 @@ from .processes import CURSOR_KEY, LEASE_SECONDS, ApiCall, Environment, ProcessS
 from .reader import Reader
 from .scenario import Fault, Scenario, StoryRequest, WhileFrozen
 
-IDLE_SECONDS = 45.0
+IDLE_SECONDS = 120.0
 """Limit for a scenario: far more than leases, polls and retries take together on a busy machine."""
 
 _BY_OTHERS = (WhileFrozen.ANOTHER_TAKES_OVER, WhileFrozen.ANOTHER_ENDS_IT)

@@ -60,19 +60,19 @@ async def run_with_each_fault(pipelines: Sequence[Pipeline], scenario: Scenario,
     await run_concurrently(pipelines, faults, run)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_a_kill_after_any_step_breaks_nothing(pipelines: list[Pipeline]) -> None:
     trace = await recorded(pipelines, PLAIN)
     await run_with_each_stop(pipelines, PLAIN, [*stops(trace, Moment.AFTER)])
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_a_kill_before_any_step_or_in_its_middle_breaks_nothing(pipelines: list[Pipeline]) -> None:
     trace = await recorded(pipelines, PLAIN)
     await run_with_each_stop(pipelines, PLAIN, [*stops(trace, Moment.MIDWAY)])
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_a_process_that_freezes_after_any_step_and_resumes_when_another_has_taken_over_breaks_nothing(
     pipelines: list[Pipeline],
 ) -> None:
@@ -85,7 +85,7 @@ async def test_a_process_that_freezes_after_any_step_and_resumes_when_another_ha
         await run_with_each_fault(pipelines, two, map(Fault, frozen, until_when))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_a_kill_at_any_step_of_a_cancellation_or_a_retry_breaks_nothing(pipelines: list[Pipeline]) -> None:
     plain = {(line.role, line.label) for line in await recorded(pipelines, PLAIN)}
     trace = await recorded(pipelines, CANCELLED)
@@ -93,7 +93,7 @@ async def test_a_kill_at_any_step_of_a_cancellation_or_a_retry_breaks_nothing(pi
     await run_with_each_stop(pipelines, CANCELLED, [*stops(found, Moment.BEFORE), *stops(found, Moment.AFTER)])
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_a_redis_that_forgets_progress_or_everything_at_any_step_breaks_nothing(
     pipelines: list[Pipeline],
 ) -> None:

@@ -50,7 +50,7 @@ scenarios = st.builds(
 )
 
 
-@pytest.mark.timeout(600)  # a failure is shrunk to the fewest faults before it is shown
+@pytest.mark.timeout(1800)  # a failure is shrunk to the fewest faults before it is shown
 async def test_whatever_happens_every_story_ends_once_and_is_told_of_once(pipelines: list[Pipeline]) -> None:
     loop = asyncio.get_running_loop()
 
