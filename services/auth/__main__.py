@@ -18,7 +18,7 @@ from .worker import upkeep
 
 
 def api(resources: Resources, ops: Operations) -> Server:
-    # Most of what people do here needs no Redis, and what does says so by itself.
+    # Redis is optional for readiness: most calls work without it, and those that need it answer UNAVAILABLE themselves.
     server = resources.api(required={"signing_keys": ops.keys.check}, optional={"redis": resources.redis.ping})
     add_servicers(server, ops)
     server.background(ops.feed.run)
@@ -32,7 +32,7 @@ async def serve(settings: AuthSettings) -> None:
         await ops.feed.refresh()
         server = api(resources, ops)
         server.background(ops.keys.run)
-        # Its own tokens are verified like everybody's, only the keys and the revocations are nearer.
+        # Verifies its own access tokens as every service does, with keys and revocations that it holds itself.
         access_tokens = resources.access_tokens_of(KeySet(ops.keys.load, resources.clock))
         async with ops.passwords:
             await server.run(access_tokens, resources.service_tokens)

@@ -1,4 +1,4 @@
-"""What operators do by hand, at the server."""
+"""Operators' commands, run at the server: administrators and signing keys."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from .model.password_policy import PasswordRule
 
 
 class AuthWorkerSettings(DatabaseSettings):
-    """What `worker` is told."""
+    """Settings of the `worker` process."""
 
     signing_key_secret: Key = Field(description="Encrypts the private signing keys in the database.")
     signing_key_days: float = Field(30.0, gt=0, description="Days after which the signing key is replaced.")
@@ -25,7 +25,7 @@ class AuthWorkerSettings(DatabaseSettings):
 
 
 class AuthSettings(AuthWorkerSettings):
-    """What `serve` is told."""
+    """Settings of the `serve` process."""
 
     seal_key: Key = Field(description="Encrypts codes on their way to the mail worker; the same in notification.")
     cursor_key: Key = Field(description="Signs page tokens; the same for all replicas.")

@@ -6,35 +6,35 @@ from kit.errors import AlreadyExists, FailedPrecondition, NotFound, ResourceExha
 
 
 class InvalidCredentials(Unauthenticated):
-    """Every failed password sign-in, whatever was wrong."""
+    """The one answer to every failed password sign-in, so that it does not tell what was wrong."""
 
     reason = "INVALID_CREDENTIALS"
     message = "the login or the password is wrong"
 
 
 class CodeInvalid(Unauthenticated):
-    """Wrong, expired, used and unknown codes alike."""
+    """The one answer to wrong, expired, used and unknown codes."""
 
     reason = "CODE_INVALID"
     message = "the code is wrong or has ended; ask for another one"
 
 
 class RefreshInvalid(Unauthenticated):
-    """No token of ours, or of a session that has ended by itself."""
+    """The token was not made by this service, or its session has expired."""
 
     reason = "REFRESH_INVALID"
     message = "the refresh token is not valid; sign in again"
 
 
 class RefreshReused(Unauthenticated):
-    """A spent token came back: the client or a thief holds an old one."""
+    """A spent refresh token was presented: the client or a thief holds an old one."""
 
     reason = "REFRESH_REUSED"
     message = "the refresh token was used before; sign in again"
 
 
 class StopTokenInvalid(Unauthenticated):
-    """Unknown, used, voided and old ones alike."""
+    """The one answer to unknown, used, voided and expired tokens."""
 
     reason = "STOP_TOKEN_INVALID"
     message = "the token stops no change of an address, or has ended"
@@ -46,21 +46,21 @@ class UsernameTaken(AlreadyExists):
 
 
 class TooManyUsernameChanges(ResourceExhausted):
-    """Whether the name is taken or free: the answers would tell which names others have."""
+    """Answers whether the name is taken or free; otherwise the answers would tell which names others have."""
 
     reason = "TOO_MANY_USERNAME_CHANGES"
     message = "the username was changed, or tried to be, too often; wait before the next try"
 
 
 class TooManyUsernames(ResourceExhausted):
-    """Waiting does not help: who has proven one address must not learn who has which names."""
+    """Permanent: a person who has proven one address must not learn which usernames exist by trying."""
 
     reason = "TOO_MANY_USERNAMES"
     message = "too many usernames were tried that belong to others; complete without one and choose it later"
 
 
 class EmailTaken(AlreadyExists):
-    """Said only to somebody who has proven the address."""
+    """Answered only to a person who has proven the address."""
 
     reason = "EMAIL_TAKEN"
     message = "the address belongs to another account"
@@ -92,14 +92,14 @@ class TooManyCodes(ResourceExhausted):
 
 
 class CodeAttemptsSpent(ResourceExhausted):
-    """No further code can help, so none is mailed; waiting does not help either."""
+    """The challenge is exhausted: no further code is mailed for it, and waiting does not help."""
 
     reason = "CODE_ATTEMPTS_SPENT"
     message = "too many wrong codes were given; register again"
 
 
 class TooManyRefreshes(ResourceExhausted):
-    """Of one session, which is no reason to end it."""
+    """Limit on refreshes of one session. The session goes on."""
 
     reason = "TOO_MANY_REFRESHES"
     message = "the session is refreshed too often; wait before the next refresh"
@@ -111,7 +111,7 @@ class TooManySignIns(ResourceExhausted):
 
 
 class Overloaded(ResourceExhausted):
-    """More passwords are to be checked than the processors can do in time."""
+    """Back-pressure: more passwords wait to be hashed than the processors can hash in time."""
 
     reason = "OVERLOADED"
     message = "the service is busy; try again"

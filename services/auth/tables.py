@@ -36,17 +36,17 @@ users = Table(
     Column("last_name", Text, nullable=False),
     Column("preferences", ARRAY(Text), nullable=False),
     Column("role", Text, nullable=False),
-    # None: the account signs in by mailed codes only.
+    # Null: the account signs in by mailed codes only.
     Column("password_hash", Text),
     Column("password_changed_at", DateTime(timezone=True), nullable=False),
     Column("password_disabled_at", DateTime(timezone=True)),
-    # Grows with every change of what proofs protect: one that was begun in an earlier epoch proves nothing.
+    # Incremented with every change of what proofs protect: proofs of an earlier epoch are void.
     Column("proof_epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("created_at", DateTime(timezone=True), nullable=False),
-    # Sessions of an earlier epoch have ended, but the one that was kept.
+    # Sessions of an earlier epoch have ended, except the one that was kept.
     Column("session_epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("kept_session_id", Uuid),
-    # Why they ended, while some of their rows do not say so yet.
+    # Why the sessions ended, until all of their rows are marked with it.
     Column("unmarked_reason", Text),
     Index("users_with_unmarked_sessions", "id", postgresql_where=text("unmarked_reason IS NOT NULL")),
     UniqueConstraint("email_canonical", name=EMAIL_UNIQUE),
@@ -64,7 +64,7 @@ registrations = Table(
     Column("last_name", Text, nullable=False),
     Column("preferences", ARRAY(Text), nullable=False),
     Column("password_hash", Text),
-    # In their canonical form: those that were tried at completion and belong to others.
+    # Usernames, in canonical form, that were tried at completion and belong to others.
     Column("usernames_refused", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
@@ -77,10 +77,10 @@ challenges = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("purpose", Text, nullable=False),
-    # Neither is there for an address that nobody has: it is not kept.
+    # Both are null for an address without an account, which is not stored.
     Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE")),
     Column("email", Text),
-    # The account's when the code was asked for.
+    # The account's proof epoch when the code was requested.
     Column("proof_epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Index("challenges_by_user", "user_id"),
@@ -92,9 +92,9 @@ email_change_stops = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("user_id", Uuid, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
-    # The address that the account had.
+    # The account's address before the change.
     Column("email", Text, nullable=False),
-    # SHA-256 of the token in the mail, which has 256 random bits.
+    # SHA-256 of the mailed token, which has 256 random bits.
     Column("token_digest", LargeBinary, nullable=False, unique=True),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
@@ -125,7 +125,7 @@ sessions = Table(
     Column("refreshed_until", DateTime(timezone=True)),
     Column("revoked_at", DateTime(timezone=True)),
     Column("revoke_reason", Text),
-    # The account's at the sign-in: a trigger sets it (migration 0004).
+    # The account's epoch at the sign-in, set by a trigger (migration 0004).
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),
     Index("sessions_by_user", "user_id", "id"),
     Index("sessions_unrevoked", "user_id", "last_used_at", postgresql_where=text("revoked_at IS NULL")),
@@ -154,10 +154,10 @@ revocations = Table(
     Column("kind", Text, primary_key=True),
     Column("value", Text, primary_key=True),
     Column("expires_at", DateTime(timezone=True), nullable=False),
-    # Of a person not all tokens, but those of sessions from before this epoch, and of these not the excepted one's.
+    # Revoked are not all of the person's tokens, but those of sessions before this epoch, except one session's.
     Column("before_epoch", BigInteger),
     Column("excepted_session_id", Uuid),
-    # The one that wrote the row.
+    # The transaction that wrote the row.
     Column("transaction", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
     Index("revocations_by_transaction", "transaction"),
     Index("revocations_by_expiry", "expires_at"),
@@ -166,7 +166,7 @@ revocations = Table(
 audit_erasures = Table(
     "audit_erasures",
     metadata,
-    # Of a deleted account: entries about it may still say from where.
+    # Accounts that were deleted and whose entries still hold addresses and agents.
     Column("subject_id", Uuid, primary_key=True),
 )
 
@@ -176,7 +176,7 @@ audit_entries = Table(
     Column("id", Uuid, primary_key=True),
     Column("occurred_at", DateTime(timezone=True), nullable=False),
     Column("action", Text, nullable=False),
-    # Empty: it was done. Otherwise why it was refused.
+    # The reason of the refusal; empty when the action succeeded.
     Column("reason", Text, nullable=False),
     Column("actor_id", Uuid),
     Column("subject_id", Uuid),

@@ -1,4 +1,4 @@
-"""What happens in the background besides the relay: keys are replaced, ended registrations and sessions removed."""
+"""Upkeep beside the relay: rotates keys, and deletes ended registrations and sessions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .operations import rotation
 from .operations.keys import KeyRotation
 
 _KEEP_ENDED_SESSIONS = timedelta(days=7)
-"""Long enough that a client that comes back learns that its session was revoked, not only that its token is unknown."""
+"""Long enough that a client that returns later learns that its session was revoked, and not only that its token is unknown."""
 
 
 def upkeep(settings: AuthWorkerSettings, resources: Resources) -> Upkeep:
@@ -31,7 +31,7 @@ def upkeep(settings: AuthWorkerSettings, resources: Resources) -> Upkeep:
 
 
 class Upkeep:
-    """Any number may run at the same time."""
+    """Periodic clean-up and key rotation, safe to run in any number of processes at the same time."""
 
     def __init__(
         self, db: Database, rotation: KeyRotation, clock: Clock, *, every_seconds: float, audit_kept: timedelta
@@ -43,7 +43,7 @@ class Upkeep:
         self._audit_kept = audit_kept
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Works until `stopping` is set; outlives failures of the database."""
+        """Work until `stopping` is set. Failures of the database are logged and retried."""
         await every(self._every_seconds, stopping, self._work, failure="upkeep has to wait")
 
     async def _work(self) -> None:
@@ -51,9 +51,9 @@ class Upkeep:
         await self.clean_up()
 
     async def clean_up(self) -> None:
-        """Removes what has ended: personal data is not kept without need."""
+        """Delete what has ended, because personal data is not kept without need."""
         now = self._clock()
-        # Each in transactions of its own: what is much of one kind keeps no locks for long, nor the others waiting.
+        # Each kind in transactions of its own, so that many rows of one kind hold no lock for long and do not delay the others.
         await self._repeated(lambda tx: store.registrations.delete_expired(tx, now))
         await self._repeated(lambda tx: store.challenges.delete_expired(tx, now))
         await self._repeated(lambda tx: store.email_stops.delete_expired(tx, now))
@@ -64,7 +64,7 @@ class Upkeep:
         await self._repeated(lambda tx: store.audit.delete_older(tx, now - self._audit_kept))
 
     async def _repeated(self, some: Callable[[Transaction], Awaitable[int]]) -> None:
-        """Until fewer than a batch were left to be written."""
+        """Repeat until a batch was not full."""
         written = store.batches.MOST
         while written >= store.batches.MOST:
             async with self._db.transaction() as tx:

@@ -1,4 +1,4 @@
-"""What accounts, registrations and sessions are, and the rules that need no database."""
+"""Entities of accounts, registrations and sessions, and the rules that need no database."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from kit.identity.caller import Origin, Role
 from kit.identity.display_text import visible
 
 Randomness = Callable[[int], bytes]
-"""Returns that many unpredictable bytes; `secrets.token_bytes` outside of tests."""
+"""A function that returns the given number of unpredictable bytes: `secrets.token_bytes` outside of tests."""
 
 DEVICE_NAME_LENGTH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a person says about themselves at registration."""
+    """The data that a person gives about themselves at registration."""
 
     email: str
     username: str | None
@@ -32,7 +32,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class ProfileChange:
-    """What is None stays. An empty username is none."""
+    """A partial update: None leaves a field unchanged, an empty username removes it."""
 
     username: str | None = None
     first_name: str | None = None
@@ -63,20 +63,20 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What proofs are checked against."""
+    """An account's state against which proofs are checked."""
 
     user: User
     password_hash: str | None
     password_changed_at: datetime
     password_disabled_at: datetime | None
-    """After too many failures in a row, until a code proves the owner."""
+    """Set after too many failures in a row; cleared by a code that proves the owner."""
     proof_epoch: int
-    """Grows when the password, the address or the role changes and when the password is disabled."""
+    """Incremented when the password, the address or the role changes and when the password is disabled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """An account that does not exist yet: the address is unproven."""
+    """A pending registration: its address is unproven, and no account exists yet."""
 
     id: UUID
     profile: Profile
@@ -84,11 +84,11 @@ class Registration:
     created_at: datetime
     expires_at: datetime
     usernames_refused: tuple[str, ...] = ()
-    """In their canonical form: those that were tried at completion and belong to others."""
+    """Usernames, in canonical form, that were tried at completion and belong to others."""
 
 
 class Purpose(StrEnum):
-    """What a one-time code is for; none works for anything else."""
+    """The purpose of a one-time code, which is valid for no other."""
 
     REGISTRATION = "registration"
     SIGN_IN = "sign-in"
@@ -98,35 +98,35 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """A code that was asked for. For an address that nobody has there is one too, without account and address."""
+    """A request for a code. An address without an account has one too, with neither account nor address in it."""
 
     id: UUID
     purpose: Purpose
     user_id: UUID | None
     email: str | None
-    """Where the code went."""
+    """The address to which the code was mailed."""
     expires_at: datetime
     proof_epoch: int
-    """The account's when the code was asked for."""
+    """The account's proof epoch when the code was requested."""
 
     def holds(self, account: Credentials) -> bool:
-        """False once anything has changed at the account that a proof protects."""
+        """Whether the account is unchanged, as far as proofs protect it, since the code was requested."""
         return self.user_id == account.user.id and self.proof_epoch == account.proof_epoch
 
     def proves(self, account: Credentials) -> bool:
-        """That the code went to the address of the account as it is now: who reads a former one is nobody any more."""
+        """Whether the challenge holds and the code was mailed to the account's present address; a former address proves nothing."""
         mailed = self.email is not None and canonical_email(self.email)
         return self.holds(account) and mailed == canonical_email(account.user.profile.email)
 
 
 @dataclass(frozen=True, slots=True)
 class EmailChangeStop:
-    """What the owner of an address can bring an account back to it with."""
+    """A token by which the owner of a former address moves the account back to it."""
 
     id: UUID
     user_id: UUID
     email: str
-    """That the account had when somebody began to move it."""
+    """The account's address when the change began."""
     token_digest: bytes
     created_at: datetime
     expires_at: datetime
@@ -134,7 +134,7 @@ class EmailChangeStop:
 
 @dataclass(frozen=True, slots=True)
 class CodeAnswer:
-    """What somebody gives to answer a challenge."""
+    """A person's answer to a challenge."""
 
     challenge_id: UUID
     digits: str
@@ -142,7 +142,7 @@ class CodeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class OwnProof:
-    """What the holder of an access token gives to prove that they are the account's owner: one of both."""
+    """Proof by the holder of an access token that they own the account: the password or a code."""
 
     password: str
     code: CodeAnswer | None
@@ -150,23 +150,23 @@ class OwnProof:
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """An account whose owner somebody has proven to be, as it was then."""
+    """An account and the proof that its owner has given, as the account was at that moment."""
 
     account: Credentials
     challenge: Challenge | None
-    """None: it was proven by the password."""
+    """None if the password was the proof."""
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What everybody learns of a code that was asked for, whoever the address belongs to."""
+    """The answer to a request for a code, the same for addresses with and without an account."""
 
     id: UUID
     code_expires_at: datetime
 
 
 class SignInMethod(StrEnum):
-    """How a person proved who they are: values of the `amr` claim (RFC 8176)."""
+    """How a person authenticated: values of the `amr` claim (RFC 8176)."""
 
     PASSWORD = "pwd"
     CODE = "otp"
@@ -174,7 +174,7 @@ class SignInMethod(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a session is opened from, for its owner to recognise it by."""
+    """The device from which a session is opened, shown so that its owner recognises it."""
 
     name: str
     user_agent: str
@@ -182,12 +182,12 @@ class Device:
 
     @property
     def has_own_name(self) -> bool:
-        """Whether it was given one. A name after the agent tells no more than the agent does."""
+        """Whether the client named the device. A name made from the user agent adds nothing to the agent."""
         return self.name != name_of_agent(self.user_agent)
 
 
 def name_of_agent(user_agent: str) -> str:
-    """What a device without a name is shown as. An agent without a letter, such as `-` or the edge's `?`, names nothing."""
+    """A device name made from the user agent. An agent without a letter, such as `-` or the edge's `?`, gives none."""
     name = visible(user_agent)[:DEVICE_NAME_LENGTH].rstrip()
     return name if any(map(str.isalnum, name)) else "Unknown device"
 
@@ -205,7 +205,7 @@ class RevokeReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One device's sign-in. `generation` counts its refresh tokens; only the newest is good."""
+    """A person signed in on one device. `generation` counts its refresh tokens; only the newest is valid."""
 
     id: UUID
     user_id: UUID
@@ -213,9 +213,9 @@ class Session:
     methods: tuple[SignInMethod, ...]
     created_at: datetime
     last_used_at: datetime
-    """The latest sign-in or refresh: written with the rotation, which is written anyway."""
+    """The latest sign-in or refresh. Written with the rotation, which writes the row anyway."""
     expires_at: datetime
-    """Unless it is refreshed before."""
+    """Expiry unless the session is refreshed before."""
     ends_at: datetime
     generation: int
     nonce: bytes
@@ -223,18 +223,18 @@ class Session:
     """SHA-256 of the newest refresh token."""
     rotated_at: datetime
     repeats: int
-    """How often the newest token was handed out again."""
+    """How often the newest token was issued again, as the answer to a retry."""
     late_generation: int = 0
-    """The latest that was handed out again after the time in which a retry is expected."""
+    """The latest generation whose token was issued again later than retries are expected."""
     late_repeats: int = 0
-    """How many generations in a row were, up to that one."""
+    """The number of consecutive late generations that ends with `late_generation`."""
     refreshed_until: datetime | None = None
-    """When the refreshes so far are worked off, each taking its pause (GCRA's theoretical arrival time)."""
+    """GCRA's theoretical arrival time of the refreshes: when those so far are worked off, one pause each."""
     revoked_at: datetime | None = None
     epoch: int = 0
-    """The account's when the session was opened. What ends all sessions of an account begins another one."""
+    """The account's session epoch at the sign-in. Ending all sessions increments the account's."""
     outdated: bool = False
-    """Whether it ended with its epoch, and was not the one that was kept."""
+    """Whether the session ended with its epoch; false for the one session that was excepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,13 +254,13 @@ class SignedIn:
 
 
 class Action(StrEnum):
-    """What the audit log tells of."""
+    """The actions that the audit log records."""
 
     REGISTRATION = "REGISTRATION"
     SIGN_IN_PASSWORD = "SIGN_IN_PASSWORD"
     SIGN_IN_CODE = "SIGN_IN_CODE"
     REFRESH = "REFRESH"
-    """Only when it was refused as a reuse: an ordinary one happens every ten minutes and tells nothing."""
+    """Recorded only when a refresh was refused as a reuse; ordinary ones come every ten minutes and carry no information."""
     LOGOUT = "LOGOUT"
     SESSION_REVOKE = "SESSION_REVOKE"
     SESSIONS_REVOKE_OTHERS = "SESSIONS_REVOKE_OTHERS"
@@ -284,21 +284,21 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """Who did what to whose account, from where. Never a code, a token or an address that nobody proved."""
+    """One audit record: who did what to which account, from where. Never holds a code, a token or an unproven address."""
 
     action: Action
     origin: Origin
     actor_id: UUID | None
-    """None for somebody unproven, or an operator at the server."""
+    """None for an unauthenticated person, or an operator at the server."""
     subject_id: UUID | None
-    """None when no account is concerned, or the one that was named does not exist."""
+    """None when the action concerns no account, or names one that does not exist."""
     session_id: UUID | None = None
     reason: str = ""
-    """Why it was refused; empty when it was done."""
+    """The reason of the refusal; empty when the action succeeded."""
 
 
 class KeyState(StrEnum):
-    """The PENDING key is published and stands by; the ACTIVE one signs; RETIRED ones still verify."""
+    """The life of a key: PENDING is published and on standby, ACTIVE signs, RETIRED only verifies."""
 
     PENDING = "PENDING"
     ACTIVE = "ACTIVE"
@@ -311,16 +311,16 @@ class SigningKey:
     state: KeyState
     public_jwk: dict[str, str]
     sealed_private_key: bytes | None
-    """None once it is retired: nothing is to be signed with it any more."""
+    """None once the key is retired, because it signs nothing any more."""
     created_at: datetime
     activated_at: datetime | None = None
     due_at: datetime | None = None
-    """When a pending key is to take over before the active one's time."""
+    """When a pending key takes over, if that is earlier than the active key's term."""
     retired_at: datetime | None = None
 
 
 def canonical_email(email: str) -> str:
-    """The form in which addresses are compared; all spellings of one have the same."""
+    """The form in which addresses are compared; all spellings of one address have the same."""
     return email_addresses.canonical(email)
 
 
@@ -329,15 +329,15 @@ def canonical_username(username: str) -> str:
 
 
 def canonical_login(login: str) -> str:
-    """An address or a username as it is looked up; only addresses have an @. Any text is allowed, most of it matches nobody."""
-    # Postgres texts cannot hold NUL, and no login does.
+    """The form in which an address or a username is looked up; only addresses have an @. Accepts any text."""
+    # Postgres texts cannot hold NUL, and no login contains it.
     login = email_addresses.stripped(login).replace("\0", "\N{REPLACEMENT CHARACTER}")
     return canonical_email(login) if "@" in login else canonical_username(login)
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshToken:
-    """As a client presents it."""
+    """A refresh token as a client presents it, parsed."""
 
     session_id: UUID
     generation: int

@@ -1,7 +1,7 @@
-"""Device tokens: what makes a device known to an account (OWASP, "Slow Down Online Guessing Attacks with Device Cookies").
+"""Device tokens: proof that a device is known to an account (OWASP, "Slow Down Online Guessing Attacks with Device Cookies").
 
-They sign nobody in. A device that shows one has its failed sign-ins counted apart, so that strangers who guess at the account
-cannot keep its owner out.
+They authenticate nobody. Failed sign-ins of a device that presents one are counted apart, so that strangers who guess at the
+account cannot lock its owner out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ID_BYTES, _NAME_BYTES = 16, 16
 
 
 class DeviceTokens:
-    """Derived and not kept: HMAC(key, user | name). The newest of the keys makes tokens, all of them verify."""
+    """Derives tokens instead of storing them: HMAC(key, user | name). The newest key makes tokens, all keys verify."""
 
     def __init__(self, keys: Sequence[bytes], random: Randomness) -> None:
         self._keys = keys
@@ -32,7 +32,7 @@ class DeviceTokens:
         return _PREFIX + base64url.encode(raw)
 
     def name_of(self, token: str, user_id: UUID) -> str | None:
-        """The device's name, None when the token is not ours or was made for another account."""
+        """The device name in the token; None if this service did not make it, or made it for another account."""
         try:
             raw = base64url.decode(token.removeprefix(_PREFIX))
         except ValueError:

@@ -1,8 +1,8 @@
-"""Which passwords are accepted.
+"""The password policy.
 
-The rule `length` is that of NIST SP 800-63B-4, 3.1.1.2: long enough and not to be guessed, whatever the characters. The rule
-`classes` is for those who are bound to one of composition: shorter, but of four kinds of characters. Neither takes a password
-from the blocklist, or one that takes too few guesses.
+The rule `length` follows NIST SP 800-63B-4, 3.1.1.2: long enough and hard to guess, without rules about characters. The rule
+`classes` is for operators who are bound to a composition rule: shorter, but of four kinds of characters. Both refuse passwords of
+the blocklist and passwords that take too few guesses.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ PasswordRule = Literal["length", "classes"]
 _MAX_BYTES = 1024
 _CLASSES_MIN_LENGTH = 8
 _OWN_CHARACTERS = 8
-"""What must be left of a password without the words that anybody would try first."""
+"""Characters that must remain of a password without the words that an attacker tries first."""
 
 _MOST_GUESSES_NEEDED = 10**10
-"""The highest score that zxcvbn gives; hours for whoever has stolen the hashes and tries 10^6 a second."""
+"""The highest score that zxcvbn gives; takes a thief of the hashes hours at 10^6 guesses a second."""
 
 _SHORTEST_WORD = 4
 _SERVICE = "storymesh"
 
 
 def normalized(password: str) -> str:
-    """NFC, as RFC 8265 has it, so that the same password typed on another keyboard is the same. Nothing is trimmed."""
+    """NFC, as RFC 8265 requires, so that different keyboards produce the same password. Nothing is trimmed."""
     return unicodedata.normalize("NFC", password)
 
 
 @dataclass(frozen=True, slots=True)
 class PasswordPolicy:
     min_length: int
-    """Of the rule `length`, in characters; the other rule has its own."""
+    """The shortest password in characters under the rule `length`; the rule `classes` has its own."""
 
     rule: PasswordRule = "length"
 
     def check(self, password: str, profile: Profile | None, *, field: str = "password") -> None:
-        """Raises InvalidArgument on `field`. Takes the normalized form.
+        """Check a normalized password. Raises InvalidArgument on `field`.
 
-        Without a profile, as before the owner is known, the words of the account are not looked for.
+        Without a profile, because the owner is not known yet, the words of the account are not looked for.
         """
         violations = [
             Violation(field, description, reason) for reason, description in self._problems(password, profile)
@@ -57,7 +57,7 @@ class PasswordPolicy:
             raise InvalidArgument(violations)
 
     def _problems(self, password: str, profile: Profile | None) -> list[tuple[str, str]]:
-        # Too much text is looked at no further. What else is wrong with the form is told at once, guesses after that.
+        # Too long a text is examined no further. Faults of form are reported first, guessability after them.
         if len(password.encode()) > _MAX_BYTES:
             return [("PASSWORD_TOO_LONG", f"must be at most {_MAX_BYTES} bytes long")]
         return list(self._faults_of_form(password)) or list(self._guesses(password, profile))
@@ -69,7 +69,7 @@ class PasswordPolicy:
     def _faults_of_form(self, password: str) -> Iterator[tuple[str, str]]:
         if len(password) < self._shortest:
             yield "PASSWORD_TOO_SHORT", f"must be at least {self._shortest} characters long"
-        # NIST and ASVS ask for printing characters only. Others come from a paste gone wrong and cannot be typed again.
+        # NIST and ASVS require printing characters only. Others come from a broken paste and cannot be typed again.
         if any(unicodedata.category(character) == "Cc" for character in password):
             yield "PASSWORD_UNPRINTABLE", "must not contain control characters such as line breaks"
         if self.rule == "classes":
@@ -79,10 +79,10 @@ class PasswordPolicy:
         folded, context = password.casefold(), _context(profile)
         if _is_common(folded):
             yield "PASSWORD_COMMON", "is among the passwords that are tried first; choose another one"
-        # The other rule's short passwords would have nothing left.
+        # The short passwords of the rule `classes` would have nothing left.
         elif self.rule == "length" and len(_without(context, folded)) < _OWN_CHARACTERS:
             yield "PASSWORD_CONTEXT", "is little more than the name of the account or of this service"
-        # As many guesses as zxcvbn gives to random characters of the shortest length, ten for each.
+        # The guesses that zxcvbn gives to random characters of the shortest length: ten for each.
         elif said := advice(password, context, guesses=min(10**self._shortest, _MOST_GUESSES_NEEDED)):
             yield "PASSWORD_GUESSABLE", f"takes too few guesses. {said}"
 
@@ -94,20 +94,20 @@ def _missing_classes(password: str) -> Iterator[tuple[str, str]]:
         yield "PASSWORD_NEEDS_UPPER_CASE", "must contain an upper-case letter"
     if not any(character.isdecimal() for character in password):
         yield "PASSWORD_NEEDS_DIGIT", "must contain a digit"
-    # Punctuation, symbols and spaces; marks belong to their letters.
+    # Punctuation, symbols and spaces. Combining marks belong to their letters.
     if not any(unicodedata.category(character)[0] in "PSZ" for character in password):
         yield "PASSWORD_NEEDS_SYMBOL", "must contain a character that is neither a letter nor a digit"
 
 
 def _is_common(folded: str) -> bool:
-    """Also when it is repeated, or dressed up with digits and punctuation at its ends."""
+    """Whether the blocklist has the password, also when it is repeated or has digits and punctuation added at its ends."""
     unit = _unit(folded)
     core = _trimmed(folded)
     return len(unit) < _OWN_CHARACTERS or not {folded, unit, core, _unit(core)}.isdisjoint(_common())
 
 
 def _unit(text: str) -> str:
-    """The shortest beginning that, repeated and perhaps cut off, makes the text (the failure function of Knuth-Morris-Pratt)."""
+    """The shortest prefix whose repetition, perhaps cut off, is the text (failure function of Knuth-Morris-Pratt)."""
     borders = [0] * len(text)
     for end in range(1, len(text)):
         length = borders[end - 1]

@@ -1,7 +1,7 @@
-"""How many guesses a password takes somebody who knows how people choose them (zxcvbn), and what to do about too few.
+"""Estimates how many guesses a password takes (zxcvbn), and advises about weak ones.
 
-zxcvbn knows English words, names, common passwords, dates, sequences, repeats and the keyboards of English. What it reads past is
-shown to it in a form that it knows; the form with the fewest guesses counts.
+zxcvbn knows English words, names, common passwords, dates, sequences, repeats and English keyboards. Patterns that it misses are
+rewritten into forms that it knows; the form with the fewest guesses counts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from zxcvbn_rs_py import zxcvbn
 
 _SEEN = 32
-"""Characters that are looked at. Estimates cost more than their text grows, and one of 32 characters is long decided."""
+"""Characters that are estimated. The cost of an estimate grows faster than the text, and 32 characters suffice to decide."""
 
 _LONG_RUN = re.compile(r"(.)\1{3,}", re.DOTALL)
 _RUN = re.compile(r"(.)\1+", re.DOTALL)
@@ -33,7 +33,7 @@ _ADVICE = "Add another word or two. Uncommon words are better."
 
 
 def advice(password: str, words: Iterable[str], *, guesses: int) -> str | None:
-    """What to do about a password that takes fewer guesses; None when it takes as many. `words` are tried first."""
+    """Advice about a password that takes fewer than the needed guesses, else None. `words` are tried first."""
     known = sorted(words)
     for form in _forms(_LONG_RUN.sub(r"\1\1\1", password)[:_SEEN]):
         estimate = zxcvbn(_with_few_substitutes(form), known)
@@ -59,7 +59,7 @@ def _forms(text: str) -> Iterator[str]:
 
 
 def _with_few_substitutes(text: str) -> str:
-    """With so many kinds of digits and of these; a mark in the place of the rest makes hardly a password easier to guess."""
+    """Keeps so many kinds of digits and of substitutes; replacing the others by a mark makes few passwords easier to guess."""
     kinds = list(dict.fromkeys(each for each in text if each in _SUBSTITUTES))
     digits = len({each for each in text if each.isdecimal()})
     return text.translate({ord(each): "~" for each in kinds[max(0, _MOST_KINDS - digits) :]})

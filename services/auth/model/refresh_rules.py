@@ -1,4 +1,4 @@
-"""What a presented refresh token gets: docs/decisions/0009-refresh-retries.md says why."""
+"""Refresh rotation: what to do about a presented refresh token. docs/decisions/0009-refresh-retries.md gives the reasons."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from . import RefreshToken, Session
 
 
 class Refresh(Enum):
-    """What is to be done about a presented refresh token."""
+    """The decision about a presented refresh token."""
 
     ROTATE = auto()
     REPEAT = auto()
-    """Answer with the same successor again: the first answer was lost."""
+    """Issue the same successor again, because the first answer was lost."""
     REFUSE_REPEAT = auto()
     WAIT = auto()
-    """Too many in a row; the session lives on."""
+    """Refuse for now, because too many came in a row; the session lives on."""
     REUSED = auto()
     REVOKED = auto()
     INVALID = auto()
@@ -26,7 +26,7 @@ class Refresh(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RefreshRules:
-    """How long sessions live, how lenient a refresh is with retries, and how often there may be one."""
+    """Limits of a session: its life, the tolerance for retries of a refresh, and the pace of refreshes."""
 
     idle: timedelta
     absolute: timedelta
@@ -37,10 +37,10 @@ class RefreshRules:
     pause: timedelta
 
     def judge(self, session: Session | None, token: RefreshToken, *, ours: bool, now: datetime) -> Refresh:
-        """`ours` says whether the token has the secret of its session and generation.
+        """Decide about a presented token. `ours` says whether its secret is that of its session and generation.
 
-        What is no token of ours tells nothing about the session and does nothing to it, or whoever learns a session's id could
-        end it.
+        A forged token is INVALID whatever the state of the session, and changes nothing; otherwise anyone who learns a session's id
+        could end it.
         """
         if session is None or not _is_genuine(token, session, ours):
             return Refresh.INVALID
@@ -54,9 +54,9 @@ class RefreshRules:
         return self._judge_spent(session, token, now)
 
     def _judge_spent(self, session: Session, token: RefreshToken, now: datetime) -> Refresh:
-        """Nobody has presented the newest token while it is the newest: only then its parent may ask again.
+        """Decide about a spent token. Its retry is accepted only until the newest token has been presented.
 
-        A thief and the owner who take turns would do so in every generation, and are found out by that.
+        A thief and the owner who take turns retry late in every generation, which reveals them.
         """
         if token.generation < session.generation - 1:
             return Refresh.REUSED
@@ -65,26 +65,26 @@ class RefreshRules:
         return Refresh.REPEAT if session.repeats < self.repeats else Refresh.REFUSE_REPEAT
 
     def is_late(self, session: Session, now: datetime) -> bool:
-        """Whether a retry with the parent of the newest token comes after the time in which one is expected."""
+        """Whether a retry with the parent of the newest token comes later than retries are expected."""
         return now - session.rotated_at > self.grace
 
     def repeated_late(self, session: Session) -> Session:
-        """The session once its newest token is handed out again late."""
+        """The session after its newest token was issued again late."""
         return replace(session, late_generation=session.generation, late_repeats=self._late_in_a_row(session))
 
     def _late_in_a_row(self, session: Session) -> int:
-        """With this generation, if it is handed out again late."""
+        """The number of consecutive late generations, this one included."""
         if session.late_generation == session.generation:
             return session.late_repeats
         return session.late_repeats + 1 if session.late_generation == session.generation - 1 else 1
 
     def wait(self, session: Session, now: datetime) -> timedelta:
-        """How long the next refresh has to wait; zero when it may come."""
+        """The time until the next refresh is allowed; zero if it is allowed now."""
         worked_off = self.refreshed_until(session, now) - self.in_a_row * self.pause
         return max(worked_off - now, timedelta())
 
     def refreshed_until(self, session: Session, now: datetime) -> datetime:
-        """Until when the refreshes keep the session busy, one more included."""
+        """GCRA's theoretical arrival time after one more refresh."""
         return max(session.refreshed_until or now, now) + self.pause
 
     def expires_at(self, now: datetime, ends_at: datetime) -> datetime:
@@ -92,7 +92,7 @@ class RefreshRules:
 
 
 def _is_genuine(token: RefreshToken, session: Session, ours: bool) -> bool:
-    """The newest token is known by its digest, so that a new refresh key signs nobody out; spent ones are derived again."""
+    """Whether this service made the token. The newest is known by its digest, so that a new refresh key signs nobody out."""
     if token.generation == session.generation:
         return hmac.compare_digest(token.digest, session.token_digest)
     return token.generation < session.generation and ours

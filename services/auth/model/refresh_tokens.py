@@ -17,11 +17,10 @@ _ID_BYTES, _GENERATION_BYTES, _SECRET_BYTES = 16, 4, 32
 
 
 class RefreshTokens:
-    """The secret of a generation is HMAC(key, session | generation | nonce).
+    """Derives the secret of a generation: HMAC(key, session | generation | nonce).
 
-    The key is not in the database and the nonce nowhere else, so neither alone makes a token, and a retry after a lost answer
-    gets the identical token although the database keeps none. Of several keys the first makes new tokens; what the others made
-    is still known.
+    The key is not in the database, and the nonce only there, so neither alone makes a token; a retry after a lost answer gets the
+    identical token although none is stored. The first of several keys makes new tokens; tokens of the others are still recognised.
     """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
@@ -31,18 +30,18 @@ class RefreshTokens:
         return _token(self._keys[0], session_id, generation, nonce)
 
     def newest_of(self, session: Session) -> str:
-        """The token that the session's digest was taken of, whichever key made it."""
+        """The token that matches the session's stored digest, made by any of the keys."""
         made = (_token(key, session.id, session.generation, session.nonce) for key in self._keys)
         return next((token for token in made if hmac.compare_digest(digest(token), session.token_digest)), "")
 
     def made(self, token: RefreshToken, nonce: bytes) -> bool:
-        """True for a token of ours, however old."""
+        """Whether one of the keys made the token, of any generation."""
         secrets = (_secret(key, token.session_id, token.generation, nonce) for key in self._keys)
         return any(hmac.compare_digest(token.secret, secret) for secret in secrets)
 
 
 def parse(token: str) -> RefreshToken | None:
-    """None for what has not the form of a token."""
+    """The parsed token; None if the text does not have the form of one."""
     if not token.startswith(_PREFIX):
         return None
     try:

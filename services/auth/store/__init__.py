@@ -1,4 +1,4 @@
-"""Every SQL statement of the auth service, a module for each table, and its Redis scripts."""
+"""Every SQL statement of the auth service, one module per table, and its Redis scripts."""
 
 from __future__ import annotations
 

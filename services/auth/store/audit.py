@@ -1,4 +1,4 @@
-"""The audit log. The database itself refuses to change entries, or to remove them early (migration 0002)."""
+"""The audit log, append-only: the database refuses to change entries, or to delete them early (migration 0002)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..model import AuditEntry
 from ..tables import audit_entries, audit_erasures
 from .batches import MOST, delete_some
 
-# Built once, for every sign-in runs it.
+# Built once, because every sign-in runs it.
 _APPEND = insert(audit_entries)
 
 
@@ -34,16 +34,16 @@ async def append(tx: Transaction, entry: AuditEntry, now: datetime) -> None:
 
 
 async def erase_person(tx: Transaction, user_id: UUID) -> None:
-    """What happened stays, from where goes: addresses and agents are personal data of an account that is no more.
+    """Erase addresses and agents of a deleted account's entries, which are personal data; the rest of an entry stays.
 
-    Some of a long history here, the rest by `erase_some`.
+    Erases a part of a long history here, the rest in `erase_some`.
     """
     if await _erase(tx, user_id) == MOST:
         await tx.execute(insert(audit_erasures).values(subject_id=user_id))
 
 
 async def erase_some(tx: Transaction) -> int:
-    """Goes on with an erasure that was too long for the deletion's transaction. 0 when there is none."""
+    """Go on with an erasure that was too long for the deletion's transaction. Returns the number of rows, 0 when none is left."""
     query = select(audit_erasures.c.subject_id).limit(1).with_for_update(skip_locked=True)
     subject_id = (await tx.execute(query)).scalar_one_or_none()
     if subject_id is None:

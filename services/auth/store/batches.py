@@ -1,4 +1,4 @@
-"""Deleting what may be many rows, some at a time: no transaction grows with them, and none keeps others waiting."""
+"""Deletes many rows in batches, so that no transaction grows with them or blocks others for long."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from sqlalchemy import ColumnElement, Table, delete, select, tuple_
 from kit.data.database import Transaction
 
 MOST = 1000
-"""Rows that one transaction writes of something that has no bound."""
+"""Rows that one transaction writes at most, where their number is unbounded."""
 
 
 async def delete_some(tx: Transaction, table: Table, which: ColumnElement[bool]) -> int:
-    """How many; fewer than MOST when none are left."""
+    """Delete at most MOST rows and return how many; fewer than MOST means that none is left."""
     key = list(table.primary_key)
     some = select(*key).where(which).limit(MOST)
     return (await tx.execute(delete(table).where(tuple_(*key).in_(some), which))).rowcount

@@ -1,4 +1,4 @@
-"""What codes were asked for besides registrations."""
+"""The challenges of codes, except registrations."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def find(tx: Transaction, challenge_id: UUID, purpose: Purpose, now: datet
 
 
 async def use(tx: Transaction, challenge_id: UUID) -> bool:
-    """False when it was used before."""
+    """Mark the challenge as used. False if it was used before."""
     return (await tx.execute(delete(challenges).where(challenges.c.id == challenge_id))).rowcount == 1
 
 

@@ -1,19 +1,19 @@
-"""The Redis scripts of one-time codes: what must be counted, compared and changed in one step.
+"""The Redis scripts of one-time codes: counting, comparing and changing in one atomic step.
 
-Times are milliseconds of the caller's clock. Expiry by Redis only cleans up; whether something has ended is decided by those times.
+Times are milliseconds of the caller's clock, and decide whether something has ended. Redis's own expiry only cleans up.
 
-All keys of an address and a purpose share a hash slot. Those of a challenge, a code and a requester are found by name, behind the
-prefix that each script gets, for which code a challenge has, and from whom, is known here only:
+All keys of an address and a purpose share a hash slot. The scripts build the names of some keys from the prefix that they are
+given, because only Redis knows which code a challenge has, and who requested it:
 - <challenge id>: hash of its digest, its attempts, the claim on it, its code and all codes it had, its requester;
-- newest:<requester>: hash of the code that was mailed last, by whose wish;
-- code:<code>: hash of how often it was mailed, by whose wish, and of the attempts of the challenges that share it;
-- sent:<budget> and attempts:<requester>: sorted by time.
+- newest:<requester>: hash of the code that was mailed last at the request of this requester;
+- code:<code>: hash of how often it was mailed, its requester, and the attempts of the challenges that share it;
+- sent:<budget> and attempts:<requester>: sorted sets by time.
 """
 
 from __future__ import annotations
 
 _BUDGET = """
--- The milliseconds until one more fits into each window of a sorted set.
+-- Milliseconds until each window of a sorted set has room for one more.
 local function wait_for(key, now, windows)
   local wait = 0
   for i = 1, #windows do
@@ -23,7 +23,7 @@ local function wait_for(key, now, windows)
   return wait
 end
 
--- Pairs of a length and how many fit in; every third argument is the number for all requesters of a kind together.
+-- Windows as pairs of length and limit; every third argument is the limit for all requesters of a kind together.
 local function windows_of(first, offset)
   local windows = {}
   for i = first, #ARGV, 3 do windows[#windows + 1] = {tonumber(ARGV[i]), tonumber(ARGV[i + offset])} end
@@ -48,9 +48,9 @@ START_CHALLENGE = (
 -- KEYS: challenge, codes sent for the requester, codes sent for all requesters of its kind
 -- ARGV: now, attempts at most, prefix, requester, binding, a new code, its digest, a code that the requester may have, its digest,
 --       end of a new code, end of the challenge, cool-down, time between two mails of one code, then the windows
--- Answers {'new', end of the code}; {'again', end} for the live code of the requester; {'instead', end} for a new code that has to
--- take its place; {'quiet', end} when one was mailed just now or none can be; {'wait', milliseconds}; or {'other', code} when the
--- live code of the requester is another one.
+-- Returns {'new', end of the code}; {'again', end} to mail the requester's live code again; {'instead', end} for a new code that
+-- replaces it; {'quiet', end} if one was mailed just now or none may be; {'wait', milliseconds}; or {'other', code} if the
+-- requester's live code is another one.
 local now, prefix, requester, binding = tonumber(ARGV[1]), ARGV[3], ARGV[4], ARGV[5]
 local newest = prefix .. 'newest:' .. requester
 local wait = math.max(wait_for(KEYS[2], now, windows_of(14, 1)), wait_for(KEYS[3], now, windows_of(14, 2)))
@@ -65,10 +65,10 @@ if again and (wait > 0 or now - begun_at < cooldown) then
     outcome, digest = 'again', ARGV[9]
     redis.call('HSET', KEYS[1], 'shares', 1)
   else
-    -- What it protects has changed. That must not show in the answer, so the new one ends like the one in whose place it comes.
+    -- What the code protects has changed. The answer must not show it, so the new code has the same end as the one it replaces.
     outcome, code = 'instead', ARGV[6]
   end
-  -- The pause is between two mails of one code: the new one has to reach its person, who can do nothing with the former.
+  -- The pause applies to mails of one code. A new code is mailed at once, because the former one is useless to its person.
   if wait > 0 or (outcome == 'again' and now - mailed_at < tonumber(ARGV[13])) then outcome = 'quiet' end
 elseif wait > 0 then
   return {'wait', math.ceil(wait)}
@@ -95,7 +95,7 @@ RENEW_CODE = (
 -- KEYS: challenge, codes sent for the requester, codes sent for all requesters of its kind
 -- ARGV: now, prefix, requester, a new code, its digest, its end, end of the challenge, attempts at most, time between two mails,
 --       then the windows
--- Answers {'new', end of the code}, {'quiet', end of the one that was mailed just now}, {'wait', milliseconds} or {'spent', 0}.
+-- Returns {'new', end of the code}, {'quiet', end of the one that was mailed just now}, {'wait', milliseconds} or {'spent', 0}.
 local now, prefix = tonumber(ARGV[1]), ARGV[2]
 local attempts, ends, mailed_at, codes = unpack(redis.call('HMGET', KEYS[1], 'attempts', 'ends', 'mailed_at', 'codes'))
 if tonumber(attempts or 0) >= tonumber(ARGV[8]) then return {'spent', 0} end
@@ -107,7 +107,7 @@ redis.call('HSET', prefix .. 'code:' .. code, 'shared_attempts', 0, 'requester',
 redis.call('PEXPIRE', prefix .. 'code:' .. code, ARGV[7] - now)
 redis.call('HSET', KEYS[1], 'digest', ARGV[5], 'ends', ARGV[6], 'mailed_at', now, 'code', code,
   'codes', codes and codes .. ',' .. code or code)
--- Its code is its own from now on.
+-- The challenge shares its code with no other from now on.
 redis.call('HDEL', KEYS[1], 'shares')
 redis.call('HSETNX', KEYS[1], 'requester', ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[7] - now)
@@ -120,19 +120,19 @@ CLAIM_CODE = """
 -- KEYS: challenge
 -- ARGV: now, prefix, claim, end of the claim, attempts at most, attempts of the requester at most, window of these, then the
 --       digests that the code may have: one for each pepper
--- Answers 'claimed', 'wrong', 'spent' or 'absent'.
+-- Returns 'claimed', 'wrong', 'spent' or 'absent'.
 local now, prefix, window, most = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[7]), tonumber(ARGV[5])
 local digest, ends, claimed_until, attempts, code, requester, shares = unpack(
   redis.call('HMGET', KEYS[1], 'digest', 'ends', 'claimed_until', 'attempts', 'code', 'requester', 'shares'))
--- One without a code is from before codes had names.
+-- A challenge without a code dates from a version in which codes had no names.
 if not ends or not code or tonumber(ends) <= now or tonumber(claimed_until or 0) > now then return 'absent' end
 local shared = prefix .. 'code:' .. code
--- Redeemed by another challenge that shares it, or just being redeemed.
+-- The code is redeemed, or being redeemed, by another challenge that shares it.
 if redis.call('EXISTS', shared) == 0 or tonumber(redis.call('HGET', shared, 'claimed_until') or 0) > now then return 'absent' end
 local spent = prefix .. 'attempts:' .. requester
 redis.call('ZREMRANGEBYSCORE', spent, '-inf', now - window)
 if tonumber(attempts or 0) >= most or redis.call('ZCARD', spent) >= tonumber(ARGV[6]) then return 'spent' end
--- The first challenge of a code has attempts of its own, which nobody else can spend. All later ones together have as many again.
+-- The first challenge of a code has attempts of its own, which nobody else can spend. All later challenges share as many again.
 if shares and tonumber(redis.call('HGET', shared, 'shared_attempts')) >= most then return 'spent' end
 if shares then redis.call('HINCRBY', shared, 'shared_attempts', 1) end
 redis.call('HINCRBY', KEYS[1], 'attempts', 1)
@@ -164,8 +164,8 @@ return 1
 
 USE_CODE = """
 -- KEYS: challenge. ARGV: prefix, claim, then the budgets of all kinds of requesters.
--- Removes the challenge for good, and the code for all that share it. Its right code was no attempt that counts, and what was
--- mailed for it has reached its person: they get the budget back.
+-- Removes the challenge, and the code for all challenges that share it. Gives the budgets back: the attempt had the right code, and
+-- the mails reached their person.
 local claim, code, codes, requester = unpack(redis.call('HMGET', KEYS[1], 'claim', 'code', 'codes', 'requester'))
 if claim ~= ARGV[2] then return 0 end
 local prefix = ARGV[1]

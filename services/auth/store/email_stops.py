@@ -1,4 +1,4 @@
-"""What a change of an address can be stopped with."""
+"""The tokens that stop email changes."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ async def find(tx: Transaction, token_digest: bytes, now: datetime) -> EmailChan
 
 
 async def mailed_since(tx: Transaction, user_id: UUID, email: str, since: datetime) -> bool:
-    """Whether the address was mailed one for the account that is still good."""
+    """Whether a token that is still valid was mailed to the address for the account since that time."""
     there = (stops.c.user_id == user_id) & (stops.c.email == email) & (stops.c.created_at > since)
     return bool((await tx.execute(select(exists().where(there)))).scalar_one())
 
 
 async def use(tx: Transaction, stop: EmailChangeStop) -> bool:
-    """Voids it, with those of the account's later changes: they were mailed to addresses that it never should have had.
+    """Use up the token, and void those of the account's later changes: they went to addresses that it should never have had.
 
-    False when it was used or voided before. The caller holds the account's lock.
+    False if it was used or voided before. The caller holds the account's lock.
     """
     later = (stops.c.user_id == stop.user_id) & (stops.c.created_at >= stop.created_at)
     used = await tx.execute(delete(stops).where(later).returning(stops.c.id))

@@ -16,19 +16,19 @@ from ..tables import signing_keys
 
 
 async def all_of(tx: Transaction) -> Sequence[SigningKey]:
-    """Newest first."""
+    """All keys, newest first."""
     query = select(signing_keys).order_by(signing_keys.c.created_at.desc(), signing_keys.c.kid)
     return [_key(row) for row in (await tx.execute(query)).mappings()]
 
 
 async def lock(tx: Transaction) -> Sequence[SigningKey]:
-    """Lets one transaction at a time move keys on, also when there is none yet."""
+    """Serialize changes of the key states, also when there is no key yet."""
     await tx.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('signing_keys', 0))"))
     return await all_of(tx)
 
 
 async def insert(tx: Transaction, key: SigningKey) -> None:
-    """Without effect when there is one in this state already: PENDING and ACTIVE exist once."""
+    """Insert the key, unless one in its state exists: PENDING and ACTIVE are unique."""
     statement = insert_into(signing_keys).values(
         kid=key.kid,
         state=key.state,
@@ -50,7 +50,7 @@ async def activate(tx: Transaction, kid: str, now: datetime) -> None:
 
 
 async def retire(tx: Transaction, kid: str, now: datetime) -> None:
-    """Its private half is erased at once."""
+    """Retire the key and erase its private half."""
     statement = update(signing_keys).where(signing_keys.c.kid == kid)
     await tx.execute(statement.values(state=KeyState.RETIRED, retired_at=now, sealed_private_key=None))
 

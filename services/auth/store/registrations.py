@@ -1,4 +1,4 @@
-"""Accounts that do not exist yet."""
+"""Pending registrations, whose accounts do not exist yet."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ async def find(tx: Transaction, registration_id: UUID, now: datetime) -> Registr
 
 
 async def note_refused_username(tx: Transaction, registration_id: UUID, username: str) -> None:
-    """Kept with the registration, so that no loss in Redis lets names be asked for without end."""
+    """Record the name in the registration's row, so that a loss of data in Redis allows no unlimited tries of names."""
     refused = registrations.c.usernames_refused
     statement = update(registrations).where(registrations.c.id == registration_id, refused.all_() != username)
     await tx.execute(statement.values(usernames_refused=func.array_append(refused, username)))
 
 
 async def extend(tx: Transaction, registration_id: UUID, expires_at: datetime) -> bool:
-    """False when it was completed meanwhile."""
+    """Move the registration's expiry. False if it was completed meanwhile."""
     statement = update(registrations).where(registrations.c.id == registration_id).values(expires_at=expires_at)
     return (await tx.execute(statement)).rowcount == 1
 
 
 async def delete_of(tx: Transaction, email: str) -> None:
-    """Ends every registration of the address."""
+    """Delete every registration of the address."""
     await tx.execute(delete(registrations).where(registrations.c.email_canonical == canonical_email(email)))
 
 

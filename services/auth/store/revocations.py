@@ -1,4 +1,4 @@
-"""Access tokens that must not be taken any more."""
+"""Revocations: access tokens that must be refused before they expire."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..tables import revocations
 from .batches import delete_some
 
 CHANNEL = "revocations"
-"""NOTIFY wakes the feed of every replica; the payload is empty, so Postgres folds many into one."""
+"""NOTIFY channel that wakes the feed of every replica. The payload is empty, so Postgres merges notifications of a transaction."""
 
 
 async def insert(tx: Transaction, added: Sequence[Revocation]) -> None:
-    """Wakes the feed when the transaction commits."""
+    """Insert a revocation. The commit wakes the feed."""
     if not added:
         return
     statement = insert_into(revocations).values(
@@ -38,7 +38,7 @@ async def insert(tx: Transaction, added: Sequence[Revocation]) -> None:
         index_elements=["kind", "value"],
         set_={
             "expires_at": statement.excluded.expires_at,
-            # A person's later revocation covers all that the former one did: epochs only grow, and none ends them all.
+            # A person's later revocation covers the former one: epochs only grow, and a null epoch ends all.
             "before_epoch": statement.excluded.before_epoch,
             "excepted_session_id": statement.excluded.excepted_session_id,
             "transaction": _number(func.pg_current_xact_id()),
@@ -49,10 +49,11 @@ async def insert(tx: Transaction, added: Sequence[Revocation]) -> None:
 
 
 async def since(tx: Transaction, horizon: int, now: datetime) -> tuple[int, Sequence[Revocation]]:
-    """What was committed since the horizon, 0 for all that is in force, and the horizon to ask with next time.
+    """The revocations committed since the horizon (0: all in force), and the next horizon.
 
-    Rows become visible in the order of commits, which no sequence tells. Every transaction below the horizon (the oldest one that
-    was running) had ended when it was taken, so whatever commits later is at or above it; some rows come twice.
+    Rows become visible in the order of commits, which no sequence reflects. Every transaction below the horizon (the oldest one
+    that was running) had ended when the horizon was read, so whatever commits later is at or above it. Some rows are returned
+    twice.
     """
     taken: int = (await tx.execute(select(_number(func.pg_snapshot_xmin(func.pg_current_snapshot()))))).scalar_one()
     query = select(revocations).where(revocations.c.transaction >= horizon, revocations.c.expires_at > now)
@@ -74,5 +75,5 @@ async def delete_expired(tx: Transaction, now: datetime) -> int:
 
 
 def _number(transaction: ColumnElement[object]) -> ColumnElement[int]:
-    """Postgres' 64-bit transaction ids never wrap, and have no cast to a number but by way of their digits."""
+    """A 64-bit transaction id as a number. It never wraps, and Postgres casts it to a number only through text."""
     return cast(cast(transaction, Text), BigInteger)

@@ -1,6 +1,6 @@
-"""Redis scripts: what must be counted, compared and changed in one step. Each one's keys share a hash slot.
+"""Redis scripts: counting, comparing and changing in one atomic step. The keys of one script share a hash slot.
 
-Times are milliseconds of the caller's clock. Expiry by Redis only cleans up; whether something has ended is decided by those times.
+Times are milliseconds of the caller's clock, and decide whether something has ended. Redis's own expiry only cleans up.
 """
 
 from __future__ import annotations

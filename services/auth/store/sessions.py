@@ -1,4 +1,4 @@
-"""Sessions and the refresh of their tokens."""
+"""Sessions and refresh rotation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _INSERT = insert_into(sessions).returning(sessions.c.epoch)
 
 
 async def insert(tx: Transaction, session: Session) -> Session:
-    """The session as it is kept: with the account's epoch."""
+    """Insert the session and return it as stored: with the account's epoch."""
     values = {
         "id": session.id,
         "user_id": session.user_id,
@@ -49,8 +49,8 @@ async def insert(tx: Transaction, session: Session) -> Session:
 
 
 async def find(tx: Transaction, session_id: UUID) -> tuple[Session, User] | None:
-    """The session and its owner."""
-    # Both tables have an id and a time of creation: the owner's are labelled.
+    """The session and its owner, or None."""
+    # Label the owner's columns, because both tables have an id and a creation time.
     owner = [column.label(f"owner_{column.name}") for column in users.c]
     query = (
         select(sessions, ~_of_this_epoch().label("outdated"), *owner)
@@ -62,7 +62,7 @@ async def find(tx: Transaction, session_id: UUID) -> tuple[Session, User] | None
 
 
 async def page(tx: Transaction, user_id: UUID, request: PageRequest, now: datetime) -> Sequence[Session]:
-    """The live ones, newest first, one more than asked for when there are more."""
+    """The account's live sessions, newest first: one more than `size` if there are more."""
     query = select(sessions).where(_live_of(user_id, now))
     if request.before:
         query = query.where(sessions.c.id < request.before)
@@ -71,7 +71,7 @@ async def page(tx: Transaction, user_id: UUID, request: PageRequest, now: dateti
 
 
 async def addresses(tx: Transaction, session: Session) -> Sequence[str]:
-    """Where the owner's other sessions on such a device were used last, ended ones too, as long as they are kept."""
+    """The addresses at which the owner's other sessions with this agent and name were last used, ended sessions included."""
     others = (sessions.c.user_id == session.user_id) & (sessions.c.id != session.id)
     query = select(sessions.c.ip).where(others, sessions.c.user_agent == session.device.user_agent)
     if session.device.has_own_name:
@@ -80,13 +80,13 @@ async def addresses(tx: Transaction, session: Session) -> Sequence[str]:
 
 
 async def is_live(tx: Transaction, session_id: UUID, now: datetime) -> bool:
-    """True while the session is neither revoked nor expired."""
+    """Whether the session is neither revoked nor expired."""
     query = select(sessions.c.id).where(sessions.c.id == session_id, _live(now))
     return (await tx.execute(query)).scalar_one_or_none() is not None
 
 
 async def belongs_to(tx: Transaction, session_id: UUID, user_id: UUID) -> bool:
-    """Also when it has ended."""
+    """Whether the session is the account's, also when it has ended."""
     query = select(sessions.c.id).where(sessions.c.id == session_id, sessions.c.user_id == user_id)
     return (await tx.execute(query)).scalar_one_or_none() is not None
 
@@ -102,7 +102,7 @@ async def rotate(
     user_agent: str,
     now: datetime,
 ) -> Session | None:
-    """Compare and swap on the generation. None when the session was rotated or revoked meanwhile."""
+    """Compare and swap on the generation. None if the session was rotated or revoked meanwhile."""
     statement = (
         update(sessions)
         .where(
@@ -128,7 +128,7 @@ async def rotate(
 
 
 async def count_repeat(tx: Transaction, session: Session, most: int) -> bool:
-    """False when the newest token was handed out again often enough, or the session was rotated or revoked meanwhile."""
+    """Count a repeat of the newest token. False if there were enough, or the session was rotated or revoked meanwhile."""
     statement = (
         update(sessions)
         .where(
@@ -145,7 +145,7 @@ async def count_repeat(tx: Transaction, session: Session, most: int) -> bool:
 
 
 async def revoke(tx: Transaction, session_id: UUID, reason: RevokeReason, now: datetime) -> bool:
-    """False when it had ended before, or is gone."""
+    """Revoke the session. False if it had ended before, or does not exist."""
     statement = update(sessions).where(sessions.c.id == session_id, _live(now))
     return (await tx.execute(statement.values(revoked_at=now, revoke_reason=reason))).rowcount == 1
 
@@ -153,9 +153,10 @@ async def revoke(tx: Transaction, session_id: UUID, reason: RevokeReason, now: d
 async def revoke_all(
     tx: Transaction, user_id: UUID, reason: RevokeReason, now: datetime, *, but: UUID | None
 ) -> tuple[int, int]:
-    """How many there were, and the epoch that begins. The caller holds the account's lock.
+    """End all sessions of the account by a new epoch. Returns how many there were, and the epoch. The caller holds the account's
+    lock.
 
-    The epoch ends them all. Some rows are marked here, and the rest by `mark_some`: to write 100,000 takes a second.
+    Marks a part of the rows here, and `mark_some` the rest: writing 100,000 rows takes a second.
     """
     theirs = _live_of(user_id, now)
     if but is not None:
@@ -179,7 +180,7 @@ async def _count(tx: Transaction, which: ColumnElement[bool]) -> int:
 
 
 async def revoke_surplus(tx: Transaction, user_id: UUID, now: datetime, *, keep: int, but: UUID) -> Sequence[UUID]:
-    """Ends those that were unused longest, and leaves `keep` and the excepted one. Which ones it ended, MOST at a time.
+    """End the surplus of live sessions, those unused longest first, except two. Returns their ids, MOST at a time.
 
     The caller holds the account's lock.
     """
@@ -195,8 +196,8 @@ async def revoke_surplus(tx: Transaction, user_id: UUID, now: datetime, *, keep:
 
 
 async def mark_some(tx: Transaction, now: datetime) -> int:
-    """Writes into rows of sessions that ended with their epoch that they did. 0 when none are left."""
-    # Not waited for: whoever has the account writes the mark as well.
+    """Mark rows of sessions that ended with their epoch. Returns how many, 0 when none is left."""
+    # Skip locked rows: the account's transaction that holds them writes the mark as well.
     query = select(users.c.id, users.c.unmarked_reason).where(users.c.unmarked_reason.is_not(None)).limit(1)
     found = (await tx.execute(query.with_for_update(key_share=True, skip_locked=True))).one_or_none()
     if found is None:
@@ -212,13 +213,13 @@ async def mark_some(tx: Transaction, now: datetime) -> int:
 async def _mark(
     tx: Transaction, which: Select[tuple[UUID]], still: ColumnElement[bool], reason: RevokeReason, now: datetime
 ) -> int:
-    """`still` is asked again of a row that somebody else has written meanwhile."""
+    """Mark the rows. `still` is evaluated again for a row that another transaction has written meanwhile."""
     statement = update(sessions).where(sessions.c.id.in_(which), still)
     return (await tx.execute(statement.values(revoked_at=now, revoke_reason=reason))).rowcount
 
 
 async def delete_ended(tx: Transaction, before: datetime) -> int:
-    """Those that expired or were revoked before the given time."""
+    """Delete sessions that expired or were revoked before the given time. Returns how many."""
     return await delete_some(tx, sessions, or_(sessions.c.expires_at < before, sessions.c.revoked_at < before))
 
 
@@ -231,9 +232,9 @@ def _live_of(user_id: UUID, now: datetime) -> ColumnElement[bool]:
 
 
 def _live_in(user_id: UUID, now: datetime) -> ColumnElement[bool]:
-    """Asked of an account's own sessions.
+    """The condition for live sessions of one account.
 
-    The account is read once. Joined, it is looked for with every session when Postgres expects only a few.
+    A subquery reads the account once. With a join, Postgres looks it up for each session when it expects only a few.
     """
     epoch = select(_owner.c.session_epoch).where(_owner.c.id == user_id).scalar_subquery()
     kept = select(_owner.c.kept_session_id).where(_owner.c.id == user_id).scalar_subquery()

@@ -19,7 +19,7 @@ from kit.identity.caller import Role
 from ..model import Credentials, Profile, User, canonical_email, canonical_username
 from ..tables import users
 
-# Built once, for every sign-in and every mail run them.
+# Built once, because every sign-in and every mail runs them.
 _BY_ID = select(users).where(users.c.id == bindparam("user_id"))
 _BY_LOGIN = select(users).where(
     or_(users.c.email_canonical == bindparam("login"), users.c.username_canonical == bindparam("login"))
@@ -36,14 +36,14 @@ _HELD = (
 
 
 _VOID_PROOFS = {"proof_epoch": users.c.proof_epoch + 1}
-"""Belongs into every change of what proofs protect: all challenges and passwords that were looked at before prove nothing then.
+"""Increments the proof epoch; belongs in every change of what proofs protect, and voids all challenges and checked passwords.
 
-A number instead of a deletion of the challenges, which would miss one that is just being written.
+An epoch instead of deleting the challenges, which would miss one whose insertion has not been committed.
 """
 
 
 async def insert(tx: Transaction, user: User, password_hash: str | None) -> bool:
-    """False when the address or the username belongs to another account; then nothing is written."""
+    """Insert the account. False, without effect, if the address or the username belongs to another account."""
     statement = insert_into(users).values(
         id=user.id,
         **profile_values(user.profile),
@@ -70,7 +70,7 @@ async def find_by_email(tx: Transaction, email: str) -> User | None:
 
 
 async def find_credentials(tx: Transaction, canonical_login: str) -> Credentials | None:
-    """By address or username: only the former has an @, so that at most one account matches."""
+    """Find the account by address or username. Only addresses have an @, so at most one account matches."""
     return _credentials((await tx.execute(_BY_LOGIN, {"login": canonical_login})).mappings().one_or_none())
 
 
@@ -80,58 +80,58 @@ async def credentials_of(tx: Transaction, user_id: UUID) -> Credentials | None:
 
 
 async def lock(tx: Transaction, user_id: UUID) -> Credentials | None:
-    """Lets one change of an account at a time through, and keeps sessions from being opened until it is committed.
+    """Lock the account's row: serializes changes of the account, and opening sessions.
 
-    Every operation that ends several sessions begins here: two that end each other's would otherwise wait for each other.
+    Every operation that ends several sessions takes this lock first; otherwise two that end each other's would deadlock.
     """
     query = select(users).where(users.c.id == user_id).with_for_update(key_share=True)
     return _credentials((await tx.execute(query)).mappings().one_or_none())
 
 
 async def keep(tx: Transaction, user_id: UUID) -> bool:
-    """Keeps the account from being deleted until the transaction ends. False when it is gone."""
+    """Take a share lock that keeps the account from being deleted. False if it does not exist."""
     query = select(users.c.id).where(users.c.id == user_id).with_for_update(read=True, key_share=True)
     return (await tx.execute(query)).scalar_one_or_none() is not None
 
 
 async def keep_by_email(tx: Transaction, email: str) -> Credentials | None:
-    """The account that has the address, and is not deleted until the transaction ends."""
+    """The account that has the address, kept from being deleted until the transaction ends; None if there is none."""
     query = select(users).where(users.c.email_canonical == canonical_email(email))
     return _credentials((await tx.execute(query.with_for_update(read=True, key_share=True))).mappings().one_or_none())
 
 
 async def hold_password(tx: Transaction, user_id: UUID, changed_at: datetime) -> User | None:
-    """Locks the account, with its password as it is now, until the transaction ends.
+    """Lock the account with its present password until the transaction ends.
 
-    Two sign-ins at a time would otherwise both find room for one more session.
+    Otherwise two concurrent sign-ins could both find room for one more session.
 
-    None when the password was changed, disabled or deleted with the account.
+    None if the password was changed or disabled, or the account deleted.
     """
     row = (await tx.execute(_HELD, {"user_id": user_id, "changed_at": changed_at})).mappings().one_or_none()
     return user_of(row) if row else None
 
 
 async def replace_password_hash(tx: Transaction, user_id: UUID, *, old: str, new: str) -> None:
-    """The same password hashed anew; without effect when somebody else was faster."""
+    """Store a new hash of the same password, unless another transaction has changed it."""
     await tx.execute(
         update_table(users).where(users.c.id == user_id, users.c.password_hash == old).values(password_hash=new)
     )
 
 
 async def set_password(tx: Transaction, user_id: UUID, password_hash: str, now: datetime) -> None:
-    """Another password, which is usable whatever became of the former one."""
+    """Set another password, and enable it if the former one was disabled."""
     values = {"password_hash": password_hash, "password_changed_at": now, "password_disabled_at": None}
     await _set(tx, user_id, **values, **_VOID_PROOFS)
 
 
 async def remove_password(tx: Transaction, user_id: UUID, now: datetime) -> None:
-    """Codes alone sign in, until there is another one."""
+    """Remove the password: only codes sign in until another one is set."""
     values = {"password_hash": None, "password_changed_at": now, "password_disabled_at": None}
     await _set(tx, user_id, **values, **_VOID_PROOFS)
 
 
 async def disable_password(tx: Transaction, user_id: UUID, now: datetime) -> bool:
-    """False when it is disabled already."""
+    """Disable the password. False if it is disabled already."""
     statement = update_table(users).where(users.c.id == user_id, users.c.password_disabled_at.is_(None))
     return (await tx.execute(statement.values(password_disabled_at=now, **_VOID_PROOFS))).rowcount == 1
 
@@ -145,9 +145,9 @@ async def set_role(tx: Transaction, user_id: UUID, role: Role) -> None:
 
 
 async def set_profile(tx: Transaction, user_id: UUID, profile: Profile) -> bool:
-    """False when the address or the username belongs to another account; then nothing is written.
+    """Set the profile. False, without effect, if the address or the username belongs to another account.
 
-    Another address voids what was proven by the former one.
+    A new address voids what was proven by the former one.
     """
     values = {**profile_values(profile), "username_canonical": _canonical(profile.username)}
     moves = users.c.email_canonical != values["email_canonical"]
@@ -161,7 +161,7 @@ async def set_profile(tx: Transaction, user_id: UUID, profile: Profile) -> bool:
 
 
 async def delete(tx: Transaction, user_id: UUID) -> None:
-    """With the account go its sessions and challenges."""
+    """Delete the account, and by cascade its sessions and challenges."""
     await tx.execute(delete_from(users).where(users.c.id == user_id))
 
 
@@ -196,7 +196,7 @@ def profile_of(row: RowMapping, prefix: str = "") -> Profile:
 
 
 def user_of(row: RowMapping, prefix: str = "") -> User:
-    """`prefix` is what the columns are labelled with in a join."""
+    """The user in a row. `prefix` is the label of its columns in a join."""
     return User(
         id=row[prefix + "id"],
         profile=profile_of(row, prefix),

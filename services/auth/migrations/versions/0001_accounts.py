@@ -83,7 +83,7 @@ def upgrade() -> None:
             "(state = 'RETIRED') = (sealed_private_key IS NULL)", name="signing_keys_private_until_retired"
         ),
     )
-    # At most one of each, whatever several replicas do at the same time.
+    # At most one key in each of these states, even when several replicas act at the same time.
     for state in ("PENDING", "ACTIVE"):
         op.create_index(
             f"signing_keys_one_{state.lower()}",

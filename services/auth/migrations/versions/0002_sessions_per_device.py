@@ -22,7 +22,7 @@ def upgrade() -> None:
     )
     op.create_index("challenges_by_user", "challenges", ["user_id"])
     op.create_index("challenges_by_expiry", "challenges", ["expires_at"])
-    # Names the transaction that wrote the row: readers ask for what was committed since, which no sequence could tell them.
+    # Id of the transaction that wrote the row: readers ask for what was committed since, which a sequence cannot tell them.
     op.create_table(
         "revocations",
         sa.Column("kind", sa.Text, primary_key=True),
@@ -50,8 +50,8 @@ def upgrade() -> None:
     op.create_index("audit_entries_by_subject", "audit_entries", ["subject_id", "occurred_at"])
     op.create_index("audit_entries_by_actor", "audit_entries", ["actor_id"])
     op.create_index("audit_entries_by_time", "audit_entries", ["occurred_at"])
-    # No statement of the service, wrong or injected, rewrites history: entries only lose where they came from, when their account
-    # is deleted, and only old ones go.
+    # The audit log is append-only, also for wrong or injected statements of the service: an entry can only lose its address and
+    # agent, when its account is deleted, and only old entries can be deleted.
     op.execute(
         """
         CREATE FUNCTION keep_audit_entries() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -1,4 +1,4 @@
-"""What is known of Redis' memory.
+"""The record of Redis's memory, for redelivery after Redis has lost data.
 
 Its tables are the kit's, which migrates them itself (kit/data/migrations): the revision stays for databases that name it.
 """

@@ -1,4 +1,4 @@
-"""Epochs of sessions: all sessions of an account end by one number, however many they are."""
+"""Epochs of sessions: one number ends all sessions of an account at once."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -23,7 +23,7 @@ def upgrade() -> None:
     op.add_column("revocations", sa.Column("before_epoch", sa.BigInteger))
     op.add_column("revocations", sa.Column("excepted_session_id", sa.Uuid))
     op.create_table("audit_erasures", sa.Column("subject_id", sa.Uuid, primary_key=True))
-    # Here and not in a statement of the service: a replica of the version before opens sessions too, and knows no epochs.
+    # A trigger and not a statement of the service, because replicas of the version before also open sessions and know no epochs.
     op.execute(
         """
         CREATE FUNCTION give_session_epoch() RETURNS trigger LANGUAGE plpgsql AS $$

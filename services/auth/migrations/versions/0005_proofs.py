@@ -1,4 +1,4 @@
-"""Proofs that end with what they protect, accounts without a password, and another username at the end of a registration."""
+"""Proofs that end when what they protect changes, accounts without a password, and a new username at the end of a registration."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -19,7 +19,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Accounts without a password get a hash that no password has: they go on signing in by codes."""
+    """Gives accounts without a password a hash that matches no password: they go on signing in by codes."""
     op.drop_column("registrations", "usernames_refused")
     op.execute("UPDATE users SET password_hash = '' WHERE password_hash IS NULL")
     op.execute("UPDATE registrations SET password_hash = '' WHERE password_hash IS NULL")

@@ -1,4 +1,4 @@
-"""How often a session is refreshed, and in how many generations in a row a retry came late."""
+"""Counters of a session's refreshes, and of the consecutive generations in which a retry came late."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What the owner of a former address can stop a change with."""
+"""Tokens by which the owner of a former address stops an email change."""
 
 import sqlalchemy as sa
 from alembic import op
