@@ -21,6 +21,8 @@ from tests.auth.test_password_change import NEW, WRONG
 from tests.statuses import raises_status, reason_of, violated_fields
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 ADA, BOB = "ada@example.org", "bob@example.org"
 
 

@@ -17,6 +17,8 @@ from tests.auth.test_password_change import NEW, WRONG, violation
 from tests.statuses import raises_status
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 ADA, BOB = "ada@example.org", "bob@example.org"
 COUNTESS = "countess@example.org"
 

@@ -14,6 +14,8 @@ from kit.identity.sealing import Seal
 from services.auth.operations.sign_in import device_of
 from tests.auth.conftest import PASSWORD, SEAL_KEY, AuthWorld, Member
 
+pytestmark = pytest.mark.slow
+
 ADA = "ada@example.org"
 HOME, NEIGHBOUR, ABROAD = "2001:db8:1:2::1", "2001:db8:1:2:3::4", "198.51.100.7"
 

@@ -16,6 +16,8 @@ from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld, Member, outcomes
 from tests.statuses import detail, raises_status, reason_of
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 ADA = "ada@example.org"
 NEW, NEWER = "an entirely different phrase", "one more phrase, different again"
 WRONG = "not the right password"

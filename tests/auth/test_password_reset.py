@@ -13,6 +13,8 @@ from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld, Member, outcomes
 from tests.auth.test_password_change import NEW, NEWER, violation
 from tests.statuses import raises_status
 
+pytestmark = pytest.mark.slow
+
 ADA = "ada@example.org"
 
 

@@ -11,6 +11,8 @@ from grpc.aio import AioRpcError
 from tests.auth.conftest import AuthWorld, outcomes, wrong
 from tests.statuses import raises_status, violated_fields
 
+pytestmark = pytest.mark.slow
+
 ADA, BOB = "ada@example.org", "bob@example.org"
 TAKEN = ("taken0", "taken1", "taken2", "taken3", "taken4", "taken5")
 

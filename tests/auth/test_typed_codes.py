@@ -16,6 +16,8 @@ from services.auth.operations.codes import plain_digits
 from tests.auth.conftest import AuthWorld, MakeWorld, Member
 from tests.statuses import reason_of, violated_fields
 
+pytestmark = pytest.mark.slow
+
 ADA = "ada@example.org"
 NEW = "an entirely different phrase"
 

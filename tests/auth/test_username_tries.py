@@ -13,6 +13,8 @@ from storymesh.auth.v1 import account_service_pb2 as pb
 from tests.auth.conftest import AuthWorld, MakeWorld, Member, outcomes
 from tests.statuses import detail, reason_of
 
+pytestmark = pytest.mark.slow
+
 REFUSED = "TOO_MANY_USERNAME_CHANGES"
 
 
