@@ -14,7 +14,7 @@ from .model import Recipient
 
 
 class AccountDirectory:
-    """AccountDirectory, as auth knows them at this moment."""
+    """Accounts, as auth knows them at this moment."""
 
     def __init__(self, channel: Channel) -> None:
         self._stub = DirectoryServiceStub(channel)

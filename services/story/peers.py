@@ -12,7 +12,7 @@ from kit.errors import NotFound, SessionRevoked
 
 
 class AccountDirectory:
-    """AccountDirectory, as auth knows them."""
+    """Accounts, as auth knows them."""
 
     def __init__(self, channel: Channel) -> None:
         self._stub = DirectoryServiceStub(channel)
