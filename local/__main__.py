@@ -1,4 +1,4 @@
-"""`python -m local`."""
+"""Entry point of `python -m local`."""
 
 import logging
 import signal
@@ -7,10 +7,10 @@ import time
 
 from local.terminal.cli import main
 
-# UTC, as in every other log of the mesh.
+# Log times are UTC, as in every other log of the mesh.
 logging.Formatter.converter = time.gmtime
 logging.basicConfig(level=logging.WARNING, format="%(asctime)s UTC %(message)s", stream=sys.stdout)
 logging.getLogger("local").setLevel(logging.INFO)
-# An `up` that is asked to end takes down what it has started, as it does on Ctrl-C.
+# SIGTERM is handled as Ctrl-C: an interrupted `up` stops what it has started.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 sys.exit(main())

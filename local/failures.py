@@ -6,25 +6,25 @@ from pathlib import Path
 
 
 class LocalError(Exception):
-    """One clear sentence: what is wrong and what to do. It is printed as it is, without a traceback."""
+    """An expected failure: one sentence that says what is wrong and what to do, printed without a traceback."""
 
     exit_code = 1
 
 
 class LocalSettingsError(LocalError):
-    """A setting has no meaning, or a value that it cannot have."""
+    """A setting is unknown, or its value is invalid."""
 
     exit_code = os.EX_CONFIG
 
 
 class NotReady(Exception):
-    """A probe's answer while a component does not serve yet; the message says why."""
+    """Raised by a probe while a component does not serve yet; the message says why."""
 
 
 class DidNotStart(Exception):
     """One attempt to start a component failed; the supervisor decides whether another follows.
 
-    `hopeless` says that the component itself rules out that another attempt would end differently.
+    `hopeless` is True when another attempt would fail in the same way, so the supervisor makes none.
     """
 
     def __init__(self, reason: str, *, hopeless: bool = False) -> None:
@@ -33,7 +33,7 @@ class DidNotStart(Exception):
 
 
 def of_os_error(error: OSError, path: Path) -> LocalError:
-    """Turn a failed write below the state directory into a sentence: a full disk and a missing permission are common."""
+    """LocalError for a failed write below the state directory; a full disk and a missing permission are common."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return LocalError(
             f"The disk that holds {path} is full: free some space, or move the mesh with STORYMESH_STATE_DIR."

@@ -1,4 +1,4 @@
-"""Folders in places that other users may write to as well, such as /tmp."""
+"""Creates private folders in places that other users can write to, such as /tmp."""
 
 import contextlib
 import os
@@ -9,10 +9,10 @@ from local.failures import LocalError
 
 
 def own(path: Path, mode: int) -> None:
-    """Make the folder, or take the one that this user made before.
+    """Create the folder, or reuse the one that this user created before.
 
-    Raises LocalError when somebody else may have put there what stands at `path`, and so could exchange what is in it,
-    and OSError when it cannot be made.
+    Raises LocalError when another user may have created what exists at `path` and so could replace its content,
+    and OSError when it cannot be created.
     """
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=mode)

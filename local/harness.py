@@ -1,4 +1,4 @@
-"""A mesh, or only its servers, for tests.
+"""Runs a mesh, or only its servers, for tests.
 
     async with servers(tmp_path) as running:           # Postgres, Redis and the mail sink
         running.postgres_admin_url, running.redis_url, running.mail_dir, running.database_url("auth")
@@ -7,8 +7,8 @@
         mesh.kill("story-worker-1")
         await mesh.healthy("story-worker-1")
 
-Both also work with a plain `with`. The mesh runs under its real supervisor in a process of its own, so it does not
-depend on any event loop of the test, and a killed test run takes it along. Parallel runs use different ports.
+Both also work with a plain `with`. The mesh runs under its real supervisor in a process of its own: it does not depend on
+the test's event loop, and it ends when the test run is killed. Parallel runs use different ports.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ POLL_SECONDS = 0.05
 def servers(
     state_dir: Path, *, postgres: bool = True, redis: bool = True, mail: bool = True, durable: bool = False
 ) -> "Servers":
-    """Only the servers. They lose data when the machine crashes unless `durable`, and start faster for it."""
+    """Postgres, Redis and the mail sink alone. Unless `durable`, they skip fsync: faster, but a machine crash loses data."""
     wanted = {"postgres": postgres, "redis": redis, "mail": mail}
     return Servers(state_dir, only=[name for name, want in wanted.items() if want], durable=durable)
 
@@ -54,12 +54,12 @@ def running_mesh(
     durable: bool = False,
     **chosen: Any,
 ) -> "RunningMesh":
-    """The whole mesh. `chosen` are fields of LocalSettings, `environment` further `STORYMESH_*` variables."""
+    """The whole mesh. `chosen` sets fields of LocalSettings, `environment` further `STORYMESH_*` variables."""
     return RunningMesh(state_dir, only=only, environment=environment or {}, writer=writer, durable=durable, **chosen)
 
 
 class Servers:
-    """What was asked for of Postgres, Redis and the mail sink; lives as long as the `with` block."""
+    """The requested ones of Postgres, Redis and the mail sink; they run until the `with` block ends."""
 
     def __init__(
         self, state_dir: Path, *, only: Sequence[str] = (), environment: Mapping[str, str] | None = None, **chosen: Any
@@ -71,16 +71,16 @@ class Servers:
         self._exit = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self.layout: Layout
-        """Paths and ports, known once the block is entered."""
+        """Paths and ports; set when the block is entered."""
 
     @property
     def postgres_admin_url(self) -> str:
-        """libpq form, superuser, database `postgres`."""
+        """libpq URL of the superuser, with the database `postgres`."""
         return postgres.Databases(self.layout).admin_url
 
     @property
     def redis_url(self) -> str:
-        """The administrator's, which may flush."""
+        """Redis URL of the administrator, who may run FLUSHALL."""
         return redis.Users(self.layout).admin_url
 
     @property
@@ -92,7 +92,7 @@ class Servers:
         return self.layout.port(mailsink.NAME)
 
     def database_url(self, service: str) -> str:
-        """SQLAlchemy URL of a service's own role and database, empty until its migrations ran."""
+        """SQLAlchemy URL of a service's own role and database. The database is empty until the service's migrations have run."""
         return postgres.Databases(self.layout).url(service)
 
     def service_redis_url(self, service: str) -> str:
@@ -102,7 +102,7 @@ class Servers:
         return self.layout.secrets / service
 
     def pid(self, component: str) -> int:
-        """The pid of a component that runs."""
+        """The pid of a running component."""
         process = self._component_process(component)
         if process is None:
             raise LookupError(f"{component} has no process")
@@ -120,11 +120,11 @@ class Servers:
         await self._order("start", component)
 
     async def restart(self, component: str) -> None:
-        """Stop and start; returns when it is healthy again."""
+        """Stop and start a component; returns when it is healthy again."""
         await self._order("restart", component)
 
     async def healthy(self, component: str, *, not_pid: int | None = None, seconds: float = 30.0) -> int:
-        """Wait until the component is healthy, as another process than `not_pid` if given. Returns its pid."""
+        """Wait until the component is healthy, in a process other than `not_pid` if given. Returns its pid."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             record = self._record().component(component)
@@ -134,7 +134,7 @@ class Servers:
         raise TimeoutError(f"{component} is not healthy after {seconds:g} s")
 
     def restarts(self, component: str) -> int:
-        """How often it ended by itself and was started again."""
+        """How often the component ended by itself and was started again."""
         record = self._record().component(component)
         return record.restarts if record else 0
 
@@ -169,14 +169,14 @@ class Servers:
         self._end()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        """Start the supervisor. In this thread: the kernel ends it when the thread that started it ends."""
+        """Start the supervisor, in this thread: the kernel kills it when the thread that started it ends."""
         if "base_port" not in self._chosen:
             base = self._exit.enter_context(reserved_ports())
             self._chosen = {"port": base + EDGE_OFFSET, "base_port": base} | self._chosen
         self.layout = Layout(settings.load(state_dir=self._state_dir, **self._chosen))
         self.layout.create()
         command = [sys.executable, "-m", "local", "run", *(part for name in self._only for part in ("--only", name))]
-        # The test's own STORYMESH_* variables must not decide what the test finds.
+        # STORYMESH_* variables of the caller's shell must not change what a test finds.
         inherited = settings.supervisors_environment().items()
         clean = {name: value for name, value in inherited if not name.startswith("STORYMESH_")}
         with self.layout.log("supervisor").open("wb") as output:
@@ -192,7 +192,7 @@ class Servers:
         return self._process
 
     def _starting(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
-        """Yield for as long as the mesh is starting; raise when it cannot."""
+        """Yield until the mesh has started; raises when it cannot start."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             record = MeshRecord.read(self.layout.state)
@@ -225,7 +225,7 @@ class Servers:
 
 
 class RunningMesh(Servers):
-    """A whole mesh that lives as long as the `with` block."""
+    """A whole mesh that runs until the `with` block ends."""
 
     @property
     def edge_url(self) -> str:
@@ -233,7 +233,7 @@ class RunningMesh(Servers):
 
     @property
     def edge_address(self) -> str:
-        """For native gRPC through the edge."""
+        """`host:port` of the edge, for native gRPC."""
         return f"127.0.0.1:{self.layout.settings.port}"
 
     def address(self, component: str) -> str:

@@ -1,4 +1,4 @@
-"""The map of a mesh: where in the state directory things lie, and which port belongs to whom."""
+"""The paths of one mesh in its state directory, and the port of each component."""
 
 import functools
 import hashlib
@@ -12,7 +12,7 @@ from local.failures import of_os_error
 from local.settings import LocalSettings
 from mesh.catalog import manifests
 
-# Unix socket paths hold 104 bytes on macOS and 108 on Linux, terminator included.
+# A Unix socket path is limited to 104 bytes on macOS and 108 on Linux, including the terminator.
 LONGEST_SOCKET_PATH = 100
 
 _SERVERS = ("envoy-admin", "postgres", "redis", "mail", "edge-internal")
@@ -20,7 +20,7 @@ _SERVERS = ("envoy-admin", "postgres", "redis", "mail", "edge-internal")
 
 @functools.cache
 def port_offsets() -> Mapping[str, int]:
-    """Distance of each component's port, and of each service's port for metrics, from STORYMESH_BASE_PORT."""
+    """Offset of each component's port, and of each process's metrics port, from STORYMESH_BASE_PORT."""
     offsets = {name: offset for offset, name in enumerate(_SERVERS)}
     for service, manifest in manifests().items():
         for port, process in enumerate(manifest.processes(service), manifest.port):
@@ -31,7 +31,7 @@ def port_offsets() -> Mapping[str, int]:
 
 @dataclass(frozen=True)
 class Port:
-    """A port of this machine's loopback, and the variable that moves it."""
+    """A port on the loopback interface, and the variable that changes it."""
 
     number: int
     variable: str
@@ -65,12 +65,12 @@ class Layout:
 
     @property
     def run(self) -> Path:
-        """What describes the running mesh: its lock, its state and its rendered configurations."""
+        """Folder of the files that describe the running mesh: its lock, its state and its rendered configurations."""
         return self.root / "run"
 
     @property
     def lock(self) -> Path:
-        """Locked by the supervisor for as long as it lives, so that a dead one never looks alive."""
+        """File lock that the supervisor holds while it runs; the kernel releases it when the supervisor dies."""
         return self.run / "lock"
 
     @property
@@ -79,9 +79,9 @@ class Layout:
 
     @property
     def control_socket(self) -> Path:
-        """The supervisor's socket; in a folder of this user's in /tmp when the state directory lies too deep for one.
+        """The supervisor's Unix socket; in a private folder in /tmp when the state directory's path is too long for a socket.
 
-        Not where TMPDIR points, which may be deep as well and differ between the shells of one person.
+        TMPDIR is not used: its path may be too long as well, and may differ between two shells of one user.
         """
         here = self.run / "control.sock"
         if len(os.fsencode(here)) <= LONGEST_SOCKET_PATH:
@@ -96,7 +96,7 @@ class Layout:
         return self.settings.base_port + port_offsets()[component]
 
     def ports(self, *components: str) -> tuple[Port, ...]:
-        """The named components' ports, for the check that nobody else holds them."""
+        """The named components' ports, for the check that no other program listens on them."""
         return tuple(Port(self.port(component), "STORYMESH_BASE_PORT") for component in components)
 
     def address(self, component: str) -> str:
@@ -107,9 +107,9 @@ class Layout:
         return f"http://127.0.0.1:{self.settings.port}"
 
     def create(self) -> None:
-        """Make the directories; only their owner may look into those that hold secrets, codes or logs.
+        """Create the directories; those that hold secrets, codes or logs are accessible to their owner only.
 
-        The root and `data` stay open to traverse: where there is no /proc, the account that runs Postgres must get there.
+        The root and `data` can be traversed by all: where there is no /proc, the account that runs Postgres must reach its data.
         """
         try:
             for directory in (self.root, self.data):

@@ -1,4 +1,4 @@
-"""Settings of the local runner, read from `STORYMESH_*`; the only place here that reads the environment."""
+"""Settings of the local runner, from `STORYMESH_*`; the only module of `local` that reads the environment."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from mesh.catalog import DEFAULT_BASE_PORT, FIRST_SPARE_PORT, PORTS_IN_A_MESH, m
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LONGEST_TMPDIR = 60
-"""Programs make Unix sockets in folders of their own in there, and the path of a socket holds about 100 bytes."""
+"""Longest TMPDIR in bytes: programs create Unix sockets in subfolders of it, and a socket path holds about 100 bytes."""
 
 
 def _absolute(path: Path) -> Path:
@@ -22,13 +22,13 @@ def _absolute(path: Path) -> Path:
 
 
 FilePath = Annotated[Path, AfterValidator(_absolute)]
-"""Means the same to every process, wherever it stands."""
+"""An absolute path, which does not depend on a process's working directory."""
 
 
 class LocalSettings(BaseSettings):
-    """Where one mesh lives. Two meshes on one machine differ in `state_dir`, `port` and `base_port`.
+    """Settings of one mesh. Two meshes on one machine differ in `state_dir`, `port` and `base_port`.
 
-    Besides the fields below it has `<service>_workers` for each service that runs several.
+    Besides the fields below, it has `<service>_workers` for each service that runs several workers.
     """
 
     model_config = SettingsConfigDict(env_prefix="STORYMESH_", frozen=True, extra="ignore")
@@ -77,22 +77,22 @@ class LocalSettings(BaseSettings):
         return self
 
     def workers(self, service: str) -> int:
-        """How many worker processes the service has."""
+        """Number of worker processes of the service."""
         count: int = getattr(self, worker_setting(service), manifests()[service].workers)
         return count
 
     def environment(self) -> dict[str, str]:
-        """These settings as the variables another process reads them from."""
+        """These settings as environment variables for another process."""
         return {f"STORYMESH_{name.upper()}": str(value) for name, value in self if value is not None}
 
 
 def worker_setting(service: str) -> str:
-    """The name of the setting that counts the service's workers."""
+    """Name of the setting for the number of the service's workers."""
     return f"{service}_workers"
 
 
 def scaled() -> tuple[str, ...]:
-    """The services that run several workers."""
+    """Services whose number of workers can be set."""
     return tuple(name for name, manifest in manifests().items() if manifest.most_workers > 1)
 
 
@@ -110,9 +110,9 @@ LocalSettings.model_rebuild(force=True)
 
 
 def load(**overrides: Any) -> LocalSettings:
-    """Read the settings; `overrides` that are not None win over the environment.
+    """Read the settings; `overrides` that are not None take precedence over the environment.
 
-    Raises LocalSettingsError with a sentence for each variable that is no setting, or for the first value that cannot be used.
+    Raises LocalSettingsError with a sentence for each variable that is not a setting, or for the first invalid value.
     """
     if unknown := unknown_settings.in_environment(os.environ):
         raise LocalSettingsError("\n".join(f"{name} {sentence}." for name, sentence in unknown))
@@ -130,9 +130,9 @@ def load(**overrides: Any) -> LocalSettings:
 
 
 def inherited_environment() -> dict[str, str]:
-    """What every child may see of the caller's environment: enough to run, and no credential by accident.
+    """The part of the caller's environment that every child process gets: enough to run, and no credential by accident.
 
-    Proxy variables stay out, because gRPC would send even loopback calls through them.
+    Proxy variables are left out, because gRPC would send even loopback calls through a proxy.
     """
     names = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER", "LOGNAME", "TERM")
     prefixes = ("LC_", "PYTHON", "SSL_CERT_", "UV_", "VIRTUAL_ENV", "COVERAGE_", "DYLD_", "LD_LIBRARY_PATH")
@@ -145,13 +145,13 @@ def inherited_environment() -> dict[str, str]:
 
 
 def supervisors_environment() -> dict[str, str]:
-    """The caller's environment, without the wish not to keep bytecode.
+    """The caller's environment without PYTHONDONTWRITEBYTECODE.
 
-    A dozen processes that each compile every package anew take longer to start than all the rest together.
+    Without cached bytecode each of a dozen processes compiles every package, which takes longer than the rest of the start.
     """
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def users_settings() -> dict[str, str]:
-    """Every `STORYMESH_*` variable the caller has set; the process table decides who gets which."""
+    """Every `STORYMESH_*` variable that the caller has set; the process table decides which process gets which."""
     return {name: value for name, value in os.environ.items() if name.startswith("STORYMESH_")}

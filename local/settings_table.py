@@ -1,7 +1,7 @@
-"""The table of settings in docs/settings.md and the list of their names, made from the settings classes, which alone know them.
+"""Generates the table of settings in docs/settings.md and the list of their names from the settings classes.
 
 Usage: python -m local.settings_table             rewrites both
-       python -m local.settings_table --check     fails if one of them is not what the classes say
+       python -m local.settings_table --check     fails if one of them is not up to date
 """
 
 import importlib
@@ -23,14 +23,14 @@ BEGIN = "<!-- settings: made by `make settings` -->"
 END = "<!-- end of settings -->"
 
 NOT_IN_CLASSES = ("SECRETS_DIR", "EDGE", "TOKENS", "PUBLISH_ADDRESS")
-"""Where secrets lie, what the `storymesh` command reads, and what docker-compose.yml does."""
+"""Variables in no settings class: the folder of secrets, and those of the `storymesh` command and of docker-compose.yml."""
 
 PAGE = REPOSITORY / "docs" / "settings.md"
 NAMES = Path(setting_names.__file__)
 
 
 def table() -> str:
-    """A Markdown table: each setting once, with the services that read it."""
+    """The settings as a Markdown table: each once, with the services that read it."""
     rows: dict[str, tuple[FieldInfo, list[str]]] = {}
     for service in SERVICES:
         for name, field in _fields(service):
@@ -45,7 +45,7 @@ def table() -> str:
 
 
 def replaced(page: str) -> str:
-    """The text with a fresh table between its marks."""
+    """The text, with a new table between its marks."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"
@@ -68,14 +68,14 @@ def _default(field: FieldInfo) -> str:
 
 
 def names() -> set[str]:
-    """Of every setting of every process of the mesh, of the runner and of the client."""
+    """Names of all settings of the mesh's processes, the runner and the client."""
     of_services = {name for service in SERVICES for name, _ in _fields(service)}
     targets = {f"{service}_target" for service in SERVICES}
     return {PREFIX + name.upper() for name in of_services.union(targets, LocalSettings.model_fields, NOT_IN_CLASSES)}
 
 
 def names_module() -> str:
-    """The source of `kit.runtime.setting_names`, a line a name."""
+    """The source of `kit.runtime.setting_names`, one name per line."""
     listed = "".join(f'        "{name}",\n' for name in sorted(names()))
     return f'"""{setting_names.__doc__}"""\n\nNAMES = frozenset(\n    {{\n{listed}    }}\n)\n'
 

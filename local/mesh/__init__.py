@@ -1,5 +1,5 @@
-"""What this mesh consists of on one machine: servers, services and Envoy as components for the supervisor.
+"""The components of the mesh on one machine, for the supervisor: servers, services and Envoy.
 
-Promises: each service gets its own database, role, Redis user, keys and ports, and no setting or secret of another; what was
-made once is kept. Prints nothing: the commands are in `local.terminal`.
+Each service gets its own database, role, Redis user, keys and ports, and no setting or secret of another service. Data and
+secrets are created once and kept. This package prints nothing: the commands are in `local.terminal`.
 """

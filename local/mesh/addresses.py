@@ -1,4 +1,4 @@
-"""Where a person finds the parts of a running mesh."""
+"""The addresses of a running mesh, as `status` and `up` show them."""
 
 from collections.abc import Collection
 
@@ -7,7 +7,7 @@ from local.mesh.components import envoy, mailsink, postgres, redis
 
 
 def of(layout: Layout, only: Collection[str] = ()) -> dict[str, str]:
-    """Names and addresses, of the parts in `only` when it is not empty."""
+    """Addresses by name; if `only` is not empty, those of the components in it."""
     found: dict[str, str] = {}
     if not only or envoy.NAME in only:
         found |= {

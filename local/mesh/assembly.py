@@ -1,4 +1,4 @@
-"""Puts the mesh together: every component, in the order they are shown."""
+"""Assembles the mesh: every component, in display order."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -14,7 +14,7 @@ SERVERS = (postgres.NAME, redis.NAME, mailsink.NAME)
 
 
 def assemble(layout: Layout, only: Collection[str] = ()) -> Mesh:
-    """The components of this mesh, or those named by `only`. Raises LocalError when a program or package is missing."""
+    """The components of this mesh, or those named in `only`. Raises LocalError when a program or package is missing."""
     if only and set(only) <= set(SERVERS):
         servers = {
             postgres.NAME: lambda: postgres.component(layout),

@@ -1,9 +1,10 @@
-"""Secrets of one machine's mesh: generated once, kept in files that only their owner reads, handed out by need.
+"""Secrets of a local mesh: generated once, kept in files that only their owner can read, given to the services that list them.
 
-`secrets/<service>/<setting in lower case>` is the directory a service gets as `STORYMESH_SECRETS_DIR`. It holds that
-service's secrets and no other's.
+A service gets `secrets/<service>/` as its `STORYMESH_SECRETS_DIR`. It holds that service's secrets alone, each in a file named
+after the setting in lower case.
 
-Each is marked as made for development, so that no process takes it in production. A mesh that has unmarked ones keeps them.
+Each secret carries a mark that says it was made for development; a process in production refuses it. Secrets without the mark
+that exist already are kept.
 """
 
 import contextlib
@@ -20,17 +21,17 @@ KEY_BYTES = 32
 
 
 def key() -> str:
-    """A new 256-bit key in base64url, after the mark."""
+    """A new 256-bit key: the development mark, then base64url."""
     return KEY_MARK + base64url.encode(secrets.token_bytes(KEY_BYTES))
 
 
 def password() -> str:
-    """A new password that may stand in a URL without escaping."""
+    """A new password that needs no escaping in a URL."""
     return PASSWORD_MARK + secrets.token_urlsafe(KEY_BYTES)
 
 
 def write(path: Path, value: str) -> None:
-    """Write a secret so that it is never readable by others and never seen half written."""
+    """Write a secret atomically, with access for its owner only."""
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -44,7 +45,7 @@ def write(path: Path, value: str) -> None:
 
 
 def read_or_create(path: Path, make: Callable[[], str]) -> str:
-    """The secret at `path`, made on first use."""
+    """The secret at `path`, generated on first use."""
     try:
         return path.read_text()
     except FileNotFoundError:
@@ -56,9 +57,9 @@ def read_or_create(path: Path, make: Callable[[], str]) -> str:
 
 
 def share(root: Path, services: Mapping[str, Iterable[str]]) -> None:
-    """Give each service the secrets it lists. One name means one value, in every service that lists it.
+    """Give each service the secrets it lists. A name has the same value in every service that lists it.
 
-    A service that joins later, or whose directory was lost, receives the value the others already use.
+    A service that is added later, or whose directory was lost, receives the value that the others use.
     """
     holders: dict[str, list[Path]] = {}
     for service, names in services.items():

@@ -1,7 +1,7 @@
-"""What is asked for of a mesh that runs already, and does not run so.
+"""Compares a running mesh with the settings of the caller who runs `up` or `restart`.
 
-A variable that is not set now asks for nothing: the mesh keeps what it was started with, and that is said. Values of the services'
-settings may be secrets, so the mesh's record holds digests of them.
+A variable that is not set now is no difference: the mesh keeps the value that it was started with, and the caller is told.
+Values of the services' settings may be secrets, so the mesh's record holds digests of them.
 """
 
 import hashlib
@@ -19,29 +19,29 @@ from local.supervision.state import MeshRecord
 
 STATE_DIR, WRITER = "STORYMESH_STATE_DIR", "STORYMESH_WRITER"
 READ_ELSEWHERE = frozenset({"STORYMESH_EDGE", "STORYMESH_TOKENS", "STORYMESH_PUBLISH_ADDRESS"})
-"""By the client, and by docker-compose.yml."""
+"""Variables that no process of a local mesh reads: they are the client's and docker-compose.yml's."""
 CODE = ("local", "mesh", "deploy", "services", "kit", "envoy", "gen")
-"""What the processes of a mesh run."""
+"""Folders whose code the processes of a mesh run."""
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Between a running mesh and what is asked for now."""
+    """Differences between a running mesh and the caller's settings."""
 
     writer: str = ""
-    """The one asked for, if it is another: the only difference that a running mesh can be rid of."""
+    """The writer asked for, empty if it is the running one; the only difference that can be applied to a running mesh."""
 
     asked: tuple[str, ...] = ()
-    """Each a clause of a sentence that says how the mesh runs."""
+    """Differing settings, each as a clause for the sentence that says how the mesh runs."""
 
     kept: tuple[str, ...] = ()
-    """Settings it was started with that are not set now."""
+    """Settings that the mesh was started with and that are not set now."""
 
     new_code: bool = False
 
 
 def digests(salt: str) -> dict[str, str]:
-    """The services' settings in this process's environment, by digests that say nothing without the value."""
+    """Salted digests of the services' settings in this process's environment, by name."""
     ours = RUNNERS_OWN | DECIDED | READ_ELSEWHERE
     return {
         name: hashlib.sha256(f"{salt}{value}".encode()).hexdigest()
@@ -80,14 +80,14 @@ def of(record: MeshRecord, layout: Layout, only: Collection[str]) -> Differences
 
 
 def _runners(record: MeshRecord, layout: Layout) -> dict[str, tuple[str, str]]:
-    """The runner's settings that differ: as the mesh runs, and as it would be started now."""
+    """The runner's settings that differ, with both values: the running mesh's, and the caller's."""
     wanted = layout.settings.environment()
-    # A mesh without a story worker has no writer that could be replaced.
+    # A mesh without a story worker has no writer.
     wanted[WRITER] = record.settings.get(WRITER, "") and (wanted[WRITER] or writers.choose(layout.settings).name)
     return {
         name: values
         for name in sorted(wanted.keys() | record.settings.keys())
-        # The state directory is the one that both have been found in, however it is spelt.
+        # The state directory is the same by definition: only its spelling can differ.
         if name != STATE_DIR and (values := (record.settings.get(name, ""), wanted.get(name, "")))[0] != values[1]
     }
 
@@ -100,7 +100,7 @@ def _of_parts(record: MeshRecord, layout: Layout, only: Collection[str]) -> Iter
 
 
 def fingerprint() -> str:
-    """A digest of the code that a mesh is started from."""
+    """A digest of the code that a mesh runs."""
     digest = hashlib.sha256()
     for path in _code_files():
         digest.update(f"{path.relative_to(REPOSITORY)}\0".encode())
@@ -110,5 +110,5 @@ def fingerprint() -> str:
 
 def _code_files() -> list[Path]:
     files = (path for folder in CODE for path in (REPOSITORY / folder).rglob("*"))
-    # YAML is read while the mesh runs, or made from the same contracts as Python.
+    # YAML files need no digest: the mesh reads them while it runs, or they are generated from the same contracts as Python.
     return sorted(path for path in files if path.is_file() and path.suffix not in (".pyc", ".yaml"))

@@ -1,4 +1,4 @@
-"""A mail server for one machine: every mail it accepts becomes a file in a folder.
+"""An SMTP server that writes every mail it accepts to a file in a folder.
 
 File names begin with the time of arrival, so that sorting by name sorts by arrival. A file appears under its name only
 when it is complete: a reader that lists `*.eml` never sees half a mail.
@@ -22,7 +22,7 @@ log = logging.getLogger("local.mesh.mailsink")
 
 
 class Folder:
-    """Accepts every mail and writes it below `path`."""
+    """SMTP handler that accepts every mail and writes it below `path`."""
 
     def __init__(self, path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ class Folder:
         name = f"{arrived}-{os.getpid()}-{next(self._numbers)}.eml"
         sender = f"X-MailFrom: {envelope.mail_from}\r\n"
         recipients = "".join(f"X-RcptTo: {recipient}\r\n" for recipient in envelope.rcpt_tos)
-        # Not *.eml yet: some globs find hidden files too.
+        # The draft does not end in .eml, because some globs match hidden files too.
         draft = self._path / f".{name}.part"
         try:
             draft.write_bytes((sender + recipients).encode() + content)
@@ -74,7 +74,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(level=logging.INFO, format="%(asctime)s UTC %(message)s")
-    # aiosmtpd logs every protocol line at this level.
+    # aiosmtpd logs every protocol line at INFO.
     logging.getLogger("mail.log").setLevel(logging.WARNING)
     asyncio.run(serve(arguments.port, arguments.folder))
 

@@ -1,4 +1,4 @@
-"""Ports for test runs that happen side by side."""
+"""Reserves ports for test runs in parallel."""
 
 import contextlib
 import random
@@ -9,17 +9,17 @@ from local.layout import port_offsets
 from mesh.catalog import PORTS_IN_A_MESH
 
 FIRST_BLOCK, LAST_BLOCK = 20_000, 32_000
-"""Blocks of ports for tests: above the default mesh and below every system's ephemeral range."""
+"""Range of the blocks of ports for tests: above the default mesh and below every system's ephemeral range."""
 EDGE_OFFSET = PORTS_IN_A_MESH - 1
 CLAIM_OFFSET = PORTS_IN_A_MESH - 2
 
 
 @contextlib.contextmanager
 def reserved_ports() -> Iterator[int]:
-    """A block of ports that no other test run on this machine uses meanwhile. Yields the first of them.
+    """Reserve a block of ports against other test runs on this machine. Yields the first port.
 
-    A port of the block that nobody serves claims it, because ports that are merely free at one moment are free for every
-    parallel run. The kernel keeps that claim apart between users too, and ends it with this process.
+    The reservation is a socket bound to one port of the block that no component uses: checking that ports are free would give all
+    parallel runs the same ones. The kernel enforces it between users too, and ends it with this process.
     """
     blocks = list(range(FIRST_BLOCK, LAST_BLOCK, PORTS_IN_A_MESH))
     random.shuffle(blocks)

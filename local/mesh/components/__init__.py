@@ -1,1 +1,1 @@
-"""The parts of the mesh, one module each. `mesh` puts them together."""
+"""The components of the mesh, one module each; `local.mesh.assembly` puts them together."""

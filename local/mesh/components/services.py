@@ -1,4 +1,4 @@
-"""The process table: every Python process of the mesh, what it needs and which secrets it may read, by the services' manifests."""
+"""The process table, from the manifests: every Python process of the mesh, what it needs and which secrets it may read."""
 
 import sys
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from mesh.manifest import Manifest
 
 PREFIX = "STORYMESH_"
 
-# Decided by the runner for each process; one value for all of them would be wrong.
+# Set by the runner for each process; one value for all of them would be wrong.
 DECIDED = {
     PREFIX + name
     for name in (
@@ -25,27 +25,27 @@ DECIDED = {
         *(f"{service.upper()}_TARGET" for service in manifests()),
     )
 }
-# Settings of the runner itself, which tells the services of the writer what it has chosen.
+# Settings of the runner, which passes its choice on in the services' own writer settings.
 RUNNERS_OWN = {PREFIX + name.upper() for name in LocalSettings.model_fields}
 
 DEFAULT_DRAIN_SECONDS = 10.0
-"""What the services allow themselves unless STORYMESH_DRAIN_SECONDS says otherwise."""
+"""The services' default drain time, if STORYMESH_DRAIN_SECONDS is not set."""
 DRAIN_MARGIN_SECONDS = 5.0
 
 
 def serving() -> tuple[str, ...]:
-    """The processes that Envoy sends requests to."""
+    """Names of the processes that Envoy sends requests to."""
     return tuple(manifests())
 
 
 def components(layout: Layout, writer: LocalWriter) -> Iterator[Component]:
-    """Every process of every service, each with an environment of its own."""
+    """Every process of every service, each with its own environment."""
     for name, manifest in manifests().items():
         yield from _Processes(name, manifest, layout, writer).components()
 
 
 def share_secrets(layout: Layout) -> None:
-    """Write each service's secrets. Addresses are written anew each time, because ports may have changed."""
+    """Write each service's secrets. Addresses are rewritten at each start, because ports may have changed."""
     credentials.share(layout.secrets, {name: tuple(map(_file, each.shared_keys)) for name, each in manifests().items()})
     databases, users = postgres.Databases(layout), redis.Users(layout)
     for name, manifest in manifests().items():
@@ -108,7 +108,10 @@ class _Processes:
         return (sys.executable, "-m", f"services.{self.service}", verb)
 
     def _settings(self) -> dict[str, str]:
-        """What the runner decides, what this machine suggests and the caller may override, and nothing of other services."""
+        """The environment of a service's processes: the runner's settings, its defaults that the caller may override, the caller's.
+
+        Settings of other services are left out.
+        """
         decided = {"STORYMESH_SECRETS_DIR": str(self.layout.secrets / self.service)} | {
             f"{PREFIX}{callee.upper()}_TARGET": self.layout.address(callee) for callee in callees(self.service)
         }
@@ -116,7 +119,7 @@ class _Processes:
         return self._environment | suggested | self._users_settings() | decided
 
     def _suggested(self) -> dict[str, str]:
-        """The manifest's settings for one machine, with what only the runner knows. One that comes out empty is left unset."""
+        """The manifest's `local_settings` with their placeholders filled in. A setting whose value becomes empty is left unset."""
         known = {
             "edge_url": self.layout.edge_url,
             "mail_port": self.layout.port(mailsink.NAME),
@@ -146,7 +149,7 @@ class _Processes:
         }
 
     def _drain_seconds(self) -> float:
-        """A little more than the service allows itself."""
+        """Seconds until the runner kills a draining service: slightly more than the service's own drain time."""
         try:
             return float(users_settings().get("STORYMESH_DRAIN_SECONDS", "")) + DRAIN_MARGIN_SECONDS
         except ValueError:
