@@ -1,6 +1,6 @@
-"""Processes under supervision: start in order of need, probe, restart with growing pauses, stop in reverse order.
+"""The process supervisor: starts components in dependency order, probes them, restarts them with backoff, stops them in reverse.
 
-Promises: a component is started only when all it needs is healthy; one that ended is started again; no process outlives its
-supervisor unnoticed, because the state file names each by pid and start time. One supervisor owns a state directory, by a file
-lock. Knows no component of the mesh: those come from `local.mesh`.
+A component is started only when all its dependencies are healthy, and again when its process ends. A process that outlives its
+supervisor is found again, because the state file names each by pid and start time. A file lock allows one supervisor per state
+directory. This package knows no component of the mesh: those come from `local.mesh`.
 """

@@ -1,4 +1,4 @@
-"""What the supervisor knows of the processes that it runs."""
+"""The description of a process that the supervisor runs, and of all of them together."""
 
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -11,35 +11,35 @@ from local.supervision.process import Account
 
 
 async def nothing() -> None:
-    """The step of a component that needs none."""
+    """Do nothing: the default of a component's optional steps."""
 
 
 @dataclass(frozen=True)
 class Component:
-    """One process of the mesh: how to start it, how to know that it serves, how to stop it."""
+    """One process of the mesh: how to start it, probe it and stop it."""
 
     name: str
     command: tuple[str, ...]
     probe: Probe = nothing
     needs: tuple[str, ...] = ()
-    """Components that must be healthy before this one is started; it is stopped before they are."""
+    """Dependencies: components that are healthy before this one is started, and are stopped after it."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
     directory: Path = Path("/")
     ports: tuple[Port, ...] = ()
     prepare: Callable[[], Awaitable[None]] = nothing
-    """Runs before every start, a restart included: it repairs what a killed predecessor left."""
+    """Runs before every start, restarts included, and repairs what a killed process left."""
 
     settle: Callable[[], Awaitable[None]] = nothing
-    """Runs once the component answers and before those that need it start; must be idempotent."""
+    """Runs after the first successful probe of each start, before dependent components start; must be idempotent."""
 
     drain: Callable[[], Awaitable[None]] = nothing
-    """Runs before the stop signal, for a program that drops its clients on that signal. Counts as part of the drain."""
+    """Runs before the stop signal, for a program that drops its clients on that signal."""
 
     stop_signal: signal.Signals = signal.SIGTERM
     drain_seconds: float = 10.0
     account: Account | None = None
-    """As whom it runs, where that is not the supervisor's own user."""
+    """The user it runs as; None for the supervisor's own."""
 
     once: bool = False
     """True for a job that runs to completion, such as a migration, instead of serving."""
@@ -47,11 +47,11 @@ class Component:
 
 @dataclass(frozen=True)
 class Mesh:
-    """All components that one supervisor runs, in the order they are shown."""
+    """All components that one supervisor runs, in display order."""
 
     components: Sequence[Component]
     notes: Sequence[str]
-    """Sentences that the person who starts the mesh should read."""
+    """Sentences for the person who starts the mesh."""
 
     writer: str = ""
-    """The writer of the story workers; empty where the mesh has none."""
+    """The writer of the story workers; empty in a mesh without them."""

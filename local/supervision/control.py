@@ -1,6 +1,6 @@
-"""Orders to a running supervisor: stop, start or restart one component, or let another writer write.
+"""Orders to a running supervisor: stop, start or restart one component, or change the writer.
 
-One JSON line each way over a Unix socket.
+The protocol is one JSON line each way over a Unix socket.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ ANSWER_SECONDS = 90.0
 class Order:
     verb: Verb
     name: str
-    """Of the component, or of the writer."""
+    """The name of the component or the writer."""
 
 
 @contextlib.asynccontextmanager
 async def served(path: Path, obey: Callable[[Order], Awaitable[None]]) -> AsyncIterator[None]:
-    """Take orders at `path`, which lies in a directory that only its owner may enter. LocalError becomes the answer."""
+    """Take orders at the socket `path`, in a directory that only its owner may enter. A LocalError is sent back as the answer."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         failure = ""
@@ -57,7 +57,7 @@ def _remove(path: Path) -> None:
 
 
 def send(path: Path, order: Order) -> None:
-    """Give an order and wait until it is carried out. Raises LocalError with the supervisor's own sentence."""
+    """Give an order and wait until it is carried out. Raises LocalError with the sentence that the supervisor answers."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(ANSWER_SECONDS)
         try:

@@ -1,7 +1,7 @@
-"""Probes that speak each component's own protocol: a port that accepts connections proves nothing.
+"""Health probes in each component's own protocol, because a port may accept connections before the program serves.
 
 Every probe returns when the component serves and raises NotReady with the reason when it does not. Client libraries are
-imported where they are used: most commands probe nothing, and should answer at once.
+imported inside the functions, because their import is slow and most commands probe nothing.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ PROBE_SECONDS = 2.0
 
 
 def grpc_serving(address: str, service: str = "") -> Probe:
-    """The standard gRPC health protocol; `service` empty asks for the process as a whole."""
+    """Probe by the standard gRPC health protocol; an empty `service` asks for the process as a whole."""
 
     async def probe() -> None:
         import grpc
         from grpc_health.v1 import health_pb2
 
-        # Loopback must never go through a proxy that the environment names for the outside world.
+        # A proxy that the environment names must not be used for loopback.
         async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
             check = channel.unary_unary(
                 "/grpc.health.v1.Health/Check",
@@ -66,7 +66,7 @@ def redis_answers(port: int, password: str) -> Probe:
                     writer.close()
         except (OSError, TimeoutError) as error:
             raise NotReady(f"Redis does not answer ({error or 'timeout'})") from None
-        # While it loads its data it answers PING with an error.
+        # While Redis loads its data, it answers PING with an error.
         if answers != [b"+OK\r\n", b"+PONG\r\n"]:
             raise NotReady(f"Redis answers {b' '.join(answers).decode(errors='replace').strip()}")
 
@@ -93,7 +93,7 @@ def smtp_greets(port: int) -> Probe:
 
 
 def http_answers(url: str) -> Probe:
-    """Any 200; used for Envoy's `/ready`, which is 200 only once every listener and cluster is initialised."""
+    """Probe for status 200; Envoy's `/ready` answers it only once every listener and cluster is initialised."""
 
     async def probe() -> None:
         import httpx2

@@ -1,4 +1,4 @@
-"""What must hold before anything starts; each failure is one sentence that says what to do."""
+"""Checks before anything starts; each failure is one sentence that says what to do."""
 
 import errno
 import shutil
@@ -16,12 +16,12 @@ FreeBytes = Callable[[Path], int]
 
 
 def free_bytes(path: Path) -> int:
-    """Free space of the disk that holds `path`, as far as this user may use it."""
+    """Free bytes on the disk that holds `path`, as far as this user may use them."""
     return shutil.disk_usage(path).free
 
 
 def check_space(root: Path, megabytes: int, reader: FreeBytes = free_bytes) -> None:
-    """Refuse a nearly full disk: a database that runs out of space half-way is worse than one that never starts."""
+    """Refuse a nearly full disk, because a database that runs out of space while it works is worse than one that never starts."""
     free = reader(root) // 1_000_000
     if free < megabytes:
         raise LocalError(
@@ -31,7 +31,7 @@ def check_space(root: Path, megabytes: int, reader: FreeBytes = free_bytes) -> N
 
 
 def check_ports(components: Iterable[Component]) -> None:
-    """Refuse a port that somebody else listens on, naming the component, the owner and the way out."""
+    """Refuse a port that another program listens on; the error names the component, the program and what to do."""
     for component in components:
         for port in component.ports:
             check_port(component.name, port)
@@ -39,7 +39,7 @@ def check_ports(components: Iterable[Component]) -> None:
 
 def check_port(name: str, port: Port) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # Connections of an earlier mesh that linger in TIME_WAIT are no obstacle to a server, nor to this probe.
+        # Connections of an earlier mesh in TIME_WAIT do not prevent a server from binding, so they must not fail this check.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port.number))
@@ -56,7 +56,7 @@ def check_port(name: str, port: Port) -> None:
 
 
 def _owner(port: int) -> str:
-    """`pid 12 (python3 app.py)`, as far as this user may know."""
+    """The process that listens on the port, as `pid 12 (python3 app.py)`, as far as this user may know."""
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:

@@ -1,8 +1,8 @@
-"""Child processes: started so that they cannot outlive the mesh unnoticed, recognised later without doubt, ended for sure.
+"""Child processes: started so that they end with the supervisor, identified by pid and start time, killed after their drain.
 
 A pid alone does not identify a process, because the system reuses pids; a pid and a start time do. On Linux the kernel
-itself signals a child whose supervisor dies (`PR_SET_PDEATHSIG`, through util-linux's `setpriv`, which avoids running
-Python between fork and exec). Elsewhere the recorded identity is what `down` goes by.
+signals a child whose supervisor dies (`PR_SET_PDEATHSIG`, set by util-linux's `setpriv`, which avoids running
+Python between fork and exec). On other systems `down` finds the child by its recorded identity.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ import psutil
 
 from local.failures import LocalError
 
-# `create_time` is derived from the boot time, which moves slightly when the clock is adjusted.
+# psutil derives `create_time` from the boot time, which changes slightly when the clock is adjusted.
 SAME_START_SECONDS = 2.0
 POLL_SECONDS = 0.05
 TRIAL_SECONDS = 30.0
@@ -31,7 +31,7 @@ TRIAL_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Identity:
-    """A process as it can be found again after the process that started it has gone."""
+    """The identity of a process, by which it is found after the process that started it has ended."""
 
     pid: int
     created_at: float
@@ -41,7 +41,7 @@ class Identity:
         return cls(pid, psutil.Process(pid).create_time())
 
     def find(self) -> psutil.Process | None:
-        """The living process, or None when it ended (a zombie has ended) or its pid names another process now."""
+        """The living process, or None when it has ended (a zombie has ended) or its pid was reused."""
         try:
             process = psutil.Process(self.pid)
             if abs(process.create_time() - self.created_at) > SAME_START_SECONDS:
@@ -53,7 +53,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Account:
-    """The user a child runs as instead of root."""
+    """The unprivileged user that a child runs as when the supervisor is root."""
 
     name: str
     uid: int
@@ -61,7 +61,7 @@ class Account:
 
     @classmethod
     def owning(cls, path: Path, *names: str) -> Self:
-        """The unprivileged owner of `path` when it exists already, else the first of `names` on this machine."""
+        """The owner of `path` if it exists and is not root's, else the first of `names` that exists on this machine."""
         if path.exists() and (uid := path.stat().st_uid) != 0:
             with contextlib.suppress(KeyError):
                 entry = pwd.getpwuid(uid)
@@ -76,7 +76,7 @@ class Account:
 
 @functools.cache
 def _setpriv() -> str | None:
-    """Path of a `setpriv` that knows parent death signals (util-linux's does, busybox's does not)."""
+    """Path of a `setpriv` that can set the parent death signal (util-linux's can, busybox's cannot)."""
     path = shutil.which("setpriv")
     if path is None:
         return None
@@ -85,7 +85,7 @@ def _setpriv() -> str | None:
 
 
 def guarded(command: Sequence[str], *, death_signal: signal.Signals, account: Account | None) -> list[str]:
-    """`command`, made to receive `death_signal` when its parent dies and to run as `account`, without any capability."""
+    """`command` behind `setpriv`: it gets `death_signal` when its parent dies and runs as `account`, without capabilities."""
     setpriv = _setpriv()
     if setpriv is None:
         return list(command)
@@ -96,14 +96,14 @@ def guarded(command: Sequence[str], *, death_signal: signal.Signals, account: Ac
 
 
 def switched(account: Account | None) -> dict[str, Any]:
-    """What `subprocess` must do about `account` where `guarded` cannot."""
+    """Arguments by which `subprocess` switches to `account`; empty where `guarded` does it."""
     if account is None or _setpriv() is not None:
         return {}
     return {"user": account.uid, "group": account.gid, "extra_groups": []}
 
 
 def fault_as(account: Account, command: Sequence[str]) -> str:
-    """What keeps `account` from running `command`, which should end at once; empty when nothing does."""
+    """The reason why `account` cannot run `command`, a short-lived one; empty if it can."""
     try:
         ended = subprocess.run(
             guarded(command, death_signal=signal.SIGKILL, account=account),
@@ -123,7 +123,7 @@ def fault_as(account: Account, command: Sequence[str]) -> str:
 
 
 class Child:
-    """A running child, leader of its own session so that a Ctrl-C at the terminal reaches only the supervisor."""
+    """A running child. It leads its own session, so that Ctrl-C at the terminal reaches only the supervisor."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -144,7 +144,7 @@ class Child:
 
         Raises LocalError when the program cannot be run.
         """
-        # Otherwise only the guard's own complaint in the log would say so.
+        # Without this check only a message of `setpriv` in the log would name the missing program.
         if not Path(command[0]).exists():
             raise LocalError(f"{command[0]} cannot be run: there is no such program here.")
         try:
@@ -172,13 +172,13 @@ class Child:
         return self._process.poll()
 
     async def wait(self) -> int:
-        """Wait for the end. Polls, because the portable alternatives need a thread per child or the main thread."""
-        while (code := self._process.poll()) is None:  # noqa: ASYNC110, the kernel sets no asyncio.Event
+        """Wait for the end and return the exit code. Polls, as portable alternatives need a thread per child or the main thread."""
+        while (code := self._process.poll()) is None:  # noqa: ASYNC110, the kernel cannot set an asyncio.Event
             await asyncio.sleep(POLL_SECONDS)
         return code
 
     async def end(self, stop_signal: signal.Signals, seconds: float) -> int:
-        """Ask it to stop, wait `seconds` for it to drain, then kill its session. Returns its exit code."""
+        """Send the stop signal, wait `seconds` for the drain, then kill the child's session. Returns the exit code."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(stop_signal)
         try:
@@ -191,9 +191,9 @@ class Child:
 
 
 def end_others(others: Iterable[tuple[Identity, signal.Signals]], seconds: float) -> int:
-    """End processes that are not this one's children: ask each as it wants to be asked, kill after `seconds`.
+    """End processes that are not children of this one: send each its stop signal, kill its session after `seconds`.
 
-    Returns how many were still alive.
+    Returns how many were alive before.
     """
     living = {identity: stop for identity, stop in others if identity.find() is not None}
     for identity, stop in living.items():
@@ -207,7 +207,7 @@ def end_others(others: Iterable[tuple[Identity, signal.Signals]], seconds: float
 
 
 def _outlasting(identities: Iterable[Identity], seconds: float) -> list[Identity]:
-    """Those still alive after `seconds`, or none as soon as all have ended."""
+    """Wait until all have ended, at most `seconds`. Returns those still alive."""
     deadline = time.monotonic() + seconds
     while living := [identity for identity in identities if identity.find() is not None]:
         if time.monotonic() >= deadline:
@@ -217,7 +217,7 @@ def _outlasting(identities: Iterable[Identity], seconds: float) -> list[Identity
 
 
 def describe_exit(code: int) -> str:
-    """`exit code 1`, or the name of the signal that ended it."""
+    """A description of an exit code: `exit code 1`, or the name of the signal that ended the process."""
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -1,4 +1,4 @@
-"""The running mesh as its supervisor describes it to others: one file, replaced as a whole at every change.
+"""The state file, in which the supervisor describes the running mesh; replaced atomically at every change.
 
 `status` reads it, `up` follows it, and `down` finds in it the processes that a killed supervisor left behind.
 """
@@ -15,22 +15,22 @@ from local.supervision.process import Identity
 
 
 class ComponentState(StrEnum):
-    """Where a component stands."""
+    """The state of a component."""
 
     WAITING = "waiting"
-    """Something it needs is not healthy yet."""
+    """A dependency is not healthy yet."""
     STARTING = "starting"
     HEALTHY = "healthy"
     DONE = "done"
     """A job that ran to completion."""
     BACKING_OFF = "backing off"
-    """It ended by itself and is started again after a pause."""
+    """Its process ended by itself and is started again after a pause."""
     STOPPED = "stopped"
     """Stopped by an order, until another order starts it."""
     UNHEALTHY = "unhealthy"
-    """Its process lives and its probe fails; seen by `status`, which asks each component itself."""
+    """Its process lives and its probe fails; set by `status`, which probes each component itself."""
     DEAD = "dead"
-    """The supervisor has gone and so has the process."""
+    """Both the supervisor and the process have ended; set by `status`."""
 
     @property
     def fine(self) -> bool:
@@ -38,7 +38,7 @@ class ComponentState(StrEnum):
 
 
 class Phase(StrEnum):
-    """Where the mesh as a whole stands."""
+    """The phase of the mesh as a whole."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -48,7 +48,7 @@ class Phase(StrEnum):
 
 @dataclass
 class ComponentRecord:
-    """One component. Times are seconds since the epoch."""
+    """The state of one component. Times are in seconds since the epoch."""
 
     name: str
     state: ComponentState = ComponentState.WAITING
@@ -60,24 +60,24 @@ class ComponentRecord:
 
     @property
     def orphan(self) -> tuple[Identity, signal.Signals] | None:
-        """The process and its stop signal, needed to end it when the supervisor is gone; None when it has no process."""
+        """The process and its stop signal, by which it is ended after its supervisor died; None if there is no process."""
         return (self.process, signal.Signals[self.stop_signal]) if self.process else None
 
 
 @dataclass
 class MeshRecord:
-    """The mesh: its supervisor, the settings it runs with, its components in order of start."""
+    """The state of the mesh: its supervisor, its settings, and its components in order of start."""
 
     supervisor: Identity
     settings: dict[str, str]
-    """The runner's own, with the writer that was chosen."""
+    """The runner's settings, as environment variables, with the writer that was chosen."""
 
     salt: str = ""
     given: dict[str, str] = field(default_factory=dict)
-    """The services' settings that the caller had set, by salted digests: some are secrets."""
+    """Salted digests of the services' settings that the caller had set, by name; digests, because some are secrets."""
 
     code: str = ""
-    """A digest of what it was started from."""
+    """A digest of the code that the mesh was started from."""
 
     only: list[str] = field(default_factory=list)
     phase: Phase = Phase.STARTING
@@ -98,7 +98,7 @@ class MeshRecord:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """The last state written, or None when there is none (or only what a full disk left of it)."""
+        """The last state written; None if there is none, or only part of one, as a full disk leaves it."""
         try:
             document: dict[str, Any] = json.loads(path.read_text())
             components = [

@@ -1,4 +1,4 @@
-"""Runs the components of one mesh: starts them in order of need, keeps them running, stops them in reverse."""
+"""Runs the components of one mesh: starts them in dependency order, keeps them running, stops them in reverse."""
 
 import asyncio
 import contextlib
@@ -22,14 +22,14 @@ LOCK_SECONDS = 1.0
 
 
 class AlreadyRunning(LocalError):
-    """Another supervisor holds this state directory."""
+    """Another supervisor holds the lock of this state directory."""
 
 
 @contextlib.contextmanager
 def locked(layout: Layout) -> Iterator[None]:
-    """Own the state directory. The lock ends with the process that holds it, however that process ends."""
+    """Hold the lock of the state directory; the kernel releases it when the process ends. Raises AlreadyRunning."""
     with _lock_file(layout) as descriptor:
-        # `is_running` holds the lock for an instant, which must not look like another supervisor.
+        # `is_running` takes the lock for an instant, so one failed attempt does not prove another supervisor.
         deadline = time.monotonic() + LOCK_SECONDS
         while not _try_lock(descriptor, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
@@ -39,7 +39,7 @@ def locked(layout: Layout) -> Iterator[None]:
 
 
 def is_running(layout: Layout) -> bool:
-    """Whether a supervisor lives for this state directory."""
+    """Whether a supervisor is running for this state directory."""
     if not layout.lock.exists():
         return False
     with _lock_file(layout) as descriptor:
@@ -67,7 +67,7 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 
 
 def sweep(layout: Layout, seconds: float) -> int:
-    """End what a supervisor that was killed left behind. Call only while holding the lock. Returns how many lived."""
+    """End the processes that a killed supervisor left. The caller holds the lock. Returns how many were alive."""
     record = MeshRecord.read(layout.state)
     orphans = [orphan for component in record.components if (orphan := component.orphan)] if record else []
     return end_others(reversed(orphans), seconds)
@@ -86,7 +86,7 @@ class Supervisor:
         rebuilt: Callable[[str], Mesh] | None = None,
         free_space: FreeBytes = free_bytes,
     ) -> None:
-        """`record` says of the mesh what is known before it starts; `rebuilt` makes it anew for another writer."""
+        """`record` is the initial state of the mesh; `rebuilt` assembles it for another writer."""
         self._layout = layout
         self._rebuilt = rebuilt
         self._say = say
@@ -106,9 +106,9 @@ class Supervisor:
         self._record.components = [unit.record for unit in self._units.values()]
 
     async def run(self, stopped: asyncio.Event) -> None:
-        """Start the mesh and keep it until `stopped` is set. Raises LocalError when it cannot start.
+        """Start the mesh and run it until `stopped` is set. Raises LocalError when it cannot start.
 
-        Leaves no process behind, whichever way it ends. The caller holds the lock.
+        No process remains when it returns or raises. The caller holds the lock.
         """
         if orphans := sweep(self._layout, seconds=ORPHAN_SECONDS):
             self._say(f"ended {orphans} processes that a killed supervisor had left behind")
@@ -134,12 +134,12 @@ class Supervisor:
             self._record.phase = Phase.FAILED
             self._record.failure = str(failure)
             self._write()
-        # Raised out here: what an `except*` block raises comes out of it in a group again.
+        # Raised outside, because an exception raised in an `except*` block is wrapped in a group again.
         if failure is not None:
             raise failure
 
     async def _serve(self) -> None:
-        """Say when all is healthy; from then on take orders until cancelled."""
+        """Wait until all components are healthy, then take orders until cancelled."""
         for unit in self._units.values():
             await unit.healthy.wait()
         async with control.served(self._layout.control_socket, self._obey):
@@ -170,7 +170,7 @@ class Supervisor:
             ) from None
 
     async def _write_with(self, writer: str) -> None:
-        """Start anew with another writer what knows of the writer; with the former one again where that cannot be."""
+        """Restart the components whose environment names the writer, with another one; with the former one if that fails."""
         if self._rebuilt is None:
             raise LocalError("Nobody writes in this mesh.")
         mesh = self._rebuilt(writer)
@@ -192,7 +192,7 @@ class Supervisor:
         self._write()
 
     async def _exchange(self, components: Mapping[Unit, Component]) -> None:
-        """Start units anew as other components. Raises LocalError when one of them does not become healthy."""
+        """Restart units with new descriptions of their components. Raises LocalError when one does not become healthy."""
         await asyncio.gather(*(unit.stop() for unit in components))
         for unit, component in components.items():
             unit.component = component
@@ -207,7 +207,7 @@ class Supervisor:
                 raise failure
 
     async def _stop(self) -> None:
-        """End every component once those that need it have ended."""
+        """End all components, each after those that depend on it."""
         self._record.phase = Phase.STOPPING
         self._write()
         ended = {name: asyncio.Event() for name in self._units}
@@ -229,13 +229,13 @@ class Supervisor:
                 group.create_task(end(name, unit))
 
     def _rotate_logs(self) -> None:
-        """Keep one earlier run's logs."""
+        """Rename the logs of the previous run to `.log.1`, over those of the run before it."""
         for unit in self._units.values():
             if unit.log.exists():
                 unit.log.replace(unit.log.with_suffix(".log.1"))
 
     def _write(self) -> None:
-        """Describe the mesh to others; a disk that is full by now must not take down what still works."""
+        """Write the state file. A full disk must not stop a running mesh, so a failure is only reported."""
         try:
             self._record.write(self._layout.state)
         except LocalError as failure:
@@ -243,11 +243,11 @@ class Supervisor:
 
 
 class _Stopped(Exception):
-    """Ends the task group, as a task group is ended: by an exception in it."""
+    """Raised in the task group to end it."""
 
 
 def _first(group: ExceptionGroup[LocalError]) -> LocalError:
-    """Groups nest where task groups do."""
+    """The first exception of a group, which may contain groups because task groups nest."""
     first = group.exceptions[0]
     return _first(first) if isinstance(first, ExceptionGroup) else first
 

@@ -1,8 +1,8 @@
-"""The life of one component: wait for what it needs, start, watch, start again when it ends by itself.
+"""The life cycle of one component: wait for its dependencies, start, watch, restart when it ends by itself.
 
-A component that has once been healthy is restarted for as long as the mesh runs, at once the first time and then with
-growing pauses. One that never became healthy gets three attempts: the fault is then most likely a setting, and its
-sentence should reach the person at the terminal soon.
+A component that has once been healthy is restarted for as long as the mesh runs, immediately the first time and then with
+growing pauses. One that never became healthy gets three attempts: the cause is most likely a setting, and the user
+should see the error soon.
 """
 
 import asyncio
@@ -19,16 +19,16 @@ from local.supervision.process import Child, describe_exit
 from local.supervision.state import ComponentRecord, ComponentState
 
 RESTART_PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""Seconds before each restart in a row; the last repeats."""
+"""Seconds before each consecutive restart; the last value repeats."""
 SETTLED_SECONDS = 10.0
-"""How long a component must have been healthy for its next failure to count as the first again."""
+"""After this time as a healthy component the count of consecutive failures begins again."""
 FIRST_ATTEMPTS = 3
 LOG_TAIL_LINES = 15
 PROBE_PAUSE_SECONDS = 0.1
 
 
 class StartFailed(LocalError):
-    """A component never became healthy. The message carries the end of its log."""
+    """A component never became healthy. The message contains the end of its log."""
 
 
 class Unit:
@@ -76,7 +76,7 @@ class Unit:
                 ever_healthy, healthy_at = True, time.monotonic()
                 reason = describe_exit(await child.wait())
             except LocalError as failure:
-                # Nothing that the next attempt could change, unless it has worked before.
+                # A LocalError does not go away by another attempt, unless the component has worked before.
                 if not ever_healthy:
                     raise
                 reason = str(failure)
@@ -107,7 +107,7 @@ class Unit:
         await self.healthy.wait()
 
     async def started(self) -> None:
-        """The same, unless its first attempt fails. Raises StartFailed then, while further attempts go on."""
+        """Start a stopped component as `start` does. Raises StartFailed when the first attempt fails; further attempts go on."""
         self._stop_asked.clear()
         self._start_asked.set()
         while not self.healthy.is_set():
@@ -116,7 +116,7 @@ class Unit:
             await asyncio.sleep(PROBE_PAUSE_SECONDS)
 
     async def end(self) -> bool:
-        """End its process with the drain it is owed. Returns whether there was one."""
+        """End the process after its drain. Returns whether there was one."""
         if self._child is None or self._child.exit_code is not None:
             return False
         await self.component.drain()
@@ -124,7 +124,7 @@ class Unit:
         return True
 
     async def _start(self) -> Child:
-        """One attempt. Returns the process once it serves (or, for a job, has succeeded); raises DidNotStart."""
+        """Make one attempt. Returns the process once it serves (or, as a job, has succeeded). Raises DidNotStart or LocalError."""
         component = self.component
         began = time.monotonic()
         self._become(ComponentState.STARTING)
@@ -178,7 +178,7 @@ class Unit:
                 serves = False
             else:
                 serves = True
-            # After the probe: if this process has ended meanwhile, another one has answered.
+            # Checked after the probe: if this process has ended, another program answered the probe.
             if (code := child.exit_code) is not None:
                 raise DidNotStart(describe_exit(code), hopeless=code == os.EX_CONFIG)
             if serves:
@@ -223,7 +223,7 @@ class Unit:
 
 
 def log_tail(path: Path, lines: int) -> str:
-    """The last lines of a log, indented; empty when there are none."""
+    """The last lines of a log, indented; empty if there are none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 64 * 1024))

@@ -1,4 +1,4 @@
-"""What a person types and reads: the commands of `python -m local`, their output, and the demo.
+"""The command line: the commands of `python -m local`, their output, and the demo.
 
-Every expected failure is one sentence on standard error and an exit code other than 0. Nothing else imports this room.
+An expected failure is reported as one sentence on standard error and an exit code other than 0. No other package imports this one.
 """

@@ -1,4 +1,4 @@
-"""The command line of the local mesh: its life, its logs, orders for one component, and commands of a service."""
+"""Parses and runs the commands: start and stop, status, logs, orders for one component, and commands of a service."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ from mesh.catalog import DEFAULT_BASE_PORT, PORTS_IN_A_MESH, manifests
 INTERRUPTED = 130
 
 STARTED_WITH = ("port", "base_port", "writer", *map(settings.worker_setting, settings.scaled()))
-"""Options that become settings of the runner."""
+"""Options that set settings of the runner."""
 
 COLOURS = {
     ComponentState.HEALTHY: "green",
@@ -30,7 +30,7 @@ COLOURS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The commands and their help; settings that are not flags come from the environment."""
+    """The parser of all commands. Settings without an option come from the environment."""
     place = argparse.ArgumentParser(add_help=False)
     place.add_argument(
         "--state-dir", type=Path, metavar="DIR", help="where the mesh keeps everything (STORYMESH_STATE_DIR, .local)"
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader, such as `head`, has seen enough.
+        # The reading program, such as `head`, has closed the pipe.
         sys.stderr.close()
         return 0
 

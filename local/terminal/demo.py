@@ -1,7 +1,7 @@
-"""The whole journey of one reader, as a real HTTP client sees it through Envoy.
+"""A demonstration of the mesh, by an HTTP client through Envoy.
 
-Registers with a code from the mail sink, asks for a story, shows it while it is being written, compares what was streamed with
-what was stored, and finds the mail that announces it by its trace id. The exit code is 0 only if all of it happened.
+It registers with a code from the mail sink, asks for a story, shows it while it is written, compares the streamed text with
+the stored one, and finds the mail that announces it by its trace id. The exit code is 0 only if all steps succeed.
 """
 
 import argparse
@@ -34,18 +34,18 @@ CALL_SECONDS = 20.0
 MAIL_SECONDS = 60.0
 STORY_SECONDS = 600.0
 SILENCE_SECONDS = 60.0
-"""Longer than four heartbeats: a stream that is silent for that long is broken."""
+"""A stream is broken if it sends nothing for this long, which is more than four heartbeats."""
 POLL_SECONDS = 0.2
 
 FINAL = {"STORY_STATE_COMPLETED", "STORY_STATE_FAILED", "STORY_STATE_CANCELLED"}
 
 
 class DemoFailed(LocalError):
-    """A step did not happen; the message says which."""
+    """A step failed; the message says which."""
 
 
 class Api:
-    """JSON over HTTP. Everything but the expected answer becomes one sentence."""
+    """A client of JSON over HTTP. Any answer but the expected one raises DemoFailed with one sentence."""
 
     def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
@@ -54,7 +54,7 @@ class Api:
         self._client.headers["authorization"] = f"Bearer {access_token}"
 
     async def call(self, step: str, method: str, path: str, **request: Any) -> dict[str, Any]:
-        """Call and return the JSON answer. Raises DemoFailed."""
+        """Make a call and return the JSON answer. Raises DemoFailed."""
         try:
             answer = await self._client.request(method, path, **request)
         except httpx2.HTTPError as error:
@@ -86,7 +86,7 @@ class Api:
 
 
 async def demonstrate(layout: Layout, console: Console) -> None:
-    """Walk the journey. Raises DemoFailed at the first step that does not happen."""
+    """Run the steps. Raises DemoFailed at the first step that fails."""
     async with httpx2.AsyncClient(base_url=layout.edge_url, timeout=CALL_SECONDS, trust_env=False) as client:
         api = Api(client)
         address = f"reader-{secrets.token_hex(4)}@example.com"
@@ -143,7 +143,7 @@ async def _request_story(api: Api, trace_id: str, console: Console) -> dict[str,
 
 
 async def _watch(api: Api, story_id: str, console: Console) -> str:
-    """Show the story while it is written and return what the stream said its text is."""
+    """Show the story while it is written and return its text as streamed."""
     resume_token = ""
     with Storyteller(console) as teller:
         try:
@@ -220,7 +220,7 @@ async def _list_stories(api: Api, story: dict[str, Any], console: Console) -> No
 
 
 async def _mail(folder: Path, address: str, wanted: Callable[[EmailMessage], bool], missing: str) -> EmailMessage:
-    """The newest wanted mail to an address. Raises DemoFailed, beginning with `missing`, when none comes in time."""
+    """The newest wanted mail to an address. Raises DemoFailed, with a message that begins with `missing`, if none comes in time."""
     deadline = time.monotonic() + MAIL_SECONDS
     while True:
         seen = [message for path in _newest_first(folder) if address in str((message := _read(path))["to"])]
@@ -254,7 +254,7 @@ def _reason(error: httpx2.HTTPError) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Bring the mesh up if it is not, walk the journey, and return the exit code."""
+    """Start the mesh if it is not running, run the demonstration, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m local.terminal.demo", description=__doc__)
     parser.add_argument("--writer", help="who writes the story: local, openai or composer (STORYMESH_WRITER)")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Up, run and down: the life of a whole mesh as seen from a terminal."""
+"""The commands `run`, `up`, `down` and `restart`, for a whole mesh."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ FOLLOW_SECONDS = 0.1
 DOWN_SECONDS = 60.0
 """Longest drain of the whole chain: Envoy, services, servers."""
 RECORD_SECONDS = 5.0
-"""How soon after taking the lock a supervisor has written its first state."""
+"""Longest time between a supervisor's taking the lock and its first state file."""
 
 log = logging.getLogger("local")
 
@@ -78,10 +78,9 @@ async def _until_signalled(supervisor: Supervisor) -> None:
 
 
 def up(layout: Layout, only: Sequence[str]) -> MeshRecord:
-    """Bring the mesh up in the background unless it is, and return its state once it is healthy.
+    """Start the mesh in the background unless it is running, and return its state once it is healthy.
 
-    Raises LocalError when it cannot start, or when it runs already and not as the settings ask for. An interruption takes down
-    what has been started.
+    Raises LocalError when it cannot start, or when it is running with other settings. An interruption stops what has been started.
     """
     layout.create()
     if is_running(layout):
@@ -97,7 +96,7 @@ def up(layout: Layout, only: Sequence[str]) -> MeshRecord:
 
 
 def _join(layout: Layout, only: Sequence[str]) -> MeshRecord:
-    """The state of the mesh that runs already. What is asked for otherwise is refused, but for another writer."""
+    """The state of the running mesh. Changes to its writer if another is asked for. Raises LocalError for any other difference."""
     record = _first_record(layout)
     found = differences.of(record, layout, only)
     if found.writer:
@@ -128,7 +127,7 @@ def _join(layout: Layout, only: Sequence[str]) -> MeshRecord:
 
 
 def _detach(layout: Layout, only: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start the supervisor in a session of its own, so that it outlives the terminal."""
+    """Start the supervisor in its own session, so that it outlives the terminal."""
     path = layout.log("supervisor")
     command = [sys.executable, "-m", "local", "run", *(part for name in only for part in ("--only", name))]
     try:
@@ -149,7 +148,7 @@ def _detach(layout: Layout, only: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def _follow(layout: Layout, pid: int, supervisor: subprocess.Popen[bytes] | None) -> MeshRecord:
-    """Print each component as it becomes healthy, until all are or the supervisor gives up."""
+    """Print each component as it becomes healthy, until all are. Raises LocalError when the supervisor gives up."""
     shown: dict[str, tuple[ComponentState, int]] = {}
     began = time.monotonic()
     while True:
@@ -182,7 +181,7 @@ def _show_progress(record: MeshRecord, shown: dict[str, tuple[ComponentState, in
 
 
 def down(layout: Layout) -> bool:
-    """Stop the mesh and whatever a killed supervisor left behind. Returns whether there was anything to stop."""
+    """Stop the mesh and any process that a killed supervisor left. Returns whether there was anything to stop."""
     if not layout.lock.exists():
         return False
     was_running = is_running(layout)
@@ -196,10 +195,10 @@ def down(layout: Layout) -> bool:
 
 
 def restart(layout: Layout, only: Sequence[str]) -> MeshRecord:
-    """Stop the mesh and start it again on the same data, as it was started before but for what is asked for otherwise now.
+    """Stop the mesh and start it on the same data, with its former settings except for those that the caller sets now.
 
-    Raises LocalError before anything is stopped when the mesh could not be started again: a program or package is missing, or a
-    service had a setting that is not set now, of whose value the mesh keeps a digest only.
+    Raises LocalError before anything is stopped if the mesh could not be started again: a program or package is missing, or a
+    setting of a service is not set now, and the mesh kept only a digest of its value.
     """
     layout.create()
     if is_running(layout):
@@ -219,7 +218,7 @@ def restart(layout: Layout, only: Sequence[str]) -> MeshRecord:
 
 
 def _as_before(record: MeshRecord) -> dict[str, Any]:
-    """The runner's settings by which the mesh was started, under the names of their fields."""
+    """The runner's settings that the mesh was started with, by field name."""
     return {name.removeprefix("STORYMESH_").lower(): value for name, value in record.settings.items()}
 
 
@@ -228,13 +227,13 @@ def _asked_for(layout: Layout) -> dict[str, Any]:
 
 
 def _stop_supervisor(layout: Layout) -> None:
-    """It ends everything in order; one that cannot is killed, and the sweep that follows ends the rest."""
+    """Let the supervisor end all components in order. One that fails to is killed; the caller then sweeps up its processes."""
     supervisor = _first_record(layout).supervisor
     end_others([(supervisor, signal.SIGTERM)], DOWN_SECONDS)
 
 
 def _first_record(layout: Layout) -> MeshRecord:
-    """The state of the supervisor that holds the lock; one that has only just taken it is waited for."""
+    """The state that the lock's holder has written. Waits for a supervisor that has just started. Raises LocalError."""
     deadline = time.monotonic() + RECORD_SECONDS
     while time.monotonic() < deadline:
         record = MeshRecord.read(layout.state)

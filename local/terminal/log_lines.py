@@ -1,6 +1,6 @@
-"""One line of a component's log: when it was written, to which trace it belongs, and how a person or a program reads it.
+"""Parses one line of a component's log, and renders it for a person or as JSON.
 
-Services and Envoy write ECS JSON, the other servers text with the time in front. All of them write UTC.
+Services and Envoy write ECS JSON, the other servers text that begins with the time. All of them write UTC.
 """
 
 import json
@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 _TEXT_TIMES = (
-    # Postgres, the mail sink and the supervisor; then Redis.
+    # The first two forms are those of Postgres, the mail sink and the supervisor; the last is Redis'.
     (re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.,]\d{3}) UTC "), "%Y-%m-%d %H:%M:%S.%f"),
     (re.compile(r"\d+:[A-Z] (\d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d\.\d{3}) "), "%d %b %Y %H:%M:%S.%f"),
 )
 _TRACE_ID = re.compile(r"([0-9a-f]{2}-)?(?P<id>[0-9a-f]{32})(?(1)-[0-9a-f]{16}-[0-9a-f]{2})", re.IGNORECASE)
-_SAID_ALREADY = ("@timestamp", "message", "log.", "ecs.", "process.", "service.", "span.", "trace.", "event.")
-"""Fields that a readable line leaves out, or shows in a form of its own."""
+_OMITTED_FIELDS = ("@timestamp", "message", "log.", "ecs.", "process.", "service.", "span.", "trace.", "event.")
+"""Fields that a readable line omits, or shows in another form."""
 _SHOWN_OF_A_REQUEST = ("client.ip", "user.id")
 _OF_A_REQUEST = ("http.", "url.", "rpc.", "client.", "user.", "user_agent.", "envoy.", "error.")
 _STACK_TRACE = "error.stack_trace"
@@ -25,28 +25,28 @@ _STACK_TRACE = "error.stack_trace"
 
 @dataclass(frozen=True)
 class LogLine:
-    """A line as it stands in the log of `component`, without its end."""
+    """A line of the log of `component`, without its line break."""
 
     component: str
     text: str
     at: float
-    """Seconds since the epoch: the line's own, or that of the line before where it has none."""
+    """Seconds since the epoch: the line's own time, or that of the line before if it has none."""
 
     fields: Mapping[str, Any] | None
     """The flattened fields of an ECS line; None for text."""
 
     message: str
-    """What it says, without the time in front."""
+    """The message, without the time."""
 
     def raw(self) -> str:
-        """JSON: the line itself where it is JSON, otherwise an ECS object around its text."""
+        """The line as JSON: itself if it is JSON, otherwise an ECS object with its text."""
         if self.fields is not None:
             return self.text
         at = datetime.fromtimestamp(self.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return json.dumps({"@timestamp": at, "message": self.text, "service": {"name": self.component}})
 
     def readable(self, width: int) -> str:
-        """Local time, component padded to `width`, level, message and what else is known. A stack trace follows indented."""
+        """The line for a person: local time, component padded to `width`, level, message, details; then the stack trace, indented."""
         at = datetime.fromtimestamp(self.at).astimezone().strftime("%m-%d %H:%M:%S.%f")[:-3]
         begin = f"{at}  {self.component:<{width}}  "
         if self.fields is None:
@@ -59,9 +59,9 @@ class LogLine:
 
 
 def parse(component: str, texts: Sequence[str], before: float | None, otherwise: float) -> list[LogLine]:
-    """Read lines that follow one another in a log.
+    """Parse consecutive lines of a log.
 
-    A line without a time shares that of the line before it. At the beginning that is `before`, or the first time that is found, or
+    A line without a time gets that of the line before it. The first lines get `before`, else the first time found, else
     `otherwise`, all in seconds since the epoch.
     """
     read = [_read(component, text) for text in texts]
@@ -74,13 +74,13 @@ def parse(component: str, texts: Sequence[str], before: float | None, otherwise:
 
 
 def trace_id(text: str) -> str | None:
-    """The trace id in lower case, from 32 hexadecimal digits or a whole `traceparent`; None where the text is neither."""
+    """The trace id in lower case, from 32 hexadecimal digits or a whole `traceparent`; None for any other text."""
     found = _TRACE_ID.fullmatch(text.strip())
     return found["id"].lower() if found else None
 
 
 def _read(component: str, text: str) -> LogLine:
-    """The line with its own time; 0 where it has none."""
+    """The line with its own time, 0 if it has none."""
     if (fields := _ecs(text)) is not None:
         return LogLine(component, text, _seconds(str(fields["@timestamp"])), fields, str(fields.get("message", "")))
     for pattern, form in _TEXT_TIMES:
@@ -112,12 +112,12 @@ def _seconds(stamp: str, form: str = "") -> float:
         at = datetime.strptime(stamp, form).replace(tzinfo=UTC) if form else datetime.fromisoformat(stamp)
         return at.timestamp()
     except (ValueError, OverflowError):
-        # Something else that looks like a time.
+        # The text only looks like a time.
         return 0
 
 
 def _details(fields: Mapping[str, Any]) -> Iterator[str]:
-    """What the message does not say: why it failed, how long it took, for whom, and its trace."""
+    """The fields besides the message: the error, the duration, the user and the trace among them."""
     for name in ("error.code", "error.type", "error.message"):
         if name in fields:
             yield str(fields[name])
@@ -127,12 +127,12 @@ def _details(fields: Mapping[str, Any]) -> Iterator[str]:
         if name in fields:
             yield f"{name}={fields[name]}"
     for name, value in fields.items():
-        if not name.startswith(_SAID_ALREADY + _OF_A_REQUEST):
+        if not name.startswith(_OMITTED_FIELDS + _OF_A_REQUEST):
             yield f"{name}={value}"
     if "trace.id" in fields:
         yield f"trace={fields['trace.id']}"
 
 
 def _printable(text: str) -> str:
-    """The text without control characters, by which a client could write to the reader's terminal."""
+    """The text without control characters, by which a client could control the reader's terminal."""
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

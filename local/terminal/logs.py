@@ -19,22 +19,22 @@ DEFAULT_LINES = 100
 
 @dataclass(frozen=True)
 class Selection:
-    """Which lines to show."""
+    """The lines to show."""
 
     components: Sequence[str] = ()
-    """All when empty."""
+    """Names of components; empty for all."""
 
     lines: int | None = None
-    """How many, the latest of all logs together; None is `DEFAULT_LINES`, or every line where a trace is asked for."""
+    """Number of latest lines, over all logs together. None means `DEFAULT_LINES`, or all lines of a trace if one is given."""
 
     trace: str = ""
     """A trace id or a `traceparent`; empty for all lines."""
 
 
 def show(layout: Layout, selection: Selection, *, as_json: bool, follow: bool, output: TextIO) -> None:
-    """Print the latest lines in order of time, then, if asked, what is added until interrupted.
+    """Print the latest lines in order of time; if `follow`, then also new lines until interrupted.
 
-    Raises LocalError when there is no such log, when the trace id is none, or when no line belongs to the trace.
+    Raises LocalError if there is no such log, if the trace id is malformed, or if no line belongs to the trace.
     """
     trace = _trace(selection.trace)
     number = DEFAULT_LINES if selection.lines is None and not trace else selection.lines
@@ -70,12 +70,12 @@ def _trace(given: str) -> str:
 
 
 def _merged(logs: Iterable[Sequence[LogLine]]) -> list[LogLine]:
-    """In order of time; lines of one moment stay in the order of their log."""
+    """The lines of all logs in order of time. The sort is stable, so lines with the same time keep the order of their log."""
     return sorted(itertools.chain.from_iterable(logs), key=lambda line: line.at)
 
 
 class _Log:
-    """The log of one component, read once and then followed; of its lines, those that name `trace` if that is not empty."""
+    """The log of one component, read once and then followed. A non-empty `trace` selects the lines that contain it."""
 
     def __init__(self, path: Path, trace: str) -> None:
         self._path = path
@@ -84,13 +84,13 @@ class _Log:
         self._at: float | None = None
 
     def latest(self, number: int | None) -> list[LogLine]:
-        """The last `number` lines, or all of them. Those of a trace are also looked for in the log of the run before."""
+        """The last `number` lines, None for all. If a trace is given, the log of the previous run is read as well."""
         former = _Log(self._path.with_suffix(".log.1"), self._trace)
         texts = itertools.chain(former._texts() if self._trace else (), self._texts())
         return self._parsed(list(deque(texts, number)))
 
     def added(self) -> list[LogLine]:
-        """The lines since the last look."""
+        """The lines since the last read."""
         return self._parsed(list(self._texts()))
 
     def _parsed(self, texts: Sequence[str]) -> list[LogLine]:
@@ -101,7 +101,7 @@ class _Log:
         return lines
 
     def _texts(self) -> Iterator[str]:
-        """Complete lines from the position on. A file that became shorter is that of a new run."""
+        """The complete lines after the position. A file that became shorter is a new run's and is read from its beginning."""
         try:
             with self._path.open("rb") as file:
                 if file.seek(0, 2) < self._position:

@@ -1,4 +1,4 @@
-"""A service's command, run by hand with the settings and secrets that the service's processes get in the running mesh."""
+"""Runs a command of a service with the settings and secrets that the service's processes have in the running mesh."""
 
 import os
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from local.terminal import status
 
 
 def execute(layout: Layout, service: str, arguments: Sequence[str]) -> NoReturn:
-    """Becomes the command, so that its output, its exit code and its signals are its own.
+    """Replace this process by the command (exec), so that output, exit code and signals are the command's own.
 
-    Raises LocalError when there is no such service, or no mesh whose databases it could reach.
+    Raises LocalError if there is no such service, or if the mesh is not running.
     """
     if service not in services.serving():
         raise LocalError(f"There is no service {service}: there are {', '.join(services.serving())}.")
@@ -27,4 +27,4 @@ def execute(layout: Layout, service: str, arguments: Sequence[str]) -> NoReturn:
     server = next(each for each in services.components(own, writers.choose(own.settings)) if each.name == service)
     *module, _serve = server.command
     os.chdir(server.directory)
-    os.execve(module[0], [*module, *arguments], dict(server.environment))  # noqa: S606 - no shell, and these words only
+    os.execve(module[0], [*module, *arguments], dict(server.environment))  # noqa: S606 - starts no shell

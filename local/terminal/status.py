@@ -1,4 +1,4 @@
-"""The state of a mesh as of now: what its supervisor recorded, checked against the processes and their own probes."""
+"""The current state of a mesh: the supervisor's record, checked against the processes and their probes."""
 
 import asyncio
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from local.supervision.supervisor import is_running
 
 @dataclass(frozen=True)
 class Status:
-    """A mesh and whether all of it serves."""
+    """The state of a mesh, and whether all of it serves."""
 
     phase: str
     """A `Phase`, or `down`, or `orphaned` when processes outlive their supervisor."""
@@ -32,7 +32,7 @@ class Status:
         return self.phase == Phase.RUNNING and all(component.state.fine for component in self.components)
 
     def document(self) -> dict[str, Any]:
-        """The form of `--json`; times are RFC 3339."""
+        """The document that `--json` prints; times are RFC 3339."""
         return {
             "phase": self.phase,
             "healthy": self.healthy,
@@ -54,7 +54,7 @@ class Status:
 
 
 def read(layout: Layout) -> Status:
-    """Look at the mesh in this state directory."""
+    """Read and check the state of the mesh in this state directory."""
     record = MeshRecord.read(layout.state)
     supervised = is_running(layout)
     if record is None:
@@ -76,14 +76,14 @@ def read(layout: Layout) -> Status:
 
 
 def layout_of(record: MeshRecord) -> Layout:
-    """The layout of a mesh as it runs, whose ports may differ from those that the caller's settings name."""
+    """The layout of the running mesh, whose ports may differ from those in the caller's settings."""
     return Layout(
         settings.load(**{name.removeprefix("STORYMESH_").lower(): value for name, value in record.settings.items()})
     )
 
 
 async def _check(record: MeshRecord, probes: Mapping[str, Probe]) -> None:
-    """Ask every component that is said to be healthy whether it is."""
+    """Probe every component that is recorded as healthy."""
 
     async def ask(component: ComponentRecord) -> None:
         if component.state is not ComponentState.HEALTHY or component.name not in probes:

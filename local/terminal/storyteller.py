@@ -1,7 +1,7 @@
-"""Shows a story at the terminal while it is written, word by word, with the progress below it.
+"""Shows a story at the terminal while it is written, word by word, above a progress line.
 
-At a terminal, finished lines scroll up and the line being written lives above a progress line. Without one, words are
-printed as they come, so that a log or a pipe shows the same text.
+At a terminal, finished lines scroll up, and the unfinished line and the progress line are redrawn below them. In a log or a pipe,
+words are printed as they arrive.
 """
 
 import sys
@@ -19,14 +19,14 @@ WIDEST_LINE = 100
 
 
 class Storyteller:
-    """Collects the text of a stream, and shows it. `text` is what snapshot, chunks and resets add up to."""
+    """Collects and shows the text of a stream. `text` is the result of its snapshots, chunks and resets."""
 
     def __init__(self, console: Console) -> None:
         self.text = ""
         self._console = console
         self._width = min(console.width, WIDEST_LINE)
         self._line = ""
-        """What is shown of the text's last, unfinished line."""
+        """The last, unfinished line, as far as it is shown."""
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -54,7 +54,7 @@ class Storyteller:
         self._console.print(self._summary(), style="dim")
 
     def append(self, text: str) -> None:
-        """Text that continues the story."""
+        """Add text to the end (a chunk)."""
         self.text += text
         if self._first_word_at is None:
             self._first_word_at = time.monotonic()
@@ -62,7 +62,7 @@ class Storyteller:
         self._show(text)
 
     def replace(self, text: str) -> None:
-        """The text so far, as a stream that begins or resumes states it."""
+        """Replace the text by that of a snapshot, with which a stream begins or resumes."""
         if text.startswith(self.text):
             news = text[len(self.text) :]
             if news:
@@ -73,7 +73,7 @@ class Storyteller:
         self.append(text)
 
     def start_over(self, attempt: int) -> None:
-        """Another worker begins again from an empty text."""
+        """Discard the text (a reset), because another worker starts the story again."""
         self._break_line()
         if self.text:
             self._console.print(f"the writing starts over, attempt {attempt}", style="yellow")
@@ -91,7 +91,7 @@ class Storyteller:
             return
         *finished, rest = self._wrapped(self._line + text)
         if finished:
-            # Printing redraws what is live, which must not show the beginning of a printed line again.
+            # print() redraws the live lines, which must not repeat the beginning of a printed line.
             self._line = ""
             self._refresh()
             self._console.print(Text("\n".join(finished)))
@@ -99,7 +99,7 @@ class Storyteller:
         self._refresh()
 
     def _wrapped(self, text: str) -> list[str]:
-        """Lines no wider than the terminal; the last is unfinished and keeps its trailing space."""
+        """The text as lines no wider than the terminal; the last is unfinished and keeps its trailing space."""
         lines: list[str] = []
         for paragraph in text.split("\n"):
             lines += textwrap.wrap(paragraph, self._width, drop_whitespace=False) or [""]

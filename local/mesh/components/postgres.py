@@ -32,7 +32,7 @@ NAME = "postgres"
 SUPERUSER = "postgres"
 INITDB_SECONDS = 60.0
 STOP_SECONDS = 10.0
-WHERE_IT_STANDS = Path("/proc/self/cwd")
+WORKING_DIRECTORY = Path("/proc/self/cwd")
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class _Cluster:
 
 def _as_seen_by(account: Account | None, folder: Path) -> Path:
     """The path by which a program started in `folder` can reach it."""
-    return folder if account is None or not WHERE_IT_STANDS.exists() else WHERE_IT_STANDS
+    return folder if account is None or not WORKING_DIRECTORY.exists() else WORKING_DIRECTORY
 
 
 def component(layout: Layout) -> Component:
@@ -192,7 +192,7 @@ def component(layout: Layout) -> Component:
     folder = layout.data / NAME
     account = Account.owning(folder, "postgres", "nobody") if os.geteuid() == 0 else None
     binaries = postgres_programs.usable_by(account, layout.root)
-    if account is not None and not WHERE_IT_STANDS.exists():
+    if account is not None and not WORKING_DIRECTORY.exists():
         _require_entry(account, layout.data)
     environment = inherited_environment()
     databases = Databases(layout)
