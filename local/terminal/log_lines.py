@@ -46,7 +46,7 @@ class LogLine:
         return json.dumps({"@timestamp": at, "message": self.text, "service": {"name": self.component}})
 
     def readable(self, width: int) -> str:
-        """The line for a person: local time, component padded to `width`, level, message, details; then the stack trace, indented."""
+        """The line for a person: local time, component (padded to `width`), level, message, details; below it any stack trace."""
         at = datetime.fromtimestamp(self.at).astimezone().strftime("%m-%d %H:%M:%S.%f")[:-3]
         begin = f"{at}  {self.component:<{width}}  "
         if self.fields is None:
