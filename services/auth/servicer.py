@@ -1,4 +1,4 @@
-"""Protobuf in, protobuf out."""
+"""Translation between protobuf messages and operations."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _ROLES = {Role.USER: user_pb2.ROLE_USER, Role.ADMIN: user_pb2.ROLE_ADMIN}
 
 
 def add_servicers(server: Server, ops: Operations) -> None:
-    """Everything that the service answers."""
+    """Register every service of the contract that auth implements."""
     registration = RegistrationServicer(ops.registrations, ops.padding)
     server.add(registration_service_pb2_grpc.add_RegistrationServiceServicer_to_server, registration)
     session = SessionServicer(ops.sessions, ops.password_sign_in, ops.code_sign_in, ops.padding)
@@ -209,7 +209,7 @@ class AccountServicer(account_service_pb2_grpc.AccountServiceServicer):
             username=request.username if request.HasField("username") else None,
             first_name=request.first_name if request.HasField("first_name") else None,
             last_name=request.last_name if request.HasField("last_name") else None,
-            # The contract admits strings only.
+            # The contract allows strings only.
             preferences=tuple(map(str, request.preferences)) if request.HasField("preferences") else None,
         )
         user = await self._accounts.update(caller_of(context), change, origin_of(context))
@@ -305,7 +305,7 @@ class KeyServicer(key_service_pb2_grpc.KeyServiceServicer):
         self, request: key_service_pb2.DropKeyRequest, context: Context
     ) -> key_service_pb2.DropKeyResponse:
         active = await self._rotation.drop(request.kid, caller_of(context), origin_of(context))
-        # Whoever refreshes here next would get another token that nobody takes.
+        # Reread at once, because a refresh on this replica would otherwise be signed with the dropped key.
         await self._keys.refresh()
         return key_service_pb2.DropKeyResponse(active_kid=active)
 

@@ -1,4 +1,4 @@
-"""What the auth service does. Transactions begin and end here, and the messages of the events that they add are made here."""
+"""The auth service's operations. They open and end the transactions, and build the messages of the events that they add."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DIGITS = 8
 
 @dataclass(frozen=True)
 class Operations:
-    """What the servicers translate to."""
+    """The operations that the servicers call."""
 
     registrations: Registrations
     sessions: Sessions
@@ -59,7 +59,7 @@ class Operations:
     feed: RevocationFeed
     padding: ResponsePadding
     passwords: Passwords
-    """To be entered before the first call."""
+    """Entered as a context manager before the first call."""
 
 
 def operations(settings: AuthSettings, resources: Resources) -> Operations:
@@ -190,7 +190,7 @@ def operations(settings: AuthSettings, resources: Resources) -> Operations:
         key_rotation=rotation(settings, resources),
         revocations=resources.revocations,
         feed=RevocationFeed(
-            # A connection of its own, so that no flood of calls delays it.
+            # A database pool of its own, so that a flood of calls does not delay the feed.
             resources.database(pool=1),
             resources.revocations,
             signing_keys,
@@ -207,7 +207,7 @@ def codes_of(purpose: Purpose, settings: AuthSettings, resources: Resources) -> 
     seconds = settings.sign_in_code_seconds if purpose is Purpose.SIGN_IN else settings.code_seconds
     limits = CodeLimits(
         life=timedelta(seconds=seconds),
-        # Only a registration can be mailed another code: it alone outlives its first one.
+        # Only a registration can be mailed another code, so only its challenge outlives its first code.
         challenge_life=timedelta(seconds=settings.registration_seconds if registering else seconds),
         attempts=settings.code_attempts,
         attempts_a_day=settings.code_attempts_a_day,

@@ -1,4 +1,4 @@
-"""Makes access tokens (RFC 9068). Every service verifies them with kit's AccessTokens."""
+"""Issues access tokens (RFC 9068). Every service verifies them with the kit's AccessTokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class AccessTokenIssuer:
         self._life = life
 
     def issue(self, session: Session, role: Role) -> tuple[str, datetime]:
-        """The token and its end. It names no address or name: tokens are logged and kept in places that we do not know."""
+        """Return an access token and its expiry. It holds no address or name, because tokens are logged and stored by others."""
         issued_at = self._clock().replace(microsecond=0)
         # A token must not outlive its session.
         expires_at = min(issued_at + self._life, session.ends_at.replace(microsecond=0))

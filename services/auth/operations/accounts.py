@@ -1,4 +1,4 @@
-"""Accounts: reading, changing and deleting them, and who may administer."""
+"""Accounts: read, update and delete them, and grant the administrator's role."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .username_tries import UsernameTries
 log = logging.getLogger(__name__)
 
 AT_THE_SERVER = Origin("", "command line")
-"""Where an operator's commands come from."""
+"""The origin of operators' commands."""
 
 
 class Accounts:
@@ -47,7 +47,7 @@ class Accounts:
         self._audit = audit
 
     async def own(self, caller: Caller) -> User:
-        """The caller's account. Raises AccountNotFound, or SessionRevoked: here an access token does not outlive its session."""
+        """The caller's account, if the session has not ended. Raises AccountNotFound or SessionRevoked."""
         async with self._db.transaction() as tx:
             user = await store.users.find(tx, caller.user_id)
             if user is None:
@@ -64,7 +64,7 @@ class Accounts:
         return user
 
     async def update(self, caller: Caller, change: ProfileChange, origin: Origin) -> User:
-        """The account with the changed profile. Raises UsernameTaken, TooManyUsernameChanges or SessionRevoked."""
+        """Update the profile and return the account. Raises UsernameTaken, TooManyUsernameChanges or SessionRevoked."""
         if change.username:
             await self._count_username(caller, change.username, origin)
         async with self._audit.attempt(Action.ACCOUNT_UPDATE, origin, caller) as attempt, self._db.transaction() as tx:
@@ -84,14 +84,14 @@ class Accounts:
         return changed
 
     async def _count_username(self, caller: Caller, username: str, origin: Origin) -> None:
-        """Not one's own, in whatever letters: it tells nothing of others."""
+        """Count a try of a username. The caller's own, in any letter case, is free, because it tells nothing about others."""
         async with self._db.single() as tx:
             user = await store.users.find(tx, caller.user_id)
         if user and canonical_username(user.profile.username or "") != canonical_username(username):
             await self._username_tries.count(caller.user_id, origin.ip)
 
     async def delete(self, caller: Caller, proof: OwnProof, origin: Origin) -> None:
-        """Deletes the caller's account for good. Raises SessionRevoked, or as OwnerProofs does."""
+        """Delete the caller's account permanently. Raises SessionRevoked, or as OwnerProofs does."""
         async with (
             self._audit.attempt(Action.ACCOUNT_DELETE, origin, caller) as attempt,
             self._owner_proofs.given(caller, proof, attempt) as proven,
@@ -108,16 +108,16 @@ class Accounts:
             await store.users.delete(tx, user_id)
             await attempt.done(tx)
             await store.audit.erase_person(tx, user_id)
-            # What was published before carries sealed addresses.
+            # Published outbox rows of the account carry sealed addresses.
             await outbox.forget(tx, key=user_id)
             profile = locked.user.profile
-            # Under a name of its own, so that nothing in it leads to the account that was.
+            # A random key of its own, so that nothing in the event leads to the former account.
             await outbox.add(tx, self._mails.account_deleted(profile.email, profile.first_name), key=uuid7())
             await outbox.add(tx, events.UserDeleted(user_id=str(user_id)), key=user_id)
 
 
 class Roles:
-    """Who may administer: decided by operators at the server only, never through an API."""
+    """Grants and withdraws the administrator's role, by commands at the server only and never through an API."""
 
     def __init__(self, db: Database, endings: Endings, audit: Audit) -> None:
         self._db = db
@@ -125,7 +125,7 @@ class Roles:
         self._audit = audit
 
     async def set(self, email: str, role: Role) -> bool:
-        """False: it was so already. Raises AccountNotFound."""
+        """Set the role. False if the account has it already. Raises AccountNotFound."""
         action = Action.ROLE_GRANT if role is Role.ADMIN else Action.ROLE_WITHDRAW
         async with self._audit.attempt(action, AT_THE_SERVER) as attempt, self._db.transaction() as tx:
             found = await store.users.find_by_email(tx, email)
@@ -138,7 +138,7 @@ class Roles:
             attempt.concerns(user.id)
             await store.users.set_role(tx, user.id, role)
             if role is not Role.ADMIN:
-                # Access tokens say what their bearer may do.
+                # Access tokens carry the role, so all sessions end.
                 await self._endings.end_all(tx, user.id, RevokeReason.ROLE_CHANGED)
             await outbox.add(tx, events.UserUpdated(user_id=str(user.id)), key=user.id)
             await attempt.done(tx)

@@ -17,14 +17,14 @@ from ..errors import RefreshReused
 from ..model import Action, AuditEntry, Session
 
 _REFUSALS = (Unauthenticated, PermissionDenied, FailedPrecondition)
-"""What tells of somebody who tried. Throttled tries are only logged: a flood must not fill the database."""
+"""The refusals that are recorded. Throttled tries are only logged, because a flood must not fill the database."""
 
 
 _NOBODY = UUID(int=0)
 
 
 class Attempt:
-    """Something that somebody is about to do."""
+    """An action that has begun, with the data of its audit entry."""
 
     def __init__(self, entry: AuditEntry, clock: Clock) -> None:
         self._entry = entry
@@ -35,11 +35,11 @@ class Attempt:
         return self._entry
 
     def concerns(self, user_id: UUID) -> None:
-        """Names the account, where it is found only on the way."""
+        """Set the account concerned, when it is found during the action."""
         self._entry = replace(self._entry, subject_id=user_id)
 
     async def done(self, tx: Transaction, *, actor_id: UUID | None = None, session_id: UUID | None = None) -> None:
-        """In the transaction of what was done: both are there or neither. The actor, where it proved itself on the way."""
+        """Record the success in the action's own transaction. Sets the actor if the action authenticated it."""
         entry = replace(
             self._entry,
             actor_id=actor_id or self._entry.actor_id,
@@ -49,7 +49,7 @@ class Attempt:
 
 
 class Audit:
-    """Everything in it is in the same transaction as what it tells of, except refusals, which change nothing."""
+    """Writes audit entries: successes in the transaction of the action, refusals in one of their own."""
 
     def __init__(self, db: Database, clock: Clock) -> None:
         self._db = db
@@ -59,9 +59,9 @@ class Audit:
     async def attempt(
         self, action: Action, origin: Origin, caller: Caller | None = None, *, subject_id: UUID | None = None
     ) -> AsyncIterator[Attempt]:
-        """Records that the block was refused; that it was done is for the block to record, in its own transaction.
+        """Record a refusal that the block raises. The block records its success itself, with `done` in its own transaction.
 
-        A caller's attempt concerns their own account, unless it is no account's matter.
+        A caller's attempt concerns their own account, unless the action concerns none.
         """
         own = caller.user_id if caller and action.concerns_account else None
         attempt = Attempt(
@@ -83,15 +83,15 @@ class Audit:
 
     async def _refused(self, entry: AuditEntry) -> None:
         async with self._db.transaction() as tx:
-            # Asked also of nobody, so that refusals take the same work whoever is concerned.
+            # Run the query for unknown accounts too, so that a refusal costs the same work for every account.
             kept = await store.users.keep(tx, entry.subject_id or _NOBODY)
             if entry.subject_id and not kept:
-                # The deletion has erased where its people were; what is written after it must not bring that back.
+                # The account was deleted, and its addresses and agents erased: this entry must not add one again.
                 entry = replace(entry, origin=Origin("", ""))
             await store.audit.append(tx, entry, self._clock())
 
     async def reuse(self, tx: Transaction, session: Session, origin: Origin) -> None:
-        """A refresh that was refused, and yet changed something: it ended the session."""
+        """Record a refused refresh in the transaction that ends the session because of it."""
         entry = AuditEntry(
             Action.REFRESH, origin, None, session.user_id, session_id=session.id, reason=RefreshReused.reason
         )

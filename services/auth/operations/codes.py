@@ -1,10 +1,10 @@
-"""One-time codes. Redis holds only their keyed digests, the attempts at them and what was mailed to each address.
+"""One-time codes. Redis holds their keyed digests, the attempts, and the mails sent to each address.
 
-A code answers a challenge, whose 122 random bits its caller keeps: nobody else can spend the attempts. All keys of an address share
-a hash slot; the address appears in them only as a keyed digest.
+A code answers a challenge. Only the caller knows its id of 122 random bits, so nobody else can spend its attempts. All keys of an
+address share a hash slot; the address appears in them only as a keyed digest.
 
-What may be mailed to an address is rationed by who asks for it, so that strangers cannot keep its owner out, and altogether, so
-that many strangers cannot flood its mailbox.
+Mails to an address are limited per requester, so that strangers cannot lock its owner out, and in total, so that many strangers
+cannot flood its mailbox.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _DAY = timedelta(days=1)
 _HOUR = timedelta(hours=1)
 
 _CLAIM = timedelta(seconds=30)
-"""Longer than a call may take: a claim ends by itself only when its process died."""
+"""Longer than a call may take, so that a claim expires only if its process has died."""
 
 _KNOWN, _UNKNOWN = "known", "unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class CodeLimits:
-    """The numbers an hour and a day are those of one requester, and of all requesters of a kind altogether."""
+    """Limits of codes. Limits an hour and a day exist per requester, and for all requesters of one kind together."""
 
     life: timedelta
     challenge_life: timedelta
@@ -51,7 +51,7 @@ class CodeLimits:
     attempts_a_day: int
     cooldown: timedelta
     repeat: timedelta
-    """Between two mails of one code."""
+    """Shortest time between two mails of one code."""
     an_hour: int
     a_day: int
     an_hour_altogether: int
@@ -60,14 +60,14 @@ class CodeLimits:
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """Who asks for a code, as far as that can be told. What strangers may ask for altogether does not concern known devices."""
+    """The requester of a code, as far as it can be identified. Known devices have a total limit apart from that of strangers."""
 
     name: str
     known: bool = False
 
     @classmethod
     def at(cls, ip: str) -> Requester:
-        """Everybody at one address, or of IPv6 in one /64: they cannot be told apart."""
+        """The requester at an address, or in an IPv6 /64: the people there cannot be told apart."""
         return cls(f"network {network_of(ip)}")
 
     @classmethod
@@ -77,24 +77,24 @@ class Requester:
 
     @classmethod
     def of(cls, user_id: UUID) -> Requester:
-        """Somebody signed in, who asks about an address that is not theirs yet."""
+        """A signed-in person who requests a code for an address that is not theirs yet."""
         return cls(f"account {user_id}")
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
     digits: str
-    """Empty when it is not due and not known here."""
+    """Empty if the code is not due and its digits are not known here."""
     expires_at: datetime
     is_due: bool
-    """Whether it is to be mailed; not when that has just been done."""
+    """Whether the code must be mailed; false if it was mailed just now."""
 
 
 class Codes:
     """Issues and redeems the codes of one purpose.
 
-    Of several peppers the first keys new digests and all are accepted; the last, which stays the longest, names the addresses, so
-    that their budgets outlive a new pepper.
+    Of several peppers the first keys new digests and all are accepted. The last, which stays longest, names the addresses, so that
+    their budgets outlive a new pepper.
     """
 
     def __init__(
@@ -121,12 +121,12 @@ class Codes:
         self._use = redis.register_script(USE_CODE)
 
     async def issue(self, challenge_id: UUID, address: str, requester: Requester, *, binding: str = "") -> Code:
-        """A code for a new challenge: a new one, or the one that the requester was mailed just now.
+        """Issue a code for a new challenge: a new code, or the one that was mailed to the requester just now.
 
-        Within the cool-down, and when no more may be mailed, the live code is mailed again instead of being refused. Each challenge
-        has an id of its own nevertheless, for who asks from the same network may be a stranger. A code is live for the same
-        `binding` only: what it protects, as it is now. Raises TooManyCodes when there is none and no more may be mailed. The budget
-        is spent even if the code is never sent.
+        Within the cool-down, and when the budget is spent, the live code is mailed again instead of a refusal. Each challenge still
+        has an id of its own, because requesters in the same network may be strangers. A live code is reused only for the same
+        `binding`, the present state of what it protects. Raises TooManyCodes if there is no live code and the budget is spent. A
+        code that is never mailed spends the budget all the same.
         """
         limits, now = self._limits, self._clock()
         prefix, who = self._prefix(address), self._named("requester", requester.name)
@@ -164,9 +164,9 @@ class Codes:
         return Code(self._digits_of(other, address), from_unix_milliseconds(value), is_due=outcome == b"again")
 
     async def renew(self, challenge_id: UUID, address: str, requester: Requester) -> Code:
-        """A new code, in place of the challenge's former one; the attempts spent stay spent.
+        """Replace the challenge's code by a new one; the attempts spent stay spent.
 
-        Not due when one was mailed just now. Raises TooManyCodes, or CodeAttemptsSpent.
+        The code is not due if one was mailed just now. Raises TooManyCodes or CodeAttemptsSpent.
         """
         limits, now = self._limits, self._clock()
         prefix, who = self._prefix(address), self._named("requester", requester.name)
@@ -198,10 +198,10 @@ class Codes:
 
     @asynccontextmanager
     async def redeemed(self, challenge_id: UUID, address: str, digits: str) -> AsyncIterator[None]:
-        """Runs the block with the code claimed, so that no one else can use it, and voids it after the block.
+        """Run the block with the code claimed exclusively, and void the code after the block.
 
-        Raises CodeInvalid. When the block raises, the code is good again: a database that was down must not cost the person the
-        code. After a crash the claim ends by itself.
+        Raises CodeInvalid. When the block raises, the claim is released: a database outage must not cost the person the code. After
+        a crash the claim expires.
         """
         claim, digits = self._random(16).hex(), plain_digits(digits)
         prefix = self._prefix(address)
@@ -225,13 +225,13 @@ class Codes:
         try:
             yield
         except BaseException:
-            # Shielded, for the usual reason to be here is a deadline that has passed.
+            # Shielded, because the usual error here is the cancellation of a call whose deadline has passed.
             await asyncio.shield(self._settle(self._release(keys=[challenge], args=[prefix, claim])))
             raise
         await self._settle(self._use(keys=[challenge], args=[prefix, claim, _KNOWN, _UNKNOWN]))
 
     async def _settle(self, script: Awaitable[object]) -> None:
-        """The outcome of the block stands either way; without Redis the claim, or the code, ends by itself."""
+        """Settle the claim without raising: the outcome of the block stands, and without Redis the claim or the code expires."""
         try:
             await script
         except (RedisError, OSError) as error:
@@ -251,10 +251,10 @@ class Codes:
         return hmac.new(self._peppers[-1], f"{kind}\0{name}".encode(), hashlib.sha256).hexdigest()[:32]
 
     def _digits_of(self, code: str, address: str) -> str:
-        """Derived from the code's random name, so that it can be mailed again and is kept nowhere.
+        """Derive the digits from the code's random name, so that they can be mailed again without being stored.
 
-        By the last pepper, or a new one would bring other digits. 128 bits reduced to a million leave no bias that could be
-        noticed.
+        Uses the last pepper, because a new first one would change the digits. 128 bits reduced to a million have no noticeable
+        bias.
         """
         derived = hmac.digest(self._peppers[-1], f"digits\0{self._purpose}\0{address}\0{code}".encode(), hashlib.sha256)
         return f"{int.from_bytes(derived[:16]) % 10**self._digits:0{self._digits}}"
@@ -265,5 +265,5 @@ class Codes:
 
 
 def plain_digits(typed: str) -> str:
-    """What was typed, without what the contract lets stand between digits; digits of other scripts as ASCII ones."""
+    """The typed code without the separators that the contract allows, with digits of other scripts as ASCII."""
     return "".join(str(unicodedata.decimal(each)) for each in typed if each.isdecimal())

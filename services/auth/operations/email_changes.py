@@ -1,4 +1,4 @@
-"""Moving an account to another address, which its owner proves to have."""
+"""Email changes: moving an account to another address, once its owner has proven to have it."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class EmailChanges:
         self._audit = audit
 
     async def start(self, caller: Caller, new_email: str, proof: OwnProof, origin: Origin) -> Started:
-        """Mails a code to the new address, unless it has an account: then its owner is told, and the answer is the same.
+        """Mail a code to the new address. If that has an account, warn its owner instead, with the same answer to the caller.
 
-        The address that the account has is mailed how to stop it.
+        Mails a token that stops the change to the account's present address.
 
         Raises SessionRevoked, InvalidArgument, TooManyCodes, or as OwnerProofs does.
         """
@@ -69,7 +69,7 @@ class EmailChanges:
         await self._stops.offer(tx, account.user)
 
     async def complete(self, caller: Caller, answer: CodeAnswer, origin: Origin) -> User:
-        """The account with its new address; the old one is told. Raises CodeInvalid, EmailTaken or SessionRevoked."""
+        """Move the account, notify the old address and return the account. Raises CodeInvalid, EmailTaken or SessionRevoked."""
         async with (
             self._audit.attempt(Action.EMAIL_CHANGE, origin, caller) as attempt,
             self._code_proofs.redeemed(Purpose.EMAIL_CHANGE, answer, attempt) as challenge,

@@ -1,7 +1,7 @@
-"""Stopping a change of an account's address: a token, mailed to the address that it had, brings it back there.
+"""Stops of email changes: a token, mailed to the former address, moves the account back to it.
 
-Whoever took an account over can move it, because they hold what proves the owner. The former mailbox is what they do not hold:
-it has the last word for some days, without a sign-in and over all changes that came after.
+A thief who took the account over can move it, because they hold what proves the owner. They do not hold the former mailbox: for
+some days its token overrides, without a sign-in, all changes that came after.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from .sealed_mails import SealedMails
 log = logging.getLogger(__name__)
 
 _PREFIX = "sms1_"
-"""The number is the version of the form; the prefix lets secret scanners recognise a leaked token."""
+"""The number is the version of the format; the prefix lets secret scanners recognise a leaked token."""
 
 _TOKEN_BYTES = 32
 
 _MAILED_EVERY = timedelta(minutes=10)
-"""Who begins again and again floods no mailbox: the token of the first mail stops what is begun after it, too."""
+"""At most one mail per address in this time, so that repeated requests flood no mailbox. One token stops all later changes."""
 
 
 class EmailStops:
-    """`life` is how long a token works."""
+    """Offers and executes stops. `life` is how long a token is valid."""
 
     def __init__(
         self,
@@ -60,9 +60,9 @@ class EmailStops:
         self._life = life
 
     async def offer(self, tx: Transaction, user: User) -> None:
-        """Mails a token to the account's present address, in the transaction that begins to move it, which holds its lock.
+        """Mail a token to the account's present address, in the transaction that begins the change and holds the account's lock.
 
-        Also when the new address has an account: whether a mail comes must not tell.
+        Mailed also when the new address has an account, because otherwise the mail would tell whether it has one.
         """
         now, profile = self._clock(), user.profile
         if await store.email_stops.mailed_since(tx, user.id, profile.email, now - _MAILED_EVERY):
@@ -73,9 +73,9 @@ class EmailStops:
         await outbox.add(tx, self._mails.email_change_begun(stop, token, profile.first_name), key=user.id)
 
     async def stop(self, token: str, origin: Origin) -> None:
-        """Brings the account back to the address that the token was mailed to. Raises StopTokenInvalid or EmailTaken.
+        """Move the account back to the address to which the token was mailed. Raises StopTokenInvalid or EmailTaken.
 
-        All sessions end, and the password goes: whoever began the change may have either.
+        Ends all sessions and removes the password, because a thief who began the change may have either.
         """
         async with self._db.single() as tx:
             stop = await store.email_stops.find(tx, digest(token), self._clock())

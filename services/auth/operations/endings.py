@@ -1,4 +1,4 @@
-"""Ending sessions before their time: in the database, on the revocation list and as events, in the caller's transaction."""
+"""Ends sessions before they expire: in the database, on the revocation list and as events, in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ..model import RevokeReason
 
 
 class Endings:
-    """`token_life` is that of an access token: so long a revocation has to be remembered."""
+    """Ends sessions. `token_life` is that of an access token, and so the time for which a revocation is remembered."""
 
     def __init__(self, clock: Clock, *, token_life: timedelta) -> None:
         self._clock = clock
         self._token_life = token_life
 
     async def require_live(self, tx: Transaction, caller: Caller) -> None:
-        """Raises SessionRevoked. For what must not happen in the moment before the revocation list has gone round."""
+        """Check the session in the database, for actions that cannot wait for the revocation list. Raises SessionRevoked."""
         if not await store.sessions.is_live(tx, caller.session_id, self._clock()):
             raise SessionRevoked
 
     async def end(self, tx: Transaction, user_id: UUID, session_id: UUID, reason: RevokeReason) -> bool:
-        """False when it had ended before."""
+        """End the session. False if it had ended before."""
         if not await store.sessions.revoke(tx, session_id, reason, self._clock()):
             return False
         await store.revocations.insert(tx, [Revocation(RevocationKind.SESSION, str(session_id), self._until())])
@@ -40,9 +40,9 @@ class Endings:
         return True
 
     async def end_all(self, tx: Transaction, user_id: UUID, reason: RevokeReason, *, but: UUID | None = None) -> int:
-        """How many there were. The transaction holds the account's lock.
+        """End all sessions of the account and return how many there were. The transaction holds the account's lock.
 
-        One revocation and one event, however many they are: the work for one account must not keep others waiting.
+        Writes one revocation and one event for any number of sessions, so that one account does not delay others.
         """
         count, epoch = await store.sessions.revoke_all(tx, user_id, reason, self._clock(), but=but)
         if count:
@@ -53,7 +53,7 @@ class Endings:
         return count
 
     async def end_surplus(self, tx: Transaction, user_id: UUID, *, most: int, opened: UUID) -> None:
-        """Ends the sessions unused longest that are too many beside the one just opened.
+        """End the sessions unused longest that exceed the limit, but not the one just opened.
 
         The transaction holds the account's lock.
         """
@@ -64,13 +64,13 @@ class Endings:
             await self._tell(tx, user_id, RevokeReason.TOO_MANY, len(ended))
 
     async def end_account(self, tx: Transaction, user_id: UUID) -> None:
-        """Before the account is deleted, and its sessions with it. The transaction holds the account's lock."""
+        """End the account's sessions before it is deleted. The transaction holds the account's lock."""
         count = await store.sessions.count_live(tx, user_id, self._clock())
         await self.refuse(tx, RevocationKind.USER, str(user_id))
         await self._tell(tx, user_id, RevokeReason.ACCOUNT_DELETED, count)
 
     async def refuse(self, tx: Transaction, kind: RevocationKind, value: str) -> None:
-        """All access tokens of a person or a key."""
+        """Revoke all access tokens of a person or a key."""
         await store.revocations.insert(tx, [Revocation(kind, value, self._until())])
 
     async def _tell(self, tx: Transaction, user_id: UUID, reason: RevokeReason, count: int) -> None:
@@ -78,7 +78,7 @@ class Endings:
         await outbox.add(tx, event, key=user_id)
 
     def _until(self) -> datetime:
-        """When no token issued before now is taken any more, by clocks that are as wrong as they may be, on both sides."""
+        """When all tokens issued before now have expired, whatever the permitted clock skew of issuer and verifier."""
         return self._clock() + self._token_life + 2 * SKEW
 
 

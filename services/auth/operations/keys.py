@@ -1,6 +1,6 @@
-"""The keys that access tokens are signed with: making, using, publishing, replacing and dropping them.
+"""Signing keys of access tokens: generation, publication, rotation and withdrawal.
 
-Every replica reads them from the database; the private halves lie there sealed.
+Every replica reads them from the database, where their private halves are sealed.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ _UNREADABLE = "the signing keys cannot be read now"
 _COORDINATE_BYTES = 32
 
 KEEP_RETIRED = timedelta(minutes=30)
-"""Longer than the tokens that the key signed live, and longer than a replica may go on signing with it."""
+"""Longer than the tokens that the key signed live, and than a replica may go on signing with it."""
 
 
 class SigningKeys:
-    """This replica's view of the keys: signs with the active one and publishes all."""
+    """This replica's copy of the keys: signs with the active one and publishes all."""
 
     def __init__(self, db: Database, seal: Seal, clock: Clock, *, publish_ahead: timedelta) -> None:
         self._db = db
         self._seal = seal
         self._clock = clock
-        # A replica must publish a new key long before another may sign with it.
+        # Reread often enough that every replica publishes a new key long before another may sign with it.
         self._reload_seconds = min(_RELOAD_SECONDS, publish_ahead.total_seconds() / 4)
         self._active: tuple[str, EllipticCurvePrivateKey] | None = None
         self._published: Sequence[dict[str, str]] = ()
-        # One reading at a time: of two that overlap, the one that ends last might have begun first, and bring a dropped key back.
+        # Serializes reads: of two that overlap, the older one could end last and bring a dropped key back.
         self._reading = asyncio.Lock()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Rereads the keys from time to time, so that a new one is noticed."""
+        """Reread the keys periodically until `stopping` is set."""
 
         def retry(_failures: int) -> float:
             return self._reload_seconds if self._active else _RETRY_SECONDS
@@ -76,20 +76,20 @@ class SigningKeys:
         await self.load()
 
     async def refresh(self) -> None:
-        """Like `load`, but goes on with the keys it has while the database does not answer."""
+        """Reload, but keep the present keys while the database does not answer."""
         try:
             await self.load()
         except Exception as error:
             log.warning("%s: %s", _UNREADABLE, error)
 
     async def load(self) -> list[JsonWebKey]:
-        """Reads the keys, makes the very first one if there is none, and returns the public ones, newest first."""
+        """Read the keys, generate the very first one if there is none, and return the public ones, newest first."""
         async with self._reading:
             async with self._db.transaction() as tx:
                 keys = await store.keys.all_of(tx)
                 if not any(key.state is KeyState.ACTIVE for key in keys):
                     await store.keys.insert(tx, _generate(self._seal, KeyState.ACTIVE, self._clock()))
-                    # Another replica may have been faster, then it is theirs.
+                    # Insert without effect if another replica was faster; its key is used then.
                     keys = await store.keys.all_of(tx)
             self._published = [key.public_jwk for key in keys]
             active = next(key for key in keys if key.state is KeyState.ACTIVE)
@@ -98,12 +98,12 @@ class SigningKeys:
             return list(self._published)
 
     async def check(self) -> None:
-        """Raises while there is no key to sign with."""
+        """Health check. Raises while there is no key to sign with."""
         if self._active is None:
             raise Unavailable
 
     def published(self) -> Sequence[dict[str, str]]:
-        """Raises Unavailable before the first load: an empty set would make verifiers refuse good tokens."""
+        """The published keys. Raises Unavailable before the first load: with an empty set, verifiers would refuse good tokens."""
         if not self._published:
             raise Unavailable
         return self._published
@@ -116,10 +116,10 @@ class SigningKeys:
 
 
 class KeyRotation:
-    """Replaces the active key when its time has come, or when somebody says so. Any number of processes may do this at once.
+    """Rotates the active key when it is due or on request. Safe to run in any number of processes.
 
-    A successor stands by, published, from the beginning. Once it was so for `publish_ahead`, which is longer than any verifier,
-    Envoy included, keeps the key set, it can take over in an instant, and nobody meets a signature that it cannot check.
+    A successor is published in advance. Once it has been published for `publish_ahead`, which is longer than any verifier, Envoy
+    included, caches the key set, it can take over at once, and every verifier knows it.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class KeyRotation:
         self._publish_ahead = publish_ahead
 
     async def advance(self) -> None:
-        """Takes whatever step is due: publish a successor, let it take over, forget what signed nothing that still lives."""
+        """Take the step that is due: publish a successor, let it take over, delete keys whose signatures have all expired."""
         now = self._clock()
         async with self._db.transaction() as tx:
             active, successor = _in_use(await store.keys.lock(tx))
@@ -153,7 +153,7 @@ class KeyRotation:
             await store.keys.delete_retired(tx, now - KEEP_RETIRED)
 
     async def rotate(self, caller: Caller | None, origin: Origin) -> tuple[str, datetime]:
-        """Lets the successor take over as soon as every verifier can know it: its id and when that is, now or later."""
+        """Let the successor take over as soon as every verifier knows it. Returns its id and that time, now or later."""
         now = self._clock()
         async with self._audit.attempt(Action.KEY_ROTATE, origin, caller) as attempt, self._db.transaction() as tx:
             active, successor = _in_use(await store.keys.lock(tx))
@@ -167,7 +167,7 @@ class KeyRotation:
         return successor.kid, begins_at
 
     async def drop(self, kid: str, caller: Caller | None, origin: Origin) -> str:
-        """Withdraws a key at once, with whatever it signed. The id of the key that signs now. Raises KeyNotFound."""
+        """Withdraw a key at once, with all tokens that it signed. Returns the id of the active key. Raises KeyNotFound."""
         async with self._audit.attempt(Action.KEY_DROP, origin, caller) as attempt, self._db.transaction() as tx:
             keys = await store.keys.lock(tx)
             if kid not in {key.kid for key in keys}:
@@ -201,7 +201,7 @@ class KeyRotation:
         return successor.due_at or (active.activated_at or active.created_at) + self._period
 
     def _known_at(self, successor: SigningKey) -> datetime:
-        """When every verifier has had time to learn of it."""
+        """When every verifier has had time to fetch the key."""
         return successor.created_at + self._publish_ahead
 
 
@@ -212,7 +212,7 @@ def _in_use(keys: Sequence[SigningKey]) -> tuple[SigningKey | None, SigningKey |
 
 
 def thumbprint(public_jwk: dict[str, str]) -> str:
-    """RFC 7638: the required members in lexical order, without spaces."""
+    """The key id (RFC 7638): hashes the required members in lexical order, without spaces."""
     required = {name: public_jwk[name] for name in ("crv", "kty", "x", "y")}
     return base64url.encode(hashlib.sha256(json.dumps(required, separators=(",", ":")).encode()).digest())
 
@@ -252,5 +252,5 @@ def _unsealed(seal: Seal, key: SigningKey) -> EllipticCurvePrivateKey:
 
 
 def _purpose(kid: str) -> str:
-    """Binds the sealed half to its public one: swapped rows do not open."""
+    """The seal's purpose. It binds the sealed half to its public one: swapped rows do not open."""
     return f"signing-key:{kid}"

@@ -1,4 +1,4 @@
-"""Replacing a password, or setting the first one: by who knows it, or holds a code that was mailed to the account's address."""
+"""Password changes and resets, with the password or a mailed code as proof."""
 
 from __future__ import annotations
 
@@ -49,13 +49,16 @@ class PasswordChanges:
         self._clock = clock
 
     async def change(self, caller: Caller, proof: OwnProof, new: str, origin: Origin) -> None:
-        """Ends all other sessions. Raises InvalidArgument, SessionRevoked, Overloaded, or as OwnerProofs does."""
+        """Replace the password and end all other sessions.
+
+        Raises InvalidArgument, SessionRevoked, Overloaded, or as OwnerProofs does.
+        """
         async with (
             self._audit.attempt(Action.PASSWORD_CHANGE, origin, caller) as attempt,
             self._owner_proofs.given(caller, proof, attempt) as proven,
         ):
             self._policy.check(normalized(new), proven.account.user.profile, field=FIELD)
-            # Who has proven the address does not know the password: saying that it is this one would tell it.
+            # Not compared when a code was the proof: its bearer may not know the password, and the refusal would tell it.
             if proven.challenge is None and normalized(new) == normalized(proof.password):
                 raise InvalidArgument([Violation(FIELD, "is the current password", "PASSWORD_UNCHANGED")])
             password_hash = await self._passwords.hash(new)
@@ -67,21 +70,21 @@ class PasswordChanges:
                 await self._password_proofs.forgive(proven.account.user)
 
     async def start_reset(self, email: str, origin: Origin, device_token: str) -> Started:
-        """Raises TooManyCodes."""
+        """Mail a code to reset the password. Raises TooManyCodes."""
         return await self._code_proofs.start(Purpose.PASSWORD_RESET, email, origin, device_token)
 
     async def complete_reset(self, answer: CodeAnswer, new: str, origin: Origin) -> None:
-        """Ends all sessions and signs nobody in.
+        """Set the password and end all sessions; opens none.
 
-        Raises CodeInvalid, InvalidArgument or Overloaded; after the latter two the code is still good.
+        Raises CodeInvalid, InvalidArgument or Overloaded. After the latter two the code is still valid.
         """
-        # Only what needs no account: whoever has no code learns nothing about one.
+        # Check only the rules that need no account, so that callers without a code learn nothing about one.
         self._policy.check(normalized(new), None, field=FIELD)
         async with (
             self._audit.attempt(Action.PASSWORD_RESET, origin) as attempt,
             self._code_proofs.redeemed(Purpose.PASSWORD_RESET, answer, attempt) as challenge,
         ):
-            # After the code, so that wrong ones cost no processor.
+            # Hash after the code is checked, so that wrong codes cost no processor time.
             password_hash = await self._passwords.hash(new)
             async with self._db.transaction() as tx:
                 locked = challenge.user_id and await store.users.lock(tx, challenge.user_id)

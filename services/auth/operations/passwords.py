@@ -1,4 +1,4 @@
-"""Hashes and verifies passwords with argon2id (RFC 9106), in threads: no more at a time than there are processors."""
+"""Hashes and verifies passwords with argon2id (RFC 9106) in a bounded thread pool, one thread per processor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..model.password_policy import normalized
 
 log = logging.getLogger(__name__)
 
-# Stored parameters beyond these are not ours. Obeying them would let whoever writes one row exhaust memory or processors.
+# Stored parameters above these are refused. Obeying them would let anyone who can write a row exhaust memory or processors.
 _MOST_MEMORY_KIB = 64 * 1024
 _MOST_PASSES = 10
 _MOST_LANES = 16
@@ -34,16 +34,16 @@ _QUEUE_PER_THREAD = 4
 _RETRY_AFTER = timedelta(seconds=1)
 
 _NICENESS = 5
-"""Of the threads that hash. Lower priorities starve beside busy neighbours, and equal ones delay the event loop (decision 0037)."""
+"""Nice value of the hashing threads. Lower priority starves beside busy neighbours, equal delays the event loop (decision 0037)."""
 
 T = TypeVar("T")
 
 
 class Passwords:
-    """A pool of threads for argon2, which holds no interpreter lock while it works.
+    """A thread pool for argon2, which releases the interpreter lock while it works.
 
-    Waiting is bounded in number and time, so that a flood of sign-ins is refused early instead of slowing everything down.
-    To be entered before the first password; leaving waits for the hashes at work and ends the threads.
+    The queue is bounded in length and time (back-pressure), so that a flood of sign-ins is refused early instead of slowing all
+    down. Enter it before the first password; leaving waits for the running hashes and ends the threads.
     """
 
     def __init__(self, *, memory_kib: int, passes: int, threads: int, wait_seconds: float) -> None:
@@ -60,24 +60,24 @@ class Passwords:
         self._hash_seconds = 0.0
 
     async def __aenter__(self) -> Self:
-        """Measures a hash, which tells what deadline is too near for one. Raises Unavailable when there can be no thread."""
+        """Measure a hash, so that calls with too near a deadline can be refused. Raises Unavailable if no thread can be started."""
         self._nobodys = await self._done(self._of_nobody)
-        # Once more, now that a thread is up.
+        # Measured once more, because the first hash includes the start of its thread.
         started = perf_counter()
         await self._done(self._of_nobody)
         self._hash_seconds = perf_counter() - started
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # In another thread, because it waits; a hash cannot be interrupted, but none takes a second.
+        # In another thread, because shutdown blocks until the running hashes, under a second each, are done.
         await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
 
     @contextlib.contextmanager
     def admitted(self) -> Iterator[None]:
-        """Runs a block that is going to look at a password, if there can be a thread for it in time. Raises Overloaded.
+        """Admit a block that will check a password, if a thread can be free for it in time. Raises Overloaded.
 
-        What is refused here has cost nothing yet: no more are let in than can wait for a thread, so that in a flood the database
-        is there for others.
+        Refuses before any work is done: no more calls are admitted than can wait for a thread, so that a flood leaves the database
+        free.
         """
         if self._admissions == 0:
             raise Overloaded(retry_after=_RETRY_AFTER)
@@ -88,12 +88,12 @@ class Passwords:
             self._admissions += 1
 
     async def hash(self, password: str) -> str:
-        """Raises Overloaded, Unavailable, or DeadlineExceeded when the call ends before a hash could."""
+        """Hash a password. Raises Overloaded, Unavailable, or DeadlineExceeded if less time is left than a hash takes."""
         normal = normalized(password)
         return await self._done(lambda: self._hasher.hash(normal))
 
     async def verify(self, password: str, stored: str | None) -> bool:
-        """Always costs one hash: None, the lack of an account, is checked against a hash that nobody has the password of.
+        """Verify a password. Costs one hash even without a stored one, because it then checks against a hash of random bytes.
 
         Raises as `hash` does.
         """
@@ -101,7 +101,7 @@ class Passwords:
         return await self._done(lambda: self._is_right(usable, normal))
 
     def is_outdated(self, stored: str) -> bool:
-        """True when the hash was made with other parameters than today's."""
+        """Whether the hash was made with other parameters than today's."""
         return self._hasher.check_needs_rehash(stored)
 
     def _of_nobody(self) -> str:
@@ -126,7 +126,7 @@ class Passwords:
             log.error("no thread can be had for a password: %s", error)
             raise Unavailable from None
         loop = asyncio.get_running_loop()
-        # A cancelled call leaves its thread at work, which is free only when the hash is done.
+        # A cancelled call leaves its thread working, so release the place only when the hash is done.
         hashing.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free.release))
         return await asyncio.wrap_future(hashing)
 
@@ -144,15 +144,15 @@ class Passwords:
 
 
 def _step_back() -> None:
-    """Lets the event loop go first. Linux alone has priorities of threads."""
+    """Lower the thread's priority, so that the event loop goes first. Only Linux has priorities per thread."""
     if sys.platform == "linux":
-        # Not every sandbox allows it.
+        # Some sandboxes do not allow it.
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _processors() -> int:
-    """Those that this process may run on; macOS cannot say."""
+    """The number of processors that this process may use; on macOS, which cannot tell, of all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""How people prove who they are: by the password of an account, or by a code that was mailed to its address."""
+"""Proofs of ownership: the password of an account, or a code that was mailed to its address."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class PasswordProofs:
-    """Looks at passwords: throttled, in the same time whatever is wrong, and no more after too many failures in a row."""
+    """Checks passwords: throttled, in constant time whatever is wrong, and disables one after too many failures in a row."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class PasswordProofs:
     async def of_login(
         self, login: str, credentials: Credentials | None, password: str, origin: Origin, *, device: str | None
     ) -> Credentials:
-        """`credentials` are those of the login, None when it names no account; `device` is that of a device known to the account.
+        """Check the password of a login. `credentials` are None if the login names no account; `device` is known to the account.
 
         Raises InvalidCredentials, TooManySignIns or Overloaded.
         """
@@ -74,16 +74,16 @@ class PasswordProofs:
         return await self._check(bucket, login, credentials, password, origin, known=device is not None)
 
     async def of_caller(self, caller: Caller, password: str, origin: Origin) -> Credentials:
-        """That whoever holds the access token also knows the password. Raises as `of_login` does."""
+        """Check the password of the caller's account. Raises as `of_login` does."""
         with self._passwords.admitted():
             async with self._db.single() as tx:
                 credentials = await store.users.credentials_of(tx, caller.user_id)
             return await self._check(f"user {caller.user_id}", "", credentials, password, origin, known=True)
 
     async def forgive(self, user: User) -> None:
-        """The owner proved who they are otherwise: whatever was counted against their logins is over.
+        """Reset the failure counters of the account's logins, after its owner gave another proof.
 
-        What they proved it for is done by then; without Redis they only wait out what was counted.
+        Never raises: the action is committed by now, and without Redis the counters expire.
         """
         logins = [canonical_login(login) for login in (user.profile.email, user.profile.username or "") if login]
         try:
@@ -99,7 +99,7 @@ class PasswordProofs:
             right = await self._passwords.verify(password, credentials.password_hash if credentials else None)
             guess.right = right and credentials is not None and _is_usable(credentials)
         if not guess.right or credentials is None:
-            # Once: whoever goes on guessing must not see, by the time it takes, that there is an account.
+            # Disable it once only, so that the time of later guesses does not tell that there is an account.
             if credentials and _is_usable(credentials) and guess.failures >= self._most_failures:
                 await self._disable(credentials.user.id, origin)
             raise InvalidCredentials
@@ -117,7 +117,7 @@ class PasswordProofs:
 
 
 def _bucket_of(login: str) -> str:
-    """Named by its kind, like all the others: a login is any text, and must not be taken for a device or a person."""
+    """The throttle's bucket of a login. A login is any text; the prefix keeps it apart from buckets of devices and people."""
     return f"login {login}"
 
 
@@ -130,7 +130,7 @@ def _is_usable(credentials: Credentials) -> bool:
 
 
 class CodeProofs:
-    """Codes for accounts: whether an address has one shows neither in the answers nor in the work done for them."""
+    """Codes for accounts. Neither the answers nor the work done for them tell whether an address has an account."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class CodeProofs:
         self._random = random
 
     async def start(self, purpose: Purpose, email: str, origin: Origin, device_token: str) -> Started:
-        """Mails a code to the account that has the address. Raises TooManyCodes."""
+        """Mail a code to the account that has the address. Raises TooManyCodes."""
         async with self._db.single() as tx:
             seen = await store.users.find_credentials(tx, canonical_email(email))
         device = self._device_tokens.name_of(device_token, seen.user.id) if seen else None
@@ -162,7 +162,7 @@ class CodeProofs:
             if account and seen and account.user.id == seen.user.id:
                 owner_id, profile = account.user.id, account.user.profile
                 address, first_name = profile.email, profile.first_name
-            # That of the moment that the code is bound to: what has changed since then voids it.
+            # The epoch to which the code is bound, so that changes of the account since then void it.
             epoch = seen.proof_epoch if seen else 0
             challenge = Challenge(challenge_id, purpose, owner_id, address, code.expires_at, epoch)
             await store.challenges.insert(tx, challenge)
@@ -180,9 +180,9 @@ class CodeProofs:
         *,
         confirm: Callable[[Transaction], Awaitable[object]],
     ) -> Started:
-        """Mails a code to an address that an account is to have; to the owner of a taken one goes a warning instead.
+        """Mail a code to an address that an account shall get. If the address is taken, warn its owner instead.
 
-        `confirm` raises, in the transaction, unless the account is still as it was when its owner proved who they are. Raises
+        `confirm` runs in the transaction and raises if the account has changed since its owner proved who they are. Raises
         TooManyCodes.
         """
         user = account.user
@@ -203,8 +203,8 @@ class CodeProofs:
     async def _issue(
         self, purpose: Purpose, email: str, requester: Requester, account: Credentials | None
     ) -> tuple[UUID, Code]:
-        """In Redis first: if the transaction then fails, the code was never sent and simply ends."""
-        # 122 random bits, as from uuid4.
+        """Issue the code in Redis before the transaction: if that fails, the code was never mailed and expires."""
+        # Random bits of a version 4 UUID: 122.
         challenge_id = UUID(bytes=self._random(16), version=4)
         binding = f"{account.user.id} {account.proof_epoch}" if account else "nobody"
         code = await self._codes[purpose].issue(challenge_id, canonical_email(email), requester, binding=binding)
@@ -212,10 +212,10 @@ class CodeProofs:
 
     @asynccontextmanager
     async def redeemed(self, purpose: Purpose, answer: CodeAnswer, attempt: Attempt) -> AsyncIterator[Challenge]:
-        """Runs the block with the code claimed; it is void after the block, and good again when the block raises.
+        """Run the block with the code claimed; void it after the block, and release it when the block raises.
 
-        Raises CodeInvalid. The block has to see, with the account locked, that the challenge still proves or holds, and to `use` it
-        in its transaction. The attempt of somebody unproven concerns the account that the code was for.
+        Raises CodeInvalid. With the account locked, the block must check that the challenge still proves or holds, and call `use`
+        in its transaction. An unauthenticated attempt is recorded for the account that the code was for.
         """
         async with self._db.transaction() as tx:
             challenge = await store.challenges.find(tx, answer.challenge_id, purpose, self._clock())
@@ -228,13 +228,13 @@ class CodeProofs:
             yield challenge
 
     async def use(self, tx: Transaction, challenge: Challenge) -> None:
-        """Voids the challenge together with what it is used for, whatever Redis forgets. Raises CodeInvalid."""
+        """Use up the challenge in the transaction of the action, independent of Redis. Raises CodeInvalid if it was used."""
         if not await store.challenges.use(tx, challenge.id):
             raise CodeInvalid
 
 
 class OwnerProofs:
-    """That the holder of an access token is the account's owner: by the password, or by a code to the account's address."""
+    """Proves that the holder of an access token owns the account, by its password or by a code to its address."""
 
     def __init__(self, db: Database, endings: Endings, *, passwords: PasswordProofs, codes: CodeProofs) -> None:
         self._db = db
@@ -244,11 +244,7 @@ class OwnerProofs:
 
     @asynccontextmanager
     async def given(self, caller: Caller, proof: OwnProof, attempt: Attempt) -> AsyncIterator[Proven]:
-        """Runs the block with what was proven; it has to `confirm` that in its transaction. A code counts, whatever the password.
-
-        Raises ReauthenticationRequired, InvalidCredentials, CodeInvalid, TooManySignIns or Overloaded. A code that a failing block
-        was given is good again.
-        """
+        """Run the block with the verified proof, which it must `confirm` in its transaction. A code takes precedence."""
         if proof.code:
             async with self._codes.redeemed(Purpose.SIGN_IN, proof.code, attempt) as challenge:
                 async with self._db.single() as tx:
@@ -262,9 +258,9 @@ class OwnerProofs:
             raise ReauthenticationRequired
 
     async def confirm(self, tx: Transaction, caller: Caller, proven: Proven) -> Credentials:
-        """The account, locked until the transaction ends; a code is void after it.
+        """Lock the account until the transaction ends, check that the proof still holds, and use up its code.
 
-        Raises SessionRevoked, or what the proof deserves when the account is not as it was proven any more.
+        Raises SessionRevoked, or InvalidCredentials or CodeInvalid if the account has changed since the proof.
         """
         locked = await store.users.lock(tx, caller.user_id)
         if locked is None:

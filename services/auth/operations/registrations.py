@@ -1,4 +1,4 @@
-"""Sign-up: no account exists before the address is proven, so nobody can prepare an account for somebody else's address."""
+"""Registrations: no account exists before the address is proven, so nobody can prepare one for another person's address."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ from .sessions import Sessions
 log = logging.getLogger(__name__)
 
 _MOST_REFUSED = 5
-"""Usernames of others that a registration may come upon: enough to find a free one, too few to find out who has which."""
+"""Taken usernames that one registration may try: enough to find a free one, too few to list those of others."""
 
 
 class Registrations:
-    """Whether an address has an account shows neither in the answers nor in the work done for them, only in the mail."""
+    """Registers people. Only the mail tells whether an address has an account; answers and the work for them do not."""
 
     def __init__(
         self,
@@ -74,18 +74,18 @@ class Registrations:
         self._life = life
 
     async def start(self, profile: Profile, password: str | None, origin: Origin) -> Started:
-        """Raises InvalidArgument, Overloaded or TooManyCodes. Without a password the account is to sign in by codes.
+        """Begin a registration and mail its code. Without a password the account will sign in by codes.
 
-        A username that is taken shows only when the address is proven: usernames sign people in, and before that anybody could
-        ask for them by the thousand.
+        A taken username is reported only at completion, when the address is proven, because anyone could otherwise list usernames.
+        Raises InvalidArgument, Overloaded or TooManyCodes.
         """
         password_hash = None
         if password is not None:
             self._policy.check(normalized(password), profile)
             password_hash = await self._passwords.hash(password)
-        # 122 random bits, as from uuid4.
+        # Random bits of a version 4 UUID: 122.
         registration_id = UUID(bytes=self._random(16), version=4)
-        # Redis first: if the transaction then fails, the code was never sent and simply ends.
+        # Issue the code in Redis before the transaction: if that fails, the code was never mailed and expires.
         code = await self._codes.issue(registration_id, canonical_email(profile.email), Requester.at(origin.ip))
         now = self._clock()
         registration = Registration(registration_id, profile, password_hash, now, now + self._life)
@@ -96,7 +96,7 @@ class Registrations:
         return Started(registration_id, code.expires_at)
 
     async def resend(self, registration_id: UUID, origin: Origin) -> datetime:
-        """The end of the new code, or of one mailed just now. An unknown registration gets the same answer, and the same budget.
+        """Mail another code, and return the expiry of the live one. Unknown registrations get the same answer and the same budget.
 
         Raises TooManyCodes or CodeAttemptsSpent.
         """
@@ -115,10 +115,10 @@ class Registrations:
     async def complete(
         self, registration_id: UUID, digits: str, device: Device, username: str | None = None
     ) -> SignedIn:
-        """Creates the account and signs the device in.
+        """Create the account and sign the device in.
 
-        `username` takes the place of the one that the registration was started with; empty it is none. Raises CodeInvalid,
-        UsernameTaken or TooManyUsernames; after the latter two the code is still good.
+        `username` replaces the one of the registration's start; empty means none. Raises CodeInvalid, UsernameTaken or
+        TooManyUsernames; after the latter two the code is still valid.
         """
         origin = Origin(device.ip, device.user_agent)
         async with self._audit.attempt(Action.REGISTRATION, origin) as attempt:
@@ -136,14 +136,14 @@ class Registrations:
 
     async def _create(self, registration_id: UUID, username: str | None, device: Device, attempt: Attempt) -> SignedIn:
         async with self._db.transaction() as tx:
-            # Once more, now that the code keeps others away: of what has ended meanwhile, or been tried, Redis knows nothing.
+            # Read it again under the claim: expiry and tried usernames are in the database only.
             registration = await store.registrations.find(tx, registration_id, self._clock())
             if registration is None:
                 raise CodeInvalid
             _require_tries(registration.usernames_refused, username)
             profile, password_hash = replace(registration.profile, username=username), registration.password_hash
             user = User(uuid7(), profile, Role.USER, self._clock(), has_password=password_hash is not None)
-            # Whoever comes second for the same address or username waits here for the first.
+            # The insert blocks here while another transaction inserts the same address or username.
             if not await store.users.insert(tx, user, password_hash):
                 raise CodeInvalid if await store.users.find_by_email(tx, profile.email) else UsernameTaken
             await store.registrations.delete_of(tx, profile.email)
@@ -160,9 +160,9 @@ class Registrations:
                 await store.registrations.note_refused_username(tx, registration_id, canonical_username(username))
 
     async def _announce(self, tx: Transaction, registration: Registration, code: Code) -> None:
-        """Mails the code, or tells the owner of an account that somebody tried to register their address."""
+        """Mail the code, or tell the owner of an account that somebody tried to register their address."""
         profile = registration.profile
-        # Made in either case, so that both take the same time.
+        # Build the event in either case, so that both take the same time.
         issued = self._mails.code_issued(registration.id, Purpose.REGISTRATION, code, profile.email, profile.first_name)
         owner = await store.users.find_by_email(tx, profile.email)
         if owner is None:

@@ -13,9 +13,8 @@ T = TypeVar("T")
 class ResponsePadding:
     """Pads response time to a multiple of 50 ms (`beat_seconds`; 0: not at all) against timing attacks.
 
-    The same statements run for addresses with and without an account, but a row that exists is read and locked, which takes some
-    tenths of a millisecond. The multiple is longer than such work takes altogether and hides them; a random delay would only take
-    more measurements to see through.
+    The same statements run for addresses with and without an account, but reading and locking an existing row takes some tenths of
+    a millisecond more. The multiple is longer than all such work and hides it. A random delay would only need more measurements.
     """
 
     def __init__(self, beat_seconds: float) -> None:

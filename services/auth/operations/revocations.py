@@ -1,4 +1,4 @@
-"""The revocation feed: keeps this replica's list complete from the database and tells it to every service."""
+"""The revocation feed: keeps this replica's list complete from the database, and streams it to every service."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class RevocationFeed:
-    """Says nothing while it cannot read the database: silence is how the others learn that their list may be incomplete."""
+    """Streams revocations. Sends no heartbeat while the database cannot be read: followers then know that their list is stale."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class RevocationFeed:
         self._stopping = asyncio.Event()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Reads what was committed, at each NOTIFY and every `poll_seconds`, until `stopping` is set."""
+        """Read new revocations at each NOTIFY and every `poll_seconds`, until `stopping` is set."""
         self._stopping = stopping
         wake = asyncio.Event()
         listening = asyncio.create_task(listen(self._database_url, store.revocations.CHANNEL, wake))
@@ -57,14 +57,14 @@ class RevocationFeed:
             listening.cancel()
 
     async def refresh(self) -> None:
-        """Like `load`, but goes on with the list as it is while the database does not answer."""
+        """Load, but keep the present list while the database does not answer."""
         try:
             await self.load()
         except Exception as error:
             log.warning("revocations cannot be read now: %s", error)
 
     async def load(self) -> None:
-        """Takes what is new."""
+        """Read the revocations that were committed since the last read, and add them to the list."""
         async with self._db.transaction() as tx:
             horizon, revoked = await store.revocations.since(tx, self._horizon, self._clock())
         before = set(self._revocations.current())
@@ -75,11 +75,11 @@ class RevocationFeed:
         self._revocations.heard()
         self._horizon = horizon
         if any(each.kind is RevocationKind.KEY for each in set(revoked) - before):
-            # A key that was dropped must not sign another token.
+            # A dropped key must not sign another token.
             await self._keys.refresh()
 
     async def watch(self) -> AsyncIterator[tuple[Revocation, ...] | Revocation | None]:
-        """The list, then each addition; None says that there was none. Raises Unavailable when the server drains."""
+        """Yield the list, then each addition; None is a heartbeat. Raises Unavailable when the server drains."""
         with self._revocations.subscribed() as added:
             while not self._fresh():
                 await self._within(self._poll_seconds, self._stopping.wait())
@@ -90,7 +90,7 @@ class RevocationFeed:
                     yield addition
 
     async def _within(self, seconds: float, awaited: Coroutine[Any, Any, T]) -> T | None:
-        """None when it did not come in time. Raises Unavailable when the server drains."""
+        """The result, or None after the timeout. Raises Unavailable when the server drains."""
         waiting, stop = asyncio.create_task(awaited), asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({waiting, stop}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Events that carry an address or a code to the mail worker: nothing on the way can read them."""
+"""Events that carry an address or a code to the mail worker, sealed so that nothing on the way can read them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,7 @@ class SealedMails:
     def code_issued(
         self, challenge_id: UUID, purpose: Purpose, code: Code, email: str, first_name: str
     ) -> events.CodeIssued:
-        """Without an address it is a decoy, which the mail worker drops: made so that nothing tells who has an account.
-
-        A mail to an address that nobody has proven addresses nobody by name, or whoever asked for it could write to a stranger.
-        """
+        """A code's event; without an address a decoy, dropped by the mail worker, so that events do not tell who has an account."""
         name = "" if purpose in _TO_UNPROVEN_ADDRESSES else first_name
         mail = events.CodeMail(email=email, code=code.digits, first_name=name)
         event = events.CodeIssued(
@@ -43,19 +40,19 @@ class SealedMails:
         return event
 
     def address_changed(self, user_id: UUID, email: str, first_name: str) -> events.EmailChanged:
-        """To the address that the account had."""
+        """The notice of an address change, to the former address."""
         mail = events.AddressMail(email=email, first_name=first_name)
         return events.EmailChanged(user_id=str(user_id), sealed_mail=_sealed(self._seal, mail))
 
     def email_change_begun(self, stop: EmailChangeStop, token: str, first_name: str) -> events.EmailChangeBegun:
-        """To the address that the account has: whoever reads it can stop the change."""
+        """The notice of an email change that has begun, to the present address, with the token that stops it."""
         mail = events.EmailChangeMail(email=stop.email, first_name=first_name, stop_token=token)
         event = events.EmailChangeBegun(user_id=str(stop.user_id), sealed_mail=_sealed(self._seal, mail))
         event.stop_expire_time.FromDatetime(stop.expires_at)
         return event
 
     def account_deleted(self, email: str, first_name: str) -> events.AccountDeleted:
-        """To the address that the account had: by the time of the mail there is nobody to ask for it."""
+        """The notice of a deletion, with the former address, which auth cannot look up any more when the mail is sent."""
         mail = events.AddressMail(email=email, first_name=first_name)
         return events.AccountDeleted(sealed_mail=_sealed(self._seal, mail))
 
@@ -66,5 +63,5 @@ class SealedMails:
 
 
 def _sealed(seal: Seal, mail: _Mail) -> bytes:
-    """The purpose is the name of the sealed message, which notification opens it with."""
+    """Seal a message. Its full name is the seal's purpose, which notification opens it with."""
     return seal.seal(mail.DESCRIPTOR.full_name, mail.SerializeToString())

@@ -1,4 +1,4 @@
-"""Being signed in, on each device apart: opening sessions, refreshing their tokens, listing and ending them."""
+"""Sessions, one per device: opening, refreshing, listing and ending them."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ class Sessions:
         device_token: str = "",
         registering: bool = False,
     ) -> SignedIn:
-        """A new session, in the transaction of what proved who the person is, which holds the account's lock.
+        """Open a session in the transaction of the authentication, which holds the account's lock.
 
-        A device that is known keeps its token. Of one that is not the owner is told, who else would not learn of a thief; at the
-        registration it is the owner's own.
+        A known device keeps its device token. For an unknown one the owner is notified, because it may be a thief's; not at
+        registration.
         """
         now = self._clock()
         session_id, nonce = uuid7(), self._random(_NONCE_BYTES)
@@ -119,20 +119,20 @@ class Sessions:
         )
 
     async def _has_been_here(self, tx: Transaction, session: Session) -> bool:
-        """Whether the account had a session of the same agent, name and network: many clients keep no device token."""
+        """Whether the account had a session of the same agent, name and network: many clients do not store device tokens."""
         there = await store.sessions.addresses(tx, session)
         return network_of(session.device.ip) in map(network_of, there)
 
     async def refresh(self, text: str, origin: Origin) -> Tokens:
-        """The successor of a refresh token, and a new access token.
+        """Exchange a refresh token for its successor and a new access token.
 
-        Raises RefreshInvalid, SessionRevoked, TooManyRefreshes, or RefreshReused, which has ended the session unless it is only
-        repeated too often.
+        Raises RefreshInvalid, SessionRevoked, TooManyRefreshes or RefreshReused. The last has ended the session, unless the token
+        was only repeated too often.
         """
         token = parse(text)
         if token is None:
             raise RefreshInvalid
-        # What is raised in a transaction rolls it back, and a revocation has to stay.
+        # Raise outside the transaction, because an error inside would roll the revocation back.
         async with self._db.transaction() as tx:
             outcome = await self._advance(tx, token, origin)
         match outcome:
@@ -154,7 +154,7 @@ class Sessions:
         return self._pages.page(query, request.size, rows)
 
     async def revoke(self, caller: Caller, session_id: UUID, origin: Origin) -> None:
-        """Ends one of the caller's sessions; again, nothing happens. Raises SessionNotFound, also for a stranger's."""
+        """End one of the caller's sessions; idempotent. Raises SessionNotFound, also for another person's session."""
         async with self._audit.attempt(Action.SESSION_REVOKE, origin, caller) as attempt, self._db.transaction() as tx:
             if not await store.sessions.belongs_to(tx, session_id, caller.user_id):
                 raise SessionNotFound
@@ -163,7 +163,7 @@ class Sessions:
                 await attempt.done(tx, session_id=session_id)
 
     async def revoke_others(self, caller: Caller, origin: Origin) -> int:
-        """Ends all the caller's sessions but the one that calls; how many there were."""
+        """End all the caller's sessions except the present one, and return how many there were."""
         async with (
             self._audit.attempt(Action.SESSIONS_REVOKE_OTHERS, origin, caller) as attempt,
             self._db.transaction() as tx,
@@ -175,14 +175,14 @@ class Sessions:
         return ended
 
     async def log_out(self, caller: Caller, origin: Origin) -> None:
-        """Ends the caller's session; again, nothing happens."""
+        """End the caller's session; idempotent."""
         async with self._audit.attempt(Action.LOGOUT, origin, caller) as attempt, self._db.transaction() as tx:
             if await self._endings.end(tx, caller.user_id, caller.session_id, RevokeReason.LOGOUT):
                 await attempt.done(tx)
 
     async def _advance(self, tx: Transaction, token: RefreshToken, origin: Origin) -> tuple[Session, User] | Refresh:
-        """The session after the refresh and its owner, or why there was none."""
-        # Each round but the last was overtaken by another call on the same session.
+        """The session after the refresh with its owner, or why it was refused."""
+        # Repeat while another call on the same session wins the compare and swap.
         while True:
             now = self._clock()
             found = await store.sessions.find(tx, token.session_id)

@@ -1,4 +1,4 @@
-"""Signing in, with a password or with a mailed code."""
+"""Sign-in, with a password or with a mailed code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .sessions import Sessions
 
 
 class PasswordSignIn:
-    """Signing in by address or username and password. Takes the same time and answers the same whatever was wrong."""
+    """Sign-in by address or username and password. Time and answer are the same whatever was wrong."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class PasswordSignIn:
         self._audit = audit
 
     async def sign_in(self, login: str, password: str, device: Device, device_token: str) -> SignedIn:
-        """Raises InvalidCredentials, TooManySignIns or Overloaded."""
+        """Sign a device in. Raises InvalidCredentials, TooManySignIns or Overloaded."""
         login = canonical_login(login)
         with self._passwords.admitted():
             return await self._sign_in(login, password, device, device_token)
@@ -67,8 +67,8 @@ class PasswordSignIn:
             async with self._db.transaction() as tx:
                 if rehashed and credentials.password_hash:
                     await store.users.replace_password_hash(tx, user_id, old=credentials.password_hash, new=rehashed)
-                # A password change, or a role that is withdrawn, ends all sessions; one that is opened just then, for what the
-                # account was before, must not slip past it.
+                # A password change or the withdrawal of a role ends all sessions. The lock and the check keep a session that is
+                # being opened on the former proof from escaping it.
                 user = await store.users.hold_password(tx, user_id, credentials.password_changed_at)
                 if user is None:
                     raise InvalidCredentials
@@ -79,7 +79,7 @@ class PasswordSignIn:
         return signed_in
 
     async def _rehashed(self, password: str, stored: str | None) -> str | None:
-        """The hash with today's parameters when the stored one has others; it can wait for a quieter time."""
+        """A hash with today's parameters if the stored one has others, else None. Skipped under load."""
         if stored is None or not self._passwords.is_outdated(stored):
             return None
         try:
@@ -89,7 +89,7 @@ class PasswordSignIn:
 
 
 class CodeSignIn:
-    """Signing in by a code that was mailed to the account's address."""
+    """Sign-in by a code that was mailed to the account's address."""
 
     def __init__(
         self,
@@ -107,11 +107,11 @@ class CodeSignIn:
         self._audit = audit
 
     async def start(self, email: str, origin: Origin, device_token: str) -> Started:
-        """Raises TooManyCodes."""
+        """Mail a code to sign in. Raises TooManyCodes."""
         return await self._code_proofs.start(Purpose.SIGN_IN, email, origin, device_token)
 
     async def complete(self, answer: CodeAnswer, device: Device, device_token: str = "") -> SignedIn:
-        """Signs the device in; a password that was disabled by failures works again. Raises CodeInvalid."""
+        """Sign the device in, and enable a password that was disabled after failures. Raises CodeInvalid."""
         origin = Origin(device.ip, device.user_agent)
         async with (
             self._audit.attempt(Action.SIGN_IN_CODE, origin) as attempt,
@@ -131,6 +131,6 @@ class CodeSignIn:
 
 
 def device_of(name: str, origin: Origin) -> Device:
-    """A device without a name is shown by its user agent, and one without either has a name all the same."""
+    """The device with a name: the given one, else one made from its user agent, else a default."""
     shown = visible(name)[:DEVICE_NAME_LENGTH].rstrip() or name_of_agent(origin.user_agent)
     return Device(name=shown, user_agent=origin.user_agent, ip=origin.ip)

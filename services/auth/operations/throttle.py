@@ -1,9 +1,9 @@
-"""Slows down guessing; never locks an account for good, or anybody could lock anybody out.
+"""Slows down guessing. Never locks an account permanently, because then anybody could lock anybody out.
 
-Failures are counted, whether or not the login names an account, in
-- a bucket of the login as it was typed, or of the device when it is known to the account: waits double with each failure. Counting
-  by account instead would tell which username belongs to which address: failing at the one would slow down the other;
-- windows of the client's network and of everybody, for unknown devices only: they bound guessing at many logins.
+Counts failures, whether or not the login names an account, in
+- a bucket of the login as typed, or of the device if the account knows it: the wait doubles with each failure. Counting by account
+  would tell which username belongs to which address, because failures with one would delay the other;
+- windows of the client's network and of all clients, for unknown devices only: they bound guessing at many logins.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..store.scripts import ADMIT_SIGN_IN, COUNT_FAILURE, FORGIVE_SIGN_IN, UNCOU
 _FORGOTTEN_AFTER = timedelta(days=1)
 
 _COUNTED_FOR = timedelta(days=30)
-"""How far apart failures at one account may be to count as a row."""
+"""The longest time between two failures at one account that count as a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +40,16 @@ class ThrottleLimits:
 
 @dataclass
 class Guess:
-    """One look at a password."""
+    """One check of a password."""
 
     right: bool = False
     failures: int = 0
-    """After the look: how many in a row it makes at the account, however it was named and from whatever device."""
+    """Failures in a row at the account after the check, by any login and from any device."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Counter:
-    """Something that counts failures: how one is counted in advance, and how it is taken back."""
+    """A failure counter: the script that counts in advance, and the one that takes the failure back."""
 
     key: str
     count: str
@@ -58,25 +58,25 @@ class _Counter:
 
 
 class SignInThrottle:
-    """Without Redis nobody signs in: unlimited guessing would be worse.
+    """Counts failed sign-ins in Redis. Fails closed: without Redis nobody signs in, because unlimited guessing would be worse.
 
-    What is counted lies in several hash slots, so that no script can hold it all; one pipeline at a time goes there and back.
+    The counters are in several hash slots, so no single script can change them all; each step is one pipeline.
     """
 
     def __init__(self, redis: Redis, clock: Clock, limits: ThrottleLimits, *, peppers: Sequence[bytes]) -> None:
         self._redis = redis
         self._clock = clock
         self._limits = limits
-        # The one that stays the longest: a new pepper must not set all counters to zero.
+        # The pepper that stays longest: a new one must not reset all counters.
         self._pepper = peppers[-1]
 
     @asynccontextmanager
     async def guess(self, bucket: str, *, account: str, ip: str | None) -> AsyncIterator[Guess]:
-        """Runs the block that looks at the password, with a failure counted in advance: parallel guesses must not slip through.
+        """Run the block that checks the password. The failure is counted in advance, so that parallel guesses are throttled too.
 
-        `ip` is None for a known device, which the windows do not concern. Raises TooManySignIns instead of running the block. The
-        failure is taken back when the block says that the password was right or raises, for then it was not judged; not when the
-        call is cancelled, or hanging up would make guesses free.
+        `ip` is None for a known device, which has no windows. Raises TooManySignIns instead of running the block. The failure is
+        taken back if the block sets `right`, or raises, because nothing was judged then; not on cancellation, which would make
+        guesses free.
         """
         login, *windows = counters = self._counters(bucket, ip)
         waits = await self._run([(each.count, each.key, each.arguments) for each in counters])
@@ -95,7 +95,7 @@ class SignInThrottle:
             guess.failures = await self._failed(account)
 
     async def forget(self, account: str, *buckets: str) -> None:
-        """The owner proved who they are."""
+        """Reset the counters of an account whose owner gave another proof."""
         await self._take_back(
             [], forgotten=[self._key("account", account), *(self._key("login", each) for each in buckets)]
         )
@@ -138,7 +138,7 @@ class SignInThrottle:
 
 
 def network_of(ip: str) -> str:
-    """One customer's addresses: the address itself, of IPv6 the /64."""
+    """The network of one customer: an IPv4 address, or an IPv6 /64."""
     try:
         address = ipaddress.ip_address(ip)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Bounds how many usernames somebody may try: they sign people in, and a change of one's own tells which are taken."""
+"""Limits how many usernames a person may try, because each answer tells whether a username, with which people sign in, is taken."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _WINDOW = timedelta(hours=1)
 
 
 class UsernameTries:
-    """Without Redis no username is changed: to list them must not become free, and a new name can wait.
+    """Counts tries in Redis. Fails closed: without Redis no username is changed, because listing must not become free.
 
-    An account is counted and its network besides, which bounds somebody with many accounts. The network's window holds several
-    accounts' tries, so that no single account keeps its neighbours from theirs.
+    Counts per account, and per network, which bounds people with many accounts. The network's window holds the tries of several
+    accounts, so that one account cannot use up its neighbours' share.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class UsernameTries:
         self._clock = clock
         self._per_account = per_account
         self._per_network = per_network
-        # The one that stays the longest: a new pepper must not set all counters to zero.
+        # The pepper that stays longest: a new one must not reset all counters.
         self._pepper = peppers[-1]
 
     async def count(self, user_id: UUID, ip: str) -> None:
-        """Counts a try, before anybody looks at the name. Raises TooManyUsernameChanges, whether it is taken or free."""
+        """Count a try before the name is looked up. Raises TooManyUsernameChanges, whether the name is taken or free."""
         account = self._key("account", str(user_id))
         await self._count(account, self._per_account)
         try:

@@ -153,10 +153,10 @@ async def revoke(tx: Transaction, session_id: UUID, reason: RevokeReason, now: d
 async def revoke_all(
     tx: Transaction, user_id: UUID, reason: RevokeReason, now: datetime, *, but: UUID | None
 ) -> tuple[int, int]:
-    """End all sessions of the account by a new epoch. Returns how many there were, and the epoch. The caller holds the account's
-    lock.
+    """End all sessions of the account by a new epoch. Returns how many there were, and the epoch.
 
-    Marks a part of the rows here, and `mark_some` the rest: writing 100,000 rows takes a second.
+    Marks a part of the rows here, and `mark_some` the rest: writing 100,000 rows takes a second. The caller holds the account's
+    lock.
     """
     theirs = _live_of(user_id, now)
     if but is not None:
