@@ -13,9 +13,10 @@ from redis.asyncio import Redis
 from kit.data import redis as kit_redis
 from kit.errors import DeadlineExceeded, InvalidArgument
 from local.harness import Servers
+from services.ratelimit.errors import BucketsUnreachable
 from services.ratelimit.model import Limit
 from services.ratelimit.model.rules import OnNoMatch, OnRedisDown, RuleSet
-from services.ratelimit.operations.buckets import Buckets, BucketsUnreachable, Decision, tightest
+from services.ratelimit.operations.buckets import Buckets, Decision, tightest
 from services.ratelimit.store.buckets import BucketStore, impatient
 from tests.ratelimit.building import DOMAIN, BucketsFor, by_address, by_user, descriptor, rule, rule_set
 

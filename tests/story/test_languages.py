@@ -9,9 +9,10 @@ import pytest
 from kit.errors import InvalidArgument
 from kit.identity.caller import Caller, Role
 from services.story.adapters.writers import WriterName
+from services.story.errors import StoryLanguageUnsupported
 from services.story.model import Length, State, Wish
 from services.story.operations import operations
-from services.story.operations.stories import Stories, StoryLanguageUnsupported
+from services.story.operations.stories import Stories
 from tests.story.conftest import StoryWorld
 
 CALLER = Caller(uuid4(), uuid4(), Role.USER, "kid")

@@ -17,6 +17,7 @@ from kit.errors import Unavailable
 from kit.runtime.clock import system_clock
 from local.harness import servers as running_servers
 from services.story import store
+from services.story.errors import StoryNotFound
 from services.story.model import (
     Checkpoint,
     Chunk,
@@ -29,7 +30,6 @@ from services.story.model import (
     State,
     StateChange,
 )
-from services.story.operations.stories import StoryNotFound
 from services.story.operations.story_feeds import StoryFeed
 from services.story.store.progress import Progress
 from tests.story.conftest import StoryWorld

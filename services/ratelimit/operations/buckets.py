@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import redis.exceptions
 
-from kit.errors import DeadlineExceeded, InvalidArgument, Unavailable, Violation
+from kit.errors import DeadlineExceeded, InvalidArgument, Violation
 
+from ..errors import BucketsUnreachable
 from ..model import Charge, Verdict
 from ..model.rules import Entries, OnNoMatch, OnRedisDown, Rule, RuleSet
 from ..store.buckets import BucketStore
@@ -19,11 +20,6 @@ log = logging.getLogger(__name__)
 
 _KEEP_SECONDS = 0.01
 """Kept back from the caller's deadline, so that the answer without Redis still reaches it."""
-
-
-class BucketsUnreachable(Unavailable):
-    reason = "RATE_LIMIT_BUCKETS_UNREACHABLE"
-    message = "the rate limit cannot be checked now, and its rule lets nothing pass unchecked; try again"
 
 
 @dataclass(frozen=True, slots=True)

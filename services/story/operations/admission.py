@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from kit.data.database import Transaction
-from kit.errors import ResourceExhausted, SessionRevoked
+from kit.errors import SessionRevoked
 
 from .. import store
+from ..errors import BacklogFull, StoryQuotaExceeded
 from ..model import Limits, wait_for_day, wait_for_places
 
 log = logging.getLogger(__name__)
@@ -19,16 +20,6 @@ _LATEST = 20
 
 _RELIEF = 10
 """Retry after a tenth of the backlog has drained; waiting for one free slot would make all retry at once."""
-
-
-class StoryQuotaExceeded(ResourceExhausted):
-    reason = "STORY_QUOTA_EXCEEDED"
-    message = "too many stories were asked for; wait until one is finished, or until tomorrow"
-
-
-class BacklogFull(ResourceExhausted):
-    reason = "BACKLOG_FULL"
-    message = "more stories wait than can be written in time; try again later"
 
 
 class Admission:

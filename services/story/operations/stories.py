@@ -13,13 +13,14 @@ from uuid_utils.compat import uuid7
 
 from kit.data.database import Database, Transaction
 from kit.data.paging import Page, Pages
-from kit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable, Violation
+from kit.errors import InvalidArgument, Unavailable, Violation
 from kit.events import outbox
 from kit.identity.caller import Caller
 from kit.runtime.clock import Clock
 
 from .. import store
 from ..adapters.writers import primary_subtag
+from ..errors import RequestIdReused, StoryLanguageUnsupported, StoryNotCancellable, StoryNotFound, StoryNotRetryable
 from ..model import State, Story, Wish
 from ..store.progress import Progress
 from .admission import Admission
@@ -30,33 +31,6 @@ _REDIS_DOWN = (redis.exceptions.RedisError, OSError)
 
 PreferencesOf = Callable[[UUID], Awaitable[tuple[str, ...]]]
 """Looks up what a person likes to read about. Raises Unavailable, and SessionRevoked for a person who is gone."""
-
-
-class StoryNotFound(NotFound):
-    reason = "STORY_NOT_FOUND"
-    message = "there is no such story"
-
-
-class RequestIdReused(AlreadyExists):
-    reason = "REQUEST_ID_REUSED"
-    message = "this request_id came with other parameters before; choose a new one"
-
-
-class StoryNotCancellable(FailedPrecondition):
-    reason = "STORY_NOT_CANCELLABLE"
-    message = "the story is finished"
-
-
-class StoryNotRetryable(FailedPrecondition):
-    reason = "STORY_NOT_RETRYABLE"
-    message = "only a failed or cancelled story can be written anew"
-
-
-class StoryLanguageUnsupported(FailedPrecondition):
-    """The writer was another one when the story was asked for."""
-
-    reason = "LANGUAGE_UNSUPPORTED"
-    message = "stories are not written in this story's language any more"
 
 
 class Stories:

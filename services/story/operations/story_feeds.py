@@ -12,19 +12,17 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
 from uuid import UUID
 
 import redis.exceptions
 
 from kit.data.database import DATABASE_AWAY, Database
-from kit.errors import ResourceExhausted, Unavailable
 from kit.runtime.loops import every
-from services.story.store.progress import Progress, ProgressEntry, ProgressKind, fold
 
 from .. import store
+from ..errors import Interrupted, StoryNotFound, TooManyWatches
 from ..model import START, Position, State, Story
-from .stories import StoryNotFound
+from ..store.progress import Progress, ProgressEntry, ProgressKind, fold
 
 log = logging.getLogger(__name__)
 
@@ -40,23 +38,8 @@ A worker may have died between its commit and its last entry, and not every chan
 _TAIL_ENTRIES = 256
 _TAIL_CHARACTERS = 64 * 1024
 
-_COME_BACK_AFTER = timedelta(seconds=5)
-
-
 PASSING = (redis.exceptions.RedisError, *DATABASE_AWAY)
 """What a story may soon be followed again after, here or at another replica."""
-
-
-class Interrupted(Unavailable):
-    """The reader has failed in a way that will pass."""
-
-
-class TooManyWatches(ResourceExhausted):
-    reason = "TOO_MANY_WATCHES"
-    message = "too many watches are open; close one or try again later"
-
-    def __init__(self) -> None:
-        super().__init__(retry_after=_COME_BACK_AFTER)
 
 
 class StoryFeed:

@@ -17,9 +17,10 @@ from kit.identity.caller import Caller
 from kit.identity.signing import Signer
 from services.story.store.progress import Progress, ProgressEntry, ProgressKind, merged
 
+from ..errors import Interrupted, TooManyWatches
 from ..model import START, Chunk, Done, Heartbeat, Position, Reconnect, Reset, Snapshot, State, StateChange, Step, Story
 from .stories import Stories
-from .story_feeds import PASSING, Interrupted, StoryFeed, StoryFeeds, TooManyWatches
+from .story_feeds import PASSING, StoryFeed, StoryFeeds
 
 _STANDING = "="
 """Marks the place in the token of a resumption's snapshot.

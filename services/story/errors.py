@@ -1,0 +1,58 @@
+"""The errors of this service. Their reasons are permanent."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from kit.errors import AlreadyExists, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
+
+_COME_BACK_AFTER = timedelta(seconds=5)
+
+
+class StoryNotFound(NotFound):
+    reason = "STORY_NOT_FOUND"
+    message = "there is no such story"
+
+
+class RequestIdReused(AlreadyExists):
+    reason = "REQUEST_ID_REUSED"
+    message = "this request_id came with other parameters before; choose a new one"
+
+
+class StoryNotCancellable(FailedPrecondition):
+    reason = "STORY_NOT_CANCELLABLE"
+    message = "the story is finished"
+
+
+class StoryNotRetryable(FailedPrecondition):
+    reason = "STORY_NOT_RETRYABLE"
+    message = "only a failed or cancelled story can be written anew"
+
+
+class StoryLanguageUnsupported(FailedPrecondition):
+    """The writer was another one when the story was asked for."""
+
+    reason = "LANGUAGE_UNSUPPORTED"
+    message = "stories are not written in this story's language any more"
+
+
+class StoryQuotaExceeded(ResourceExhausted):
+    reason = "STORY_QUOTA_EXCEEDED"
+    message = "too many stories were asked for; wait until one is finished, or until tomorrow"
+
+
+class BacklogFull(ResourceExhausted):
+    reason = "BACKLOG_FULL"
+    message = "more stories wait than can be written in time; try again later"
+
+
+class Interrupted(Unavailable):
+    """The reader has failed in a way that will pass."""
+
+
+class TooManyWatches(ResourceExhausted):
+    reason = "TOO_MANY_WATCHES"
+    message = "too many watches are open; close one or try again later"
+
+    def __init__(self) -> None:
+        super().__init__(retry_after=_COME_BACK_AFTER)
