@@ -1,7 +1,7 @@
 """Usage: python -m deploy render            writes docker-compose.yml from the manifests
-python -m deploy render --check    fails if it is not what the manifests say
+python -m deploy render --check    fails if it is not up to date
 python -m deploy keys FOLDER       adds the secrets that are missing in FOLDER
-python -m deploy stores FOLDER     gives Postgres and Redis the roles, databases and users that they lack
+python -m deploy stores FOLDER     adds the roles, databases and users that are missing in Postgres and Redis
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""docker-compose.yml, from the manifests.
+"""Renders docker-compose.yml from the manifests.
 
-Every container runs without capabilities, without new privileges, on a read-only root, as a numeric user and within a limit of
-memory. Only the loopback interface is published to, unless STORYMESH_PUBLISH_ADDRESS says otherwise of the edge.
+Every container runs without capabilities and new privileges, with a read-only root, as a numeric user and with a memory limit.
+Ports are published on the loopback interface only; STORYMESH_PUBLISH_ADDRESS changes that for the edge.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,29 +27,29 @@ POSTGRES, REDIS = "postgres:18.6", "redis:8.2"
 MAILPIT, JAEGER = "axllent/mailpit:v1.27", "jaegertracing/jaeger:2.10.0"
 
 OUR_USER = "10001:10001"
-"""As in the Dockerfile."""
+"""The user of the mesh's own image, as in the Dockerfile."""
 STORES_USER = "999:999"
-"""The account that the images of Postgres and Redis make for their data. Started as it, neither needs a capability to become it."""
+"""The user that the images of Postgres and Redis create. Starting as this user needs no capability to switch to it."""
 VOLUMES_OWNER = "0:0"
-"""A new volume belongs to root, who without capabilities can write what is root's and nothing else."""
+"""Root, who owns a new volume. Without capabilities, root can write only its own files."""
 NOBODY = "65534:65534"
 
-_SCRATCH = ("/tmp",)  # noqa: S108 - each container's own
+_SCRATCH = ("/tmp",)  # noqa: S108 - each container has its own
 
 SERVER_PORT, METRICS_PORT, STATISTICS_PORT = 50051, 9464, 9902
 SERVERS = {"mail": "mailpit"}
-"""The containers of what manifests need besides Postgres and Redis."""
+"""Containers of the servers in a manifest's `needs`."""
 
 DONE, HEALTHY, STARTED = "service_completed_successfully", "service_healthy", "service_started"
 
 
 def rendered() -> str:
-    """The file's text."""
-    return HEADER + yaml.dump(document(), Dumper=_Plain, sort_keys=False, default_flow_style=None, width=120)
+    """The text of docker-compose.yml."""
+    return HEADER + yaml.dump(document(), Dumper=_NoAliases, sort_keys=False, default_flow_style=None, width=120)
 
 
 def document() -> Config:
-    """The project. Raises ValueError when a manifest needs a server that no container is."""
+    """The compose project. Raises ValueError when a manifest needs a server that has no container."""
     containers = {**_steps(), **_servers()}
     for name, manifest in manifests().items():
         containers |= _service(name, manifest)
@@ -61,7 +61,7 @@ def document() -> Config:
 
 
 def _steps() -> Config:
-    """What runs to its end before the services, at every start: a service that was added needs both."""
+    """The jobs that run to completion before the services, at every start, because a service may have been added."""
     return {
         "keys": {
             **_our_step(["python", "-m", "deploy", "keys", "/secrets"], {}),
@@ -82,7 +82,7 @@ def _servers() -> Config:
         "postgres": {
             **_confined(POSTGRES, STORES_USER, memory="1G", tmpfs=[*_SCRATCH, "/var/run/postgresql"]),
             "restart": "unless-stopped",
-            # Long enough for a checkpoint.
+            # Leaves time for the checkpoint at shutdown.
             "stop_grace_period": "60s",
             "environment": {"POSTGRES_PASSWORD_FILE": "/secrets/password"},
             "volumes": ["postgres:/var/lib/postgresql", _secrets("postgres")],
@@ -93,13 +93,13 @@ def _servers() -> Config:
             **_confined(REDIS, STORES_USER, memory="1G"),
             "restart": "unless-stopped",
             "stop_grace_period": "60s",
-            # Full, it refuses writes instead of being killed or evicting codes and events; a rewrite of its log needs the rest.
+            # A full Redis refuses writes instead of evicting codes and events. Rewriting its log needs the rest of the memory.
             "command": [
                 *("redis-server", "--appendonly", "yes", "--maxmemory", "512mb", "--maxmemory-policy", "noeviction"),
                 *("--aclfile", "/secrets/users.acl"),
             ],
             "volumes": ["redis:/data", _secrets("redis")],
-            # NOAUTH is an answer too: the server is up, and nobody without a password gets in.
+            # NOAUTH also shows that the server is up; the check has no password.
             "healthcheck": _check(["CMD-SHELL", "redis-cli ping | grep -Eq 'PONG|NOAUTH'"]),
             "depends_on": _after({"keys": DONE}),
         },
@@ -119,7 +119,7 @@ def _servers() -> Config:
 def _service(name: str, manifest: Manifest) -> Config:
     """The containers of one service: its migrations, its server and its workers."""
     environment = {
-        # The secrets are real ones, by the step `keys`.
+        # Production refuses development secrets; the step `keys` makes real ones.
         "STORYMESH_ENVIRONMENT": "production",
         "STORYMESH_SECRETS_DIR": "/secrets",
         "STORYMESH_LISTEN": f"0.0.0.0:{SERVER_PORT}",
@@ -147,7 +147,7 @@ def _service(name: str, manifest: Manifest) -> Config:
 
 
 def _envoy() -> Config:
-    """The edge. Prometheus reaches its statistics on this network; the admin interface stays on the container's loopback."""
+    """The container of the edge. Its statistics are open to Prometheus in this network, its admin interface only to loopback."""
     settings = {
         "listen": "0.0.0.0:8080",
         "admin": "127.0.0.1:9901",
@@ -158,7 +158,7 @@ def _envoy() -> Config:
     }
     ready = "from urllib.request import urlopen; urlopen('http://127.0.0.1:9901/ready', timeout=2)"
     return {
-        # More than the heap at which it answers 503.
+        # Above the heap size at which Envoy answers 503.
         **_our_server(
             _set(["python", "envoy", "serve"], settings), dict.fromkeys(manifests(), HEALTHY), memory="1536M"
         ),
@@ -210,7 +210,7 @@ def _limit(memory: str) -> Config:
 
 
 def _secrets(folder: str) -> Config:
-    """The one folder of the secrets' volume that a container gets to see."""
+    """The mount of one folder of the volume of secrets; a container sees no other."""
     return {
         "type": "volume",
         "source": "secrets",
@@ -221,7 +221,7 @@ def _secrets(folder: str) -> Config:
 
 
 def _overridable(settings: Mapping[str, str]) -> dict[str, str]:
-    """Each from the variable of its name in the caller's environment, otherwise as the manifest has it."""
+    """Settings that the caller's environment overrides, with the manifest's values as defaults."""
     return {f"STORYMESH_{name}": f"${{STORYMESH_{name}:-{value}}}" for name, value in settings.items()}
 
 
@@ -233,8 +233,8 @@ def _after(conditions: Mapping[str, str]) -> Config:
     return {name: {"condition": condition} for name, condition in conditions.items()}
 
 
-class _Plain(yaml.SafeDumper):
-    """Writes what stands twice twice: a reader of one container should see all of it."""
+class _NoAliases(yaml.SafeDumper):
+    """A YAML dumper without aliases, so that the text of one container is complete."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,7 +1,7 @@
-"""The secrets of a mesh in containers, each made once: a folder for each service, which alone it gets to see.
+"""The secrets of a mesh in containers, each generated once, in one folder per service; a container sees its service's alone.
 
-They are random and unmarked, fit for production. Besides the services' folders there are `postgres`, with the superuser's password,
-and `redis`, with the access control list and the password of the user who may have that list read again.
+They carry no development mark, so production accepts them. The folder `postgres` holds the superuser's password, and `redis` the
+access control list and the password of the operator, who may only reload that list.
 """
 
 import base64
@@ -22,9 +22,9 @@ SUPERUSERS, OPERATORS = Path("postgres", "password"), Path("redis", "password")
 
 
 def make(folder: Path, services: Mapping[str, Manifest]) -> None:
-    """Add what `services` lack in `folder`, of a service or a key that came later as well. Nothing that is there changes.
+    """Add the secrets of `services` that are missing in `folder`. Existing ones do not change.
 
-    The access control list is derived from the rest, so it is written anew.
+    The access control list is derived from the secrets and rewritten each time.
     """
     for service, manifest in services.items():
         for key in manifest.keys:
@@ -42,7 +42,7 @@ def make(folder: Path, services: Mapping[str, Manifest]) -> None:
 async def apply(
     folder: Path, services: Mapping[str, Manifest], *, postgres: str = POSTGRES, redis: str = REDIS
 ) -> None:
-    """Let running servers know what is in `folder`. Raises psycopg.Error and redis.RedisError."""
+    """Apply the secrets in `folder` to the running Postgres and Redis. Raises psycopg.Error and redis.RedisError."""
     superuser = f"postgresql://postgres:{(folder / SUPERUSERS).read_text()}@{postgres}/postgres"
     passwords = {name: _password_in(folder / name / DATABASE_URL) for name, each in services.items() if each.database}
     await provision(superuser, passwords)
@@ -50,7 +50,7 @@ async def apply(
 
 
 def _share(paths: Sequence[Path]) -> None:
-    """Give all of them the value that one of them has already, or a new one."""
+    """Give all paths one value: that of the first that exists, else a new key."""
     value = next((path.read_text() for path in paths if path.exists()), None) or _key()
     for path in paths:
         _add(path, value)
@@ -92,7 +92,7 @@ def _add(path: Path, value: str) -> None:
 
 
 def _write(path: Path, value: str) -> None:
-    """Readable by every account of the container that mounts the folder, and by nobody who does not; never seen half written."""
+    """Write a secret atomically. Every user of a container that mounts the folder can read it; other containers do not mount it."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}")
     draft.unlink(missing_ok=True)

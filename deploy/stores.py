@@ -1,7 +1,7 @@
-"""What Postgres and Redis must know of each service: its role and database there, its user and its keys here.
+"""Provisions Postgres and Redis for each service: its role and database, its Redis user and the keys it may use.
 
-All of it is idempotent and runs at every start, on one machine and in containers: what is missing is added, what is there keeps its
-data and gets its rights and its password as they are to be.
+Provisioning is idempotent and runs at every start, locally and in containers: it adds what is missing, keeps existing data and
+resets passwords and rights.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
 OPERATOR = "operator"
-"""The Redis user that may have the access control list read again, and nothing else."""
+"""The Redis user that may reload the access control list, and nothing else."""
 
 CONNECT_SECONDS = 10
 
 
 async def provision(admin_url: str, passwords: Mapping[str, str]) -> None:
-    """Give each service its role and its database, closed to every other role.
+    """Create or update each service's role and database, closed to every other role.
 
-    `admin_url` is the superuser's libpq address; `passwords` has a service's role for a key. Raises psycopg.Error.
+    `admin_url` is the superuser's libpq URL; `passwords` are by service, which is also the role's name. Raises psycopg.Error.
     """
     import psycopg
 
@@ -57,10 +57,10 @@ async def _provision(connection: AsyncConnection, service: str, password: str) -
 def redis_rules(
     services: Mapping[str, Manifest], digest: Callable[[str], str], *, write_only_keys: bool = True
 ) -> Iterator[str]:
-    """Lines of an access control list. `digest` gives the SHA-256 digest of a service's password in hexadecimal.
+    """The services' lines of the access control list. `digest` gives the SHA-256 digest of a service's password in hexadecimal.
 
-    Each service may use its own keys and channels; of the inboxes of others it may only add to those, and not read what others put
-    there. Redis before 7.0 knows no keys that can only be written: `write_only_keys` False lets publishers read the inboxes too.
+    A service may use its own keys and channels. Publishers may write to all inboxes but read only their own. Redis before 7.0 has
+    no write-only keys: `write_only_keys` False allows publishers to read all inboxes as well.
     """
     for service, manifest in services.items():
         rights = " ".join(_rights(service, manifest, "%W~" if write_only_keys else "~"))
@@ -68,7 +68,7 @@ def redis_rules(
 
 
 def operator_rule(digest: str) -> str:
-    """The line of the user who may have the list read again, by the digest of its password, and do nothing else."""
+    """The operator's line of the access control list. `digest` is the SHA-256 digest of its password in hexadecimal."""
     return f"user {OPERATOR} on #{digest} resetkeys resetchannels -@all +acl|load +ping"
 
 
@@ -76,7 +76,7 @@ def _rights(service: str, manifest: Manifest, write_only: str) -> Iterator[str]:
     for family in manifest.redis_keys:
         yield from (f"~{family}:*", f"&{family}:*")
     if OUTBOX in manifest.kit_tables:
-        # Which of its events goes to which inbox is decided by those who take them.
+        # A publisher may write to every inbox, because the receivers' manifests decide which events they take.
         yield from (f"{write_only}inbox:*", f"~memory:outbox:{service}")
     if INBOX in manifest.kit_tables:
         for inbox in manifest.takes:
@@ -84,9 +84,9 @@ def _rights(service: str, manifest: Manifest, write_only: str) -> Iterator[str]:
 
 
 async def load_redis_users(address: str, password: str) -> None:
-    """Have a running Redis read its access control list again. Raises redis.RedisError.
+    """Reload the access control list of a running Redis. Raises redis.RedisError.
 
-    One that starts reads it by itself; this is for one that goes on running while a service is added.
+    Needed when a service is added while Redis runs; Redis reads the list by itself when it starts.
     """
     from redis.asyncio import Redis
 

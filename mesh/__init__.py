@@ -1,5 +1,5 @@
-"""The mesh's plan: which services there are, what each needs of the others, and what follows from that.
+"""The plan of the mesh: its services, the dependencies between them, and what is derived from both.
 
-Data and derivations alone. Nothing here starts, connects or renders anything, and nothing imports a service's code besides its
-manifest: the local runner, the deployment, the edge and the services themselves all read from here.
+This package holds data and derivations alone: it starts, connects and renders nothing, and imports of a service only its manifest.
+The local runner, the deployment, the edge and the services all read it.
 """

@@ -1,4 +1,4 @@
-"""All manifests together, checked against one another."""
+"""Reads all manifests and checks them against one another."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mesh.manifest import EVERY_SERVICE, Manifest, ManifestError
 from mesh.services import SERVICES
 
 DEFAULT_BASE_PORT = 18_400
-"""Where a mesh's ports begin on one machine: below every system's ephemeral range, so that no outgoing connection takes one."""
+"""First port of a local mesh: below every system's ephemeral range, so that no outgoing connection takes a port of it."""
 FIRST_PORT = 10
-"""The ports before it belong to the servers that are no services of ours."""
+"""Offset of the first port for services; those before it are for Postgres, Redis, Envoy and the mail sink."""
 PORTS_IN_A_MESH = 200
 FIRST_SPARE_PORT = PORTS_IN_A_MESH - 10
-"""The ports from it on are kept for what stands beside a mesh, such as a second edge of a test."""
+"""Offset of the first spare port; services get none from here on, because tests use them, for example for a second edge."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*")
-_TAKEN = {
+_RESERVED_NAMES = {
     "admin",
     "collector",
     "edge",
@@ -38,7 +38,7 @@ _TAKEN = {
     "stores",
     "supervisor",
 }
-"""Names of components, containers and clusters that are no services of ours, and words that no Postgres role may be named."""
+"""Reserved names: other components, containers and clusters, and words that Postgres does not allow as a role's name."""
 
 
 @functools.cache
@@ -57,13 +57,13 @@ def read(services: tuple[str, ...]) -> Mapping[str, Manifest]:
 
 
 def callees(service: str) -> tuple[str, ...]:
-    """The services that `service` calls."""
+    """Names of the services that `service` calls."""
     calls = manifests()[service].calls
     return tuple(name for name in manifests() if name != service) if calls == (EVERY_SERVICE,) else calls
 
 
 def check(found: Mapping[str, Manifest]) -> None:
-    """Raises ManifestError for the first contradiction between manifests."""
+    """Checks manifests against one another. Raises ManifestError for the first contradiction."""
     for fault in _faults(found):
         raise ManifestError(fault)
 
@@ -85,7 +85,7 @@ def _misnamed(services: tuple[str, ...]) -> Iterable[str]:
     for name in services:
         if not _NAME.fullmatch(name):
             yield f"{name!r} is not of the form {_NAME.pattern}"
-        if name in _TAKEN:
+        if name in _RESERVED_NAMES:
             yield f"{name} is the name of something else that runs in a mesh, or that Postgres keeps for itself"
         if services.count(name) > 1:
             yield f"{name} stands there twice"

@@ -1,7 +1,7 @@
 """Reads the contract: every method with its access, rate-limit class, idempotency and HTTP bindings.
 
-This is the only reader. The edge's configuration, the OpenAPI document, the client's table of methods, access control and retries
-between services are all made from what it returns, so they cannot disagree about a method. It imports protobuf's runtime alone.
+This is the only reader of method options. The edge's configuration, the OpenAPI document, the client's table of methods, access
+control and retries between services are all derived from it, so they agree. It imports protobuf's runtime alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CLASS = "RATE_LIMIT_CLASS_"
 
 
 class Access(Enum):
-    """Who may call a method: the contract's `ACCESS_*`."""
+    """The callers that a method admits: the contract's `ACCESS_*`."""
 
     PUBLIC = "ACCESS_PUBLIC"
     USER = "ACCESS_USER"
@@ -39,12 +39,12 @@ class Access(Enum):
 
 
 class Idempotency(Enum):
-    """What a repetition of a call does: the contract's `idempotency_level`."""
+    """The effect of repeating a call: the contract's `idempotency_level`."""
 
     UNKNOWN = "IDEMPOTENCY_UNKNOWN"
     """A repetition may do the work twice."""
     NO_SIDE_EFFECTS = "NO_SIDE_EFFECTS"
-    """The call changes nothing: a read."""
+    """The call changes nothing; it is a read."""
     IDEMPOTENT = "IDEMPOTENT"
     """A repetition changes nothing more than the first call did."""
 
@@ -54,7 +54,7 @@ _REQUIRED = {
     "PUT": (Idempotency.NO_SIDE_EFFECTS, Idempotency.IDEMPOTENT),
     "DELETE": (Idempotency.NO_SIDE_EFFECTS, Idempotency.IDEMPOTENT),
 }
-"""What HTTP itself promises of a verb (RFC 9110, 9.2.1 and 9.2.2); clients and proxies repeat requests because of it."""
+"""Idempotency that HTTP requires of a verb (RFC 9110, 9.2.1 and 9.2.2): clients and proxies repeat requests because of it."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,16 @@ class Method:
     """A method of the contract."""
 
     descriptor: MethodDescriptor = field(repr=False)
-    """Its request and response messages; of the pool that the contract was read into."""
+    """The method's descriptor, with its request and response messages, in the pool that the contract was read into."""
     access: Access
     rate_limit_class: str
-    """Which group of rate-limit rules applies, such as `default`: what the limiter's rules call it."""
+    """Name of the group of rate-limit rules that applies, such as `default`."""
     idempotency: Idempotency
     bindings: tuple[Binding, ...]
 
     @property
     def service(self) -> str:
-        """The full name of its service, such as `storymesh.story.v1.StoryService`."""
+        """Full name of the gRPC service, such as `storymesh.story.v1.StoryService`."""
         name: str = self.descriptor.containing_service.full_name
         return name
 
@@ -90,17 +90,17 @@ class Method:
 
     @property
     def path(self) -> str:
-        """The path of the gRPC call, which transcoded requests have too by the time they are routed."""
+        """Path of the gRPC call; a transcoded request has it as well when it is routed."""
         return f"/{self.service}/{self.name}"
 
     @property
     def area(self) -> str:
-        """The service of the mesh that serves it to the outside: `story` of `storymesh.story.v1.StoryService`."""
+        """Name of the mesh's service that serves the method: `story` for `storymesh.story.v1.StoryService`."""
         return self.service.split(".")[1]
 
     @property
     def exposed(self) -> bool:
-        """Whether callers outside the mesh may try to call it."""
+        """Whether the edge serves the method to callers outside the mesh."""
         return self.access is not Access.SERVICE
 
     @property
@@ -110,19 +110,19 @@ class Method:
 
     @property
     def reads(self) -> bool:
-        """Whether the call changes nothing."""
+        """Whether the call has no side effects."""
         return self.idempotency is Idempotency.NO_SIDE_EFFECTS
 
     @property
     def repeatable(self) -> bool:
-        """Whether a call whose outcome is unknown may be sent again."""
+        """Whether a call with an unknown outcome may be repeated."""
         return self.idempotency is not Idempotency.UNKNOWN
 
     @property
     def resumable(self) -> bool:
-        """Whether the stream can go on over another connection.
+        """Whether the stream can be resumed over another connection.
 
-        The first field of its messages is then a `resume_token`, and the request takes one.
+        If so, the first field of its messages is a `resume_token`, and the request has a field of that name.
         """
         first = [each.name for each in self.descriptor.output_type.fields if each.number == 1]
         return self.streams and first == [_RESUME_TOKEN] and _RESUME_TOKEN in self.descriptor.input_type.fields_by_name
@@ -134,7 +134,7 @@ class Contract:
 
     methods: tuple[Method, ...]
     rate_limit_classes: tuple[str, ...]
-    """Every class that the contract knows, whether a method has it or not."""
+    """Every rate-limit class in the contract, used or not."""
 
     @property
     def exposed(self) -> tuple[Method, ...]:
@@ -147,7 +147,7 @@ class Contract:
 
 
 class ContractError(ValueError):
-    """The contract cannot be used; the message names the file or the method at fault, and what to change."""
+    """The contract is invalid; the message names the file or the method, and what to change."""
 
 
 def read(path: Path = DESCRIPTORS) -> Contract:
@@ -160,7 +160,7 @@ def read(path: Path = DESCRIPTORS) -> Contract:
 
 
 def of(descriptors: FileDescriptorSet) -> Contract:
-    """The contract of a descriptor set, read into a pool of its own: neither generated stubs nor what else is loaded matter.
+    """The contract in a descriptor set, read into a pool of its own, which is independent of generated modules.
 
     The set must hold every import before the file that names it. Raises ContractError.
     """
@@ -177,9 +177,9 @@ def of(descriptors: FileDescriptorSet) -> Contract:
 def linked(services: Iterable[str]) -> dict[str, Method]:
     """The methods of services whose generated modules are imported, by path.
 
-    Raises ContractError, and KeyError for a service whose modules are not.
+    Raises ContractError, and KeyError for a service whose module is not imported.
     """
-    # Generated modules carry their options as bytes; these define what they mean.
+    # Generated modules hold their options as bytes; these modules define the extensions that decode them.
     from google.api import annotations_pb2  # noqa: F401
     from storymesh.options.v1 import policy_pb2  # noqa: F401
 
@@ -192,10 +192,10 @@ def _methods(pool: DescriptorPool, services: Iterable[str]) -> Iterator[Method]:
 
 
 def options_of(described: MethodDescriptor | FieldDescriptor) -> dict[str, Any]:
-    """The options of a method or field as protobuf's JSON, extensions by their full name in brackets."""
+    """The options of a method or field in protobuf's JSON form; a key of an extension is its full name in brackets."""
     parent = described.containing_service if isinstance(described, MethodDescriptor) else described.containing_type
     options = described.GetOptions()
-    # Parsed again in the pool that knows the contract's extensions.
+    # Parsed again with the pool that holds the contract's extensions.
     pool = parent.file.pool  # type: ignore[union-attr]  # only extensions stand outside a message
     options_class = GetMessageClass(pool.FindMessageTypeByName(options.DESCRIPTOR.full_name))
     return MessageToDict(options_class.FromString(options.SerializeToString()), preserving_proto_field_name=True)

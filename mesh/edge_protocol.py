@@ -1,25 +1,25 @@
-"""What the edge and the services say to each other besides the contract: names that one side writes and the other reads."""
+"""The protocol between the edge and the services besides the contract: names and values that both sides use."""
 
 from __future__ import annotations
 
 EDGE_HEADER_PREFIX = "x-storymesh-"
-"""Of request headers that the edge alone may set: it takes them off every request that arrives."""
+"""Prefix of request headers that only the edge sets; it removes them from every incoming request."""
 
 CLIENT_ADDRESS_HEADER = f"{EDGE_HEADER_PREFIX}client-address"
-"""A request header: the client's address, as far as the edge trusts the proxies in front of it; `x-forwarded-for` is a claim."""
+"""A request header with the client's address, as reported by trusted proxies; `x-forwarded-for` can be forged by the client."""
 
 STREAM_ENDED_HEADER = f"{EDGE_HEADER_PREFIX}ended"
-"""A response header: the stream tells nothing new, because the client has read its end before.
+"""A response header that says that the client has already read the end of the stream.
 
-The edge answers server-sent events with 204 then, upon which an EventSource does not come back. Native clients do not see it.
+For server-sent events the edge then answers 204, which stops an EventSource from reconnecting. Native clients do not get it.
 """
 
 ERROR_DOMAIN = "storymesh"
-"""The `domain` of every ErrorInfo, whoever refuses the call."""
+"""The `domain` of every ErrorInfo, from the edge and from services."""
 
 TOKEN_ISSUER = "storymesh"
 TOKEN_AUDIENCE = "storymesh"
-"""The `iss` and `aud` of access tokens, unless settings say otherwise: the edge and every service verify them."""
+"""Default `iss` and `aud` of access tokens; the edge and every service verify them."""
 
 CLOCK_SKEW_SECONDS = 30
-"""How far apart the clocks of two processes may be when a token begins or ends."""
+"""Tolerated difference between the clocks of two processes when a token's times are checked."""

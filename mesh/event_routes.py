@@ -1,4 +1,4 @@
-"""Which inboxes get which events, as the services' manifests say: the routing table of the relays."""
+"""The relays' routing table, from the manifests: the inboxes that get each event."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGE = v1.__name__
 
 
 def routes() -> dict[str, tuple[str, ...]]:
-    """The inboxes of each event, by the full name of its message; empty for an event that no service takes.
+    """The inboxes that take each event, by the full name of its message; empty for an event that no service takes.
 
     Raises ManifestError when a manifest takes an event that the contract does not have.
     """
@@ -23,7 +23,7 @@ def routes() -> dict[str, tuple[str, ...]]:
 
 
 def routes_of(found: Mapping[str, Manifest]) -> dict[str, tuple[str, ...]]:
-    """The same for other manifests, by service."""
+    """The routing table of the given manifests, which are by service. Raises ManifestError as `routes` does."""
     inboxes: dict[str, list[str]] = {name: [] for name in _messages()}
     for service, manifest in found.items():
         for inbox, events in manifest.takes.items():
@@ -36,9 +36,9 @@ def routes_of(found: Mapping[str, Manifest]) -> dict[str, tuple[str, ...]]:
 
 
 def check_handlers(inbox: str, handled: Collection[str]) -> None:
-    """Raises ManifestError when the handlers of an inbox are not for the events that its service's manifest takes there.
+    """Checks that an inbox has handlers for exactly the events that the manifest takes there. Raises ManifestError.
 
-    An inbox of no service, as in a test, may handle what it likes.
+    An inbox that no manifest names, as in a test, is not checked.
     """
     taken = {name for name, inboxes in routes().items() if inbox in inboxes}
     missing, idle = sorted(taken - set(handled)), sorted(set(handled) - taken)
@@ -49,7 +49,7 @@ def check_handlers(inbox: str, handled: Collection[str]) -> None:
 
 
 def _messages() -> Iterator[str]:
-    """Every message of the package. Those that only travel inside of events are among them; nobody can take them."""
+    """Full names of all messages of the package, those that are only parts of events included."""
     for module in pkgutil.iter_modules(v1.__path__, f"{PACKAGE}."):
         if module.name.endswith("_pb2"):
             for message in importlib.import_module(module.name).DESCRIPTOR.message_types_by_name.values():

@@ -1,6 +1,6 @@
-"""What the mesh must know of one service: the form of every `services/<name>/manifest.py`.
+"""The form of every `services/<name>/manifest.py`: what the mesh must know of one service.
 
-A manifest is data. It imports this module and nothing heavier, because programs that know no service read all of them.
+A manifest is data. It imports this module alone, because every program reads all manifests and must not load services' code.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import Enum
 
 PORTS_OF_A_SERVICE = 10
 EVERY_SERVICE = "*"
-"""In `calls`: all the other services, whichever there are."""
+"""Value of `calls` that stands for all other services."""
 
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
 _FAMILY = re.compile(r"(?!(inbox|memory)$)[a-z][a-z-]*")
@@ -21,16 +21,16 @@ _EVENT = re.compile(r"[A-Z][A-Za-z0-9]*")
 
 
 class KitTables(Enum):
-    """A group of tables that kit owns in the databases of the services that ask for it."""
+    """A group of kit's tables in the database of each service whose manifest names it."""
 
     OUTBOX = "outbox"
-    """What the service publishes, until the relay has copied it."""
+    """Published events, until the relay has copied them."""
 
     INBOX = "inbox"
-    """Events that were processed, and dead letters."""
+    """Ids of processed events, and dead letters."""
 
     ERASURE = "erasure"
-    """The ids of erased people."""
+    """Ids of erased accounts."""
 
 
 OUTBOX, INBOX, ERASURE = KitTables.OUTBOX, KitTables.INBOX, KitTables.ERASURE
@@ -42,58 +42,59 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """One service, as the others see it. Raises ManifestError when it contradicts itself.
+    """The description of one service. Raises ManifestError when it contradicts itself.
 
-    Names of keys are the settings' names in lower case, names of settings are in upper case, both without `STORYMESH_`.
+    Keys are named by their setting in lower case, settings in upper case, both without `STORYMESH_`.
     """
 
     port: int
-    """First port of the service's block, counted from STORYMESH_BASE_PORT."""
+    """First port of the service's block, as an offset from STORYMESH_BASE_PORT."""
 
     ports: int = PORTS_OF_A_SERVICE
-    """Size of the block, an even number. The first half is the server's port and its workers', the second half their metrics'."""
+    """Size of the block, an even number: the first half for the server and its workers, the second for their metrics ports."""
 
     database: bool = False
-    """Whether the service has a Postgres database, and a role, of its own."""
+    """Whether the service has its own Postgres database and role."""
 
     workers: int = 0
-    """Its worker processes on one machine. Where there are several, `STORYMESH_<NAME>_WORKERS` may say another number."""
+    """Number of worker processes on one machine. If it is above 1, `STORYMESH_<NAME>_WORKERS` can change it."""
 
     calls: tuple[str, ...] = ()
-    """The services it calls, each by the setting `<NAME>_TARGET`; or EVERY_SERVICE."""
+    """Services that it calls, each at the address in the setting `<NAME>_TARGET`; or EVERY_SERVICE."""
 
     keys: tuple[str, ...] = ()
-    """Secret keys of its own: the same name in another service is another value."""
+    """Secret keys of this service alone: a key of the same name in another service has another value."""
 
     shared_keys: tuple[str, ...] = ("mesh_key",)
-    """Secret keys with one value in all the services that list the name."""
+    """Secret keys with one value in all services that list the name."""
 
     takes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """For each of its inboxes the events that it takes, by the names of their messages in storymesh.events.v1.
+    """The events that each of its inboxes takes, by the names of their messages in storymesh.events.v1.
 
-    An inbox bears the service's name, or begins with it and a hyphen: what must not wait behind slow work gets a second one.
+    An inbox is named after the service, with an optional suffix after a hyphen. A second inbox keeps urgent events from waiting
+    behind slow work.
     """
 
     kit_tables: tuple[KitTables, ...] = ()
-    """Tables of kit in its database; kit brings their migrations."""
+    """Kit's tables in its database; kit ships their migrations."""
 
     private_settings: tuple[str, ...] = ()
-    """Beginnings of the names of settings that no other service gets to see."""
+    """Prefixes of the names of settings that no other service gets."""
 
     redis_keys: tuple[str, ...] = ()
-    """Families of its own Redis keys and channels: the words before the colon. Those of inboxes come from the rest."""
+    """Prefixes, without the colon, of its own Redis keys and channels. Those of inboxes are derived."""
 
     needs: tuple[str, ...] = ()
-    """Servers that it needs besides Postgres and Redis, by the names of the local runner's components."""
+    """Servers that it needs besides Postgres and Redis, as component names of the local runner."""
 
     local_settings: Mapping[str, str] = field(default_factory=dict)
-    """Its settings on one machine; what the caller has set wins. Placeholders in braces are filled in by the local runner."""
+    """Default settings on one machine; the caller's environment takes precedence. The local runner fills in `{placeholders}`."""
 
     container_settings: Mapping[str, str] = field(default_factory=dict)
-    """The settings of all its processes in containers; a variable of the same name in the caller's environment wins."""
+    """Default settings of all its processes in containers; the caller's environment takes precedence."""
 
     worker_container_settings: Mapping[str, str] = field(default_factory=dict)
-    """Those that only its workers get."""
+    """Default settings in containers that only its workers get."""
 
     def __post_init__(self) -> None:
         for fault in self._faults():
@@ -101,16 +102,16 @@ class Manifest:
 
     @property
     def block(self) -> range:
-        """Every port of the service, counted from STORYMESH_BASE_PORT."""
+        """Every port of the service, as an offset from STORYMESH_BASE_PORT."""
         return range(self.port, self.port + self.ports)
 
     @property
     def most_workers(self) -> int:
-        """How many workers there may be on one machine: as many as the block has ports for, if there are several at all."""
+        """Largest number of workers on one machine: if `workers` is above 1, as many as the block has ports for."""
         return self.ports // 2 - 1 if self.workers > 1 else self.workers
 
     def processes(self, service: str, workers: int | None = None) -> tuple[str, ...]:
-        """The names of its server and its workers; `workers` None: as many as there may be."""
+        """Names of its server and its workers; None for `workers` means the largest number."""
         count = self.most_workers if workers is None else workers
         if self.most_workers > 1:
             return (service, *(f"{service}-worker-{number}" for number in range(1, count + 1)))
@@ -118,7 +119,7 @@ class Manifest:
 
     @property
     def metrics_offset(self) -> int:
-        """Distance from the port of a process to the one where it shows its metrics."""
+        """Offset from a process's port to its metrics port."""
         return self.ports // 2
 
     @property

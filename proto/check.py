@@ -1,4 +1,4 @@
-"""Checks the contracts: gen/ is fresh, buf finds no fault, and nothing breaks the callers of the last release.
+"""Checks the contracts: gen/ is up to date, buf finds no fault, and nothing breaks callers built from the last release.
 
 `baseline.binpb` is the last release's descriptor set. Only the commit of a release replaces it, by `make release-baseline`.
 
@@ -35,15 +35,15 @@ def main() -> None:
 
 
 def differences(found: filecmp.dircmp[str]) -> list[str]:
-    """Paths that differ or are on one side only."""
+    """Paths of files that differ between two folders or exist in one only."""
     here = [f"{found.left}/{name}" for name in [*found.left_only, *found.right_only, *found.diff_files]]
     return here + [path for below in found.subdirs.values() for path in differences(below)]
 
 
 def breaking(descriptors: Path) -> None:
-    """Ends the process when the descriptor set breaks callers that were built from the last release's."""
+    """Ends the process with an error when the descriptor set breaks callers that were built from the last release."""
     buf("breaking", str(descriptors), "--against", str(BASELINE))
-    # buf knows nothing of HTTP.
+    # buf does not check HTTP bindings.
     if lost := sorted(http_calls(BASELINE) - http_calls(descriptors)):
         sys.exit(
             "\n  ".join(["the last release answered these HTTP calls, and no method is bound to them any more:", *lost])
@@ -51,7 +51,7 @@ def breaking(descriptors: Path) -> None:
 
 
 def http_calls(descriptors: Path) -> set[str]:
-    """Such as `GET /v1/stories/{story_id} of /storymesh.story.v1.StoryService/GetStory`."""
+    """The HTTP bindings, each as `GET /v1/stories/{story_id} of /storymesh.story.v1.StoryService/GetStory`."""
     return {
         f"{binding.verb} {binding.template} of {method.path}"
         for method in contract.read(descriptors).exposed

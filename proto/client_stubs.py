@@ -1,4 +1,4 @@
-"""Renders `storymesh.stubs`: one typed stub for every service that the edge serves, under the plural of what it is about."""
+"""Renders `storymesh.stubs`: one typed stub for every service at the edge, as an attribute named by its resource's plural."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Stubs:
 
 
 def stubs(contract: Contract) -> str:
-    """The module's source. Raises ValueError when two services would have one name."""
+    """Source of the module. Raises ValueError when two services would have the same attribute."""
     services = {method.service: method.descriptor.containing_service.file.name for method in contract.exposed}
     imports, attributes = set(), {}
     for service, file in sorted(services.items()):
@@ -39,7 +39,7 @@ def stubs(contract: Contract) -> str:
 
 
 def attribute_of(service: str) -> str:
-    """`dead_letters` of `DeadLetterService`."""
+    """The attribute of a service: `dead_letters` for `DeadLetterService`."""
     noun = re.sub(r"(?<!^)(?=[A-Z])", "_", service.removesuffix("Service")).lower()
     if re.search(r"[^aeiou]y$", noun):
         return noun[:-1] + "ies"

@@ -31,42 +31,42 @@ from mesh.contract import Contract
 PROTO = Path(__file__).parent
 WELL_KNOWN = Path(grpc_tools.__file__).parent / "_proto"
 
-# Wheels whose Python modules are imported as they are; only their descriptors are wanted here.
+# Modules that are installed from wheels; only their descriptors are needed here.
 INSTALLED = (
     "google.api.annotations_pb2",
     "google.rpc.status_pb2",
     "google.rpc.error_details_pb2",
 )
-# No wheel carries these as modules of the google.protobuf runtime, so they are generated beside our own.
+# No wheel has these as modules for the google.protobuf runtime, so they are generated together with our own.
 ALSO_GENERATED = ("buf/validate/validate.proto",)
-# Contracts of others that we serve: generated like our own, but neither linted nor offered at the edge.
+# Foreign contracts that we serve: generated like our own, but neither linted nor served at the edge.
 FOREIGN = ("foreign/rls.proto",)
-# Imported by contracts for the sake of options, the first of them ours.
+# Imports of contracts that only define options; the first one is ours.
 OPTIONS = ("storymesh/options/", "buf/validate/", "google/api/")
-# The error details travel as Any, so the edge finds them only if the descriptor set names them.
+# Error details are sent as Any, so the edge can render them only if its descriptor set has their types.
 EDGE_NEEDS = ("google/rpc/status.proto", "google/rpc/error_details.proto")
 
-# ImageFile.buf_extension.is_import = true in buf's image format: field 8042, a message whose field 1 is the bool.
+# The encoding of ImageFile.buf_extension.is_import = true in buf's image format: field 8042, a message with the bool as field 1.
 BUF_IS_IMPORT = b"\xd2\xf6\x03\x02\x08\x01"
 
 
 def with_imports(file: FileDescriptor) -> Iterator[FileDescriptor]:
-    """The file and everything it imports, imports first; repeats are left in."""
+    """The file after all its imports, recursively; may contain duplicates."""
     for imported in file.dependencies:
         yield from with_imports(imported)
     yield file
 
 
 def dependencies() -> dict[str, FileDescriptorProto]:
-    """The descriptors that our contracts build on, by path, in an order that loads."""
+    """Descriptors that our contracts import, by path, each after its own imports."""
     found: dict[str, FileDescriptorProto] = {}
     for name in INSTALLED:
         for file in with_imports(importlib.import_module(name).DESCRIPTOR):
             if file.name not in found:
                 found[file.name] = FileDescriptorProto.FromString(file.serialized_pb)
-    # protovalidate is built on another protobuf runtime; the wire form is common to both.
+    # protovalidate uses another protobuf runtime; both have the same wire format.
     found["buf/validate/validate.proto"] = FileDescriptorProto.FromString(validate_pb.desc().proto.to_binary())
-    # protoc brings the well-known types itself, and newer than the copies that some wheels embed.
+    # protoc includes the well-known types, in a newer version than the copies in some wheels.
     paths = [str(path.relative_to(WELL_KNOWN)) for path in (WELL_KNOWN / "google/protobuf").glob("*.proto")]
     with tempfile.TemporaryDirectory() as scratch:
         parsed = Path(scratch, "well_known.binpb")
@@ -113,7 +113,7 @@ def generate(output: Path) -> FileDescriptorSet:
 
 
 def table_of_methods(contract: Contract) -> str:
-    """What callers at the edge have to know of each method, as a module for them: their distribution carries no descriptor set."""
+    """Source of `storymesh.methods`: access and idempotency of each method, for the client, which has no descriptor set."""
     rows = [
         f"    {method.path!r}: Method({method.access.name!r}, {method.idempotency.value!r}),"
         for method in contract.exposed
@@ -127,7 +127,7 @@ from typing import Literal, NamedTuple
 
 
 class Method(NamedTuple):
-    """A method's policy and promise, in the words of its contract."""
+    """Access and idempotency of a method, as its contract names them."""
 
     access: Literal["PUBLIC", "USER", "ADMIN"]
     idempotency: Literal["IDEMPOTENCY_UNKNOWN", "NO_SIDE_EFFECTS", "IDEMPOTENT"]
@@ -137,7 +137,7 @@ METHODS: dict[str, Method] = {'''
 
 
 def parse(contracts: list[str], known: dict[str, FileDescriptorProto]) -> list[FileDescriptorProto]:
-    """Our contracts as descriptors with their comments, parsed against the known imports."""
+    """Our contracts as descriptors with comments; `known` holds their imports."""
     with tempfile.TemporaryDirectory() as scratch:
         imports, parsed = Path(scratch, "imports.binpb"), Path(scratch, "parsed.binpb")
         imports.write_bytes(FileDescriptorSet(file=known.values()).SerializeToString())
@@ -146,16 +146,16 @@ def parse(contracts: list[str], known: dict[str, FileDescriptorProto]) -> list[F
 
 
 def edge_descriptors(everything: FileDescriptorSet) -> FileDescriptorSet:
-    """What the transcoder needs: our contracts, the error details and what these import, without comments."""
+    """The descriptor set for the transcoder: our contracts, the error details and their imports, without comments."""
     wanted = closure(everything, [*EDGE_NEEDS, *own_contracts()])
     files = [file for file in everything.file if file.name in wanted]
     return FileDescriptorSet(file=[without_comments(file) for file in files])
 
 
 def without_options(file: FileDescriptorProto) -> FileDescriptorProto:
-    """The file without the imports that only its options need; the options' bytes stay, for those who import their definitions.
+    """The file without the imports that only its options need. The options stay as bytes, which their definitions can decode.
 
-    So the stubs of a caller need neither `buf.validate` nor `google.api`, top-level names that are not ours to install.
+    A caller's stubs thus need neither `buf.validate` nor `google.api`, top-level packages that belong to other distributions.
     """
     bare = FileDescriptorProto()
     bare.CopyFrom(file)
@@ -172,7 +172,7 @@ def without_comments(file: FileDescriptorProto) -> FileDescriptorProto:
 
 
 def closure(everything: FileDescriptorSet, names: Iterable[str]) -> dict[str, None]:
-    """The names and all that they import, in an order that loads (a dict, as a set that keeps order)."""
+    """The named files and all their imports, each after its own imports (a dict used as an ordered set)."""
     by_name = {file.name: file for file in everything.file}
     wanted: dict[str, None] = {}
 
@@ -187,7 +187,7 @@ def closure(everything: FileDescriptorSet, names: Iterable[str]) -> dict[str, No
 
 
 def mark_packages(package: Path, output: Path) -> None:
-    """Tells callers' type checkers that the packages are typed (PEP 561), and spares every tool the rules of namespaces."""
+    """Adds `py.typed` for type checkers (PEP 561), and `__init__.py`, because some tools do not support namespace packages."""
     while package != output:
         (package / "__init__.py").touch()
         if package.parent == output:
@@ -196,7 +196,7 @@ def mark_packages(package: Path, output: Path) -> None:
 
 
 def image(everything: FileDescriptorSet) -> bytes:
-    """The set in buf's image format, which lints our files only: the others are marked as imports."""
+    """The descriptor set in buf's image format. Files of others are marked as imports, so that buf lints only ours."""
     out = bytearray()
     for file in everything.file:
         encoded = file.SerializeToString()

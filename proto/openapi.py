@@ -1,8 +1,8 @@
 """Describes the HTTP surface as OpenAPI 3.1, from the same contracts that the edge transcodes by.
 
-What the document says follows from the contracts alone: paths from `google.api.http`, limits from the `buf.validate` rules,
-security from the access policies, error statuses from the codes that a method's comment names. Field names and value forms are
-those the edge writes: snake_case, enums by name, times in RFC 3339, defaults printed.
+The document is derived from the contracts alone: paths from `google.api.http`, limits from the `buf.validate` rules,
+security from the access policies, error statuses from the codes that a method's comment names. Field names and values have
+the edge's JSON form: snake_case, enums by name, times in RFC 3339, defaults printed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from mesh.services import SERVICES
 Json = dict[str, Any]
 Comments = dict[str, str]
 
-# As the edge translates them, for the codes that a method's comment may name.
+# The edge's HTTP statuses for the gRPC codes that a method's comment may name.
 HTTP_STATUS = {
     "INVALID_ARGUMENT": 400,
     "FAILED_PRECONDITION": 400,
@@ -58,12 +58,12 @@ HTTP_STATUS = {
 
 
 def openapi(descriptors: FileDescriptorSet) -> Json:
-    """The document. Raises ValueError when two messages or methods would share a name in it."""
+    """The OpenAPI document. Raises ValueError when two messages or methods would share a name in it."""
     return _Document(descriptors).render()
 
 
 def to_yaml(document: Json) -> str:
-    """The document as a reader likes it: in its own order, long texts as blocks, nothing behind an alias."""
+    """The document as YAML in its own order, with multi-line texts as blocks and without aliases."""
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
@@ -80,7 +80,7 @@ _Dumper.add_representer(str, _text)
 
 
 class _Document:
-    """The document in the making: schemas are added as paths turn out to need them."""
+    """Builds the document; schemas are added when a path refers to them."""
 
     def __init__(self, descriptors: FileDescriptorSet) -> None:
         self._files = [file for file in descriptors.file if file.package.startswith("storymesh.")]
@@ -124,7 +124,7 @@ class _Document:
         }
 
     def _services(self) -> list[str]:
-        """Those with HTTP bindings, in the order of mesh/services.py: accounts first, then what they are for."""
+        """Services with HTTP bindings, in the order of mesh/services.py."""
         places = {name: place for place, name in enumerate(SERVICES)}
         return sorted(self._contract.transcoded_services, key=lambda name: places.get(name.split(".")[1], len(places)))
 
@@ -165,7 +165,7 @@ class _Document:
         return {"name": name, "in": where, "required": required, "description": description, "schema": schema}
 
     def _request_body(self, message: Descriptor, in_path: list[str]) -> Json:
-        """What stands in the path must not stand in the body too: the edge refuses the doubt."""
+        """The body without the fields in the path, because the edge refuses a request that has a field in both."""
         schema = self._object(message, set(in_path), requested=True)
         return {
             "required": bool(schema.get("required")),
@@ -198,12 +198,12 @@ class _Document:
         return {"200": ok, **ended, **errors, "default": {"$ref": "#/components/responses/default"}}
 
     def _reference(self, message: Descriptor) -> Json:
-        """A reference to a message of an answer."""
+        """A reference to the schema of a response message, which is added if it is new."""
         if message.full_name in WELL_KNOWN:
             return dict(WELL_KNOWN[message.full_name])
         name = self._name(message)
         if name not in self._schemas:
-            self._schemas[name] = {}  # stands in while the fields are visited, so that a recursive message ends
+            self._schemas[name] = {}  # a placeholder while the fields are visited, so that recursion ends
             self._schemas[name] = self._object(message, set(), requested=False)
         return {"$ref": f"#/components/schemas/{name}"}
 
@@ -213,7 +213,7 @@ class _Document:
         return {"$ref": f"#/components/schemas/{name}"}
 
     def _name(self, described: Descriptor | EnumDescriptor) -> str:
-        """The name without its package; nested ones keep their parents, as in `WatchStoryResponse.Chunk`."""
+        """The schema's name: without the package, but with the enclosing messages, as in `WatchStoryResponse.Chunk`."""
         package = described.file.package
         name = described.full_name.removeprefix(f"{package}.")
         if self._named.setdefault(name, described.full_name) != described.full_name:
@@ -242,7 +242,10 @@ class _Document:
         return schema
 
     def _always_there(self, field: FieldDescriptor, *, requested: bool) -> bool:
-        """Requests have to bring what is required; answers print every field that has no notion of being unset."""
+        """Whether JSON Schema lists the field as required: in requests by its rule, in responses if it has no presence.
+
+        The edge prints the defaults of fields without presence.
+        """
         if requested:
             return bool(self._rules(field).get("required", False))
         return not field.has_presence
@@ -291,9 +294,9 @@ def _simple(service: str) -> str:
 
 
 def _comments(file: FileDescriptorProto) -> Iterator[tuple[str, str]]:
-    """The leading comment of everything in a file, by full name, except that the values of an enum are named inside it.
+    """Leading comments in a file with the full name of what they describe; an enum's value is named inside its enum.
 
-    A source location names a thing by the field numbers and indices that lead to it in the file's descriptor.
+    The path of a source location consists of the field numbers and indices that lead to the element in the file's descriptor.
     """
     by_path = {tuple(location.path): location.leading_comments for location in file.source_code_info.location}
 
@@ -311,7 +314,7 @@ _Parts = tuple[int, Iterable[Any]]
 
 
 def _parts(described: Message) -> list[_Parts]:
-    """What a descriptor holds, each kind with its field number in the descriptor's own message."""
+    """The elements of a descriptor by kind, each kind with its field number in the descriptor's message."""
     match described:
         case DescriptorProto():
             return [(2, described.field), (3, described.nested_type), (4, described.enum_type)]

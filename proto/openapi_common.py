@@ -1,4 +1,4 @@
-"""The parts of the HTTP document that are the same for every contract: what it is, headers, errors, and the edge's own answers."""
+"""The fixed parts of the OpenAPI document: its description, headers, errors, and the edge's own answers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The explorer page: one HTML file that shows an OpenAPI document and tries its calls, and that loads nothing from anywhere.
+"""Renders the explorer page: one HTML file that shows an OpenAPI document, makes its calls, and loads nothing else.
 
-The document is embedded, and a content security policy names the page's own script and style by their hashes, so that nothing
-else can run in it, whatever an answer contains.
+The document is embedded. A content security policy names the page's script and style by their hashes, so that no script
+in an answer can run.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ TEMPLATE = Path(__file__).with_suffix(".html")
 
 
 def page(document: dict[str, Any]) -> str:
-    """The page for a document."""
+    """The page with the document embedded."""
     html = TEMPLATE.read_text(encoding="utf-8")
-    # "<" is the one character that could end the element early.
+    # Only "<" could end the element early.
     embedded = json.dumps(document, ensure_ascii=False).replace("<", "\\u003c")
     policy = (
         f"default-src 'none'; script-src {_hash_of('script', html)}; style-src {_hash_of('style', html)}; "
@@ -29,7 +29,7 @@ def page(document: dict[str, Any]) -> str:
 
 
 def _hash_of(element: str, html: str) -> str:
-    """What the policy calls the content of the template's only plain element of that name (CSP level 3, section 2.3.1)."""
+    """The policy's hash source for the template's only element of that name without attributes (CSP level 3, section 2.3.1)."""
     content = re.search(rf"<{element}>(.*?)</{element}>", html, re.DOTALL)
     if content is None:
         raise ValueError(f"{TEMPLATE.name} has no <{element}>")

@@ -1,4 +1,4 @@
-"""Schemas of single values: types from protobuf's, limits from the `buf.validate` rules."""
+"""Schemas of single values: types from the protobuf fields, limits from the `buf.validate` rules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCALARS: dict[int, Json] = {
     FieldDescriptor.TYPE_FLOAT: {"type": "number", "format": "float"},
     FieldDescriptor.TYPE_INT32: {"type": "integer", "format": "int32"},
     FieldDescriptor.TYPE_UINT32: {"type": "integer", "format": "int64", "minimum": 0},
-    # JSON numbers lose precision beyond 53 bits, so these travel as strings.
+    # JSON numbers lose precision beyond 53 bits, so 64-bit integers are sent as strings.
     FieldDescriptor.TYPE_INT64: {"type": "string", "format": "int64"},
     FieldDescriptor.TYPE_UINT64: {"type": "string", "format": "uint64"},
 }
@@ -39,10 +39,10 @@ _RULES_OF = {
 
 
 def scalar(field: FieldDescriptor, rules: Json) -> Json:
-    """A value that is neither a message nor an enum."""
+    """The schema of a value that is neither a message nor an enum."""
     schema = dict(SCALARS[field.type])
     if field.type == FieldDescriptor.TYPE_STRING:
-        # Without presence, empty is what protobuf takes for not there.
+        # Without presence, protobuf cannot tell an empty string from an unset one.
         not_empty = {"minLength": 1} if rules.get("required") and not field.has_presence else {}
         return schema | not_empty | _string_limits(rules)
     bounds = {"gte": "minimum", "lte": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
@@ -58,15 +58,12 @@ def _string_limits(rules: Json) -> Json:
     if "pattern" in schema and rules.get("ignore") == "IGNORE_IF_ZERO_VALUE":
         schema["pattern"] = f"^$|{schema['pattern']}"
     if of_string.get("[storymesh.options.v1.address]"):
-        # The form that the services keep; more spellings are taken.
+        # The normalised form; the services accept more spellings.
         schema |= {"format": "email", "maxLength": 254, "x-max-bytes": 254}
     if digits := of_string.get("[storymesh.options.v1.digits]"):
-        # In ASCII; the digits of some other scripts are taken too.
+        # `\d` is ASCII here; the services also accept the digits of some other scripts.
         optional = "^$|" if rules.get("ignore") == "IGNORE_IF_ZERO_VALUE" else ""
         schema |= {"maxLength": 40, "pattern": rf"{optional}^\D*(\d\D*){{{digits}}}$"}
-    if of_string.get("[storymesh.options.v1.address]"):
-        # The form that the services keep; more spellings are taken.
-        schema |= {"format": "email", "maxLength": 254, "x-max-bytes": 254}
     if "max_bytes" in of_string:
         # A character of UTF-8 is at least one byte, so the limit in bytes also bounds the length.
         most = int(of_string["max_bytes"])
@@ -75,9 +72,9 @@ def _string_limits(rules: Json) -> Json:
 
 
 def list_value(field: FieldDescriptor, rules: Json) -> Json:
-    """A list that protobuf gives no type: what its items are is in its CEL rules, as this contract writes them.
+    """The schema of a `google.protobuf.ListValue`, whose items' type and limits are read from the field's CEL rules.
 
-    Raises ValueError when no rule says of which type they are.
+    Raises ValueError when no rule states the type.
     """
     expressions = " ".join(rule["expression"] for rule in rules.get("cel", ()))
 
@@ -107,14 +104,14 @@ _TYPES_OF_CEL = {"string": "string", "double": "number", "bool": "boolean"}
 
 
 def described(comment: str, schema: Json) -> Json:
-    """With the comment, and in words the limit that JSON Schema has no keyword for."""
+    """The schema with the comment as its description, and with the limit in bytes, for which JSON Schema has no keyword."""
     limit = f"At most {schema['x-max-bytes']} bytes in UTF-8." if "x-max-bytes" in schema else ""
     description = " ".join(filter(None, (comment, limit)))
     return {**schema, "description": description} if description else schema
 
 
 def renamed(values: Json, names: dict[str, str]) -> Json:
-    """The values under the names of JSON Schema. 64-bit numbers arrive as strings, as everywhere in protobuf's JSON."""
+    """The values under JSON Schema's names. Protobuf's JSON has 64-bit numbers as strings; these become integers."""
     return {
         name: int(values[key]) if isinstance(values[key], str) and key != "pattern" else values[key]
         for key, name in names.items()

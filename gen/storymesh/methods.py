@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 
 class Method(NamedTuple):
-    """A method's policy and promise, in the words of its contract."""
+    """Access and idempotency of a method, as its contract names them."""
 
     access: Literal["PUBLIC", "USER", "ADMIN"]
     idempotency: Literal["IDEMPOTENCY_UNKNOWN", "NO_SIDE_EFFECTS", "IDEMPOTENT"]
