@@ -1,4 +1,4 @@
-# One image for every process of the mesh; the command decides which one it is.
+# One image for every process of the mesh; the command selects the process.
 FROM python:3.13-slim AS build
 RUN pip install --no-cache-dir uv==0.13.9
 WORKDIR /storymesh
@@ -19,5 +19,5 @@ COPY kit kit
 COPY mesh mesh
 COPY services services
 COPY deploy deploy
-# A number, which an orchestrator can tell from root's.
+# A numeric user, because an orchestrator cannot tell by a name that it is not root.
 USER 10001:10001

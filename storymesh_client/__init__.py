@@ -1,6 +1,6 @@
-"""Calls a Storymesh from Python: `Storymesh` keeps a channel and a session, `storymesh` is the same for a terminal.
+"""The client of a Storymesh: the class `Storymesh` keeps a channel and a session, the command `storymesh` uses it at a terminal.
 
-Knows the contracts and grpc, and nothing of the services.
+It depends on the contracts and grpc alone.
 """
 
 from .client import DEFAULT_TARGET, Storymesh

@@ -1,4 +1,4 @@
-"""`python -m storymesh_client`, where the command is not on the path."""
+"""Entry point of `python -m storymesh_client`, for when the command is not on PATH."""
 
 import sys
 

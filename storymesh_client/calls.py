@@ -1,4 +1,4 @@
-"""What happens around every call: deadline, token, one renewal when the token is refused, errors."""
+"""Interceptors for every call: deadline, access token, one retry with a renewed token, typed errors."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from .errors import StorymeshError
 from .session import Session
 
 _TOKEN_REFUSED = {"UNAUTHENTICATED", "SESSION_REVOKED", "TOKEN_EXPIRED", "TOKEN_INVALID"}
-"""Of the service, of the revocation list (a dropped key ends tokens, not sessions) and of the edge.
+"""Reasons for which a call is retried with a renewed token: a service's, the revocation list's and the edge's.
 
-A wrong password or code is UNAUTHENTICATED as well, and must not be sent twice: it counts as a failure each time.
+SESSION_REVOKED is among them because withdrawing a signing key ends tokens, not sessions. A wrong password or code has another
+reason with the same status, and must not be sent twice, because each try counts as a failure.
 """
 
 Unary = Callable[[ClientCallDetails, Any], Awaitable[UnaryUnaryCall[Any, Any]]]
@@ -33,13 +34,13 @@ SessionOf = Callable[[], Session]
 
 
 def interceptors(methods: Mapping[str, Method], session: SessionOf, call_seconds: float) -> list[ClientInterceptor]:
-    """For the channel: it exists before the session, which refreshes through it."""
+    """The channel's interceptors. `session` is a function, because the session needs the channel and is made after it."""
     credentials = _Credentials(methods, session)
     return [_UnaryCalls(credentials, call_seconds), _StreamingCalls(credentials)]
 
 
 class _Credentials:
-    """Adds the access token to calls whose method asks for one, and to no others."""
+    """Finds the access token for a call: none for a public method."""
 
     def __init__(self, methods: Mapping[str, Method], session: SessionOf) -> None:
         self._methods = methods
@@ -78,7 +79,7 @@ class _UnaryCalls(UnaryUnaryClientInterceptor):
 
 
 class _StreamingCalls(UnaryStreamClientInterceptor):
-    """Without a deadline: a watch lasts as long as what it watches."""
+    """The interceptor of streams. It sets no deadline, because a watch lasts as long as the story is written."""
 
     def __init__(self, credentials: _Credentials) -> None:
         self._credentials = credentials
@@ -90,7 +91,7 @@ class _StreamingCalls(UnaryStreamClientInterceptor):
         token = await self._credentials.token(client_call_details)
         call = await open_call(_authorized(client_call_details, token), request)
         if token is not None:
-            # Returns with the first message or the refusal.
+            # Returns when the first message or the refusal arrives.
             await call.initial_metadata()
             if call.done() and await _refused(call):
                 token = await self._credentials.another(token)
@@ -99,7 +100,7 @@ class _StreamingCalls(UnaryStreamClientInterceptor):
 
 
 async def _answered(call: Unary, details: ClientCallDetails, request: Any) -> UnaryUnaryCall[Any, Any]:
-    """The call once it has succeeded. Raises StorymeshError."""
+    """Waits for the call and returns it when it has succeeded. Raises StorymeshError."""
     started = await call(details, request)
     try:
         await started
@@ -136,5 +137,5 @@ def _authorized(details: ClientCallDetails, token: str | None) -> ClientCallDeta
 
 
 def _changed(details: ClientCallDetails, **changes: object) -> ClientCallDetails:
-    # A named tuple at run time, which its type does not say.
+    # ClientCallDetails is a named tuple at run time, but not in its type.
     return cast("ClientCallDetails", cast("Any", details)._replace(**changes))

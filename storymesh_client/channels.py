@@ -24,7 +24,7 @@ def open_channel(
         ("grpc.service_config", json.dumps(service_config(methods))),
         ("grpc.primary_user_agent", user_agent),
         ("grpc.keepalive_time_ms", 30_000),
-        # A proxy that the environment names is for the web; gRPC would send even loopback calls through it.
+        # gRPC would send even loopback calls through a proxy that the environment names for the web.
         ("grpc.enable_http_proxy", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),
@@ -36,9 +36,9 @@ def open_channel(
 
 
 def service_config(methods: Mapping[str, Method]) -> dict[str, object]:
-    """Lets gRPC itself repeat a call that found nobody (gRFC A6).
+    """The gRPC service config by which the channel retries unavailable reads (gRFC A6).
 
-    UNAVAILABLE may also come after the work was done, so only methods that have no side effects are named.
+    UNAVAILABLE does not exclude that the call was executed, so only methods without side effects are retried.
     """
     reads = [path.split("/") for path, method in methods.items() if method.idempotency == "NO_SIDE_EFFECTS"]
     names = [{"service": service, "method": method} for _, service, method in reads]
@@ -59,7 +59,7 @@ def service_config(methods: Mapping[str, Method]) -> dict[str, object]:
 
 
 def stays_here(target: str) -> bool:
-    """Whether nobody on a network can read what is sent there."""
+    """Whether the target is on this machine, so that a plain-text connection crosses no network."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True
     host = target.rpartition("/")[2].rpartition(":")[0].strip("[]")

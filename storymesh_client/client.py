@@ -18,18 +18,18 @@ from .tokens import MemoryTokens, Tokens, TokenStore
 DEFAULT_TARGET = "127.0.0.1:8080"
 
 _REFRESH_SECONDS = 5.0
-"""For one try, so that several fit into the time in which a refresh may be repeated."""
+"""Deadline of one refresh; several tries fit into the period in which a refresh can be repeated safely."""
 
 
 class Storymesh(Stubs):
-    """Use it in `async with`, from one event loop.
+    """A signed-in client of one edge, to be used in `async with` from one event loop.
 
         async with Storymesh("edge.example.com:443", tokens=FileTokens(path)) as mesh:
             await mesh.sign_in("ada@example.org", password)
             stories = await mesh.stories.ListStories(ListStoriesRequest())
 
-    Calls that need a session carry its access token, which is renewed as needed; those that nobody signed in for raise
-    StorymeshError with the reason NOT_SIGNED_IN. Unary calls end after `call_seconds` unless they say otherwise.
+    Calls that need a session carry its access token, which is renewed as needed. Without a session they raise
+    StorymeshError with the reason NOT_SIGNED_IN. Unary calls have a deadline of `call_seconds` unless they set their own.
     """
 
     def __init__(
@@ -43,9 +43,10 @@ class Storymesh(Stubs):
         user_agent: str = "storymesh-client",
         clock: Clock = system_clock,
     ) -> None:
-        """`tls` None: encrypted unless the target is on this machine. `root_certificates` in PEM; None: those of the system.
+        """If `tls` is None, the channel is encrypted unless the target is on this machine. `root_certificates` are PEM; None means
+        gRPC's default ones.
 
-        Raises TokenFileError when kept tokens cannot be read.
+        Raises TokenFileError when stored tokens cannot be read.
         """
         self._session = Session(tokens or MemoryTokens(), target, self._exchange, clock=clock)
         self._channel = channels.open_channel(
@@ -60,11 +61,11 @@ class Storymesh(Stubs):
 
     @property
     def signed_in(self) -> bool:
-        """Whether there is a session to make calls with; only a call shows whether it still holds."""
+        """Whether there is a session; only a call shows whether the server still accepts it."""
         return self._session.signed_in
 
     async def sign_in(self, login: str, password: str, *, device_name: str | None = None) -> User:
-        """Begins a session and keeps its tokens. Says which device this is where it has signed in before.
+        """Begins a session and stores its tokens. Sends the device token if this device has signed in to the account before.
 
         Raises StorymeshError: INVALID_CREDENTIALS, TOO_MANY_SIGN_INS, OVERLOADED.
         """
@@ -80,7 +81,7 @@ class Storymesh(Stubs):
         return response.user
 
     async def mail_code(self, email: str) -> str:
-        """Mails a code to the account's address, and returns the challenge that it answers.
+        """Lets the server mail a code to the account's address, and returns the id of the challenge that the code answers.
 
         Raises StorymeshError: TOO_MANY_CODES.
         """
@@ -92,7 +93,7 @@ class Storymesh(Stubs):
     async def sign_in_with_code(
         self, email: str, challenge_id: str, code: str, *, device_name: str | None = None
     ) -> User:
-        """Begins a session as `sign_in` does, without a password. Raises StorymeshError: CODE_INVALID."""
+        """Begins a session as `sign_in` does, by a mailed code. Raises StorymeshError: CODE_INVALID."""
         response = await self.sessions.CompleteSessionCode(
             session_service_pb2.CompleteSessionCodeRequest(
                 challenge_id=challenge_id,
@@ -105,17 +106,17 @@ class Storymesh(Stubs):
         return response.user
 
     async def sign_out(self) -> None:
-        """Ends the session here and at the server; without effect when there is none. Raises StorymeshError."""
+        """Ends the session at the server and forgets its tokens. No effect without a session. Raises StorymeshError."""
         try:
             await self.sessions.Logout(session_service_pb2.LogoutRequest())
         except StorymeshError as error:
             if error.code().name != "UNAUTHENTICATED":
-                # The session goes on there: whoever tries again still needs its token.
+                # The session still exists at the server, so its tokens are kept for another try.
                 raise
         self._session.end()
 
     async def close(self) -> None:
-        """Waits for a renewal that is under way, so that its answer is kept."""
+        """Closes the channel, after waiting for a renewal in progress, so that its tokens are stored."""
         await self._session.settled()
         await self._channel.close()
 

@@ -38,14 +38,14 @@ XDG_CONFIG_HOME or ~/.config. Only its owner can read it.
 
 VARIABLES = {"EDGE": "STORYMESH_EDGE", "TOKENS": "STORYMESH_TOKENS"}
 _LIKENESS = 0.75
-"""Above it, a variable is taken for one of these misspelt: other settings of a mesh may stand in the same environment."""
+"""Similarity above which a variable counts as a misspelt one of these. The environment may also hold other settings of a mesh."""
 
 _LENGTHS = ("short", "medium", "long")
 _LONGEST_DEVICE_NAME = 64
 
 
 class Failed(Exception):
-    """One sentence for the person at the terminal."""
+    """A failure of the command, as one sentence for the user."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -138,13 +138,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader, such as `head`, has seen enough; what is left in the buffer has nowhere to go.
+        # The reading program, such as `head`, has closed the pipe. Python flushes stdout at exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
 def misspelt(environment: Iterable[str]) -> str:
-    """What is wrong with a variable's name, which would otherwise leave a default in force unnoticed; empty when nothing is."""
+    """A sentence about a misspelt variable, which would otherwise be ignored without notice; empty if there is none."""
     for name in environment:
         beginning, _, end = name.upper().partition("_")
         if beginning == "STORYMESH" and name not in VARIABLES.values():
@@ -227,7 +227,7 @@ async def _sign_in(mesh: Storymesh, options: argparse.Namespace) -> User:
         file=sys.stderr,
     )
     print("Code: ", end="", file=sys.stderr, flush=True)
-    # In a thread, or the connection would stand still meanwhile.
+    # Read in a thread, because a blocked event loop cannot keep the connection alive.
     code = (await asyncio.to_thread(sys.stdin.readline)).strip()
     if not code:
         raise Failed("No code was given.")
@@ -235,7 +235,7 @@ async def _sign_in(mesh: Storymesh, options: argparse.Namespace) -> User:
 
 
 def _password(options: argparse.Namespace) -> str:
-    """Never from an argument: other users of the machine see those."""
+    """Reads the password from standard input or the terminal, never from an argument, which other users of the machine can see."""
     if options.password_stdin:
         password = sys.stdin.readline().removesuffix("\n").removesuffix("\r")
     else:

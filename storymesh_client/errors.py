@@ -1,4 +1,4 @@
-"""The one exception that calls raise."""
+"""The exception that calls raise."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from grpc.aio import AioRpcError, Metadata
 M = TypeVar("M", bound=Message)
 
 NOT_SIGNED_IN = "NOT_SIGNED_IN"
-"""The client's own reason: there is no session to make the call with."""
+"""The client's own reason for a call that needs a session when there is none."""
 
 _DETAILS = "grpc-status-details-bin"
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What is wrong with one field. `field` is its path, such as `preferences[1]`."""
+    """A violation of a field's rule. `field` is its path, such as `preferences[1]`."""
 
     field: str
     description: str
 
 
 class StorymeshError(AioRpcError):
-    """What the mesh answered instead of a result, or why there was no answer.
+    """The failure of a call: an error of the mesh, or a missing answer.
 
-    An AioRpcError, so that code written for grpc handles it too, but one that prints as a sentence.
+    It is an AioRpcError, so that code written for grpc handles it, and prints as a sentence.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class StorymeshError(AioRpcError):
         retry = _detail(status, error_details_pb2.RetryInfo)
         self.message = details or code.name.lower().replace("_", " ")
         self.reason = info.reason if info else reason
-        """Permanent and UPPER_SNAKE; empty when nobody of the mesh answered."""
+        """The permanent UPPER_SNAKE reason; empty if the answer did not come from the mesh."""
         self.violations = tuple(
             Violation(each.field, each.description) for each in (request.field_violations if request else ())
         )
@@ -76,7 +76,7 @@ class StorymeshError(AioRpcError):
 
 
 def _status(metadata: Metadata | None) -> status_pb2.Status:
-    """Empty when the answer has none, or none that can be read: proxies on the way may answer whatever they like."""
+    """The google.rpc.Status of an answer; empty if it is missing or malformed, as in a proxy's answer."""
     for key, value in metadata or ():
         if key == _DETAILS and isinstance(value, bytes):
             try:

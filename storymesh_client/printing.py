@@ -1,4 +1,4 @@
-"""Answers and errors as a terminal shows them."""
+"""Formats answers and errors for the terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SIGN_IN_AGAIN = {
 
 
 def sentence(error: StorymeshError, edge: str) -> str:
-    """What is wrong and what to do, without codes where words will do."""
+    """A sentence that says what is wrong and what to do, for an error of a call to `edge`."""
     if needs_sign_in(error):
         return _SIGN_IN_AGAIN[error.reason]
     wait = error.retry_after
@@ -90,17 +90,17 @@ def fields(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def as_json(message: Message) -> str:
-    """As the edge writes it."""
+    """The message in the JSON form of the edge."""
     return json.dumps(_document(message), indent=2, ensure_ascii=False)
 
 
 def time(timestamp: Timestamp) -> str:
-    """In UTC, as logs have it; empty when it is not set."""
+    """A time in UTC, as in logs; empty if it is unset."""
     return f"{timestamp.ToDatetime():%Y-%m-%d %H:%M:%S} UTC" if timestamp.seconds else ""
 
 
 def plain(text: str) -> str:
-    """Without what would steer the terminal: names of devices and titles come from elsewhere."""
+    """The text without control characters except line breaks: names of devices and titles are untrusted input."""
     return "".join(each for each in text if each.isprintable() or each == "\n")
 
 

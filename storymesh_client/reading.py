@@ -1,4 +1,4 @@
-"""Lists as a whole, and stories while they are written."""
+"""Reads all pages of lists, and watches stories while they are written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .printing import plain
 
 _PAGE = 100
 _TRIES = 10
-"""In a row, without a message in between."""
+"""Number of consecutive failures of a watch, without a message in between, before it gives up."""
 
 _PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
@@ -48,7 +48,7 @@ async def all_stories(mesh: Storymesh) -> list[story_pb2.Story]:
 
 
 async def ask(mesh: Storymesh, options: argparse.Namespace) -> str:
-    """Asks for a story and returns its id."""
+    """Requests a story and returns its id."""
     length = f"STORY_LENGTH_{options.length.upper()}" if options.length else "STORY_LENGTH_UNSPECIFIED"
     request = CreateStoryRequest(
         preferences=options.preference,
@@ -66,7 +66,7 @@ def completed(story: story_pb2.Story) -> bool:
 
 
 async def watch(mesh: Storymesh, story_id: str, output: TextIO) -> story_pb2.Story:
-    """Writes the story as it is told and returns it as it is stored. Goes on after interruptions. Raises StorymeshError."""
+    """Prints the story while it is written and returns the stored one. Resumes after interruptions. Raises StorymeshError."""
     page = _Page(output)
     request = WatchStoryRequest(story_id=story_id)
     failures = 0
@@ -98,7 +98,7 @@ async def watch(mesh: Storymesh, story_id: str, output: TextIO) -> story_pb2.Sto
 
 
 class _Page:
-    """What has been written to a terminal cannot be taken back: another text begins below a line."""
+    """The printed text of a story. Printed text cannot be withdrawn, so a replacement begins below a line."""
 
     def __init__(self, output: TextIO) -> None:
         self._output = output

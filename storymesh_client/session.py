@@ -1,4 +1,4 @@
-"""The session that calls are made with: its access token is renewed before it ends, once for all calls that need it."""
+"""The client's session. Its access token is renewed before it expires, once for all calls that wait for it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .tokens import Tokens, TokenStore
 Clock = Callable[[], datetime]
 Pause = Callable[[float], Awaitable[None]]
 Refresh = Callable[[str], Awaitable[Tokens]]
-"""Exchanges a refresh token. Raises StorymeshError."""
+"""A function that exchanges a refresh token for new tokens. Raises StorymeshError."""
 
 _EARLY = timedelta(seconds=30)
-"""Renewed so long before its end: a call may be on its way for a while."""
+"""Time before its expiry at which a token is renewed, so that it does not expire on the way."""
 
 _NOT_AGAIN_WITHIN = timedelta(seconds=60)
-"""A clock that goes wrong would otherwise renew the token for each call."""
+"""Least time between two renewals before expiry; without it, a wrong clock would cause one for each call."""
 
 _GRACE = timedelta(seconds=20)
-"""Within 30 s the server answers a repeated refresh with the same successor; later it takes it for a theft and ends the session."""
+"""Time in which a refresh is repeated. For 30 s the server answers with the same successor; later it ends the session."""
 
 _MAY_HAVE_HAPPENED = {
     StatusCode.UNAVAILABLE,
@@ -34,7 +34,7 @@ _MAY_HAVE_HAPPENED = {
     StatusCode.INTERNAL,
     StatusCode.UNKNOWN,
 }
-"""Failures after which nobody knows whether the token was spent."""
+"""Statuses after which the refresh token may or may not be spent."""
 
 _ENDED = {"REFRESH_INVALID", "REFRESH_REUSED", "SESSION_REVOKED"}
 _LONGEST_PAUSE_SECONDS = 4.0
@@ -45,7 +45,7 @@ def system_clock() -> datetime:
 
 
 class Session:
-    """Belongs to one event loop. What others write to the store, such as another program, is seen at the next renewal."""
+    """The session of one event loop. Changes that another program makes in the store are read at the next renewal."""
 
     def __init__(
         self,
@@ -67,24 +67,24 @@ class Session:
 
     @property
     def signed_in(self) -> bool:
-        """Whether there are tokens; the server may have ended their session."""
+        """Whether there are tokens; the server may have ended the session."""
         return self._tokens is not None
 
     def device_token(self, login: str) -> str | None:
         return self._store.load(self._target).device_token(login)
 
     def begin(self, login: str, tokens: Tokens, device_token: str) -> None:
-        """Takes the tokens of a sign-in."""
+        """Stores the tokens of a sign-in."""
         self._tokens = tokens
         self._store.change(self._target, lambda kept: kept.signed_in(login, tokens, device_token))
 
     def end(self) -> None:
-        """Forgets the tokens, not that this device is known."""
+        """Forgets the session's tokens, and keeps the device token."""
         self._tokens = None
         self._store.change(self._target, lambda kept: replace(kept, tokens=None))
 
     async def access_token(self) -> str:
-        """One that is good for the call, as far as can be told from here. Raises StorymeshError."""
+        """A token that is valid by this machine's clock; renewed if it expires soon. Raises StorymeshError."""
         if self._tokens is None:
             raise not_signed_in()
         now = self._clock()
@@ -94,7 +94,7 @@ class Session:
         return await self.renewed(self._tokens.access_token)
 
     async def renewed(self, refused: str) -> str:
-        """Another access token than the one refused. All who ask at a time get the same. Raises StorymeshError."""
+        """An access token other than the refused one. Concurrent callers share one renewal. Raises StorymeshError."""
         held = self._tokens
         if held is None:
             raise not_signed_in()
@@ -103,25 +103,25 @@ class Session:
         if self._renewal is None:
             self._renewal = asyncio.create_task(self._renew(held))
             self._renewal.add_done_callback(self._renewal_over)
-        # Shielded: the one that gives up must not take the answer with it, which spends the token.
+        # Shielded, because a cancelled caller must not cancel the renewal, whose refresh token may be spent already.
         return (await asyncio.shield(self._renewal)).access_token
 
     async def settled(self) -> None:
-        """Waits for a renewal that is under way; without its answer the kept token would be a spent one."""
+        """Waits for a renewal in progress; without its answer the stored refresh token would be a spent one."""
         if self._renewal:
             await asyncio.wait([self._renewal])
 
     def _renewal_over(self, renewal: asyncio.Task[Tokens]) -> None:
         self._renewal = None
-        # Whoever waited has heard of it; when nobody did, asyncio would complain that nobody asked.
+        # Mark the exception as retrieved: waiting callers got it, and without any asyncio would log it.
         if not renewal.cancelled():
             renewal.exception()
 
     async def _renew(self, held: Tokens) -> Tokens:
         kept = self._store.load(self._target).tokens
-        # Another program may have signed out, or renewed the token before this one.
+        # Another program may have signed out or renewed the token meanwhile.
         tokens = await self._exchanged(held) if kept == held else kept
-        # Somebody may have signed in or out here meanwhile; that stays.
+        # A sign-in or sign-out in this program meanwhile takes precedence.
         if self._tokens is held:
             self._tokens, self._renewed_at = tokens, self._clock()
         if tokens is None:
@@ -139,7 +139,7 @@ class Session:
         return tokens
 
     async def _answered(self, refresh_token: str) -> Tokens:
-        """Repeats a refresh whose answer was lost, for as long as that is safe."""
+        """Refreshes the session; repeats a refresh whose answer was lost, within the grace period. Raises StorymeshError."""
         last_try_at, seconds = self._clock() + _GRACE, 0.25
         while True:
             try:
@@ -147,12 +147,12 @@ class Session:
             except StorymeshError as error:
                 if error.code() not in _MAY_HAVE_HAPPENED or self._clock() + timedelta(seconds=seconds) > last_try_at:
                     raise
-            # Spread out: all clients of an edge that restarts would come back at once.
-            await self._pause(seconds * (0.5 + random.random() / 2))  # noqa: S311 # no secret
+            # Jitter, so that the clients of a restarted edge do not all return at the same moment.
+            await self._pause(seconds * (0.5 + random.random() / 2))  # noqa: S311 # not a secret
             seconds = min(seconds * 2, _LONGEST_PAUSE_SECONDS)
 
     def _put_in_place_of(self, spent: Tokens, tokens: Tokens | None) -> None:
-        """In the store; not when somebody signed in or out meanwhile."""
+        """Replaces the spent tokens in the store, unless a sign-in or sign-out has replaced them meanwhile."""
         if tokens is None and self._tokens is spent:
             self._tokens = None
         self._store.change(self._target, lambda kept: replace(kept, tokens=tokens) if kept.tokens == spent else kept)

@@ -1,4 +1,4 @@
-"""Where tokens are kept between calls, and between runs of the program."""
+"""Token stores, which keep tokens between calls and between runs of a program."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from typing import Any, Protocol, Self
 from storymesh.auth.v1 import tokens_pb2
 
 _MOST_DEVICE_TOKENS = 16
-"""Of the logins used last: a file must not grow with everybody who ever signed in."""
+"""Largest number of device tokens, those of the last used logins, so that the file does not grow without limit."""
 
 
 class TokenFileError(Exception):
-    """One sentence: what is wrong with the file and what to do."""
+    """A failure of the token file, as one sentence that says what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The pair of a session. Never prints its secrets."""
+    """The access token and refresh token of a session. Its repr shows neither."""
 
     access_token: str = field(repr=False)
     access_expires_at: datetime
@@ -44,11 +44,11 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is known of one edge."""
+    """The tokens kept for one edge."""
 
     tokens: Tokens | None = None
     device_tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """By login. Known devices are throttled apart from strangers; they outlive the session."""
+    """Device tokens by login. They outlive sessions; known devices are throttled apart from unknown ones."""
 
     def signed_in(self, login: str, tokens: Tokens, device_token: str) -> Self:
         others = {key: value for key, value in self.device_tokens.items() if key != _key(login)}
@@ -61,16 +61,16 @@ class Kept:
 
 
 class TokenStore(Protocol):
-    """Keeps tokens apart by edge, for one edge must never be sent another's."""
+    """Keeps tokens by edge, because tokens of one edge must not be sent to another."""
 
     def load(self, target: str) -> Kept: ...
 
     def change(self, target: str, change: Callable[[Kept], Kept]) -> Kept:
-        """Replaces what is kept by what `change` makes of it, and returns that. Nobody else changes it meanwhile."""
+        """Replaces the kept tokens by the result of `change`, atomically, and returns it."""
 
 
 class MemoryTokens:
-    """For as long as the program runs."""
+    """A store in memory, which ends with the program."""
 
     def __init__(self) -> None:
         self._kept: dict[str, Kept] = {}
@@ -84,17 +84,17 @@ class MemoryTokens:
 
 
 class FileTokens:
-    """A small JSON file that only its owner can read. Several programs may use it at a time."""
+    """A store in a JSON file that only its owner can read. Several programs may use it at the same time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def load(self, target: str) -> Kept:
-        """Raises TokenFileError."""
+        """Reads the file. Raises TokenFileError."""
         return _kept(self.path, self._edges().get(target, {}))
 
     def change(self, target: str, change: Callable[[Kept], Kept]) -> Kept:
-        """Raises TokenFileError."""
+        """Changes the file under its lock. Raises TokenFileError."""
         with self._locked():
             edges = self._edges()
             kept = change(_kept(self.path, edges.get(target, {})))
@@ -121,7 +121,7 @@ class FileTokens:
         return edges
 
     def _write(self, text: str) -> None:
-        """Replaces the file as a whole: a crash leaves the old one or the new one."""
+        """Replaces the file atomically: a crash leaves the old one or the new one."""
         draft = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
         try:
             with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -136,7 +136,7 @@ class FileTokens:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Else one of two programs would write back a token that the other has just spent."""
+        """Holds the file's lock; without it, two programs could overwrite each other's tokens."""
         lock = self.path.with_name(f".{self.path.name}.lock")
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -151,10 +151,10 @@ class FileTokens:
 
 
 def default_path(environment: Mapping[str, str]) -> Path:
-    """`STORYMESH_TOKENS`, or a file in the folder that the XDG base directory specification gives to settings."""
+    """Path of the token file: `STORYMESH_TOKENS`, or a file in the configuration folder of the XDG base directory specification."""
     if chosen := environment.get("STORYMESH_TOKENS"):
         return Path(chosen).expanduser()
-    # A relative path there is invalid by the specification, and is to be ignored.
+    # The specification requires that a relative path be ignored.
     config = Path(environment.get("XDG_CONFIG_HOME", ""))
     return (config if config.is_absolute() else Path.home() / ".config") / "storymesh" / "tokens.json"
 

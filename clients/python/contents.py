@@ -1,4 +1,4 @@
-"""Says which files the wheel holds: the client and the stubs that a caller needs, without the definitions of options and events."""
+"""Build hook that selects the wheel's files: the client and its stubs, without the definitions of options and events."""
 
 from __future__ import annotations
 

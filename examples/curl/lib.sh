@@ -1,4 +1,4 @@
-# Sourced by the examples: where the mesh is, and three small tools on top of curl and sed.
+# Sourced by the examples: the mesh's address, and three functions on top of curl and sed.
 EDGE="http://${STORYMESH_EDGE:-127.0.0.1:8080}"
 MAIL="${MAIL:-.local/mail}"
 
@@ -8,7 +8,7 @@ post() { curl -sS -H 'content-type: application/json' "$@"; }
 # The first string of this name in the JSON on standard input.
 field() { sed -nE "s/.*\"$1\":\"([^\"]*)\".*/\1/p"; }
 
-# Waits up to 30 s for the latest code of so many digits that was mailed to an address, and prints it.
+# Waits up to 30 s for a code with this number of digits mailed to an address, and prints the latest.
 mailed_code() { # ADDRESS DIGITS
   local code
   for _ in $(seq 150); do

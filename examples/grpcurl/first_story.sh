@@ -6,7 +6,7 @@ source examples/curl/lib.sh
 EDGE="${STORYMESH_EDGE:-127.0.0.1:8080}"
 EMAIL="reader-$RANDOM$RANDOM@example.com"
 
-# The edge answers no reflection; the contract lies beside this file.
+# The edge does not serve reflection, so the contract is read from files.
 call() { grpcurl -plaintext -protoset gen/descriptors.binpb -emit-defaults "$@"; }
 # grpcurl prints lowerCamelCase, `"name": "value"`.
 value() { sed -nE "s/.*\"$1\": \"([^\"]*)\".*/\1/p" | head -n 1; }

@@ -22,7 +22,7 @@ EDGE = os.environ.get("STORYMESH_EDGE", "127.0.0.1:8080")
 
 
 def explain(error: grpc.Call) -> str:
-    """The code, the permanent reason and the violations of a refusal, from its google.rpc.Status."""
+    """The code, the permanent reason and the violations of an error, from its google.rpc.Status."""
     status = rpc_status.from_call(error)
     info, request = ErrorInfo(), BadRequest()
     for detail in status.details if status else ():
