@@ -1,1 +1,1 @@
-"""What the mesh costs, measured beside what it is built on: every run measures both, in turns, on the same processors."""
+"""Benchmarks of the mesh. Every run also measures a baseline, alternately and on the same processors, and reports the ratio."""

@@ -1,4 +1,4 @@
-"""Names the machine that a table was measured on, without telling whose it is."""
+"""Describes the machine that a table was measured on, without identifying it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class Machine:
-    """No host name and no path: tables are published."""
+    """The machine without host name or paths, because tables are published."""
 
     cpu: str
     cores: int
     python: str
     load: float
-    """Runnable processes in the last minute before the run. Well above 0, others shared the processors."""
+    """Load average of the minute before the run. Well above 0, other processes shared the processors."""
 
     def __str__(self) -> str:
         return f"{self.cpu}, {self.cores} cores, Python {self.python}, load {self.load:.1f} before the run"
@@ -33,12 +33,12 @@ def this_machine() -> Machine:
 
 
 def usable_cores() -> int:
-    """Those that this process may run on; macOS cannot say."""
+    """Number of cores that this process may run on; all of them on macOS, which has no affinity."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Processor time that the processes and their children have used so far."""
+    """Processor time in seconds that the processes and their children have used."""
     total = 0.0
     for pid in pids:
         process = psutil.Process(pid)
@@ -49,12 +49,12 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def stolen_seconds() -> float:
-    """Processor time that this virtual machine wanted and its host gave to others, since it started; 0 where nobody tells."""
+    """Steal time in seconds since the start of this virtual machine; 0 where the system does not report it."""
     return float(getattr(psutil.cpu_times(), "steal", 0.0))
 
 
 def percentile(samples: Iterable[float], percent: int) -> float:
-    """The sample that `percent` of 100 do not exceed."""
+    """A percentile of the samples, interpolated between neighbours."""
     return statistics.quantiles(samples, n=100, method="inclusive")[percent - 1]
 
 

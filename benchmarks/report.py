@@ -1,4 +1,4 @@
-"""Rows of measurements, as a table or as JSON."""
+"""Prints measurements as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .machine import Machine
 
 @dataclass(frozen=True)
 class Row:
-    """One quantity, beside what it is compared with in the same run."""
+    """One quantity, with its baseline from the same run."""
 
     what: str
     measured: float
     unit: str
     beside: str = ""
-    """What it is compared with."""
+    """Name of the baseline."""
     baseline: float | None = None
-    """That one's quantity in the same unit."""
+    """The baseline's value in the same unit."""
     goal: str = ""
-    """`>= 0.9` or `< 3`, of the ratio."""
+    """Goal for the ratio, such as `>= 0.9` or `< 3`."""
 
     @property
     def ratio(self) -> float | None:
@@ -32,7 +32,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """None where there is no goal."""
+        """Whether the goal is met; None if there is none."""
         if not self.goal or self.ratio is None:
             return None
         sign, bound = self.goal.split()

@@ -1,5 +1,5 @@
-"""`python -m benchmarks.auth`: what signing in costs, beside argon2 and ES256 themselves.
+"""The benchmark of signing in, run by `python -m benchmarks.auth`; the baselines are argon2 and ES256 alone.
 
-A real auth process on real Postgres and Redis, called over gRPC. Whoever calls it runs in a process of its own; its processor time
-is measured and told, for it comes out of the same cores.
+A real auth process on real Postgres and Redis is called over gRPC. The callers run in a process of their own, whose processor time
+is reported too, because it uses the same cores.
 """

@@ -30,7 +30,7 @@ _PRINTED_WIDTH = 132
 
 @dataclass(frozen=True)
 class Length:
-    """How long each part is measured, and how often in turns."""
+    """Duration of each measurement, and number of rounds."""
 
     seconds: float
     rounds: int
@@ -38,7 +38,7 @@ class Length:
 
 
 async def measure(state_dir: Path, length: Length) -> tuple[list[Row], list[str]]:
-    """The rows of the table, and what a reader should know besides."""
+    """Rows of the table, and notes for its reader."""
     load.never_pause()
     with load.process() as callers:
         async with running_auth(state_dir, people=length.people) as auth:

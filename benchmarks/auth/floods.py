@@ -1,4 +1,4 @@
-"""How long other calls take while many more people sign in than passwords can be hashed."""
+"""Measures the latency of other calls while sign-ins arrive faster than passwords can be hashed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from . import load
 from .running import RunningAuth
 
 TIMES = 10
-"""So many more sign-ins than can be hashed."""
+"""Rate of sign-ins in a flood, as a multiple of the rate at which passwords can be hashed."""
 
 _PROBES_A_SECOND = 50
 _PROBE_DEADLINE_SECONDS = 5.0
@@ -27,7 +27,7 @@ _SETTLING_SECONDS = 1.0
 
 @dataclass
 class Probes:
-    """Latencies in seconds, from when the call was due; one that failed counts as its deadline."""
+    """Latencies in seconds from the time at which a call was due; a failed call counts as its deadline."""
 
     get_account: list[float] = field(default_factory=list)
     get_jwks: list[float] = field(default_factory=list)
@@ -39,15 +39,15 @@ class Floods:
     quiet: Probes = field(default_factory=Probes)
     flooded: Probes = field(default_factory=Probes)
     flood: load.Seen = field(default_factory=load.Seen)
-    """All floods together."""
+    """Results of all floods together."""
     auth_cpu_share: float = 0.0
-    """Of one processor, in the last flood."""
+    """Auth's processor time as a share of one processor, in the last flood."""
 
 
 async def measure(
     auth: RunningAuth, callers: Executor, access_token: str, *, a_second: float, rounds: int, seconds: float
 ) -> Floods:
-    """Quiet and flood in turns. The flood comes from the callers' process, the probes from this one."""
+    """Probes auth alternately without and with a flood. The callers' process makes the flood, this one the probes."""
     seen = Floods()
     async with grpc.aio.insecure_channel(auth.target) as channel:
         await channel.channel_ready()
@@ -67,7 +67,7 @@ async def measure(
 
 
 async def _probe(channel: grpc.aio.Channel, access_token: str, probes: Probes, seconds: float) -> None:
-    """At a fixed rate, whether or not the last one was answered: waiting for it would hide the slowest."""
+    """Makes calls at a fixed rate, without waiting for answers, because waiting would hide the slowest calls."""
     accounts, keys = AccountServiceStub(channel), KeyServiceStub(channel)
     metadata = (("authorization", f"Bearer {access_token}"),)
 

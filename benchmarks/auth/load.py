@@ -1,7 +1,7 @@
-"""Callers of auth, for a process of their own: what they cost must not be taken from the process that measures.
+"""Callers of auth, which run in a process of their own so that they do not slow the measuring process.
 
-Each function opens its own channel, measures for a while and returns what it saw. Requests are made ready before the clock starts,
-and answers are read only where something in them is needed.
+Each function opens its own channel, makes calls for a given time and returns the results. Requests are serialised before the
+measurement starts, and answers are parsed only where their content is needed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _REFUSED = {grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who can sign in."""
+    """The credentials of an account."""
 
     login: str
     password: str
@@ -39,19 +39,19 @@ class Person:
 
 @dataclass
 class Seen:
-    """What the callers saw in the measured time."""
+    """Results of the callers in the measured time."""
 
     answered: int = 0
     refused: int = 0
-    """RESOURCE_EXHAUSTED: said no on purpose."""
+    """Calls refused with RESOURCE_EXHAUSTED, which is intended."""
     failed: int = 0
-    """Anything else, deadlines included."""
+    """Calls that failed otherwise, exceeded deadlines included."""
     seconds: float = 0.0
     own_cpu_seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
-    """Seconds of the answered calls."""
+    """Latencies of the answered calls, in seconds."""
     refresh_tokens: list[str] = field(default_factory=list)
-    """Of the sessions that were opened."""
+    """Refresh tokens of the sessions that were opened."""
 
     @property
     def rate(self) -> float:
@@ -68,17 +68,17 @@ class Seen:
 
 
 def process() -> ProcessPoolExecutor:
-    """One process that keeps its imports, for all measurements of a run. Not forked: gRPC does not survive that."""
+    """One process for all measurements of a run, which imports once. It is spawned, because gRPC does not survive a fork."""
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=never_pause)
 
 
 def never_pause() -> None:
-    """For whoever measures: its search for garbage would look like 50 ms of the service's, and let a crowd loose at once."""
+    """Disables garbage collection in a measuring process: a pause of 50 ms would count as the service's and bunch the calls."""
     gc.disable()
 
 
 def sign_in(target: str, people: Sequence[Person], *, callers: int, seconds: float) -> Seen:
-    """So many callers sign in one after the other, as fast as they are answered."""
+    """Signs in with concurrent callers, each of which begins its next call when the last is answered (a closed loop)."""
     requests = cycle([_request(person) for person in people])
 
     async def once(channel: grpc.aio.Channel, seen: Seen) -> None:
@@ -93,7 +93,7 @@ def sign_in(target: str, people: Sequence[Person], *, callers: int, seconds: flo
 
 
 def refresh(target: str, refresh_tokens: Sequence[str], *, callers: int, seconds: float) -> Seen:
-    """Each caller goes round its own share of the sessions and rotates their tokens."""
+    """Refreshes sessions with concurrent callers; each cycles through its own share of the sessions."""
     tokens = list(refresh_tokens)
 
     async def once(channel: grpc.aio.Channel, place: int) -> None:
@@ -113,9 +113,9 @@ def refresh(target: str, refresh_tokens: Sequence[str], *, callers: int, seconds
 
 
 def flood(target: str, people: Sequence[Person], *, a_second: float, seconds: float) -> Seen:
-    """Signs in at a fixed rate, whether or not anybody answers, as a crowd does.
+    """Signs in at a fixed rate, without waiting for answers (an open loop).
 
-    What could not be sent in time, because this process did not get a processor, is not made up for: that would be a higher rate.
+    Calls that are late because this process did not get a processor are dropped, because making up for them would raise the rate.
     """
     requests = cycle([_request(person) for person in people])
 
@@ -123,7 +123,7 @@ def flood(target: str, people: Sequence[Person], *, a_second: float, seconds: fl
         before, due = time.perf_counter(), 0.0
         open_calls: set[asyncio.Task[None]] = set()
         while (now := time.perf_counter()) < ends:
-            # In small steps: a timer for each call would cost more than the call.
+            # Calls start in small batches, because a timer for each call would cost more than the call.
             due = min(due + (now - before) * a_second, _MOST_STEPS_AT_ONCE * _STEP_SECONDS * a_second)
             before = now
             while due >= 1:
@@ -138,7 +138,7 @@ def flood(target: str, people: Sequence[Person], *, a_second: float, seconds: fl
 
 
 def _call(channel: grpc.aio.Channel, path: str, request: bytes) -> Awaitable[bytes]:
-    """Bytes in, bytes out: without serializers."""
+    """Makes a call with serialised messages."""
     method: Callable[..., Awaitable[bytes]] = channel.unary_unary(path)
     return method(request, timeout=_DEADLINE_SECONDS)
 

@@ -1,4 +1,4 @@
-"""Sign-ins beside bare argon2, in turns."""
+"""Measures sign-ins and, alternately, argon2 alone."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from .running import RunningAuth
 COMPONENTS = ("auth", "postgres", "redis")
 
 _CALLERS_PER_CORE = 5
-"""As many as auth lets in: answers wait for their beat, and a processor shall find a password to hash meanwhile."""
+"""As many as auth admits: while padded answers wait for their time, each processor must have another password to hash."""
 
 
 @dataclass
 class Logins:
-    """Of both, one rate for each round."""
+    """Rates of both, one for each round."""
 
     rates: list[float] = field(default_factory=list)
     raw_rates: list[float] = field(default_factory=list)
     raw_cpu_seconds: float = 0.0
-    """For one verification."""
+    """Processor time of one verification."""
     seen: load.Seen = field(default_factory=load.Seen)
     cpu_seconds: dict[str, float] = field(default_factory=dict)
-    """For one sign-in, by process."""
+    """Processor time of one sign-in, by process."""
 
 
 async def measure(auth: RunningAuth, callers: Executor, *, rounds: int, seconds: float) -> Logins:
@@ -45,7 +45,7 @@ async def measure(auth: RunningAuth, callers: Executor, *, rounds: int, seconds:
         job = partial(load.sign_in, auth.target, auth.people, callers=cores * _CALLERS_PER_CORE, seconds=seconds)
         return await asyncio.get_running_loop().run_in_executor(callers, job)
 
-    await sign_in(min(1.0, seconds))  # connections, caches, imports
+    await sign_in(min(1.0, seconds))  # warm-up: connections, caches, imports
     for _ in range(rounds):
         own = time.process_time()
         rate = await asyncio.to_thread(raw, threads=cores, seconds=seconds)
@@ -64,7 +64,7 @@ async def measure(auth: RunningAuth, callers: Executor, *, rounds: int, seconds:
 
 
 def raw(*, threads: int, seconds: float) -> float:
-    """Verifications a second by argon2-cffi alone, in as many threads as auth hashes in."""
+    """Verifications per second by argon2-cffi alone, in as many threads as auth uses."""
     hasher = PasswordHasher(
         type=Type.ID,
         memory_cost=_default("memory_kib"),
@@ -73,7 +73,7 @@ def raw(*, threads: int, seconds: float) -> float:
         hash_len=32,
         salt_len=16,
     )
-    password = "correct horse battery staple"  # of nobody
+    password = "correct horse battery staple"  # belongs to no account
     stored = hasher.hash(password)
 
     def verify(_: int) -> float:

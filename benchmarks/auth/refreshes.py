@@ -1,4 +1,4 @@
-"""Refreshing tokens, with many sessions and a few callers at a time."""
+"""Measures refreshes of tokens, with many sessions and few concurrent callers."""
 
 from __future__ import annotations
 

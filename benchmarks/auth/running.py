@@ -1,4 +1,4 @@
-"""A real auth process with people who can sign in."""
+"""Runs a real auth process with accounts that can sign in."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from services.auth.config import AuthSettings
 from .load import Person
 
 _COMPONENTS = ("postgres", "redis", "auth-migrate", "auth")
-_PASSWORD = "a password that only this run knows"  # of accounts that end with the run
+_PASSWORD = "a password that only this run knows"  # for accounts that are deleted with the run's data
 
-# The throttles are what a benchmark from one address with few accounts would measure otherwise. The hashes' cost stays the default.
+# Without this, a benchmark from one address with few accounts would measure the throttles. The cost of hashes stays the default.
 _LOOSENED = {
     f"STORYMESH_SIGN_IN_{limit}": "1000000000"
     for limit in ("FREE_FAILURES", "MOST_FAILURES", "FAILURES_PER_NETWORK", "FAILURES_ALTOGETHER")
@@ -36,7 +36,7 @@ _LOOSENED = {
 
 @dataclass
 class RunningAuth:
-    """Lives as long as the block it was made by."""
+    """A running auth process; ends with the block that started it."""
 
     mesh: RunningMesh
     target: str
@@ -48,9 +48,9 @@ class RunningAuth:
 
 @asynccontextmanager
 async def running_auth(state_dir: Path, *, people: int) -> AsyncIterator[RunningAuth]:
-    """Auth alone, with the defaults of production but for the throttles, and `people` accounts made by real registration.
+    """Runs auth alone, with production's defaults except for the throttles, and registers `people` accounts.
 
-    Whatever STORYMESH_* variables the caller has set win, so that other settings can be measured.
+    STORYMESH_* variables of the caller take precedence, so that other settings can be measured.
     """
     environment = _LOOSENED | users_settings()
     async with running_mesh(state_dir, only=_COMPONENTS, environment=environment, durable=True) as mesh:
@@ -58,7 +58,7 @@ async def running_auth(state_dir: Path, *, people: int) -> AsyncIterator[Running
         codes = _Codes(mesh)
         try:
             async with grpc.aio.insecure_channel(target) as channel:
-                # As many as can be hashed at a time: more could be refused.
+                # At most as many at a time as can be hashed, because more could be refused.
                 gate = asyncio.Semaphore(usable_cores())
                 registered = await asyncio.gather(*(_register(channel, codes, n, gate) for n in range(people)))
         finally:
@@ -80,7 +80,7 @@ async def _register(channel: grpc.aio.Channel, codes: _Codes, number: int, gate:
 
 
 class _Codes:
-    """Reads codes where notification would get them; no mail has to be sent for that."""
+    """Reads codes from notification's inbox, so that no mail is sent."""
 
     def __init__(self, mesh: RunningMesh) -> None:
         settings = AuthSettings(_secrets_dir=mesh.secrets_dir("auth"))

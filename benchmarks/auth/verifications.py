@@ -1,4 +1,4 @@
-"""What a service pays to know who calls: kit's whole check, beside PyJWT alone and the signature alone, in turns."""
+"""Measures the check of an access token: kit's whole check, and alternately PyJWT alone and the signature alone."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from kit.runtime.clock import system_clock
 from kit.runtime.settings import ServiceSettings
 
 _REVOCATIONS = 10_000
-"""In force while tokens are checked, as on a bad day."""
+"""Number of revocations in force while tokens are checked, a high one."""
 
 _CALLS_IN_A_TURN = 200
 
 _STRANGERS = 5_000
-"""Tokens that come in turn: more than kit remembers, so that it has seen none of them."""
+"""Number of tokens checked in turn: more than kit caches, so that each is new to it."""
 
 
 @dataclass(frozen=True)
 class Verifications:
-    """Medians over the turns, in microseconds of processor time for a call."""
+    """Medians over the rounds, in microseconds of processor time per check."""
 
     kit: float
-    """For a token that is new."""
+    """Kit's check of a new token."""
     kit_again: float
-    """For one that it has checked before."""
+    """Kit's check of a token in its cache."""
     pyjwt: float
     signature: float
     revocation_check: float
 
 
 async def measure(channel: grpc.aio.Channel, access_token: str, *, seconds: float) -> Verifications:
-    """The token must be one that auth has just made; its key comes from auth, too."""
+    """Measures the checks with a token that auth has just issued; its key is fetched from auth too."""
     fetch = keys.fetch_from(channel)
     revocations = _revocations()
     audience, issuer = (ServiceSettings.model_fields[name].default for name in ("token_audience", "token_issuer"))
@@ -80,7 +80,7 @@ async def measure(channel: grpc.aio.Channel, access_token: str, *, seconds: floa
 
 
 def _of_others(access_token: str) -> tuple[FetchKeys, Iterator[str]]:
-    """Tokens like this one, under a key that we have, and its key set."""
+    """Tokens with claims like this one, signed by a new key, and the key set."""
     header = jwt.get_unverified_header(access_token)
     claims = jwt.decode(access_token, options={"verify_signature": False})
     key = ec.generate_private_key(ec.SECP256R1())
@@ -98,7 +98,7 @@ async def _in_turns(*works: Callable[[], Awaitable[None]], seconds: float) -> li
     ends = time.perf_counter() + seconds * len(works)
     while time.perf_counter() < ends:
         for work, costs in zip(works, turns, strict=True):
-            # Processor time, so that whoever else runs on the machine does not count.
+            # Processor time, so that other processes on the machine do not count.
             began = time.process_time_ns()
             for _ in range(_CALLS_IN_A_TURN):
                 await work()

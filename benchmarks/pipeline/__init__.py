@@ -1,5 +1,5 @@
-"""`python -m benchmarks.pipeline`: what a story costs on its way, beside the job queues that Python services use.
+"""The benchmark of the story pipeline, run by `python -m benchmarks.pipeline`; the baselines are job queues for Python.
 
-The whole mesh on real Postgres, Redis and Envoy. Story workers are processes of the benchmark's own, so that their lease, pace and
-end are its to choose. Whoever asks, watches or feeds a queue runs in a process apart, on the same cores.
+The whole mesh runs on real Postgres, Redis and Envoy. The benchmark starts the story workers itself, so that it can set their lease
+and pace and kill them. Clients, watchers and producers of jobs run in separate processes on the same cores.
 """

@@ -29,22 +29,22 @@ from .running import Running, running
 
 _WORKERS = 2
 _SLOTS = 10
-"""Of each worker, ours and theirs."""
+"""Concurrent jobs of each worker, the mesh's and the job queues'."""
 _SLOTS_ENOUGH = 64
 _PRINTED_WIDTH = 132
 
 
 @dataclass(frozen=True)
 class Length:
-    """How long each part is measured, how often in turns, and how much there is of everything."""
+    """Duration, number of rounds and sizes of the measurements."""
 
     seconds: float
     rounds: int
     watchers: int
     stories: int
-    """That they are spread over, when not all watch one."""
+    """Number of stories that the watchers are spread over, if they do not all watch one."""
     kills: Mapping[float, int]
-    """Of story workers, by the lease in seconds."""
+    """Number of kills of story workers, by the lease in seconds."""
     people: int = 4
 
 
@@ -53,7 +53,7 @@ _QUICK = Length(0.5, 1, watchers=40, stories=10, kills={1.5: 1}, people=2)
 
 
 async def measure(state_dir: Path, length: Length) -> tuple[list[Row], list[str]]:
-    """The rows of the table, and what a reader should know besides."""
+    """Rows of the table, and notes for its reader."""
     took: dict[str, float] = {}
     with load.process() as others, _timed(took, "altogether"):
         async with running(state_dir, people=length.people) as mesh:

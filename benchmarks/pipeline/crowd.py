@@ -1,4 +1,4 @@
-"""Watchers of stories, for a process of their own: `python -m benchmarks.pipeline.crowd`, driven by `watches`."""
+"""Watchers of stories in a process of their own: `python -m benchmarks.pipeline.crowd`, controlled by `watches`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _STREAMS_A_CHANNEL = 100
 _OPENING = 50
-"""Watches opened at a time."""
+"""Number of watches opened concurrently."""
 _PATIENCE_SECONDS = 10.0
 _AGAIN_SECONDS = 0.5
 _OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
@@ -40,7 +40,7 @@ class _Watcher:
         self.refusals = 0
 
     async def open(self) -> bool:
-        """Returns with the first message. False when the service would not have this watcher for a while."""
+        """Opens the watch and waits for its first message. False if the service refuses the watch for `_PATIENCE_SECONDS`."""
         self._watching.clear()
         async with self._opening:
             self._task = asyncio.create_task(self._watch())
@@ -53,7 +53,7 @@ class _Watcher:
         return True
 
     async def resume(self) -> float:
-        """Leaves, comes back with the token, and tells how long the first message took."""
+        """Closes the watch, resumes it with its token, and returns the seconds until the first message."""
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -62,7 +62,7 @@ class _Watcher:
         return time.perf_counter() - began
 
     async def _watch(self) -> None:
-        """Comes back whenever it is refused or sent away."""
+        """Reopens the watch whenever it is refused or ended by the server."""
         while True:
             try:
                 await self._follow()
@@ -76,7 +76,7 @@ class _Watcher:
             self._resume_token = message.resume_token
             if message.WhichOneof("event") == "chunk":
                 now = time.time()
-                # Chunks may have been merged on their way.
+                # The service may merge chunks.
                 self.latencies += [now - float(written) for written in message.chunk.text.split()]
             self._watching.set()
 

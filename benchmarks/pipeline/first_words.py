@@ -1,4 +1,4 @@
-"""How long after a request the first words are at a client that watches by server-sent events through Envoy."""
+"""Measures the time from a request to the first words at a client of server-sent events behind Envoy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WHERE stories.id = ANY(%(ids)s::uuid[]) GROUP BY stories.id
 
 @dataclass(frozen=True)
 class Asked:
-    """One story as its reader saw it; times are seconds since the epoch."""
+    """One story as a client saw it; times are in seconds since the epoch."""
 
     story_id: str
     asked_at: float
@@ -46,15 +46,17 @@ class FirstWords:
     asked: Sequence[Asked]
     failed: int
     steps: dict[str, float]
-    """The median time from the request to each step, in seconds."""
+    """Median time from the request to each step, in seconds."""
 
 
 async def measure(running: Running, readers: Executor, *, workers: int, slots: int, seconds: float) -> FirstWords:
-    """With slots enough that no story waits for another, and words that come as soon as they are asked for."""
+    """Measures with enough slots that no story waits for another, and with a writer that does not pause between words."""
     job = partial(read, running.mesh.layout.settings.port, running.tokens)
     async with running.story_workers(workers, writer_concurrency=slots, composer_pace=0):
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(readers, partial(job, seconds=min(seconds, 1.0)))  # connections, caches, imports
+        await loop.run_in_executor(
+            readers, partial(job, seconds=min(seconds, 1.0))
+        )  # warm-up: connections, caches, imports
         seen = await loop.run_in_executor(readers, partial(job, seconds=seconds))
     asked = [one for one in seen if one is not None]
     return FirstWords(asked, len(seen) - len(asked), await _steps(running, asked))
@@ -74,7 +76,7 @@ async def _steps(running: Running, asked: Sequence[Asked]) -> dict[str, float]:
 
 
 def read(port: int, tokens: Sequence[str], *, seconds: float) -> list[Asked | None]:
-    """Asks for a story at a fixed rate and watches each to its end. Runs in a process of its own. None for what failed."""
+    """Requests stories at a fixed rate and watches each to its end, in a process of its own. None for each that failed."""
     return uvloop.run(_read(port, tokens, seconds))
 
 
@@ -88,7 +90,7 @@ async def _read(port: int, tokens: Sequence[str], seconds: float) -> list[Asked 
 
 
 async def _reader(port: int, token: str) -> Asked | None:
-    """Speaks HTTP/1.1 by hand: what a client library costs would be a good part of what is measured."""
+    """A client of bare HTTP/1.1, because the cost of a client library would be a large part of the result."""
     try:
         async with asyncio.timeout(30):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=_LINE_LIMIT)

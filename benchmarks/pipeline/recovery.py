@@ -1,4 +1,4 @@
-"""How long a story stands still when its worker is killed in mid-story."""
+"""Measures how long a story pauses when its worker is killed."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from storymesh.story.v1.story_service_pb2_grpc import StoryServiceAsyncStub
 
 STORIES = 4
-"""Of the worker that is killed."""
+"""Number of stories of the killed worker."""
 
 _PACE_SECONDS = 0.1
 _SLOTS = 32
 _AFTER_THE_KILL_SECONDS = 0.3
-"""What was on its way when the worker died is no sign of another."""
+"""Words that arrive within this time after the kill may still be the killed worker's."""
 _TOLD = {"chunk", "reset", "snapshot"}
 
 
 @dataclass
 class _Watch:
-    """The times at which words came, and how many attempts brought them."""
+    """A watch that records the times at which words arrived, and the number of attempts."""
 
     told_at: list[float] = field(default_factory=list)
 
 
 async def measure(running: Running, askers: Executor, *, lease_seconds: float, kills: int) -> list[float]:
-    """Seconds from SIGKILL to the next words at a watcher, for each story of each kill."""
+    """Measures the seconds from SIGKILL to the next words at a watcher, for each story of each kill."""
     recovered: list[float] = []
     async with (
         grpc.aio.insecure_channel(running.story_target) as channel,
@@ -56,7 +56,7 @@ async def measure(running: Running, askers: Executor, *, lease_seconds: float, k
         try:
             await _all_told(watches, after=0.0, seconds=30)
             for _ in range(kills):
-                # The one that takes over runs already, as it would in a mesh of several workers.
+                # The worker that takes over is running already, as in a mesh of several workers.
                 await workers.start()
                 killed_at = workers.kill_oldest()
                 recovered += await _all_told(watches, after=killed_at, seconds=3 * lease_seconds + 20)
@@ -68,10 +68,10 @@ async def measure(running: Running, askers: Executor, *, lease_seconds: float, k
 
 
 async def _all_told(watches: list[_Watch], *, after: float, seconds: float) -> list[float]:
-    """Waits until every watcher was told something new; the times that it took each."""
+    """Waits until every watcher has new words. Returns the seconds that each waited."""
     since = after + _AFTER_THE_KILL_SECONDS
     async with asyncio.timeout(seconds):
-        while not all(watch.told_at and watch.told_at[-1] > since for watch in watches):  # noqa: ASYNC110  # a look at all of them
+        while not all(watch.told_at and watch.told_at[-1] > since for watch in watches):  # noqa: ASYNC110  # polls
             await asyncio.sleep(0.05)
     return [next(told for told in watch.told_at if told > since) - after for watch in watches]
 

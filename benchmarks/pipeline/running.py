@@ -1,4 +1,4 @@
-"""The mesh without its story workers, people who can ask for stories, and story workers that can be killed."""
+"""Runs the mesh without its story workers, accounts that can request stories, and story workers that can be killed."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _COMPONENTS = (
     *("postgres", "redis", "mail", "envoy", "ratelimit", "auth-migrate", "auth", "auth-worker"),
     *("story-migrate", "story", "notification-migrate", "notification", "notification-worker"),
 )
-_PASSWORD = "a password that only this run knows"  # of accounts that end with the run
+_PASSWORD = "a password that only this run knows"  # for accounts that are deleted with the run's data
 _START_SECONDS = 30.0
 _LOOK_SECONDS = 0.05
 
-# Quotas are what a few people who ask for much would measure otherwise; a token has to last for the run.
+# Without this, requests of a few accounts would measure the quotas; an access token must be valid for the whole run.
 _ENVIRONMENT = {
     "STORYMESH_STORIES_UNFINISHED": "1000000",
     "STORYMESH_STORIES_A_DAY": "1000000",
@@ -49,11 +49,11 @@ _ENVIRONMENT = {
 
 @dataclass
 class Running:
-    """Lives as long as the block it was made by."""
+    """A running mesh; ends with the block that started it."""
 
     mesh: RunningMesh
     tokens: list[str]
-    """Access tokens, one of each person."""
+    """Access tokens, one per account."""
 
     @property
     def story_target(self) -> str:
@@ -68,7 +68,7 @@ class Running:
 
     @asynccontextmanager
     async def story_workers(self, count: int, **settings: object) -> AsyncIterator[StoryWorkers]:
-        """Story workers with these settings, such as `lease_seconds`; those that live are killed with the block."""
+        """Story workers with these settings, such as `lease_seconds`; those still running are killed at the end of the block."""
         workers = StoryWorkers(self.mesh, {f"STORYMESH_{name.upper()}": str(value) for name, value in settings.items()})
         try:
             for _ in range(count):
@@ -79,7 +79,7 @@ class Running:
 
 
 class StoryWorkers:
-    """Processes of `services.story worker` with the mesh's secrets, started one by one."""
+    """Processes of `services.story worker` with the mesh's secrets, started one at a time."""
 
     def __init__(self, mesh: RunningMesh, settings: Mapping[str, str]) -> None:
         self._mesh = mesh
@@ -92,7 +92,7 @@ class StoryWorkers:
         return [process.pid for process in self._living]
 
     async def start(self) -> None:
-        """Returns when it is ready to write."""
+        """Starts a worker; returns when it is ready to write."""
         self._number = self._number % 16 + 1
         address = self._mesh.address(f"story-worker-{self._number}")
         environment = {
@@ -103,7 +103,7 @@ class StoryWorkers:
             "STORYMESH_LISTEN": address,
         }
         with self._mesh.layout.log(f"story-worker-{self._number}").open("ab") as log:
-            process = subprocess.Popen(  # noqa: ASYNC220, S603  # our own program; starting it takes no time worth a thread
+            process = subprocess.Popen(  # noqa: ASYNC220, S603  # our own program; its start is too short to need a thread
                 guarded([sys.executable, "-m", "services.story", "worker"], death_signal=signal.SIGKILL, account=None),
                 cwd=REPOSITORY,
                 env=inherited_environment() | _ENVIRONMENT | users_settings() | dict(self._settings) | environment,
@@ -124,7 +124,7 @@ class StoryWorkers:
                     await asyncio.sleep(_LOOK_SECONDS)
 
     def kill_oldest(self) -> float:
-        """SIGKILL, and the time of it by `time.time`."""
+        """Sends SIGKILL to the oldest worker and returns the time by `time.time`."""
         process = self._living.pop(0)
         process.kill()
         killed_at = time.time()
@@ -138,7 +138,7 @@ class StoryWorkers:
 
 @asynccontextmanager
 async def running(state_dir: Path, *, people: int) -> AsyncIterator[Running]:
-    """Durable, with the defaults of production but for the quotas; STORYMESH_* variables that the caller has set win."""
+    """Runs a durable mesh with production's defaults except for quotas; the caller's STORYMESH_* variables take precedence."""
     environment = _ENVIRONMENT | users_settings()
     async with running_mesh(state_dir, only=_COMPONENTS, environment=environment, durable=True) as mesh:
         async with grpc.aio.insecure_channel(mesh.address("auth")) as channel:
@@ -148,7 +148,7 @@ async def running(state_dir: Path, *, people: int) -> AsyncIterator[Running]:
 
 
 async def _registered(mesh: RunningMesh, channel: grpc.aio.Channel, number: int, gate: asyncio.Semaphore) -> str:
-    """An access token of somebody new."""
+    """Registers an account and returns its access token."""
     email = f"reader-{number}@example.com"
     stub = RegistrationServiceStub(channel)
     async with gate:
@@ -156,7 +156,7 @@ async def _registered(mesh: RunningMesh, channel: grpc.aio.Channel, number: int,
             pb.CreateRegistrationRequest(email=email, password=_PASSWORD, preferences=["the sea"]), timeout=30
         )
         async with asyncio.timeout(_START_SECONDS):
-            while (code := _code_for(mesh.mail_dir, email)) is None:  # noqa: ASYNC110  # another process brings it
+            while (code := _code_for(mesh.mail_dir, email)) is None:  # noqa: ASYNC110  # another process writes the code
                 await asyncio.sleep(_LOOK_SECONDS)
         request = pb.CompleteRegistrationRequest(registration_id=started.registration_id, code=code)
         return (await stub.CompleteRegistration(request, timeout=30)).tokens.access_token

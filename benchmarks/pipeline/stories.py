@@ -1,4 +1,4 @@
-"""Whole stories: asked for over gRPC, written by two workers without a pause, announced by mail."""
+"""Measures whole stories: requested over gRPC, written by two workers without pauses, announced by mail."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WARM = 40
 async def measure(
     running: Running, askers: Executor, *, workers: int, slots: int, rounds: int, seconds: float
 ) -> tuple[Rates, dict[str, float]]:
-    """The rates, and the processor time of a story by process in the last round."""
+    """Measures the rates, and the processor time per story by process in the last round."""
     rates, used = Rates(), {}
     async with running.story_workers(workers, composer_pace=0, writer_concurrency=slots) as story_workers:
         warm = await _rate(running, askers, min(_WARM, int(_FEWEST * max(seconds, 1))))
@@ -49,7 +49,7 @@ async def measure(
 
 
 async def _rate(running: Running, askers: Executor, count: int) -> float:
-    """Stories a second, from the first request to the last mail."""
+    """Stories per second, from the first request to the last mail."""
     ((before,),) = await running.query("notification", _MAILED)
     began = time.perf_counter()
     asking = partial(ask, running.story_target, running.tokens, count)
@@ -63,7 +63,7 @@ async def _rate(running: Running, askers: Executor, count: int) -> float:
 def ask(
     target: str, tokens: Sequence[str], count: int, length: int = story_pb2.STORY_LENGTH_SHORT
 ) -> list[tuple[str, str]]:
-    """Asks for so many stories, some at a time. Runs in a process of its own. Their ids, each with its owner's token."""
+    """Requests stories concurrently, in a process of its own. Returns their ids, each with its owner's token."""
     return uvloop.run(_ask(target, tokens, count, length))
 
 

@@ -1,4 +1,4 @@
-"""Thousands of watchers at one process of the story service: what each costs, and how late the words are."""
+"""Measures thousands of watchers of one process of the story service: memory per watcher, and latency of words."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .running import Running
 _READY_SECONDS = 120.0
 _SETTLE_SECONDS = 1.0
 
-# Nobody writes them: the benchmark takes the worker's place, so that a word leaves exactly when it says so.
+# No worker writes these stories: the benchmark does, so that each word contains the exact time at which it was written.
 _BEGIN = """
 UPDATE stories SET state = 'RUNNING', attempt = 1, started_at = now(), leased_until = now() + interval '1 hour'
 WHERE id = ANY(%(ids)s::uuid[])
@@ -36,30 +36,30 @@ WHERE id = ANY(%(ids)s::uuid[])
 
 @dataclass(frozen=True)
 class Watching:
-    """Times in seconds."""
+    """Results of one measurement; times are in seconds."""
 
     watchers: int
     stories: int
     refused: int
-    """Watchers that could not watch within seconds."""
+    """Number of watchers without a first message in time."""
     opened_seconds: float
-    """Until all of them had their first message."""
+    """Time until all watchers had their first message."""
     bytes_each: float
     latencies: Sequence[float]
-    """From the append to the progress stream until a watcher has the words."""
+    """Times from the append to the progress stream until a watcher has the words."""
     lost: int
-    """Words that a watcher did not get."""
+    """Number of words that did not reach a watcher."""
     resumed: Sequence[float]
-    """From a call with a token to its first message, while the others go on watching."""
+    """Times from a resuming call to its first message, while the other watchers continue."""
     cpu_share: float
-    """Processors that the story service used while words came."""
+    """Processor time of the story service as a share of one processor, while words were sent."""
 
 
 async def measure(
     running: Running, askers: Executor, *, watchers: int, over_stories: int, seconds: float, resumes: int
 ) -> Watching:
-    """Each story gets words once a second, at times spread evenly; `watchers` are spread over the stories."""
-    # Python keeps memory that it once had: only a fresh process shows what watchers need.
+    """Measures watchers that are spread over the stories; each story gets words once a second, at evenly spread times."""
+    # Python does not return freed memory, so only a new process shows what watchers need.
     await running.mesh.restart("story")
     asking = partial(stories.ask, running.story_target, running.tokens, over_stories)
     asked = await asyncio.get_running_loop().run_in_executor(askers, asking)
@@ -102,7 +102,7 @@ def _memory(pid: int) -> int:
 
 
 async def _write(progress: Progress, story_ids: Sequence[UUID], seconds: float) -> int:
-    """The words are the time at which they were written. How many there were."""
+    """Writes words that each contain their time of writing. Returns how many."""
     rounds = max(1, int(seconds))
     began = time.perf_counter()
     for number in range(rounds * len(story_ids)):
@@ -114,7 +114,7 @@ async def _write(progress: Progress, story_ids: Sequence[UUID], seconds: float) 
 
 
 class _Crowd:
-    """The process of the watchers, which is told on its input what to do and answers in lines of JSON."""
+    """The process of the watchers, which takes orders from its standard input and answers in lines of JSON."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -134,13 +134,13 @@ class _Crowd:
         return crowd
 
     async def ready(self) -> int:
-        """How many watchers there are, each with its first message; those that nobody would have are gone."""
+        """Number of watchers that have their first message; those that were refused have ended."""
         async with asyncio.timeout(_READY_SECONDS):
             (watching,) = await self._answer()
         return int(watching)
 
     async def resumed(self, count: int) -> list[float]:
-        """So many leave and come back with their tokens, one after the other."""
+        """Lets watchers close and resume with their tokens, one after the other. Returns the seconds until each first message."""
         await self._tell({"resume": count})
         return list(await self._answer())
 

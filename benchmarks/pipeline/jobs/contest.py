@@ -1,4 +1,4 @@
-"""Runs every contender in turns and tells how many jobs a second each got done."""
+"""Runs the contenders alternately and measures the jobs per second of each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from . import on_arq, on_celery, on_events, on_inbox, on_recorded_events, on_tas
 from .process import DONE
 
 PEERS = Path(sys.prefix) / "bench"
-"""Where `make bench-pipeline` installs what is compared with; the mesh itself runs without it."""
+"""Folder in which `make bench-pipeline` installs the job queues; the mesh runs without it."""
 
 _DEADLINE_SECONDS = 60.0
 _LOOK_SECONDS = 0.01
@@ -33,14 +33,14 @@ _FEWEST = 20
 
 @dataclass(frozen=True)
 class Contender:
-    """A module of this package that can be run as `work` and as `feed`, and how to see that nothing is left to do."""
+    """A module of this package that can be run as `work` and as `feed`, and the check that no job is left."""
 
     name: str
     module: str
     drained: Callable[[Redis], Awaitable[bool]]
     database_url: str = ""
     package: str = ""
-    """What has to be installed for it."""
+    """Package that it requires; empty if none."""
 
     @property
     def installed(self) -> bool:
@@ -49,7 +49,7 @@ class Contender:
 
 @dataclass
 class Rates:
-    """What one contender did: jobs a second for each round, and processor time of its own processes for a job."""
+    """Results of one contender: jobs per second for each round, and processor time of its processes per job."""
 
     rates: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
@@ -79,11 +79,11 @@ async def measure(
     rounds: int,
     seconds: float,
 ) -> dict[str, Rates]:
-    """By the contender's name; without those that are not installed."""
+    """Measures the installed contenders; the results are by name."""
     installed = [contender for contender in contenders if contender.installed]
     seen = {contender.name: Rates() for contender in installed}
     for number in range(rounds):
-        # From the other end every second time, so that nobody always has the quiet moment.
+        # Every second round runs in reverse order, so that none has an advantage from its place.
         for contender in installed[:: -1 if number % 2 else 1]:
             async with _running(contender, redis_url, logs, workers=workers, slots=slots) as processes:
                 turn = _Turn(contender, processes, redis)
@@ -104,7 +104,7 @@ class _Turn:
     redis: Redis
 
     async def rate(self, count: int) -> float:
-        """Hands in so many and waits until Redis knows of none that is not done."""
+        """Enqueues jobs and waits until all are done, by what Redis holds. Returns jobs per second."""
         feeder = self.processes[0]
         began = time.perf_counter()
         async with asyncio.timeout(_DEADLINE_SECONDS):
@@ -131,7 +131,7 @@ def _order(feeder: subprocess.Popen[str], count: int) -> None:
 async def _running(
     contender: Contender, redis_url: str, logs: Path, *, workers: int, slots: int
 ) -> AsyncIterator[Sequence[subprocess.Popen[str]]]:
-    """The feeder first, then the workers; they end with the block, and with this process."""
+    """Starts the feeder, then the workers; they end with the block, and with this process."""
     environment = inherited_environment()
     if contender.package:
         environment["PYTHONPATH"] = os.pathsep.join([str(PEERS), str(REPOSITORY), str(REPOSITORY / "gen")])
@@ -140,7 +140,7 @@ async def _running(
         with (logs / f"{contender.module.rpartition('.')[2]}.log").open("ab") as log:
             for verb in ("feed", *["work"] * workers):
                 command = [sys.executable, "-m", contender.module, verb, redis_url, str(slots), contender.database_url]
-                process = subprocess.Popen(  # noqa: ASYNC220, S603  # our own program; starting it takes no time worth a thread
+                process = subprocess.Popen(  # noqa: ASYNC220, S603  # our own program; its start is too short to need a thread
                     guarded(command, death_signal=signal.SIGKILL, account=None),
                     cwd=REPOSITORY,
                     env=environment,
@@ -162,7 +162,7 @@ async def _running(
 
 
 def event_contenders(database_url: str, drained: Callable[[Redis], Awaitable[bool]]) -> Sequence[Contender]:
-    """The event path, which needs a database of its own: without and with a record of each event."""
+    """The mesh's event path, without and with a record of each event; each has its own database."""
     return (
         Contender(EVENTS, on_events.__name__, drained, database_url=database_url),
         Contender(RECORDED_EVENTS, on_recorded_events.__name__, drained, database_url=database_url),

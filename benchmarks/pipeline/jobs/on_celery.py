@@ -1,4 +1,4 @@
-"""Celery, acknowledging late. The slots are a pool of threads, for its default pool has one process for each."""
+"""The contender Celery, with late acknowledgement. Its slots are threads; its default pool has a process for each slot."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The mesh's path of an event: outbox, relay and inbox, with nothing else to do.
+"""The contender that is the mesh's event path: outbox, relay and inbox.
 
-Handled like story's events: to do the same once more changes nothing, so nothing is recorded.
+The handler is idempotent, as story's handlers are, so no event is recorded as processed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _POOL = 10
 
 
 def create_database(admin_url: str) -> str:
-    """A database with kit's tables, and its SQLAlchemy URL."""
+    """Creates a database with kit's tables and returns its SQLAlchemy URL."""
     with psycopg.connect(admin_url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_DATABASE)))
     url = make_url(admin_url).set(drivername="postgresql+psycopg", database=_DATABASE)
@@ -45,7 +45,7 @@ def create_database(admin_url: str) -> str:
 
 
 async def drained(redis: Redis, db: Database) -> bool:
-    """In this order: what the outbox holds no more was in the stream before."""
+    """Whether no event is left. The outbox is checked first, because the relay marks it after adding to the stream."""
     async with db.transaction() as tx:
         unpublished = await tx.scalar(select(exists().where(outbox.table.c.published_at.is_(None))))
     return not unpublished and not await redis.xlen(stream_of(_SERVICE))
@@ -56,7 +56,7 @@ async def noop(_event: Event) -> None:
 
 
 async def work(url: str, slots: int, database_url: str, handler_on: Callable[[Database], Handler]) -> None:
-    """A worker and a relay beside it."""
+    """Runs a worker with a relay."""
     db = Database(database_url, pool=_POOL)
     async with kit_redis.connect(url) as redis, asyncio.TaskGroup() as group:
         inbox = Inbox(db, redis, _SERVICE, {_TYPE: handler_on(db)}, lease_seconds=15, concurrency=slots, max_failures=8)

@@ -1,4 +1,4 @@
-"""Kit's inbox alone, without Postgres: the same unit of work as the job queues', with the same safety."""
+"""The contender that is kit's inbox without Postgres: the job queues' work with the same guarantees."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def drained(redis: Redis) -> bool:
 
 
 async def _work(url: str, slots: int, database_url: str) -> None:
-    db = Database(database_url, pool=1)  # for dead letters, of which there are none
+    db = Database(database_url, pool=1)  # a database for dead letters, of which there are none
     async with kit_redis.connect(url) as redis:
         inbox = Inbox(db, redis, _SERVICE, {_TYPE: noop}, lease_seconds=15, concurrency=slots, max_failures=8)
         await inbox.run(asyncio.Event())

@@ -1,4 +1,4 @@
-"""Events as `on_events` has them, each recorded in `processed_events`, as for a handler whose effect must not happen twice."""
+"""The contender `on_events` with each event recorded in `processed_events`, as for an effect that must not happen twice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .process import run
 
 
 def recording(db: Database) -> Handler:
-    """The job, in the transaction of its effect, which is none."""
+    """The job, in a transaction that would hold its effect."""
 
     async def record(event: Event) -> None:
         async with db.single() as tx:

@@ -1,4 +1,4 @@
-"""taskiq on a Redis stream, its broker that acknowledges; the other two forget a job when its worker dies."""
+"""The contender taskiq, with its Redis stream broker, the only one of three that keeps a job when its worker dies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def broker_on(url: str) -> tuple[Any, Any]:
     """The broker and the job."""
     from taskiq_redis import RedisStreamBroker
 
-    # From the first entry: what comes before the worker has made its group is not to be passed over.
+    # Read from the first entry, so that jobs enqueued before the worker created its consumer group are not skipped.
     broker = RedisStreamBroker(url, queue_name=_QUEUE, consumer_id="0")
     return broker, broker.register_task(noop, task_name="noop")
 

@@ -1,4 +1,4 @@
-"""The processes of a contender: workers, and one that hands in jobs as it is told on its standard input."""
+"""The processes of a contender: workers, and a feeder that enqueues jobs on orders from its standard input."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 import uvloop
 
 FEEDERS = 10
-"""Jobs handed in at a time, where that can be done side by side."""
+"""Number of jobs enqueued concurrently, where the client allows it."""
 
 DONE = "done"
 
 
 def feed_each(enqueue: Callable[[], object]) -> None:
-    """For a queue whose client blocks: hands in one after the other."""
+    """The feeder for a blocking client: enqueues jobs one after the other."""
     for line in sys.stdin:
         for _ in range(int(line)):
             enqueue()
@@ -23,7 +23,7 @@ def feed_each(enqueue: Callable[[], object]) -> None:
 
 
 async def feed(enqueue: Callable[[], Awaitable[object]]) -> None:
-    """Reads how many, hands in so many, says so; until its input ends."""
+    """Reads a number, enqueues as many jobs and reports it, until its input ends."""
     while line := await asyncio.to_thread(sys.stdin.readline):
         count = int(line)
 
@@ -37,7 +37,7 @@ async def feed(enqueue: Callable[[], Awaitable[object]]) -> None:
 
 
 def run(work: Callable[[str, int, str], Awaitable[None]], feeding: Callable[[str, str], Awaitable[None]]) -> None:
-    """`work` or `feed`, the Redis URL, the slots, and the database's URL for whom that concerns."""
+    """Runs a process by its arguments: `work` or `feed`, the Redis URL, the slots, and optionally the database's URL."""
     verb, redis_url, slots, database_url = sys.argv[1:]
     uvloop.run(
         _as_coroutine(work(redis_url, int(slots), database_url) if verb == "work" else feeding(redis_url, database_url))
