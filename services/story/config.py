@@ -11,14 +11,14 @@ from kit.runtime.settings import DatabaseSettings, InboxSettings, Key
 
 from .adapters.writers import WriterName
 
-# Told to both: the server refuses a language that the workers' writer does not write.
+# Set for the server as well as for the workers: the server refuses a language that the workers' writer does not write.
 _Writer = Annotated[
     WriterName, Field(description="Who writes: openai, local or composer; the latter two write English only.")
 ]
 
 
 class StorySettings(DatabaseSettings):
-    """What `serve` is told."""
+    """The settings of `serve`."""
 
     writer: _Writer = "composer"
     cursor_key: Key = Field(description="Signs page tokens and resume tokens; the same for all replicas.")
@@ -37,7 +37,7 @@ class StorySettings(DatabaseSettings):
 
 
 class StoryWorkerSettings(InboxSettings):
-    """What `worker` is told."""
+    """The settings of `worker`."""
 
     writer: _Writer = "composer"
     writer_concurrency: int = Field(2, ge=1, description="Stories that a worker writes at a time.")

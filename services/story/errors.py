@@ -1,4 +1,4 @@
-"""The errors of this service. Their reasons are permanent."""
+"""The refusals of the story service. Their reasons are permanent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StoryNotRetryable(FailedPrecondition):
 
 
 class StoryLanguageUnsupported(FailedPrecondition):
-    """The writer was another one when the story was asked for."""
+    """A retry of a story in a language that the present writer does not write; it was requested under another writer."""
 
     reason = "LANGUAGE_UNSUPPORTED"
     message = "stories are not written in this story's language any more"
@@ -47,7 +47,7 @@ class BacklogFull(ResourceExhausted):
 
 
 class Interrupted(Unavailable):
-    """The reader has failed in a way that will pass."""
+    """A transient failure has ended the reader of a story."""
 
 
 class TooManyWatches(ResourceExhausted):

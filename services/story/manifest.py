@@ -11,7 +11,7 @@ MANIFEST = Manifest(
     keys=("cursor_key",),
     takes={
         "story": ("StoryRequested",),
-        # Stories take minutes each, and what happens to an account must not wait behind them.
+        # An inbox of its own: a story takes minutes to write, and the deletion of an account must not wait behind stories.
         "story-accounts": ("UserDeleted",),
     },
     kit_tables=(OUTBOX, INBOX, ERASURE),
@@ -20,12 +20,12 @@ MANIFEST = Manifest(
     local_settings={
         "WRITER": "{writer}",
         "MODEL_PATH": "{model_path}",
-        # One machine has one person, and that may be a test or a benchmark.
+        # High quotas: a local mesh has one user, who may be a test or a benchmark.
         "STORIES_UNFINISHED": "1000",
         "STORIES_A_DAY": "100000",
         "STORIES_BACKLOG": "10000",
     },
-    # The server is told the workers' writer: it refuses a language that the writer does not write.
+    # Set for the server as well as for the workers: the server refuses a language that the workers' writer does not write.
     container_settings={"WRITER": "composer"},
     worker_container_settings={"OPENAI_BASE_URL": "", "OPENAI_API_KEY": "", "OPENAI_MODEL": "gpt-4o-mini"},
 )

@@ -1,4 +1,4 @@
-"""What a story is, and the steps of its progress. Pure: no clock, no store."""
+"""Stories, quotas and the steps of a story's progress, as data and arithmetic. Pure: no clock, no store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Length(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a story is to be."""
+    """The parameters of a requested story."""
 
     preferences: tuple[str, ...]
     theme: str
@@ -43,14 +43,14 @@ class Wish:
     language: str
 
     def digest(self) -> bytes:
-        """Equal for equal wishes: tells a repeated request from another one under the same request id."""
+        """A SHA-256 over the parameters. Equal digests mark a repeated request; different ones, a reused request id."""
         parts = [self.preferences, self.theme, self.prompt, self.length, self.language]
         return hashlib.sha256(json.dumps(parts).encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What an attempt has written so far."""
+    """The title and text that an attempt has written so far, as saved in Postgres."""
 
     title: str
     text: str
@@ -65,9 +65,9 @@ class Story:
     title: str
     text: str
     attempt: int
-    """Counts how often writing has begun; every write of an attempt names it, so that an overtaken worker changes nothing."""
+    """The number of attempts begun. It fences each write of an attempt: a worker that was overtaken changes nothing."""
     failures: int
-    """Counts the attempts that failed; handing work back at a shutdown is none."""
+    """The number of attempts that failed. A story that its worker hands back at a shutdown has not failed."""
     queue_position: int
     writer: str
     model: str
@@ -76,13 +76,13 @@ class Story:
     failure_reason: str
     created_at: datetime
     queued_at: datetime
-    """When it was requested last: at first, or by a retry."""
+    """The time of the request, or of the latest retry."""
     started_at: datetime | None
     completed_at: datetime | None
 
 
 class FailureReason(StrEnum):
-    """Why a story was given up, beside a writer's own refusals. Permanent: clients may act on them."""
+    """Reasons for which a story failed, besides a writer's refusals. Permanent: clients may act on them."""
 
     WRITER_UNAVAILABLE = "WRITER_UNAVAILABLE"
     WORKER_LOST = "WORKER_LOST"
@@ -98,47 +98,47 @@ _UNKNOWN_PACE = timedelta(seconds=15)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much may be asked for."""
+    """Quotas of requests for stories."""
 
     unfinished: int
     """Stories that a person may have queued or running."""
     a_day: int
-    """Stories that a person may request within 24 hours, deleted and repeated ones included."""
+    """Stories that a person may request within 24 hours; deleted stories and retries count."""
     backlog: int
-    """Stories that may be queued in all."""
+    """Stories of all people that may be queued."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What was asked for so far, counted no further than the limits."""
+    """The requests that count towards the quotas. No count goes beyond its limit."""
 
     unfinished: int
     """The person's queued and running stories."""
     earliest_of_day: datetime | None
-    """When the person's latest request but `a_day - 1` was admitted; None when there were fewer."""
+    """When the person's `a_day`-th latest request was admitted; None when there were fewer."""
     queued: int
-    """Everybody's queued stories."""
+    """The queued stories of all people."""
     erased: bool
     """The person's account was deleted."""
 
 
 def wait_for_places(places: int, completed: Sequence[datetime], now: datetime) -> timedelta:
-    """How long until the queue has moved by so many places, at the pace at which the latest stories were completed.
+    """Estimate how long the queue takes to move by `places`, at the pace of the latest completions.
 
-    Between a second and five minutes: the pace says nothing about later. Where no story is completed, a slow pace is taken.
+    Between one second and five minutes, because the pace may change. Without completions, 15 s per story are assumed.
     """
     each = (now - min(completed)) / len(completed) if completed else _UNKNOWN_PACE
     return min(max(places * each, _SHORTEST_WAIT), _LONGEST_WAIT)
 
 
 def wait_for_day(admitted_at: datetime, now: datetime) -> timedelta:
-    """How long until an admission does not count any more; zero or less when it does not now."""
+    """The time left until an admission leaves the quota of the day; zero or less when it has left."""
     return admitted_at + DAY - now
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """A place in a story's progress: the attempt, and a dense offset within it."""
+    """A position in a story's progress: the attempt, and an offset without gaps within the attempt."""
 
     attempt: int
     offset: int
@@ -153,7 +153,7 @@ class Position:
 
 
 START = Position(0, 0)
-"""Before the first attempt."""
+"""The position before the first attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,4 +192,4 @@ class Reconnect:
 
 
 Step: TypeAlias = Snapshot | Chunk | Reset | StateChange | Heartbeat | Done | Reconnect
-"""What a watcher is told."""
+"""A message to a watcher."""

@@ -1,4 +1,4 @@
-"""What the story service asks of others."""
+"""Calls of the story service to other services."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from kit.errors import NotFound, SessionRevoked
 
 
 class AccountDirectory:
-    """Accounts, as auth knows them."""
+    """Looks accounts up in auth."""
 
     def __init__(self, channel: Channel) -> None:
         self._stub = DirectoryServiceStub(channel)
 
     async def preferences_of(self, user_id: UUID) -> tuple[str, ...]:
-        """Raises SessionRevoked for an account that is gone: so every service answers its tokens once it knows.
+        """Return the account's preferences.
 
-        Raises Unavailable when auth does not answer: a story with the wrong preferences would be worse than a retry.
+        Raises SessionRevoked for a deleted account, as every service answers its tokens once the revocation arrives. Raises
+        Unavailable when auth does not answer (fail-closed): a story with wrong preferences would be worse than a retry.
         """
         try:
             response = await self._stub.GetUser(pb.GetUserRequest(user_id=str(user_id)))

@@ -1,4 +1,4 @@
-"""Protobuf in, protobuf out."""
+"""Translates the RPCs of StoryService into calls of operations, and their results into messages."""
 
 from __future__ import annotations
 

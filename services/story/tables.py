@@ -47,11 +47,11 @@ stories = Table(
     Column("completed_at", DateTime(timezone=True)),
     Column("dispatched_at", DateTime(timezone=True), nullable=False),
     Column("leased_until", DateTime(timezone=True)),
-    # When it was requested last: at first or by a retry.
+    # The time of the request, or of the latest retry.
     Column("queued_at", DateTime(timezone=True)),
-    # No attempt begins before it: the pause after a failed one. Empty: none is due.
+    # The end of the pause after a failed attempt: no attempt begins before. NULL without a pause.
     Column("available_at", DateTime(timezone=True)),
-    # Set, the story exists for nobody any more; its words go from Redis first, then the row.
+    # A story with a deleted_at is hidden from everybody; its progress in Redis is removed first, then the row.
     Column("deleted_at", DateTime(timezone=True)),
     Index("stories_by_owner", "owner_id", "id"),
     Index("stories_by_request", "owner_id", "request_id", unique=True),
@@ -61,7 +61,7 @@ stories = Table(
     Index("stories_to_delete", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
 )
 
-# What was asked for, apart from the stories: a deleted one has cost as much as a kept one, and a retry costs again.
+# The requests that count towards quotas. A table of its own, because a deleted story still counts and a retry counts again.
 admissions = Table(
     "admissions",
     metadata,

@@ -1,4 +1,4 @@
-"""Takes the story service's events."""
+"""The inboxes of the story service, and the writer that its worker opens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ERASED_AT_A_TIME = 2
 
 @asynccontextmanager
 async def warm_writer(settings: StoryWorkerSettings) -> AsyncIterator[Writer]:
-    """The writer, ready to write. Raises Misconfigured when no story could ever come of it."""
+    """Build the writer, warm it up, and close it after the block. Raises Misconfigured when it cannot write with these settings."""
     try:
         writer = build_writer(
             settings.writer,
@@ -47,10 +47,10 @@ async def warm_writer(settings: StoryWorkerSettings) -> AsyncIterator[Writer]:
 
 
 def stories_inbox(settings: StoryWorkerSettings, resources: Resources, writing: Writing) -> Inbox:
-    """The inbox of the stories to write."""
+    """The inbox of StoryRequested: it writes stories."""
 
     async def write(event: Event) -> None:
-        # No record in processed_events: the attempt's guarded updates already make a repeat harmless.
+        # No row in processed_events: the attempt's guarded updates already make a repeated event harmless.
         await writing.write(uuid_in(event.decode(events.StoryRequested), "story_id"))
 
     handlers = {events.StoryRequested.DESCRIPTOR.full_name: write}
@@ -58,7 +58,7 @@ def stories_inbox(settings: StoryWorkerSettings, resources: Resources, writing: 
 
 
 def accounts_inbox(settings: StoryWorkerSettings, resources: Resources, erasing: Erasing) -> Inbox:
-    """The inbox that no story holds up."""
+    """The inbox of UserDeleted, apart from `stories_inbox` so that an erasure does not wait for stories that are being written."""
 
     async def erase(event: Event) -> None:
         await erasing.erase(uuid_in(event.decode(auth_events_pb2.UserDeleted), "user_id"))

@@ -1,1 +1,1 @@
-"""What speaks to engines outside the mesh: the models that write stories."""
+"""Adapters to the models outside the mesh that write stories."""

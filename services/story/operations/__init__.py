@@ -1,4 +1,4 @@
-"""What the story service does. Transactions begin and end here, and the messages of the events that they add are made here."""
+"""Operations of the story service. They open the transactions, and build the event messages that go into the outbox."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .writing import Writing, pause_seconds
 
 @dataclass(frozen=True)
 class Operations:
-    """What the servicer translates to."""
+    """The operations behind the API."""
 
     stories: Stories
     watches: Watches
@@ -37,7 +37,7 @@ class Operations:
 
 @dataclass(frozen=True)
 class WorkerOperations:
-    """What the worker does."""
+    """The operations that the worker runs."""
 
     writing: Writing
     erasing: Erasing
@@ -47,7 +47,10 @@ class WorkerOperations:
 
 
 def operations(settings: StorySettings, resources: Resources, preferences_of: PreferencesOf) -> Operations:
-    """`preferences_of` asks a peer, and peers stand above operations."""
+    """Build the operations behind the API.
+
+    `preferences_of` is a parameter because it calls a peer, and operations may not import peers.
+    """
     signer = Signer(settings.cursor_key.get_secret_value())
     progress = Progress(resources.redis)
     limits = Limits(
@@ -83,9 +86,10 @@ def worker_operations(
     interruptions: Interruptions | None = None,
     backoff: Callable[[int], float] = pause_seconds,
 ) -> WorkerOperations:
-    """`backoff` gives the pause in seconds after so many failed attempts at a story.
+    """Build the operations of the worker.
 
-    Several of these in one process, as in tests, share the `interruptions` that it hears.
+    `backoff` maps the number of failed attempts at a story to a pause in seconds. `interruptions` is for tests that run several
+    workers in one process with one subscription to Redis.
     """
     progress = Progress(resources.redis)
     interruptions = interruptions or Interruptions(resources.redis)

@@ -1,4 +1,4 @@
-"""Whether one more story may be requested: by what a person has asked for already, and by what waits in all."""
+"""Admission of a requested story: quotas of the person, and a bound on the backlog (back-pressure)."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from ..model import Limits, wait_for_day, wait_for_places
 log = logging.getLogger(__name__)
 
 _LATEST = 20
-"""Completed stories that the pace is taken from: a few minutes' on one machine, a second's on many."""
+"""The number of latest completions from which the pace is estimated: a few minutes on one machine, a second on many."""
 
 _RELIEF = 10
 """Retry after a tenth of the backlog has drained; waiting for one free slot would make all retry at once."""
 
 
 class Admission:
-    """Admits in the transaction that queues the story.
+    """Admits a story in the transaction that queues it.
 
-    A person's requests are admitted one after the other, so no number of simultaneous ones gets past a quota. The backlog may be
-    passed by as many as are admitted in the same instant: no lock holds up everybody for it.
+    A lock per person serializes their requests, so that concurrent requests cannot exceed a quota. No lock guards the backlog,
+    because it would serialize everybody: the backlog may be exceeded by the requests that are admitted at the same time.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
 
     async def hold(self, tx: Transaction, owner_id: UUID) -> None:
-        """Waits for the person's other requests, and for their erasure; what the transaction reads after it includes theirs."""
+        """Take the person's lock until the transaction ends; later reads in `tx` see their other requests and their erasure."""
         await store.admissions.lock(tx, owner_id)
 
     async def admit(self, tx: Transaction, owner_id: UUID, now: datetime) -> None:
-        """After `hold`. Raises StoryQuotaExceeded and BacklogFull, each with the time after which another try makes sense.
+        """Record an admission. The caller must have called `hold` in `tx`.
 
-        Raises SessionRevoked for an account that is deleted.
+        Raises StoryQuotaExceeded and BacklogFull, each with `retry_after`, and SessionRevoked for a deleted account.
         """
         limits = self.limits
         demand = await store.admissions.admit(tx, owner_id, limits, now)

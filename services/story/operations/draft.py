@@ -1,4 +1,4 @@
-"""The text of one attempt as it grows, shown to whoever watches."""
+"""The growing text of one attempt, and its copy in the progress stream for watchers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 
 class Draft:
-    """One attempt's text, mirrored into the progress stream.
+    """One attempt's text, copied into the progress stream.
 
-    The stream is for watchers only: while Redis is away the writing goes on, and the first append after that repeats the whole
-    text, so that no watcher misses a word.
+    The stream serves watchers only (fail-open): writing goes on while Redis does not answer. The first append that succeeds again
+    is a snapshot of the whole text, so that no watcher misses a word.
     """
 
     def __init__(self, progress: Progress, story: Story) -> None:
@@ -35,20 +35,19 @@ class Draft:
         return Checkpoint(self.title, self.text)
 
     async def begin(self) -> None:
-        """Raises Overtaken."""
+        """Append the attempt's first entry: a snapshot of the checkpoint's text, or BEGIN without one. Raises Overtaken."""
         if self.text:
-            # Goes on from the checkpoint: no watcher has to start over.
             await self._append(ProgressKind.SNAPSHOT, self.text)
         else:
             await self._append(ProgressKind.BEGIN)
 
     async def add(self, words: str) -> None:
-        """Raises Overtaken."""
+        """Add words to the text and the stream. Raises Overtaken."""
         self.text += words
         await self._append(ProgressKind.CHUNK, words)
 
     async def end(self) -> None:
-        """Tells watchers to look at the story; without it they look a few seconds later by themselves."""
+        """Append END, on which watchers read the story from Postgres. Without it their next poll finds the change."""
         try:
             await self._append(ProgressKind.END)
         except Overtaken:

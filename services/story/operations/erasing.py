@@ -1,4 +1,4 @@
-"""Erasing all that is known of a person whose account is gone, and the last of stories that their owners have deleted."""
+"""Erasure of a deleted account's stories, and the completion of interrupted deletions of single stories."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Erasing:
-    """Can be broken off anywhere and repeated: a story goes last from where it is found.
+    """Erases stories. Idempotent, and safe to interrupt anywhere: the row, by which a story is found, is deleted last.
 
     One transaction deletes at most `batch` stories, so that no lock is held for long.
     """
@@ -29,7 +29,10 @@ class Erasing:
         self._batch = batch
 
     async def finish_deletions(self, begun_before: timedelta) -> int:
-        """Removes stories whose deletion was broken off, as it is when Redis is away. Returns how many there were."""
+        """Remove stories whose deletion began `begun_before` ago but was interrupted, such as when Redis did not answer.
+
+        At most `batch` of them. Returns how many there were. Raises RedisError.
+        """
         async with self._db.transaction() as tx:
             hidden = await store.stories.hidden(tx, begun_before, self._batch)
         if hidden:
@@ -40,9 +43,9 @@ class Erasing:
         return len(hidden)
 
     async def erase(self, owner_id: UUID) -> None:
-        """Deletes the owner's stories, in whatever state, and lets no other come into being.
+        """Delete the owner's stories in any state, stop their workers and watches, and prevent new ones by a tombstone.
 
-        Whoever writes or watches one of them is stopped. Raises RedisError while Redis is away, which holds words as well.
+        Raises RedisError when Redis, which holds their progress, does not answer.
         """
         async with self._db.transaction() as tx:
             await erasure.erase(tx, owner_id)
@@ -52,7 +55,8 @@ class Erasing:
                 found = await store.stories.ids_of(tx, owner_id, self._batch)
             if not found:
                 break
-            # The words first, for without the stories nobody would know where they are. Twice the time, for clocks differ.
+            # Progress before rows, because the rows name the streams. A stream expires KEPT after the story has ended; twice
+            # that allows for clocks that differ.
             expired_at = self._clock() - 2 * KEPT
             await self._progress.erase(
                 [id_ for id_, ended_at in found.items() if not ended_at or ended_at > expired_at]

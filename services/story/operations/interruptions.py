@@ -1,7 +1,7 @@
-"""Tells the worker that writes a story to look whether it still should.
+"""Interrupts the worker of a story that was cancelled or deleted, by Redis pub/sub.
 
-The word goes over Redis' pub/sub, which promises nothing. So it carries no decision: whoever hears it asks the database, where the
-decision was made, and whoever misses it asks anyway at the next renewal of the lease.
+Pub/sub delivers at most once, so a message carries no decision: a worker that receives it reads the decision from the database. A
+worker that misses it learns of the decision when it next renews its lease.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PAUSE_SECONDS = 1.0
 
 
 class Interruptions:
-    """One ear for each worker, whatever number of stories it writes."""
+    """One subscription per worker process for all stories that it writes."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -32,7 +32,7 @@ class Interruptions:
 
     @contextmanager
     def hearing(self, story_id: UUID) -> Iterator[asyncio.Event]:
-        """The event is set whenever the story may have been cancelled or deleted, also without need."""
+        """Yield an event that is set when the story may have been cancelled or deleted. It may be set without need."""
         event = asyncio.Event()
         self._hearing.setdefault(story_id, set()).add(event)
         try:
@@ -43,7 +43,7 @@ class Interruptions:
                 del self._hearing[story_id]
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Listens until `stopping` is set and no story is being written."""
+        """Listen until `stopping` is set and no story is being written."""
         while not self._finished(stopping):
             try:
                 await self._listen(stopping)
@@ -61,7 +61,7 @@ class Interruptions:
                 if message["type"] == "message":
                     self._interrupt(message["data"])
                 else:
-                    # Subscribed, for the first time or after a break: nobody knows what was said before.
+                    # A subscription has begun, perhaps after a lost connection: messages before it may have been missed.
                     self._interrupt_all()
 
     def _interrupt(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Removes what nobody can see any more: the rest of broken-off deletions, and admissions that count for no quota."""
+"""Prunes stories whose deletion was interrupted, and admissions that no longer count towards a quota."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BROKEN_OFF_AFTER = timedelta(minutes=1)
 
 
 class Pruning:
-    """Each replica does it, for a repetition does no harm."""
+    """Prunes periodically. Each worker does it; a repetition is harmless."""
 
     def __init__(self, db: Database, erasing: Erasing, clock: Clock) -> None:
         self._db = db
@@ -26,11 +26,11 @@ class Pruning:
         self._clock = clock
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Prunes until `stopping` is set."""
+        """Prune every minute until `stopping` is set."""
         await every(_EVERY_SECONDS, stopping, self.prune, failure="nothing can be pruned now")
 
     async def prune(self, broken_off_after: timedelta = _BROKEN_OFF_AFTER) -> None:
-        # Twice the time, for clocks differ.
+        # An admission counts for one day; two days allow for clocks that differ.
         async with self._db.transaction() as tx:
             await store.admissions.forget(tx, before=self._clock() - 2 * DAY)
         await self._erasing.finish_deletions(broken_off_after)

@@ -1,4 +1,4 @@
-"""Asking for stories, reading them, and what their owner can do about them later."""
+"""Requests, reads, cancellations, retries and deletions of stories by their owner."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ log = logging.getLogger(__name__)
 _REDIS_DOWN = (redis.exceptions.RedisError, OSError)
 
 PreferencesOf = Callable[[UUID], Awaitable[tuple[str, ...]]]
-"""Looks up what a person likes to read about. Raises Unavailable, and SessionRevoked for a person who is gone."""
+"""Looks up an account's preferences. Raises Unavailable, and SessionRevoked for a deleted account."""
 
 
 class Stories:
-    """Everyone has only their own stories: a stranger's looks like one that does not exist.
+    """Acts on the caller's own stories; another person's story looks like one that does not exist.
 
-    Postgres decides what becomes of a story. Redis is told after that, so that the worker stops and watchers look up at once; while
-    Redis is away the worker finds out as it renews its lease, and watchers as they look by themselves.
+    Postgres holds each decision about a story. Redis is notified after the commit, so that the worker stops and watchers are told
+    at once. If that fails (fail-open), the worker learns of it when it renews its lease, and watchers by polling.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Stories:
         admission: Admission,
         languages: frozenset[str] | None = None,
     ) -> None:
-        """`languages` are the primary subtags of those that the workers' writer writes; None: any."""
+        """`languages` holds the primary subtags of the languages that the workers' writer writes; None: any language."""
         self._db = db
         self._pages = pages
         self._preferences_of = preferences_of
@@ -61,13 +61,13 @@ class Stories:
         self._languages = languages
 
     async def request(self, caller: Caller, wish: Wish, request_id: str | None) -> Story:
-        """Queues a story, or returns the one that the same request made before.
+        """Queue a story. Idempotent by `request_id`: a repeated request returns the story that the first one made.
 
-        Raises InvalidArgument for a language that is not written here, RequestIdReused, StoryQuotaExceeded, BacklogFull, and
-        SessionRevoked for an account that was deleted while its token was still taken.
+        Raises InvalidArgument for a language that the writer does not write, RequestIdReused, StoryQuotaExceeded, BacklogFull,
+        Unavailable, and SessionRevoked for an account that was deleted while its access token was still valid.
         """
         if request_id:
-            # Before the account is asked: a repeat is answered alike also after the preferences have changed.
+            # Before the preferences are read: a repetition is answered alike even after they have changed.
             async with self._db.transaction() as tx:
                 repeated = await self._repeated(tx, caller, wish, request_id)
             if repeated:
@@ -81,7 +81,7 @@ class Stories:
         story_id = uuid7()
         async with self._db.transaction() as tx:
             await self._admission.hold(tx, caller.user_id)
-            # Again: the same request may have been the one that this waited for. It is no second one, so no quota counts it.
+            # Checked again under the lock, because a concurrent repetition may have held it. A repetition counts for no quota.
             repeated = await self._repeated(tx, caller, wish, request_id) if request_id else None
             if repeated:
                 return repeated
@@ -91,7 +91,7 @@ class Stories:
                 tx, story_id, caller.user_id, whole, digest=digest, request_id=request_id, now=now
             )
             if story is None:
-                # A replica of the version before was faster: that one takes no turns.
+                # A replica of the previous version, which does not take the person's lock, has inserted the same request.
                 raise Unavailable
             await outbox.add(tx, events.StoryRequested(story_id=str(story_id)), key=story_id)
         return story
@@ -102,7 +102,10 @@ class Stories:
             return await self._own(tx, caller, story_id)
 
     async def list(self, caller: Caller, state: State | None, page_size: int, page_token: str) -> Page[Story]:
-        """Newest first; with a `state`, only stories in it. Raises InvalidArgument for the page token of another list."""
+        """Return a page of the caller's stories, newest first; with a `state`, only those in it.
+
+        Raises InvalidArgument for a page token of another list.
+        """
         query = f"stories:{caller.user_id}" + (f":{state}" if state else "")
         request = self._pages.request(query, page_size, page_token)
         async with self._db.single() as tx:
@@ -110,7 +113,7 @@ class Stories:
         return self._pages.page(query, request.size, rows)
 
     async def cancel(self, caller: Caller, story_id: UUID) -> Story:
-        """Withdraws an unfinished story; what watchers have seen of it is kept. Repeated, it changes nothing.
+        """Cancel an unfinished story and keep the text that watchers have seen. Idempotent.
 
         Raises StoryNotFound and StoryNotCancellable.
         """
@@ -133,7 +136,7 @@ class Stories:
         return story
 
     async def retry(self, caller: Caller, story_id: UUID) -> Story:
-        """Queues a failed or cancelled story, to be written from the beginning.
+        """Queue a failed or cancelled story again, to be written from the beginning.
 
         Raises StoryNotFound, StoryNotRetryable, StoryLanguageUnsupported, StoryQuotaExceeded, BacklogFull and SessionRevoked.
         """
@@ -147,21 +150,22 @@ class Stories:
             now = self._clock()
             await self._admission.admit(tx, caller.user_id, now)
             if not await store.stories.queue_again(tx, story_id, now=now):
-                # Final states are left here alone, one after the other, so it was deleted meanwhile.
+                # Only `retry` leaves a final state, and the person's lock serializes retries: the story was deleted meanwhile.
                 raise StoryNotFound
             await outbox.add(tx, events.StoryRequested(story_id=str(story_id)), key=story_id)
             story = await self._own(tx, caller, story_id)
         try:
-            # What was written before is no part of the story any more. Until the next attempt, this is the stream's only entry.
+            # Drop the former text. The END that `stop` appends is the stream's only entry until the next attempt.
             await self._progress.stop(story_id, story.attempt, forget=True)
         except _REDIS_DOWN as error:
             log.warning("watchers of story %s see its former text until it is written anew: %s", story_id, error)
         return story
 
     async def delete(self, caller: Caller, story_id: UUID) -> None:
-        """Deletes the story and all that was to be told of it; whoever writes or watches it is stopped. Raises StoryNotFound.
+        """Delete the story with its progress, outbox rows and dead letters; stop its worker and watches. Raises StoryNotFound.
 
-        It exists for nobody once it is hidden. What cannot be removed at once, with Redis away or this process killed, is pruned.
+        The commit that hides the story hides it from everybody. Pruning removes the rest if Redis does not answer or this process
+        is killed.
         """
         async with self._db.transaction() as tx:
             await self._own(tx, caller, story_id)

@@ -1,7 +1,7 @@
-"""Fan-out: one Redis reader per story that is watched, however many watch it.
+"""Fan-out: one Redis reader per watched story serves all its watchers in this process.
 
-The reader keeps the text so far and the latest entries in memory. A watcher is a position over them, so it costs next to nothing
-and cannot hold up the reader or other watchers; one that is further behind than memory reaches reads its part from Redis.
+The reader keeps the text so far and the latest entries in memory. A watcher is a position in them, so it costs little and cannot
+block the reader or other watchers. A watcher that is behind the entries in memory reads the missing ones from Redis.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from ..store.progress import Progress, ProgressEntry, ProgressKind, fold
 log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 2.0
-"""Of one blocking read: less than the time after which the connection is taken for dead."""
+"""The longest wait of one blocking read; shorter than the socket timeout of the Redis connection."""
 
 _LOOK_SECONDS = 1.0
-"""How often the database is asked for the states of all stories that are watched, in one query.
+"""The interval at which one query polls the states of all watched stories.
 
-A worker may have died between its commit and its last entry, and not every change of state comes with an entry.
+Polling is needed because a worker may die between its commit and its last entry, and some changes of state have no entry.
 """
 
 _TAIL_ENTRIES = 256
 _TAIL_CHARACTERS = 64 * 1024
 
 PASSING = (redis.exceptions.RedisError, *DATABASE_AWAY)
-"""What a story may soon be followed again after, here or at another replica."""
+"""Transient failures of Redis or the database, after which a watcher may reconnect to this or another replica."""
 
 
 class StoryFeed:
@@ -50,51 +50,52 @@ class StoryFeed:
         self._progress = progress
         self._refreshing = asyncio.Lock()
         self._caught_up = False
-        # What is before the tail, and the tail: the text at `head` is always the base's text with the tail folded in.
+        # The tail holds the latest entries, the base the position and text before them. Invariant: folding the tail into the
+        # base's text gives the text at `head`.
         self._base = START
         self._base_text = ""
         self._tail: deque[ProgressEntry] = deque()
         self._tail_characters = 0
         self.story = story
-        """As last heard of. When it is final, `text` and `head` are, too."""
+        """The latest known story. When its state is final, `text` and `head` are final too."""
         self.text = ""
         self.head = START
         self.count = 0
-        """Entries taken so far: what a watcher falls behind by is counted with it."""
+        """Entries taken so far; the difference between two counts tells how far a watcher has fallen behind."""
         self.failure: Exception | None = None
-        """Why the story is not followed any more."""
+        """The error that has ended the reader."""
         self.leaving = False
-        """The server is about to leave."""
+        """True while the server drains."""
         self.news = asyncio.Event()
-        """Set at the next change of anything above; then another one takes its place."""
+        """Set once, at the next change of an attribute above, and replaced by a new event."""
         self.watchers = 0
 
     async def ready(self) -> None:
-        """Waits until all that was written before is known. Raises what kept that from happening."""
+        """Wait until all earlier entries are read. Raises as `check` does."""
         while not self._caught_up:
             self.check()
             await self.news.wait()
 
     def check(self) -> None:
-        """Raises why the story is not followed any more: StoryNotFound, Interrupted, or RuntimeError for what nobody foresaw."""
+        """Raise the reader's failure: StoryNotFound, Interrupted for a transient one, RuntimeError for an unexpected one."""
         match self.failure:
             case None:
                 return
             case StoryNotFound():
                 raise StoryNotFound
-            # An error of each watcher's own: one that all raised would collect the traces of all.
+            # A new exception per watcher: a shared one would collect the tracebacks of all watchers.
             case _ if isinstance(self.failure, PASSING):
                 raise Interrupted from self.failure
             case _:
                 raise RuntimeError("a story cannot be followed") from self.failure
 
     def after(self, position: Position) -> list[ProgressEntry] | None:
-        """What was written after the position, oldest first. None when memory does not reach back so far."""
+        """Return the entries after the position, oldest first. None when the position is before the entries in memory."""
         if position < self._base:
             return None
         newer: list[ProgressEntry] = []
         for entry in reversed(self._tail):
-            # From the end, where nearly every watcher is.
+            # Searched from the end, because nearly every watcher is there.
             if entry.position <= position:
                 break
             newer.append(entry)
@@ -102,9 +103,9 @@ class StoryFeed:
         return newer
 
     async def text_at(self, position: Position) -> str | None:
-        """The text up to the position. None when there is no such place any more. Raises RedisError."""
+        """Return the text up to the position. None when the entries there are lost. Raises RedisError."""
         if position > self.head:
-            # Another replica was quicker to read what its watcher shows here.
+            # The resume token comes from another replica, which has read further.
             await self._catch_up()
         if position < self._base:
             return await self._replayed(position)
@@ -116,35 +117,35 @@ class StoryFeed:
         return text if place == position else None
 
     async def read(self) -> None:
-        """Reads on until the story is final or there is a failure, which watchers find in `failure`."""
+        """Read entries until the story is final or an error occurs, which goes into `failure`."""
         try:
             await self._catch_up()
             if self.head == START:
-                # Redis has lost it all, or nothing is written. What the writer appends next will repeat the whole text.
+                # The stream is empty: lost, or nothing is written yet. After a loss the writer's next entry is a snapshot.
                 self.text = self._base_text = self.story.text
             self._caught_up = True
             self._tell()
             while not self.story.state.final:
                 entries = await self._progress.wait(self.story.id, self.head, _WAIT_SECONDS)
                 if entries and entries[-1].kind is ProgressKind.END:
-                    # First, so that whoever is told of the end finds out at once which one it is.
+                    # Read the story before taking END, so that watchers see the END together with the final state.
                     await self.refresh()
                 elif entries and any(entry.begins for entry in entries) and not self.story.state.final:
                     self.story = replace(self.story, state=State.RUNNING)
                 self._take(entries)
         except Exception as error:
-            # Nothing may escape: it would be nobody's, and the watchers would wait for ever.
+            # Catch everything: an exception that only ended this task would leave the watchers waiting for ever.
             self.fail(error)
 
     async def refresh(self) -> None:
-        """Asks for the story anew. Raises StoryNotFound when it is gone, RedisError, and what the database raises."""
+        """Read the story from the database again. Raises StoryNotFound when it is deleted, RedisError and DatabaseError."""
         async with self._refreshing:
             async with self._db.single() as tx:
                 story = await store.stories.find(tx, self.story.id)
             if story is None:
                 raise StoryNotFound
             if story.state.final:
-                # What was written was so before the story became final; it is not final here before all of it is known.
+                # All entries precede the final state, so they are read before `self.story` becomes final.
                 await self._catch_up()
             self.story = story
             self._tell()
@@ -178,7 +179,7 @@ class StoryFeed:
     def _take(self, entries: Sequence[ProgressEntry]) -> None:
         for entry in entries:
             if entry.position <= self.head:
-                # Two reads may overlap; each is without a gap, so what is new in the second follows what the first has brought.
+                # Two concurrent reads may overlap. Neither has gaps, so skipping known entries leaves none.
                 continue
             self.text, self.head = fold(self.text, entry), entry.position
             self.count += 1
@@ -197,7 +198,7 @@ class StoryFeed:
 
 
 class StoryFeeds:
-    """The stories that are watched at this replica."""
+    """The feeds of all stories that are watched in this process."""
 
     def __init__(self, db: Database, progress: Progress, *, most: int) -> None:
         self._db = db
@@ -208,9 +209,10 @@ class StoryFeeds:
 
     @asynccontextmanager
     async def follow(self, story: Story) -> AsyncIterator[StoryFeed]:
-        """Follows the story, as it was just found, together with whoever does so already.
+        """Share the story's feed during the block; `story` is as just read from the database.
 
-        The first to come starts the reader, the last to go ends it. Raises TooManyWatches, and RedisError when it cannot begin.
+        The first watcher starts the reader, the last one ends it. Raises TooManyWatches, StoryNotFound, and Interrupted, RedisError
+        or DatabaseError when the earlier entries or the story cannot be read.
         """
         feed, reading = self._joined(story)
         feed.watchers += 1
@@ -224,12 +226,12 @@ class StoryFeeds:
             if not feed.watchers:
                 self._forget(feed)
                 reading.cancel()
-                # Not left behind: the cancelled read has a connection to give back.
+                # Wait for the cancelled reader, so that its Redis connection is back in the pool.
                 await asyncio.gather(reading, return_exceptions=True)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Looks after the states of all that is followed until `stopping` is set; then tells every watcher."""
-        # Entries still come when a look fails, and the next one makes up for it.
+        """Poll the states of watched stories until `stopping` is set; then send every watcher to another replica."""
+        # A failed poll is only logged: entries still arrive, and the next poll finds what this one missed.
         failure = "the states of watched stories cannot be looked at now"
         looking = asyncio.create_task(every(_LOOK_SECONDS, stopping, self.look, failure=failure, at_once=False))
         try:
@@ -242,7 +244,7 @@ class StoryFeeds:
             await asyncio.gather(looking, return_exceptions=True)
 
     async def look(self) -> None:
-        """Has watchers told of what happened to their stories without an entry."""
+        """Refresh each watched story whose state in the database differs from the known one."""
         known = {story_id: feed for story_id, (feed, _) in self._feeds.items()}
         if not known:
             return
@@ -256,11 +258,11 @@ class StoryFeeds:
                     feed.fail(error)
 
     def _joined(self, story: Story) -> tuple[StoryFeed, asyncio.Task[None]]:
-        # Without waiting anywhere: whoever joins is counted before the last one can go.
+        # No await between here and the increment of `watchers`: otherwise the last watcher could end the feed that another joins.
         joined = self._feeds.get(story.id)
         if joined:
             feed, _ = joined
-            # A reader that has failed is of no use any more, nor is one that read to the end of a story that is retried now.
+            # Not reused: a reader that has failed, and one that has ended with the final state of a story that is retried now.
             if not feed.failure and (story.state.final or not feed.story.state.final):
                 return joined
         elif len(self._feeds) >= self._most:

@@ -1,4 +1,4 @@
-"""Finds stories whose events were lost: Redis may lose entries, Postgres does not."""
+"""Requests stories again whose StoryRequested was lost: Redis may lose stream entries, Postgres keeps the stories."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ _BATCH = 100
 
 
 WaitingSince = Callable[[], Awaitable[datetime | None]]
-"""When the event was published that waits the longest for a worker to take it; None when none waits."""
+"""Returns when the oldest waiting event of the inbox was published; None when no event waits."""
 
 
 class Sweeper:
-    """Requests again what is unfinished, held by nobody and long since due, though later events were taken.
+    """Publishes StoryRequested again for lost stories: unfinished, without a live lease, and due for `lost_after`.
 
-    A story that merely waits for its turn is not lost. A needless repeat is harmless.
+    Only stories that were due before the oldest waiting event was published count as lost; the others may wait in a long backlog.
+    A needless repetition is harmless.
     """
 
     def __init__(self, db: Database, waiting_since: WaitingSince, *, lost_after: timedelta = _LOST_AFTER) -> None:
@@ -38,11 +39,11 @@ class Sweeper:
         self._lost_after = lost_after
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Sweeps until `stopping` is set."""
+        """Sweep every 15 s until `stopping` is set."""
         await every(_EVERY_SECONDS, stopping, self.sweep, failure="lost stories cannot be looked for now")
 
     async def sweep(self) -> int:
-        """Returns how many stories were requested again. Raises RedisError."""
+        """Request at most 100 lost stories again; return their number. Raises RedisError."""
         waiting_since = await self._waiting_since()
         async with self._db.transaction() as tx:
             lost = await store.attempts.lock_undispatched(tx, self._lost_after, _BATCH, before=waiting_since)

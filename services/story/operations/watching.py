@@ -1,4 +1,7 @@
-"""Watching a story being written: replay, then live, from one cursor, so that there is no seam."""
+"""Watches: server streams that replay a story's progress and then follow it live.
+
+One cursor serves both parts, so that nothing is lost or repeated between them.
+"""
 
 from __future__ import annotations
 
@@ -23,31 +26,31 @@ from .stories import Stories
 from .story_feeds import PASSING, StoryFeed, StoryFeeds
 
 _STANDING = "="
-"""Marks the place in the token of a resumption's snapshot.
+"""Suffix of the position in the token of a resumed watch's first snapshot.
 
-Whoever comes back with that has read nothing since it came back before, and has only a snapshot: it gets a newer one, so that
-a client that reads one message of each stream gets on as well.
+A client that resumes with such a token has read only that snapshot since it last resumed. It gets a snapshot of the present text,
+so that a client that reads one message of each stream still makes progress.
 """
 
 
 _ENDED = "!"
-"""Marks the place in the token of a Done, and stands before what that told: the client has read the end."""
+"""Separates the position from the final state in the token of a Done: the client has read the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class WatchLimits:
-    """How much one process gives to watchers."""
+    """Limits on the watches of one process."""
 
     per_person: int
     altogether: int
     stories: int
-    """Different stories: each holds a connection to Redis and its text in memory."""
+    """Distinct watched stories; each holds a connection to Redis and its text in memory."""
     entries_behind: int
-    """Entries that may come while a watcher's client does not read."""
+    """Entries that may arrive while a watcher's client does not read."""
 
 
 class Watches:
-    """Streams a story's steps, each with a token that resumes right after it."""
+    """Streams a story's steps, each with a token that resumes the watch right after it."""
 
     def __init__(
         self,
@@ -66,16 +69,17 @@ class Watches:
         self._heartbeat_seconds = heartbeat_seconds
         self._feeds = StoryFeeds(db, progress, most=limits.stories)
         self._open: Counter[UUID] = Counter()
-        """By person."""
+        """Open watches per person."""
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Must run while there are watches: it sees what no entry tells, and sends watchers elsewhere when `stopping` is set."""
+        """Poll the states of watched stories; when `stopping` is set, send watchers to other replicas. Must run beside watches."""
         await self._feeds.run(stopping)
 
     async def watch(self, caller: Caller, story_id: UUID, resume_token: str) -> AsyncGenerator[tuple[str, Step], None]:
-        """The first step is a Snapshot; ends after Done or Reconnect.
+        """Yield resume tokens and steps. The first step is a Snapshot; the stream ends after Done or Reconnect.
 
-        Raises before the first step InvalidArgument for a foreign token, and TooManyWatches; StoryNotFound at any time.
+        Raises InvalidArgument for a token of another watch and TooManyWatches, both before the first step, and StoryNotFound at any
+        time.
         """
         scope = _scope(caller, story_id)
         after, standing = self._opened(scope, resume_token)
@@ -93,7 +97,10 @@ class Watches:
                     yield self._signer.sign(scope, watch.place), step
 
     async def nothing_is_new(self, caller: Caller, story_id: UUID, resume_token: str) -> bool:
-        """Whether a watch from this token would only repeat the Done that the token came with. Raises as `watch` does."""
+        """True if the token came with the Done of the present final state, so that a watch could only repeat it.
+
+        Raises StoryNotFound.
+        """
         _, mark, told = (self._signer.open(_scope(caller, story_id), resume_token) or "").partition(_ENDED)
         return bool(mark) and told == _told_by_done(await self._stories.get(caller, story_id))
 
@@ -110,7 +117,10 @@ class Watches:
                 del self._open[user_id]
 
     def _opened(self, scope: str, token: str) -> tuple[Position | None, bool]:
-        """Where to go on, and whether the client stands there since it came back before."""
+        """Return the position to resume from (None: a fresh watch), and whether the token carries _STANDING.
+
+        Raises InvalidArgument.
+        """
         if not token:
             return None, False
         place = self._signer.open(scope, token)
@@ -126,14 +136,14 @@ def _scope(caller: Caller, story_id: UUID) -> str:
 
 
 def _told_by_done(story: Story) -> str:
-    """Differs after each retry, so that whoever comes back then is told of the new attempt."""
+    """Return attempt and final state, or "" without one. It differs after a retry, so an older token gets the new attempt."""
     return f"{story.attempt}-{story.state}" if story.state.final else ""
 
 
 class _Watch:
-    """One watcher: what it has been told so far, and how that goes on.
+    """One watcher: its position in the progress and what its client has been told.
 
-    It keeps a position and no text, and while its client does not read it takes nothing from anybody.
+    It keeps no text. It is pulled by its client (back-pressure), so a client that does not read costs nothing.
     """
 
     def __init__(
@@ -154,23 +164,23 @@ class _Watch:
         self._heartbeat_seconds = heartbeat_seconds
         self._state = State.QUEUED
         self._told: State | None = None
-        """What the client knows for certain: after a resumption nothing."""
+        """The state that this stream has sent; None right after a resumption."""
         self._blank = True
         self._whole = False
-        """It has been told the text of the final story."""
+        """True once the client has been sent the text of the final story."""
         self._standing = False
         self._end = ""
         self.position = START
 
     @property
     def place(self) -> str:
-        """What a token says of where the latest step leads."""
+        """The content of the token that resumes after the latest step."""
         return f"{self.position}{_STANDING if self._standing else ''}{self._end}"
 
     async def steps(self, story_id: UUID, after: Position | None, *, standing: bool) -> AsyncGenerator[Step, None]:
         story = await self._stories.get(self._caller, story_id)
         if story.state.final and after is None:
-            # Needs no Redis: what is finished can be read while that is away.
+            # Served from Postgres alone, so that finished stories can be watched while Redis does not answer.
             yield Snapshot(story.text)
             yield self._done(story)
             return
@@ -181,18 +191,18 @@ class _Watch:
             self._standing = False
             try:
                 if after is None and not story.state.final:
-                    # Only on a fresh watch: a client that comes back at every message must get on.
+                    # Only on a fresh watch: a client that resumes after each message would otherwise get nothing else.
                     self._told = story.state
                     yield StateChange(story.state)
                 async with aclosing(self._live(feed)) as live:
                     async for step in live:
                         yield step
             except (Interrupted, *PASSING):
-                # The client has a part already; it resumes here or at another replica, and nothing is lost.
+                # No error after the first step: the client resumes here or at another replica, without loss.
                 yield _reconnect()
 
     async def _beginning(self, feed: StoryFeed, after: Position | None) -> Snapshot:
-        """The text up to the position, or up to now when there is none or its place is lost."""
+        """Return the text up to `after`, or the present text without `after` or when the entries there are lost."""
         story = feed.story
         if story.state.final and (after is None or after >= feed.head):
             self.position, self._whole = feed.head, True
@@ -216,13 +226,13 @@ class _Watch:
             if entries is None:
                 entries = await self._progress.read(feed.story.id, self.position)
                 if not entries:
-                    # Redis has lost what memory has left behind.
+                    # Redis has lost the entries that memory has dropped.
                     yield self._snapshot_of_now(feed)
             for step in self._steps_of(entries):
                 yield step
                 told_at = clock()
             if feed.count - taken > self._entries_behind:
-                # Its client reads more slowly than words are written, and would for ever show what is long past.
+                # The client reads more slowly than the writer writes, so it would fall behind without end: send it Reconnect.
                 break
             if entries:
                 continue
@@ -251,7 +261,7 @@ class _Watch:
         return Done(story)
 
     def _steps_of(self, entries: Sequence[ProgressEntry]) -> Iterator[Step]:
-        """Chunks that came together are told together."""
+        """Translate entries into steps, and move the position. Chunks that follow each other become one Chunk."""
         for entry in merged(entries):
             self.position = entry.position
             if entry.begins:
@@ -275,5 +285,5 @@ class _Watch:
 
 
 def _reconnect() -> Reconnect:
-    """Spread out, so that the watchers of a leaving replica do not all arrive elsewhere in the same instant."""
+    """Build a Reconnect with jitter of 0.5 to 1.5 s, so that the watchers of a draining replica do not reconnect all at once."""
     return Reconnect(timedelta(seconds=random.uniform(0.5, 1.5)))  # noqa: S311  # spreads load

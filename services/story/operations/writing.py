@@ -1,4 +1,4 @@
-"""Writing one story: an attempt under a lease, its words into the progress stream, its outcome into the database."""
+"""Attempts at writing a story: under a lease, with the words in the progress stream and the outcome in the database."""
 
 from __future__ import annotations
 
@@ -40,33 +40,34 @@ from .interruptions import Interruptions
 log = logging.getLogger(__name__)
 
 _BATCH_SECONDS = 0.03
-"""Words of one batch travel as one entry: short enough to look live, long enough to spare Redis an entry per token."""
+"""The time for which words are gathered into one entry: short enough to look live, long enough to save entries in Redis."""
 
-_AFTERWARDS = timedelta(seconds=0.1)
-"""For Redis, which reckons when an event comes back, and Postgres, which reckons when the story may be begun, differ a little."""
+_CLOCK_MARGIN = timedelta(seconds=0.1)
+"""Added to delays of an event: Redis reckons when the event returns, Postgres when the story may begin, and clocks differ."""
 
 _PAUSE_BASE_SECONDS = 10.0
-"""A provider that refuses or fails usually does for a minute: the attempts are to outlast that."""
+"""The base of the backoff. A provider's failure usually lasts for a minute; all attempts together must last longer."""
 
 _TITLE_SECONDS = 1.0
-"""How long readers of a story that is written wait for its title at most; a story that takes no longer gets it with its text."""
+"""The longest interval of lease renewals until a title is saved, because renewals make the title visible to readers."""
 
 _MOST_CHARACTERS = 50_000
-"""No brief asks for nearly as much: a writer that goes on has lost its way."""
+"""A bound on a story's text, far beyond the longest that a brief asks for: it ends a writer that does not stop."""
 
 
 _Begun: TypeAlias = tuple[Story, AsyncGenerator[Piece, None]]
 
 
 def pause_seconds(failures: int) -> float:
+    """Return the backoff in seconds after that many failed attempts."""
     return backoff_seconds(failures, base=_PAUSE_BASE_SECONDS)
 
 
 class Writing:
-    """Writes stories with one writer. Every write is fenced by the attempt, so an overtaken worker leaves no trace.
+    """Writes stories with one writer. The attempt's number fences every write, so an overtaken worker changes nothing.
 
-    What is written so far is saved as the lease is renewed and when the story is given up for now. The next attempt goes on from
-    there if the writer can; else it starts over.
+    Each renewal of the lease saves a checkpoint, and so does the end of an attempt. The next attempt continues from the checkpoint
+    if the writer can; otherwise it starts over.
     """
 
     def __init__(
@@ -84,9 +85,11 @@ class Writing:
         limit: int = 0,
         backoff: Callable[[int], float] = pause_seconds,
     ) -> None:
-        """`limit` is how many stories all workers together may write with this writer; 0 is no limit.
+        """Set the bounds of attempts.
 
-        `backoff` is the pause in seconds after so many failed attempts; a writer may ask for a longer one.
+        `lease` is the time between two signs of life. `seconds` bounds one attempt, `life` the time from the request or latest
+        retry, `attempts` the failed attempts. `limit` bounds the stories that all workers together write at a time with this
+        writer; 0: no bound. `backoff` maps the number of failed attempts to a pause in seconds; a writer may ask for a longer one.
         """
         self._db = db
         self._progress = progress
@@ -101,9 +104,9 @@ class Writing:
         self._backoff = backoff
 
     async def write(self, story_id: UUID) -> None:
-        """Brings the story to an end, or raises Later when it must be tried again.
+        """Run an attempt that completes or fails the story. Raises Later when another attempt is due.
 
-        Cancelled, it puts the story back into the queue, which counts as no failure.
+        On cancellation of the task the story returns to the queue, which does not count as a failure.
         """
         begun = await self._begun(story_id)
         if begun is None:
@@ -134,12 +137,12 @@ class Writing:
             await asyncio.shield(self._requeue(story, draft))
             raise
         except Exception as error:
-            # Whatever a writer does wrong is its attempt's failure, never the worker's.
+            # Any exception of a writer fails the attempt, never the worker.
             log.warning("story %s attempt %d failed", story.id, story.attempt, exc_info=error)
             await self._try_again(story, draft, error)
 
     async def _begun(self, story_id: UUID) -> _Begun | None:
-        """Like `_begin`, but cancelled it leaves no attempt behind: nobody would end it, and its lease would end as a failure."""
+        """Call `_begin`; on cancellation, requeue the attempt that it has begun. Its lease would otherwise expire as a failure."""
         beginning = asyncio.ensure_future(self._begin(story_id))
         try:
             return await asyncio.shield(beginning)
@@ -150,9 +153,9 @@ class Writing:
             raise
 
     async def _begin(self, story_id: UUID) -> _Begun | None:
-        """The story with the text to go on from, and what the writer adds to it.
+        """Begin an attempt; return the story with the text to continue from, and the pieces that the writer adds.
 
-        None when there is nothing to do: the story is final, or gone.
+        None when the story is final or deleted. Raises Later when it is held by another attempt or by a pause.
         """
         async with self._beginning() as tx:
             story = await store.attempts.begin(
@@ -167,8 +170,8 @@ class Writing:
             async with self._db.single() as tx:
                 held = await store.attempts.held_for(tx, story_id)
             if held is not None:
-                # Another worker has it, or had no success a while ago. Should that one die, this event brings the story back.
-                raise Later(max(held, timedelta(0)) + _AFTERWARDS)
+                # Another attempt runs, or the story pauses after one. The delayed event begins the next attempt if a worker dies.
+                raise Later(max(held, timedelta(0)) + _CLOCK_MARGIN)
             return None
         brief = _brief(story)
         rest = self._rest(brief, story)
@@ -180,14 +183,14 @@ class Writing:
 
     @asynccontextmanager
     async def _beginning(self) -> AsyncIterator[Transaction]:
-        """Raises Later when as many stories as may be are written already."""
+        """Open the transaction in which an attempt begins. Raises Later while `limit` stories are being written."""
         if not self._limit:
             async with self._db.single() as tx:
                 yield tx
             return
         async with self._db.transaction() as tx:
             if await store.attempts.lock_beginnings(tx, self._writer.name) >= self._limit:
-                raise Later(timedelta(seconds=backoff_seconds(1)) + _AFTERWARDS)
+                raise Later(timedelta(seconds=backoff_seconds(1)) + _CLOCK_MARGIN)
             yield tx
 
     def _rest(self, brief: Brief, story: Story) -> AsyncGenerator[Piece, None] | None:
@@ -196,7 +199,7 @@ class Writing:
         return self._writer.go_on(brief, story.title, story.text)
 
     def _left(self, story: Story) -> float:
-        """Seconds of the story's life, which waiting in the queue and failed attempts spend as well."""
+        """Seconds left of the story's life, which includes its time in the queue and failed attempts."""
         return (story.queued_at + self._life - self._clock()).total_seconds()
 
     async def _fill(self, story: Story, draft: Draft, pieces: AsyncGenerator[Piece, None]) -> None:
@@ -217,19 +220,19 @@ class Writing:
 
     @asynccontextmanager
     async def _leased(self, story: Story, draft: Draft) -> AsyncIterator[None]:
-        """Renews the lease and saves the draft during the block. Raises Overtaken in it when the lease is lost.
+        """Renew the lease and save checkpoints during the block; raise Overtaken in the block when the lease is lost.
 
-        It is lost to another attempt, or when the owner has cancelled or deleted the story: then at once if the interruption is
-        heard, else as it is renewed.
+        The lease is lost to another attempt, or when the owner cancels or deletes the story. An interruption makes it known at
+        once, otherwise the next renewal does.
         """
         owner = asyncio.current_task()
         lost = False
 
-        async def beat(interrupted: asyncio.Event) -> None:
+        async def renew(interrupted: asyncio.Event) -> None:
             nonlocal lost
             saved, third = draft.checkpoint, self._lease.total_seconds() / 3
             while True:
-                await _either(interrupted, third if saved.title else min(third, _TITLE_SECONDS))
+                await _wait(interrupted, third if saved.title else min(third, _TITLE_SECONDS))
                 interrupted.clear()
                 checkpoint = draft.checkpoint
                 try:
@@ -246,7 +249,7 @@ class Writing:
                     return
 
         with self._interruptions.hearing(story.id) as interrupted:
-            beating = asyncio.create_task(beat(interrupted))
+            renewing = asyncio.create_task(renew(interrupted))
             try:
                 yield
             except asyncio.CancelledError:
@@ -254,10 +257,10 @@ class Writing:
                     raise
                 raise Overtaken from None
             finally:
-                beating.cancel()
+                renewing.cancel()
 
     async def _complete(self, story: Story, draft: Draft) -> None:
-        """The text is there and cost something, so a database that is away for a while is waited for."""
+        """Commit the text. Retries for 60 s while the database does not answer, because the text is whole and was paid for."""
         waiting = AsyncRetrying(
             retry=retry_if_exception_type(DATABASE_AWAY),
             wait=wait_exponential(multiplier=0.2, max=2),
@@ -301,7 +304,7 @@ class Writing:
         asked = error.retry_after if isinstance(error, WriterUnavailable) else None
         pause = timedelta(seconds=max(self._backoff(failures), asked or 0.0))
         if await self._requeue(story, draft, pause=pause):
-            raise Later(pause + _AFTERWARDS)
+            raise Later(pause + _CLOCK_MARGIN)
 
     async def _requeue(self, story: Story, draft: Draft, *, pause: timedelta | None = None) -> bool:
         async with self._db.single() as tx:
@@ -313,7 +316,7 @@ class Writing:
         return requeued
 
     async def _uncount_failure(self, story: Story) -> None:
-        """For an attempt that was overtaken: it failed only if its worker is never heard of again, and here we are."""
+        """Take back the failure that an overtaken attempt was counted as: its worker is alive, so it did not kill its worker."""
         try:
             async with self._db.single() as tx:
                 await store.attempts.uncount_failure(tx, story.id, story.attempt)
@@ -335,7 +338,8 @@ def _brief(story: Story) -> Brief:
     )
 
 
-async def _either(event: asyncio.Event, seconds: float) -> None:
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait for the event, at most `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()
@@ -344,7 +348,7 @@ async def _either(event: asyncio.Event, seconds: float) -> None:
 
 
 async def _batched(pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[list[Piece], None]:
-    """Gathers what comes within the batch time, but for the first words, which somebody waits for. The writer goes on meanwhile."""
+    """Gather pieces into batches of 0.03 s while the writer goes on. The first words go out at once, because readers wait."""
     gathered: list[Piece] = []
     batch_seconds = 0.0
     arrived = asyncio.Event()

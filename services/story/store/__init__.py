@@ -1,4 +1,4 @@
-"""Every SQL statement of the story service, a module for each subject, and the Redis stream of a story's progress."""
+"""All SQL statements of the story service, one module per subject, and the Redis stream of a story's progress."""
 
 from __future__ import annotations
 

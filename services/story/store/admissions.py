@@ -1,4 +1,4 @@
-"""Who was admitted to ask for a story, and the statement that admits one more."""
+"""Admissions: the requests that count towards quotas, and the statement that records one more."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..tables import admissions, stories
 from .stories import UNFINISHED
 
 _LOCKS = 0x5354
-"""Any constant: it keeps these locks apart from others that are named by two numbers."""
+"""The first key of these two-key advisory locks. An arbitrary constant that keeps them apart from other two-key locks."""
 
 
 def _count(rows: Select[Any]) -> ScalarSelect[int]:
-    """Of a limited query: whatever there is, no more is looked at."""
+    """Count the rows of a query with a LIMIT, so that Postgres reads no more rows than the limit."""
     return select(func.count()).select_from(rows.subquery()).scalar_subquery()
 
 
@@ -53,17 +53,17 @@ _LOCK = select(
 
 
 async def lock(tx: Transaction, owner_id: UUID) -> None:
-    """Lets one transaction at a time admit stories of the owner, and holds off their erasure.
+    """Serialize the transactions that admit stories of the owner, and hold off the owner's erasure, by advisory locks.
 
-    Two owners who share a lock only wait for each other.
+    Two owners whose keys collide only wait for each other.
     """
     await tx.execute(_LOCK, {"lock": advisory_lock_key(owner_id), "owner_id": str(owner_id)})
 
 
 async def admit(tx: Transaction, owner_id: UUID, limits: Limits, now: datetime) -> Demand:
-    """Records an admission, and answers what was asked for before it: to refuse it is to roll back.
+    """Record an admission and return the demand before it. The caller refuses it by rolling back.
 
-    In one statement, for every request passes here.
+    One statement saves round trips, because every request takes this path.
     """
     values = {
         "owner": owner_id,
@@ -76,8 +76,10 @@ async def admit(tx: Transaction, owner_id: UUID, limits: Limits, now: datetime) 
 
 
 async def forget(tx: Transaction, *, before: datetime) -> None:
+    """Delete all people's admissions before the time."""
     await tx.execute(delete(admissions).where(admissions.c.admitted_at < before))
 
 
 async def erase(tx: Transaction, owner_id: UUID) -> None:
+    """Delete the owner's admissions."""
     await tx.execute(delete(admissions).where(admissions.c.owner_id == owner_id))

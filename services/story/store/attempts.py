@@ -1,7 +1,6 @@
-"""Attempts at writing a story: who may begin one, its lease, and its end.
+"""Attempts at writing a story: their beginning, lease and end.
 
-Every write of an attempt is fenced by its number. Leases are reckoned by the database's clock: workers on several machines share no
-other.
+The attempt's number fences every write. Leases use the database's clock, the only clock that workers on several machines share.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from ..tables import stories
 from .stories import UNFINISHED, story_of
 
 _WRITER_LOCKS = 0x5752
-"""Any constant: it keeps these locks apart from others that are named by two numbers."""
+"""The first key of these two-key advisory locks. An arbitrary constant that keeps them apart from other two-key locks."""
 
 _BEGIN = (
     update(stories)
@@ -51,8 +50,8 @@ _BEGIN = (
         ),
     )
     .values(
-        # An abandoned attempt killed its worker, so it counts as a failure, until that worker is heard of again (see
-        # `uncount_failure`). One that was handed back does not.
+        # An attempt whose lease has expired has probably killed its worker, so it counts as a failure; `uncount_failure` takes
+        # that back if the worker is alive. An attempt that was handed back is QUEUED and does not count.
         failures=stories.c.failures + cast(stories.c.state == State.RUNNING, Integer),
         state=State.RUNNING,
         attempt=stories.c.attempt + 1,
@@ -70,7 +69,7 @@ _RUNNING = update(stories).where(
     stories.c.state == State.RUNNING,
 )
 
-# No lock orders these against an erasure, for the row does: who deletes it waits for them, and takes what was told as well.
+# The row's lock orders these updates against an erasure: its DELETE waits for them and then deletes their outbox rows too.
 _END = _RUNNING.where(~exists().where(erased_subjects.c.subject_id == stories.c.owner_id)).values(
     title=bindparam("new_title"), text=bindparam("new_text"), completed_at=bindparam("now"), leased_until=None
 )
@@ -81,7 +80,7 @@ _FAIL = _END.values(state=State.FAILED, failure_reason=bindparam("why"))
 
 
 async def lock_beginnings(tx: Transaction, writer: str) -> int:
-    """Lets one transaction at a time begin attempts with the writer, and answers how many are running."""
+    """Serialize the transactions that begin attempts with the writer, and return how many attempts are running."""
     await tx.execute(
         select(func.pg_advisory_xact_lock(cast(_WRITER_LOCKS, Integer), func.hashtext(cast(writer, String))))
     )
@@ -94,9 +93,9 @@ async def lock_beginnings(tx: Transaction, writer: str) -> int:
 async def begin(
     tx: Transaction, story_id: UUID, *, writer: str, model: str, lease: timedelta, now: datetime
 ) -> Story | None:
-    """Starts the next attempt at a queued story that is available, or at one whose worker's lease has ended; else None.
+    """Begin the next attempt at a story that is queued and available, or whose lease has expired; otherwise None.
 
-    Title and text are those of the last checkpoint: go on from there, or `start_over`.
+    Title and text are the last checkpoint: the caller continues from it or calls `start_over`.
     """
     values = {"story": story_id, "by": writer, "with": model, "lease": lease, "now": now}
     row = (await tx.execute(_BEGIN, values)).mappings().one_or_none()
@@ -104,7 +103,7 @@ async def begin(
 
 
 async def held_for(tx: Transaction, story_id: UUID) -> timedelta | None:
-    """How long no attempt may begin: by the lease of the running one, or by the pause after the last. None for a final story."""
+    """The time until an attempt may begin: the rest of the running lease or of the pause. None for a final or absent story."""
     until = case((stories.c.state == State.RUNNING, stories.c.leased_until), else_=stories.c.available_at)
     query = select(func.coalesce(until, func.now()) - func.now()).where(
         stories.c.id == story_id, stories.c.state.in_(UNFINISHED)
@@ -114,13 +113,14 @@ async def held_for(tx: Transaction, story_id: UUID) -> timedelta | None:
 
 
 async def start_over(tx: Transaction, story_id: UUID, attempt: int) -> None:
+    """Drop the checkpoint, if the attempt is still the running one."""
     await _update(tx, story_id, attempt, title="", text="")
 
 
 async def renew_lease(
     tx: Transaction, story_id: UUID, attempt: int, lease: timedelta, *, checkpoint: Checkpoint | None = None
 ) -> bool:
-    """False when the attempt is not the running one any more. The checkpoint is to be given where it has changed."""
+    """Renew the lease; save the checkpoint if given. False when the attempt is no longer the running one."""
     saved = {} if checkpoint is None else _saved(checkpoint)
     return await _update(tx, story_id, attempt, leased_until=func.now() + lease, **saved)
 
@@ -128,7 +128,10 @@ async def renew_lease(
 async def complete(
     tx: Transaction, story_id: UUID, attempt: int, written: Checkpoint, *, tokens: tuple[int, int], now: datetime
 ) -> bool:
-    """False when the attempt is not the running one any more, or its owner is being erased."""
+    """Complete the story; `tokens` counts those of the prompt and those of the text.
+
+    False when the attempt is no longer the running one, or the owner is erased.
+    """
     values = {**_ending(story_id, attempt, written, now), "prompted": tokens[0], "completed": tokens[1]}
     return (await tx.execute(_COMPLETE, values)).rowcount == 1
 
@@ -136,7 +139,7 @@ async def complete(
 async def fail(
     tx: Transaction, story_id: UUID, attempt: int, reason: str, written: Checkpoint, *, now: datetime
 ) -> bool:
-    """What was written is what watchers have seen. False as in `complete`."""
+    """Fail the story and keep the text that watchers have seen. False as in `complete`."""
     values = {**_ending(story_id, attempt, written, now), "why": reason}
     return (await tx.execute(_FAIL, values)).rowcount == 1
 
@@ -144,9 +147,9 @@ async def fail(
 async def requeue(
     tx: Transaction, story_id: UUID, attempt: int, checkpoint: Checkpoint, *, pause: timedelta | None
 ) -> bool:
-    """Puts the story back into the queue, to be begun after a pause when the attempt has failed; no pause: its worker leaves.
+    """Put the story back into the queue. A `pause` counts the attempt as failed; None means a shutdown and counts nothing.
 
-    The next attempt may go on from the checkpoint. False when the attempt is not the running one any more.
+    The next attempt may continue from the checkpoint. False when the attempt is no longer the running one.
     """
     return await _update(
         tx,
@@ -161,7 +164,7 @@ async def requeue(
 
 
 async def uncount_failure(tx: Transaction, story_id: UUID, attempt: int) -> None:
-    """Takes back that the attempt was counted as a failure when the next one began: its worker lives, and was overtaken."""
+    """Take back the failure that `begin` counted when it overtook the attempt, because the attempt's worker is alive."""
     overtaken = update(stories).where(
         stories.c.id == story_id,
         stories.c.attempt > attempt,
@@ -174,7 +177,10 @@ async def uncount_failure(tx: Transaction, story_id: UUID, attempt: int) -> None
 async def lock_undispatched(
     tx: Transaction, older_than: timedelta, limit: int, *, before: datetime | None = None
 ) -> Sequence[UUID]:
-    """Unfinished stories that nobody holds, and that were due so long ago, and `before` that; marked as dispatched again."""
+    """Lock lost stories and mark them as dispatched now: unfinished, without a live lease, and due `older_than` ago.
+
+    With `before`, the time `older_than` counts back from it if it is earlier than now. Skips locked rows; at most `limit` stories.
+    """
     due_at = func.greatest(stories.c.dispatched_at, stories.c.available_at)
     unheld = or_(
         stories.c.state == State.QUEUED, (stories.c.state == State.RUNNING) & (stories.c.leased_until < func.now())
@@ -195,12 +201,12 @@ async def lock_undispatched(
 
 
 async def _update(tx: Transaction, story_id: UUID, attempt: int, **values: Any) -> bool:
-    """The fence: only the running attempt may write."""
+    """Update the story if the attempt is the running one (the fence); False otherwise."""
     return (await tx.execute(_RUNNING.values(values), {"story": story_id, "number": attempt})).rowcount == 1
 
 
 def _ending(story_id: UUID, attempt: int, written: Checkpoint, now: datetime) -> dict[str, Any]:
-    """What `_END` takes."""
+    """The parameters of `_END`."""
     return {
         "story": story_id,
         "number": attempt,

@@ -1,7 +1,7 @@
-"""A story's progress while it is written: a Redis stream whose entry ids are positions.
+"""The progress of a story while it is written: a Redis stream whose entry ids are positions.
 
-The id of an entry is `<attempt>-<offset>`. Redis accepts only growing ids, so a worker of an older attempt cannot write any more,
-and offsets are dense within an attempt, so a gap shows. Postgres holds the finished text; a lost stream costs no story.
+The id of an entry is `<attempt>-<offset>`. Redis accepts only growing ids, which fences off workers of older attempts. Offsets
+have no gaps within an attempt, so a lost entry is noticed. Postgres holds the finished text; a lost stream loses no story.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from kit.runtime.clock import milliseconds
 from ..model import START, Position
 
 KEPT = timedelta(hours=24)
-"""How long a stream outlives its latest entry."""
+"""The time after its latest entry at which a stream expires."""
 
 INTERRUPTIONS = "stories:interrupted"
-"""The channel that names each story whose writing was stopped from outside, for the worker that is at it."""
+"""The pub/sub channel on which the ids of cancelled and deleted stories are sent to their workers."""
 
 _PAGE = 1000
 
 _APPEND = """
--- KEYS: stream. ARGV: attempt, offset, kind, text, time to live in ms, title if it is new.
--- Answers 1 appended, 0 overtaken by a newer attempt,
--- -1 the entries before this one are gone.
+-- KEYS: stream. ARGV: attempt, offset, kind, text, time to live in ms, title or '' if it is unchanged.
+-- Returns 1: appended, or there already; 0: overtaken by a newer attempt or stopped; -1: the entries before this one are lost.
 local attempt, offset = tonumber(ARGV[1]), tonumber(ARGV[2])
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 local last_attempt, last_offset, last_kind = 0, 0, ''
@@ -41,7 +40,7 @@ if #last > 0 then
   last_kind = last[1][2][2]
 end
 if last_attempt > attempt then return 0 end
--- Nothing follows an attempt's end: it was stopped from outside.
+-- An END that this attempt did not append is a cancellation or deletion: nothing may follow it.
 if last_attempt == attempt and last_kind == 'end' and ARGV[3] ~= 'end' then return 0 end
 if last_attempt == attempt and last_offset >= offset then return 1 end
 local follows = (offset == 0) or (last_attempt == attempt and last_offset == offset - 1)
@@ -57,8 +56,8 @@ return 1
 
 
 _STOP = """
--- KEYS: stream. ARGV: attempt, time to live in ms, '1' to drop what there is, channel, story.
--- Ends the attempt right after its latest entry; an end that is there already gets a second one, so that watchers look again.
+-- KEYS: stream. ARGV: attempt, time to live in ms, '1' to drop all entries, channel, story.
+-- Appends END after the attempt's latest entry, even after another END, so that watchers read the story again.
 local attempt, offset = tonumber(ARGV[1]), 0
 if attempt == 0 then offset = 1 end
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
@@ -75,17 +74,17 @@ redis.call('PUBLISH', ARGV[4], ARGV[5])
 """
 
 _PAST_ALL = Position(1 << 31, 0)
-"""Postgres counts attempts in 32 bits with a sign: no attempt has this number."""
+"""A position after every attempt: Postgres stores attempts as signed 32-bit integers, so none has this number."""
 
 
 class ProgressKind(StrEnum):
     BEGIN = "begin"
-    """The attempt has begun; the text is empty."""
+    """The beginning of an attempt with an empty text."""
     CHUNK = "chunk"
     SNAPSHOT = "snapshot"
-    """The whole text of the attempt so far, after entries were lost."""
+    """The whole text of the attempt so far: of a checkpoint at its beginning, or after entries were lost."""
     END = "end"
-    """The story has left RUNNING, or was cancelled or deleted before; Postgres says which. Nothing else follows in this attempt."""
+    """The end of the attempt. Postgres holds the state: final, queued again, or deleted. Only another END may follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +93,16 @@ class ProgressEntry:
     kind: ProgressKind
     text: str
     title: str = ""
-    """Where the attempt has found one since the entry before."""
+    """The new title if it has changed since the entry before; "" otherwise."""
 
     @property
     def begins(self) -> bool:
-        """Whether an attempt begins with it: from nothing, or from what an earlier one had written."""
+        """True for the first entry of an attempt, whether that starts over or continues a checkpoint."""
         return self.position.offset == 0
 
 
 class Overtaken(Exception):
-    """A newer attempt is writing this story, or it was erased."""
+    """Raised at a write of an attempt that a newer one has overtaken, or whose story was cancelled, deleted or erased."""
 
 
 class Progress:
@@ -117,7 +116,7 @@ class Progress:
     async def append(
         self, story_id: UUID, position: Position, kind: ProgressKind, text: str = "", *, title: str = ""
     ) -> bool:
-        """Repeating an append changes nothing. False when the entries before it are gone: append a snapshot instead.
+        """Append an entry. Idempotent. False when the entries before it are lost: the caller must append a snapshot instead.
 
         Raises Overtaken.
         """
@@ -130,21 +129,21 @@ class Progress:
         return bool(answer == 1)
 
     async def read(self, story_id: UUID, after: Position) -> list[ProgressEntry]:
-        """What there is after the position, oldest first, at most a page of it."""
+        """Return the entries after the position, oldest first, at most 1000."""
         raw = await self._redis.xrange(_key(story_id), min=f"({after}", max="+", count=_PAGE)
         return _entries(cast("_Raw", raw))
 
     async def wait(self, story_id: UUID, after: Position, seconds: float) -> list[ProgressEntry]:
-        """Like `read`, but waits for the first entry up to `seconds`; empty when none came."""
+        """Return entries as `read` does, but wait up to `seconds` for the first one; empty after that time."""
         answer = await self._redis.xread(
             {_key(story_id): str(after)}, count=_PAGE, block=max(milliseconds(timedelta(seconds=seconds)), 1)
         )
         return [entry for _, raw in cast("_Streams", answer or []) for entry in _entries(raw)]
 
     async def erase(self, story_ids: Sequence[UUID]) -> None:
-        """Drops every word. A worker that is at such a story is overtaken at its next append, and watchers look up at once.
+        """Replace each stream by an END after every attempt: its worker is overtaken, and watchers read the story again.
 
-        A stream that was merely deleted would come back whole: to a worker it looks lost. Repeated, watchers look up once more.
+        DEL alone would not do: the worker would take the stream for lost and append a snapshot of the whole text. Idempotent.
         """
         async with self._redis.pipeline(transaction=False) as pipeline:
             for story_id in story_ids:
@@ -152,14 +151,14 @@ class Progress:
             await pipeline.execute()
 
     async def stop(self, story_id: UUID, attempt: int, *, forget: bool = False) -> None:
-        """Ends an attempt from outside: its worker is interrupted, at its next append at the latest, and watchers look up.
+        """End an attempt that this process does not run: interrupt its worker, and make watchers read the story again.
 
-        To `forget` is to drop the words as well.
+        A worker that misses the interruption raises Overtaken at its next append. `forget` also drops all entries.
         """
         await self._end(story_id, attempt, forget=forget)
 
     async def written(self, story_id: UUID) -> tuple[int, str, str]:
-        """The latest attempt that there is a trace of, its words, and its title if it has found one."""
+        """Return the latest attempt in the stream, its text, and its title or "". All zero and empty for an empty stream."""
         position, text, title = START, "", ""
         while entries := await self.read(story_id, position):
             for entry in entries:
@@ -176,7 +175,7 @@ class Progress:
 
 
 def fold(text: str, entry: ProgressEntry) -> str:
-    """The text after the entry, from the text before it."""
+    """Return the text after the entry, given the text before it."""
     match entry.kind:
         case ProgressKind.BEGIN:
             return ""
@@ -189,7 +188,7 @@ def fold(text: str, entry: ProgressEntry) -> str:
 
 
 def merged(entries: Sequence[ProgressEntry]) -> Iterator[ProgressEntry]:
-    """The same text in fewer entries: chunks that follow each other become one, at the position of the last."""
+    """Merge chunks that follow each other into one, at the position of the last. Other entries are unchanged."""
     chunks: list[ProgressEntry] = []
     for entry in entries:
         if chunks and entry.kind is not ProgressKind.CHUNK:

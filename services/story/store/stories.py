@@ -1,4 +1,4 @@
-"""Stories as their owners see them: asked for, read, cancelled, queued again and deleted."""
+"""Stories as their owners see them: inserted, read, cancelled, queued again and deleted."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ..tables import stories
 
 UNFINISHED = (State.QUEUED, State.RUNNING)
 
-# Statements that every story needs are built once: to build one takes longer than to send it.
+# Frequent statements are built once, because SQLAlchemy takes longer to build one than to send it.
 
 _ahead = stories.alias("ahead")
 
 
 def _queued_at(table: FromClause) -> ColumnElement[datetime]:
-    # Empty in what the version before has written.
+    # NULL in rows of the previous version.
     return func.coalesce(table.c.queued_at, table.c.created_at)
 
 
@@ -60,7 +60,7 @@ _INSERT = (
         dispatched_at=func.now(),
     )
     .on_conflict_do_nothing(index_elements=["owner_id", "request_id"])
-    # The statement sees the queue as it was before it.
+    # The count does not include the new row, because a statement does not see its own inserts.
     .returning(
         stories,
         (select(func.count()).where(_ahead.c.state == State.QUEUED).scalar_subquery() + 1).label("queue_position"),
@@ -71,7 +71,7 @@ _INSERT = (
 async def insert(
     tx: Transaction, story_id: UUID, owner_id: UUID, wish: Wish, *, digest: bytes, request_id: str | None, now: datetime
 ) -> Story | None:
-    """`digest` is that of the wish as it was asked for.
+    """Insert a queued story. `digest` is that of the wish as requested, before preferences were filled in.
 
     None when the owner's request id was used before; then nothing is written.
     """
@@ -98,20 +98,20 @@ async def find(tx: Transaction, story_id: UUID) -> Story | None:
 
 
 async def states(tx: Transaction, story_ids: Collection[UUID]) -> dict[UUID, State]:
-    """Those of the stories that exist."""
+    """Return the states of those stories that exist."""
     query = select(stories.c.id, stories.c.state).where(stories.c.id.in_(story_ids), stories.c.deleted_at.is_(None))
     return {row.id: State(row.state) for row in await tx.execute(query)}
 
 
 async def find_by_request(tx: Transaction, owner_id: UUID, request_id: str) -> tuple[Story, bytes] | None:
-    """The story and the digest of the wish it was requested with."""
+    """Return the story and the digest of the wish as requested."""
     query = _STORIES.where(stories.c.owner_id == owner_id, stories.c.request_id == request_id)
     row = (await tx.execute(query)).mappings().one_or_none()
     return (story_of(row), row["request_digest"]) if row else None
 
 
 async def page(tx: Transaction, owner_id: UUID, state: State | None, request: PageRequest) -> Sequence[Story]:
-    """Newest first, one more than asked for when there are more."""
+    """Return the owner's stories, newest first: the page, and one story more if there is a next page."""
     query = _STORIES.where(stories.c.owner_id == owner_id).order_by(stories.c.id.desc()).limit(request.size + 1)
     if state:
         query = query.where(stories.c.state == state)
@@ -121,21 +121,22 @@ async def page(tx: Transaction, owner_id: UUID, state: State | None, request: Pa
 
 
 async def place_of_first(tx: Transaction, owner_id: UUID) -> int:
-    """By how many places the queue has to move for the owner's first unfinished story to be done."""
+    """Return the queue position of the owner's first unfinished story, at least 1."""
     query = _STORIES.where(stories.c.owner_id == owner_id, stories.c.state.in_(UNFINISHED))
     row = (await tx.execute(query.order_by(stories.c.id).limit(1))).mappings().one_or_none()
     return max(row["queue_position"], 1) if row else 1
 
 
 async def latest_completions(tx: Transaction, limit: int) -> Sequence[datetime]:
+    """Return the times of the latest completions, newest first."""
     query = select(stories.c.completed_at).where(stories.c.state == State.COMPLETED)
     return list((await tx.execute(query.order_by(stories.c.completed_at.desc()).limit(limit))).scalars())
 
 
 async def cancel(tx: Transaction, story_id: UUID, *, seen: tuple[int, str, str] | None = None, now: datetime) -> bool:
-    """False when the story is not unfinished. Cancelling or completing, what comes first decides; the other changes nothing.
+    """Cancel an unfinished story; False when it is final. Of a cancellation and a completion, the first to commit wins.
 
-    `seen` is an attempt, its words as watchers know them, usually some more than the last checkpoint, and its title.
+    `seen` is an attempt with its text and title as watchers have seen them, usually longer than the last checkpoint.
     """
     values: dict[str, Any] = {"state": State.CANCELLED, "completed_at": now, "leased_until": None}
     if seen:
@@ -148,7 +149,7 @@ async def cancel(tx: Transaction, story_id: UUID, *, seen: tuple[int, str, str] 
 
 
 async def queue_again(tx: Transaction, story_id: UUID, *, now: datetime) -> bool:
-    """As if it were requested for the first time, but for the attempts. False when the story is neither failed nor cancelled."""
+    """Queue a failed or cancelled story as a new one that keeps its attempt number. False when it is neither, or deleted."""
     statement = (
         update(stories)
         .where(
@@ -174,26 +175,26 @@ async def queue_again(tx: Transaction, story_id: UUID, *, now: datetime) -> bool
 
 
 async def hide(tx: Transaction, story_id: UUID) -> None:
-    """From here on the story exists for nobody, and its request id may be used anew."""
+    """Hide the story from everybody, and free its request id."""
     statement = update(stories).where(stories.c.id == story_id, stories.c.deleted_at.is_(None))
     await tx.execute(statement.values(deleted_at=func.now(), request_id=None))
 
 
 async def hidden(tx: Transaction, longer_than: timedelta, limit: int) -> Sequence[UUID]:
-    """Stories whose deletion began so long ago that it was broken off."""
+    """Return stories that were hidden more than `longer_than` ago, so that their deletion must have been interrupted."""
     query = select(stories.c.id).where(stories.c.deleted_at < func.now() - longer_than).limit(limit)
     return list((await tx.execute(query)).scalars())
 
 
 async def ids_of(tx: Transaction, owner_id: UUID, limit: int) -> dict[UUID, datetime | None]:
-    """Some of the owner's stories, whatever their state, and when they were completed."""
+    """Return at most `limit` of the owner's stories in any state, with their completion times."""
     query = select(stories.c.id, stories.c.completed_at).where(stories.c.owner_id == owner_id)
     return {row.id: row.completed_at for row in await tx.execute(query.order_by(stories.c.id).limit(limit))}
 
 
 async def erase(tx: Transaction, story_ids: Collection[UUID]) -> None:
-    """Deletes the stories and all that was to be told of them."""
-    # First: this waits for whoever is changing one of them, so that the statements after it see what was added to the outbox there.
+    """Delete the stories, and their events in the outbox and among the dead letters."""
+    # Stories first: this DELETE waits for transactions that change one, so that the next statements see their outbox rows.
     await tx.execute(delete(stories).where(stories.c.id.in_(story_ids)))
     keys = [str(story_id) for story_id in story_ids]
     await tx.execute(delete(outbox.table).where(outbox.table.c.key.in_(keys)))
@@ -217,7 +218,7 @@ def story_of(row: RowMapping) -> Story:
         completion_tokens=row["completion_tokens"],
         failure_reason=row["failure_reason"],
         created_at=row["created_at"],
-        # Empty in what the version before has written.
+        # NULL in rows of the previous version.
         queued_at=row["queued_at"] or row["created_at"],
         started_at=row["started_at"],
         completed_at=row["completed_at"],

@@ -1,8 +1,8 @@
 """Writers turn a brief into a story, word by word.
 
-A writer knows nothing of accounts, queues or protobuf: it takes a `Brief` and yields `Piece`s. The worker decides what becomes of
-them. Three writers exist: `openai` (any OpenAI-compatible endpoint), `local` (llama.cpp in this process) and `composer` (rules
-only). Their modules are imported by `build_writer` when asked for, so that a deployment installs only what its writer needs.
+A writer knows nothing of accounts, queues or protobuf: it takes a `Brief` and yields `Piece`s, which the worker stores. Three
+writers exist: `openai` (any OpenAI-compatible endpoint), `local` (llama.cpp in this process) and `composer` (rules only).
+`build_writer` imports only the module of the writer it builds, so that a deployment installs only what its writer needs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class WordCount(enum.Enum):
-    """How long a story is. `words` is the target; writers stay within a third of it either way."""
+    """The length of a story. `words` is the target; writers stay within a third of it either way."""
 
     SHORT = 150
     MEDIUM = 350
@@ -55,7 +55,7 @@ class WordCount(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Brief:
-    """What a reader asked for.
+    """The request of a reader, as a writer gets it.
 
     Every string comes from outside and is data: writers bound it, flatten it to one line and never treat it as an instruction or
     a template. Empty strings and an empty tuple mean "not given".
@@ -90,7 +90,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the writing cost, in the model's own tokens."""
+    """The cost of the writing, in the model's own tokens."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -100,7 +100,7 @@ Piece: TypeAlias = Title | Words | Usage
 
 
 class Refusal(enum.StrEnum):
-    """Why a story will never be written; public and permanent, shown to the reader as the story's failure reason."""
+    """Reasons for which a story will never be written. Permanent: shown to the reader as the story's failure reason."""
 
     CONTENT_REFUSED = "CONTENT_REFUSED"
     LANGUAGE_UNSUPPORTED = "LANGUAGE_UNSUPPORTED"
@@ -108,9 +108,9 @@ class Refusal(enum.StrEnum):
 
 
 class WriterUnavailable(Exception):
-    """A passing failure: the same brief may succeed later.
+    """A transient failure: the same brief may succeed later.
 
-    `retry_after` is the number of seconds the writer's backend asked callers to wait, when it said so. The message is for the log.
+    `retry_after` is the number of seconds that the writer's backend asked callers to wait, if any. The message is for the log.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
@@ -142,17 +142,17 @@ class Writer(Protocol):
     def model(self) -> str: ...
 
     async def warm_up(self) -> None:
-        """Does what would delay the first story (loads a model), where there is such a thing.
+        """Load the model, if the writer has one, so that the first story need not wait for it.
 
         Raises `WriterRefused` when it can never succeed, so that a worker with a broken set-up fails at start and not per story.
         """
 
     def write(self, brief: Brief) -> AsyncGenerator[Piece, None]:
-        """Yields one `Title`, then `Words`, then at most one `Usage` where the writer counts tokens.
+        """Yield one `Title`, then `Words`, then at most one `Usage` if the writer counts tokens.
 
-        The concatenated words are the story: plain text that ends with a whole sentence and carries no surrounding white space.
-        Nothing yielded is ever taken back. After an error in mid-story the text so far is to be discarded; another call starts
-        from the beginning.
+        The concatenated words are the story: plain text that ends with a whole sentence and has no surrounding white space.
+        Nothing yielded is ever taken back. After an error in mid-story the caller must discard the text so far; another call
+        starts from the beginning.
 
         Consume it inside `contextlib.aclosing`, so that leaving early ends the generation at once rather than at the next
         garbage collection; cancelling a task that waits for the next piece does the same.
@@ -162,21 +162,21 @@ class Writer(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Frees connections, threads and memory. Stories still being written end with `WriterUnavailable`."""
+        """Free connections, threads and memory. Stories still being written end with `WriterUnavailable`."""
 
 
 @runtime_checkable
 class Continuing(Protocol):
-    """What a writer has besides that can go on where another attempt was broken off.
+    """The additional method of a writer that can continue an interrupted attempt from its checkpoint.
 
-    The composer can, as it gives the same text for the same brief. Those with a model cannot: it would write something else after a
-    sentence that was cut anywhere, and the local writer does not know any more which of its sentences were the model's.
+    The composer can, because it gives the same text for the same brief. Writers with a model cannot: a model would not continue a
+    sentence that was cut anywhere as it had meant to, and the local writer no longer knows which sentences were the model's.
     """
 
     def go_on(self, brief: Brief, title: str, text: str) -> AsyncGenerator[Piece, None] | None:
-        """Yields what follows the text: `Words`, then at most one `Usage`.
+        """Return a generator of the rest of the story: `Words`, then at most one `Usage`.
 
-        None when title and text are not what this writer would have written for the brief so far; then the story starts over.
+        None when title and text are not what this writer would have written for the brief; then the story starts over.
         """
         ...
 
@@ -188,16 +188,16 @@ LANGUAGES: Mapping[WriterName, frozenset[str] | None] = {
     "local": frozenset({"en"}),
     "composer": frozenset({"en"}),
 }
-"""The languages that each writer writes, as primary subtags (RFC 5646, 2.2.1). None: which, only the model knows."""
+"""The languages that each writer writes, as primary subtags (RFC 5646, 2.2.1). None: that depends on the model."""
 
 
 def primary_subtag(tag: str) -> str:
-    """The language that a BCP 47 tag names, without script, region and the rest, which no writer here tells apart."""
+    """The primary language subtag of a BCP 47 tag. No writer here distinguishes scripts, regions or variants."""
     return tag.replace("_", "-").split("-")[0].lower()
 
 
 def require_language(brief: Brief, writer: WriterName) -> None:
-    """Raises WriterRefused for a language that the writer does not write: the server may have been told of another writer."""
+    """Raise WriterRefused for a language that the writer does not write. The server's setting may name another writer."""
     languages = LANGUAGES[writer]
     if languages is not None and brief.language and primary_subtag(brief.language) not in languages:
         raise WriterRefused(
@@ -217,7 +217,7 @@ def build_writer(
     openai_api_key: str = "",
     openai_model: str = "",
 ) -> Writer:
-    """Builds the writer of that name from the arguments that concern it and ignores the others.
+    """Build the writer of that name from the arguments that concern it; ignore the others.
 
     `pace_seconds` is the composer's. The local model's are `model_path` (default: the model of the extra `local-llm`), `threads`
     (default: one per core, less one) and `parallel` (stories written side by side).

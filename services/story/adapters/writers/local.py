@@ -1,12 +1,12 @@
-"""The local writer: a small model in this process tells a plot that it is given.
+"""The local writer: a small model in this process tells a given plot.
 
-A model of 135 million parameters writes pleasant sentences and loses every thread: characters appear from nowhere, numbers and
-book titles creep in, and it stops or never stops. So it is led on a short leash. Each paragraph begins with a sentence of the plot,
-which the model continues as its own text; an editor reads each sentence before the reader does, and one that drifts is written
-again with another seed. Where the model finds nothing usable, the plot's own details stand in. Opening, turning points and ending
-are therefore always there; what lies between them is the model's.
+A model of 135 million parameters writes pleasant sentences but cannot keep to a plot: characters, numbers and book titles appear
+without reason, and it stops early or never. So each paragraph begins with a sentence of the plot, which the model continues as its
+own text. An editor judges each sentence before the reader gets it; a rejected one is written again with another seed. If the model
+writes no acceptable sentence, details of the plot replace it. The opening, turning points and ending are therefore always there,
+and only the sentences between them are the model's.
 
-The model knows English only, and other languages are refused.
+The model knows English only; other languages are refused.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .llama import Llama, Message, Sampling
 from .plot import Beat, Plot, plot
 from .prose import count_words, split_sentence
 
-# Chosen by reading stories: hotter and with a stronger penalty (0.6, 1.12), the bundled model shuns plain words for odd ones.
+# Chosen by reading stories: with a higher temperature and penalty (0.6, 1.12), the bundled model prefers odd words to plain ones.
 SAMPLING = Sampling(temperature=0.5, top_k=40, top_p=0.95, min_p=0.08, repeat_penalty=1.08, repeat_last_n=128)
 
 SYSTEM = "You are a storyteller. You write warm, simple stories in the past tense, in short sentences."
 
 _ATTEMPTS = 4
-# Sentences run to some 14 words: a beat with less room than half of one is left as it is, and one may overrun by as much.
+# Half of a typical sentence of 14 words: a beat with less room gets no further sentence, and a beat may overrun by as much.
 _SHORTEST_ROOM = 7
 _OVERRUN = 10
 _WORD = re.compile(r"\s*\S+")
@@ -55,7 +55,7 @@ class LocalWriter:
         async with aclosing(telling.tell()) as progress:
             async for prose in progress:
                 ready.extend(_WORD.findall(prose))
-                # A sentence is approved as a whole. Its words go out while the next one is written, the sooner the more there are.
+                # A sentence is approved as a whole. Its words go out while the next one is written, faster if more of them wait.
                 for _ in range(-(-len(ready) // 16)):
                     yield Words(ready.popleft())
         while ready:
@@ -67,7 +67,7 @@ class LocalWriter:
 
 
 class _Telling:
-    """One story being told. `text` is what the reader gets; the model reads it as what it has written itself so far."""
+    """One story being told. The reader gets `text`, and the model reads it as its own answer so far."""
 
     def __init__(self, llama: Llama, brief: Brief) -> None:
         self.plot = plot(brief)
@@ -81,7 +81,7 @@ class _Telling:
         self._spare = _spare_words(self.plot, brief)
 
     async def tell(self) -> AsyncGenerator[str, None]:
-        """Yields prose as it is approved, and "" for each token that approves nothing, so that the caller keeps a steady pace."""
+        """Yield prose as it is approved, and "" for each token that approves nothing, so that the caller keeps a steady pace."""
         for index, beat in enumerate(self.plot.beats):
             yield self._add(("\n\n" if self._text else "") + beat.lead)
             room = self._spare // (len(self.plot.beats) - index)
@@ -96,9 +96,9 @@ class _Telling:
         return prose
 
     async def _elaborate(self, beat: Beat, room: int) -> AsyncGenerator[str, None]:
-        """Goes on from a beat's lead for about `room` words: a sentence from each stem, then one that the model begins itself.
+        """Continue a beat's lead for about `room` words: a sentence from each stem, then one that the model begins itself.
 
-        If these leave more than half of the room, the plot's details take it, so that the story keeps its length.
+        If these leave more than half of the room, the plot's details fill it, so that the story keeps its length.
         """
         left = room
         for stem in (*beat.stems, ""):
@@ -117,7 +117,7 @@ class _Telling:
         self._spare -= room - left
 
     async def _attempt(self, stem: str, most_words: int) -> AsyncGenerator[str, None]:
-        """Yields "" for each token, then the sentence if it is fit to print."""
+        """Yield "" for each token, then the sentence if the editor finds no fault."""
         self._attempts += 1
         seed = self._brief.seed + self._attempts
         sentence, rest = "", stem
@@ -150,6 +150,6 @@ class _Telling:
 
 
 def _spare_words(story: Plot, brief: Brief) -> int:
-    """How many words the model may write: what the plot leaves of the target, but a sentence a beat where the bounds have room."""
+    """Return how many words the model may write: the target less the plot's words, and a sentence per beat if the bounds allow."""
     given = count_words([*(beat.lead for beat in story.beats), story.closing])
     return max(0, min(max(brief.length.words - given, 14 * len(story.beats)), brief.length.most - 2 * _OVERRUN - given))

@@ -1,10 +1,10 @@
 """The plot that the composer and the local model share.
 
-A small model cannot hold a plot, and rules cannot invent one, so the plot is given: someone finds a lost thing and carries it home.
-The brief and its seed decide who, what, where and in which words. Each beat has a lead, the sentence that moves the plot on, and
-details that say more about it. The composer writes leads and details; the local model writes on from each lead by itself.
+A small model cannot keep to a plot and rules cannot invent one, so the plot is given: someone finds a lost thing and carries it
+home. The brief and its seed decide who, what, where and in which words. Each beat has a lead, the sentence that moves the plot on,
+and details that say more about it. The composer writes leads and details; the local model continues each lead itself.
 
-Templates are this module's own constants. What a reader wrote only ever fills a slot, and a filled slot is not read again.
+Templates are constants of this module. A reader's words only fill slots, and a filled slot is not expanded again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LONG = (WordCount.LONG,)
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A paragraph to be. `stems` are beginnings of sentences for a model to complete."""
+    """The plan of a paragraph. `stems` are beginnings of sentences for a model to complete."""
 
     lead: str
     stems: tuple[str, ...]
@@ -34,8 +34,8 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """`subject` and `possessive` are the hero's pronouns; everybody in the story shares them, so that
-    a model that writes the other pair has lost the plot.
+    """The plan of a story. `subject` and `possessive` are the hero's pronouns; all people in the story share them, so that a
+    sentence of the model with the other pair is a fault.
     """
 
     title: str
@@ -58,7 +58,7 @@ class _Cast:
 
 @dataclass(frozen=True, slots=True)
 class _Scene:
-    """One beat before it is told: the lengths it belongs to, its leads to choose from, its stems and details in order."""
+    """A template of a beat: the lengths that include it, a choice of leads, and its stems and details in order."""
 
     lengths: tuple[WordCount, ...]
     leads: tuple[str, ...]
@@ -307,7 +307,7 @@ _WISH = " Beside it lay a note in careful handwriting: “$wish”"
 
 
 def plot(brief: Brief) -> Plot:
-    """Lays out the story for a brief; the same brief always gives the same plot."""
+    """Plan the story for a brief. Deterministic: the same brief always gives the same plot."""
     rng = random.Random(brief.seed)  # noqa: S311 - to be repeatable, not secret
     cast = rng.choice(_CASTS)
     reader = phrase(brief.first_name, max_words=3, max_bytes=40)
@@ -373,6 +373,6 @@ def _title(given: str | None) -> str:
 
 
 def _loves(preferences: Iterable[str]) -> tuple[str, ...]:
-    """The preferences as phrases, without empty ones and repetitions, five at most."""
+    """Return the preferences as phrases, without empty ones and repetitions, five at most."""
     phrases = (phrase(preference, max_words=4, max_bytes=40) for preference in preferences)
     return tuple({text.casefold(): text for text in phrases if text}.values())[:5]

@@ -1,4 +1,4 @@
-"""Plain text: making a reader's words fit into a sentence, cutting prose into sentences, cleaning what models add to it."""
+"""Plain text: fitting a reader's words into a sentence, splitting prose into sentences, and removing a model's markup."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 _JOINERS = "\u200c\u200d"
 _QUOTES = str.maketrans({"“": "'", "”": "'", '"': "'", "„": "'", "«": "'", "»": "'"})
 
-# Symbols, and what joins and colours them.
+# Symbols, and the characters that join and colour them.
 _PICTURES = ("So", "Sk", "Cf", "Mn", "Co")
 _LONGEST_ABBREVIATION = 8
 _MOST_CLOSING = 16
@@ -24,7 +24,7 @@ _LAST_WORD = re.compile(r"([^\W\d_]+)\.$")
 
 
 def one_line(text: str) -> str:
-    """The text in NFC on one line, without control characters, surrogates or runs of white space."""
+    """Return the text in NFC on one line, without control characters, surrogates or runs of white space."""
     spaced = (
         " "
         if (category := unicodedata.category(char)) in ("Cc", "Zl", "Zp")
@@ -37,10 +37,10 @@ def one_line(text: str) -> str:
 
 
 def fragment(text: str, *, max_words: int, max_bytes: int) -> str:
-    """Outside text made fit to stand inside a sentence or between quotation marks, or "" if nothing is left of it.
+    """Sanitize untrusted text to stand inside a sentence or between quotation marks; "" if nothing is left of it.
 
-    It is one line of at most `max_words` words and `max_bytes` bytes of UTF-8 (both bounds are needed: a word may be endless, and
-    tokenizers count bytes where they know no words), with no double quotes; "…" marks a cut.
+    The result is one line of at most `max_words` words and `max_bytes` bytes of UTF-8, without double quotes; "…" marks a cut.
+    Both bounds are needed: a word may be very long, and tokenizers count the bytes of unknown words.
     """
     flat = one_line(text.translate(_QUOTES))
     cut = " ".join(flat.split()[:max_words]).encode()[:max_bytes].decode(errors="ignore").rstrip(" \u200d")
@@ -48,7 +48,7 @@ def fragment(text: str, *, max_words: int, max_bytes: int) -> str:
 
 
 def phrase(text: str, *, max_words: int, max_bytes: int) -> str:
-    """A `fragment` without punctuation at its ends, for use in mid-sentence."""
+    """Return a `fragment` without punctuation at its ends, for use in mid-sentence."""
     return fragment(text, max_words=max_words, max_bytes=max_bytes).strip(" .,;:!?'")
 
 
@@ -58,7 +58,7 @@ def and_list(items: Sequence[str]) -> str:
 
 
 def word_set(text: str) -> frozenset[str]:
-    """The words of a list that reads better as text than as so many literals."""
+    """Split text into a set of words; long word lists read better as text than as literals."""
     return frozenset(text.split())
 
 
@@ -67,7 +67,7 @@ def count_words(texts: Iterable[str]) -> int:
 
 
 def is_complete(text: str) -> bool:
-    """Whether the text ends where a sentence does; pictures after it, such as emoji, are no part of it."""
+    """True if the text ends at the end of a sentence. Symbols after it, such as emoji, are ignored."""
     text = text.rstrip()
     while text and text[-1] not in _STOPS and unicodedata.category(text[-1]) in _PICTURES:
         text = text[:-1].rstrip()
@@ -76,10 +76,10 @@ def is_complete(text: str) -> bool:
 
 
 def split_sentence(text: str) -> tuple[str, str] | None:
-    """The first sentence and what follows it, or None while no sentence is certain to be over.
+    """Return the first sentence and the text after it; None while no sentence is certain to have ended.
 
-    Only white space after the full stop makes it certain: "3." may go on as "3.5", "Dr." never ends a sentence. Chinese and
-    Japanese put none there and need none.
+    Only white space after the full stop makes that certain: "3." may continue as "3.5", and "Dr." never ends a sentence. Chinese
+    and Japanese full stops need no white space.
     """
     for match in _SENTENCE_END.finditer(text):
         before = text[: match.start()].rsplit(maxsplit=1)
@@ -90,7 +90,7 @@ def split_sentence(text: str) -> tuple[str, str] | None:
     return None
 
 
-# What models put under a story, with 0 for any number; only words that no paragraph of a story could consist of.
+# Paragraphs that models add after a story, with 0 for any number; none of them could be a paragraph of a story.
 _FAREWELLS = (
     *(
         "the end",
@@ -128,16 +128,16 @@ _NUMBER = re.compile(r"\d+")
 class Plain:
     """Turns a stream of model output into plain text, holding back a few characters at most.
 
-    Control characters and the marks of Markdown (#, *, ` and _) are dropped, and so are fences with the language they name. Any run
-    of line breaks becomes one empty line, white space is never sent before what follows it (so that the text ends clean), and a
-    paragraph that only says "The end", counts the words or draws a line is dropped.
+    It drops control characters, the marks of Markdown (#, *, ` and _), fences with the language they name, and paragraphs that only
+    say "The end", count the words or draw a line. Any run of line breaks becomes one empty line. White space is held back until
+    text follows, so that the story ends without any.
     """
 
     def __init__(self) -> None:
         self._held = ""
         self._started = False
         self._fence: str | None = ""
-        """The marks with which the line begins; None once it has begun with something else."""
+        """The Markdown marks at the beginning of the line; None once other text has begun it."""
 
     def feed(self, text: str) -> str:
         out: list[str] = []
@@ -158,14 +158,14 @@ class Plain:
         return "".join(out)
 
     def flush(self) -> str:
-        """What was held back and belongs to the text, at the end of the stream or of a line."""
+        """Return the held-back text at the end of the stream or of a line, or "" if it is no part of the story."""
         self._held = self._held.rstrip()
         if _farewell(self._held) in _FAREWELLS or not self._held.strip(_RULE):
             self._held = ""
         return self._release()
 
     def _is_of_fence(self, char: str) -> bool:
-        """Three marks make a fence, to the end of the line. Fewer are text again, as far as they are any."""
+        """True for a character of a fence: three marks and the rest of their line. Fewer marks are text."""
         if self._fence is None or (char.isspace() and not self._fence):
             return False
         if len(self._fence) < 3 and char in "`~":

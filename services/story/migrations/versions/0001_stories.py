@@ -1,4 +1,4 @@
-"""Stories."""
+"""Create the table of stories."""
 
 import sqlalchemy as sa
 from alembic import op

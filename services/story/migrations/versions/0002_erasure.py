@@ -1,6 +1,6 @@
-"""The record of erased people, and an index by which their events are found.
+"""Change nothing: kit migrates its own tables for erasure (kit/data/migrations).
 
-Its tables are the kit's, which migrates them itself (kit/data/migrations): the revision stays for databases that name it.
+The revision stays, because existing databases name it.
 """
 
 revision = "0002"
@@ -8,7 +8,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Changes nothing."""
+    """Change nothing."""
 
 
 def downgrade() -> None:

@@ -1,7 +1,7 @@
-"""Admission by quota and backlog, deletion that outlives a broken-off step, and a deadline that counts from the queueing.
+"""Add admissions, and the columns for deletions that can be interrupted and for a deadline that counts from the queueing.
 
-Only adds, so that the version before works beside it: that one leaves `queued_at` and `deleted_at` empty, which is what they are
-for whatever it wrote.
+Only adds, so that the previous version works beside it: that version leaves `queued_at` and `deleted_at` NULL, which is right for
+the rows it writes.
 """
 
 import sqlalchemy as sa

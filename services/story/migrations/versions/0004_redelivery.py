@@ -1,4 +1,4 @@
-"""The inbox in which dead letters died."""
+"""Fill in the inbox of dead letters."""
 
 from alembic import op
 

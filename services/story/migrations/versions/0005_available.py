@@ -1,6 +1,6 @@
-"""When a story whose attempt has failed may be tried again.
+"""Add the time before which no attempt begins: the end of the pause after a failed one.
 
-Only adds: what the version before puts back into the queue is available at once, as it was to that version.
+Only adds: a story that the previous version puts back into the queue is available at once, as that version expects.
 """
 
 import sqlalchemy as sa

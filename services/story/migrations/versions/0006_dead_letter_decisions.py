@@ -1,6 +1,6 @@
-"""The decisions about dead letters that stood in the letters' own rows alone.
+"""Copy decisions about dead letters from the dead letters' rows into the table of decisions.
 
-Only adds. What the version before decides is missing here, and stands in the letter's row as before.
+Only adds. A decision of the previous version is missing in that table and stands in the dead letter's row as before.
 """
 
 from alembic import op

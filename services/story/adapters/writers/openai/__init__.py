@@ -1,8 +1,8 @@
-"""The writer for every endpoint that speaks OpenAI's chat completions: OpenAI itself, Azure's, Gemini's, vLLM, Ollama, llama.cpp.
+"""The writer for endpoints that speak OpenAI's chat completions: OpenAI itself, Azure's, Gemini's, vLLM, Ollama, llama.cpp.
 
-They agree on the request and differ in what they send back. `event_stream` cuts the bytes into events, `answer` reads one event,
-`reasoning` takes out what the model only thought, `opening` finds the title, `manuscript` keeps the story within its length, and
-`failures` says in the writers' own terms what went wrong.
+They agree on the request and differ in the answer. `event_stream` cuts the bytes into events, `answer` reads one event,
+`reasoning` removes the model's reasoning, `opening` finds the title, `manuscript` keeps the story within its length, and
+`failures` translates errors into WriterUnavailable and WriterRefused.
 """
 
 from .writer import OpenAIWriter

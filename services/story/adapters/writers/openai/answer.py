@@ -1,4 +1,4 @@
-"""Reads one event of an answer. Any JSON may stand where a field should: endpoints differ, and some mean well only."""
+"""Reads one event of an answer. Tolerates any JSON in place of a field, because endpoints differ and some are faulty."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .. import Refusal, Usage, WriterRefused
 from .event_stream import ServerSentEvent
 
-# Where the count ends up: an int32 in the contract, an integer in the database.
+# The largest count that fits: an int32 in the contract, an integer in the database.
 _MOST_TOKENS = 2**31 - 1
 _TEXT_PARTS = frozenset({"text", "output_text"})
 _KEEP_ALIVES = frozenset({"ping", "heartbeat", "keepalive", "keep-alive", "comment"})
@@ -19,7 +19,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class ErrorEvent(Exception):
-    """The endpoint sent an error in place of a piece of its answer."""
+    """Raised when the endpoint sends an error in place of a piece of its answer."""
 
     def __init__(self, body: object) -> None:
         super().__init__("an error in the stream")
@@ -28,7 +28,7 @@ class ErrorEvent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one event of the stream says. `starts_over`: all text before it was reasoning."""
+    """The content of one event of the stream. `starts_over`: all text before it was reasoning."""
 
     text: str = ""
     finish_reason: str | None = None
@@ -37,9 +37,9 @@ class Delta:
 
 
 def read(event: ServerSentEvent) -> Delta:
-    """Raises ErrorEvent, WriterRefused when the model declines, and ValueError for what makes no sense.
+    """Read an event. Raises ErrorEvent, WriterRefused when the model declines, and ValueError for malformed data.
 
-    An event may say nothing: Azure sends choices without a delta, for its content filter, and others send keep-alives.
+    The Delta may be empty: Azure sends choices without a delta, for its content filter, and others send keep-alives.
     """
     if event.name in _KEEP_ALIVES:
         return Delta()
@@ -87,7 +87,7 @@ def _mapping(value: object) -> Mapping[str, object]:
 
 
 def _text(content: object) -> str:
-    """The text of a content, which is a string or a list of parts; a part that is not plainly text is none."""
+    """Return the text of a content, which is a string or a list of parts; parts of unknown types are left out."""
     if not content:
         return ""
     if isinstance(content, str):
@@ -105,7 +105,7 @@ def _text(content: object) -> str:
 
 
 def _is_thought(part: Mapping[str, object]) -> bool:
-    """Gemini marks text that is none."""
+    """True for a part that Gemini marks as reasoning."""
     extra = part.get("extra_content")
     google = extra.get("google") if isinstance(extra, Mapping) else None
     return part.get("thought") is True or (isinstance(google, Mapping) and google.get("thought") is True)
@@ -116,16 +116,16 @@ def _usage(sent: Mapping[str, object]) -> Usage:
 
 
 def _counted(tokens: object) -> int:
-    """A count that can be stored, whatever the endpoint calls one: no figure is worth a story that is written and paid for."""
+    """Turn a token count of any JSON type into one that can be stored. Never raises: a bad count must not fail a finished story."""
     if not isinstance(tokens, int | float) or (isinstance(tokens, float) and math.isnan(tokens)):
         return 0
     return int(min(max(tokens, 0), _MOST_TOKENS))
 
 
 class Surrogates:
-    """Joins the halves of characters that JSON writes as two escapes and that an endpoint has put into two events.
+    """Joins surrogate pairs (one character as two JSON escapes) that an endpoint has split over two events.
 
-    A half without its other one is no character and is left out.
+    A surrogate without its other half is left out.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Where an endpoint is and what opens it, judged before the first story rather than by it."""
+"""Validation of an endpoint's URL and key at start, before the first story fails by them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _MODEL = "STORYMESH_OPENAI_MODEL"
 
 
 def check(base_url: str, api_key: str, model: str) -> None:
-    """Raises WriterRefused (WRITER_MISCONFIGURED) with a sentence that names the setting and never quotes the key.
+    """Raise WriterRefused (WRITER_MISCONFIGURED) with a sentence that names the faulty setting and never quotes the key.
 
-    The HTTP library would take each of these for a failed request, to be tried again, and quote a key that no header can carry.
+    The HTTP library would report each fault as a failed request, which is retried, and would quote a key that is no valid header.
     """
     if missing := [name for name, value in ((_API_KEY, api_key), (_MODEL, model)) if not value]:
         raise _misconfigured(f"the openai writer needs {' and '.join(missing)}")

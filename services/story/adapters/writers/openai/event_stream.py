@@ -1,7 +1,7 @@
-"""Server-sent events out of bytes (WHATWG HTML, 9.2.6), however the bytes are split.
+"""A decoder of server-sent events (WHATWG HTML, 9.2.6), independent of how the bytes are split.
 
-The openai package has a decoder of its own. It takes a frame without data for an answer and fails on it, although keep-alives are
-such frames, and it fails on a byte order mark and on bytes that are not UTF-8.
+The openai package's own decoder fails on a frame without data, such as a keep-alive, on a byte order mark and on bytes that are
+not UTF-8.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 DONE = "[DONE]"
-"""The data of the event after which an endpoint sends nothing more."""
+"""The data of an endpoint's last event."""
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _MOST_BYTES = 4_000_000
@@ -26,9 +26,9 @@ class ServerSentEvent:
 
 
 class EventDecoder:
-    """Feed it with bytes, then call `finish`. Events without data are legal and are left out.
+    """Decodes events: call `feed` with bytes, then `finish`. Events without data are legal and are left out.
 
-    An event that is not closed by an empty line counts all the same, because some endpoints end on their last one.
+    A last event without the closing empty line counts, because some endpoints omit that line.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class EventDecoder:
         self._size = 0
 
     def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
-        """Raises ValueError for an event that is too long to be one."""
+        """Return the events that the bytes complete. Raises ValueError for an event beyond the size limit."""
         if self._ended_with_cr and chunk:
             chunk = chunk.removeprefix(b"\n")
             self._ended_with_cr = False
@@ -77,7 +77,7 @@ class EventDecoder:
             self._name = value
         elif field == "data":
             if value.strip() == DONE:
-                # Some endpoints forget the empty line before it.
+                # Some endpoints omit the empty line before it.
                 yield from self._dispatch()
                 value = DONE
             self._data.append(value)

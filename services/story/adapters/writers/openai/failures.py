@@ -1,6 +1,6 @@
-"""What an endpoint says when it writes no story: in the writers' own terms, and in its own words for the log.
+"""Translation of an endpoint's errors into WriterUnavailable and WriterRefused, with the endpoint's message for the log.
 
-Those words may quote what was sent, so they pass through `Redaction`: a log must hold neither the key nor what a reader wished for.
+The message may quote the request, so it passes through `Redaction`: a log must hold neither the key nor a reader's wishes.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _REFUSING_CODES = (
     | {_FLAGGED}
     | word_set("moderation_blocked responsibleaipolicyviolation data_inspection_failed datainspectionfailed")
 )
-# No wait will help: the account has to be topped up, whatever the status says (OpenAI sends 429).
+# Permanent although OpenAI sends status 429: the account has no credit left.
 _SPENT_CODES = word_set(
     "insufficient_quota billing_hard_limit_reached billing_not_active billing_error insufficient_balance"
     " insufficient_credits account_deactivated"
 )
-# Nor here, and these may come where no status tells: inside a stream, or with status 200.
+# Permanent, and they may come without an error status: inside a stream, or with status 200.
 _LASTING_CODES = word_set(
     "invalid_api_key incorrect_api_key authentication_error unauthenticated permission_error"
     " api_key_invalid permission_denied model_not_found context_length_exceeded unsupported_parameter unsupported_value"
 )
 _LASTING_WITHOUT_STATUS = word_set("invalid_request_error badrequesterror invalid_argument not_found_error")
 
-# Where a body says something, in the order of their use.
+# The fields of a body that may hold the message, in order of preference.
 _MESSAGES = (
     "message",
     "Message",
@@ -77,10 +77,11 @@ _SHORTEST_WISH = 4
 
 
 class Redaction:
-    """Puts an endpoint's words on one line of at most 200 characters, without the key and without the reader's wishes.
+    """Cuts an endpoint's message to one line of at most 200 characters, without the key and the reader's wishes.
 
-    Endpoints quote keys whole or with asterisks in the middle, and wishes whole or cut. So every word that has six characters in
-    a row of the key, its first or last four at an end, or asterisks, is hidden, and all that has twelve in a row of a wish.
+    Endpoints quote keys whole or with asterisks in the middle, and wishes whole or cut. So it hides each word that contains six
+    consecutive characters of the key, begins or ends with its first or last four, or contains asterisks; and each passage that
+    shares twelve consecutive characters with a wish.
     """
 
     def __init__(self, api_key: str, wishes: Iterable[str]) -> None:
@@ -106,7 +107,7 @@ class Redaction:
     def _without_wishes(self, text: str) -> str:
         low = text.lower()
         if len(low) != len(text):
-            low = text  # A few letters grow in lower case; then only quotations to the letter are found.
+            low = text  # A few letters become longer in lower case; then only exact quotations are found.
         hidden = bytearray(len(text))
         for wish in self._wishes:
             size = min(len(wish), _QUOTED_CHARACTERS)
@@ -126,7 +127,7 @@ def _runs(text: str, hidden: bytearray) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """What the body of an error says. `codes` are its codes, types and states in lower case, `status` an HTTP status among them."""
+    """The content of an error's body. `codes` are its codes, types and states in lower case, `status` an HTTP status among them."""
 
     words: str
     codes: frozenset[str]
@@ -134,9 +135,9 @@ class Complaint:
 
     @classmethod
     def read(cls, body: object) -> Complaint:
-        """From JSON of any shape: OpenAI's, Google's list of one, FastAPI's `detail`, Ollama's string.
+        """Read JSON of any shape: OpenAI's, Google's list of one, FastAPI's `detail`, Ollama's string.
 
-        Only what is meant as a message is taken for the words: the rest of a body may repeat the whole request.
+        The message is taken only from fields meant for it, because the rest of a body may repeat the whole request.
         """
         codes = frozenset(_codes(body))
         statuses = [int(code) for code in codes if _ERROR_STATUS.fullmatch(code)]
@@ -144,7 +145,7 @@ class Complaint:
 
     @classmethod
     def parse(cls, text: str) -> Complaint:
-        """A body that is no JSON, such as a proxy's page, is its own message."""
+        """Parse a body. One that is not JSON, such as a proxy's page, becomes the message as a whole."""
         try:
             complaint = cls.read(json.loads(text))
         except (ValueError, RecursionError):
@@ -152,7 +153,7 @@ class Complaint:
         return complaint if complaint.words else cls(text, complaint.codes, complaint.status)
 
     def failure(self, description: str, status: int | None, retry_after: float | None = None) -> Failure:
-        """`status` is None where it says nothing: inside a stream, or 200 with an error for a body."""
+        """Translate a complaint into an exception. `status` is None inside a stream and for a 200 with an error in the body."""
         if self.codes & _REFUSING_CODES:
             return WriterRefused(Refusal.CONTENT_REFUSED, description)
         if self.codes & _SPENT_CODES:
@@ -179,7 +180,7 @@ def _message(part: object, depth: int = _DEPTH) -> str:
 
 
 def _codes(part: object, depth: int = _DEPTH) -> Iterator[str]:
-    """In lower case. OpenRouter gives the input that was flagged and no code."""
+    """The codes of an error, in lower case. OpenRouter sends no code but the flagged input."""
     if isinstance(part, list) and depth:
         for each in part:
             yield from _codes(each, depth - 1)
@@ -195,9 +196,9 @@ def _codes(part: object, depth: int = _DEPTH) -> Iterator[str]:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, a day at most, or None if the endpoint does not say (RFC 9110, 10.2.3; `retry-after-ms` is OpenAI's and Azure's).
+    """Return the seconds of Retry-After, at most a day, or None (RFC 9110, 10.2.3; `retry-after-ms` is OpenAI's and Azure's).
 
-    A date is reckoned from the answer's own `Date`, so that only the endpoint's clock has to agree with itself.
+    A date is compared with the answer's own `Date`, so that the endpoint's clock need not agree with ours.
     """
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         value = headers.get(name, "").strip()
@@ -211,7 +212,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def interruption(finish_reason: str | None) -> Failure | None:
-    """What it means that the model ended so; None if it came to its end. What nobody knows may be anything but an end."""
+    """Translate a finish reason into an exception; None if the story is complete. An unknown reason counts as a failure."""
     reason = (finish_reason or "").lower()
     if reason in _ENDS:
         return None

@@ -18,7 +18,7 @@ _UNSPACED = re.compile(
     r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 # Thai and Lao have no full stop either.
-# In English alone: other models decline by their finish reason, and these few words end most refusals there are.
+# English only: in other languages models decline by their finish reason, and these few words occur in most refusals.
 _DECLINED = re.compile(
     r"(?:i['’]m |i am )?(?:very |so |really )?sorry\b|(?:unfortunately, )?i (?:can['’]?t|cannot|can not|won['’]t|am unable to)\b"  # noqa: RUF001
     r"|i['’]m (?:unable|not able) to\b|as an ai\b",  # noqa: RUF001
@@ -29,9 +29,11 @@ _UNSTOPPED = re.compile(r"[\u0e00-\u0eff][\"”’')]*$")  # noqa: RUF001 - typo
 
 
 class Manuscript:
-    """Up to the wanted number of words everything is passed on as it comes. After that only whole sentences are, while they fit; a
-    model that goes on is then cut short where a sentence ends. One that ends too early, or in mid-sentence, has failed, as nobody
-    can write on for it.
+    """Bounds the length of a story.
+
+    Up to the target number of words all text passes at once; after that only whole sentences pass while they fit. A model that
+    goes on is cut short at the end of a sentence. One that ends too early or in mid-sentence has failed, because no other model
+    could continue its text.
     """
 
     def __init__(self, brief: Brief) -> None:
@@ -50,11 +52,11 @@ class Manuscript:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the model came to its end, after which nothing that goes wrong takes the story back."""
+        """True once the model has ended its story. Later errors of the endpoint then no longer fail it."""
         return self._finish_reason is not None and interruption(self._finish_reason) is None
 
     def take(self, delta: Delta) -> list[Piece]:
-        """Raises WriterUnavailable when the reader has been told what turns out to be no story."""
+        """Add text of the model; return the pieces for the reader. Raises WriterUnavailable when text already sent was no story."""
         if delta.finish_reason and (self._finish_reason is None or self.has_ended):
             self._finish_reason = delta.finish_reason
         if delta.starts_over:
@@ -69,7 +71,7 @@ class Manuscript:
         return self._begin() if self._opening.feed(delta.text) else []
 
     def finish(self) -> list[Piece]:
-        """The rest, once the stream has ended; raises where it ended wrongly."""
+        """Return the last pieces after the end of the stream. Raises WriterUnavailable or WriterRefused for an improper end."""
         if not self.is_full and (failure := interruption(self._finish_reason)):
             raise failure
         pieces = [] if self._opening.title or not self._opening.feed("", is_all=True) else self._begin()
@@ -125,7 +127,7 @@ class Manuscript:
         return self._size(self._words + len(text.split()), len(text)) <= self._length.most
 
     def _size(self, words: int, more_characters: int = 0) -> int:
-        """The number of words; text without spaces counts as one for so many characters, so that no answer is endless."""
+        """Count the words. Text without spaces counts one word per fixed number of characters, which bounds any answer."""
         return max(words, (self._characters + more_characters) // _CHARACTERS_PER_WORD)
 
 

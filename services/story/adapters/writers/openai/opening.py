@@ -1,4 +1,4 @@
-"""Finds a story's title in what a model begins with, and passes over what is neither title nor story.
+"""Finds the title at the beginning of a model's answer, and drops text that is neither title nor story.
 
 Models announce what they are about to do ("Sure! Here is your story:"), label it ("Title:"), and wrap it into a fence or a rule.
 """
@@ -11,7 +11,7 @@ from .. import WriterUnavailable
 from ..prose import fragment, one_line
 
 TITLE_LIMIT = 120
-# A first line longer than this is no title but a story that begins at once.
+# A first line longer than this is not a title: the story begins without one.
 _LINE_LIMIT = 200
 _TITLE_MARKS = "#*_`~\"'“”„«»「」『』《》 "
 
@@ -43,14 +43,14 @@ _LABEL = re.compile(
     r"\W*(?:story\s+)?(?:assistant|title|titel|titre|título|titulo|titolo|название|заголовок|标题|标題|題目|题目|タイトル|제목)\W*(?:[:：]|\s[-–—]\s)\W*",  # noqa: RUF001
     re.IGNORECASE,
 )
-# Too long for a title with a colon behind it: it says what comes.
+# A line that ends with a colon and is too long for a title: an announcement.
 _REMARK = re.compile(r"\W*(?:(?:your |the )?story|(?:\S+\s+){4,}\S+)\s*[:：]\W*$", re.IGNORECASE)  # noqa: RUF001
 _MARKS = " \t#*_>"
 _COLONS = ": ："  # noqa: RUF001
 _FENCE = re.compile(r"\s*(?:`{3}|~{3})")
 _DATA = re.compile(r"""\s*(?:[\[{]\s*$|\{\s*["']?\w+["']?\s*:|\[\s*[{"'])""")
 
-# What a story may be announced by after its title, as it begins.
+# Beginnings of announcements between the title and the story.
 _ANNOUNCING = (
     *("sure", "certainly", "of course", "absolutely", "okay", "ok,", "ok!", "alright"),
     *("here is", "here's", "here\u2019s", "here you", "here goes", "below is", "story:"),
@@ -58,7 +58,7 @@ _ANNOUNCING = (
 
 
 def without_announcement(line: str) -> str:
-    """The line without the words by which a model announces its story. Often nothing is left; without a line break, it goes on."""
+    """Return the line without the words that announce the story. Often "" is left; without a line break the story may follow."""
     rest = line.lstrip(_MARKS)
     for announcement in (_ASSENT, _TO_COLON, _SENTENCE, _ALONE):
         if found := announcement.match(rest, 0, 2 * _LINE_LIMIT):
@@ -67,7 +67,7 @@ def without_announcement(line: str) -> str:
 
 
 class Opening:
-    """Feed it with text until it knows the title; `rest` then is the story so far."""
+    """Finds the title: call `feed` with text until it returns True; `rest` then is the story so far."""
 
     def __init__(self, given_title: str = "") -> None:
         self.title = ""
@@ -79,7 +79,7 @@ class Opening:
         self._head = ""
 
     def feed(self, text: str, *, is_all: bool = False) -> bool:
-        """Whether the title is known now. Raises WriterUnavailable when the model answers with data instead of a story."""
+        """Add text; return True once the title is known. Raises WriterUnavailable when the model answers with data, not a story."""
         self._head = (self._head + text).lstrip()
         while self._head and (is_all or "\n" in self._head or len(self._head) > _LINE_LIMIT):
             line, newline, rest = self._head.partition("\n")
@@ -110,7 +110,7 @@ def _cleaned(line: str) -> str:
 
 
 class Announcement:
-    """Holds the first line of the story back for as long as it may be an announcement, and leaves it out if it is one."""
+    """Holds back the first line of the story while it may be an announcement, and drops it if it is one."""
 
     def __init__(self) -> None:
         self._held: str | None = ""

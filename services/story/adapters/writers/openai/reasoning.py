@@ -1,8 +1,8 @@
-"""Takes out of a model's text what the model only thought, and the tags and control tokens that are no text.
+"""Removes reasoning, tags and control tokens from a model's text.
 
-Models that reason are asked to do so between tags, and endpoints that know the model's tags send it apart or drop it. Those that do
-not pass it on in the content: DeepSeek's and Qwen's `<think>`, Magistral's `[THINK]`, Kimi's `◁think▷`, Cohere's
-`<|START_THINKING|>`, and the channels of gpt-oss (`<|channel|>analysis<|message|>`).
+Reasoning models write their reasoning between tags. Endpoints that know a model's tags send it apart or drop it; the others pass it
+on in the content: DeepSeek's and Qwen's `<think>`, Magistral's `[THINK]`, Kimi's `◁think▷`, Cohere's `<|START_THINKING|>`, and the
+channels of gpt-oss (`<|channel|>analysis<|message|>`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 
 from ..prose import word_set
 
-# Bounded, so that no text makes the search long.
+# Bounded, so that the search is fast on any text.
 _TAG = r"(?:<|&lt;)/?\s{0,10}[A-Za-z][\w:-]{0,40}(?:\s[^<>&]{0,200})?/?(?:>|&gt;)"
 _TOKEN = r"<[|｜][^<>|｜\n]{1,40}[|｜]>"  # noqa: RUF001 - DeepSeek's tokens have wide bars
 _MARK = re.compile(rf"{_TAG}|{_TOKEN}|\[/?THINK\]|◁/?think▷", re.IGNORECASE)
@@ -30,7 +30,7 @@ _BLOCKS = word_set(
     "answer article body br chapter content div document final h1 h2 h3 h4 h5 h6 head header html li main"
     " output p paragraph response result section story text title ul"
 )
-# gpt-oss and Llama: what stands between two of these is the name of a role or a channel. ChatML ends it with the line.
+# gpt-oss and Llama: the text between two of these names a role or a channel. In ChatML the name ends with the line.
 _HEADERS = frozenset({"start", "channel", "start_header_id", "im_start"})
 _HEADER_ENDS = frozenset({"message", "end_header_id"})
 _CHANNEL = "channel"
@@ -39,16 +39,16 @@ _LONGEST_THOUGHT = 400_000
 
 
 class Thoughts:
-    """Feed it with the model's text and take what is meant for the reader.
+    """Removes reasoning from a stream: `feed` takes the model's text and returns the reader's.
 
-    `thinks_first` says that the text begins inside a thought whose opening tag the endpoint keeps to itself. Should the closing tag
-    not come either, there was no thought, and `finish` gives the text.
+    `thinks_first`: the text begins inside a thought whose opening tag the endpoint omits. If the closing tag does not come either,
+    there was no thought, and `finish` returns the text.
     """
 
     def __init__(self, *, thinks_first: bool = False) -> None:
         self.thinks_first = thinks_first
         self.was_thought = False
-        """A closing tag came without an opening one: what `feed` gave before was a thought."""
+        """True after a closing tag without an opening one: all text that `feed` returned before was reasoning."""
         self._rest = ""
         self._thought = ""
         self._depth = 0
@@ -58,7 +58,7 @@ class Thoughts:
         self._size = 0
 
     def feed(self, text: str) -> str:
-        """Raises ValueError for a thought without end."""
+        """Add text; return the part for the reader. Raises ValueError for reasoning beyond the size limit."""
         text = self._rest + text
         out: list[str] = []
         start = 0
@@ -115,7 +115,7 @@ class Thoughts:
             channel, self._header = self._header.strip().lower(), None
             self._thought = "" if channel.startswith(("final", "assistant")) or not channel else _CHANNEL
         elif self._thought == _CHANNEL:
-            self._thought = ""  # The message ends; the next one names its own channel.
+            self._thought = ""  # The end of the message; the next one names its own channel.
         elif (edge := _EDGE.fullmatch(name)) and edge["name"] in _THOUGHTS:
             self._end(edge["name"], out) if edge["side"] == "end" else self._begin(edge["name"], out)
 

@@ -1,11 +1,11 @@
-"""What an endpoint is asked.
+"""The request to an endpoint.
 
-Only what nearly all endpoints understand is sent: a model, messages, streaming and the wish for a token count. There is no token
-limit and no temperature, because newer models refuse the one's old name and the other's every value but one; the length is kept by
-closing the stream, which ends the generation and the bill.
+It has only fields that nearly all endpoints understand: model, messages, streaming and a request for the token count. It sets no
+token limit and no temperature: newer models refuse the old name of the limit, and every temperature but one. Closing the stream
+bounds the length, and ends the generation and its cost.
 
-The reader's words go into the user message as JSON, and the system message says that they are data. That keeps an "ignore your
-instructions" from being read as one; a model that obeys it all the same can only write another text, as it is given no tools.
+The reader's words go into the user message as JSON, and the system message says that they are data (against prompt injection). A
+model that obeys an injected instruction nevertheless can only write another text, because it is given no tools.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ABOUT_SYSTEM_ROLE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What of the request an endpoint takes. vLLM's older versions and Azure's refuse the count, Gemma's templates the role."""
+    """The optional fields that an endpoint accepts. Old versions of vLLM and Azure refuse the count, Gemma's templates the role."""
 
     counted: bool = True
     system_role: bool = True
@@ -49,9 +49,9 @@ class Dialect:
         return "stream_options" if self.system_role else "a system message"
 
     def simplified(self, status: int | None, text: str) -> Dialect | None:
-        """The request without what such an answer refuses; None when it is not about that.
+        """Return the dialect without the field that the error refuses; None when it refuses no optional field.
 
-        422 says that some field is unknown, and there is but one that an endpoint need not know.
+        Status 422 means an unknown field, and only one of ours may be unknown.
         """
         if self.counted and _ABOUT_COUNT.search(text):
             return replace(self, counted=False)
@@ -61,7 +61,7 @@ class Dialect:
 
 
 def messages(brief: Brief, *, system_role: bool) -> list[ChatCompletionMessageParam]:
-    """Whatever the reader wrote is cut to a length, put on one line and stands in the JSON of the last message."""
+    """Build the messages. The reader's words are cut, put on one line, and stand in the JSON of the last message."""
     loves = [text for preference in brief.preferences[:5] if (text := phrase(preference, max_words=10, max_bytes=100))]
     wishes = {
         "language": one_line(brief.language)[:35] or "en",

@@ -1,4 +1,4 @@
-"""Reads the body of an answer that the endpoint gave with success: events, if it is what was asked for."""
+"""Reads the body of a successful answer as a stream of events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .failures import Complaint, Failure, Redaction
 
 Response: TypeAlias = AsyncAPIResponse[AsyncStream[ChatCompletionChunk]]
 
-# With what a body begins that is no event stream: a page, or JSON. Lines of a stream begin with a letter or a colon.
+# First characters of a body that is not an event stream but HTML or JSON. A stream's lines begin with a letter or a colon.
 _NO_STREAM = re.compile(rb"(?:\xef\xbb\xbf)?\s*[<{\[\"]")
 _BODY_BYTES = 64_000
 _HEAD_BYTES = 2000
@@ -28,7 +28,7 @@ _COMPLETION = re.compile(r"\s*\{[^{[]*\"choices\"")
 
 
 class NoStream(Exception):
-    """The endpoint answered with success and something else than events."""
+    """Raised when a successful answer is not an event stream."""
 
     def __init__(self, status: int, media_type: str, body: str) -> None:
         super().__init__(status)
@@ -47,7 +47,7 @@ class NoStream(Exception):
 
 
 async def events(response: Response) -> AsyncGenerator[ServerSentEvent, None]:
-    """Raises NoStream when what comes is none, and ValueError."""
+    """Yield the events. Raises NoStream when the body is no event stream, and ValueError for an event beyond the size limit."""
     decoder = EventDecoder()
     head = b""
     is_stream = False
@@ -85,7 +85,7 @@ async def _no_stream(response: Response, head: bytes, chunks: AsyncIterator[byte
 
 
 async def _drain(chunks: AsyncIterator[bytes]) -> None:
-    """Only a connection whose answer is read to its end is used again."""
+    """Read the answer to its end, because only then is the connection used again."""
     with suppress(TimeoutError, httpx2.HTTPError, httpx2.StreamError):
         async with asyncio.timeout(_DRAIN_SECONDS):
             async for _ in chunks:

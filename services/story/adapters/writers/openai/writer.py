@@ -1,4 +1,4 @@
-"""Asks an endpoint for a story, streams it, and tries again while that costs the reader nothing."""
+"""Requests a story from an endpoint, streams it, and retries until the first text has arrived."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 
 class OpenAIWriter:
-    """Streams from `base_url` (None: OpenAI itself) with `model`.
+    """Streams stories from `base_url` (None: OpenAI itself) with `model`.
 
-    `connect_timeout` and `read_timeout` are in seconds; the latter bounds each wait for more of the answer, not the whole of it.
-    Passing errors are retried up to `attempts` times altogether, but only while nothing has come from the model; a `Retry-After`
-    longer than `longest_wait` seconds is left to the caller. After a story that had to be cut short, the token count is waited for
-    at most `usage_wait` seconds: endpoints send it last, after text that nobody will read. Errors map thus:
+    `connect_timeout` and `read_timeout` are in seconds; the latter bounds each wait for more of the answer, not the whole answer.
+    Transient errors are retried up to `attempts` times altogether, but only before any text has arrived; a `Retry-After` longer
+    than `longest_wait` seconds is left to the caller. After a story was cut short, the writer waits at most `usage_wait` seconds
+    for the token count, which endpoints send last, after the unwanted text. Errors map thus:
 
     - connection failures, timeouts, 408, 409, 425, 429, 5xx, an answer that is cut off, ends in mid-sentence or with a finish
       reason that is no end, or makes no sense, a story without a title or shorter than asked for: `WriterUnavailable`;
@@ -39,7 +39,7 @@ class OpenAIWriter:
     - every other 4xx (key, model, request), an exhausted account, an answer stopped by the endpoint's own token limit or not
       streamed: `WriterRefused` WRITER_MISCONFIGURED.
 
-    What the endpoint says about it is in the message, redacted.
+    The exception's message holds the endpoint's message, redacted.
     """
 
     name = "openai"
@@ -73,7 +73,7 @@ class OpenAIWriter:
         )
 
     async def warm_up(self) -> None:
-        """Nothing is sent: a probe would cost money and prove nothing about the next minute."""
+        """Do nothing: a probe would cost money and would not prove that the endpoint answers a minute later."""
 
     async def write(self, brief: Brief) -> AsyncGenerator[Piece, None]:
         if self._client.is_closed():
@@ -112,7 +112,7 @@ class OpenAIWriter:
         await self._client.close()
 
     async def _open(self, brief: Brief) -> tuple[Delta, AsyncGenerator[Delta, None]]:
-        """Asks, and waits for the first text: up to then another attempt costs the reader nothing."""
+        """Send the request and wait for the first text; until then a retry is invisible to the reader."""
         deltas = self._deltas(brief)
         try:
             async for delta in deltas:
@@ -124,9 +124,9 @@ class OpenAIWriter:
         raise WriterUnavailable("the endpoint's answer was empty")
 
     async def _epilogue(self, rest: AsyncGenerator[Delta, None]) -> list[Delta]:
-        """What follows the model's end, heard out for a moment: a token count, or the verdict of a content filter.
+        """Read the events after the end of the story for a short time: the token count, or a content filter's verdict.
 
-        The story is whole. Of all that can go wrong now, only such a verdict takes it back.
+        The story is whole: of all errors now only such a verdict fails it.
         """
         heard: list[Delta] = []
         try:
@@ -142,7 +142,7 @@ class OpenAIWriter:
         return heard
 
     async def _usage_at_the_end(self, rest: AsyncGenerator[Delta, None]) -> Usage | None:
-        """Hears a model out that was cut short. Whatever goes wrong now, the story is whole; only its cost stays unknown."""
+        """Read the rest of a story that was cut short, for its token count. An error now only leaves the count unknown."""
         with suppress(TimeoutError, WriterUnavailable, WriterRefused):
             async with asyncio.timeout(self._usage_wait):
                 async for delta in rest:
@@ -151,7 +151,7 @@ class OpenAIWriter:
         return None
 
     async def _deltas(self, brief: Brief) -> AsyncGenerator[Delta, None]:
-        """What the endpoint says to the reader. No error is raised from another one: the package's quote the whole answer."""
+        """Yield the deltas for the reader. Errors are raised `from None`, because those of the package quote the whole answer."""
         redact = Redaction(self._api_key, [brief.theme, brief.prompt, brief.first_name, *brief.preferences])
         surrogates, thoughts = Surrogates(), Thoughts(thinks_first=self._thinks_first)
         failure: Failure | None = None
@@ -183,14 +183,14 @@ class OpenAIWriter:
         text = thoughts.feed(delta.text)
         if delta.finish_reason:
             text += thoughts.finish()
-            # Next time this model's words are shown at once, unless it has just shown that it thinks first.
+            # Remember whether this model reasons first; if not, its next text is streamed at once.
             self._thinks_first = self._thinks_first and not thoughts.thinks_first
         starts_over = thoughts.was_thought and not was_thought
         self._thinks_first = self._thinks_first or starts_over
         return replace(delta, text=text, starts_over=starts_over)
 
     async def _create(self, closing: AsyncExitStack, brief: Brief, redact: Redaction) -> Response:
-        """Asks without what the endpoint refuses, and remembers that for as long as the process lives."""
+        """Send the request without fields that the endpoint refuses, and remember them while the process runs."""
         dialect = self._dialect
         while True:
             asked = self._client.chat.completions.with_streaming_response.create(
