@@ -1,4 +1,4 @@
-"""Calls of the API, and looks behind it."""
+"""Calls of the story API, and reads of the database behind it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The story service in this process, on real servers."""
+"""Fixtures: the story service in this process, with real Postgres and Redis."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Person:
 
 @dataclass
 class StoryWorld:
-    """The database, Redis and the scripted writer behind the API; workers are started by the tests that want them."""
+    """The database, Redis and the scripted writer behind the API. Tests start the workers that they need."""
 
     settings: StorySettings
     resources: Resources
@@ -65,7 +65,7 @@ class StoryWorld:
     issuer: Issuer
     ops: Operations
     interruptions: Interruptions
-    """Heard by all workers of the test."""
+    """The subscription that all workers of the test share."""
     account_preferences: tuple[str, ...] = ()
     lease: timedelta = timedelta(seconds=2)
 
@@ -100,7 +100,7 @@ class StoryWorld:
     def working(
         self, writer: Writer, *, backoff: Callable[[int], float] = lambda _: 0.0, **changes: object
     ) -> WorkerOperations:
-        """What a worker with the writer does; `changes` are settings."""
+        """Build the operations of a worker with this writer; `changes` are settings."""
         settings, hearing = self.worker_settings(**changes), self.interruptions
         return worker_operations(settings, self.resources, writer, interruptions=hearing, backoff=backoff)
 
@@ -138,7 +138,7 @@ async def world(
         drain_seconds=2,
         heartbeat_seconds=0.5,
         write_seconds=1,
-        # Which languages it writes, only the model knows.
+        # The writer whose languages depend on the model, so the server refuses none.
         writer="openai",
         stories_unfinished=ROOMY.unfinished,
         stories_a_day=ROOMY.a_day,
@@ -165,7 +165,7 @@ async def world(
 
 @pytest.fixture
 async def working(world: StoryWorld) -> AsyncIterator[ScriptedWriter]:
-    """A relay and a worker at work; the test holds the pen."""
+    """Run a relay and a worker; the test decides each word by the yielded writer."""
     writer = ScriptedWriter()
     stopping = asyncio.Event()
     async with asyncio.TaskGroup() as group:

@@ -1,4 +1,4 @@
-"""Stories written entry by entry: a worker's hand without the worker."""
+"""Attempts at stories that a test makes entry by entry, without a worker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WISH = Wish(preferences=("rain",), theme="", prompt="", length=Length.SHORT, lan
 
 
 async def queued(db: Database, owner_id: UUID) -> UUID:
-    """A story that waits for its writer; no worker is told of it."""
+    """Insert a queued story without its event, so that no worker begins it."""
     story_id = uuid7()
     async with db.transaction() as tx:
         await store.stories.insert(
@@ -29,7 +29,7 @@ async def queued(db: Database, owner_id: UUID) -> UUID:
 
 
 class Pen:
-    """One attempt at a story."""
+    """One attempt at a story, in the database and the progress stream."""
 
     def __init__(self, db: Database, redis: Redis, story_id: UUID) -> None:
         self.text = ""
@@ -39,7 +39,7 @@ class Pen:
         self.story_id = story_id
 
     async def take(self) -> None:
-        """Makes the story RUNNING without a word to watchers."""
+        """Begin the attempt in the database, without an entry for watchers."""
         async with self._db.transaction() as tx:
             story = await store.attempts.begin(
                 tx, self.story_id, writer="pen", model="", lease=LEASE, now=system_clock()
@@ -59,7 +59,7 @@ class Pen:
         await self._append(ProgressKind.CHUNK, words)
 
     async def snapshot(self, text: str) -> None:
-        """As an attempt that goes on where another has ended."""
+        """Append a snapshot, as an attempt does that continues a checkpoint."""
         self.text = text
         await self._append(ProgressKind.SNAPSHOT, text)
 
@@ -71,7 +71,7 @@ class Pen:
         await self._append(ProgressKind.END)
 
     async def commit(self) -> None:
-        """Completes the story without a word to watchers."""
+        """Complete the story in the database, without an entry for watchers."""
         async with self._db.transaction() as tx:
             assert await store.attempts.complete(
                 tx, self.story_id, self.position.attempt, Checkpoint("T", self.text), tokens=(0, 0), now=system_clock()

@@ -1,4 +1,4 @@
-"""One replica's watches without the API around them, so that hundreds of watchers cost little."""
+"""The watches of one replica, called without the API, so that hundreds of watchers cost little."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def caller(user_id: UUID) -> Caller:
 
 
 class Replica:
-    """`leave` begins its drain."""
+    """The watches of one replica. `leave` begins its drain."""
 
     def __init__(self, watches: Watches, redis: Redis) -> None:
         self.redis = redis
@@ -36,7 +36,7 @@ class Replica:
         await self.watches.run(self._stopping)
 
     async def readers(self) -> int:
-        """Connections that wait for entries now."""
+        """The number of Redis connections that block in a read of entries."""
         return int((await self.redis.info("clients"))["blocked_clients"])
 
     async def idle(self) -> bool:
@@ -49,7 +49,7 @@ class Replica:
 
 
 class View:
-    """What a client makes of its steps."""
+    """A client's view of a story, built from the steps of its watch."""
 
     def __init__(self, steps: AsyncGenerator[tuple[str, Step], None]) -> None:
         self._steps = steps
@@ -96,7 +96,7 @@ async def replica(
     heartbeat_seconds: float = 60,
     looks: bool = True,
 ) -> AsyncIterator[Replica]:
-    """One that does not look at the database by itself hears of entries alone."""
+    """Run a replica. With `looks=False` it does not poll the database and learns of changes from entries only."""
     settings = world.settings.model_copy(
         update={
             "watches_per_person": 1000,

@@ -1,4 +1,4 @@
-"""A writer whose every word the test decides."""
+"""A writer that yields what the test puts into it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from services.story.adapters.writers import Brief, Piece, Title, Usage, Words
 
 
 class ScriptedWriter:
-    """Yields what is put into it, or raises it; `End` ends the story.
+    """Yields each piece put into it, or raises it if it is an exception; `End` ends the story.
 
-    `briefs` records what was asked for; `begun` is set at each beginning.
+    `briefs` records the requests; `begun` is set at the beginning of each story.
     """
 
     name = "scripted"
@@ -32,11 +32,11 @@ class ScriptedWriter:
             self._script.put_nowait(item)
 
     def tell(self, title: str, *words: str) -> None:
-        """A whole story."""
+        """Put a whole story."""
         self.put(Title(title), *map(Words, words), Usage(7, len(words)), self.End())
 
     def release(self) -> None:
-        """Lets every story end, so that workers can stop."""
+        """End every story, so that workers can stop."""
         self._released = True
         self.put(*[self.End()] * 100)
 

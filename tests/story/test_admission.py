@@ -1,4 +1,4 @@
-"""Who may ask for one more story, and what is said to those who may not."""
+"""Admission of stories: quotas, the backlog, and the answers to refused requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 async def refusal(person: Person, **fields: object) -> tuple[str, float]:
-    """The reason and the seconds to wait."""
+    """Return the reason and the retry delay in seconds of the refused call."""
     with pytest.raises(AioRpcError) as raised:
         await create(person, **fields)
     assert raised.value.code() is StatusCode.RESOURCE_EXHAUSTED

@@ -1,4 +1,4 @@
-"""Asking for stories and reading them."""
+"""The API: requests for stories and reads."""
 
 from __future__ import annotations
 

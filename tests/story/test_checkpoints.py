@@ -1,4 +1,4 @@
-"""An attempt that is broken off leaves its words; the next one goes on from them where the writer can."""
+"""Checkpoints: an interrupted attempt saves its text, and the next one continues from it if the writer can."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ async def a_few_words(watcher: Watcher) -> None:
 
 
 async def break_off(writing: asyncio.Task[None]) -> None:
-    """What the inbox does as the process leaves."""
+    """Cancel the worker's task, as the inbox does at shutdown."""
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing
 
 
 async def uninterrupted(world: StoryWorld, person: Person, story_id: str) -> str:
-    """What the composer makes of it in one go."""
+    """Return the text that the composer writes without an interruption."""
     await world.writing(ComposerWriter(pace_seconds=0)).write(UUID(story_id))
     return (await get(person, story_id)).text
 
 
 async def begun_again(world: StoryWorld, story_id: str) -> None:
-    """As it was when it was requested, for the same seed gives the same story."""
+    """Reset the story to its state when requested, because the composer's text depends on the story's id."""
     await world.redis.delete(f"progress:{story_id}")
     async with world.db.transaction() as tx:
         again = update(stories).where(stories.c.id == UUID(story_id))
@@ -94,7 +94,7 @@ async def test_after_a_handback_the_composer_goes_on_and_no_watcher_starts_over(
 
 
 async def test_a_leaving_workers_story_goes_on_at_a_peer_at_once(world: StoryWorld) -> None:
-    """With the relay and two inboxes: the first is ended as a process is whose time to drain is over."""
+    """Runs the relay and two inboxes; the first one is cancelled, as at the end of a process's drain."""
     world.lease = LONG
     person = world.person()
     stopping = asyncio.Event()
@@ -177,7 +177,7 @@ async def test_another_writers_words_are_not_gone_on_with(world: StoryWorld) -> 
 
 
 async def test_a_worker_that_leaves_at_any_moment_spends_no_attempt(world: StoryWorld) -> None:
-    """Also between the beginning of an attempt and its first word."""
+    """Includes the time between the beginning of an attempt and its first word."""
     world.lease = LONG
     person = world.person()
     story = await create(person)

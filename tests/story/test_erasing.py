@@ -1,4 +1,4 @@
-"""Erasing a person: whatever is going on with their stories, nothing is left and nothing comes back."""
+"""Erasure of an account: in any state of its stories, nothing is left and nothing comes back."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def requested(person: Person, **fields: object) -> UUID:
 
 
 async def delete_account(world: StoryWorld, person: Person) -> None:
-    """What auth's relay does."""
+    """Deliver UserDeleted, as auth's relay does."""
     message = auth_events_pb2.UserDeleted(user_id=str(person.id))
     deleted = Event(
         id=uuid4(),
@@ -62,7 +62,7 @@ async def delete_account(world: StoryWorld, person: Person) -> None:
 
 
 async def left(world: StoryWorld) -> dict[str, int]:
-    """How many rows each table still has."""
+    """Return the number of rows left in each table."""
     counts = {}
     async with world.db.transaction() as tx:
         for table in (stories, outbox.table, dead_letters):
@@ -160,7 +160,7 @@ async def test_a_writer_that_says_nothing_is_stopped_as_well(world: StoryWorld) 
 async def test_a_story_that_ends_while_its_owner_is_being_erased_is_not_announced(
     world: StoryWorld, ending: str
 ) -> None:
-    """Between the record of the erasure and the deletion the row is still there."""
+    """Between the commit of the tombstone and the deletion, the story's row still exists."""
     person = world.person()
     story_id = await requested(person)
     writer = ScriptedWriter(Title("T"), Words("all of it"))
@@ -178,7 +178,7 @@ async def test_a_story_that_ends_while_its_owner_is_being_erased_is_not_announce
 
 
 async def test_an_announcement_that_is_just_being_made_goes_with_its_story(world: StoryWorld) -> None:
-    """The deletion waits for the sweeper's transaction and takes what that has added."""
+    """The deletion waits for the sweeper's transaction and deletes the event that it has added."""
     person = world.person()
     await requested(person)
     async with world.db.transaction() as tx:
@@ -266,7 +266,7 @@ async def test_while_redis_is_away_the_stories_stay_where_their_words_can_be_fou
 
 
 async def test_only_a_story_that_may_have_words_in_redis_leaves_a_mark_there(world: StoryWorld) -> None:
-    """A mark takes 4 kB for a day: a person may have had thousands of stories."""
+    """The END that replaces a stream takes 4 kB for a day, and a person may have had thousands of stories."""
     person = world.person()
     old, fresh, unfinished = [await requested(person) for _ in range(3)]
     async with world.db.transaction() as tx:

@@ -1,4 +1,4 @@
-"""Stories are asked for in the languages that the configured writer writes."""
+"""Languages: a request is admitted only in a language that the configured writer writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CALLER = Caller(uuid4(), uuid4(), Role.USER, "kid")
 
 
 def stories(world: StoryWorld, writer: WriterName) -> Stories:
-    """Of a server whose workers write with the writer."""
+    """The operations of a server whose workers have this writer."""
     settings = world.settings.model_copy(update={"writer": writer})
     return operations(settings, world.resources, world.preferences_of).stories
 

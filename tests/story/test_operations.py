@@ -1,4 +1,4 @@
-"""Cancelling, deleting and repeating a story, whatever else happens to it in that instant."""
+"""Cancellation, deletion and retry of a story, concurrently with other changes to it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from tests.waiting import until
 
 End = ScriptedWriter.End
 LONG = timedelta(minutes=5)
-"""A lease that no test waits for."""
+"""A lease longer than any test, so that it never expires."""
 
 
 @asynccontextmanager
 async def listening(world: StoryWorld) -> AsyncIterator[None]:
-    """Interruptions are heard during the block."""
+    """Receive interruptions during the block."""
     stopping = asyncio.Event()
     hearing = asyncio.create_task(world.interruptions.run(stopping))
 
@@ -56,7 +56,7 @@ async def listening(world: StoryWorld) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def being_written(world: StoryWorld, story_id: str, writer: ScriptedWriter) -> AsyncIterator[asyncio.Task[None]]:
-    """An attempt that has begun and shown what the writer holds so far."""
+    """Run an attempt that has begun and shown the writer's words so far."""
     writing = asyncio.create_task(world.writing(writer).write(UUID(story_id)))
     await writer.begun.wait()
     try:
@@ -413,7 +413,7 @@ async def test_a_worker_of_a_cancelled_attempt_cannot_write_into_the_repeated_st
 
 
 async def test_operations_in_any_order_leave_nothing_half_done(world: StoryWorld, working: ScriptedWriter) -> None:
-    """Cancel, retry and delete at once, with workers at it: in the end nothing is left, in Postgres or for watchers."""
+    """Cancels, retries and deletes run concurrently with workers; in the end nothing is left in Postgres or for watchers."""
     person = world.person()
     made = [await create(person) for _ in range(6)]
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""A worker whose writer can never write says so and ends, before it takes a story."""
+"""Start of a worker: one whose writer cannot write reports that and exits before it takes a story."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def started(command: str, **settings: str) -> subprocess.CompletedProcess[str]:
             {"writer": "openai", "openai_api_key": KEY, "openai_base_url": "localhost:8000/v1"},
             "story worker: STORYMESH_OPENAI_BASE_URL is no address: it needs a form such as https://host/v1",
         ),
-        # As text in place of the model: what is not installed or no model is found out while the writer warms up.
+        # A text file as the model: a missing package and an invalid model are both found while the writer warms up.
         ({"writer": "local", "model_path": __file__}, "story worker: "),
     ],
 )

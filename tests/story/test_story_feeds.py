@@ -1,4 +1,4 @@
-"""Many watchers of a story share one reader; whoever joins, lags or comes back sees every word once."""
+"""Fan-out: many watchers share one reader per story; each that joins, lags or resumes sees every word once."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_hundreds_of_watchers_share_one_reader_that_ends_with_the_last(wor
         for view in await asyncio.gather(*watchers):
             assert view.text == pen.text
         await until(one.idle)
-        # The writer's own script looks with XREVRANGE; one reader reads each entry once, and the end of it all.
+        # One reader reads each entry once, and the end of the stream. The append script uses XREVRANGE, which does not count here.
         assert await commands(one.redis, "xread", "xrange") < 60
 
 
@@ -91,7 +91,7 @@ async def test_each_story_has_a_reader_of_its_own(world: StoryWorld) -> None:
             return len(begun) == len(watchers) and await one.readers() == len(stories)
 
         await until(each_has_one)
-        # Those of the first story go; the other readers stay.
+        # Cancel all watchers of the first story; the readers of the other stories stay.
         for watcher in watchers[:: len(stories)]:
             watcher.cancel()
 
@@ -154,7 +154,7 @@ async def test_a_client_that_comes_back_after_every_message_gets_every_chunk_exa
             await pen.add(word)
         await pen.complete()
 
-    # Two replicas in turns: the one may have read less of the stream than the other has shown.
+    # Watch at two replicas by turns: one may have read less of the stream than the other has shown.
     async with replica(world) as one, replica(world) as other, asyncio.TaskGroup() as group:
         token, shown, chunks, turns = "", "", "", 0
         async with one.watching(owner, story_id) as first, other.watching(owner, story_id) as second:
@@ -288,7 +288,7 @@ async def test_a_token_that_is_ahead_of_the_reader_is_read_up_to_and_nothing_twi
     await pen.begin()
     for number in range(5):
         await pen.add(f"{number} ")
-    # As at a replica whose reader has not heard of all that another one has shown.
+    # A feed that has read nothing yet, as at a replica that is behind another one.
     following = StoryFeed(world.db, Progress(world.redis), story)
     texts = await asyncio.gather(*[following.text_at(Position(1, offset)) for offset in (5, 3, 5)])
     assert texts == [pen.text, "0 1 2 ", pen.text]

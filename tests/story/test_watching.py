@@ -1,4 +1,4 @@
-"""Watching a story being written: whatever happens, the view equals the stored text."""
+"""Watches: in every case the client's view equals the stored text in the end."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ async def test_a_client_that_reads_one_message_of_each_stream_gets_on_as_well(
     token = ""
     for number in range(6):
         seen = "".join(f"word{each} " for each in range(number))
-        # At the latest the second stream, for the first may repeat the place that its token names.
+        # Two streams, because the first may repeat the position that its token names.
         for _ in range(2):
             async with watching(person, story_id, token) as watcher:
                 assert await watcher.step() == "snapshot"
@@ -130,7 +130,7 @@ async def test_a_client_that_reads_one_message_of_each_stream_gets_on_as_well(
 async def test_a_client_that_reads_two_messages_of_each_stream_reaches_the_end_of_a_story_that_lost_words(
     world: StoryWorld,
 ) -> None:
-    """Cancelled while Redis was away, it keeps its last checkpoint: less than its watchers have seen."""
+    """A story cancelled while Redis does not answer keeps its last checkpoint, which is less than watchers have seen."""
     person = world.person()
     story_id = await queued(world.db, person.id)
     pen = Pen(world.db, world.redis, story_id)
@@ -181,7 +181,7 @@ async def test_a_client_that_has_read_the_end_and_only_that_is_told_that_nothing
     story_id = await requested(person)
     tokens = {""}
     working.tell("T", "all ", "of it")
-    # Once while it is written, and once when it is finished.
+    # Once while the story is written, and once after its end.
     for _ in range(2):
         async with watching(person, story_id) as watcher:
             while await watcher.step() != "done":
@@ -316,7 +316,7 @@ async def test_a_repeated_append_changes_nothing(world: StoryWorld) -> None:
 
 
 async def blocked(world: StoryWorld) -> int:
-    """Readers of stories that wait at Redis."""
+    """Return the number of readers that block in Redis."""
     return int((await world.redis.info("clients"))["blocked_clients"])
 
 
@@ -342,7 +342,7 @@ async def test_whoever_has_too_many_watches_open_is_told_when_to_try_again(world
         assert await refused(person)
         for _ in range(10):
             await watch(other)
-        # Now the whole process has as many as it takes.
+        # The process has now reached its limit.
         assert await refused(third)
 
     async def free() -> bool:
@@ -371,7 +371,7 @@ async def test_a_client_that_vanishes_gives_its_watch_back(world: StoryWorld) ->
     person = world.person()
     story_id = str(await queued(world.db, person.id))
     for _ in range(3):
-        # Its channel and with it the connection: nobody says farewell.
+        # Close the channel and so the connection, without ending the call.
         async with grpc.aio.insecure_channel(await world.server.address) as channel:
             vanishing = Person(StoryServiceStub(channel), world.issuer, person.id)
             calls = [
@@ -392,7 +392,7 @@ async def test_a_client_that_never_reads_holds_up_nobody_and_is_ended(world: Sto
     story_id = await queued(world.db, person.id)
     pen = Pen(world.db, world.redis, story_id)
     await pen.begin()
-    # A window that does not grow, so that it is full soon.
+    # A flow-control window that does not grow, so that it is full soon.
     options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
     async with grpc.aio.insecure_channel(await world.server.address, options=options) as channel:
         stuck = Person(StoryServiceStub(channel), world.issuer, person.id)
@@ -407,9 +407,9 @@ async def test_a_client_that_never_reads_holds_up_nobody_and_is_ended(world: Sto
         async def given_back() -> bool:
             return await blocked(world) == 0
 
-        # The story goes on, yet nobody reads it any more: neither the one who left nor the one who never read.
+        # The story is still being written, but its reader has ended: one watcher left and the other never read.
         await until(given_back)
-        # What was sent before is there for whoever wakes up, and after it the reason.
+        # A client that reads again gets the messages sent before, and then Reconnect.
         with raises_status(StatusCode.RESOURCE_EXHAUSTED, "STREAM_STALLED"):
             async for _ in call:
                 pass

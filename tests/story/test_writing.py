@@ -1,4 +1,4 @@
-"""Writing in the background: nothing lost, nothing doubled, whatever ends a worker."""
+"""Attempts of workers: however a worker ends, no story is lost and none is completed twice."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_a_worker_whose_lease_was_lost_leaves_no_trace(world: StoryWorld) 
 async def test_a_worker_that_was_overtaken_has_not_died_whatever_it_comes_back_with(
     world: StoryWorld, last: tuple[Words | End | Exception, ...]
 ) -> None:
-    """More often than attempts may fail: none of them has killed its worker."""
+    """Overtaken more often than attempts may fail, the story does not fail, because no attempt has killed its worker."""
     story_id, attempts = await requested(world), 3
     for number in range(1, attempts + 2):
         writer = ScriptedWriter(Title("Slow"))
@@ -284,7 +284,7 @@ async def test_all_workers_together_write_no_more_stories_than_the_writer_may_ha
 
 
 async def test_no_event_begins_a_story_in_the_pause_after_a_failed_attempt(world: StoryWorld) -> None:
-    """The writer asked for that pause; a repeat of the event would spend the next attempt in it."""
+    """The writer asked for the pause; without it a repeated event would waste the next attempt."""
     story_id = await requested(world)
     busy = ScriptedWriter(WriterUnavailable("busy", retry_after=600))
     writing = world.writing(busy)

@@ -1,4 +1,4 @@
-"""A client that watches a story and keeps the text as the contract says."""
+"""A client that watches a story and builds its text by the rules of the contract."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.story.conftest import Person
 
 
 class Watcher:
-    """Reads steps one by one. `text` is the snapshot and what came after it, starting over at a reset."""
+    """Reads steps one by one. `text` is the latest snapshot and the chunks after it; a reset empties it."""
 
     def __init__(self, messages: AsyncIterator[pb.WatchStoryResponse]) -> None:
         self._messages = messages
@@ -20,7 +20,7 @@ class Watcher:
         self.last = pb.WatchStoryResponse()
 
     async def step(self) -> str:
-        """The name of the next step."""
+        """Read a step and return its name."""
         message = await anext(self._messages)
         kind = message.WhichOneof("event") or ""
         if kind == "snapshot":
@@ -34,7 +34,7 @@ class Watcher:
         return kind
 
     async def until(self, *kinds: str) -> pb.WatchStoryResponse:
-        """Reads up to and including a step of these kinds."""
+        """Read up to and including a step of these kinds."""
         while await self.step() not in kinds:
             pass
         return self.last
@@ -46,7 +46,7 @@ class Watcher:
 
 @asynccontextmanager
 async def watching(person: Person, story_id: str, resume_token: str = "") -> AsyncIterator[Watcher]:
-    """A deadline of 20 s turns a stream that never comes into a failure instead of a hang."""
+    """Open a watch during the block, with a deadline of 20 s so that a missing message fails the test instead of blocking it."""
     call = person.stub.WatchStory(
         pb.WatchStoryRequest(story_id=story_id, resume_token=resume_token), metadata=person.auth, timeout=20
     )

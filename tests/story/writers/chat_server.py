@@ -1,4 +1,4 @@
-"""An HTTP server that speaks the streaming half of OpenAI's chat completions, and misbehaves as told."""
+"""An HTTP server that streams chat completions as OpenAI does, with faults that the test chooses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Reply: TypeAlias = Callable[["Exchange"], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request and the way back; `left` is set once the client has closed the connection."""
+    """One request and its response; `left` is set once the client has closed the connection."""
 
     headers: Mapping[str, str]
     body: dict[str, Any]
@@ -58,7 +58,7 @@ def delta(content: Mapping[str, object], finish_reason: str | None = None) -> di
 
 
 def streaming(*texts: str, finish_reason: str | None = "stop", usage: tuple[int, int] | None = None) -> Reply:
-    """A whole answer, a chunk a text. Without a finish reason the answer ends as if it had been cut off politely."""
+    """Send a whole answer, one chunk per text. Without a finish reason the stream ends properly but the answer is incomplete."""
 
     async def reply(exchange: Exchange) -> None:
         await exchange.begin(200, {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"})
@@ -82,7 +82,7 @@ def refusing(status: int, *, code: str | None = None, headers: Mapping[str, str]
 def answering(
     status: int, body: object, *, media_type: str = "application/json", headers: Mapping[str, str] | None = None
 ) -> Reply:
-    """Answers with a body that is no stream: a string as it is, anything else as JSON."""
+    """Send a body that is not a stream: a string as it is, anything else as JSON."""
 
     async def reply(exchange: Exchange) -> None:
         content = (body if isinstance(body, str) else json.dumps(body)).encode()
@@ -94,7 +94,7 @@ def answering(
 
 
 def sending_bytes(stream: bytes, *, size: int = 0) -> Reply:
-    """Sends these bytes for an event stream, in pieces of that size if one is given."""
+    """Send these bytes as an event stream, in pieces of that size if one is given."""
 
     async def reply(exchange: Exchange) -> None:
         await exchange.begin(200, {"Content-Type": "text/event-stream"})
@@ -107,7 +107,7 @@ def sending_bytes(stream: bytes, *, size: int = 0) -> Reply:
 
 
 def breaking_off(*texts: str) -> Reply:
-    """Drops the connection in the middle of the answer."""
+    """Drop the connection in the middle of the answer."""
 
     async def reply(exchange: Exchange) -> None:
         await exchange.begin(200, {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"})
@@ -119,7 +119,7 @@ def breaking_off(*texts: str) -> Reply:
 
 
 def sending(*payloads: object) -> Reply:
-    """Sends these events as they are, and ends."""
+    """Send these events as they are, and end."""
 
     async def reply(exchange: Exchange) -> None:
         await exchange.begin(200, {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"})
@@ -131,7 +131,7 @@ def sending(*payloads: object) -> Reply:
 
 
 def falling_silent(*texts: str) -> Reply:
-    """Sends these texts, then nothing until the client leaves."""
+    """Send these texts, then nothing until the client disconnects."""
 
     async def reply(exchange: Exchange) -> None:
         await exchange.begin(200, {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"})

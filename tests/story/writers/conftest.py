@@ -1,4 +1,4 @@
-"""A server that misbehaves as told, and writers that ask it."""
+"""Fixtures: a chat server with scripted faults, and writers that call it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading what a writer yields, and the rules that every story keeps."""
+"""Reads the pieces of a writer, and checks the rules that every story must keep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Story:
 
 
 async def read(writer: Writer, brief: Brief) -> Story:
-    """The whole story, after checking that its pieces come in the order that the protocol promises."""
+    """Read the whole story, and check that its pieces come in the order that `Writer.write` promises."""
     async with aclosing(writer.write(brief)) as writing:
         pieces = [piece async for piece in writing]
     first, *rest = pieces

@@ -1,4 +1,4 @@
-"""A short story as an endpoint might send it, and what a reader gets of it."""
+"""A short story as an endpoint may send it, and the text that a reader gets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ANSWER = f"The Key\n\n{STORY}"
 
 
 async def told(writer: OpenAIWriter, brief: Brief = BRIEF) -> tuple[str, str]:
-    """The title and the text, as a reader gets them."""
+    """Return the title and the text as a reader gets them."""
     pieces: list[Piece] = []
     async with aclosing(writer.write(brief)) as writing:
         pieces += [piece async for piece in writing]

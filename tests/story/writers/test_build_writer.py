@@ -1,4 +1,4 @@
-"""One factory for all writers, with errors that say what to do."""
+"""The factory of all writers, and its errors, which name the missing command or setting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The composer keeps its promises for whatever readers send."""
+"""The composer keeps the rules of stories for any input of readers."""
 
 from __future__ import annotations
 

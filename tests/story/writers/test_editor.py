@@ -1,4 +1,4 @@
-"""What the editor lets through to the reader and what it does not."""
+"""The sentences that the editor accepts and rejects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .briefs import PLAIN
 
 
 def plot_about(pronoun: str) -> Plot:
-    """The first plot whose hero is she, or he."""
+    """Return the first plot whose hero has this pronoun."""
     plots = (plot(replace(PLAIN, length=WordCount.LONG, prompt="My daughter reads.", seed=seed)) for seed in range(100))
     return next(found for found in plots if found.pronouns[0] == pronoun)
 

@@ -1,4 +1,4 @@
-"""What counts as the end of a story, of all that endpoints call one."""
+"""Finish reasons and last sentences: which of them complete a story and which fail it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frames and chunks that endpoints really send."""
+"""Server-sent events and chunks as real endpoints send them."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_bytes_that_are_no_utf_8_cost_a_character_and_no_story(server: Cha
 
 @pytest.mark.parametrize("size", [0, 1])
 async def test_halves_of_a_character_in_two_chunks_are_joined(server: ChatServer, make: Make, size: int) -> None:
-    # JSON writes a character beyond the first 65,536 as two escapes, and tokens may end between them.
+    # JSON escapes a character beyond U+FFFF as a surrogate pair, and a token may end between its halves.
     stream = frames(
         content("The \ud83d"),
         content("\ude00 Key\n\nA \ud83d"),

@@ -1,4 +1,4 @@
-"""The bridge from the generating thread to the event loop: bounded, ordered, and never in the way of shutting down."""
+"""The queue from the generating thread to the event loop: bounded, ordered, and no obstacle to a shutdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.story.adapters.writers.llama import _CAPACITY, _Handover
 
 
 def offering(handover: _Handover, chunks: int, full: threading.Event) -> list[bool]:
-    """What a generating thread does; `full` is set when as many chunks have been taken as may wait."""
+    """Offer chunks as a generating thread does; `full` is set when the queue is full."""
     answers = []
     for number in range(chunks):
         answers.append(handover.offer({"number": number}))

@@ -79,7 +79,7 @@ async def test_an_answer_continues_what_the_model_has_begun(llama: Llama) -> Non
 
 
 async def test_an_answer_stays_on_its_line_until_the_caller_has_enough(llama: Llama) -> None:
-    """Left to itself, the model would begin a new line after the first item, and end after the third."""
+    """Without the restriction the model would begin a new line after the first item, and end after the third."""
     begun = [
         {"role": "user", "content": "Write these three words as a list, one on each line: sea, cat, key."},
         {"role": "assistant", "content": "- sea\n- cat\n- key"},
@@ -92,7 +92,7 @@ async def test_an_answer_stays_on_its_line_until_the_caller_has_enough(llama: Ll
 
 
 async def test_leaving_an_answer_frees_the_model_for_the_next(llama: Llama) -> None:
-    """Left running, each of these would take the model for minutes."""
+    """An answer that was not stopped would occupy the model for minutes."""
     async with asyncio.timeout(30):
         for seed in range(3):
             async with aclosing(llama.chat(ASK, SAMPLING, seed=seed, max_tokens=1900)) as answer:
@@ -147,7 +147,7 @@ async def test_the_event_loop_runs_on_while_the_model_writes(llama: Llama) -> No
 
 
 async def test_nobody_else_can_reach_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Apart from the models of other tests that run at the same time.
+    # A folder of this test alone, because other tests may run models at the same time.
     monkeypatch.setattr(tempfile, "tempdir", tempfile.mkdtemp())
     before = socket_folders()
     model = Llama(bundled_model())

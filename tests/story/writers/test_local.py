@@ -1,4 +1,4 @@
-"""The local writer's rules, with a model whose every sentence the test decides."""
+"""The local writer's rules, with a model whose sentences the test decides."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _VERBS = [
 
 
 def novel_sentences(words: int) -> Iterator[str]:
-    """Sentences of that many words which no editor could mind, each unlike the others."""
+    """Yield distinct sentences of that many words in which the editor finds no fault."""
     for number in itertools.count():
         nouns = itertools.cycle(_NOUNS[number % 11 :] + _NOUNS[: number % 11])
         verb = _VERBS[(number // 11 + number) % 11]
@@ -46,7 +46,7 @@ def novel_sentences(words: int) -> Iterator[str]:
 class ScriptedLlama(Llama):
     """Answers each request from an iterator of sentences, in tokens of four characters.
 
-    `conversations` records the requests, `tokens` counts what has been generated.
+    `conversations` records the requests, `tokens` counts the generated tokens.
     """
 
     def __init__(self, sentences: Iterator[str]) -> None:
@@ -71,7 +71,7 @@ class ScriptedLlama(Llama):
 
 
 def _continuing(text: str, sentence: str) -> str:
-    """The sentence as it goes on from the text: without a capital after a stem, with the quotation that the stem opens closed."""
+    """Adapt the sentence to the text: no capital after a stem, and a closing mark for a quotation that the stem opens."""
     if is_complete(text) or not sentence:
         return sentence
     quoted = text.count("“") > text.count("”")
@@ -141,7 +141,7 @@ async def test_the_model_continues_exactly_what_the_reader_has() -> None:
 
 
 async def test_words_are_released_steadily_while_the_model_writes() -> None:
-    """A sentence and a lead are known at once; the reader sees them come between the model's tokens, a few words at a time."""
+    """A sentence and a lead are approved at once; the reader gets them a few words at a time between the model's tokens."""
     model = ScriptedLlama(novel_sentences(9))
 
     seen = [

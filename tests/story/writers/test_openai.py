@@ -42,7 +42,7 @@ Make: TypeAlias = Callable[..., OpenAIWriter]
 BRIEF = Brief(preferences=("cats", "the sea"), theme="courage", prompt="With a dragon.", first_name="Ada", seed=1)
 SENTENCE = "One two three four five six seven eight nine ten. "
 REST = SENTENCE * 30
-"""Makes any beginning a story of the length that is asked for by default."""
+"""Text that completes any beginning to the default length of a story."""
 STORY = f"One day. {REST}".strip()
 
 

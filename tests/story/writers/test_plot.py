@@ -1,4 +1,4 @@
-"""The plot that is given to the composer and the local model."""
+"""The plot that the composer and the local writer share."""
 
 from __future__ import annotations
 

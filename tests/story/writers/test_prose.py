@@ -1,4 +1,4 @@
-"""Cutting, bounding and cleaning text."""
+"""Splitting, bounding and cleaning of text."""
 
 from __future__ import annotations
 

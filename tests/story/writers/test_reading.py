@@ -1,4 +1,4 @@
-"""What is read of an answer does not depend on where the network or the tokenizer has cut it."""
+"""The result of reading an answer does not depend on where the network or the tokenizer has split it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_thoughts_are_the_same_however_the_text_is_cut(marks: list[str], cuts: l
         thoughts = Thoughts()
         return "".join(map(thoughts.feed, parts)) + thoughts.finish()
 
-    # Closing tags are kept to those that close something: another one takes back what was told.
+    # Only closing tags that close something, because another one would discard the text before it.
     text = "".join(mark for mark in marks if "/" not in mark)
     closed = f"<reasoning>{''.join(marks)}</reasoning>a{text}"
     assert read(cut_up(closed, cuts)) == read([closed])

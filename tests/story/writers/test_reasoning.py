@@ -1,4 +1,4 @@
-"""What only the model was to read is no part of a story."""
+"""A model's reasoning does not become part of a story."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_reasoning_and_tags_are_no_part_of_a_story(
 
     writer = make()
     if "Hm," in answer and size < 10_000:
-        # Its first lines are told before the tag shows that they were none; the next attempt knows.
+        # The first attempt streams lines before a closing tag marks them as reasoning; the next attempt waits for the tag.
         assert isinstance(await refusal_of(writer), WriterUnavailable)
 
     assert await told(writer) == ("The Key", STORY)

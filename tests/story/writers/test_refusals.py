@@ -1,4 +1,4 @@
-"""What endpoints say when they write no story, and how often they are asked."""
+"""Endpoints' errors: their translation, and how often a request is retried."""
 
 from __future__ import annotations
 

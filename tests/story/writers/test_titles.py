@@ -1,4 +1,4 @@
-"""Titles, and what models put before them."""
+"""Titles, and the text that models put before them."""
 
 from __future__ import annotations
 
