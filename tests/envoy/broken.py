@@ -1,4 +1,4 @@
-"""An upstream that answers every call but those of one connection, on which it fails them all."""
+"""An upstream that fails all calls on one of its connections and answers all others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BEGINNING = [(":status", "200"), ("content-type", "application/grpc")]
 
 
 def internal(connection: H2Connection, stream: int) -> None:
-    """As gRPC's library answers for a header that it failed to read once."""
+    """The answer of gRPC's library on a connection where it has once failed to decode a header."""
     connection.send_headers(
         stream, [*_BEGINNING, ("grpc-status", "13"), ("grpc-message", "Error parsing")], end_stream=True
     )
@@ -33,7 +33,7 @@ def reset(connection: H2Connection, stream: int) -> None:
 
 @asynccontextmanager
 async def breaking(fail: Failure) -> AsyncIterator[str]:
-    """Yields the address. Health checks succeed; the connection of the first other call is the broken one."""
+    """Yield the server's address. Health checks succeed; the connection of the first other call is the broken one."""
     broken: list[H2Connection] = []
     writers: set[asyncio.StreamWriter] = set()
 
@@ -64,7 +64,7 @@ async def breaking(fail: Failure) -> AsyncIterator[str]:
             fail(connection, stream)
             return
         connection.send_headers(stream, _BEGINNING)
-        # Of any other method, a message without fields.
+        # For any other method, a message without fields.
         connection.send_data(stream, frame(_SERVING if checks_health else b""))
         connection.send_headers(stream, [("grpc-status", "0")], end_stream=True)
 

@@ -1,4 +1,4 @@
-"""One real Envoy in front of in-process services, for all tests of the edge."""
+"""Fixtures: one real Envoy in front of in-process services, shared by all tests of the edge."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def ok(_context: Context) -> rls_pb2.RateLimitResponse:
 
 @dataclass
 class Mesh:
-    """The services behind the edge, and where each of them listens."""
+    """The services behind the edge and their addresses."""
 
     calls: Calls
     story: StoryServices
@@ -85,7 +85,7 @@ def free_port() -> int:
 
 
 async def until(condition: Callable[[], Any], seconds: float = 10) -> Any:
-    """Waits for a condition, or for an awaitable one, to become true, and answers its value."""
+    """Wait for a condition, which may be async, to become true; return its value."""
     async with asyncio.timeout(seconds):
         while True:
             value = condition()
@@ -98,7 +98,7 @@ async def until(condition: Callable[[], Any], seconds: float = 10) -> Any:
 
 @asynccontextmanager
 async def server(*servicers: tuple[Callable[[Any, grpc.aio.Server], None], Any], port: int = 0) -> AsyncIterator[str]:
-    """A server with health and reflection, as every service of the mesh has them; yields its address."""
+    """Run a server with health and reflection, as every service has them; yield its address."""
     running = grpc.aio.server(options=[("grpc.http2.max_ping_strikes", 0)])
     for add, servicer in servicers:
         add(servicer, running)
@@ -114,7 +114,7 @@ async def server(*servicers: tuple[Callable[[Any, grpc.aio.Server], None], Any],
 
 @asynccontextmanager
 async def envoy(settings: Settings, scratch: Path, rendered: Config | None = None) -> AsyncIterator[Edge]:
-    """An Envoy with these settings, or with a configuration of its own; yields when its listener is open."""
+    """Run an Envoy with these settings, or with a given configuration; yield when its listener is open."""
     config, log = scratch / "envoy.yaml", scratch / "envoy.log"
     config.write_text(yaml.safe_dump(rendered or bootstrap(settings, read(settings.files.contract))))
     with log.open("wb") as output:
@@ -141,7 +141,7 @@ async def _answers(client: httpx2.AsyncClient, url: str) -> bool:
 
 
 def settings_for(endpoints: dict[str, str], *overrides: str) -> Settings:
-    """The settings of the local machine with free ports and these endpoints; nobody is where the other services would be."""
+    """The settings of a local mesh with free ports and these endpoints; nothing listens at the ports of other services."""
     return load(
         REPOSITORY / "envoy/edge.yaml",
         [
@@ -177,7 +177,7 @@ async def mesh() -> AsyncIterator[Mesh]:
             "ratelimit": await stack.enter_async_context(
                 server((rls_pb2_grpc.add_RateLimitServiceServicer_to_server, limiter))
             ),
-            # Nobody is here: what the edge says of a service that is down.
+            # Nothing listens here: a service that is down.
             "notification": f"127.0.0.1:{free_port()}",
         }
         yield Mesh(calls, story, limiter, key, endpoints)
@@ -192,18 +192,18 @@ async def edge(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> AsyncIte
         "sizes.request_body_bytes=4096",
         "cors.origins=https://app.example.com",
     )
-    async with envoy(settings, tmp_path_factory.mktemp("edge"), _forbearing(settings)) as running:
+    async with envoy(settings, tmp_path_factory.mktemp("edge"), _with_patient_health_checks(settings)) as running:
         async with httpx2.AsyncClient(headers={"authorization": f"Bearer {mesh.key.sign()}"}) as client:
             await until(lambda: _answers(client, f"{running.url}/v1/account"))
             await until(lambda: _answers(client, f"{running.url}/v1/stories"))
         yield running
 
 
-def _forbearing(settings: Settings) -> Config:
-    """The edge's configuration, but with 20 s for an answer to a health check or a ping.
+def _with_patient_health_checks(settings: Settings) -> Config:
+    """The edge's configuration with 20 s for an answer to a health check or a ping.
 
-    The services of these tests share a process with the tests, whose own work may hold them up on a busy machine for longer than
-    a replica of its own may stand still. What the edge does then is tested with processes of their own.
+    The services of these tests share a process with the tests, which may block them on a busy machine for longer than a replica
+    may stand still. Tests of replicas that stand still use separate processes.
     """
     config = deepcopy(bootstrap(settings, read(settings.files.contract)))
     for cluster in config["static_resources"]["clusters"]:
@@ -216,14 +216,14 @@ def _forbearing(settings: Settings) -> Config:
 
 @pytest.fixture(scope="session")
 async def patient(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Address]:
-    """Where an edge listens that waits for a request longer than any test does."""
+    """The address of an edge whose timeout for a request is longer than any test."""
     async with envoy(settings_for(mesh.endpoints), tmp_path_factory.mktemp("patient")) as running:
         yield running.settings.listen
 
 
 @pytest.fixture(autouse=True)
 async def _nothing_happened_yet(mesh: Mesh, http: httpx2.AsyncClient, ada: httpx2.AsyncClient) -> None:
-    """The edge calls every process of the mesh, as it does not for a second after one has answered with nothing but failures."""
+    """Wait until no process is ejected: outlier detection ejects one for a second after consecutive failures of an earlier test."""
     mesh.calls.instead.clear()
     mesh.limiter.verdict = ok
 
@@ -239,34 +239,34 @@ async def _nothing_happened_yet(mesh: Mesh, http: httpx2.AsyncClient, ada: httpx
 
 @pytest.fixture(scope="session")
 async def http(edge: Edge) -> AsyncIterator[httpx2.AsyncClient]:
-    """A client without credentials."""
+    """An HTTP client without credentials."""
     async with httpx2.AsyncClient(base_url=edge.url) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 async def ada(edge: Edge, mesh: Mesh) -> AsyncIterator[httpx2.AsyncClient]:
-    """A signed-in client."""
+    """A signed-in HTTP client."""
     async with httpx2.AsyncClient(base_url=edge.url, headers={"authorization": f"Bearer {mesh.key.sign()}"}) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 async def channel(edge: Edge) -> AsyncIterator[grpc.aio.Channel]:
-    """Native gRPC to the edge."""
+    """A native gRPC channel to the edge."""
     async with grpc.aio.insecure_channel(edge.target) as opened:
         yield opened
 
 
 @pytest.fixture
 def credentials(mesh: Mesh) -> tuple[tuple[str, str]]:
-    """Metadata of a signed-in native caller."""
+    """The gRPC metadata of a signed-in caller."""
     return (("authorization", f"Bearer {mesh.key.sign()}"),)
 
 
 @pytest.fixture
 async def mesh_with(mesh: Mesh, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """Starts a further Envoy with other settings, for the length of one test."""
+    """Start a further Envoy with other settings for one test."""
     async with AsyncExitStack() as stack:
 
         async def start(*overrides: str, endpoints: dict[str, str] | None = None) -> Edge:

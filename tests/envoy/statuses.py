@@ -1,4 +1,4 @@
-"""Reads errors as clients see them."""
+"""Readers of errors as clients receive them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
 
 
 def reason(answer: httpx2.Response) -> str:
-    """The reason of a JSON error, after checking that its shape is a google.rpc.Status."""
+    """Return the reason of a JSON error, after checking that it is a google.rpc.Status."""
     assert answer.headers["content-type"] == "application/json", answer.text
     status = answer.json()
     assert set(status) == {"code", "message", "details"}, status
@@ -26,14 +26,14 @@ def reason(answer: httpx2.Response) -> str:
 
 
 def detail(answer: httpx2.Response, type_url: str) -> dict[str, Any]:
-    """The JSON error's detail of a type."""
+    """Return the detail of this type from a JSON error."""
     found: list[dict[str, Any]] = [each for each in answer.json()["details"] if each["@type"] == type_url]
     assert len(found) == 1, answer.text
     return found[0]
 
 
 def grpc_reason(error: grpc.aio.AioRpcError) -> str:
-    """The reason of a native error, from `grpc-status-details-bin`."""
+    """Return the reason of a gRPC error, from `grpc-status-details-bin`."""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]  # typed for the blocking API, whose accessors it shares
     assert status is not None
     info = error_details_pb2.ErrorInfo()

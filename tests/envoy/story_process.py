@@ -1,9 +1,9 @@
-"""A story service of its own process, with the mesh's real server around scripted answers: to be killed, stopped and drained.
+"""A story service with scripted answers in a process of its own, which tests kill, stop and drain.
 
 python -m tests.envoy.story_process NAME [HOST:PORT]
 
-Each answer carries the name. A creation takes a moment, so that there always are some under way; a watch speaks until it is told
-that the process drains.
+It runs the mesh's real server. Each answer carries the name. A creation takes a moment, so that some are always in progress; a
+watch sends messages until the process drains.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who gets past the edge."""
+"""Authentication at the edge: which requests pass and which are refused."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ async def _limiter(channel: grpc.aio.Channel, metadata: Credentials) -> None:
 
 async def _reflection(channel: grpc.aio.Channel, metadata: Credentials) -> None:
     path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
-    # As a unary call: a stream that is refused while it is written to would fail in the client with a code of its own.
+    # Called as unary: a stream that is refused while the client writes would fail in the client with another code.
     call: Any = channel.unary_unary(path)
     await call(b"", metadata=metadata)
 

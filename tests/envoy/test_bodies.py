@@ -1,4 +1,4 @@
-"""JSON bodies: what a service gets is what the client wrote, or the client gets 400 with the field at fault."""
+"""JSON bodies: a service gets exactly what the client wrote, or the client gets 400 with the faulty field."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ MISTAKEN = [
         for value in ("true", "[]", '["STORY_LENGTH_SHORT"]', "{}")
     ),
     ("CompleteRegistration", '{"code": 123456}', "code", "must be a string"),
-    # Twice: of texts the last one would win, lists would become one.
+    # Duplicate keys: otherwise the last of two strings would win, and two lists would be joined.
     ("CreateSession", '{"login": "a", "login": "b"}', "login", "must be given once"),
     ("CreateSession", '{"login": "a", "lo\\u0067in": "b"}', "login", "must be given once"),
     ("CreateSession", '{"device_name": "a", "deviceName": "b"}', "device_name", "must be given once"),
@@ -164,7 +164,7 @@ async def test_what_is_not_one_object_of_json_is_refused(ada: httpx2.AsyncClient
         ("UpdateAccount", '{"preferences": null}', {}),
         ("UpdateAccount", '{"preferences": []}', {"preferences": []}),
         ("UpdateAccount", '{"preferences": ["a", "b"]}', {"preferences": ["a", "b"]}),
-        # Not for the edge to judge: the contract's rule names each item.
+        # Not validated at the edge: the contract's rule in the service names each item.
         ("UpdateAccount", '{"preferences": [1, null, ["a"]]}', {"preferences": [1.0, None, ["a"]]}),
         ("CreateStory", '{"preferences": null, "theme": null}', {}),
         ("CreateStory", '{"preferences": []}', {}),
@@ -228,7 +228,7 @@ async def test_a_field_that_a_query_gives_twice_is_refused_and_named(
 async def test_true_and_false_are_taken_where_they_belong(ada: httpx2.AsyncClient) -> None:
     for value in ("true", "false", "null"):
         answer = await ada.post(CALLS["ReplayDeadLetters"][1], content=f'{{"dry_run": {value}}}', headers=JSON)
-        # Nobody is behind the edge here who would answer it.
+        # No service behind this edge would answer the request.
         assert answer.status_code != 400, answer.text
 
 

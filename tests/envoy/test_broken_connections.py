@@ -1,4 +1,4 @@
-"""A connection to a service that has broken is noticed and given up, while its process is well."""
+"""The edge detects and closes a broken connection to a service whose process is healthy."""
 
 from __future__ import annotations
 

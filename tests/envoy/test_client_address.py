@@ -1,4 +1,4 @@
-"""The client's address as the edge found it: services, limiter and log are told the same, whatever the client claims."""
+"""The client's address: services, limiter and log get the one that the edge has found, regardless of the client's headers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SPOOFED = {
     "x-envoy-external-address": "6.6.6.6",
     "x-envoy-original-dst-host": "6.6.6.6",
 }
-"""Claims that no proxy in front makes for its client."""
+"""Headers by which a client claims another address; no trusted proxy has sent them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Case:
 
 
 LOOPBACK = Case("", "127.0.0.1", "127.0.0.1/32")
-# By the number of trusted proxies. The last one that appended is the one whose peer we see.
+# The expected address per number of trusted proxies, counted from the right end of X-Forwarded-For.
 CASES = {
     0: [
         LOOPBACK,
@@ -51,7 +51,7 @@ CASES = {
         Case("203.0.113.9", "203.0.113.9", "203.0.113.9/32"),
         Case("6.6.6.6, 203.0.113.9", "203.0.113.9", "203.0.113.9/32"),
         Case("6.6.6.6, 2001:db8:1:2:3:4:5:6", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        # As one network they would all share a bucket.
+        # An IPv4-mapped address is not cut to a /64, in which all of them would share a bucket.
         Case("6.6.6.6, ::ffff:203.0.113.9", "203.0.113.9", "::ffff:203.0.113.9"),
     ],
     2: [
@@ -100,7 +100,7 @@ async def _by_http(client: httpx2.AsyncClient, _channel: grpc.aio.Channel, heade
 
 async def _by_grpc(_client: httpx2.AsyncClient, channel: grpc.aio.Channel, headers: dict[str, str]) -> None:
     stub = session_grpc.SessionServiceStub(channel)
-    # gRPC takes names in lower case only; twice, as a client may that hopes for the first or for the last.
+    # Lower case, because gRPC requires it. Sent twice, in case an attacker hopes that the first or the last one counts.
     metadata = [(name.lower(), value) for name, value in headers.items()]
     await stub.CreateSession(session.CreateSessionRequest(**LOGIN), metadata=(*metadata, *metadata[:2]))
 

@@ -1,4 +1,4 @@
-"""`python envoy`, as operators and the local runner call it."""
+"""The command `python envoy`, as operators and the local mesh call it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_rendering_twice_gives_the_same_bytes() -> None:
 def test_envoy_accepts_the_checked_in_settings() -> None:
     ran = run("check")
     assert ran.returncode == 0, ran.stderr
-    # Fields that Envoy warns about are deprecated, or not fit for untrusted traffic.
+    # Envoy warns about fields that are deprecated or unsafe for untrusted traffic.
     assert "deprecated" not in ran.stderr.lower()
     assert "work-in-progress" not in ran.stderr
 

@@ -1,4 +1,4 @@
-"""Pages of other origins, and what OPTIONS says to anybody."""
+"""CORS: pages of other origins, and answers to OPTIONS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large values of every kind take the edge no longer than other requests: its threads serve everybody."""
+"""Large values of every kind cost the edge little time, because its threads serve all clients."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.envoy.conftest import Edge
 from tests.wire import Headers, http1
 
-# As much as the edge lets into the headers of a request, and into its body.
+# The largest headers and body that the edge accepts.
 HEADER, BODY = 28_000, 120_000
 JSON = ("content-type", b"application/json")
 AT_ONCE = 20

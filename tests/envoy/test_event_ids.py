@@ -1,4 +1,4 @@
-"""The script that gives events their ids, on streams that are cut anywhere."""
+"""The script that adds ids to server-sent events, on streams split at any byte."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ID = re.compile(rb"^id: .*\n", re.MULTILINE)
 
 
 class Source:
-    """A server that sends what it is given, and ends its answer at None."""
+    """A server that sends what is put into it, and ends its answer at None."""
 
     def __init__(self) -> None:
         self.pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -44,7 +44,7 @@ async def source() -> AsyncIterator[tuple[Source, Address]]:
 async def scripted(
     source: tuple[Source, Address], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[tuple[Source, str]]:
-    """The source behind an Envoy that does nothing but run the script, and its URL."""
+    """The source behind an Envoy that only runs the script, and the Envoy's URL."""
     settings = settings_for({})
     route: Config = {
         "match": {"prefix": "/"},
@@ -80,7 +80,7 @@ async def scripted(
 
 
 async def received(scripted: tuple[Source, str], *pieces: bytes) -> bytes:
-    """What arrives of a stream in these pieces, each sent when the one before is there: the script holds nothing back."""
+    """Return what arrives of a stream in these pieces, each sent once the one before has arrived: the script buffers nothing."""
     source, url = scripted
     sent, arrived = b"", b""
     async with httpx2.AsyncClient() as client, client.stream("GET", url) as answer, asyncio.timeout(10):
@@ -111,7 +111,7 @@ async def test_events_in_one_piece_each_get_their_id(scripted: tuple[Source, str
 
 
 async def test_a_stream_cut_anywhere_arrives_the_same(scripted: tuple[Source, str]) -> None:
-    # Everywhere in the first event and where the second begins, then here and there.
+    # Split at every byte of the first event and at the beginning of the second, then at some others.
     for place in (*range(1, len(event("t1")) + 30), *range(len(event("t1")) + 30, len(STREAM), 9)):
         assert await received(scripted, STREAM[:place], STREAM[place:]) == WITH_IDS, place
     assert await received(scripted, *(bytes([byte]) for byte in STREAM)) == WITH_IDS

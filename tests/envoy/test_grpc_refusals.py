@@ -1,4 +1,4 @@
-"""The edge's own refusals as gRPC's libraries read them, native and in browsers: HTTP 200, code, message and details."""
+"""Refusals by the edge, as gRPC and gRPC-Web libraries read them: HTTP 200 with code, message and details."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def call(client: httpx2.AsyncClient, path: str, media_type: str, message: 
 
 
 def refused(answer: httpx2.Response) -> status_pb2.Status:
-    """What connect-web and grpc-web make of it. Both look at the HTTP status first, then at these headers."""
+    """Return the error as connect-web and grpc-web read it. Both look at the HTTP status first, then at these headers."""
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("application/grpc-web")
     # grpc-web would read a body as frames, and report the error a second time.
@@ -188,7 +188,7 @@ async def test_what_grpcs_library_answers_for_a_service_gets_a_reason(
     async def serves() -> bool:
         return (await http.post("/v1/sessions", json={})).status_code == 200
 
-    # A success in between, as the edge puts a process aside that answers with nothing but failures, or is late to say it is well.
+    # A success in between, because outlier detection ejects a process after consecutive failures or a late health check.
     await until(serves)
     mesh.calls.instead["CreateSession"] = refuse
     answer = await http.post("/v1/sessions", json={})

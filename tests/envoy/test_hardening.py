@@ -1,4 +1,4 @@
-"""Requests that are made to confuse, and what must not leave."""
+"""Malformed and malicious requests, and headers that must not leave the mesh."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def test_what_is_not_http_or_too_new_for_the_edge_is_refused_in_json(
     ids=repr,
 )
 async def test_a_malformed_request_harms_no_other_on_its_connection(edge: Edge, malformed: tuple[str, str]) -> None:
-    """A proxy in front may send the requests of several people on one connection."""
+    """A proxy in front of the edge may send requests of several people on one connection."""
     client = H2Connection(H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False))
     request = {":method": "GET", ":scheme": "http", ":path": "/health", ":authority": "edge"}
     stranger = {**request, ":method": "POST", ":path": "/v1/sessions", "content-type": "application/json"}
@@ -124,13 +124,13 @@ async def test_a_malformed_request_harms_no_other_on_its_connection(edge: Edge, 
 
 async def test_a_body_that_never_comes_is_not_waited_for(edge: Edge, mesh: Mesh) -> None:
     head = "POST /v1/sessions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"
-    # The edge's own patience and the deadline that it gave the service end together.
+    # The edge's timeout and the deadline that it gave the service end together.
     assert (await raw(edge, head)).startswith((b"HTTP/1.1 408", b"HTTP/1.1 504"))
     assert mesh.calls.seen == []
 
 
 async def refusal(edge: Edge, request: str) -> tuple[int, Any]:
-    """The status and the error of an answer after which the edge closes the connection or waits for nothing more."""
+    """Return the status and error of an answer, after which the edge closes the connection or reads no more of the request."""
     reader, writer = await asyncio.open_connection(*edge.settings.listen)
     writer.write(request.encode())
     async with asyncio.timeout(5):

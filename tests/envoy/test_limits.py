@@ -1,4 +1,4 @@
-"""What the limiter is asked, and what its answers become."""
+"""Rate limiting: the edge's requests to the limiter, and the effects of its answers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def hanging(_context: Any) -> rls_pb2.RateLimitResponse:
 
 @pytest.fixture
 async def _limiter_comes_back(http: httpx2.AsyncClient, mesh: Mesh) -> AsyncIterator[None]:
-    """Waits after the test until the edge, which puts a limiter aside that fails again and again, asks this one again."""
+    """Wait after the test until the edge, whose outlier detection ejects a failing limiter, calls this one again."""
     yield
     mesh.limiter.verdict = ok
 
@@ -92,7 +92,7 @@ async def test_native_grpc_is_counted_alike(channel: grpc.aio.Channel, mesh: Mes
 async def test_a_refresh_is_counted_apart_from_guesses(
     http: httpx2.AsyncClient, channel: grpc.aio.Channel, mesh: Mesh
 ) -> None:
-    """And goes on without the limiter: no token can be guessed, and everybody would be signed out in ten minutes."""
+    """Refreshes fail open: tokens cannot be guessed, and without refreshes everybody would be signed out in ten minutes."""
     apart = [[("class", "refresh"), ("client_ip", "127.0.0.1/32")]]
     await http.post("/v1/sessions:refresh", json={"refresh_token": "x"})
     assert mesh.limiter.descriptors == apart
@@ -130,7 +130,7 @@ async def test_behind_a_proxy_the_address_is_the_one_it_appended(
 ) -> None:
     await behind_one_proxy.post("/v1/sessions", json=LOGIN, headers={"x-forwarded-for": "192.0.2.1, 203.0.113.9"})
     assert mesh.limiter.descriptors[0][1] == ("client_ip", "203.0.113.9/32")
-    # What one customer has of IPv6 counts as one client.
+    # The IPv6 prefix of one customer counts as one client.
     await behind_one_proxy.post("/v1/sessions", json=LOGIN, headers={"x-forwarded-for": "2001:db8:1:2:3:4:5:6"})
     assert mesh.limiter.descriptors[0][1] == ("client_ip", "2001:db8:1:2::/64")
 

@@ -20,7 +20,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps the spans that it is sent."""
+    """A collector that keeps the spans sent to it."""
 
     def __init__(self) -> None:
         self.spans: list[trace_pb2.Span] = []
@@ -42,7 +42,7 @@ async def test_with_a_collector_the_edge_records_its_spans(
         async with httpx2.AsyncClient(base_url=edge.url) as client:
 
             async def recorded() -> set[str]:
-                """Asks again each time: what is sent before the collector's connection stands is lost."""
+                """Repeat the request until a span arrives, because Envoy drops spans before it is connected to the collector."""
                 await client.post("/v1/sessions", json={"login": "ada"})
                 await client.get("/v1/stories", params={"access_token": "confidential-token"})
                 parents = {call.metadata["traceparent"].split("-")[2] for call in mesh.calls.seen}

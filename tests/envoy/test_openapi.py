@@ -1,4 +1,4 @@
-"""The HTTP document says what the contract says, and nothing that is not valid OpenAPI."""
+"""The OpenAPI document: it agrees with the contract and is valid."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_patterns_compile_and_limits_are_numbers(document: Any) -> None:
         if isinstance(node.get("pattern"), str):
             re.compile(node["pattern"])
         for limit in ("minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum"):
-            # A property may bear the name of a keyword; it is a schema then.
+            # A property may have the name of a keyword; its value is then a schema.
             assert isinstance(node.get(limit, 0), int | float | dict)
 
 
@@ -137,7 +137,7 @@ def test_limits_come_from_the_validation_rules(document: Any) -> None:
 
 def test_what_is_required_must_not_be_empty(document: Any) -> None:
     seen = 0
-    # Answers, which have all their fields, may have them empty.
+    # Responses always have all fields, and fields may be empty.
     requests = {name: each for name, each in document["components"]["schemas"].items() if name.endswith("Request")}
     for message, schema in requests.items():
         for name in schema.get("required", ()):

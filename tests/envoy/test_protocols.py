@@ -18,7 +18,7 @@ GET_ACCOUNT = "/storymesh.auth.v1.AccountService/GetAccount"
 
 
 def frames(body: bytes) -> list[tuple[int, bytes]]:
-    """The frames of a gRPC-Web body; flag 0x80 marks trailers."""
+    """Yield the frames of a gRPC-Web body; flag 0x80 marks trailers."""
     found = []
     while body:
         flag, length = struct.unpack(">BI", body[:5])

@@ -1,4 +1,4 @@
-"""Three replicas of a service of which some die, stand still or drain while they are used."""
+"""Three replicas of a service, some of which die, stand still or drain under load."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tests.envoy.statuses import reason
 from tests.statuses import raises_status
 
 HUNG_SECONDS = 3.0
-"""What a replica that stands still may cost a call."""
+"""The delay that a replica that stands still may cause a call."""
 SLOW_MACHINE_SECONDS = 2.0
-"""On top of that, for a machine that is busy with other tests."""
+"""The additional delay allowed on a machine that is busy with other tests."""
 READERS, WRITERS = 6, 3
 
 
@@ -41,7 +41,7 @@ class Replica:
 
 @dataclass
 class Outcome:
-    """What one call got, and how long that took."""
+    """The result and duration of one call."""
 
     kind: str
     status: int
@@ -53,7 +53,7 @@ class Outcome:
 
 @dataclass
 class Crowd:
-    """Reads and writes without a pause, and remembers what became of each call."""
+    """Clients that read and write without a pause and record the outcome of each call."""
 
     client: httpx2.AsyncClient
     outcomes: list[Outcome] = field(default_factory=list)
@@ -92,7 +92,7 @@ class Crowd:
             assert task.cancelled(), task.exception()
 
     async def answered_by(self, names: set[str], times: int = 40) -> bool:
-        """Whether the latest calls were all served by these, and by each of them."""
+        """True if these replicas, and each of them, served the latest calls."""
         latest = self.outcomes[-times:]
         return len(latest) == times and {each.by for each in latest} == names
 

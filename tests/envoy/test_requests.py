@@ -1,4 +1,4 @@
-"""What of a request reaches a service, over a connection that it shares with everybody else's."""
+"""The parts of a request that reach a service, over a connection that carries other clients' requests too."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GRPC = (("content-type", b"application/grpc"), ("te", b"trailers"))
 GRPC_WEB = (("content-type", b"application/grpc-web+proto"), ("x-grpc-web", b"1"))
 JSON = (("content-type", b"application/json"),)
 
-# All that HTTP/1.1 lets into the value of a header, beside printable ASCII.
+# All bytes that HTTP/1.1 allows in a header's value, besides printable ASCII.
 ODD = b"\t" + bytes(range(0x80, 0x100))
 
 TIMEOUTS = [
@@ -81,8 +81,8 @@ REACHES = {
 
 @asynccontextmanager
 async def unharmed_strangers(edge: Edge, client: httpx2.AsyncClient) -> AsyncIterator[None]:
-    """150 calls of others succeed afterwards, on the connection that was there before."""
-    # An earlier test may have left none.
+    """Check that 150 calls of other clients succeed afterwards, on the connection that existed before."""
+    # An earlier test may have closed the connection.
     assert (await client.get("/v1/account")).status_code == 200
     before = await connections(edge, "auth")
     yield
@@ -94,7 +94,7 @@ async def unharmed_strangers(edge: Edge, client: httpx2.AsyncClient) -> AsyncIte
 
 
 async def connections(edge: Edge, cluster: str) -> int:
-    """How many the edge has ever made to a service."""
+    """Return the number of connections that the edge has ever made to a service."""
     async with httpx2.AsyncClient() as admin:
         host, port = edge.settings.admin
         text = (await admin.get(f"http://{host}:{port}/stats?filter=^cluster.{cluster}.upstream_cx_total$")).text
@@ -118,16 +118,16 @@ async def test_a_malformed_timeout_is_refused_and_harms_nobody_else(
             assert b"grpc-timeout" in answer.body
             answer = await http1(listen, "POST", GET_ACCOUNT, (*auth, *GRPC_WEB, *header), frame(b""))
             assert (answer.grpc_status, reason_in(answer)) == (3, "REQUEST_MALFORMED"), value
-            # Without it libraries take the answer for none of gRPC-Web, and lose the reason.
+            # Without it libraries do not recognize the answer as gRPC-Web, and lose the reason.
             assert (answer.status, answer.headers["content-type"]) == (200, "application/grpc-web+proto"), value
-        # A tab is no part of a value in HTTP/2, and with a blank Envoy puts it right in front of native gRPC.
+        # Tabs in values are invalid in HTTP/2; before native gRPC Envoy replaces them by blanks.
         for value in set(TIMEOUTS) - {ODD, b"1\tS", b"1 S"}:
             answer = await http2(listen, GET_ACCOUNT, (*auth, *GRPC, ("grpc-timeout", value)), frame(b""))
             assert (answer.grpc_status, reason_in(answer)) == (3, "REQUEST_MALFORMED"), value
         two = (("grpc-timeout", b"1S"), ("grpc-timeout", b"1S"))
         assert (await http2(listen, GET_ACCOUNT, (*auth, *GRPC, *two), frame(b""))).grpc_status == 3
         assert mesh.calls.seen == []
-        # The longest and the shortest that there are.
+        # The longest and the shortest timeouts.
         assert (
             await http2(listen, GET_ACCOUNT, (*auth, *GRPC, ("grpc-timeout", b"99999999H")), frame(b""))
         ).grpc_status == 0
@@ -155,7 +155,7 @@ async def test_odd_headers_cost_neither_their_sender_nor_anybody_else_the_call(
 
 @pytest.mark.parametrize("te", [(), (("te", b"gzip"),), (("te", b"trailers;q=1"),)], ids=repr)
 async def test_grpc_needs_no_word_about_trailers(edge: Edge, ada: httpx2.AsyncClient, te: Headers) -> None:
-    # Without it gRPC's library resets the call. Enough of those in a row, and the edge put the whole service aside.
+    # The edge sets `te: trailers`: without it gRPC's library resets the call, and outlier detection would eject the service.
     for media_type in (b"application/grpc", b"application/grpc+proto", b"application/grpc-web", b"Application/GRPC"):
         headers = (*token(ada), ("content-type", media_type), *te)
         answer = await http1(edge.settings.listen, "POST", GET_ACCOUNT, headers, frame(b""))
@@ -164,7 +164,7 @@ async def test_grpc_needs_no_word_about_trailers(edge: Edge, ada: httpx2.AsyncCl
 
 
 async def test_a_grpc_call_by_another_verb_reaches_no_service(edge: Edge, ada: httpx2.AsyncClient, mesh: Mesh) -> None:
-    # gRPC's library resets it, or calls it an internal error: to the edge, a service that fails.
+    # gRPC's library resets the call or answers INTERNAL, which the edge counts as a failure of the service.
     async with unharmed_strangers(edge, ada):
         for verb in ("GET", "PUT", "DELETE", "PATCH", "HEAD", "TRACE"):
             for headers in (GRPC, GRPC_WEB):
@@ -173,7 +173,7 @@ async def test_a_grpc_call_by_another_verb_reaches_no_service(edge: Edge, ada: h
                 )
                 assert (answer.status, answer.grpc_status) == (200, 12)
                 assert reason_in(answer) == "PATH_NOT_FOUND"
-        # The one of the strangers' first.
+        # Only the first call of `unharmed_strangers`, which precedes the block.
         assert len(mesh.calls.seen) == 1
 
 
@@ -210,13 +210,13 @@ async def test_a_body_that_is_not_one_plain_message_is_refused_at_once_and_harms
     async with unharmed_strangers(edge, ada):
         for refusal, bodies in refusals.items():
             for body in bodies:
-                # More often than a connection may fail until it is given up.
+                # More often than a connection may fail before the edge closes it.
                 native = [
                     await http2(listen, GET_ACCOUNT, (*auth, *GRPC, ("grpc-encoding", b"gzip")), body) for _ in range(4)
                 ]
                 web = await http1(listen, "POST", GET_ACCOUNT, (*auth, *GRPC_WEB), body)
                 assert {(each.grpc_status, reason_in(each)) for each in (*native, web)} == {refusal}, body
-        assert len(mesh.calls.seen) == seen + 1  # what the strangers began with
+        assert len(mesh.calls.seen) == seen + 1  # the first call of `unharmed_strangers`
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ async def test_an_odd_path_is_refused_instead_of_ending_the_server_behind(edge: 
         for path in (b"/v1/account?x=\xff", b"/v1/stories?page_token=\xc3\xa4", b"/v1/stories/\xff", b"/docs?\xff"):
             assert (await http1(listen, "GET", path, auth)).status == 400
         await http2(listen, GET_ACCOUNT, (*auth, *GRPC), frame(b""), authority=b"\xff")
-        # A question mark alone asks for nothing.
+        # A question mark without a query.
         assert (await http2(listen, GET_ACCOUNT + b"?", (*auth, *GRPC), frame(b""))).grpc_status == 0
 
 

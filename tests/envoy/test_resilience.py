@@ -1,4 +1,4 @@
-"""What happens when something behind the edge, or the edge itself, comes and goes."""
+"""Restarts of the edge and of the services behind it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.envoy.upstreams import AuthServices
 async def edge_before_auth(
     mesh: Mesh, mesh_with: Callable[..., Awaitable[Edge]]
 ) -> AsyncIterator[tuple[httpx2.AsyncClient, int]]:
-    """An edge that started before auth, a client of it, and the port where auth is expected."""
+    """An edge that started before auth, a client of the edge, and the port at which auth will listen."""
     port = free_port()
     edge = await mesh_with("authentication.keys_cache_seconds=6", endpoints={"auth": f"127.0.0.1:{port}"})
     async with httpx2.AsyncClient(base_url=edge.url, headers={"authorization": f"Bearer {mesh.key.sign()}"}) as client:
@@ -47,7 +47,7 @@ async def test_an_edge_that_started_before_auth_recovers_and_follows_its_keys(
         port=port,
     ):
         await until(lambda: _accepted(client, mesh.key))
-        # The key set is fetched every second here: 5 s before the end of a cache time of 6 s.
+        # The edge fetches the key set every second: 5 s before the end of a cache time of 6 s.
         auth.signing_key = SigningKey("successor")
         assert (await client.get("/v1/account", headers=bearer(auth.signing_key))).status_code == 401
         await until(lambda: _accepted(client, auth.signing_key))

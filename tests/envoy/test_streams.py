@@ -1,4 +1,4 @@
-"""Server-sent events and their native form."""
+"""Server streams as server-sent events and as native gRPC."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_a_watch_is_a_stream_of_events_that_arrive_one_by_one(ada: httpx2.
 
 
 async def test_each_event_has_the_token_of_its_message_as_its_id(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
-    # The second has no text that could be a header's or a line's, and keeps its data.
+    # The second token may not stand in an id line, because it is no header's value; its event keeps its data.
     for token in ("once", 'up"on\\ {a}\n', "a-time_2", "", "x" * 600, None):
         mesh.story.chunks.put_nowait(token)
     answer = await ada.get("/v1/stories/s1:watch")
@@ -90,7 +90,7 @@ async def end_again(_request: Any, context: Any) -> None:
 async def test_a_client_that_knows_the_end_is_answered_204(ada: httpx2.AsyncClient, mesh: Mesh) -> None:
     mesh.calls.instead["WatchStory"] = end_again
     for _ in range(2):
-        # On the same connection, whose next answer would begin with what is left of a body.
+        # On the same connection: a rest of the body would be read as the beginning of the next answer.
         mesh.story.chunks.put_nowait("done")
         mesh.story.chunks.put_nowait(None)
         answer = await ada.get("/v1/stories/s1:watch", headers={"last-event-id": "done"})

@@ -1,4 +1,4 @@
-"""JSON in front of gRPC, and what a request gets that does not fit the contract."""
+"""Transcoding of JSON to gRPC, and the answers to requests that do not fit the contract."""
 
 from __future__ import annotations
 

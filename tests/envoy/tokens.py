@@ -1,4 +1,4 @@
-"""Access tokens as auth signs them, and tokens as an attacker would try."""
+"""Access tokens as auth signs them, and forged ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kit.runtime import base64url
 
 @dataclass(frozen=True)
 class SigningKey:
-    """An ES256 key with its id."""
+    """An ES256 key and its id."""
 
     kid: str = "current"
     private: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
@@ -25,7 +25,7 @@ class SigningKey:
         return {"kty": "EC", "crv": "P-256", "kid": self.kid, "use": "sig", "alg": "ES256", **point}
 
     def sign(self, *, without: str = "", **claims: Any) -> str:
-        """A valid token, except for the claims given."""
+        """Sign a token that is valid except for the given claims."""
         now = int(time.time())
         payload = {"iss": "storymesh", "aud": "storymesh", "sub": "ada", "iat": now, "exp": now + 600} | claims
         payload.pop(without, None)

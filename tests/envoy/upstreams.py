@@ -1,4 +1,4 @@
-"""What stands behind the edge in these tests: the contract's services and a limiter, with scripted answers."""
+"""The upstreams of the edge in these tests: the contract's services and a limiter, with scripted answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 @dataclass(frozen=True)
 class Call:
-    """A call as it arrived at a service."""
+    """A call as received by a service."""
 
     method: str
     request: Any
@@ -42,7 +42,7 @@ class Call:
 
 @dataclass
 class Calls:
-    """The calls that reached any service, in order, and what to do instead of the usual answer."""
+    """The calls that any service has received, in order, and the scripted answers."""
 
     seen: list[Call] = field(default_factory=list)
     instead: dict[str, Callable[[Any, Context], Awaitable[Any]]] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Calls:
         return await self.answer(method, request, context)
 
     async def answer(self, method: str, request: Any, context: Context) -> Any:
-        """What was scripted for the method, or None."""
+        """Return the scripted answer of the method, or None."""
         if method in self.instead:
             return await self.instead[method](request, context)
         return None
@@ -89,7 +89,7 @@ class AuthServices(
         return directory.GetUserResponse()
 
     async def GetJwks(self, request: key.GetJwksRequest, context: Context) -> key.GetJwksResponse:
-        # Not counted: the edge itself asks at times of its own.
+        # Not recorded, because the edge makes these calls by itself at any time.
         answer = await self.calls.answer("GetJwks", request, context)
         return answer or key.GetJwksResponse(keys=[key.JsonWebKey(**self.signing_key.jwk())])
 
@@ -151,7 +151,7 @@ class StoryServices(story_grpc.StoryServiceServicer):
         self, request: story.WatchStoryRequest, context: Context
     ) -> AsyncIterator[story.WatchStoryResponse]:
         await self.calls.arrive("WatchStory", request, context)
-        # Held on to, because a test that ends leaves a fresh queue to the next one.
+        # A local variable, because the next test replaces the attribute by a new queue.
         chunks = self.chunks
         while (text := await chunks.get()) is not None:
             yield story.WatchStoryResponse(resume_token=text, chunk=story.WatchStoryResponse.Chunk(text=text))
@@ -159,7 +159,7 @@ class StoryServices(story_grpc.StoryServiceServicer):
 
 @dataclass
 class Limiter(rls_pb2_grpc.RateLimitServiceServicer):
-    """Remembers what it was asked; `verdict` is the answer, and may raise or hang instead."""
+    """A limiter that records its requests; `verdict` gives the answer, and may raise or hang instead."""
 
     verdict: Callable[[Context], Awaitable[rls_pb2.RateLimitResponse]]
     asked: list[rls_pb2.RateLimitRequest] = field(default_factory=list)
@@ -170,7 +170,7 @@ class Limiter(rls_pb2_grpc.RateLimitServiceServicer):
 
     @property
     def descriptors(self) -> list[list[tuple[str, str]]]:
-        """The descriptors of the last question."""
+        """Return the descriptors of the latest request."""
         return [[(entry.key, entry.value) for entry in each.entries] for each in self.asked[-1].descriptors]
 
 
