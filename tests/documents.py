@@ -1,4 +1,4 @@
-"""The documents of the repository, and what stands in them."""
+"""The documents of the repository, and the blocks of code in them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ PAGES = [
 ]
 
 BASH = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
-"""Blocks that tests run against a mesh, as pasted."""
+"""Blocks of commands that tests run against a mesh, unchanged."""
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 """Excerpts of programs in examples/."""
 
 
 def page_id(page: Path) -> str:
-    """The page's path in the repository."""
+    """Return the page's path in the repository."""
     return str(page.relative_to(REPOSITORY))

@@ -1,4 +1,4 @@
-"""People and services for tests: real tokens under a key of the test's own."""
+"""Identities for tests: real access tokens signed with a key of the test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MESH_KEY = b"m" * 32
 
 
 def nothing_revoked() -> Revocations:
-    """A list that is known and is never stale."""
+    """Return an empty list of revocations that is known and never stale."""
     revocations = Revocations(system_clock, stale_after=timedelta.max)
     revocations.replace(())
     return revocations
@@ -27,15 +27,15 @@ def nothing_revoked() -> Revocations:
 
 @dataclass
 class Issuer:
-    """Signs access tokens as auth does, answers with its key set and can revoke."""
+    """Signs access tokens as auth does, serves its key set, and revokes sessions."""
 
     kid: str = "test-key"
     key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
     revocations: Revocations = field(default_factory=nothing_revoked)
-    """What those know who verify the tokens."""
+    """The revocations that verifiers of the tokens know."""
 
     def token(self, user_id: UUID, role: str = "USER", **changes: object) -> str:
-        """`changes` replace claims; None leaves one out."""
+        """Sign a token. `changes` replace claims; None leaves one out."""
         now = datetime.now(UTC)
         claims: dict[str, object] = {
             "iss": ISSUER,
@@ -63,5 +63,5 @@ def service_tokens(service: str) -> ServiceTokens:
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
-    """The metadata of a call made with the token."""
+    """Return the gRPC metadata of a call with the token."""
     return (("authorization", f"Bearer {token}"),)

@@ -1,4 +1,4 @@
-"""Servers that stand still: they take connections, for their kernel does, and never answer."""
+"""Servers stopped by SIGSTOP: their kernel still accepts connections, but they never answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from local.harness import Servers
 
 @contextmanager
 def standing_still(servers: Servers, component: str) -> Iterator[None]:
-    """Stops the component with all its processes, and lets them go on afterwards."""
+    """Stop all processes of the component during the block, and continue them afterwards."""
     process = psutil.Process(servers.pid(component))
     stopped = [process, *process.children(recursive=True)]
     for each in stopped:

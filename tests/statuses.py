@@ -1,4 +1,4 @@
-"""What a caller learns of an error."""
+"""Checks of errors as a gRPC caller receives them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ M = TypeVar("M", bound=Message)
 
 @contextmanager
 def raises_status(code: StatusCode, reason: str) -> Iterator[None]:
-    """The block's call must fail with this code and ErrorInfo reason."""
+    """Check that the block's call fails with this code and ErrorInfo reason."""
     with pytest.raises(AioRpcError) as raised:
         yield
     assert (raised.value.code(), reason_of(raised.value)) == (code, reason)

@@ -1,4 +1,4 @@
-"""Waits for what another task or process does, without guessing how long it takes."""
+"""Waits for an effect of another task or process, without assuming how long it takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ async def until(condition: Callable[[], Awaitable[T]], seconds: float = 15.0) ->
 @overload
 async def until(condition: Callable[[], T], seconds: float = 15.0) -> T: ...
 async def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
-    """Returns the condition's first true answer. Raises TimeoutError when there is none in time."""
+    """Poll the condition; return its first true value. Raises TimeoutError when there is none in time."""
     async with asyncio.timeout(seconds):
         while True:
             answer = condition()

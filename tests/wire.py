@@ -1,4 +1,4 @@
-"""Requests in bytes that a client library would not send: any value of a header, trailers, bodies that never end."""
+"""Raw requests that a client library would not send: any header value, trailers, bodies that never end."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _SECONDS = 8
 
 
 def frame(message: bytes) -> bytes:
-    """A message as gRPC frames it."""
+    """Frame a message as gRPC does."""
     return b"\0" + struct.pack(">I", len(message)) + message
 
 
 @dataclass
 class Answer:
-    """A whole answer; of HTTP/2 the trailers are among the headers."""
+    """A whole answer; `headers` include the trailers of HTTP/2."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Answer:
 async def http1(
     address: tuple[str, int], method: str, path: bytes, headers: Headers = (), body: bytes = b"", *, ends: bool = True
 ) -> Answer:
-    """One HTTP/1.1 request on a connection of its own. A body that does not end is chunked, and its last chunk is missing."""
+    """Send one HTTP/1.1 request on its own connection. A body that does not end is chunked without a last chunk."""
     framing = f"content-length: {len(body)}" if ends else "transfer-encoding: chunked"
     head = [f"{method} ".encode() + path + b" HTTP/1.1", b"host: edge", b"connection: close", framing.encode()]
     head += [name.encode() + b": " + value for name, value in headers]
@@ -74,7 +74,7 @@ async def http2(
     trailers: Headers = (),
     ends: bool = True,
 ) -> Answer:
-    """One HTTP/2 request on a connection of its own; whatever its headers say is sent as it is."""
+    """Send one HTTP/2 request on its own connection; its headers are sent unchanged."""
     client = H2Connection(
         H2Configuration(
             header_encoding=None,
@@ -116,7 +116,7 @@ async def http2(
 
 
 def reason_in(answer: Answer) -> str:
-    """The reason of an error, in JSON or as gRPC sends it."""
+    """Return the reason of an error, in JSON or in gRPC's trailers."""
     if answer.grpc_status is None:
         return str(json.loads(answer.body)["details"][0]["reason"])
     details = answer.headers["grpc-status-details-bin"]

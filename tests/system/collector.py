@@ -1,4 +1,4 @@
-"""A collector of OpenTelemetry spans, for the mesh to send its own to."""
+"""An OpenTelemetry collector to which the mesh exports its spans."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 @dataclass
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps what it is sent, from threads of its own."""
+    """Collects exports in threads of its own."""
 
     endpoint: str = ""
     exports: list[pb.ExportTraceServiceRequest] = field(default_factory=list)
@@ -27,7 +27,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return pb.ExportTraceServiceResponse()
 
     def spans(self, service: str) -> list[Span]:
-        """All that a service has sent."""
+        """Return all spans that a service has exported."""
         return [
             span
             for export in tuple(self.exports)

@@ -1,4 +1,4 @@
-"""The whole mesh, as `make up` starts it, behind a real Envoy."""
+"""Fixtures: the whole mesh, as `make up` starts it, behind a real Envoy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.system.collector import Collector, collecting
 from tests.system.doors import CONNECTIONS, SECONDS, Door, GrpcDoor, HttpDoor, RevolvingDoor
 from tests.waiting import until
 
-PASSWORD = "correct horse battery staple"  # the tests' own
+PASSWORD = "correct horse battery staple"  # set by the tests
 GENERATION_BURST = 150
 LOCAL_RULES = Path(ratelimit.__file__).parent / "rules" / "local.yaml"
 EDGE_SETTINGS = Path(__file__).parents[2] / "envoy" / "edge.yaml"
@@ -37,7 +37,7 @@ FAILURES_PER_NETWORK = 40
 
 @pytest.fixture(scope="session")
 def collector() -> Iterator[Collector]:
-    """Where the mesh sends its spans."""
+    """The collector of the mesh's spans."""
     with collecting() as running:
         yield running
 
@@ -53,10 +53,9 @@ def edge_settings(tmp_path_factory: pytest.TempPathFactory) -> EdgeSettings:
 async def mesh(
     tmp_path_factory: pytest.TempPathFactory, collector: Collector, edge_settings: EdgeSettings
 ) -> AsyncIterator[RunningMesh]:
-    """With short leases, a composer slow enough to be killed in the middle of a story, and limits that a test can reach.
+    """The mesh with short leases, a composer slow enough to be killed in mid-story, and limits that a test can reach.
 
-    One address may be mailed several codes without a pause, a session refreshed as fast as it goes, and a new signing key takes
-    over within seconds.
+    Codes for one address and refreshes of a session need no pause, and a new signing key takes over within seconds.
     """
     rules = yaml.safe_load(LOCAL_RULES.read_text())
     (limited,) = [rule for rule in rules["rules"] if rule["name"] == "generation-per-user"]
@@ -89,14 +88,14 @@ async def http(mesh: RunningMesh) -> AsyncIterator[httpx2.AsyncClient]:
 
 @pytest.fixture(params=["http", "grpc"])
 async def door(request: pytest.FixtureRequest, mesh: RunningMesh) -> AsyncIterator[Door]:
-    """Each way into the edge in turn."""
+    """HTTP and gRPC in turn: the test runs once through each."""
     async with opened(mesh, request.param) as one:
         yield one
 
 
 @pytest.fixture
 async def both_doors(mesh: RunningMesh) -> AsyncIterator[Door]:
-    """Both ways into the edge by turns."""
+    """A door whose calls alternate between HTTP and gRPC."""
     async with opened(mesh, "http") as http, opened(mesh, "grpc") as native:
         yield RevolvingDoor(http, native)
 
@@ -113,27 +112,27 @@ async def opened(mesh: RunningMesh, kind: str) -> AsyncIterator[Door]:
 
 
 def databases_of(mesh: RunningMesh) -> dict[str, str]:
-    """The libpq URL of each service's database, as the superuser."""
+    """Return the libpq URL of each service's database, as the superuser."""
     server = mesh.postgres_admin_url.rpartition("/")[0]
     return {service: f"{server}/{service}" for service, manifest in manifests().items() if manifest.database}
 
 
 def key_in(mesh: RunningMesh, service: str, name: str) -> bytes:
-    """A key as the service reads it."""
+    """Return a key as the service reads it."""
     written = (mesh.secrets_dir(service) / name).read_text()
     return base64url.decode(written.removeprefix(KEY_MARK))
 
 
 @pytest.fixture
 async def mesh_redis(mesh: RunningMesh) -> AsyncIterator[Redis]:
-    """The mesh's Redis, as its administrator."""
+    """A client of the mesh's Redis, as its administrator."""
     async with kit_redis.connect(mesh.redis_url) as client:
         yield client
 
 
 @pytest.fixture
 async def unknown_network(mesh_redis: Redis) -> AsyncIterator[None]:
-    """No failed sign-ins from this machine before the test, nor after it: there are more of them than one network may have."""
+    """Reset the failed sign-ins of this machine before and after the test, which makes more of them than one network may."""
     await _forget_networks(mesh_redis)
     yield
     await _forget_networks(mesh_redis)
@@ -146,12 +145,12 @@ async def _forget_networks(redis: Redis) -> None:
 
 @dataclass(frozen=True)
 class EdgeSettings:
-    """The file that the edge reads at each start."""
+    """The settings file that the edge reads at each start."""
 
     path: Path
 
     def write(self, **sections: Any) -> None:
-        """As in the repository, but for these sections."""
+        """Write the repository's settings with these sections replaced."""
         settings = yaml.safe_load(EDGE_SETTINGS.read_text())
         here = EDGE_SETTINGS.parent
         files = {"contract": "descriptors.binpb", "openapi": "openapi.yaml", "docs": "docs.html"}
@@ -161,7 +160,7 @@ class EdgeSettings:
 
 @dataclass
 class Person:
-    """Somebody who has signed up."""
+    """A person with an account, signed in."""
 
     http: httpx2.AsyncClient
     email: str
@@ -191,7 +190,7 @@ class Person:
         return story
 
     async def finished(self, story_id: str, seconds: float = 40) -> dict[str, Any]:
-        """Waits for the story's final state, through answers that say 503 meanwhile."""
+        """Wait for the story's final state, and repeat reads that are answered with 503."""
 
         async def final() -> dict[str, Any] | None:
             response = await self.get(f"/v1/stories/{story_id}")
@@ -203,21 +202,21 @@ class Person:
 
 
 def mails_to(folder: Path, address: str) -> list[Message]:
-    """Oldest first."""
+    """Return the mails to an address, oldest first."""
     raw = [path.read_bytes() for path in sorted(folder.glob("*.eml"))]
-    # There are hundreds, and parsing takes its time.
+    # Searched as bytes first, because parsing hundreds of mails is slow.
     mails = [message_from_bytes(each) for each in raw if address.encode() in each]
     return [mail for mail in mails if mail["To"] == address]
 
 
 def codes_in(folder: Path, address: str, digits: int) -> list[str]:
-    """The codes of that length that were mailed to the address, oldest first."""
+    """Return the codes of that length that were mailed to the address, oldest first."""
     found = (re.search(rf"\b(\d{{{digits}}})\b", str(mail.get_payload())) for mail in mails_to(folder, address))
     return [each[1] for each in found if each]
 
 
 async def code_for(folder: Path, address: str, digits: int = 6, *, number: int = 1) -> str:
-    """The newest code of that length that was mailed to the address, when there are so many of them."""
+    """Wait until `number` codes of that length were mailed to the address; return the newest."""
 
     def newest() -> str:
         codes = codes_in(folder, address, digits)
@@ -227,7 +226,7 @@ async def code_for(folder: Path, address: str, digits: int = 6, *, number: int =
 
 
 async def registered(mesh: RunningMesh, http: httpx2.AsyncClient, **details: Any) -> Person:
-    """A new person with an account, made through the edge."""
+    """Register a new person through the edge."""
     email = f"reader-{uuid4().hex[:12]}@example.com"
     response = await http.post("/v1/registrations", json={"email": email, "password": PASSWORD, **details})
     assert response.status_code == 200, response.text

@@ -1,6 +1,6 @@
-"""The two doors of the edge, JSON over HTTP and native gRPC, as one: the same call, and the same words for what it answers.
+"""The two doors of the edge, JSON over HTTP and native gRPC, with one interface for calls and answers.
 
-A test that takes the fixture `door` runs once through each, so that a reason that only one of them gives does not pass unnoticed.
+A test that takes the fixture `door` runs once through each, so that a difference between their reasons is found.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from storymesh.story.v1 import story_service_pb2
 
 SECONDS = 20.0
 CONNECTIONS = 128
-"""More than the callers that a test lets in at the same time."""
+"""The number of HTTP connections and gRPC channels, larger than the number of concurrent callers in any test."""
 
 _CONTRACTS = (
     account_service_pb2,
@@ -46,24 +46,24 @@ METHODS: dict[str, MethodDescriptor] = {
     for service in contract.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
-"""What the outside may call; no two methods have one name."""
+"""The public methods by name; names are unique across services."""
 
-# What the status packs, by name, so that it can be printed.
+# The types of details in a status, registered by name so that they can be printed as JSON.
 _DETAILS = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a caller learns."""
+    """The answer to a call, in a form common to both doors."""
 
     code: str
-    """The name of the status code, such as OK or UNAUTHENTICATED."""
+    """The name of the gRPC status code, such as OK or UNAUTHENTICATED."""
     body: dict[str, Any]
     """The message, or the google.rpc.Status, in its JSON form."""
     text: str
-    """The body as it came, of gRPC the same in JSON."""
+    """The body as received; of gRPC, the message as JSON."""
     headers: dict[str, str] = field(default_factory=dict)
-    """Of gRPC the trailers too."""
+    """The headers; of gRPC also the trailers."""
     http_status: int | None = None
 
     @property
@@ -80,7 +80,7 @@ class Answer:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What ErrorInfo says besides the reason."""
+        """The metadata of ErrorInfo."""
         return dict(self._detail("ErrorInfo").get("metadata", {}))
 
     @property
@@ -98,17 +98,17 @@ class Answer:
 
 
 class Door(Protocol):
-    """One way into the edge."""
+    """One protocol of the edge."""
 
     async def call(
         self, name: str, *, token: str = "", headers: Mapping[str, str] | None = None, **request: Any
     ) -> Answer:
-        """Calls a unary method, with the fields of its request in their JSON form."""
+        """Call a unary method, with the fields of its request in their JSON form."""
         ...
 
 
 class HttpDoor:
-    """JSON; path, verb and body as the contract annotates them."""
+    """JSON over HTTP, with path, verb and body from the contract's annotations."""
 
     def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
@@ -130,7 +130,7 @@ class HttpDoor:
 
 
 class GrpcDoor:
-    """Native gRPC."""
+    """Calls over native gRPC."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
@@ -151,13 +151,13 @@ class GrpcDoor:
         except grpc.aio.AioRpcError as error:
             body, code = _status_of(error), error.code().name
         metadata = [*(await call.initial_metadata()), *(await call.trailing_metadata())]
-        # What is binary is the status, which the body shows.
+        # Binary metadata is left out: it is the status, which `body` holds.
         text = {key: value for key, value in metadata if isinstance(value, str)}
         return Answer(code, body, json.dumps(body), text)
 
 
 class RevolvingDoor:
-    """Each call through the next of the doors, for what is about the mesh behind them."""
+    """Sends each call through the next door, for tests of the mesh behind them."""
 
     def __init__(self, *doors: Door) -> None:
         self._doors = itertools.cycle(doors)
@@ -169,7 +169,7 @@ class RevolvingDoor:
 
 
 def _bound(method: MethodDescriptor, request: Mapping[str, Any]) -> tuple[str, str, dict[str, Any], bool]:
-    """Verb, path, the fields that are not in the path, and whether they are the body."""
+    """Return verb, path, the fields that are not in the path, and whether these form the body."""
     rule: HttpRule = method.GetOptions().Extensions[annotations_pb2.http]  # type: ignore[index]  # generated without types
     verb = str(rule.WhichOneof("pattern"))
     path, rest = str(getattr(rule, verb)), dict(request)
@@ -190,7 +190,7 @@ def _as_dict(message: Message) -> dict[str, Any]:
 
 
 def _status_of(error: grpc.aio.AioRpcError) -> dict[str, Any]:
-    """As it would stand in JSON. Without details it has the code and the message only."""
+    """Return the error's google.rpc.Status as JSON; without details, only code and message."""
     packed = dict(error.trailing_metadata()).get("grpc-status-details-bin", b"")
     status = status_pb2.Status.FromString(packed if isinstance(packed, bytes) else base64.b64decode(packed))
     details = [_detail(each) for each in status.details]

@@ -1,4 +1,4 @@
-"""What must have become of stories, whatever happened to the mesh meanwhile: nothing lost, nothing doubled, no gap in any view."""
+"""Invariants of stories after any failure of the mesh: nothing is lost or doubled, and no client's view has a gap."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ _LINK = re.compile(r"/v1/stories/([0-9a-f-]{36})\b")
 
 @dataclass
 class Reader:
-    """Somebody who asks for stories, repeats each request until it is accepted, and watches what comes."""
+    """A client that requests stories, repeats each request until it is accepted, and watches the stories."""
 
     person: Person
     accepted: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """The story and its length, by request id."""
+    """Story id and length by request id."""
     followers: list[Follower] = field(default_factory=list)
 
     @property
     def story_ids(self) -> list[str]:
-        """In the order in which they were accepted."""
+        """The stories' ids, in the order in which they were accepted."""
         return [story_id for story_id, _ in self.accepted.values()]
 
     async def ask(self, request_id: str, length: str = "STORY_LENGTH_SHORT") -> str:
-        """The id of the story. Whether a request that was refused was carried out all the same, nobody knows."""
+        """Request a story and return its id. Idempotent by request id, because a request that failed may have been carried out."""
 
         async def answered() -> str:
             response = await self.person.post("/v1/stories", request_id=request_id, length=length)
@@ -65,9 +65,9 @@ class Reader:
 
 
 async def ended_once(mesh: RunningMesh, redis: Redis, *readers: Reader, redis_forgot: bool = False) -> None:
-    """Waits until all that was accepted has ended and the mesh is at rest, and asserts all that is promised.
+    """Wait until all accepted stories have ended and the mesh is at rest; assert the invariants.
 
-    Where `redis_forgot`, a story may have come to its end without a trace of its progress.
+    With `redis_forgot`, a story may have ended without its progress being seen.
     """
     for reader in readers:
         assert reader.accepted, "nothing was accepted, so nothing is shown"
@@ -79,7 +79,7 @@ async def ended_once(mesh: RunningMesh, redis: Redis, *readers: Reader, redis_fo
 
 
 async def at_rest(mesh: RunningMesh, redis: Redis, *people: Person) -> None:
-    """Waits until no event is on its way any more, nor a mail to these people, so that whatever comes twice has come."""
+    """Wait until no event and no mail to these people is pending, so that any duplicate has arrived."""
     user_ids = [UUID(person.user["id"]) for person in people]
     async with AsyncExitStack() as stack:
         databases = {
@@ -94,10 +94,10 @@ async def at_rest(mesh: RunningMesh, redis: Redis, *people: Person) -> None:
 
 
 async def _on_its_way(databases: Mapping[str, Database], redis: Redis, user_ids: Sequence[UUID]) -> bool:
-    """Looks along the way that events take: one that moves on meanwhile is met further on."""
+    """True while an event is pending. Looks in the order in which events travel, so that one that moves meanwhile is found."""
     run_id = str((await redis.info("server"))["run_id"])
     for database in databases.values():
-        # A Redis that nobody has looked at yet may have lost what will be told again.
+        # The relays have not yet seen this memory of Redis; if it lost events, they will publish them again.
         if await _count(database, _UNREPEATED, run_id):
             return True
     for inbox in ("story-accounts", "story", "notification"):
@@ -143,13 +143,13 @@ async def _nothing_doubled(mesh: RunningMesh, reader: Reader) -> None:
 
 
 def mailed(mesh: RunningMesh, reader: Reader) -> list[str]:
-    """The stories that mails have announced."""
+    """Return the stories that mails have announced."""
     bodies = [mail.get_payload(decode=True) for mail in mails_to(mesh.mail_dir, reader.person.email)]
     return [story_id for body in bodies if isinstance(body, bytes) for story_id in _LINK.findall(body.decode())]
 
 
 async def _notified(reader: Reader) -> list[str]:
-    """The stories that the application has announced."""
+    """Return the stories that in-app notifications have announced."""
     told: Sequence[dict[str, Any]] = (await reader.person.get("/v1/notifications", page_size=100)).json()[
         "notifications"
     ]
@@ -160,7 +160,7 @@ async def _no_gap(redis: Redis, reader: Reader, redis_forgot: bool) -> None:
     for follower in reader.followers:
         stored = (await reader.person.story(follower.story_id))["text"]
         assert follower.text == stored
-        # The composer writes a story the same way each time, so no attempt may show anything else.
+        # The composer is deterministic per story, so every attempt must show the same text.
         assert all(stored.startswith(view) for view in follower.views)
     for story_id in reader.story_ids:
         entries = await Progress(redis).read(UUID(story_id), START)
@@ -169,7 +169,7 @@ async def _no_gap(redis: Redis, reader: Reader, redis_forgot: bool) -> None:
 
 
 def _dense(entries: Sequence[ProgressEntry], story: dict[str, Any]) -> None:
-    """They follow each other without a gap; only a snapshot, which stands for all before it, may follow anything."""
+    """Assert that the entries have no gap. Only a snapshot, which replaces all entries before it, may follow a gap."""
     latest, text = ProgressEntry(START, ProgressKind.BEGIN, ""), ""
     for entry in entries:
         attempt = entry.position.attempt

@@ -1,4 +1,4 @@
-"""People with accounts, who come in through either door."""
+"""People with accounts who call through either door."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WRONG_PASSWORD = "not the password of anybody here"
 
 @dataclass
 class Member:
-    """One signed-in device of somebody with an account."""
+    """One signed-in device of a person with an account."""
 
     door: Door
     mesh: RunningMesh
@@ -40,7 +40,7 @@ class Member:
         return await self.door.call(name, token=self.access_token, **request)
 
     async def must(self, name: str, **request: Any) -> dict[str, Any]:
-        """The body of a call that has to succeed."""
+        """Make a call that must succeed; return its body."""
         return body_of(await self.call(name, **request))
 
     async def on_another_device(self) -> Member:
@@ -62,7 +62,7 @@ def new_address() -> str:
 
 
 async def begun(door: Door, email: str, **details: Any) -> str:
-    """The id of a new registration."""
+    """Begin a registration; return its id."""
     answer = await door.call("CreateRegistration", **{"email": email, "password": PASSWORD, **details})
     return str(body_of(answer)["registration_id"])
 
@@ -76,17 +76,17 @@ async def signed_up(door: Door, mesh: RunningMesh, email: str = "", **details: A
 
 
 def wrong(code: str, by: int = 1) -> str:
-    """Another code of the same length."""
+    """Return another code of the same length."""
     return f"{(int(code) + by) % 10 ** len(code):0{len(code)}}"
 
 
 async def at_once(number: int, call: Callable[[int], Awaitable[Answer]]) -> list[Answer]:
-    """What that many calls answer that are made at the same time."""
+    """Make that many calls concurrently; return their answers."""
     return list(await asyncio.gather(*(call(index) for index in range(number))))
 
 
 async def ends(call: Callable[[], Awaitable[Answer]], refusal: tuple[str, str], seconds: float = 2.0) -> None:
-    """Waits until the call is refused so: within the time that a revocation may take everywhere."""
+    """Wait until the call is refused with this reason, at most for the time that a revocation may take."""
 
     async def refused() -> bool:
         return (await call()).refusal == refusal

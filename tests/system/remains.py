@@ -1,4 +1,4 @@
-"""All that the mesh keeps: every row of every database, every key of Redis."""
+"""A dump of the mesh's stores: every row of every database, and every key of Redis."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.system.conftest import databases_of
 _TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' ORDER BY table_name"
 
 Piece = tuple[str, bytes]
-"""Where something is kept, and what."""
+"""The place of a value, and the value."""
 
 
 async def kept(mesh: RunningMesh, redis: Redis) -> list[Piece]:
-    """Texts as UTF-8, bytes as they are."""
+    """Return texts as UTF-8, and bytes unchanged."""
     return [
         *[piece for service in databases_of(mesh) async for piece in rows(mesh, service)],
         *[piece async for piece in keys(redis)],
@@ -27,7 +27,7 @@ async def kept(mesh: RunningMesh, redis: Redis) -> list[Piece]:
 
 
 async def rows(mesh: RunningMesh, service: str) -> AsyncIterator[Piece]:
-    """Each value of each table, after the type of the event where the row holds one."""
+    """Yield each value of each table; the place of an event includes its type."""
     async with await psycopg.AsyncConnection.connect(databases_of(mesh)[service]) as connection:
         for (table,) in await (await connection.execute(_TABLES)).fetchall():
             cursor = await connection.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(table)))
@@ -40,7 +40,7 @@ async def rows(mesh: RunningMesh, service: str) -> AsyncIterator[Piece]:
 
 
 async def keys(redis: Redis) -> AsyncIterator[Piece]:
-    """Each key, and what is under it."""
+    """Yield each key of Redis and its value."""
     async for key in redis.scan_iter(count=1000):
         name = f"redis {key.decode(errors='replace')}"
         yield name, key

@@ -1,4 +1,4 @@
-"""Looks for secrets wherever the mesh leaves traces: logs, spans, databases, Redis, command lines and environments."""
+"""Searches logs, spans, databases, Redis, command lines and environments of the mesh for secrets."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from local.supervision.state import MeshRecord
 from tests.system.collector import Collector
 from tests.system.remains import Piece
 
-# What a log line's numbers say is no secret, and one of them may be any code.
+# Numeric fields of log lines are not searched, because by chance one may equal a code.
 _NUMBERS = re.compile(rb'":\s*-?\d+(\.\d+)?')
 
 
 @dataclass
 class Secrets:
-    """By what each is called in a failure, so that a failure shows none."""
+    """Secrets by name. A failed test shows names only."""
 
     texts: dict[str, set[bytes]] = field(default_factory=dict)
     codes: set[str] = field(default_factory=set)
 
     def add(self, name: str, *texts: str) -> None:
-        """Found as it is, and as it would stand in JSON, in Redis' words, in a URL, in base64 or in hexadecimal digits."""
+        """Add a secret, to be found as it is and as escaped in JSON, by Redis, in a URL, in base64 and in hexadecimal."""
         forms = self.texts.setdefault(name, set())
         for text in texts:
             spellings = {
@@ -48,7 +48,7 @@ class Secrets:
             forms |= {each.encode() for each in spellings} | _encoded(text.encode())
 
     def add_tokens(self, body: dict[str, Any]) -> None:
-        """Those of a sign-in or a refresh. Their letters stand for themselves everywhere."""
+        """Add the tokens of a sign-in or refresh. Their characters need no escaping anywhere."""
         header, claims, signature = str(body["tokens"]["access_token"]).split(".")
         for name, text in (
             ("an access token", f"{header}.{claims}"),
@@ -60,7 +60,7 @@ class Secrets:
                 self.texts.setdefault(name, set()).add(str(text).encode())
 
     def add_folder(self, folder: Path) -> None:
-        """What a service, or a server, was given in files: keys, and the passwords in addresses."""
+        """Add the secrets in a folder of files for a service or server: keys, and passwords in URLs."""
         for file in sorted(folder.rglob("*")):
             if not file.is_file():
                 continue
@@ -75,8 +75,8 @@ class Secrets:
                 self.add(name, written)
 
     def found_in(self, pieces: Iterable[Piece]) -> set[str]:
-        """`what in where`, for everything that is found."""
-        # Digits that belong to a longer word, number or fraction are none of ours.
+        """Return "NAME in PLACE" for each secret found."""
+        # Digits within a longer word, number or fraction are no code.
         codes = re.compile(rb"(?<![\w.\-])(" + "|".join(self.codes or {"^$"}).encode() + rb")(?![\w\-])")
         found = set()
         for place, piece in pieces:
@@ -95,7 +95,7 @@ def _encoded(raw: bytes) -> set[bytes]:
 
 @dataclass(frozen=True)
 class Beginning:
-    """How far the logs and the spans were when a test began: what others did before is not its matter."""
+    """The lengths of logs and spans when a test begins, so that it searches only what comes later."""
 
     log_sizes: dict[Path, int]
     exports: int
@@ -111,7 +111,7 @@ def logs(mesh: RunningMesh, begun: Beginning) -> Iterator[Piece]:
 
 
 def spans(collector: Collector, begun: Beginning) -> Iterator[Piece]:
-    """Whole exports: names, attributes, events and what else there may be."""
+    """Yield the spans exported since the beginning, whole: names, attributes, events and all other fields."""
     for export in collector.exports[begun.exports :]:
         for resource in export.resource_spans:
             services = [each.value.string_value for each in resource.resource.attributes if each.key == "service.name"]
@@ -121,7 +121,7 @@ def spans(collector: Collector, begun: Beginning) -> Iterator[Piece]:
 
 
 def processes(mesh: RunningMesh) -> Iterator[Piece]:
-    """Those of the supervisor and of everything under it."""
+    """Return the command lines and environments of the supervisor and its descendants."""
     record = MeshRecord.read(mesh.layout.state)
     assert record is not None
     supervisor = psutil.Process(record.supervisor.pid)
@@ -136,7 +136,7 @@ def processes(mesh: RunningMesh) -> Iterator[Piece]:
 
 @asynccontextmanager
 async def overheard(redis: Redis) -> AsyncIterator[list[Piece]]:
-    """Every command that anybody sends to Redis meanwhile: most of what is written there stays for an instant only."""
+    """Record every command that Redis receives during the block, because most values stay there only briefly."""
     heard: list[Piece] = []
     async with redis.monitor() as monitor:
 

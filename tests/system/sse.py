@@ -1,4 +1,4 @@
-"""Reads server-sent events of a watch, as a browser would."""
+"""Clients that read the server-sent events of a watch, as a browser would."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.waiting import until
 
 
 class Events:
-    """`text` is the snapshot and the chunks after it, starting over at a reset."""
+    """The events of one watch. `text` is the latest snapshot and the chunks after it; a reset empties it."""
 
     def __init__(self, lines: AsyncIterator[str]) -> None:
         self._lines = lines
@@ -25,7 +25,7 @@ class Events:
         self.last: dict[str, Any] = {}
 
     async def step(self) -> str:
-        """The kind of the next event; empty at the stream's end."""
+        """Return the kind of the next event; "" at the stream's end."""
         async for line in self._lines:
             if line.startswith("data:"):
                 self.last = json.loads(line.removeprefix("data:"))
@@ -44,7 +44,7 @@ class Events:
         return kind
 
     async def until(self, *kinds: str) -> dict[str, Any]:
-        """The first event of these kinds; empty when the stream ends before."""
+        """Read up to the first event of these kinds; return its kind, or "" when the stream ends before."""
         while (kind := await self.step()) not in kinds:
             if not kind:
                 return {}
@@ -68,16 +68,16 @@ async def _watch(person: Person, story_id: str, resume_token: str) -> AsyncItera
 
 
 class Follower:
-    """Follows one story through refusals and broken streams, as a patient client does: always from the last token."""
+    """Follows one story through refusals and broken streams: it always resumes from the last token."""
 
     def __init__(self, person: Person, story_id: str) -> None:
         self._person = person
         self.story_id = story_id
         self.resume_token = ""
         self.views = [""]
-        """What the client had on its screen after each message."""
+        """The client's text after each message."""
         self.resumptions: list[tuple[str, str]] = []
-        """What it had as it came back, and the snapshot that it got."""
+        """For each resumption, the client's text and the snapshot that it got."""
         self.last: dict[str, Any] = {}
 
     @property
@@ -85,7 +85,7 @@ class Follower:
         return self.views[-1]
 
     async def to_the_end(self, *, at_most: int = sys.maxsize) -> None:
-        """Over as many connections as it takes, each left after that many messages."""
+        """Read to the end, over as many connections as needed; leave each after that many messages."""
 
         async def ended() -> bool:
             await self.connect(at_most=at_most)
@@ -94,14 +94,14 @@ class Follower:
         await until(ended, 60)
 
     async def connect(self, *, at_most: int = sys.maxsize) -> None:
-        """Watches over one connection."""
+        """Watch over one connection."""
         try:
             async with _watch(self._person, self.story_id, self.resume_token) as response:
                 assert response.status_code in (200, 503), await response.aread()
                 if response.status_code == 200:
                     await self._read(Events(response.aiter_lines()), at_most)
         except httpx2.TransportError:
-            # The token that came last is as good as after any other end.
+            # Resume from the last token, as after any other end of a stream.
             return
 
     async def _read(self, events: Events, at_most: int) -> None:

@@ -1,4 +1,4 @@
-"""Everything that people do to their sessions, credentials and accounts, through both doors."""
+"""Sessions, credentials and accounts: everything that people do with them, through both doors."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ async def test_a_forgotten_password_is_reset_with_a_mailed_code(mesh: RunningMes
 
 
 async def moving(member: Member, to: str) -> dict[str, str]:
-    """The answer to the challenge that lets the account move."""
+    """Answer the challenge that allows the change of the e-mail address."""
     body = await member.must("StartEmailChange", new_email=to, password=PASSWORD)
     return {"challenge_id": body["challenge_id"], "code": await code_for(member.mesh.mail_dir, to, 8)}
 
@@ -160,7 +160,7 @@ async def test_an_account_moves_to_an_address_that_its_owner_has(mesh: RunningMe
 
 
 async def how_to_stop(mesh: RunningMesh, address: str) -> str:
-    """The line of the mail that tells it."""
+    """Return the mail's line that tells how to stop the change."""
 
     def lines() -> list[str]:
         bodies = [str(mail.get_payload(decode=True), "utf-8") for mail in mails_to(mesh.mail_dir, address)]  # type: ignore[arg-type]  # bytes, when decoded
@@ -247,5 +247,5 @@ async def test_an_account_is_deleted_on_fresh_proof_only(mesh: RunningMesh, door
         assert (await door.call("CreateSession", login=gone.email, password=PASSWORD)).refusal == WRONG
         refreshed = await door.call("RefreshSession", refresh_token=gone.refresh_token)
         assert refreshed.code == "UNAUTHENTICATED"
-    # The address is anybody's again.
+    # The address is free again.
     await begun(door, member.email)

@@ -1,4 +1,4 @@
-"""E-mail addresses at every door that takes one."""
+"""E-mail addresses in every method that takes one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_what_no_mail_may_go_to_is_refused_wherever_an_address_is_asked_fo
         for name, (field, rest) in calls.items():
             answer = await door.call(name, token=person.tokens["access_token"], **{field: address, **rest})
             assert (address, name, answer.code, answer.fields) == (address, name, "INVALID_ARGUMENT", {field})
-        # A login is any text, and this one is nobody's.
+        # A login may be any text; this one belongs to no account.
         answer = await door.call("CreateSession", login=address, password=PASSWORD)
         assert answer.refusal == ("UNAUTHENTICATED", "INVALID_CREDENTIALS")
 
@@ -60,7 +60,7 @@ async def test_every_spelling_of_an_address_is_the_same_at_every_door(mesh: Runn
         assert (unchanged.code, unchanged.fields) == ("INVALID_ARGUMENT", {"new_email"})
         if number % 2:
             await begun(door, spelling)
-    # The owner was told of it, so the address was known as one that has an account.
+    # The owner got a mail, so auth recognized the address as one with an account.
     await until(lambda: _count(mails_to(mesh.mail_dir, kept), "You already have a Storymesh account") == 2)
     started = body_of(await door.call("StartSessionCode", email=spellings[3]))
     code = await code_for(mesh.mail_dir, kept, digits=8)

@@ -1,4 +1,4 @@
-"""What a stranger gets who sends something wrong: a clear status, a reason, and nothing about the inside."""
+"""Invalid requests of strangers: each gets a clear status and a reason, and no internal detail."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GOOD = {"email": "somebody@example.com", "password": "correct horse battery stap
 
 
 def reason(response: httpx2.Response) -> str:
-    """The ErrorInfo reason of a JSON error, whose form is checked along the way."""
+    """Return the ErrorInfo reason of a JSON error, after checking its form."""
     assert response.headers["content-type"].startswith("application/json"), response.text
     body = response.json()
     assert {"code", "message", "details"} <= body.keys()

@@ -1,4 +1,4 @@
-"""Behind proxies everybody comes from one address: what the mesh says and counts goes by the one that the proxies tell."""
+"""Clients behind trusted proxies: the mesh logs and counts the address that the proxies forward."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOO_MANY = ("RESOURCE_EXHAUSTED", "TOO_MANY_SIGN_INS")
 
 
 def client(address: str) -> dict[str, str]:
-    """What arrives of a client that claims to be somebody else: each proxy appends the address that it sees."""
+    """Return the headers of a client that claims another address; each proxy appends the address of its peer."""
     return {"x-forwarded-for": f"6.6.6.6, {address}, {OUTER_PROXY}", "x-storymesh-client-address": "6.6.6.6"}
 
 
@@ -40,7 +40,7 @@ async def test_behind_proxies_one_persons_guesses_refuse_nobody_else(
     guessed = []
 
     async def refused() -> bool:
-        """At another login each time, so that only the network counts."""
+        """Fail to sign in, each time with another login, so that only the network's limit applies."""
         guess = {"login": next(logins), "password": WRONG_PASSWORD}
         guessed.append((await both_doors.call("CreateSession", headers=client(MALLORY), **guess)).refusal)
         return guessed[-1] == TOO_MANY

@@ -1,4 +1,4 @@
-"""What administrators do about events that nobody could handle, and what the mesh does by itself when Redis loses its data."""
+"""Dead letters and administrators' decisions about them, and recovery when Redis loses its data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def admin(mesh: RunningMesh) -> AsyncIterator[Member]:
 
 
 async def put_aside(mesh: RunningMesh, redis: Redis, inbox: str, poison: Event) -> None:
-    """A message that its handler cannot read."""
+    """Send a message that its handler cannot decode; wait for its dead letter."""
     service = inbox.partition("-")[0]
     await redis.xadd(stream_of(inbox), {"event": poison.to_bytes()})
     async with await psycopg.AsyncConnection.connect(databases_of(mesh)[service], autocommit=True) as connection:
@@ -91,7 +91,7 @@ async def decision(mesh: RunningMesh, service: str, event_id: UUID) -> Any:
 
 
 async def test_events_about_no_id_are_put_aside_at_once(mesh: RunningMesh, mesh_redis: Redis, admin: Member) -> None:
-    """Tried eight times instead, they would take minutes to be seen."""
+    """Retried eight times instead, they would take minutes to become dead letters."""
     of = {
         "story": StoryRequested(story_id="not-a-uuid"),
         "story-accounts": UserDeleted(user_id="not-a-uuid"),
@@ -181,7 +181,7 @@ async def test_without_the_story_service_the_rest_of_the_list_can_be_had(mesh: R
 async def test_when_redis_loses_everything_each_story_and_each_mail_still_comes_once(
     mesh: RunningMesh, http: httpx2.AsyncClient, mesh_redis: Redis
 ) -> None:
-    """Its data goes while stories are asked for, written and told of."""
+    """Redis loses its data while stories are requested, written and announced."""
     person = await registered(mesh, http)
     before = await person.new_story(length="STORY_LENGTH_SHORT")
     await person.finished(before["id"])

@@ -1,4 +1,4 @@
-"""Callers with little time, through the edge."""
+"""Deadlines of callers, through the edge."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from tests.waiting import until
 async def test_a_short_time_is_enough_for_a_short_call(mesh: RunningMesh, person: Person, seconds: float) -> None:
     async with grpc.aio.insecure_channel(mesh.edge_address) as channel:
         stub, metadata = AccountServiceStub(channel), tuple(person.auth.items())
-        await stub.GetAccount(GetAccountRequest(), metadata=metadata)  # connects, which is no part of the call's time
+        # Connect first, so that the measured call does not include it.
+        await stub.GetAccount(GetAccountRequest(), metadata=metadata)
 
         async def answered() -> bool:
             call = stub.GetAccount(GetAccountRequest(), metadata=metadata, timeout=seconds)
             return await call.code() is StatusCode.OK
 
-        # Again when the machine itself was too slow.
+        # Repeated when the machine itself was too slow.
         await until(answered, 40)
 
 
@@ -59,7 +60,7 @@ async def test_callers_with_too_little_time_take_a_service_from_nobody_else(
 ) -> None:
     body = {"login": "nobody@example.org", "password": PASSWORD}
     reasons: set[str] = set()
-    for _ in range(30):  # more in a row than a connection may fail until it is given up
+    for _ in range(30):  # more consecutive failures than the edge allows on a connection
         answer = await http.post("/v1/sessions", json=body, headers={"grpc-timeout": "15m"})
         assert answer.status_code == 504
         reasons.add(answer.json()["details"][0]["reason"])

@@ -1,4 +1,4 @@
-"""Whether an address has an account shows nowhere: two strangers' calls are answered alike, the first and every later one."""
+"""Account enumeration: calls about an address with and without an account get the same answers, the first and every later one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from local.harness import RunningMesh
 from tests.system.doors import Answer, Door
 from tests.system.members import WRONG_PASSWORD, Member, begun, body_of, new_address, signed_up
 
-# Random or told by the clock, and the same in kind for everybody.
+# Random values and times, whose form is the same for all callers.
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 _DELAY = re.compile(r'"retry_delay": ?"[\d.]+s"')
-# Of these only the presence is compared: ids and times, and what the limiter counts down for the machine.
+# Headers of which only the presence is compared: ids, times, and the limiter's counters of this machine.
 _VOLATILE = {
     "content-length",
     "date",
@@ -30,11 +30,11 @@ _VOLATILE = {
 }
 
 CALLS = 7
-"""Enough to meet every limit on codes and sign-ins."""
+"""Enough calls to reach every limit on codes and sign-ins."""
 
 
 def shown(answer: Answer) -> tuple[object, ...]:
-    """All that an answer shows, without what is random."""
+    """Return the whole answer without random values."""
     text = answer.text
     for pattern in (_UUID, _TIME, _DELAY):
         text = pattern.sub("*", text)
@@ -43,7 +43,7 @@ def shown(answer: Answer) -> tuple[object, ...]:
 
 
 async def alike(call: Callable[[str], Awaitable[Answer]], *subjects: str) -> list[Answer]:
-    """Asserts that all subjects get the same answers, call by call; the answers of the first."""
+    """Assert that all subjects get the same answers, call by call; return those of the first."""
     told = []
     for _ in range(CALLS):
         answers = [await call(subject) for subject in subjects]
@@ -89,7 +89,7 @@ async def test_signing_in(door: Door, member: Member) -> None:
 
 
 async def until_slowed_down(door: Door, login: str) -> list[tuple[object, ...]]:
-    """What is shown, without repeats: on a busy machine a wait of a second may be over before the next call."""
+    """Return the distinct answers: on a busy machine a wait of a second may be over before the next call."""
     told: list[Answer] = []
     while not told or told[-1].reason != "TOO_MANY_SIGN_INS":
         told.append(await door.call("CreateSession", login=login, password=WRONG_PASSWORD))

@@ -1,4 +1,4 @@
-"""After a deletion nothing is left of a person, in any database and in Redis."""
+"""Erasure: after the deletion of an account no database and no key of Redis holds anything about the person."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.system.remains import kept
 from tests.waiting import until
 
 MAY_KEEP_THE_ID = (
-    # What was done, by a number that names nobody any more.
+    # The audit trail, under a random id that identifies nobody.
     "auth.audit_entries.",
-    # Until the last access token has expired.
+    # Kept until the last access token has expired.
     "auth.revocations.value",
-    # What tells the other services to erase, and that nobody may be written about again.
+    # The event that tells other services to erase, and the tombstone that prevents new data.
     "auth.outbox[storymesh.events.v1.UserDeleted].",
     "auth.outbox[storymesh.events.v1.SessionsRevoked].",
     "story.erased_subjects.",
@@ -43,8 +43,8 @@ async def test_a_deleted_person_is_nowhere_in_the_mesh(mesh: RunningMesh, both_d
         story.update((await member.must("GetStory", story_id=story["id"]))["story"])
         return bool(story["state"] == "STORY_STATE_COMPLETED")
 
-    async def told_to_nobody_else() -> bool:
-        """Somebody else's story with the same title or opening stays, and would be taken for a rest of this one."""
+    async def is_unlike_others() -> bool:
+        """False if another person's story has the same title or opening, which would be taken for a remainder of this one."""
         texts = [value for place, value in await kept(mesh, mesh_redis) if place.startswith("story.stories.t")]
         beginnings = (story["title"].encode(), story["text"][:60].encode())
         return all(sum(text.startswith(beginning) for text in texts) == 1 for beginning in beginnings)
@@ -53,7 +53,7 @@ async def test_a_deleted_person_is_nowhere_in_the_mesh(mesh: RunningMesh, both_d
     for number in range(5):
         story.update((await member.must("CreateStory", **wish, request_id=f"{claim}-{number}"))["story"])
         await until(finished, 40)
-        if await told_to_nobody_else():
+        if await is_unlike_others():
             break
     else:
         raise AssertionError("each story begins like somebody else's")
@@ -63,11 +63,11 @@ async def test_a_deleted_person_is_nowhere_in_the_mesh(mesh: RunningMesh, both_d
     challenge_id = (await member.must("StartEmailChange", new_email=new, password=member.password))["challenge_id"]
     code = await code_for(mesh.mail_dir, new, 8)
     await member.must("CompleteEmailChange", challenge_id=challenge_id, code=code)
-    # What others may have begun with the address, and what the person did not finish.
+    # Challenges that others may have begun with the address, and those that the person did not finish.
     await begun(door, new, first_name=personal["first_name"])
     for start in ("StartSessionCode", "StartPasswordReset"):
         body_of(await door.call(start, email=new))
-    # Another one is being written when everything ends.
+    # A further story is being written at the deletion.
     await member.must("CreateStory", theme=theme, length="STORY_LENGTH_LONG")
 
     user_id = UUID(member.user["id"])
@@ -75,7 +75,7 @@ async def test_a_deleted_person_is_nowhere_in_the_mesh(mesh: RunningMesh, both_d
     ids = [str(user_id), user_id.hex, story["id"]]
 
     async def found(needles: list[bytes]) -> dict[str, str]:
-        """By the place, with the first of the needles that it holds."""
+        """Return the places that hold a needle, each with the first needle found."""
         pieces = await kept(mesh, mesh_redis)
         held = {place: next((each for each in needles if each in value), None) for place, value in pieces}
         return {place: needle.decode(errors="replace") for place, needle in held.items() if needle}

@@ -1,4 +1,4 @@
-"""A client that knows server-sent events and nothing of our tokens: it sends back the last id that it saw (HTML, 9.2)."""
+"""A client that knows only server-sent events and resumes by sending the last event id (WHATWG HTML, 9.2)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.waiting import until
 
 
 class EventSource:
-    """What a fetch-based one does, with a connection that breaks after every second event."""
+    """A fetch-based EventSource whose connection breaks after every second event."""
 
     def __init__(self, person: Person, url: str) -> None:
         self._person = person

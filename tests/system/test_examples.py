@@ -1,4 +1,4 @@
-"""What the documents and examples show is what happens: each command line and each program is run against the whole mesh."""
+"""Documents and examples: each command line and each program in them runs against the whole mesh."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.documents import BASH, PAGES, REPOSITORY, page_id
 GRPCURL = shutil.which("grpcurl", path=f"{os.environ['PATH']}:{Path(sys.executable).parent}")
 
 SESSIONS = {page_id(page): "\n".join(blocks) for page in PAGES if (blocks := BASH.findall(page.read_text()))}
-"""The lines of each page that shows some, as one script."""
+"""The commands of each page that has any, as one script per page."""
 
 
 async def run(mesh: RunningMesh, *command: str) -> str:
-    """What the command prints; it must succeed within a minute."""
+    """Run a command, which must succeed within a minute; return its output."""
     binaries = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     process = await asyncio.create_subprocess_exec(
         *command,

@@ -1,4 +1,4 @@
-"""Parts of the mesh die while it is used: nothing is lost, nothing is doubled, no answer is wrong."""
+"""Failures of parts of the mesh under load: nothing is lost or doubled, and no answer is wrong."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_a_mail_whose_relay_dies_before_it_is_published_still_comes(
 ) -> None:
     email = new_address()
     pid = mesh.pid("auth-worker")
-    # Standing still, it can neither publish nor end by itself.
+    # Stopped by SIGSTOP, it can neither publish nor exit.
     mesh.kill("auth-worker", signal.SIGSTOP)
     response = await http.post("/v1/registrations", json={"email": email, "password": PASSWORD})
     assert response.status_code == 200

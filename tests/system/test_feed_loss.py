@@ -1,4 +1,4 @@
-"""Auth is gone for longer than revocations may be unknown: reading goes on, writing stops, and both are told."""
+"""Loss of the revocation feed: while auth does not answer for too long, reads go on and writes are refused with a reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.waiting import until
 UNKNOWN = ("UNAVAILABLE", "REVOCATIONS_UNKNOWN")
 TAKEN = ("INVALID_ARGUMENT", "INVALID_ARGUMENT")
 TOO_LONG = "x" * 101
-"""Whoever comes as far as the check of the fields may write, and no story is made."""
+"""An invalid field: the answer that names it proves that the caller may write, without making a story."""
 
 
 async def written(door: Door, member: Member) -> tuple[str, str]:
@@ -41,7 +41,7 @@ async def test_without_auth_reads_go_on_and_writes_are_refused_once_the_list_is_
         log = mesh.layout.log("story")
         told_before = log.read_text()
         assert await stale_gauge(mesh) == 0
-        # So that both know the key that signed the token.
+        # One call through each, so that both know the key that signed the token.
         for name in ("ListStories", "ListNotifications"):
             await member.must(name)
         await mesh.stop("auth")

@@ -1,4 +1,4 @@
-"""A flood of guesses from one network: it gets nowhere by claiming other addresses, and others hardly notice."""
+"""A flood of guesses from one network: claims of other addresses do not help it, and other people can still sign in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BUSY = ("RESOURCE_EXHAUSTED", "OVERLOADED")
 
 
 async def guess(door: Door, number: int) -> Answer:
-    """At a login nobody tried before, from an address that it claims."""
+    """Guess a password for a new login, from a claimed address."""
     claimed = {"x-forwarded-for": f"203.0.113.{number % 250}, 198.51.100.{number % 250}"}
     return await door.call("CreateSession", headers=claimed, login=f"nobody-{uuid4().hex}", password=WRONG_PASSWORD)
 
@@ -57,7 +57,7 @@ async def test_a_flood_of_guesses_is_bounded_whatever_address_it_claims_and_othe
         assert last.refusal in (WRONG, BUSY)
     assert {answer.refusal for answer in await at_once(5, lambda each: guess(door, 100 + each))} == {TOO_MANY}
     assert (await by_password(member)).refusal == TOO_MANY
-    # Whoever signed in here before is not kept out by others' guesses.
+    # A device that has signed in before is not locked out by others' guesses.
     body_of(await by_password(member, device_token=member.device_token))
 
 

@@ -1,4 +1,4 @@
-"""Access tokens that auth did not make, or made for something else: the edge refuses them, and so does each service by itself."""
+"""Forged access tokens, and genuine tokens for another purpose: the edge refuses them, and so does each service by itself."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ SERVICE = "UNAUTHENTICATED"
 
 @dataclass(frozen=True)
 class Forge:
-    """A genuine token, and the very key that signed it."""
+    """A genuine token and the key that signed it."""
 
     claims: dict[str, Any]
     kid: str
     key: ec.EllipticCurvePrivateKey
 
     def signed(self, *, headers: dict[str, Any] | None = None, **claims: Any) -> str:
-        """With the real key; None leaves a claim out."""
+        """Sign changed claims with the real key; None leaves a claim out."""
         merged = {name: value for name, value in {**self.claims, **claims}.items() if value is not None}
         return jwt.encode(
             merged, self.key, algorithm="ES256", headers={"typ": "at+jwt", "kid": self.kid, **(headers or {})}
@@ -49,7 +49,7 @@ class Forge:
         return jwt.encode(self.claims, "", algorithm="none", headers={"typ": "at+jwt", "kid": self.kid})
 
     def hmac_with_the_public_key(self, form: Encoding) -> str:
-        """Where a verifier takes the algorithm from the token, the key that everybody knows verifies this."""
+        """Sign with HMAC under the public key: a verifier that takes the algorithm from the token would accept it."""
         public = self.key.public_key().public_bytes(form, PublicFormat.SubjectPublicKeyInfo)
         header = {"alg": "HS256", "typ": "at+jwt", "kid": self.kid}
         signed = ".".join(base64url.encode(json.dumps(part).encode()) for part in (header, self.claims))
@@ -79,7 +79,7 @@ FORGERIES: dict[str, tuple[Callable[[Forge], str], str]] = {
     "no expiry": (lambda forge: forge.signed(exp=None), EDGE),
     "expired": (lambda forge: forge.signed(exp=forge.claims["iat"] - 60), "TOKEN_EXPIRED"),
     "not valid yet": (lambda forge: forge.signed(nbf=forge.claims["iat"] + 3600), EDGE),
-    # The edge does not look at what follows; the services do.
+    # The edge does not check the following claims; the services do.
     "another type": (lambda forge: forge.signed(headers={"typ": "JWT"}), SERVICE),
     "a service's type": (lambda forge: forge.signed(headers={"typ": "mesh+jwt"}), SERVICE),
     "a real signature and a foreign key": (lambda forge: forge.signed(headers={"jwk": _jwk(THIEF)}), SERVICE),
@@ -113,7 +113,7 @@ async def member(mesh: RunningMesh, door: Door) -> Member:
 
 @pytest.fixture
 async def services(mesh: RunningMesh) -> AsyncIterator[dict[str, Door]]:
-    """The services' own ports, and a read of each."""
+    """Channels to the services' own ports, with a read of each."""
     async with (
         grpc.aio.insecure_channel(mesh.address("auth")) as auth,
         grpc.aio.insecure_channel(mesh.address("story")) as story,

@@ -1,4 +1,4 @@
-"""The signing key is replaced while people use the mesh, and one that has leaked is withdrawn."""
+"""Rotation of the signing key while the mesh is used, and withdrawal of a leaked key."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CALLS_AFTER = 100
 
 @pytest.fixture(scope="module", autouse=True)
 async def edge_that_learns_quickly(mesh: RunningMesh, edge_settings: EdgeSettings) -> AsyncIterator[None]:
-    """Renews its copy of the key set every second, instead of every five minutes."""
+    """An edge that fetches the key set every second instead of every five minutes."""
     edge_settings.write(authentication={"keys_cache_seconds": 6})
     await mesh.restart("envoy")
     yield
@@ -58,7 +58,7 @@ def kid_of(tokens: dict[str, Any]) -> str:
 
 
 async def refused(door: Door, name: str, token: str) -> bool:
-    """As revoked by whoever still knows the key, as unknown by whoever does not."""
+    """True if the token is refused: as revoked where the key is still known, as unknown elsewhere."""
     return (await door.call(name, token=token)).code == "UNAUTHENTICATED"
 
 
@@ -70,7 +70,7 @@ async def test_nobody_is_refused_while_the_signing_key_changes(mesh: RunningMesh
         over = asyncio.Event()
 
         async def use(number: int, member: Member) -> None:
-            """Always with a token that was made just now."""
+            """Use the mesh without a pause, with new tokens."""
             while not over.is_set():
                 signing_in: dict[str, Any] = {"login": member.email, "password": member.password}
                 answer = await (renewed(member) if number % 2 else member.door.call("CreateSession", **signing_in))
@@ -92,7 +92,7 @@ async def test_nobody_is_refused_while_the_signing_key_changes(mesh: RunningMesh
             try:
                 await until(lambda: len(used) >= CALLS_AFTER)
                 kids = [kid_of(admin.tokens), await rotated(http)]
-                # Until the first takes over, the answer names it again. The next is made just then, and waits until all know it.
+                # Until the first new key takes over, RotateKeys returns it again; then it makes the next, which waits likewise.
                 kids.append(await until(partial(another, kids[-1])))
                 await until(lambda: [of for of, _ in used].count(kids[-1]) >= CALLS_AFTER, 40)
             finally:
@@ -100,7 +100,7 @@ async def test_nobody_is_refused_while_the_signing_key_changes(mesh: RunningMesh
         assert [answer for _, answer in used if not answer.ok] == []
         assert list(dict.fromkeys(of for of, _ in used)) == kids
         assert len(set(kids)) == 3
-        # What the former keys signed is good until it expires.
+        # Tokens of the former keys are valid until they expire.
         await admin.must("GetAccount")
 
 
@@ -121,7 +121,7 @@ async def test_what_a_dropped_key_signed_is_refused_everywhere_and_refreshing_he
     assert kid_of(member.tokens) == active
 
     async def let_in() -> bool:
-        """The edge learns of a key that was not published ahead only when its copy is renewed."""
+        """Wait until the token is accepted: the edge learns of a key that was not published ahead at its next fetch."""
         return (await admin.call("GetAccount")).ok and (await member.call("ListStories")).ok
 
     await until(let_in)

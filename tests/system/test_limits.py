@@ -1,4 +1,4 @@
-"""Who asks too much is told so, and when to come back; nobody else notices."""
+"""Rate limits: a caller above a limit is refused with the time to retry after, and other callers are not affected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def test_over_the_limit_is_429_with_retry_after_in_json_and_resource_exhau
     invalid = {"theme": "x" * 101}
     admitted = 0
     while (refused := await person.post("/v1/stories", **invalid)).status_code != 429:
-        # A machine that stands still for longer than the limiter may take gets 503 instead, which debits nothing.
+        # On a machine so slow that the limiter misses its deadline, the answer is 503, which debits nothing.
         assert refused.status_code in (400, 503)
         admitted += refused.status_code == 400
     assert admitted == GENERATION_BURST

@@ -1,4 +1,4 @@
-"""Addresses, names and passwords that few people have, and some that nobody has."""
+"""Unusual and invalid addresses, names and passwords."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to processes and servers while stories are asked for, written, watched and announced is seen by nobody."""
+"""Deaths and pauses of processes and servers while stories are requested, written, watched and announced: no client notices."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from tests.system.ends import Reader, at_rest, ended_once, mailed
 from tests.waiting import until
 
 _PACE_SECONDS = 0.4
-"""Between two requests of somebody who goes on asking."""
+"""The pause between two requests of a client that requests stories continuously."""
 
 _HELD_UP = "SELECT client_port FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE outbox%'"
 
 WORKERS = ("story-worker-1", "story-worker-2")
 AT_A_TIME = 4
-"""Stories that they write together."""
+"""Stories that both workers together write at a time."""
 QUEUED = {"state": "STORY_STATE_QUEUED"}
 
 
 async def writing(redis: Redis) -> set[int]:
-    """The processes that are at a story; an inbox's consumers bear their numbers."""
+    """Return the ids of the processes that write a story; the names of an inbox's consumers contain them."""
     consumers = await redis.xinfo_consumers(stream_of("story"), GROUP)
     return {int(each["name"].decode().split("-")[-2]) for each in consumers if each["pending"]}
 
@@ -50,7 +50,7 @@ async def writing(redis: Redis) -> set[int]:
 async def test_a_story_whose_worker_is_killed_is_finished(
     mesh: RunningMesh, http: httpx2.AsyncClient, mesh_redis: Redis, all_die: bool
 ) -> None:
-    # Nobody else's story is written meanwhile.
+    # No other story is being written meanwhile.
     await at_rest(mesh, mesh_redis)
     pids = {name: mesh.pid(name) for name in WORKERS}
     reader = Reader(await registered(mesh, http))
@@ -58,7 +58,7 @@ async def test_a_story_whose_worker_is_killed_is_finished(
     follower = reader.follow(story_id)
     async with asyncio.TaskGroup() as group:
         group.create_task(follower.to_the_end())
-        # In one case so early that nothing is saved and the text starts over, in the other so late that it goes on.
+        # In one case before the first checkpoint, so that the text starts over; in the other after it, so that the text continues.
         await until(lambda: len(follower.text) >= (400 if all_die else 1))
         (writer,) = await writing(mesh_redis)
         doomed = {name: pid for name, pid in pids.items() if all_die or pid == writer}
@@ -112,7 +112,7 @@ async def test_a_server_that_comes_back_finds_everything_going_on(
         for length in ("SHORT", "MEDIUM", "MEDIUM"):
             follower = reader.follow(await reader.ask(f"before-{len(reader.accepted)}", f"STORY_LENGTH_{length}"))
             group.create_task(follower.to_the_end())
-        # The others are being written then.
+        # The other stories are being written then.
         await until(lambda: mailed(mesh, reader))
         group.create_task(ask_on())
         await fault(mesh, server)
@@ -137,24 +137,24 @@ async def test_stories_asked_for_while_no_relay_runs_are_all_written_later_in_th
             await asyncio.gather(*map(mesh.start, WORKERS))
     await ended_once(mesh, mesh_redis, reader)
     started = [(await reader.person.story(story_id))["start_time"] for story_id in reader.story_ids]
-    # Two workers write two stories each, so four begin together, and each of the others when one of those before it is done.
+    # Two workers write two stories each, so four begin together, and each further one when an earlier one is done.
     assert all(earlier < later for earlier, later in zip(started, started[AT_A_TIME:], strict=False))
 
 
 @asynccontextmanager
 async def frozen_in_its_transaction(mesh: RunningMesh, reader: Reader) -> AsyncIterator[str]:
-    """The story whose event a relay is at that stands still: it has locked the row and will not commit."""
+    """Return the story whose event a stopped relay is publishing: it holds the row's lock and does not commit."""
     pids = [mesh.pid(name) for name in WORKERS]
     try:
         signal_all(pids, signal.SIGSTOP)
         story_id = await reader.ask("freezes")
         async with await psycopg.AsyncConnection.connect(databases_of(mesh)["story"]) as connection:
-            # Rows can be read and locked, yet not marked as published.
+            # The relay can read and lock rows but not mark them as published.
             await connection.execute("LOCK TABLE outbox IN SHARE MODE")
             signal_all(pids, signal.SIGCONT)
 
             async def port() -> int:
-                # A transaction is shown what it was shown before.
+                # Within a transaction Postgres caches the statistics that the query reads.
                 await connection.execute("SELECT pg_stat_clear_snapshot()")
                 row = await (await connection.execute(_HELD_UP)).fetchone()
                 return int(row[0]) if row else 0
@@ -191,11 +191,11 @@ async def test_a_relay_that_stands_still_holds_up_nothing_for_long_and_doubles_n
 
 @asynccontextmanager
 async def one_more_worker(mesh: RunningMesh) -> AsyncIterator[int]:
-    """The process of a third story worker, with the settings of the other two."""
+    """Run a third story worker, with the settings of the other two."""
     layout = replace(mesh.layout, settings=mesh.layout.settings.model_copy(update={"story_workers": 3}))
     writer = writers.choose(layout.settings)
     (component,) = (each for each in services.components(layout, writer) if each.name == "story-worker-3")
-    # What the fixture tells the mesh, which this process was not told.
+    # The settings that the fixture gives the mesh and that this process does not have.
     given = {
         name: value for name, value in environment_of(mesh.pid(WORKERS[0])).items() if name not in component.environment
     }

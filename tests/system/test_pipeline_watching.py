@@ -1,4 +1,4 @@
-"""Clients that watch in their own ways: none of them misses a word, and none of them is felt by the others."""
+"""Watching clients of many kinds: none of them misses a word, and none of them affects the others."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _STALLED = re.compile(
     r"^rpc_server_call_duration_seconds_count\{.*WatchStory.*RESOURCE_EXHAUSTED.*\} (\S+)$", re.MULTILINE
 )
 _CHUNKS, _HALF_CHUNK = 60, 25_000
-"""Together about twice as much as the buffers hold between the story service and a client that does not read."""
+"""Chunks that together are about twice as large as all buffers between the story service and a client that does not read."""
 ONE_MESSAGE_MORE = 3
-"""Connections of one message each that a finished story takes at most: a resumption, and what it could not show."""
+"""The most connections of one message each that a finished story takes after its last chunk: a resumption and the rest."""
 
 
 async def test_a_client_that_reconnects_at_every_message_sees_every_word_once(
@@ -42,7 +42,7 @@ async def test_a_client_that_reconnects_at_every_message_sees_every_word_once(
 ) -> None:
     reader = Reader(await registered(mesh, http))
     follower = reader.follow(await reader.ask("one"))
-    # The snapshot, which is what it has already, and one message more.
+    # The snapshot, which repeats the text that the client has, and one message more.
     await follower.to_the_end(at_most=2)
     assert len(follower.resumptions) > 5
     assert all(before == snapshot for before, snapshot in follower.resumptions)
@@ -69,7 +69,7 @@ async def test_a_client_that_reads_one_message_of_each_stream_gets_to_the_end(
 
 @asynccontextmanager
 async def deaf_browser(mesh: RunningMesh, person: Person, story_id: str) -> AsyncIterator[str]:
-    """Opens a watch with the smallest window that a kernel gives and reads the first message, whose token it yields."""
+    """Open a watch with the kernel's smallest receive window, read the first message, and yield its token."""
     loop = asyncio.get_running_loop()
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
@@ -93,7 +93,7 @@ async def deaf_browser(mesh: RunningMesh, person: Person, story_id: str) -> Asyn
 async def deaf_caller(
     mesh: RunningMesh, person: Person, story_id: str
 ) -> AsyncIterator[grpc.aio.UnaryStreamCall[pb.WatchStoryRequest, pb.WatchStoryResponse]]:
-    """The same over native gRPC, with a window that does not grow."""
+    """Open a watch as `deaf_browser` does, over native gRPC with a flow-control window that does not grow."""
     options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
     async with grpc.aio.insecure_channel(mesh.edge_address, options=options) as channel:
         metadata = tuple(person.auth.items())
@@ -103,7 +103,7 @@ async def deaf_caller(
 
 
 async def stalled(mesh: RunningMesh) -> float:
-    """Streams that the story service has ended because their clients did not read."""
+    """Return the number of streams that the story service has ended because their clients did not read."""
     async with httpx2.AsyncClient() as client:
         numbers = (await client.get(f"http://{mesh.address('story-metrics')}/metrics")).text
     return sum(float(found) for found in _STALLED.findall(numbers))
@@ -133,7 +133,7 @@ async def test_clients_that_never_read_are_ended_and_felt_by_nobody(
 
         await until(both_ended, 60)
         async with AsyncExitStack() as allowance:
-            # With the one that reads: as many as one person may have, so both have given theirs back.
+            # With the one that reads: as many watches as one person may have, so both ended ones have been released.
             for _ in range(WATCHES_PER_PERSON - 1):
                 more = await allowance.enter_async_context(watched(person, story_id))
                 assert (await more.step(), more.text) == ("snapshot", pen.text)

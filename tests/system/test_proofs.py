@@ -1,4 +1,4 @@
-"""What proves who somebody is, through both doors: codes as they are typed, in place of passwords, and void after a change."""
+"""Proofs of ownership, through both doors: codes as people type them, codes in place of passwords, and void ones after a change."""
 
 from __future__ import annotations
 

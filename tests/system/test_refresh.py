@@ -1,4 +1,4 @@
-"""Refresh tokens that are used at once, again, too late, or while their session ends; through both doors."""
+"""Refresh rotation, through both doors: tokens used concurrently, again, too late, or while their session ends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def test_100_refreshes_of_one_token_at_once_make_one_successor(mesh: Runni
     answers = await at_once(100, lambda _: refresh(member))
     successors = {answer.body["tokens"]["refresh_token"] for answer in answers if answer.ok}
     assert len(successors) == 1
-    # The first, and as many retries of lost answers as are believed.
+    # The first use, and as many retries as count as lost answers.
     assert sum(answer.ok for answer in answers) == 11
     assert {answer.refusal for answer in answers if not answer.ok} == {REUSED}
     body_of(await refresh(member, successors.pop()))
@@ -78,7 +78,7 @@ async def test_no_token_outlives_its_session_that_is_refreshed_while_it_ends(
 ) -> None:
     member = await signed_up(door, mesh)
     name, request = ending(member)
-    # A change of the password spares the device that makes it.
+    # A change of the password does not end the session that makes it.
     caller = await member.on_another_device() if name == "ChangePassword" else member
     *refreshed, ended = await asyncio.gather(*(refresh(member) for _ in range(6)), caller.call(name, **request))
     assert ended.ok

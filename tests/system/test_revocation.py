@@ -1,4 +1,4 @@
-"""An access token stops working everywhere within two seconds of its session's end, and so does what it has opened."""
+"""Revocation: within two seconds of a session's end, its access token and its open streams end everywhere."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tests.system.sse import Events
 
 REVOKED = ("UNAUTHENTICATED", "SESSION_REVOKED")
 READS = ("GetAccount", "ListStories", "ListNotifications")
-"""One of each service."""
+"""One read of each service."""
 WITHIN_SECONDS = 2.0
 REVOCATIONS = 16
-"""Through each door."""
+"""Revocations through each door."""
 
 
 async def test_each_of_many_revocations_holds_everywhere_within_two_seconds(mesh: RunningMesh, door: Door) -> None:
@@ -35,7 +35,7 @@ async def test_each_of_many_revocations_holds_everywhere_within_two_seconds(mesh
     listed = await owner.must("ListSessions", page_size=100)
     session_ids = [each["id"] for each in listed["sessions"] if not each["current"]]
     assert len(session_ids) == REVOCATIONS
-    # Newest first.
+    # Sessions come newest first.
     for device, session_id in zip(reversed(devices), session_ids, strict=True):
         await owner.must("RevokeSession", session_id=session_id)
         await ended_everywhere(device)
@@ -82,7 +82,7 @@ async def test_what_a_session_has_opened_ends_with_it(
     assert (raised.value.code(), reason_of(raised.value)) == (grpc.StatusCode.UNAUTHENTICATED, "SESSION_REVOKED")
     await ended_everywhere(device)
     if end is not delete_account:
-        # The story goes with it, so that no worker goes on writing for nobody.
+        # Delete the story, so that no worker goes on writing it.
         await owner.must("DeleteAccount", password=owner.password)
 
 

@@ -1,4 +1,4 @@
-"""No password, code, token or key shows in what operators see and what the mesh keeps."""
+"""No password, code, token or key appears in anything that operators see or the mesh stores."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ async def test_no_secret_shows_anywhere_after_all_that_people_do_and_do_wrong(
 
 
 def named(collector: Collector, service: str, method: str) -> int:
-    """How many spans of a method a service has sent."""
+    """Return the number of spans of a method that a service has exported."""
     return sum(method in span.SerializeToString().decode(errors="replace") for span in collector.spans(service))
 
 
 async def everything_done(mesh: RunningMesh, door: Door, secrets: Secrets, redis: Redis) -> list[tuple[str, bytes]]:
-    """A life with the mesh. What was kept before its end, when everything was deleted again."""
+    """Use every method of an account's life; return the stores as they were before its deletion."""
     first, second, third, mistaken = (f"pass word \N{SNOWMAN} of {uuid4().hex}" for _ in range(4))
     secrets.add("a password", first, second, third)
     secrets.add("a wrong password", mistaken)
@@ -80,7 +80,7 @@ async def everything_done(mesh: RunningMesh, door: Door, secrets: Secrets, redis
     body = await signed_in("CompleteRegistration", registration_id=registration_id, code=code)
     device_token = body["device_token"]
 
-    # Right, wrong, and typed into the wrong field.
+    # Right passwords, wrong ones, and ones typed into the wrong field.
     await signed_in("CreateSession", login=email, password=first, device_token=device_token)
     for login, password in ((email, mistaken), (mistaken, first), (first, mistaken)):
         assert not (await door.call("CreateSession", login=login, password=password)).ok
@@ -120,7 +120,7 @@ async def everything_done(mesh: RunningMesh, door: Door, secrets: Secrets, redis
 
 
 async def stop_token_for(mesh: RunningMesh, address: str) -> str:
-    """From the mail that told of the beginning of a change of address."""
+    """Return the token from the mail that announced a change of address."""
 
     def found() -> list[str]:
         texts = [str(mail.get_payload(decode=True)) for mail in mails_to(mesh.mail_dir, address)]
@@ -131,7 +131,7 @@ async def stop_token_for(mesh: RunningMesh, address: str) -> str:
 
 
 async def mistakes(mesh: RunningMesh, password: str, tokens: dict[str, str]) -> None:
-    """What clients do that were written in a hurry."""
+    """Make the mistakes of careless clients, which put secrets in wrong places."""
     access, refresh = tokens["access_token"], tokens["refresh_token"]
     async with httpx2.AsyncClient(base_url=mesh.edge_url, timeout=20) as http:
         for response in (
@@ -151,7 +151,7 @@ async def mistakes(mesh: RunningMesh, password: str, tokens: dict[str, str]) -> 
 
 
 async def stray_bytes(mesh: RunningMesh, password: str, access: str) -> None:
-    """A credential or another header that is no UTF-8, through each way into the edge and past it: a service logs what it gets."""
+    """Send headers that are not UTF-8, credentials among them, through both doors and to services directly: services log them."""
     edge, past = (_split(address) for address in (mesh.edge_address, mesh.address("auth")))
     text, account = access.encode(), b"/storymesh.auth.v1.AccountService/GetAccount"
     grpc_ = (("content-type", b"application/grpc"), ("te", b"trailers"))

@@ -1,4 +1,4 @@
-"""A part of the mesh stands still: it takes calls and never answers. Every call gets a reason in time, and nothing is half done."""
+"""Components that take calls and never answer: every call gets a reason in time, and none is half done."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.system.members import WRONG_PASSWORD, Member, new_address, signed_up
 from tests.waiting import until
 
 IN_TIME_SECONDS = 9.0
-"""For the calls that find out, on a busy machine: half of what the edge waits for an answer."""
+"""The time for the first calls, which detect it, on a busy machine: half of the edge's timeout."""
 AT_ONCE_SECONDS = 3.0
 UNARY = [method for method in METHODS.values() if not method.server_streaming]
 ONLY_THERE: dict[str, dict[str, Any]] = {"CompleteRegistration": {"code": "123456"}}
@@ -30,7 +30,7 @@ WITHOUT_REDIS = ("GetAccount", "ListSessions", "ListStories", "ListNotifications
 
 
 def values(member: Member, story_id: str) -> Mapping[str, Any]:
-    """What a field of such a name says. A method that needs another one is to be given it here."""
+    """Values of request fields by name. A method with a further required field needs an entry here."""
     return {
         "story_id": story_id,
         "registration_id": str(uuid4()),
@@ -67,7 +67,7 @@ async def timed(member: Member, name: str, known: Mapping[str, Any]) -> tuple[st
 
 
 async def every_call(member: Member, known: Mapping[str, Any], within: float) -> dict[str, Answer]:
-    """What they answer, all at once; each by itself, with a reason, and in time."""
+    """Call every method concurrently; check that each gets an answer with a reason in time, and return the answers."""
     answers = await asyncio.gather(*(timed(member, method.name, known) for method in UNARY))
     mute = [
         (name, answer.code, seconds)
@@ -102,7 +102,7 @@ async def test_while_a_server_stands_still_every_call_is_answered_with_a_reason(
         for within in (IN_TIME_SECONDS, AT_ONCE_SECONDS):
             await every_call(member, known, within)
             if server == "redis":
-                # It may have ended the session.
+                # One of the calls may have ended the session.
                 continue
             refusals = {
                 (await member.call(name)).refusal for name in ("GetAccount", "ListStories", "ListNotifications")

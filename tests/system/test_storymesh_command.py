@@ -59,7 +59,7 @@ async def test_an_access_token_that_the_edge_refuses_is_renewed_without_the_pers
         await client.sign_in(person.email, PASSWORD)
     tokens = store.load(mesh.edge_address).tokens
     assert tokens
-    # Forged, and by its date still good for long.
+    # A forged token whose expiry is far away.
     forged = replace(
         tokens, access_token=tokens.access_token[:-8] + "AAAAAAAA", access_expires_at=datetime.max.replace(tzinfo=UTC)
     )

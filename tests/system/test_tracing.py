@@ -1,4 +1,4 @@
-"""A request is one trace, through every process that it passes."""
+"""Tracing: a request is one trace through every process that it passes."""
 
 from __future__ import annotations
 
