@@ -1,4 +1,4 @@
-"""The benchmark as it is run; what it measures is nobody's to assert on a busy machine."""
+"""The auth benchmark runs to its end. Measured values are not asserted, because the machine may be busy."""
 
 from __future__ import annotations
 

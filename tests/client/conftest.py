@@ -1,4 +1,4 @@
-"""An edge to call, and a client of it."""
+"""Fixtures: a small edge, and a client of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def edge() -> Edge:
 
 @pytest.fixture
 async def target(edge: Edge) -> AsyncIterator[str]:
-    """Where the edge listens."""
+    """Address of the edge."""
     server = grpc.aio.server()
     add_SessionServiceServicer_to_server(Sessions(edge), server)
     add_AccountServiceServicer_to_server(Accounts(edge), server)  # type: ignore[abstract]  # what no test calls is UNIMPLEMENTED
@@ -38,13 +38,13 @@ async def target(edge: Edge) -> AsyncIterator[str]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Where tokens are kept."""
+    """Path of the token file."""
     return tmp_path / "storymesh" / "tokens.json"
 
 
 @pytest.fixture
 async def mesh(target: str, file: Path) -> AsyncIterator[Storymesh]:
-    """Signed in."""
+    """A signed-in client."""
     async with Storymesh(target, tokens=FileTokens(file)) as client:
         await client.sign_in(LOGIN, PASSWORD)
         yield client

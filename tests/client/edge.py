@@ -1,4 +1,4 @@
-"""A small edge: sessions, accounts, stories and keys as the contracts describe them, with faults that tests order."""
+"""A small edge with the contracts' sessions, accounts, stories and keys, and with faults that tests inject."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KID = "k" * 43
 
 @dataclass
 class Edge:
-    """One person, whose session has generations of tokens. What a test changes, the next call meets."""
+    """The state of the edge: one account, whose session has generations of tokens. Tests change it between calls."""
 
     access_seconds: float = 600.0
     generation: int = 0
@@ -38,11 +38,11 @@ class Edge:
     administrator: bool = True
     revoked_access: set[str] = field(default_factory=set)
     faults: list[StatusCode] = field(default_factory=list)
-    """Of the next calls of GetAccount and UpdateAccount, instead of an answer."""
+    """Statuses that the next calls of GetAccount and UpdateAccount get instead of an answer."""
     lost_refreshes: int = 0
-    """So many refreshes happen, but their answer does not arrive."""
+    """Number of next refreshes that are executed but whose answers are lost."""
     refreshing: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set while refreshes are answered; cleared, they wait."""
+    """Set while refreshes are answered; while it is cleared, they wait."""
     refreshes: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     authorizations: list[str] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Edge:
     deadlines: list[float] = field(default_factory=list)
     sessions: list[session_pb2.Session] = field(default_factory=list)
     story: list[story_service_pb2.WatchStoryResponse | StatusCode] = field(default_factory=list)
-    """What the next watches say, one after the other; a status ends one."""
+    """Messages of the next watches, in order; a status ends a watch."""
     resumed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class Edge:
 
 
 async def refuse(context: Context, code: StatusCode, reason: str, *, field: str = "", retry_seconds: int = 0) -> None:
-    """As kit answers an error."""
+    """End the call with an error in kit's form."""
     details: list[Any] = [error_details_pb2.ErrorInfo(reason=reason, domain="storymesh")]
     if field:
         violation = error_details_pb2.BadRequest.FieldViolation(field=field, description="is not good")
@@ -137,7 +137,7 @@ class Sessions(SessionServiceServicer):
         await edge.refreshing.wait()
         if not edge.live:
             await refuse(context, StatusCode.UNAUTHENTICATED, "SESSION_REVOKED")
-        # As auth does within the grace: the token before the newest gets the identical successor.
+        # As in auth's grace period, the token before the newest gets the same successor again.
         if request.refresh_token == f"refresh-{edge.generation}":
             edge.generation += 1
         elif request.refresh_token != f"refresh-{edge.generation - 1}":
@@ -160,7 +160,7 @@ class Sessions(SessionServiceServicer):
     async def ListSessions(
         self, request: session_service_pb2.ListSessionsRequest, context: Context
     ) -> session_service_pb2.ListSessionsResponse:
-        """One on each page."""
+        """Lists one session per page."""
         await self._edge.admit(context, "ListSessions")
         place = int(request.page_token or 0)
         more = place + 1 < len(self._edge.sessions)

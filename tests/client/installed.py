@@ -1,4 +1,4 @@
-"""The client as somebody installs it: its wheel, in an environment of its own."""
+"""Installs the client's wheel in an environment of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Installed:
 
 
 def install(folder: Path) -> Installed:
-    """Builds the wheel and installs it with what it asks for, from uv's cache while that has everything."""
+    """Builds the wheel and installs it with its dependencies, from uv's cache if that has all of them."""
     build = ("--wheel", "--offline", "--no-build-isolation", "--python", sys.executable, "--out-dir", str(folder))
     _uv("build", *build, str(ROOT / "clients/python"))
     (wheel,) = folder.glob("*.whl")

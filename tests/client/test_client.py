@@ -1,4 +1,4 @@
-"""The client's session: who signs in stays signed in, whatever is lost on the way, and no call is made twice by accident."""
+"""The client's session: it survives lost answers, and no call is made twice by accident."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_a_lost_refresh_response_costs_nothing(mesh: Storymesh, edge: Edge
     assert kept.refresh_token == "refresh-2"
 
 
-async def test_who_gives_up_waiting_does_not_lose_the_renewed_token(
+async def test_a_cancelled_caller_does_not_lose_the_renewed_token(
     mesh: Storymesh, edge: Edge, file: Path, target: str
 ) -> None:
     edge.revoked_access.add("access-1")
@@ -143,7 +143,7 @@ async def test_a_wrong_password_is_not_sent_twice(mesh: Storymesh, edge: Edge) -
     assert (edge.calls.count("ChangePassword"), edge.refreshes) == (1, [])
 
 
-async def test_only_methods_without_side_effects_are_repeated_when_the_mesh_is_away(
+async def test_only_methods_without_side_effects_are_repeated_when_the_mesh_is_unavailable(
     mesh: Storymesh, edge: Edge
 ) -> None:
     edge.faults = [StatusCode.UNAVAILABLE, StatusCode.UNAVAILABLE]

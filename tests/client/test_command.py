@@ -1,4 +1,4 @@
-"""The `storymesh` command as a person uses it: another process, a small edge, and what the terminal shows."""
+"""The `storymesh` command, run in a process of its own against a small edge, and its output."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Outcome:
 
 @dataclass
 class Terminal:
-    """Runs commands with tokens and an edge of the test's own."""
+    """Runs commands with the test's token file and edge."""
 
     target: str
     file: Path
@@ -90,7 +90,7 @@ async def test_signing_in_lasts_until_signing_out(signed_in: Terminal, edge: Edg
 async def test_the_password_is_asked_for_without_being_shown(storymesh: Terminal, edge: Edge) -> None:
     ours, theirs = pty.openpty()
     try:
-        # Without a terminal of its own, getpass falls back to standard input, which is one.
+        # The process has no controlling terminal, so getpass uses standard input, which is a terminal here.
         process = await storymesh.start("sign-in", LOGIN, stdin=theirs)
         assert process.stderr
         await process.stderr.readuntil(b"Password: ")
@@ -115,7 +115,7 @@ async def test_a_sign_in_that_fails_says_why_in_a_sentence(storymesh: Terminal, 
     assert (outcome.code, outcome.out, outcome.err) == (1, "", said)
 
 
-async def test_who_has_no_password_signs_in_with_a_mailed_code(storymesh: Terminal, edge: Edge) -> None:
+async def test_an_account_without_a_password_signs_in_with_a_mailed_code(storymesh: Terminal, edge: Edge) -> None:
     outcome = await storymesh("sign-in", LOGIN, "--code", "--device-name", "desk", stdin=f"{CODE}\n")
     assert (outcome.code, outcome.out) == (0, f"Signed in as {LOGIN}.\n"), outcome.err
     assert outcome.err.endswith("Code: ")
@@ -153,7 +153,7 @@ async def test_keys_are_operated_by_administrators(signed_in: Terminal, edge: Ed
     assert (outcome.code, outcome.err) == (1, "This account may not do that.\n")
 
 
-async def test_a_mesh_that_is_away_and_a_command_that_is_wrong_have_codes_of_their_own(file: Path) -> None:
+async def test_an_unavailable_mesh_and_a_wrong_command_have_different_exit_codes(file: Path) -> None:
     away = Terminal("127.0.0.1:1", file)
     outcome = await away("sign-in", LOGIN, "--password-stdin", stdin=f"{PASSWORD}\n")
     assert (outcome.code, outcome.err) == (

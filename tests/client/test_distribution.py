@@ -1,4 +1,4 @@
-"""The client's distribution stands alone, and takes no name that is not its own."""
+"""The client's distribution needs nothing else of the repository, and installs no top-level package but its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mesh in containers, as far as it can be told without an engine: each process gets what it requires, and no more."""
+"""docker-compose.yml, checked without a container engine: each process gets the settings and secrets it requires, and no more."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expanded(value: str, environment: dict[str, str]) -> str:
-    """The value after compose has put in the caller's variables, from the inside out."""
+    """The value with the caller's variables substituted as compose does it, innermost first."""
     while (
         replaced := re.sub(r"\$\{(\w+):-([^${}]*)\}", lambda found: environment.get(found[1]) or found[2], value)
     ) != value:

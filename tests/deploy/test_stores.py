@@ -1,4 +1,4 @@
-"""A service that is added to a mesh with data gets what it needs from its stores at the next start, and nothing else changes."""
+"""A service added to a mesh with data gets its role, database and Redis user at the next start, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WITH_TOY: Mapping[str, Manifest] = {**manifests(), "toy": TOY}
 
 @contextmanager
 def redis_in_a_container(folder: Path, port: int) -> Iterator[str]:
-    """A server that is started with the access control list that the step before it wrote. Yields its address."""
+    """Runs a Redis with the access control list that the step `keys` wrote. Yields its address."""
     options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--aclfile", str(folder / keys.ACCESS_LIST)]
     with subprocess.Popen([program(), *options], cwd=folder, stdout=subprocess.DEVNULL) as process:
         try:
@@ -127,7 +127,7 @@ def test_a_step_that_cannot_work_says_in_a_sentence_why(tmp_path: Path) -> None:
     keys.make(tmp_path, manifests())
     failed = subprocess.run(step, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
     assert failed.returncode == 1
-    # Here is no container of that name.
+    # Outside of compose, the container's name does not resolve.
     assert failed.stderr.startswith("Postgres does not take the services' roles and databases: ")
     assert "Traceback" not in failed.stderr
 

@@ -1,4 +1,4 @@
-"""The documents name only what exists. Their shell lines are run in tests/system/test_examples.py."""
+"""The documents refer only to what exists. Their shell commands are run in tests/system/test_examples.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARTS = ("Context", "Decision", "Consequences", "Alternatives")
 
 
 def _anchors(page: Path) -> set[str]:
-    """The fragments that a page's headings make, as hosting sites form them."""
+    """The URL fragments of a page's headings, as hosting sites form them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -1,4 +1,4 @@
-"""The hooks before a commit: they run the repository's own tools and need no network."""
+"""The pre-commit hooks run the repository's own tools and need no network."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ TOOLS = Path(sys.executable).parent
 
 
 class Checkout:
-    """A repository with as much of this one as the hooks for Python need."""
+    """A repository with the files of this one that the hooks for Python need."""
 
     def __init__(self, folder: Path, home: Path) -> None:
         self.folder = folder
-        # No index and no proxy answers there: whatever is fetched, fails.
+        # Nothing listens there, so every download fails.
         nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "PIP_INDEX_URL"), "http://127.0.0.1:1")
         self._environment = {
             **os.environ,
@@ -59,7 +59,7 @@ def checkout(tmp_path: Path) -> Checkout:
     (folder / ".venv").symlink_to(TOOLS.parent)
     made = Checkout(folder, tmp_path / "home")
     assert made.run("git", "init", "--quiet").returncode == 0
-    # pre-commit asks for its own configuration to be staged.
+    # pre-commit refuses to run while its configuration is not staged.
     assert made.run("git", "add", ".pre-commit-config.yaml").returncode == 0
     installed = made.run("pre-commit", "install")
     assert installed.returncode == 0, installed.stderr

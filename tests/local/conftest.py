@@ -1,4 +1,4 @@
-"""A place, ports and a command line of its own for each test."""
+"""Gives each test its own state directory, ports and command line."""
 
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tests.local.processes import CommandLine
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Iterator[Layout]:
-    """The layout of a mesh that nothing else on this machine collides with."""
+    """The layout of a mesh in a temporary folder, with reserved ports."""
     with reserved_ports() as base:
         yield Layout(
             LocalSettings(
@@ -32,7 +32,7 @@ def local(layout: Layout) -> Iterator[CommandLine]:
 
 @pytest.fixture
 def open_to_all(layout: Layout) -> Iterator[CommandLine]:
-    """A mesh below a directory that every account may traverse, as Postgres needs where root starts it without setpriv."""
+    """A mesh in a folder that every account can traverse, which Postgres needs if root starts it without setpriv."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         settings = layout.settings.model_copy(update={"state_dir": Path(folder) / "mesh"})

@@ -1,4 +1,4 @@
-"""Real meshes for the tests: through the command line, or with a supervisor inside the test's own process."""
+"""Runs real meshes for tests: by the command line, or with a supervisor in the test's own process."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ STORES = ("--only", "postgres", "--only", "redis", "--only", "mail")
 
 @dataclass
 class CommandLine:
-    """`python -m local`, for one mesh."""
+    """Runs `python -m local` for one mesh."""
 
     layout: Layout
     environment: dict[str, str] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class CommandLine:
         )
 
     def __call__(self, *arguments: str, expect: int = 0) -> str:
-        """Run to the end and return all it printed. What neither stays nor replaces its process runs in the test's own."""
+        """Run a command and return its output. Commands that leave processes or call exec run in a process of their own."""
         if arguments[0] in ("up", "run", "exec", "restart"):
             with self.popen(*arguments) as process:
                 output, _ = process.communicate(timeout=60)
@@ -67,14 +67,14 @@ class CommandLine:
         return record
 
     def processes(self) -> dict[str, Identity]:
-        """The supervisor's and its children's, as recorded now."""
+        """The supervisor and its children, as currently recorded."""
         record = self.record()
         children = {each.name: each.process for each in record.components if each.process}
         return {"supervisor": record.supervisor} | children
 
 
 def assert_all_gone(processes: dict[str, Identity], layout: Layout) -> None:
-    """No recorded process lives, and no port of the mesh is listened on by anybody."""
+    """Assert that none of the processes is alive, and that no process listens on a port of the mesh."""
     assert [name for name, identity in processes.items() if identity.find() is not None] == []
     for offset in port_offsets().values():
         with socket.socket() as probe:
@@ -83,7 +83,7 @@ def assert_all_gone(processes: dict[str, Identity], layout: Layout) -> None:
 
 @dataclass
 class Supervised:
-    """A supervisor in this process, with what it said."""
+    """A supervisor in this process, with its output."""
 
     layout: Layout
     said: list[str]
@@ -102,7 +102,7 @@ class Supervised:
 
     async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
         async with asyncio.timeout(seconds):
-            while not condition():  # noqa: ASYNC110, the condition lies in other processes
+            while not condition():  # noqa: ASYNC110, the condition depends on other processes
                 await asyncio.sleep(0.02)
 
 
@@ -110,7 +110,7 @@ class Supervised:
 async def supervised(
     layout: Layout, components: Sequence[Component], rebuilt: Callable[[str], Mesh] | None = None
 ) -> AsyncIterator[Supervised]:
-    """Run components until the block ends. Raises what the supervisor raises when they do not start."""
+    """Run components until the block ends. Raises the supervisor's error if they do not start."""
     layout.create()
     said: list[str] = []
     stopped = asyncio.Event()

@@ -1,4 +1,4 @@
-"""What tests of other rooms get: servers of their own, reached with the rights a service would have."""
+"""The harness for tests: servers of their own, with the rights that services have."""
 
 import email
 import smtplib
@@ -26,7 +26,7 @@ async def test_each_service_reaches_only_its_own_database_and_cannot_wipe_redis(
                 await client.flushall()
 
 
-async def test_two_runs_side_by_side_do_not_meet(tmp_path: Path) -> None:
+async def test_two_parallel_runs_do_not_collide(tmp_path: Path) -> None:
     first = servers(tmp_path / "first", postgres=False, mail=False)
     second = servers(tmp_path / "second", postgres=False, mail=False)
     async with first, second, Redis.from_url(first.redis_url) as one, Redis.from_url(second.redis_url) as other:

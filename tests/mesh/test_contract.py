@@ -1,4 +1,4 @@
-"""The contract and everything that is made of it: one answer for each method, whoever asks."""
+"""The contract and all that is derived from it agree on every method."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def facts(method: Method) -> tuple[object, ...]:
 
 
 def routes() -> list[Any]:
-    """The edge's routes of methods by the paths of their gRPC calls."""
+    """The edge's routes for methods, which match the paths of gRPC calls."""
     configuration: Any = route_configuration(load(ROOT / "envoy/edge.yaml"), CONTRACT)
     found = configuration["virtual_hosts"][0]["routes"]
     return [each for each in found if "retry_policy" in each.get("route", {})]
@@ -105,7 +105,7 @@ def test_every_exposed_method_has_a_json_path() -> None:
 
 
 def bare(options: MethodOptions) -> FileDescriptorSet:
-    """The contracts with one more method."""
+    """The contracts with an additional method that has these options."""
     file = FileDescriptorProto(
         name="bare.proto",
         package="storymesh.bare.v1",

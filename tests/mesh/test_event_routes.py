@@ -1,4 +1,4 @@
-"""Events go to the inboxes whose services' manifests take them."""
+"""Events go to the inboxes that take them by the services' manifests."""
 
 from __future__ import annotations
 

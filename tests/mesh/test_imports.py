@@ -1,4 +1,4 @@
-"""Each rule about imports is broken once, in a copy of the sources, and import-linter has to name it."""
+"""Every import rule is broken in a copy of the sources, and import-linter must report it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ A_NEW_SERVICE = {
 }
 
 Change = Mapping[str, str]
-"""What is written, by path: a new file, or more at the end of one that exists."""
+"""Texts to write, by path: each becomes a new file, or is appended to an existing one."""
 
 BREACHES: list[tuple[str, Change]] = [
     (FLOORS, {"kit/data/paging.py": "import services.story"}),
@@ -53,7 +53,7 @@ BREACHES: list[tuple[str, Change]] = [
     (STRANGERS, {"services/story/servicer.py": "from services.auth.model import User"}),
     (STRANGERS, {**A_NEW_SERVICE, "services/toy/operations/toys.py": "import services.story.model"}),
     (STRANGERS, {**A_NEW_SERVICE, "services/story/operations/toys.py": "import services.toy.store"}),
-    # Against the arrow, at each layer.
+    # Imports against the direction, at each layer.
     (ROOMS, {"services/story/servicer.py": "from . import __main__"}),
     (ROOMS, {"services/story/peers.py": "from . import servicer"}),
     (ROOMS, {"services/story/operations/stories.py": "from ..peers import Accounts"}),
@@ -70,12 +70,12 @@ BREACHES: list[tuple[str, Change]] = [
     (ROOMS, {"services/ratelimit/store/buckets.py": "from ..operations.buckets import Buckets"}),
     (ROOMS, {"services/auth/errors.py": "from .model import User"}),
     (ROOMS, {"services/auth/manifest.py": "from .errors import EmailTaken"}),
-    # Between neighbours.
+    # Imports between rooms of one layer.
     (ROOMS, {"services/story/servicer.py": "from . import worker"}),
     (ROOMS, {"services/auth/worker.py": "from . import commands"}),
     (ROOMS, {"services/story/store/stories.py": "from ..adapters import writers"}),
     (ROOMS, {"services/story/tables.py": "from . import model"}),
-    # Modules without a room.
+    # Modules that belong to no room.
     (ROOMS, {"services/story/helpers.py": ""}),
     (ROOMS, {"services/story/helpers/__init__.py": ""}),
     (ROOMS, {**A_NEW_SERVICE, "services/toy/store/__init__.py": "from ..operations import toys"}),
@@ -109,7 +109,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lint(copy: Path, change: Change) -> tuple[set[str], str]:
-    """The rules that the copy breaks with the change, and all that import-linter says of it."""
+    """Lint the copy with the change, then undo it. Returns the broken rules, and import-linter's output."""
     former = {path: (copy / path).read_text() if (copy / path).exists() else None for path in change}
     try:
         for path, text in change.items():

@@ -76,7 +76,7 @@ def test_a_list_of_services_that_cannot_be_is_refused(services: tuple[str, ...],
 
 
 def test_two_services_have_no_inbox_of_one_name() -> None:
-    """As `a-b` may be an inbox of `a`, and the only one of a service `a-b`."""
+    """`a-b` could be both an inbox of the service `a` and the inbox of a service `a-b`."""
     takes = {**TAKER, "takes": {"toy-tunes": ("UserDeleted",)}}
     with pytest.raises(ManifestError, match="both have an inbox toy-tunes"):
         check({"toy": Manifest(port=10, **takes), "toy-tunes": Manifest(port=20, **takes)})
@@ -88,7 +88,7 @@ def test_a_service_may_call_all_the_others() -> None:
 
 
 def test_reading_every_manifest_loads_no_heavy_package() -> None:
-    """Programs that know no service read them at each start: the edge's renderer, the keys of a deployment, the runner."""
+    """Programs that run no service read them at each start: the edge's renderer, the deployment's `keys`, the runner."""
     script = (
         "import sys; before = set(sys.modules)\n"
         "from mesh.catalog import manifests; manifests()\n"

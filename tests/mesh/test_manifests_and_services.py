@@ -1,4 +1,4 @@
-"""What a manifest says of its service is what the service's code says."""
+"""A manifest agrees with the code of its service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ every_service = pytest.mark.parametrize("service", SERVICES)
 
 
 def settings_of(service: str) -> set[str]:
-    """The names of all settings that a process of the service reads."""
+    """Names of all settings that the service's processes read."""
     config = importlib.import_module(f"services.{service}.config")
     classes = (each for each in vars(config).values() if isinstance(each, type) and issubclass(each, ServiceSettings))
     return {name for each in classes for name in each.model_fields}

@@ -1,4 +1,4 @@
-"""The services are listed in one place: whatever else needs the list derives it from there."""
+"""The services are listed in one file, from which every other list is derived."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mesh.services import SERVICES
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 EXCEPTED = re.compile(
-    # Prose, and what is generated from the contracts, the manifests and the settings.
+    # Prose, and files generated from the contracts, the manifests and the settings.
     r"(docs|examples|gen)/|.*\.md$|uv\.lock$|docker-compose\.yml$|kit/runtime/setting_names\.py$"
-    # Contracts, and tests and benchmarks whose subject is what several services do together.
+    # Contracts, and tests and benchmarks of several services together.
     r"|proto/storymesh/|tests/|benchmarks/"
 )
 MOST = 2
-"""A file may say something of two services, such as which of them calls the other. A third makes it a list."""
+"""Services that a file may name, for example because one calls the other. A file with a third is a list."""
 
 
 def named(name: str) -> set[str]:
-    """The services that a file outside their folders names as something that runs: by a string, a key or a module."""
+    """The services that a file outside their folders names in code: as a string, a key or a module."""
     text = (REPOSITORY / name).read_text(errors="replace")
     return {
         service

@@ -1,4 +1,4 @@
-"""A service is one contract, one folder and one line: a toy one is added to a copy of the repository, and works."""
+"""A service needs one contract, one folder and one line: a toy service is added to a copy of the repository, and works."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOY = Path(__file__).with_name("toy")
 
 COMPONENTS = (
     *("postgres", "redis", "ratelimit", "envoy"),
-    # The event is auth's: its worker relays it. And no service serves before auth has told it of revocations.
+    # Auth's worker relays the event. Auth itself is needed because no service serves before it has auth's revocations.
     *("auth-migrate", "auth", "auth-worker"),
     *("toy-migrate", "toy", "toy-worker"),
 )
@@ -49,20 +49,20 @@ asyncio.run(main())
 
 @dataclass(frozen=True)
 class Checkout:
-    """A copy of the repository, and a mesh of its own."""
+    """A copy of the repository, with its own mesh."""
 
     place: Path
     base_port: int
 
     def run(self, *arguments: str) -> str:
-        """Runs Python there. Its modules are the copy's, for this variable's folders come before what is installed."""
+        """Runs Python in the copy and on its code: folders in PYTHONPATH come before installed packages."""
         mesh = {
             "STORYMESH_STATE_DIR": str(self.place / ".local"),
             "STORYMESH_BASE_PORT": str(self.base_port),
             "STORYMESH_PORT": str(self.base_port + EDGE_OFFSET),
             "STORYMESH_WRITER": "composer",
             "STORYMESH_DURABLE": "false",
-            # Generating calls protoc's plugins by their names.
+            # protoc finds its plugins by name on PATH.
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": ":".join(str(self.place / folder) for folder in ("", "gen", "envoy")),
         }
@@ -90,7 +90,7 @@ class Checkout:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Iterator[Checkout]:
     with reserved_ports() as base_port:
-        # Copies and not links: what is generated there must not be written into this checkout.
+        # Copied, not hard-linked, because generating must not write to this checkout's files.
         copy = Checkout(copy_code(tmp_path / "storymesh", shutil.copy2), base_port)
         for folder in ("proto", "docs"):
             shutil.copytree(REPOSITORY / folder, copy.place / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -101,7 +101,7 @@ def checkout(tmp_path: Path) -> Iterator[Checkout]:
 
 
 def add_toy(copy: Checkout) -> None:
-    """All that adding a service takes: a contract, a folder and a line. What follows from them is generated."""
+    """Adds the toy service: its contract, its folder and its line. Everything else is generated."""
     shutil.copytree(TOY, copy.place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     services = copy.place / "mesh" / "services.py"
     services.write_text(re.sub(r"^\)$", '    "toy",\n)', services.read_text(), flags=re.MULTILINE))
@@ -115,7 +115,7 @@ async def test_a_service_of_one_contract_one_folder_and_one_line_is_called_and_g
     add_toy(checkout)
     containers = yaml.safe_load((checkout.place / "docker-compose.yml").read_text())["services"]
     assert {"toy", "toy-migrate", "toy-worker"} <= containers.keys()
-    # Operators find its dead letters among the others'.
+    # The service ops collects dead letters from it.
     assert checkout.run("-c", "from services.ops.config import KEEPERS; print('toy' in KEEPERS)") == "True\n"
     assert containers["ops"]["environment"]["STORYMESH_TOY_TARGET"] == "toy:50051"
     checkout.run("-m", "local", "up", *(part for name in COMPONENTS for part in ("--only", name)))

@@ -1,4 +1,4 @@
-"""What another project may write against the generated stubs. Checked by a strict type checker, never run."""
+"""Code of a caller that uses the generated stubs. Checked by a strict type checker, never run."""
 
 import grpc
 from grpc import aio

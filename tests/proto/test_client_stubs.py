@@ -1,4 +1,4 @@
-"""The client has a typed stub for every service that the edge serves, under a name that follows from the contract."""
+"""The client has a typed stub for every service at the edge, under a name derived from the contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contracts and what is made of them."""
+"""The contracts and the generated stubs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Part = TypeVar("Part", bound=Any)
 
 @pytest.mark.slow
 def test_a_strict_type_checker_accepts_a_callers_code(tmp_path: Path) -> None:
-    # Away from the repository, so that only what is installed counts.
+    # Run outside of the repository, so that only installed packages are found.
     shutil.copy(Path(__file__).with_name("caller.py"), tmp_path)
     command = [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "caller.py"]
     checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Checkouts in odd places, set up at once: a copy of this one, whose files are links to the same files."""
+"""Copies of this checkout in other places; their files are hard links, which makes copying fast."""
 
 import os
 import shutil
@@ -29,12 +29,12 @@ def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
     except OSError:
-        # Another disk, or a system that keeps users from linking files of others.
+        # The folder is on another disk, or the system forbids hard links to files of other users.
         shutil.copy2(source, target)
 
 
 def copy_code(place: Path, copy_file: Callable[[str, str], object] = _link) -> Path:
-    """What a mesh runs from, without what is installed. `copy_file` makes the second of two paths what the first is."""
+    """Copies the code that a mesh needs, without installed packages. `copy_file` takes the source and the target."""
     place.mkdir(parents=True)
     for name in CODE:
         if (REPOSITORY / name).is_dir():
@@ -46,7 +46,7 @@ def copy_code(place: Path, copy_file: Callable[[str, str], object] = _link) -> P
 
 
 def copy_installed(venv: Path, code: Path) -> None:
-    """Make `venv` what `make setup` would make of it for the checkout in `code`."""
+    """Creates `venv` as `make setup` would for the checkout in `code`."""
     shutil.copytree(
         sys.prefix, venv, symlinks=True, copy_function=_link, ignore=shutil.ignore_patterns("bench", "cache")
     )
@@ -58,6 +58,6 @@ def copy_installed(venv: Path, code: Path) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Not in place: the file of this very checkout is the same one."""
+    """Writes a new file instead of changing the old one, which is a hard link to a file of this checkout."""
     path.unlink(missing_ok=True)
     path.write_text(text)

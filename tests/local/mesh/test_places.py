@@ -1,4 +1,4 @@
-"""Places in which a mesh must run all the same, and what is said where it cannot."""
+"""Unusual places in which a mesh must run, and the messages where it cannot."""
 
 import os
 import shutil
@@ -20,21 +20,21 @@ from local.settings import REPOSITORY, LocalSettings, inherited_environment
 from tests.local.mesh.checkouts import copy_code, copy_installed, write
 
 ODD = Path("eine Straße — 日本", "$HOME #1 & 'co' [a]*? 100% (\"q\") `b` \\c;|", "l" * 80, "ü" * 40)
-"""More than 200 bytes: too long for a socket, and for the first line of a script. Shells, make and Redis have uses for the rest."""
+"""A path of more than 200 bytes, too long for a socket and a script's first line, with special characters of shells and Redis."""
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has another account to run Postgres as")
 
 
 @pytest.fixture
 def closed() -> Iterator[Path]:
-    """A folder that only this user may enter, as the home of root on most machines."""
+    """A folder that only this user can enter, such as root's home on most machines."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o700)
         yield Path(folder)
 
 
 def variables(layout: Layout, **others: str) -> dict[str, str]:
-    """What a bare shell hands on: no locale, no home, and what makes this mesh differ from others on the machine."""
+    """The environment of a minimal shell, without locale and home, with this mesh's ports."""
     mesh = {f"STORYMESH_{name}": str(getattr(layout.settings, name.lower())) for name in ("PORT", "BASE_PORT")}
     return {"PATH": os.environ["PATH"], **mesh, **others}
 
@@ -58,7 +58,7 @@ def run(command: list[str], place: Path, environment: Mapping[str, str], *, expe
 
 
 def living_in(place: Path) -> list[list[str]]:
-    """Command lines of processes that stand in `place` or were started from it."""
+    """Command lines of processes whose working directory or program is in `place`."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -72,7 +72,7 @@ def living_in(place: Path) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Newcomer:
-    """A person in an odd place who knows `make`."""
+    """Runs make in an unusual folder."""
 
     code: Path
     environment: Mapping[str, str]
@@ -83,7 +83,7 @@ class Newcomer:
 
 @pytest.fixture(scope="module")
 def newcomer() -> Iterator[Newcomer]:
-    """In a folder that only they may enter, with blanks, foreign letters and a long path; so is the one for temporary files."""
+    """A checkout in a private folder with spaces, non-ASCII letters and a long path; TMPDIR is in it too."""
     with reserved_ports() as base, tempfile.TemporaryDirectory() as folder:
         code = copy_code(Path(folder) / ODD / "story mesh")
         copy_installed(code / ".venv", code)
@@ -101,7 +101,7 @@ def test_the_demo_runs_in_a_closed_folder_with_blanks_foreign_letters_and_a_long
     assert "was written by composer" in shown
     assert "All of it happened." in shown
     assert "installing" not in shown
-    # The demo would tell nothing if it had run another checkout's code.
+    # The test proves nothing unless the demo ran this copy's code.
     assert f"{newcomer.code}/.venv/bin/python" in {command[0] for command in living_in(newcomer.code)}
 
 
@@ -165,7 +165,7 @@ def test_a_root_that_may_become_nobody_else_is_told_what_to_do(closed: Path, lay
 
 
 def read_only(folder: Path) -> list[str]:
-    """Makes the folder one that cannot be written, and says what commands must begin with to find it so."""
+    """Makes the folder read-only, and returns the beginning of commands that see it so."""
     if os.geteuid() != 0:
         for path in [folder, *folder.rglob("*")]:
             path.chmod(path.stat().st_mode & ~0o222)

@@ -121,7 +121,7 @@ def test_each_service_is_told_every_setting_it_requires(layout: Layout, service:
 
 
 def test_every_process_listens_on_ports_of_its_own(layout: Layout) -> None:
-    """Two: one for calls, one for numbers."""
+    """Each process has a port for calls and one for metrics."""
     processes = [each for each in services.components(layout, LocalWriter("composer")) if each.ports]
     ports = [port.number for each in processes for port in each.ports]
     assert len(ports) == len(set(ports)) == 2 * len(processes) > 2 * len(SERVICES)
@@ -132,7 +132,7 @@ def test_every_process_listens_on_ports_of_its_own(layout: Layout) -> None:
 def test_no_two_components_share_a_port_however_many_workers_write() -> None:
     offsets = port_offsets().values()
     assert len(offsets) == len(set(offsets))
-    # The edge may have one of the last ten.
+    # The test's edge has one of the last ten ports.
     assert max(offsets) < FIRST_SPARE_PORT
 
 

@@ -1,4 +1,4 @@
-"""A process that answers gRPC health on a port, and appends its name to a file when it is told to stop."""
+"""A process that serves gRPC health on a port, and appends its name to a file on SIGTERM."""
 
 import asyncio
 import signal

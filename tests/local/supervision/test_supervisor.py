@@ -1,4 +1,4 @@
-"""The supervisor with throw-away children: order, restarts, and what it says when a child does not start."""
+"""The supervisor with minimal children: order, restarts, and its messages when a child does not start."""
 
 import asyncio
 import sys
@@ -26,7 +26,7 @@ SERVER = str(Path(__file__).with_name("health_server.py"))
 
 @pytest.fixture
 def serving(layout: Layout, tmp_path: Path) -> Serving:
-    """Makes a component that answers gRPC health on the port of the named one."""
+    """A function that makes a component which serves gRPC health on the port of the named one."""
 
     def make(name: str, *, needs: tuple[str, ...] = (), status: str = "SERVING") -> Component:
         port = layout.port(name)
@@ -111,7 +111,9 @@ async def test_a_failed_start_takes_the_others_down(layout: Layout, tmp_path: Pa
     assert (tmp_path / "stopped").read_text() == "auth\n"
 
 
-async def test_another_writer_starts_anew_only_what_knows_of_writers(layout: Layout, serving: Serving) -> None:
+async def test_another_writer_restarts_only_components_that_depend_on_the_writer(
+    layout: Layout, serving: Serving
+) -> None:
     auth, story = serving("auth"), serving("story")
 
     def written_with(writer: str) -> Mesh:

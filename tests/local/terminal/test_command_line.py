@@ -1,4 +1,4 @@
-"""`python -m local` as a person uses it, with real Postgres, Redis and mail sink."""
+"""The command line `python -m local`, with real Postgres, Redis and mail sink."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ from local.terminal import cli, demo, status
 from tests.local.processes import STORES, CommandLine, assert_all_gone
 
 
-def test_a_day_in_the_life_of_a_mesh(local: CommandLine, layout: Layout) -> None:
+def test_a_mesh_starts_once_restarts_what_was_killed_and_stops_wholly(local: CommandLine, layout: Layout) -> None:
     output = local("up", *STORES)
     assert "healthy" in output
     assert str(layout.mail) in output
@@ -135,7 +135,7 @@ def test_up_after_the_supervisor_and_postgres_were_killed_starts_on_the_same_dat
     os.kill(before["supervisor"].pid, signal.SIGKILL)
     os.kill(before["postgres"].pid, signal.SIGKILL)
     _until(lambda: before["postgres"].find() is None)
-    # By now the pid in the lock that Postgres left may belong to anybody; here it belongs to this very test.
+    # The pid in the lock that Postgres left may have been reused by any process; here it is this test's.
     lock = layout.data / "postgres" / "postmaster.pid"
     lock.write_text(lock.read_text().replace(str(before["postgres"].pid), str(os.getpid()), 1))
     local("up", "--only", "postgres", "--only", "redis")
@@ -266,7 +266,7 @@ def test_a_restart_keeps_the_data_and_how_the_mesh_was_started(layout: Layout) -
 
 
 def _restarted_in_another_shell(layout: Layout, **settings: str) -> subprocess.CompletedProcess[str]:
-    """By somebody who knows of the mesh nothing but where it lies."""
+    """Run `restart` without the variables that the mesh was started with, except for its state directory."""
     elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("STORYMESH_")}
     return subprocess.run(
         [sys.executable, "-m", "local", "restart", "--state-dir", str(layout.root)],
@@ -296,7 +296,7 @@ def test_a_services_command_runs_with_the_settings_that_it_has_in_the_mesh(local
     assert local("exec", "notification", "migrate", expect=1).strip() == never_up
     local("up", "--only", "postgres")
 
-    # The mesh knows its ports better than whoever asks.
+    # The mesh's record of its ports takes precedence over the caller's variables.
     elsewhere = CommandLine(layout, {"STORYMESH_PORT": "1234", "STORYMESH_BASE_PORT": "20000"})
     assert "Running upgrade" in elsewhere("exec", "notification", "migrate")
     with psycopg.connect(Databases(layout).url("notification").replace("+psycopg", "")) as connection:

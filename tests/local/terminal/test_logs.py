@@ -1,4 +1,4 @@
-"""What `python -m local logs` shows of the logs of many components."""
+"""The command `python -m local logs` on the logs of several components."""
 
 import io
 import json

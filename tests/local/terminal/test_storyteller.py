@@ -1,4 +1,4 @@
-"""What the demo shows and what it believes the story's text to be."""
+"""The demo's display of a story, and the text that it collects."""
 
 import io
 import re

@@ -1,1 +1,1 @@
-"""Counts changes of profiles. Owns the table changes, takes UserUpdated, and calls auth for its keys."""
+"""Counts changes of profiles. Owns the table changes, takes the event UserUpdated, and fetches keys from auth."""

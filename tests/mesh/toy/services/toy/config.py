@@ -6,7 +6,7 @@ from kit.runtime.settings import InboxSettings, Key
 
 
 class ToySettings(InboxSettings):
-    """What both of its processes are told."""
+    """Settings of its server and its worker."""
 
     toy_key: Key = Field(description="A key of its own.")
     toy_step: int = Field(1, ge=1, description="What each change counts.")

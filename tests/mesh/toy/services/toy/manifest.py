@@ -1,4 +1,4 @@
-"""What the mesh must know of the toy service."""
+"""The manifest of the toy service."""
 
 from mesh.manifest import INBOX, Manifest
 

@@ -1,4 +1,4 @@
-"""Counting."""
+"""The operation that counts changes."""
 
 from sqlalchemy import text
 
@@ -7,7 +7,7 @@ from kit.events.envelope import Event
 
 
 class Changes:
-    """The changes of profiles that it has heard of."""
+    """The counted changes of profiles."""
 
     def __init__(self, db: Database, *, step: int) -> None:
         self._db = db

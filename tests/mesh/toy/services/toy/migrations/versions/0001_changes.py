@@ -1,4 +1,4 @@
-"""The changes that were counted."""
+"""Create the table of counted changes."""
 
 import sqlalchemy as sa
 from alembic import op
