@@ -1,9 +1,9 @@
-"""Telling people: mail and in-app notifications.
+"""Notices to people, by mail and inside the application.
 
 Owns the tables notifications and mails, of the kit's tables the inbox's and the record of erased people, and the Redis keys
-`inbox:notification` and `memory:inbox:notification`.
-Gives no events. Takes CodeIssued, RegistrationRepeated, UserRegistered, SessionRevoked, NewDeviceSignedIn, PasswordChanged,
-PasswordDisabled, UsernameChanged, EmailChangeBegun, EmailChangeStopped, EmailChanged, AddressClaimed, AccountDeleted,
-StoryCompleted and StoryFailed, of which it tells, and UserDeleted, on which it erases what it holds about the person. Calls auth
-for the address of an account at the moment of sending, so that it keeps no addresses of its own.
+`inbox:notification` and `memory:inbox:notification`. Publishes no events. Consumes CodeIssued, RegistrationRepeated,
+UserRegistered, SessionRevoked, NewDeviceSignedIn, PasswordChanged, PasswordDisabled, UsernameChanged, EmailChangeBegun,
+EmailChangeStopped, EmailChanged, AddressClaimed, AccountDeleted, StoryCompleted and StoryFailed, for which it sends notices, and
+UserDeleted, on which it erases what it holds about the person. Calls auth for the address of an account at the moment of sending,
+so that it stores no addresses itself.
 """

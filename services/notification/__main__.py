@@ -23,10 +23,10 @@ from .servicer import NotificationServicer
 from .worker import inbox
 
 _SMTP_CHECK_SECONDS = 60.0
-"""The mail server is often somebody else's, who counts connections."""
+"""Time between two health checks of the mail server, which often belongs to somebody else who limits connections."""
 
 _NICENESS = 5
-"""A mail is on its way for seconds: where processors are shared, calls go first, as somebody waits for their answers."""
+"""Nice value of the mail worker: a mail takes seconds anyway, so calls, whose callers wait, get shared processors first."""
 
 
 def api(settings: NotificationSettings, resources: Resources, ops: Operations) -> Server:

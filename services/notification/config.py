@@ -19,13 +19,13 @@ def _with_address(text: str, info: ValidationInfo) -> str:
 
 
 class NotificationSettings(DatabaseSettings):
-    """What `serve` is told."""
+    """Settings of the `serve` process."""
 
     cursor_key: Key = Field(description="Signs page tokens; the same for all replicas.")
 
 
 class NotificationWorkerSettings(InboxSettings):
-    """What `worker` is told."""
+    """Settings of the `worker` process."""
 
     mail_concurrency: int = Field(4, ge=1, description="Events, and so mails, that a worker deals with at a time.")
     seal_key: Key = Field(description="Opens the sealed one-time codes of auth; the same in both services.")

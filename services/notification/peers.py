@@ -1,4 +1,4 @@
-"""What the notification service asks of others."""
+"""The notification service's calls to other services."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .model import Recipient
 
 
 class AccountDirectory:
-    """Accounts, as auth knows them at this moment."""
+    """Auth's accounts, read at the moment of sending."""
 
     def __init__(self, channel: Channel) -> None:
         self._stub = DirectoryServiceStub(channel)
 
     async def find(self, user_id: UUID) -> Recipient | None:
-        """None for an account that is gone. Raises Unavailable when auth does not answer; the event is then tried again."""
+        """The account's address and name; None if it was deleted. Raises Unavailable when auth does not answer."""
         try:
             response = await self._stub.GetUser(pb.GetUserRequest(user_id=str(user_id)))
         except NotFound:

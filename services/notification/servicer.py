@@ -1,4 +1,4 @@
-"""Protobuf in, protobuf out."""
+"""Translation between protobuf messages and operations."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ mails = Table(
     "mails",
     metadata,
     Column("event_id", Uuid, primary_key=True),
-    # Whom it tells something, where that is known: a code's mail knows an address only, and keeps none.
+    # The person to whom the mail goes; null for codes, for which only an address is known, which is not stored.
     Column("user_id", Uuid),
     Column("template", Text, nullable=False),
     Column("state", Text, nullable=False),

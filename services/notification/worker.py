@@ -1,4 +1,4 @@
-"""Takes the events that people are told of."""
+"""Handles the events about which people get notices."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ _NOTICES: Mapping[str, Callable[[], Message]] = {
         story_events_pb2.StoryFailed,
     )
 }
-"""The events that tell one person something. UserDeleted is none: were it forgotten, so would be the erasure."""
+"""The events that are a notice to one person. Without UserDeleted: skipping it for erased people would skip the erasure itself."""
 
 M = TypeVar("M", bound=Message)
 
 
 class Worker:
-    """Repeats are harmless: notifications are recorded by event, and so are mails."""
+    """Event handlers, idempotent: notifications and mails are recorded by event."""
 
     def __init__(
         self, ops: WorkerOperations, accounts: AccountDirectory, seal: Seal, clock: Clock, *, public_url: str
@@ -74,7 +74,7 @@ class Worker:
         self._public_url = public_url.rstrip("/")
 
     def handlers(self) -> Mapping[str, Handler]:
-        """By the full name of the event's message."""
+        """The handlers by the full name of the event's message."""
         return {
             auth_events_pb2.CodeIssued.DESCRIPTOR.full_name: self.code_issued,
             auth_events_pb2.RegistrationRepeated.DESCRIPTOR.full_name: self.registration_repeated,
@@ -122,7 +122,7 @@ class Worker:
         await self._erasing.erase(uuid_in(event.decode(auth_events_pb2.UserDeleted), "user_id"))
 
     async def session_revoked(self, event: Event) -> None:
-        """Of all reasons only this one is news to the owner, who brought about the others or is told of them in other words."""
+        """Only a reuse is news to the owner, who caused the other endings or gets other notices of them."""
         revoked = event.decode(auth_events_pb2.SessionRevoked)
         if revoked.reason == auth_events_pb2.SESSION_REVOKE_REASON_REFRESH_REUSED:
             user_id = uuid_in(revoked, "user_id")
@@ -146,7 +146,7 @@ class Worker:
         )
 
     async def email_changed(self, event: Event) -> None:
-        """To the old address, which auth knows no more: it comes with the event."""
+        """To the old address, which auth does not have any more: the event carries it."""
         changed = event.decode(auth_events_pb2.EmailChanged)
         user_id = uuid_in(changed, "user_id")
         mail = self._unsealed(auth_events_pb2.AddressMail, changed.sealed_mail)
@@ -156,7 +156,7 @@ class Worker:
         await self._mailing.send(event.id, Template.EMAIL_CHANGED, recipient, letter)
 
     async def email_change_begun(self, event: Event) -> None:
-        """To the address that the account had then, whatever it has by now."""
+        """To the address that the account had when the change began, even if it has changed since."""
         begun = event.decode(auth_events_pb2.EmailChangeBegun)
         mail = self._unsealed(auth_events_pb2.EmailChangeMail, begun.sealed_mail)
         url = f"{self._public_url}/v1/account:stopEmailChange"
@@ -186,7 +186,7 @@ class Worker:
         await self._tell(event, user_id, Template.USERNAME_CHANGED, texts.username_changed)
 
     async def account_deleted(self, event: Event) -> None:
-        """To an address that auth knows no more. No account is named, so that the mail outlives the erasure."""
+        """To an address that auth does not have any more. Without an account id, so that the mail outlives the erasure."""
         sealed = event.decode(auth_events_pb2.AccountDeleted).sealed_mail
         mail = self._unsealed(auth_events_pb2.AddressMail, sealed)
         recipient = Recipient(mail.email, mail.first_name)
@@ -224,7 +224,7 @@ class Worker:
         kind: NotificationType | None = None,
         story_id: UUID | None = None,
     ) -> None:
-        """By mail, and inside the application when it has a kind there. `write` gets the first name. Nobody is told when gone."""
+        """Send a mail, and a notification if `kind` is given. `write` takes the first name. Does nothing for a deleted account."""
         recipient = await self._accounts.find(user_id)
         if recipient is None:
             return
@@ -234,7 +234,7 @@ class Worker:
         await self._mailing.send(event.id, template, recipient, letter)
 
     def _unsealed(self, message: type[M], sealed: bytes) -> M:
-        """Raises Permanent."""
+        """Unseal a message. Raises Permanent."""
         try:
             return message.FromString(self._seal.unseal(message.DESCRIPTOR.full_name, sealed))
         except (Unsealable, DecodeError):
@@ -252,7 +252,7 @@ def inbox(
     backoff: Callable[[int], float] = backoff_seconds,
     tuning: InboxTuning = _TUNING,
 ) -> Inbox:
-    """`backoff` gives the pause in seconds after so many failures of an event."""
+    """Build the inbox. `backoff` gives the pause in seconds after that many failures of an event."""
     seal = Seal(settings.seal_key.get_secret_value())
     worker = Worker(ops, accounts, seal, resources.clock, public_url=settings.public_url)
     return Inbox(
@@ -271,7 +271,7 @@ def inbox(
 
 
 async def forgotten(tx: Transaction, event: Event) -> bool:
-    """Whether the event would tell an erased person something."""
+    """Whether the event is a notice to an erased person."""
     message = _NOTICES.get(event.type)
     if message is None:
         return False

@@ -1,4 +1,4 @@
-"""What the operators' service asks of others."""
+"""The operators' service's calls to other services."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from kit.events.dead_letter_service import from_proto
 from kit.rpc.channels import in_the_name_of
 from kit.rpc.resources import Resources
 
-from .config import KEEPERS
+from .config import RECEIVERS
 
 
 def dead_letter_stores(resources: Resources) -> Mapping[str, DeadLetterStore]:
     """The dead letters of every service that keeps any, by its name."""
-    return {name: ServiceDeadLetters(resources.channel(name)) for name in KEEPERS}
+    return {name: ServiceDeadLetters(resources.channel(name)) for name in RECEIVERS}
 
 
 class ServiceDeadLetters:
-    """The dead letters of another service, which decides itself whether the administrator is one.
+    """Another service's dead letters. That service itself checks that the caller is an administrator.
 
-    Raises what it refuses, and Unavailable when it does not answer.
+    Raises its refusals, and Unavailable if it does not answer.
     """
 
     def __init__(self, channel: Channel) -> None:

@@ -1,4 +1,4 @@
-"""Builds the rate limiter's process, and checks rules off-line."""
+"""Builds the rate limiter's process, and checks rules offline."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ async def serve(settings: RateLimitSettings) -> None:
             ops = operations(settings, resources)
         except BadRules as error:
             sys.exit(str(error))
-        # Redis is optional: while it is down every rule has its answer, which Envoy would not get from servers it holds for dead.
+        # Redis is optional for readiness: without it each rule states its answer, which Envoy could not get from an unhealthy
+        # server.
         server = Server(settings, required={}, optional={"redis": resources.redis.ping})
         server.add_foreign(add_RateLimitServiceServicer_to_server, RateLimits(ops.buckets))
         server.background(ops.rules.follow)

@@ -1,4 +1,4 @@
-"""What operators do by hand."""
+"""Operators' commands: checking rules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .store.rules_file import BadRules
 
 
 def check(path: Path) -> None:
-    """Prints the rules as they are understood, or ends the process with what is wrong with them."""
+    """Print the rules as parsed, or exit with their faults."""
     try:
         rules = load_fitting(path)
     except BadRules as error:

@@ -10,7 +10,7 @@ from kit.runtime.settings import ServiceSettings
 
 
 class RateLimitSettings(ServiceSettings):
-    """What `serve` is told."""
+    """Settings of the `serve` process."""
 
     rate_limit_rules: Path = Field(description="The YAML file of the rate-limit rules; re-read when it changes.")
     rate_limit_redis_seconds: float = Field(

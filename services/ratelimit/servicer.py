@@ -1,4 +1,4 @@
-"""Envoy's rate-limit protocol in terms of checks."""
+"""Translation between Envoy's rate-limit protocol and checks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _UNITS = (
 
 
 class RateLimits(rls_pb2_grpc.RateLimitServiceServicer):
-    """Answers Envoy. Limits that a request brings along are not heeded: the rules alone decide."""
+    """Answers Envoy. Limits in a request are ignored: only the rules decide."""
 
     def __init__(self, buckets: Buckets) -> None:
         self._buckets = buckets
@@ -40,7 +40,7 @@ class RateLimits(rls_pb2_grpc.RateLimitServiceServicer):
     async def ShouldRateLimit(
         self, request: rls_pb2.RateLimitRequest, context: ServicerContext[Any, Any]
     ) -> rls_pb2.RateLimitResponse:
-        # The kit's interceptor surrounds only methods whose contract has policies, so errors are mapped here.
+        # Map errors here, because the kit's interceptor covers only methods with a policy in their contract.
         try:
             descriptors = [_descriptor(request, each) for each in request.descriptors]
             decision = await self._buckets.check(request.domain, descriptors, remaining=context.time_remaining())
@@ -53,7 +53,7 @@ class RateLimits(rls_pb2_grpc.RateLimitServiceServicer):
 
 
 def _descriptor(request: rls_pb2.RateLimitRequest, descriptor: rls_pb2.RateLimitDescriptor) -> Descriptor:
-    """The protocol takes 0 hits of a request for unset, which means 1; 0 hits of a descriptor are meant: a look."""
+    """A descriptor of the request. 0 hits of a request mean unset, and so 1; 0 hits of a descriptor only ask."""
     hits = descriptor.hits_addend.value if descriptor.HasField("hits_addend") else request.hits_addend or 1
     return Descriptor(tuple((entry.key, entry.value) for entry in descriptor.entries), hits)
 
@@ -80,13 +80,13 @@ def _describe(status: rls_pb2.RateLimitResponse.DescriptorStatus, outcome: Outco
     requests, unit = _per_unit(outcome.rule.limit)
     status.current_limit.MergeFrom(_RateLimit(name=outcome.rule.name, requests_per_unit=requests, unit=unit))
     status.limit_remaining = outcome.verdict.remaining
-    # Envoy cuts fractions of a second off, which would tell clients to come back too early.
+    # Round up, because Envoy truncates to seconds, which would make clients return too early.
     status.duration_until_reset.MergeFrom(
         duration_pb2.Duration(seconds=headers.whole_seconds(outcome.verdict.more_after))
     )
 
 
 def _per_unit(limit: Limit) -> tuple[int, rls_pb2.RateLimitResponse.RateLimit.Unit.ValueType]:
-    """The rate per the shortest unit of the protocol that spans the rule's period, rounded down where it does not fit."""
+    """The rate per shortest protocol unit that spans the rule's period, rounded down to a whole number."""
     seconds, unit = next((seconds, unit) for seconds, unit in _UNITS if seconds >= limit.period_seconds)
     return limit.requests * seconds // limit.period_seconds, unit

@@ -116,7 +116,7 @@ async def test_a_service_of_one_contract_one_folder_and_one_line_is_called_and_g
     containers = yaml.safe_load((checkout.place / "docker-compose.yml").read_text())["services"]
     assert {"toy", "toy-migrate", "toy-worker"} <= containers.keys()
     # The service ops collects dead letters from it.
-    assert checkout.run("-c", "from services.ops.config import KEEPERS; print('toy' in KEEPERS)") == "True\n"
+    assert checkout.run("-c", "from services.ops.config import RECEIVERS; print('toy' in RECEIVERS)") == "True\n"
     assert containers["ops"]["environment"]["STORYMESH_TOY_TARGET"] == "toy:50051"
     checkout.run("-m", "local", "up", *(part for name in COMPONENTS for part in ("--only", name)))
     auth = Database(checkout.database_url("auth"), pool=1)

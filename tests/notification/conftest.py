@@ -92,7 +92,7 @@ def story_completed(owner: UUID, title: str = "The Lighthouse", story_id: UUID |
 
 @dataclass
 class Mailbox:
-    """What the mail sink took."""
+    """The mails that the mail sink has received."""
 
     folder: Path
 
@@ -109,8 +109,8 @@ class Mailbox:
 
 
 @dataclass
-class Told:
-    """The worker's world."""
+class MailWorld:
+    """A worker with its database, Redis, mail sink and directory of accounts."""
 
     db: Database
     database_url: str
@@ -143,12 +143,12 @@ class Told:
 
     @asynccontextmanager
     async def working(self, *, cut_off: bool = False) -> AsyncIterator[None]:
-        """A worker at work. It ends in order, or in the middle of what it is at when `cut_off`."""
+        """Run a worker. It drains at the end of the block, or is cancelled there when `cut_off`."""
         stopping = asyncio.Event()
         async with Resources("notification", self.settings(), db=self.db, redis=self.redis) as resources:
             ops, accounts = worker_operations(self.settings(), resources), AccountDirectory(resources.channel("auth"))
             ops = replace(ops, erasing=Erasing(self.db, batch=self.erasing_batch))
-            # An inbox that is stopped ends after its waiting read.
+            # A stopping inbox ends only after its blocking read of Redis.
             tuning = InboxTuning(block_seconds=0.05)
             inbox = worker.inbox(self.settings(), resources, ops, accounts, backoff=lambda _: 0.0, tuning=tuning)
             running = asyncio.create_task(inbox.run(stopping))
@@ -162,7 +162,7 @@ class Told:
                 assert running.cancelled() == cut_off
 
     async def handle(self, *events: Event) -> None:
-        """Sends the events and works until nothing is left."""
+        """Publish the events and work until no event is left."""
         async with self.working():
             await self.send(*events)
             await until(self.idle)
@@ -174,7 +174,7 @@ class Told:
             return await pipeline.execute() == [0, 0]
 
     async def records(self) -> dict[UUID, RowMapping]:
-        """The record of each event's mail."""
+        """The stored record of each event's mail."""
         async with self.db.transaction() as tx:
             return {row["event_id"]: row for row in (await tx.execute(select(mails))).mappings()}
 
@@ -195,16 +195,18 @@ async def accounts() -> AsyncIterator[tuple[Directory, str]]:
 
 
 @pytest.fixture
-async def told(
+async def world(
     database_of: Callable[[str], Database],
     migrated: Callable[[str], str],
     redis: Redis,
     servers: Servers,
     accounts: tuple[Directory, str],
-) -> Told:
+) -> MailWorld:
     db = database_of("notification")
     await empty(db)
     for path in servers.mail_dir.glob("*.eml"):
         path.unlink()
     directory, address = accounts
-    return Told(db, migrated("notification"), redis, directory, address, servers.smtp_port, Mailbox(servers.mail_dir))
+    return MailWorld(
+        db, migrated("notification"), redis, directory, address, servers.smtp_port, Mailbox(servers.mail_dir)
+    )

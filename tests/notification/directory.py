@@ -1,4 +1,4 @@
-"""Auth's directory of accounts, as far as the notification service sees it."""
+"""A fake of auth's directory of accounts, over gRPC."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAME = pb.DESCRIPTOR.services_by_name["DirectoryService"].full_name
 
 
 class Directory(directory.DirectoryServiceServicer):
-    """Accounts that the test makes and deletes."""
+    """Accounts that the test adds and removes."""
 
     def __init__(self) -> None:
         self.users: dict[str, User] = {}
@@ -46,7 +46,7 @@ class Directory(directory.DirectoryServiceServicer):
 
 @asynccontextmanager
 async def serving(accounts: Directory, address: str = "127.0.0.1:0") -> AsyncIterator[str]:
-    """Yields the address."""
+    """Serve the directory and yield its address."""
     settings = ServiceSettings(
         listen=address, mesh_key="bW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW0=", drain_seconds=0.1
     )

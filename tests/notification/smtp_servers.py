@@ -1,4 +1,4 @@
-"""Mail servers that misbehave, each in one exact place."""
+"""Mail servers that misbehave at one exact step."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from dataclasses import dataclass, field
 
 @dataclass
 class MailServer:
-    """Speaks enough SMTP (RFC 5321) for one client at a time, and says at each step what the test wants."""
+    """Serves one SMTP client at a time (RFC 5321), with the replies that the test chooses."""
 
     greeting: str = "220 test"
     sender: str = "250 ok"
     recipient: str = "250 ok"
     data: str = "354 go on"
     taken: str | None = "250 ok"
-    """The reply to the final dot. None: the connection is cut instead."""
+    """The reply to the final dot. None: cut the connection instead."""
     stalls: bool = False
-    """Never answers the final dot."""
+    """Never reply to the final dot."""
     held: asyncio.Event | None = None
-    """Answers the final dot only after this."""
+    """Reply to the final dot only after this event."""
     hesitates_at: str = ""
-    """Never answers this verb; CONNECT: never greets."""
+    """Never reply to this verb; CONNECT: send no greeting."""
     port: int = field(default=0, init=False)
     connections: int = field(default=0, init=False)
     verbs: list[str] = field(default_factory=list, init=False)
     mails: list[bytes] = field(default_factory=list, init=False)
-    """Every mail whose final dot has arrived, whatever was said of it."""
+    """Every mail whose final dot has arrived, whatever the reply."""
 
     def replies(self) -> tuple[str, str, str, str, str | None]:
-        """What it says, step by step."""
+        """The replies by step."""
         return self.greeting, self.sender, self.recipient, self.data, self.taken
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

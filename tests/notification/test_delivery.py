@@ -1,4 +1,4 @@
-"""Mail servers that refuse, hang and break off, and workers that die in between: what is sent again, and what never."""
+"""Mail servers that refuse, hang and cut connections, and workers that crash meanwhile: which mails are sent again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from services.notification.adapters.smtp import Smtp, TryAgain
 from services.notification.model import Letter, MailState, Recipient, Template
 from services.notification.operations.mailing import Mailing
 from tests.identity import MESH_KEY
-from tests.notification.conftest import SEAL_KEY, SENDER, Told, code_issued, story_completed
+from tests.notification.conftest import SEAL_KEY, SENDER, MailWorld, code_issued, story_completed
 from tests.notification.smtp_servers import MailServer, listening
 from tests.waiting import until
 
@@ -32,16 +32,16 @@ def smtp(server: MailServer, seconds: float = 5.0) -> Smtp:
 
 
 @asynccontextmanager
-async def sending(told: Told, server: MailServer) -> AsyncIterator[None]:
-    """A worker that sends through the server."""
+async def sending(world: MailWorld, server: MailServer) -> AsyncIterator[None]:
+    """Run a worker that sends through the server."""
     async with listening(server):
-        told.smtp_port = server.port
-        async with told.working():
+        world.smtp_port = server.port
+        async with world.working():
             yield
 
 
-async def state(told: Told, event: Event) -> str:
-    record = (await told.records()).get(event.id)
+async def state(world: MailWorld, event: Event) -> str:
+    record = (await world.records()).get(event.id)
     return str(record["state"]) if record else ""
 
 
@@ -57,32 +57,32 @@ TEMPORARY = {
 
 
 @pytest.mark.parametrize("kind", TEMPORARY)
-async def test_a_mail_that_no_server_took_is_tried_again_until_one_does(told: Told, kind: str) -> None:
+async def test_a_mail_that_no_server_took_is_tried_again_until_one_does(world: MailWorld, kind: str) -> None:
     server = replace(TEMPORARY[kind])
-    user = told.accounts.add()
-    told.max_failures = 1000
+    user = world.accounts.add()
+    world.max_failures = 1000
     code, story = code_issued(), story_completed(user)
-    async with sending(told, server):
-        await told.send(code, story)
+    async with sending(world, server):
+        await world.send(code, story)
         await until(lambda: server.connections >= 6)
-        assert await told.dead() == []
+        assert await world.dead() == []
         server.greeting, server.sender, server.recipient, server.data, server.taken = MailServer().replies()
         accepted = len(server.mails)
-        await until(told.idle)
+        await until(world.idle)
     assert len(server.mails) - accepted == 2
-    assert {await state(told, code), await state(told, story)} == {MailState.SENT}
-    assert len(await told.notifications()) == 1
+    assert {await state(world, code), await state(world, story)} == {MailState.SENT}
+    assert len(await world.notifications()) == 1
 
 
-async def test_without_any_mail_server_the_event_waits_for_one(told: Told) -> None:
+async def test_without_any_mail_server_the_event_waits_for_one(world: MailWorld) -> None:
     server = MailServer()
     async with listening(server):
-        told.smtp_port = server.port
-    told.max_failures = 2
+        world.smtp_port = server.port
+    world.max_failures = 2
     code = code_issued()
-    await told.handle(code)
-    assert await state(told, code) == MailState.WAITING
-    (letter,) = await told.dead()
+    await world.handle(code)
+    assert await state(world, code) == MailState.WAITING
+    (letter,) = await world.dead()
     assert letter["reason"] == "TryAgain after 2 failures"
 
 
@@ -94,31 +94,31 @@ PERMANENT = {
 
 
 @pytest.mark.parametrize("kind", PERMANENT)
-async def test_a_mail_that_a_server_refuses_for_good_is_suppressed(told: Told, kind: str) -> None:
+async def test_a_mail_that_a_server_refuses_for_good_is_suppressed(world: MailWorld, kind: str) -> None:
     server = replace(PERMANENT[kind])
-    user = told.accounts.add()
+    user = world.accounts.add()
     code, story = code_issued(), story_completed(user)
-    async with sending(told, server):
-        await told.send(code, story)
-        await until(told.idle)
-        await told.send(code, story)
-        await until(told.idle)
+    async with sending(world, server):
+        await world.send(code, story)
+        await until(world.idle)
+        await world.send(code, story)
+        await until(world.idle)
     assert server.connections == 2
-    assert {await state(told, code), await state(told, story)} == {MailState.REFUSED}
-    assert (await told.records())[code.id]["error"]
-    assert await told.dead() == []
+    assert {await state(world, code), await state(world, story)} == {MailState.REFUSED}
+    assert (await world.records())[code.id]["error"]
+    assert await world.dead() == []
 
 
-async def test_a_connection_cut_after_the_final_dot_sends_a_code_again_under_the_same_id(told: Told) -> None:
+async def test_a_connection_cut_after_the_final_dot_sends_a_code_again_under_the_same_id(world: MailWorld) -> None:
     server = MailServer(taken=None)
     code = code_issued()
-    told.max_failures = 1000
-    async with sending(told, server):
-        await told.send(code)
+    world.max_failures = 1000
+    async with sending(world, server):
+        await world.send(code)
         await until(lambda: len(server.mails) >= 2)
         server.taken = "250 ok"
-        await until(told.idle)
-    assert await state(told, code) == MailState.SENT
+        await until(world.idle)
+    assert await state(world, code) == MailState.SENT
     ids = {line for mail in server.mails for line in mail.split(b"\r\n") if line.startswith(b"Message-ID:")}
     assert ids == {f"Message-ID: <{code.id}@mail.example>".encode()}
 
@@ -131,67 +131,67 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("kind", ENDINGS)
-async def test_what_happened_to_a_storys_mail_is_unknown_and_it_is_not_sent_again(told: Told, kind: str) -> None:
+async def test_what_happened_to_a_storys_mail_is_unknown_and_it_is_not_sent_again(world: MailWorld, kind: str) -> None:
     server = replace(ENDINGS[kind])
-    story = story_completed(told.accounts.add())
-    told.smtp_seconds = 0.5
-    async with sending(told, server):
-        await told.send(story)
-        await until(told.idle)
-        await told.send(story)
-        await until(told.idle)
+    story = story_completed(world.accounts.add())
+    world.smtp_seconds = 0.5
+    async with sending(world, server):
+        await world.send(story)
+        await until(world.idle)
+        await world.send(story)
+        await until(world.idle)
     assert len(server.mails) == 1
-    assert await state(told, story) == MailState.UNKNOWN
-    assert await told.dead() == []
-    assert len(await told.notifications()) == 1
+    assert await state(world, story) == MailState.UNKNOWN
+    assert await world.dead() == []
+    assert len(await world.notifications()) == 1
 
 
 @pytest.mark.parametrize("kind", ["code", "story"])
 async def test_after_a_crash_in_mid_sending_a_code_is_sent_again_and_a_storys_mail_is_not(
-    told: Told, kind: str
+    world: MailWorld, kind: str
 ) -> None:
-    event = code_issued() if kind == "code" else story_completed(told.accounts.add())
+    event = code_issued() if kind == "code" else story_completed(world.accounts.add())
     silent, server = MailServer(stalls=True), MailServer()
     async with listening(silent):
-        told.smtp_port = silent.port
-        async with told.working(cut_off=True):
-            await told.send(event)
+        world.smtp_port = silent.port
+        async with world.working(cut_off=True):
+            await world.send(event)
             await until(lambda: silent.mails)
-    assert await state(told, event) == MailState.SENDING
-    async with sending(told, server):
-        await until(told.idle)
+    assert await state(world, event) == MailState.SENDING
+    async with sending(world, server):
+        await until(world.idle)
     if kind == "code":
         (mail,) = server.mails
         assert f"<{event.id}@mail.example>".encode() in mail
-        assert await state(told, event) == MailState.SENT
+        assert await state(world, event) == MailState.SENT
     else:
         assert server.mails == []
-        assert await state(told, event) == MailState.UNKNOWN
-    assert len(await told.notifications()) == (kind == "story")
+        assert await state(world, event) == MailState.UNKNOWN
+    assert len(await world.notifications()) == (kind == "story")
 
 
 @pytest.mark.parametrize("kind", ["code", "story"])
 @pytest.mark.parametrize("verb", ["CONNECT", "EHLO", "MAIL", "RCPT"])
 async def test_a_mail_that_no_server_has_seen_when_its_worker_is_stopped_is_sent_by_the_next_one(
-    told: Told, kind: str, verb: str
+    world: MailWorld, kind: str, verb: str
 ) -> None:
-    event = code_issued() if kind == "code" else story_completed(told.accounts.add())
+    event = code_issued() if kind == "code" else story_completed(world.accounts.add())
     slow, server = MailServer(hesitates_at=verb), MailServer()
     async with listening(slow):
-        told.smtp_port = slow.port
-        async with told.working(cut_off=True):
-            await told.send(event)
+        world.smtp_port = slow.port
+        async with world.working(cut_off=True):
+            await world.send(event)
             await until(lambda: slow.connections if verb == "CONNECT" else verb in slow.verbs)
-    assert (slow.mails, await state(told, event)) == ([], MailState.WAITING)
-    async with sending(told, server):
-        await until(told.idle)
+    assert (slow.mails, await state(world, event)) == ([], MailState.WAITING)
+    async with sending(world, server):
+        await until(world.idle)
     assert len(server.mails) == 1
-    assert await state(told, event) == MailState.SENT
-    assert len(await told.notifications()) == (kind == "story")
+    assert await state(world, event) == MailState.SENT
+    assert len(await world.notifications()) == (kind == "story")
 
 
 async def test_a_mail_that_waits_for_a_slow_server_outlives_the_sigterm_of_its_worker(
-    told: Told, servers: Servers, migrated: Callable[[str], str]
+    world: MailWorld, servers: Servers, migrated: Callable[[str], str]
 ) -> None:
     code, slow, server = code_issued(), MailServer(hesitates_at="RCPT"), MailServer()
     async with listening(slow):
@@ -208,133 +208,133 @@ async def test_a_mail_that_waits_for_a_slow_server_outlives_the_sigterm_of_its_w
                 "STORYMESH_DRAIN_SECONDS": "0.1",
             },
         )
-        await told.send(code)
+        await world.send(code)
         await until(lambda: "RCPT" in slow.verbs, 30)
         process.terminate()
         assert await asyncio.wait_for(process.wait(), 30) == 0
-    record = (await told.records())[code.id]
+    record = (await world.records())[code.id]
     assert (record["state"], record["attempts"]) == (MailState.WAITING, 1)
-    async with sending(told, server):
-        await until(told.idle)
-    assert (len(server.mails), await state(told, code)) == (1, MailState.SENT)
+    async with sending(world, server):
+        await until(world.idle)
+    assert (len(server.mails), await state(world, code)) == (1, MailState.SENT)
 
 
-async def test_a_mail_that_was_taken_is_sent_also_when_its_worker_is_stopped_at_leaving(told: Told) -> None:
-    story = story_completed(told.accounts.add())
+async def test_a_mail_that_was_taken_is_sent_also_when_its_worker_is_stopped_at_leaving(world: MailWorld) -> None:
+    story = story_completed(world.accounts.add())
     server = MailServer(hesitates_at="QUIT")
     async with listening(server):
-        told.smtp_port = server.port
-        async with told.working(cut_off=True):
-            await told.send(story)
+        world.smtp_port = server.port
+        async with world.working(cut_off=True):
+            await world.send(story)
             await until(lambda: "QUIT" in server.verbs)
-    assert await state(told, story) == MailState.SENT
+    assert await state(world, story) == MailState.SENT
 
 
 @pytest.mark.parametrize("statement", ["_begin", "_settle"])
-async def test_a_worker_that_is_stopped_in_the_middle_of_a_record_finishes_it(told: Told, statement: str) -> None:
-    """The database keeps it waiting there."""
+async def test_a_worker_that_is_stopped_in_the_middle_of_a_record_finishes_it(world: MailWorld, statement: str) -> None:
+    """A lock in the database blocks the record there."""
     mail, recipient, letter = uuid4(), Recipient("ada@example.com", "Ada"), Letter("subject", "body")
     answers = asyncio.Event()
     async with listening(MailServer(held=answers)) as server:
-        mailing = Mailing(told.db, smtp(server), system_clock, sender=SENDER)
+        mailing = Mailing(world.db, smtp(server), system_clock, sender=SENDER)
         if statement == "_settle":
             sending = asyncio.create_task(mailing.send(mail, Template.STORY_READY, recipient, letter))
             await until(lambda: server.mails)
-        async with told.db.transaction() as other:
+        async with world.db.transaction() as other:
             await other.execute(text("LOCK TABLE mails IN EXCLUSIVE MODE"))
             if statement == "_begin":
                 sending = asyncio.create_task(mailing.send(mail, Template.STORY_READY, recipient, letter))
             answers.set()
-            await until(lambda: _someone_waits(told))
+            await until(lambda: _someone_waits(world))
             sending.cancel()
-            # Long enough for one that gives up; one that does not would wait here for ever.
+            # Longer than a record that gives up takes; one that waits stays blocked here.
             await asyncio.wait([sending], timeout=0.2)
         with pytest.raises(asyncio.CancelledError):
             await sending
-    record = (await told.records())[mail]
+    record = (await world.records())[mail]
     assert record["state"] == (MailState.WAITING if statement == "_begin" else MailState.SENT)
 
 
-async def _someone_waits(told: Told) -> bool:
-    async with told.db.transaction() as tx:
+async def _someone_waits(world: MailWorld) -> bool:
+    async with world.db.transaction() as tx:
         query = "SELECT count(*) FROM pg_locks WHERE relation = 'mails'::regclass AND NOT granted"
         return bool(await tx.scalar(text(query)))
 
 
-async def test_a_stopped_worker_does_not_undo_what_its_peer_made_of_its_mail(told: Told) -> None:
-    """It had lost the lease, and the peer could not know how far it was."""
+async def test_a_stopped_worker_does_not_undo_what_its_peer_made_of_its_mail(world: MailWorld) -> None:
+    """The worker had lost the lease, and its peer could not know how far it was."""
     mail, recipient, letter = uuid4(), Recipient("ada@example.com", "Ada"), Letter("subject", "body")
     async with listening(MailServer(hesitates_at="RCPT")) as slow, listening(MailServer()) as good:
-        first, second = (Mailing(told.db, smtp(server), system_clock, sender=SENDER) for server in (slow, good))
+        first, second = (Mailing(world.db, smtp(server), system_clock, sender=SENDER) for server in (slow, good))
         overtaken = asyncio.create_task(first.send(mail, Template.STORY_READY, recipient, letter))
         await until(lambda: "RCPT" in slow.verbs)
         await second.send(mail, Template.STORY_READY, recipient, letter)
         overtaken.cancel()
         with pytest.raises(asyncio.CancelledError):
             await overtaken
-    assert (await told.records())[mail]["state"] == MailState.UNKNOWN
+    assert (await world.records())[mail]["state"] == MailState.UNKNOWN
     assert good.mails == []
 
 
-async def test_a_code_that_ended_while_its_worker_died_is_not_sent_again(told: Told) -> None:
+async def test_a_code_that_ended_while_its_worker_died_is_not_sent_again(world: MailWorld) -> None:
     code = code_issued(life=timedelta(seconds=1))
     silent, server = MailServer(stalls=True), MailServer()
     async with listening(silent):
-        told.smtp_port = silent.port
-        async with told.working(cut_off=True):
-            await told.send(code)
+        world.smtp_port = silent.port
+        async with world.working(cut_off=True):
+            await world.send(code)
             await until(lambda: silent.mails)
     await asyncio.sleep(1)
-    async with sending(told, server):
-        await until(told.idle)
-    assert (server.mails, await state(told, code)) == ([], MailState.EXPIRED)
+    async with sending(world, server):
+        await until(world.idle)
+    assert (server.mails, await state(world, code)) == ([], MailState.EXPIRED)
 
 
-async def test_the_outcome_of_an_overtaken_attempt_does_not_count(told: Told) -> None:
-    """A worker was frozen while it sent a code; its peer has sent it again meanwhile."""
+async def test_the_outcome_of_an_overtaken_attempt_does_not_count(world: MailWorld) -> None:
+    """A worker was suspended while it sent a code; its peer has sent it again meanwhile."""
     code = uuid4()
     answers = asyncio.Event()
     recipient, letter = Recipient("ada@example.com", "Ada"), Letter("subject", "body")
     async with listening(MailServer(taken="451 later", held=answers)) as frozen, listening(MailServer()) as good:
-        first, second = (Mailing(told.db, smtp(server), system_clock, sender=SENDER) for server in (frozen, good))
+        first, second = (Mailing(world.db, smtp(server), system_clock, sender=SENDER) for server in (frozen, good))
         overtaken = asyncio.create_task(first.send(code, Template.CODE, recipient, letter))
         await until(lambda: frozen.mails)
         await second.send(code, Template.CODE, recipient, letter)
         answers.set()
         with pytest.raises(TryAgain):
             await overtaken
-    record = (await told.records())[code]
+    record = (await world.records())[code]
     assert (record["state"], record["attempts"]) == (MailState.SENT, 2)
 
 
-async def test_a_slow_mail_server_holds_only_its_own_mails_up(told: Told) -> None:
-    user = told.accounts.add()
+async def test_a_slow_mail_server_holds_only_its_own_mails_up(world: MailWorld) -> None:
+    user = world.accounts.add()
     server = MailServer(stalls=True)
-    told.smtp_seconds = 1.0
-    async with sending(told, server):
+    world.smtp_seconds = 1.0
+    async with sending(world, server):
         stories = [story_completed(user) for _ in range(4)]
         began = asyncio.get_running_loop().time()
-        await told.send(*stories)
-        await until(told.idle)
+        await world.send(*stories)
+        await until(world.idle)
     assert asyncio.get_running_loop().time() - began < 3
-    assert {row["state"] for row in (await told.records()).values()} == {MailState.UNKNOWN}
+    assert {row["state"] for row in (await world.records()).values()} == {MailState.UNKNOWN}
 
 
-async def test_each_attempt_is_counted(told: Told) -> None:
+async def test_each_attempt_is_counted(world: MailWorld) -> None:
     server = MailServer(recipient="450 later")
     code = code_issued()
-    told.max_failures = 3
-    async with sending(told, server):
-        await told.send(code)
-        await until(told.dead)
-    assert (await told.records())[code.id]["attempts"] == 3
+    world.max_failures = 3
+    async with sending(world, server):
+        await world.send(code)
+        await until(world.dead)
+    assert (await world.records())[code.id]["attempts"] == 3
 
 
-async def test_a_mail_server_is_left_in_order(told: Told) -> None:
+async def test_a_mail_server_is_left_in_order(world: MailWorld) -> None:
     server = MailServer()
-    async with sending(told, server):
-        await told.send(code_issued())
-        await until(told.idle)
+    async with sending(world, server):
+        await world.send(code_issued())
+        await until(world.idle)
     assert server.verbs == ["EHLO", "MAIL", "RCPT", "DATA", "QUIT"]
 
 

@@ -1,4 +1,4 @@
-"""Erasing a person: nothing that names them stays, and nothing comes after."""
+"""Erasure: nothing that names the person remains, and nothing is added later."""
 
 from __future__ import annotations
 
@@ -17,62 +17,64 @@ from kit.events.inbox_store import processed_events
 from services.notification.model import MailState
 from services.notification.operations.erasing import Erasing
 from services.notification.tables import mails
-from tests.notification.conftest import Told, code_issued, email_changed, event, story_completed, user_deleted
+from tests.notification.conftest import MailWorld, code_issued, email_changed, event, story_completed, user_deleted
 from tests.notification.directory import Directory, serving
 from tests.notification.smtp_servers import MailServer, listening
 from tests.waiting import until
 
 
-async def rows(told: Told) -> dict[str, int]:
-    """How many rows about people each table has."""
+async def rows(world: MailWorld) -> dict[str, int]:
+    """The number of rows about people in each table."""
     return {
-        "notifications": len(await told.notifications()),
-        "mails": len(await told.records()),
-        "dead letters": len(await told.dead()),
+        "notifications": len(await world.notifications()),
+        "mails": len(await world.records()),
+        "dead letters": len(await world.dead()),
     }
 
 
 NOTHING = {"notifications": 0, "mails": 0, "dead letters": 0}
 
 
-async def test_all_that_was_told_to_a_person_goes_and_what_was_told_to_others_stays(told: Told) -> None:
-    gone, other = told.accounts.add("ada@example.com"), told.accounts.add("bob@example.com", "Bob")
+async def test_all_that_was_told_to_a_person_goes_and_what_was_told_to_others_stays(world: MailWorld) -> None:
+    gone, other = world.accounts.add("ada@example.com"), world.accounts.add("bob@example.com", "Bob")
     code = code_issued()
     for user in (gone, other):
-        await told.handle(
+        await world.handle(
             event(auth_events_pb2.UserRegistered(user_id=str(user))), story_completed(user), email_changed(user)
         )
-    await told.handle(code)
-    told.accounts.delete(gone)
+    await world.handle(code)
+    world.accounts.delete(gone)
     deleted = user_deleted(gone)
-    await told.handle(deleted)
-    await told.handle(deleted)
-    assert {note["user_id"] for note in await told.notifications()} == {other}
-    assert len(await told.notifications()) == 3
-    records = await told.records()
+    await world.handle(deleted)
+    await world.handle(deleted)
+    assert {note["user_id"] for note in await world.notifications()} == {other}
+    assert len(await world.notifications()) == 3
+    records = await world.records()
     assert len(records) == 4
     assert {row["user_id"] for row in records.values()} == {other, None}
     assert records[code.id]["user_id"] is None
 
 
-async def test_a_mail_that_the_former_version_recorded_without_its_person_gets_one_when_it_is_sent(told: Told) -> None:
-    user = told.accounts.add()
+async def test_a_mail_that_the_former_version_recorded_without_its_person_gets_one_when_it_is_sent(
+    world: MailWorld,
+) -> None:
+    user = world.accounts.add()
     story = story_completed(user)
     now = datetime.now(UTC)
     mail = {"template": "STORY_READY", "state": "WAITING", "attempts": 1, "error": "", "created_at": now}
-    async with told.db.transaction() as tx:
+    async with world.db.transaction() as tx:
         await tx.execute(insert(mails).values(event_id=story.id, changed_at=now, **mail))
-    await told.handle(story)
-    record = (await told.records())[story.id]
+    await world.handle(story)
+    record = (await world.records())[story.id]
     assert (record["user_id"], record["state"], record["attempts"]) == (user, MailState.SENT, 2)
 
 
-async def test_dead_letters_that_name_the_person_anywhere_go(told: Told) -> None:
+async def test_dead_letters_that_name_the_person_anywhere_go(world: MailWorld) -> None:
     gone, other = uuid4(), uuid4()
     broken = auth_events_pb2.EmailChanged(user_id=str(gone))
     for user in (gone, other):
         letters = [story_completed(user, "a title"), event(broken, key=user)]
-        async with told.db.transaction() as tx:
+        async with world.db.transaction() as tx:
             for letter in letters:
                 await tx.execute(
                     insert(dead_letters).values(
@@ -84,40 +86,40 @@ async def test_dead_letters_that_name_the_person_anywhere_go(told: Told) -> None
                         failures=8,
                     )
                 )
-    await told.handle(user_deleted(gone))
-    dead = await told.dead()
+    await world.handle(user_deleted(gone))
+    dead = await world.dead()
     assert len(dead) == 2
     assert not [letter for letter in dead if str(gone).encode() in bytes(letter["event"])]
 
 
-async def test_a_story_that_is_told_of_after_the_erasure_leaves_nothing(told: Told) -> None:
-    """Also when auth, asked a moment too early, still knew the account."""
-    user = told.accounts.add()
-    await told.handle(user_deleted(user))
-    await told.handle(story_completed(user), event(auth_events_pb2.PasswordChanged(user_id=str(user))))
-    assert (await rows(told), told.mailbox.mails()) == (NOTHING, [])
-    async with told.db.transaction() as tx:
+async def test_a_story_that_is_told_of_after_the_erasure_leaves_nothing(world: MailWorld) -> None:
+    """Even if auth, asked just before the erasure, still knew the account."""
+    user = world.accounts.add()
+    await world.handle(user_deleted(user))
+    await world.handle(story_completed(user), event(auth_events_pb2.PasswordChanged(user_id=str(user))))
+    assert (await rows(world), world.mailbox.mails()) == (NOTHING, [])
+    async with world.db.transaction() as tx:
         assert await tx.scalar(select(func.count()).select_from(processed_events)) == 0
 
 
-async def test_nothing_that_races_the_erasure_survives_it(told: Told) -> None:
-    users = [told.accounts.add() for _ in range(6)]
+async def test_nothing_that_races_the_erasure_survives_it(world: MailWorld) -> None:
+    users = [world.accounts.add() for _ in range(6)]
     async with listening(MailServer()) as server:
-        told.smtp_port = server.port
-        async with told.working(), told.working():
+        world.smtp_port = server.port
+        async with world.working(), world.working():
             for user in users:
                 stories = [story_completed(user) for _ in range(8)]
-                await told.send(*stories[:4], user_deleted(user), *stories[4:])
-            await until(told.idle, seconds=60)
-    assert await rows(told) == NOTHING
+                await world.send(*stories[:4], user_deleted(user), *stories[4:])
+            await until(world.idle, seconds=60)
+    assert await rows(world) == NOTHING
 
 
-async def test_a_notification_and_a_mail_that_were_begun_are_waited_for_and_erased(told: Told) -> None:
-    user = told.accounts.add()
-    async with told.db.transaction() as early:
+async def test_a_notification_and_a_mail_that_were_begun_are_waited_for_and_erased(world: MailWorld) -> None:
+    user = world.accounts.add()
+    async with world.db.transaction() as early:
         assert not await erasure.is_erased(early, user)
-        erasing = asyncio.create_task(Erasing(told.db).erase(user))
-        await until(lambda: _someone_waits(told))
+        erasing = asyncio.create_task(Erasing(world.db).erase(user))
+        await until(lambda: _someone_waits(world))
         now = datetime.now(UTC)
         mail = {
             "template": "WELCOME",
@@ -129,62 +131,62 @@ async def test_a_notification_and_a_mail_that_were_begun_are_waited_for_and_eras
         }
         await early.execute(insert(mails).values(event_id=uuid4(), user_id=user, **mail))
     await erasing
-    assert await rows(told) == NOTHING
+    assert await rows(world) == NOTHING
 
 
-async def _someone_waits(told: Told) -> bool:
-    async with told.db.transaction() as tx:
+async def _someone_waits(world: MailWorld) -> bool:
+    async with world.db.transaction() as tx:
         query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         return bool(await tx.scalar(text(query)))
 
 
-async def test_a_mail_that_is_on_its_way_leaves_no_record(told: Told) -> None:
-    user = told.accounts.add()
+async def test_a_mail_that_is_on_its_way_leaves_no_record(world: MailWorld) -> None:
+    user = world.accounts.add()
     answers = asyncio.Event()
     server = MailServer(held=answers)
     async with listening(server):
-        told.smtp_port = server.port
-        async with told.working():
-            await told.send(story_completed(user))
+        world.smtp_port = server.port
+        async with world.working():
+            await world.send(story_completed(user))
             await until(lambda: server.mails)
-            await told.send(user_deleted(user))
-            await until(lambda: _erased(told, user))
+            await world.send(user_deleted(user))
+            await until(lambda: _erased(world, user))
             answers.set()
-            await until(told.idle)
-    assert (await rows(told), len(server.mails)) == (NOTHING, 1)
+            await until(world.idle)
+    assert (await rows(world), len(server.mails)) == (NOTHING, 1)
 
 
-async def _erased(told: Told, user: UUID) -> bool:
-    async with told.db.transaction() as tx:
+async def _erased(world: MailWorld, user: UUID) -> bool:
+    async with world.db.transaction() as tx:
         return await erasure.is_erased(tx, user)
 
 
-async def test_many_rows_go_in_batches(told: Told) -> None:
-    user, other = told.accounts.add(), told.accounts.add()
-    await told.handle(*(story_completed(user) for _ in range(5)), story_completed(other))
-    await asyncio.gather(*(Erasing(told.db, batch=2).erase(user) for _ in range(3)))
-    assert await rows(told) == {"notifications": 1, "mails": 1, "dead letters": 0}
+async def test_many_rows_go_in_batches(world: MailWorld) -> None:
+    user, other = world.accounts.add(), world.accounts.add()
+    await world.handle(*(story_completed(user) for _ in range(5)), story_completed(other))
+    await asyncio.gather(*(Erasing(world.db, batch=2).erase(user) for _ in range(3)))
+    assert await rows(world) == {"notifications": 1, "mails": 1, "dead letters": 0}
 
 
-async def test_an_event_about_an_erased_person_that_keeps_failing_becomes_no_dead_letter(told: Told) -> None:
-    gone, other = told.accounts.add(), told.accounts.add()
+async def test_an_event_about_an_erased_person_that_keeps_failing_becomes_no_dead_letter(world: MailWorld) -> None:
+    gone, other = world.accounts.add(), world.accounts.add()
     async with serving(Directory()) as away:
-        told.address = away
-    told.max_failures = 2
+        world.address = away
+    world.max_failures = 2
     kept = story_completed(other)
-    await told.handle(user_deleted(gone))
-    await told.handle(story_completed(gone), kept)
-    assert [letter["event_id"] for letter in await told.dead()] == [kept.id]
+    await world.handle(user_deleted(gone))
+    await world.handle(story_completed(gone), kept)
+    assert [letter["event_id"] for letter in await world.dead()] == [kept.id]
 
 
-async def test_an_erasure_that_keeps_failing_stays_a_dead_letter(told: Told) -> None:
-    """Its own record of the erasure must not make it forgotten, half done."""
-    user = told.accounts.add()
-    told.erasing_batch = -1  # which Postgres refuses
+async def test_an_erasure_that_keeps_failing_stays_a_dead_letter(world: MailWorld) -> None:
+    """The record of its own erasure must not let the event be dropped half-way."""
+    user = world.accounts.add()
+    world.erasing_batch = -1  # a value that Postgres refuses
     deleted = user_deleted(user)
-    await told.handle(deleted)
-    assert await _erased(told, user)
-    assert [letter["event_id"] for letter in await told.dead()] == [deleted.id]
+    await world.handle(deleted)
+    assert await _erased(world, user)
+    assert [letter["event_id"] for letter in await world.dead()] == [deleted.id]
 
 
 QUOTING = {
@@ -198,32 +200,32 @@ QUOTING = {
 @pytest.mark.parametrize("kind", QUOTING)
 @pytest.mark.parametrize("about", ["a code", "a story"])
 async def test_the_words_of_a_mail_server_that_quotes_addresses_are_neither_kept_nor_logged(
-    told: Told, kind: str, about: str, caplog: pytest.LogCaptureFixture
+    world: MailWorld, kind: str, about: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", logger="services")
     caplog.set_level("DEBUG", logger="kit")
     server = replace(QUOTING[kind])
-    told.max_failures = 2
+    world.max_failures = 2
     sent = (
         code_issued(to="lovelace@example.com")
         if about == "a code"
-        else story_completed(told.accounts.add("lovelace@example.com"))
+        else story_completed(world.accounts.add("lovelace@example.com"))
     )
     async with listening(server):
-        told.smtp_port = server.port
-        await told.handle(sent)
-    record = (await told.records())[sent.id]
+        world.smtp_port = server.port
+        await world.handle(sent)
+    record = (await world.records())[sent.id]
     assert record["state"] != MailState.SENT
     assert record["error"] in ("550 5.1.1", "450 4.2.1", "554 5.7.1", "-1")
-    for letter in await told.dead():
+    for letter in await world.dead():
         assert "lovelace" not in letter["reason"]
     assert "lovelace" not in caplog.text
 
 
-async def test_no_address_of_any_event_is_stored(told: Told) -> None:
-    user = told.accounts.add("new@example.com")
-    await told.handle(code_issued(), email_changed(user), story_completed(user))
-    async with told.db.transaction() as tx:
+async def test_no_address_of_any_event_is_stored(world: MailWorld) -> None:
+    user = world.accounts.add("new@example.com")
+    await world.handle(code_issued(), email_changed(user), story_completed(user))
+    async with world.db.transaction() as tx:
         for table in ("notifications", "mails", "processed_events", "dead_letters", "erased_subjects"):
             stored = str((await tx.execute(text(f"SELECT * FROM {table}"))).all())
             assert "@example.com" not in stored

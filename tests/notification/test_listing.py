@@ -1,4 +1,4 @@
-"""The list of notifications: everyone's own, page by page."""
+"""The list of notifications: each person's own, page by page."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KEY = "bW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW0="
 
 
 class Api:
-    """The API as people call it."""
+    """The API as clients call it."""
 
     def __init__(self, db: Database, stub: NotificationServiceAsyncStub, issuer: Issuer) -> None:
         self._db = db

@@ -1,4 +1,4 @@
-"""Migrating a database that was in use."""
+"""Migrations of a database that holds data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def new_database(servers: Servers) -> Iterator[str]:
 
 
 def migrate(run: Callable[[Config, str], None], url: str, revision: str) -> None:
-    """Brings the service's own tables up or down to the revision; the kit's are there before."""
+    """Migrate the service's own tables up or down to the revision; the kit's tables exist before."""
     config = Config()
     config.set_main_option("script_location", str(resources.files("services.notification") / "migrations"))
     with create_engine(url, poolclass=NullPool).begin() as connection:

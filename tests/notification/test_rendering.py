@@ -1,4 +1,4 @@
-"""The bytes of a mail: what was put in, once each, and nothing that somebody else chose to add."""
+"""The bytes of a mail: each input once, and nothing that somebody injected."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_whatever_is_put_in_the_mail_holds_that_or_is_refused(subject: str, mail
 def test_a_fault_of_the_encoding_itself_is_noticed_in_the_bytes(
     monkeypatch: pytest.MonkeyPatch, header: str, written: str
 ) -> None:
-    """What the library or a later change here may write: the proof looks at the bytes, whoever made them."""
+    """Covers faults of the library or of later changes here, because the check reads the bytes themselves."""
     honest = rendering._encoded
     sender = Sender("Märchen <no-reply@mail.example>")
     monkeypatch.setattr(rendering, "_encoded", lambda name, text: written if name == header else honest(name, text))

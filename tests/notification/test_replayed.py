@@ -1,4 +1,4 @@
-"""What becomes of events that an administrator has handled again."""
+"""Events that an administrator has replayed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kit.events.dead_letters import DeadLetters
 from kit.events.envelope import Event
 from kit.identity.signing import Signer
 from services.notification.tables import notifications
-from tests.notification.conftest import Told, event, user_deleted
+from tests.notification.conftest import MailWorld, event, user_deleted
 from tests.waiting import until
 
 ADMIN = Administrator(uuid4(), "")
@@ -44,39 +44,39 @@ async def replay(db: Database, lost: Event) -> None:
     assert [letter.event_id for letter in settled] == [lost.id]
 
 
-async def test_a_replayed_notice_about_somebody_who_was_erased_meanwhile_tells_nobody(told: Told) -> None:
-    ada = told.accounts.add()
+async def test_a_replayed_notice_about_somebody_who_was_erased_meanwhile_tells_nobody(world: MailWorld) -> None:
+    ada = world.accounts.add()
     notice = event(auth_events_pb2.PasswordChanged(user_id=str(ada)), key=ada)
-    await bury(told.db, notice)
-    await replay(told.db, notice)
-    told.accounts.delete(ada)
-    # The erasure and the replayed event in either order.
-    async with told.working():
-        await told.send(user_deleted(ada), notice)
-        await until(told.idle)
-    await told.handle(notice)
-    assert await told.records() == {}
-    async with told.db.transaction() as tx:
+    await bury(world.db, notice)
+    await replay(world.db, notice)
+    world.accounts.delete(ada)
+    # The erasure and the replayed event, in either order.
+    async with world.working():
+        await world.send(user_deleted(ada), notice)
+        await until(world.idle)
+    await world.handle(notice)
+    assert await world.records() == {}
+    async with world.db.transaction() as tx:
         assert (await tx.execute(notifications.select())).all() == []
-    assert await told.dead() == []
+    assert await world.dead() == []
 
 
-async def test_a_replayed_event_brings_the_mail_that_failed_and_no_second_notification(told: Told) -> None:
-    ada = told.accounts.add()
+async def test_a_replayed_event_brings_the_mail_that_failed_and_no_second_notification(world: MailWorld) -> None:
+    ada = world.accounts.add()
     completed = event(story_events_pb2.StoryCompleted(story_id=str(uuid4()), owner_id=str(ada), title="The Lighthouse"))
-    port, told.smtp_port, told.max_failures = told.smtp_port, 1, 1
-    async with told.working():
-        await told.send(completed)
-        await until(told.dead)
-        await until(told.idle)
-    told.smtp_port = port
-    assert len(await told.notifications()) == 1
-    await replay(told.db, completed)
-    async with told.working():
-        await told.mailbox.one()
-        await until(told.idle)
-    # And after everything is told once more, as when Redis has lost it.
-    await told.handle(completed)
-    assert len(await told.notifications()) == 1
-    assert len(told.mailbox.mails()) == 1
-    assert (await letters(told.db).list(ADMIN, "", 0, "")).letters == ()
+    port, world.smtp_port, world.max_failures = world.smtp_port, 1, 1
+    async with world.working():
+        await world.send(completed)
+        await until(world.dead)
+        await until(world.idle)
+    world.smtp_port = port
+    assert len(await world.notifications()) == 1
+    await replay(world.db, completed)
+    async with world.working():
+        await world.mailbox.one()
+        await until(world.idle)
+    # All events are delivered once more, as after a loss of data in Redis.
+    await world.handle(completed)
+    assert len(await world.notifications()) == 1
+    assert len(world.mailbox.mails()) == 1
+    assert (await letters(world.db).list(ADMIN, "", 0, "")).letters == ()

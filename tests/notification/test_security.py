@@ -1,4 +1,4 @@
-"""The mails and notifications by which a person learns what was done with their account."""
+"""Mails and notifications about security: what was done with a person's account."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from kit.events.inbox_store import processed_events
 from kit.identity.sealing import Seal
 from services.notification.model import MailState
 from services.notification.worker import ADDRESS_SEAL_PURPOSE
-from tests.notification.conftest import SEAL, Told, code_issued, email_changed, event, story_completed, user_deleted
+from tests.notification.conftest import (
+    SEAL,
+    MailWorld,
+    code_issued,
+    email_changed,
+    event,
+    story_completed,
+    user_deleted,
+)
 
 CODES = {
     events.CODE_PURPOSE_REGISTRATION: ("Your Storymesh code", "", "nothing happens without it"),
@@ -36,7 +44,7 @@ CODES = {
 }
 
 UNPROVEN = (events.CODE_PURPOSE_REGISTRATION, events.CODE_PURPOSE_EMAIL_CHANGE)
-"""Purposes whose codes go to an address that may be a stranger's."""
+"""Purposes whose codes go to an unproven address, which may be a stranger's."""
 
 REUSED = events.SESSION_REVOKE_REASON_REFRESH_REUSED
 
@@ -97,79 +105,81 @@ def test_every_purpose_of_a_code_has_a_mail() -> None:
 
 @pytest.mark.parametrize("purpose", CODES)
 async def test_each_code_says_what_it_is_for_and_what_its_absence_means(
-    told: Told, purpose: events.CodePurpose.ValueType
+    world: MailWorld, purpose: events.CodePurpose.ValueType
 ) -> None:
-    await told.handle(code_issued("04213755", to="ada@example.com", first_name="Ada", purpose=purpose))
-    mail = await told.mailbox.one()
+    await world.handle(code_issued("04213755", to="ada@example.com", first_name="Ada", purpose=purpose))
+    mail = await world.mailbox.one()
     subject, effect, consolation = CODES[purpose]
     assert (mail["X-RcptTo"], mail["Subject"]) == ("ada@example.com", subject)
     greeting = "Hello," if purpose in UNPROVEN else "Hello Ada,"
     for words in (greeting, "Your code is 04213755.", effect, "It works once, for the next 10 minutes.", consolation):
         assert words in mail.get_content()
-    assert await told.notifications() == []
+    assert await world.notifications() == []
 
 
 @pytest.mark.parametrize("purpose", CODES)
-async def test_no_code_is_mailed_after_its_time(told: Told, purpose: events.CodePurpose.ValueType) -> None:
+async def test_no_code_is_mailed_after_its_time(world: MailWorld, purpose: events.CodePurpose.ValueType) -> None:
     late = code_issued(purpose=purpose, life=timedelta(seconds=-1))
-    await told.handle(late)
-    assert told.mailbox.mails() == []
-    assert (await told.records())[late.id]["state"] == MailState.EXPIRED
+    await world.handle(late)
+    assert world.mailbox.mails() == []
+    assert (await world.records())[late.id]["state"] == MailState.EXPIRED
 
 
-async def test_a_code_of_an_unknown_purpose_is_kept_for_a_version_that_has_words_for_it(told: Told) -> None:
-    await told.handle(code_issued(purpose=events.CODE_PURPOSE_UNSPECIFIED))
-    (letter,) = await told.dead()
+async def test_a_code_of_an_unknown_purpose_is_kept_for_a_version_that_has_words_for_it(world: MailWorld) -> None:
+    await world.handle(code_issued(purpose=events.CODE_PURPOSE_UNSPECIFIED))
+    (letter,) = await world.dead()
     assert "no words" in letter["reason"]
-    assert told.mailbox.mails() == []
+    assert world.mailbox.mails() == []
 
 
 @pytest.mark.parametrize("purpose", CODES)
 async def test_a_decoy_is_recorded_as_dealt_with_and_mailed_to_nobody(
-    told: Told, purpose: events.CodePurpose.ValueType, caplog: pytest.LogCaptureFixture
+    world: MailWorld, purpose: events.CodePurpose.ValueType, caplog: pytest.LogCaptureFixture
 ) -> None:
     decoy = code_issued(to="", first_name="", purpose=purpose)
-    await told.handle(decoy, decoy)
-    assert (told.mailbox.mails(), await told.records(), await told.dead()) == ([], {}, [])
-    async with told.db.transaction() as tx:
+    await world.handle(decoy, decoy)
+    assert (world.mailbox.mails(), await world.records(), await world.dead()) == ([], {}, [])
+    async with world.db.transaction() as tx:
         assert list(await tx.scalars(select(processed_events.c.event_id))) == [decoy.id]
     assert not [record for record in caplog.records if record.name.startswith(("services", "kit"))]
 
 
 @pytest.mark.parametrize("notice", NOTICES)
 async def test_the_owner_is_told_of_it_by_mail_and_where_it_helps_inside_the_application(
-    told: Told, notice: str
+    world: MailWorld, notice: str
 ) -> None:
     make, (subject, advice), kind = NOTICES[notice]
-    user = told.accounts.add("ada@example.com", "Ada")
+    user = world.accounts.add("ada@example.com", "Ada")
     happened = event(make(str(user)))
-    await told.handle(happened)
-    await told.handle(happened)
-    mail = await told.mailbox.one()
+    await world.handle(happened)
+    await world.handle(happened)
+    mail = await world.mailbox.one()
     assert (mail["To"], mail["Subject"]) == ("ada@example.com", subject)
     assert "Hello Ada," in mail.get_content()
     assert advice in mail.get_content()
-    notes = [(note["user_id"], note["type"], note["title"]) for note in await told.notifications()]
+    notes = [(note["user_id"], note["type"], note["title"]) for note in await world.notifications()]
     assert notes == ([(user, kind, subject)] if kind else [])
 
 
 @pytest.mark.parametrize("reason", [each for each in events.SessionRevokeReason.values() if each != REUSED])
 async def test_a_session_that_ended_for_any_other_reason_is_no_news(
-    told: Told, reason: events.SessionRevokeReason.ValueType
+    world: MailWorld, reason: events.SessionRevokeReason.ValueType
 ) -> None:
-    user = told.accounts.add()
-    await told.handle(event(events.SessionRevoked(user_id=str(user), reason=reason)))
-    assert (told.mailbox.mails(), await told.notifications(), await told.dead()) == ([], [], [])
+    user = world.accounts.add()
+    await world.handle(event(events.SessionRevoked(user_id=str(user), reason=reason)))
+    assert (world.mailbox.mails(), await world.notifications(), await world.dead()) == ([], [], [])
 
 
-async def test_a_begun_change_of_address_is_told_to_the_one_that_there_is_with_a_call_that_stops_it(told: Told) -> None:
-    user = told.accounts.add("new@example.com", "Ada")
+async def test_a_begun_change_of_address_is_told_to_the_one_that_there_is_with_a_call_that_stops_it(
+    world: MailWorld,
+) -> None:
+    user = world.accounts.add("new@example.com", "Ada")
     mail = events.EmailChangeMail(email="old@example.com", first_name="Ada", stop_token="sms1_" + 43 * "x")
     sealed = SEAL.seal(events.EmailChangeMail.DESCRIPTOR.full_name, mail.SerializeToString())
     begun = events.EmailChangeBegun(user_id=str(user), sealed_mail=sealed)
     begun.stop_expire_time.FromDatetime(datetime(2026, 12, 6, 18, 5, tzinfo=UTC))
-    await told.handle(event(begun))
-    told_of = await told.mailbox.one()
+    await world.handle(event(begun))
+    told_of = await world.mailbox.one()
     assert (told_of["X-RcptTo"], told_of["To"]) == ("old@example.com", "old@example.com")
     assert told_of["Subject"] == "Somebody wants to move your Storymesh account to another address"
     call = (
@@ -179,39 +189,39 @@ async def test_a_begun_change_of_address_is_told_to_the_one_that_there_is_with_a
     content = told_of.get_content()
     assert call in content.splitlines()
     assert "Until 2026-12-06 18:05 UTC" in content
-    assert await told.notifications() == []
+    assert await world.notifications() == []
 
 
-async def test_a_new_device_is_named_without_a_link(told: Told) -> None:
-    user = told.accounts.add("ada@example.com", "Ada")
-    await told.handle(event(new_device(str(user), 'see http://evil.example/x "now"')))
-    content = (await told.mailbox.one()).get_content()
+async def test_a_new_device_is_named_without_a_link(world: MailWorld) -> None:
+    user = world.accounts.add("ada@example.com", "Ada")
+    await world.handle(event(new_device(str(user), 'see http://evil.example/x "now"')))
+    content = (await world.mailbox.one()).get_content()
     assert '"see … "now"" signed in on 2026-11-29 at 18:05 UTC, at the address 198.51.100.7.' in content
     assert "evil" not in content
 
 
-async def test_a_deleted_account_is_told_to_the_address_that_was_after_the_erasure_as_well(told: Told) -> None:
-    gone = told.accounts.add("ada@example.com", "Ada")
+async def test_a_deleted_account_is_told_to_the_address_that_was_after_the_erasure_as_well(world: MailWorld) -> None:
+    gone = world.accounts.add("ada@example.com", "Ada")
     mail = events.AddressMail(email="ada@example.com", first_name="Ada").SerializeToString()
     sealed = SEAL.seal(ADDRESS_SEAL_PURPOSE, mail)
     deleted = event(events.AccountDeleted(sealed_mail=sealed))
     for happened in (user_deleted(gone), deleted, deleted):
-        await told.handle(happened)
-    told_of = await told.mailbox.one()
+        await world.handle(happened)
+    told_of = await world.mailbox.one()
     assert (told_of["X-RcptTo"], told_of["Subject"]) == ("ada@example.com", "Your Storymesh account was deleted")
-    assert (await told.records())[deleted.id]["user_id"] is None
-    assert await told.notifications() == []
+    assert (await world.records())[deleted.id]["user_id"] is None
+    assert await world.notifications() == []
 
 
-async def test_a_changed_address_is_told_to_the_old_one(told: Told) -> None:
-    user = told.accounts.add("new@example.com", "Ada")
-    await told.handle(email_changed(user, old="old@example.com"))
-    mail = await told.mailbox.one()
+async def test_a_changed_address_is_told_to_the_old_one(world: MailWorld) -> None:
+    user = world.accounts.add("new@example.com", "Ada")
+    await world.handle(email_changed(user, old="old@example.com"))
+    mail = await world.mailbox.one()
     assert (mail["X-RcptTo"], mail["To"]) == ("old@example.com", "old@example.com")
     assert mail["Subject"] == "Your Storymesh address was changed"
     assert "change the password" in mail.get_content()
     assert "new@example.com" not in mail.as_string()
-    (note,) = await told.notifications()
+    (note,) = await world.notifications()
     assert (note["user_id"], note["type"]) == (user, "EMAIL_CHANGED")
     assert "@" not in note["title"] + note["body"]
 
@@ -221,11 +231,11 @@ async def test_a_changed_address_is_told_to_the_old_one(told: Told) -> None:
     [Seal(b"x" * 32).seal(ADDRESS_SEAL_PURPOSE, b""), b"", b"\x01short"],
     ids=["another key", "nothing", "torn"],
 )
-async def test_an_old_address_that_cannot_be_unsealed_is_dead_lettered(told: Told, sealed: bytes) -> None:
-    await told.handle(event(events.EmailChanged(user_id=str(told.accounts.add()), sealed_mail=sealed)))
-    (letter,) = await told.dead()
+async def test_an_old_address_that_cannot_be_unsealed_is_dead_lettered(world: MailWorld, sealed: bytes) -> None:
+    await world.handle(event(events.EmailChanged(user_id=str(world.accounts.add()), sealed_mail=sealed)))
+    (letter,) = await world.dead()
     assert "seal key" in letter["reason"]
-    assert told.mailbox.mails() == []
+    assert world.mailbox.mails() == []
 
 
 @pytest.mark.parametrize(
@@ -241,14 +251,14 @@ async def test_an_old_address_that_cannot_be_unsealed_is_dead_lettered(told: Tol
     ],
 )
 async def test_a_name_stays_short_text_on_one_line_in_every_mail_and_is_in_none_to_an_unproven_address(
-    told: Told, name: str, shown: str
+    world: MailWorld, name: str, shown: str
 ) -> None:
-    user = told.accounts.add(first_name=name)
+    user = world.accounts.add(first_name=name)
     codes = {purpose: code_issued(first_name=name, purpose=purpose) for purpose in CODES}
     unproven = {f"<{codes[purpose].id}@mail.example>" for purpose in UNPROVEN}
     notices = [event(make(str(user))) for make, _, _ in NOTICES.values()]
-    await told.handle(*codes.values(), *notices, email_changed(user, first_name=name))
-    mails = told.mailbox.mails()
+    await world.handle(*codes.values(), *notices, email_changed(user, first_name=name))
+    mails = world.mailbox.mails()
     assert len(mails) == len(CODES) + len(NOTICES) + 1
     for mail in mails:
         assert (mail.get_content_type(), mail["Bcc"]) == ("text/plain", None)
@@ -273,14 +283,14 @@ ENCODED_HEADERS = "=?utf-8?q?x=0d=0aSubject=3a_Win=0d=0aBcc=3a_b=40evil.example=
     ],
 )
 async def test_a_mail_to_anything_but_one_plain_address_is_refused_for_good_and_the_address_not_logged(
-    told: Told, address: str, caplog: pytest.LogCaptureFixture
+    world: MailWorld, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Registration takes none of them; this holds for what may be in the database all the same."""
-    code, user = code_issued(to=address), told.accounts.add(address)
+    """Registration accepts no such address, but the database may hold one."""
+    code, user = code_issued(to=address), world.accounts.add(address)
     story = story_completed(user)
-    await told.handle(code, story)
-    assert told.mailbox.mails() == []
-    records = await told.records()
+    await world.handle(code, story)
+    assert world.mailbox.mails() == []
+    records = await world.records()
     for event_id in (code.id, story.id):
         assert (records[event_id]["state"], records[event_id]["error"]) == (
             MailState.REFUSED,
@@ -291,26 +301,26 @@ async def test_a_mail_to_anything_but_one_plain_address_is_refused_for_good_and_
     assert not any("example" in line for line in logged)
 
 
-async def test_an_encoded_word_in_a_title_shows_as_it_was_written(told: Told) -> None:
+async def test_an_encoded_word_in_a_title_shows_as_it_was_written(world: MailWorld) -> None:
     title = "=?utf-8?q?x=0d=0aSubject=3a_Win=0d=0aBcc=3a_b=0d=0a=0d=0aOurs?="
-    await told.handle(story_completed(told.accounts.add(), title=title))
-    mail = await told.mailbox.one()
+    await world.handle(story_completed(world.accounts.add(), title=title))
+    mail = await world.mailbox.one()
     assert mail["Subject"] == f"Your story is ready: {title}"
     assert (mail["X-RcptTo"], mail["To"], mail["Bcc"]) == ("ada@example.com", "ada@example.com", None)
     assert f'"{title}" has been written for you.' in mail.get_content()
 
 
-async def test_nobody_is_told_of_an_account_that_is_gone(told: Told) -> None:
-    user = told.accounts.add()
-    told.accounts.delete(user)
-    await told.handle(*(event(make(str(user))) for make, _, _ in NOTICES.values()))
-    assert (told.mailbox.mails(), await told.notifications(), await told.dead()) == ([], [], [])
+async def test_nobody_is_told_of_an_account_that_is_gone(world: MailWorld) -> None:
+    user = world.accounts.add()
+    world.accounts.delete(user)
+    await world.handle(*(event(make(str(user))) for make, _, _ in NOTICES.values()))
+    assert (world.mailbox.mails(), await world.notifications(), await world.dead()) == ([], [], [])
 
 
-async def test_a_changed_address_of_an_erased_person_is_told_to_nobody(told: Told) -> None:
-    user = told.accounts.add()
-    await told.handle(user_deleted(user))
-    await told.handle(email_changed(user))
-    assert (told.mailbox.mails(), await told.notifications(), await told.records()) == ([], [], {})
-    async with told.db.transaction() as tx:
+async def test_a_changed_address_of_an_erased_person_is_told_to_nobody(world: MailWorld) -> None:
+    user = world.accounts.add()
+    await world.handle(user_deleted(user))
+    await world.handle(email_changed(user))
+    assert (world.mailbox.mails(), await world.notifications(), await world.records()) == ([], [], {})
+    async with world.db.transaction() as tx:
         assert await tx.scalar(select(func.count()).select_from(processed_events)) == 0

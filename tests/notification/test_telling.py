@@ -1,4 +1,4 @@
-"""From an event to the mail and the notification that tell of it."""
+"""The mail and the notification that follow from an event."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from storymesh.events.v1 import auth_events_pb2, story_events_pb2
 
 from kit.identity.sealing import Seal
 from services.notification.model import MailState
-from tests.notification.conftest import TRACE, Told, code_issued, event, story_completed
+from tests.notification.conftest import TRACE, MailWorld, code_issued, event, story_completed
 from tests.notification.directory import Directory, serving
 from tests.waiting import until
 
 
-async def test_a_code_reaches_its_person_and_no_notification_shows_it(told: Told) -> None:
-    await told.handle(code_issued("042137", to="ada@example.com", first_name="Ada"))
-    mail = await told.mailbox.one()
+async def test_a_code_reaches_its_person_and_no_notification_shows_it(world: MailWorld) -> None:
+    await world.handle(code_issued("042137", to="ada@example.com", first_name="Ada"))
+    mail = await world.mailbox.one()
     assert (mail["X-RcptTo"], mail["To"], mail["Subject"]) == (
         "ada@example.com",
         "ada@example.com",
@@ -26,46 +26,46 @@ async def test_a_code_reaches_its_person_and_no_notification_shows_it(told: Told
     )
     assert "042137" in mail.get_content()
     assert "for the next 10 minutes" in mail.get_content()
-    assert await told.notifications() == []
+    assert await world.notifications() == []
 
 
-async def test_a_welcome_is_mailed_and_noted(told: Told) -> None:
-    user = told.accounts.add("ada@example.com", "Ada")
-    await told.handle(event(auth_events_pb2.UserRegistered(user_id=str(user))))
-    mail = await told.mailbox.one()
+async def test_a_welcome_is_mailed_and_noted(world: MailWorld) -> None:
+    user = world.accounts.add("ada@example.com", "Ada")
+    await world.handle(event(auth_events_pb2.UserRegistered(user_id=str(user))))
+    mail = await world.mailbox.one()
     assert (mail["To"], mail["Subject"]) == ("ada@example.com", "Welcome to Storymesh")
-    (note,) = await told.notifications()
+    (note,) = await world.notifications()
     assert (note["user_id"], note["type"], note["title"]) == (user, "WELCOME", "Welcome to Storymesh")
     assert (note["story_id"], note["read_at"]) == (None, None)
 
 
-async def test_a_finished_story_is_told_with_its_title_and_where_to_read_it(told: Told) -> None:
-    user, story = told.accounts.add(), uuid4()
-    await told.handle(story_completed(user, "The Lighthouse", story))
-    mail = await told.mailbox.one()
+async def test_a_finished_story_is_told_with_its_title_and_where_to_read_it(world: MailWorld) -> None:
+    user, story = world.accounts.add(), uuid4()
+    await world.handle(story_completed(user, "The Lighthouse", story))
+    mail = await world.mailbox.one()
     assert mail["Subject"] == "Your story is ready: The Lighthouse"
     assert f"https://stories.example/v1/stories/{story}" in mail.get_content()
-    (note,) = await told.notifications()
+    (note,) = await world.notifications()
     assert (note["type"], note["story_id"]) == ("STORY_READY", story)
 
 
 @pytest.mark.parametrize("reason", ["WRITER_UNAVAILABLE", "CONTENT_REFUSED", "A_REASON_OF_TOMORROW"])
-async def test_a_failed_story_is_told_with_its_reason(told: Told, reason: str) -> None:
-    user, story = told.accounts.add(), uuid4()
-    await told.handle(event(story_events_pb2.StoryFailed(story_id=str(story), owner_id=str(user), reason=reason)))
-    mail = await told.mailbox.one()
+async def test_a_failed_story_is_told_with_its_reason(world: MailWorld, reason: str) -> None:
+    user, story = world.accounts.add(), uuid4()
+    await world.handle(event(story_events_pb2.StoryFailed(story_id=str(story), owner_id=str(user), reason=reason)))
+    mail = await world.mailbox.one()
     assert mail["Subject"] == "Your story could not be written"
     assert reason in mail.get_content()
-    (note,) = await told.notifications()
+    (note,) = await world.notifications()
     assert (note["type"], note["story_id"]) == ("STORY_FAILED", story)
 
 
-async def test_who_waits_for_an_administrator_is_not_told_to_ask_again(told: Told) -> None:
+async def test_who_waits_for_an_administrator_is_not_told_to_ask_again(world: MailWorld) -> None:
     for reason in ("WRITER_MISCONFIGURED", "WRITER_UNAVAILABLE"):
-        user = told.accounts.add(f"{reason.lower()}@example.com")
+        user = world.accounts.add(f"{reason.lower()}@example.com")
         failed = story_events_pb2.StoryFailed(story_id=str(uuid4()), owner_id=str(user), reason=reason)
-        await told.handle(event(failed))
-    misconfigured, unavailable = (mail.get_content() for mail in await until(told.mailbox.mails))
+        await world.handle(event(failed))
+    misconfigured, unavailable = (mail.get_content() for mail in await until(world.mailbox.mails))
     assert "Asking again may work" in unavailable
     assert "may work" not in misconfigured
     assert "administrator" in misconfigured
@@ -89,54 +89,54 @@ NO_IDS = {
 
 
 @pytest.mark.parametrize("kind", NO_IDS)
-async def test_an_event_about_nobody_is_dead_lettered_at_once(told: Told, kind: str) -> None:
-    await told.handle(event(NO_IDS[kind]))
-    (letter,) = await told.dead()
+async def test_an_event_about_nobody_is_dead_lettered_at_once(world: MailWorld, kind: str) -> None:
+    await world.handle(event(NO_IDS[kind]))
+    (letter,) = await world.dead()
     assert letter["failures"] == 0
     assert letter["reason"].endswith("_id is no UUID")
 
 
-async def test_an_event_about_no_story_or_with_no_time_is_dead_lettered_at_once(told: Told) -> None:
-    user = told.accounts.add()
+async def test_an_event_about_no_story_or_with_no_time_is_dead_lettered_at_once(world: MailWorld) -> None:
+    user = world.accounts.add()
     timeless = auth_events_pb2.CodeIssued(purpose=auth_events_pb2.CODE_PURPOSE_SIGN_IN)
     timeless.expire_time.seconds = 2**62
-    await told.handle(
+    await world.handle(
         event(story_events_pb2.StoryCompleted(story_id="x", owner_id=str(user))),
         event(story_events_pb2.StoryFailed(story_id="x", owner_id=str(user))),
         event(timeless),
     )
-    assert [letter["failures"] for letter in await told.dead()] == [0, 0, 0]
-    assert (told.mailbox.mails(), await told.notifications()) == ([], [])
+    assert [letter["failures"] for letter in await world.dead()] == [0, 0, 0]
+    assert (world.mailbox.mails(), await world.notifications()) == ([], [])
 
 
-async def test_who_registers_again_is_told_by_mail_only(told: Told) -> None:
-    user = told.accounts.add()
-    await told.handle(event(auth_events_pb2.RegistrationRepeated(user_id=str(user))))
-    mail = await told.mailbox.one()
+async def test_who_registers_again_is_told_by_mail_only(world: MailWorld) -> None:
+    user = world.accounts.add()
+    await world.handle(event(auth_events_pb2.RegistrationRepeated(user_id=str(user))))
+    mail = await world.mailbox.one()
     assert mail["Subject"] == "You already have a Storymesh account"
     # The account may have no password.
     assert "sign in instead, with your password or a mailed code" in mail.get_content()
-    assert await told.notifications() == []
+    assert await world.notifications() == []
 
 
-async def test_an_event_that_comes_again_tells_nothing_twice(told: Told) -> None:
-    user = told.accounts.add()
+async def test_an_event_that_comes_again_tells_nothing_twice(world: MailWorld) -> None:
+    user = world.accounts.add()
     events = [story_completed(user), event(auth_events_pb2.UserRegistered(user_id=str(user))), code_issued()]
-    await told.handle(*events)
-    await told.handle(*events, *events)
-    assert len(told.mailbox.mails()) == 3
-    assert len(await told.notifications()) == 2
+    await world.handle(*events)
+    await world.handle(*events, *events)
+    assert len(world.mailbox.mails()) == 3
+    assert len(await world.notifications()) == 2
 
 
-async def test_a_mail_carries_the_trace_of_the_request_behind_it(told: Told) -> None:
-    await told.handle(code_issued())
-    assert (await told.mailbox.one())["X-Trace-Id"] == TRACE
+async def test_a_mail_carries_the_trace_of_the_request_behind_it(world: MailWorld) -> None:
+    await world.handle(code_issued())
+    assert (await world.mailbox.one())["X-Trace-Id"] == TRACE
 
 
-async def test_a_mail_has_what_a_mail_needs(told: Told) -> None:
+async def test_a_mail_has_what_a_mail_needs(world: MailWorld) -> None:
     issued = code_issued()
-    await told.handle(issued)
-    mail = await told.mailbox.one()
+    await world.handle(issued)
+    mail = await world.mailbox.one()
     assert mail["Message-ID"] == f"<{issued.id}@mail.example>"
     assert mail["From"] == "Storymesh <no-reply@mail.example>"
     assert mail["Auto-Submitted"] == "auto-generated"
@@ -144,71 +144,71 @@ async def test_a_mail_has_what_a_mail_needs(told: Told) -> None:
     assert mail.get_content_type() == "text/plain"
 
 
-async def test_an_expired_code_is_never_mailed(told: Told) -> None:
+async def test_an_expired_code_is_never_mailed(world: MailWorld) -> None:
     late = code_issued(life=timedelta(seconds=-1))
-    await told.handle(late)
-    assert told.mailbox.mails() == []
-    assert (await told.records())[late.id]["state"] == MailState.EXPIRED
-    assert await told.dead() == []
+    await world.handle(late)
+    assert world.mailbox.mails() == []
+    assert (await world.records())[late.id]["state"] == MailState.EXPIRED
+    assert await world.dead() == []
 
 
 async def test_a_code_sealed_under_another_key_is_dead_lettered_without_showing_it(
-    told: Told, caplog: pytest.LogCaptureFixture
+    world: MailWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await told.handle(code_issued("042137", seal=Seal(b"x" * 32)))
-    (letter,) = await told.dead()
+    await world.handle(code_issued("042137", seal=Seal(b"x" * 32)))
+    (letter,) = await world.dead()
     assert "seal key" in letter["reason"]
     assert "042137" not in letter["reason"] + caplog.text
     assert b"042137" not in bytes(letter["event"])
-    assert told.mailbox.mails() == []
+    assert world.mailbox.mails() == []
 
 
-async def test_a_code_shows_in_no_store_and_no_log(told: Told, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_code_shows_in_no_store_and_no_log(world: MailWorld, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", logger="services")
     caplog.set_level("DEBUG", logger="kit")
-    await told.handle(code_issued("042137"))
-    rows = str(list((await told.records()).values())) + str(await told.notifications())
+    await world.handle(code_issued("042137"))
+    rows = str(list((await world.records()).values())) + str(await world.notifications())
     assert "042137" not in rows + caplog.text
     assert "ada@example.com" not in caplog.text
 
 
-async def test_nobody_writes_to_an_account_that_is_gone(told: Told) -> None:
-    user = told.accounts.add()
-    told.accounts.delete(user)
-    await told.handle(
+async def test_nobody_writes_to_an_account_that_is_gone(world: MailWorld) -> None:
+    user = world.accounts.add()
+    world.accounts.delete(user)
+    await world.handle(
         story_completed(user),
         event(auth_events_pb2.UserRegistered(user_id=str(user))),
         event(auth_events_pb2.RegistrationRepeated(user_id=str(user))),
         event(story_events_pb2.StoryFailed(story_id=str(uuid4()), owner_id=str(user), reason="X")),
     )
-    assert (told.mailbox.mails(), await told.notifications(), await told.dead()) == ([], [], [])
+    assert (world.mailbox.mails(), await world.notifications(), await world.dead()) == ([], [], [])
 
 
-async def test_the_address_is_the_one_of_the_moment(told: Told) -> None:
-    user = told.accounts.add("old@example.com")
-    told.accounts.users[str(user)].email = "new@example.com"
-    await told.handle(story_completed(user))
-    assert (await told.mailbox.one())["To"] == "new@example.com"
+async def test_the_address_is_the_one_of_the_moment(world: MailWorld) -> None:
+    user = world.accounts.add("old@example.com")
+    world.accounts.users[str(user)].email = "new@example.com"
+    await world.handle(story_completed(user))
+    assert (await world.mailbox.one())["To"] == "new@example.com"
 
 
-async def test_while_auth_is_away_the_event_waits(told: Told) -> None:
+async def test_while_auth_is_away_the_event_waits(world: MailWorld) -> None:
     directory = Directory()
     user = directory.add()
     async with serving(directory) as address:
-        told.address = address
-    told.max_failures = 1000
-    async with told.working():
-        await told.send(story_completed(user))
-        await until(lambda: _failed_once(told))
-        assert told.mailbox.mails() == []
-        async with serving(directory, told.address):
-            await until(told.idle)
-    assert len(told.mailbox.mails()) == 1
-    assert len(await told.notifications()) == 1
+        world.address = address
+    world.max_failures = 1000
+    async with world.working():
+        await world.send(story_completed(user))
+        await until(lambda: _failed_once(world))
+        assert world.mailbox.mails() == []
+        async with serving(directory, world.address):
+            await until(world.idle)
+    assert len(world.mailbox.mails()) == 1
+    assert len(await world.notifications()) == 1
 
 
-async def _failed_once(told: Told) -> bool:
-    entries: Any = await told.redis.xrange("inbox:notification")
+async def _failed_once(world: MailWorld) -> bool:
+    entries: Any = await world.redis.xrange("inbox:notification")
     return any(fields.get(b"failures", b"0") != b"0" for _, fields in entries)
 
 
@@ -217,15 +217,15 @@ async def _failed_once(told: Told) -> bool:
     ["x\r\nBcc: evil@example.com", "x\nBcc: evil@example.com", "x\rBcc: evil@example.com", "x\r\n\r\nYour code is 1."],
     ids=["CRLF", "LF", "CR", "a body of its own"],
 )
-async def test_no_title_and_no_name_adds_a_header_or_a_line(told: Told, text: str) -> None:
-    user = told.accounts.add(first_name=text)
-    await told.handle(story_completed(user, title=text), code_issued(first_name=text))
-    for mail in await until(told.mailbox.mails):
+async def test_no_title_and_no_name_adds_a_header_or_a_line(world: MailWorld, text: str) -> None:
+    user = world.accounts.add(first_name=text)
+    await world.handle(story_completed(user, title=text), code_issued(first_name=text))
+    for mail in await until(world.mailbox.mails):
         assert mail["Bcc"] is None
         assert mail["X-RcptTo"] == "ada@example.com"
         lines = mail.get_content().splitlines()
         assert not [line for line in lines if line.startswith(("Bcc", "Your code is 1."))]
-    (note,) = await told.notifications()
+    (note,) = await world.notifications()
     assert "\n" not in note["title"]
 
 
@@ -233,21 +233,21 @@ async def test_no_title_and_no_name_adds_a_header_or_a_line(told: Told, text: st
     "text",
     ["Der Bär und die Fee", "灯台の物語", "حكاية المنارة", "👩‍🚀 and the moon", "é" * 60, "x" * 120, "a\x00b\x1b[31mc"],
 )
-async def test_titles_and_names_of_every_kind_arrive_as_they_are(told: Told, text: str) -> None:
+async def test_titles_and_names_of_every_kind_arrive_as_they_are(world: MailWorld, text: str) -> None:
     shown = text.replace("\x00", " ").replace("\x1b", " ")
-    stored = text.replace("\x00", "")  # as auth and the story service would hold it
-    user = told.accounts.add(first_name=stored)
-    await told.handle(story_completed(user, title=text))
-    mail = await told.mailbox.one()
+    stored = text.replace("\x00", "")  # stored as auth and the story service store it
+    user = world.accounts.add(first_name=stored)
+    await world.handle(story_completed(user, title=text))
+    mail = await world.mailbox.one()
     assert mail["Subject"] == f"Your story is ready: {shown}"
     assert f'"{shown}" has been written for you.' in mail.get_content()
 
 
-async def test_a_mail_is_plain_seven_bit_text_on_its_way(told: Told) -> None:
-    """Long lines and short ones: the library encodes them in different ways."""
-    user = told.accounts.add(first_name="Bär")
-    await told.handle(story_completed(user, "é" * 300), event(auth_events_pb2.UserRegistered(user_id=str(user))))
-    first, second = told.mailbox.raw()
+async def test_a_mail_is_plain_seven_bit_text_on_its_way(world: MailWorld) -> None:
+    """Long lines and short ones, because the library encodes them differently."""
+    user = world.accounts.add(first_name="Bär")
+    await world.handle(story_completed(user, "é" * 300), event(auth_events_pb2.UserRegistered(user_id=str(user))))
+    first, second = world.mailbox.raw()
     for raw in (first, second):
         assert raw.isascii()
         assert max(map(len, raw.split(b"\r\n"))) <= 998
@@ -256,8 +256,8 @@ async def test_a_mail_is_plain_seven_bit_text_on_its_way(told: Told) -> None:
 @pytest.mark.parametrize(
     "address", ["ada@example.com", "first..last@example.com", ".dot@example.com", "o'hara+x@example.com"]
 )
-async def test_an_odd_address_never_becomes_a_dead_letter(told: Told, address: str) -> None:
+async def test_an_odd_address_never_becomes_a_dead_letter(world: MailWorld, address: str) -> None:
     odd = code_issued(to=address)
-    await told.handle(odd)
-    assert await told.dead() == []
-    assert (await told.records())[odd.id]["state"] in (MailState.SENT, MailState.REFUSED)
+    await world.handle(odd)
+    assert await world.dead() == []
+    assert (await world.records())[odd.id]["state"] in (MailState.SENT, MailState.REFUSED)

@@ -1,4 +1,4 @@
-"""What becomes of people's own words in a mail."""
+"""People's text as a mail shows it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FULL_WIDTH = "".join(chr(ord(each) + 0xFEE0) for each in "http://evil.example")
         ("either/or", "either/or"),
         ("<b>x</b>", "<b>x</b>"),
         ("=?utf-8?q?x?=", "=?utf-8?q?x?="),
-        # What mail clients make into a link.
+        # Text that mail clients turn into a link.
         ("Win at https://evil.example/x now", "Win at … now"),
         ("HTTP://EVIL.EXAMPLE", "…"),
         ("http:\u200b//evil.example", "…"),
@@ -56,7 +56,7 @@ FULL_WIDTH = "".join(chr(ord(each) + 0xFEE0) for each in "http://evil.example")
         ("evil.ⓔⓧample", "evil. ⓔⓧample"),
         ("пример.испытание", "пример. испытание"),
         ("Dr.Jekyll", "Dr. Jekyll"),
-        # What only programs see.
+        # Characters that are invisible.
         ("x\r\nBcc: evil", "x Bcc: evil"),
         ("x\u2028y\u2029z\x85a\x0bb", "x y z a b"),
         ("a\0b\x1b[31mc", "a b [31mc"),

@@ -1,4 +1,4 @@
-"""Administrators ask one service for the dead letters of all: it asks each of them in their name."""
+"""The operators' service lists and settles the dead letters of all services with the administrator's own token."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from kit.runtime.settings import ServiceSettings
 from mesh.catalog import manifests
 from mesh.manifest import INBOX
 from services.ops.__main__ import api
-from services.ops.config import KEEPERS, OpsSettings
+from services.ops.config import RECEIVERS, OpsSettings
 from services.ops.operations import operations
 from services.ops.operations.dead_letters import DeadLetterAggregator
 from services.ops.peers import dead_letter_stores
@@ -55,7 +55,7 @@ ADMIN = uuid4()
 
 @dataclass
 class Ops:
-    """Two services, each with its own list, and the one that administrators reach."""
+    """Two services with dead letters of their own, and the operators' service in front of them."""
 
     notification: Database
     story: Database
@@ -156,9 +156,11 @@ def story_requested() -> Event:
 
 
 def test_every_service_that_takes_events_is_asked_for_its_dead_letters() -> None:
-    """A service that comes to the mesh needs no line in this one."""
-    assert set(KEEPERS) == {name for name, manifest in manifests().items() if INBOX in manifest.kit_tables} >= {"story"}
-    assert {f"{name}_target" for name in KEEPERS} <= OpsSettings.model_fields.keys()
+    """A new service needs no line in the operators' service."""
+    assert (
+        set(RECEIVERS) == {name for name, manifest in manifests().items() if INBOX in manifest.kit_tables} >= {"story"}
+    )
+    assert {f"{name}_target" for name in RECEIVERS} <= OpsSettings.model_fields.keys()
 
 
 async def test_both_services_are_listed_in_one_order_page_by_page(ops: Ops) -> None:
@@ -294,7 +296,7 @@ async def test_two_spellings_of_an_id_are_one_letter_of_either_service(ops: Ops)
 async def test_a_field_that_only_the_other_service_refuses_is_named_as_it_names_it(
     ops: Ops, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be of another version, whose contract is stricter."""
+    """The other service may be of another version, whose contract is stricter."""
     refused = InvalidArgument([Violation("event_ids", "are too many", "TOO_MANY")])
 
     async def refuse(*_arguments: object, **_named: object) -> None:
@@ -321,7 +323,7 @@ async def test_the_other_service_decides_itself_who_may_ask(ops: Ops) -> None:
 
 
 async def test_a_service_that_asks_in_its_own_name_is_refused(ops: Ops) -> None:
-    """Also this one: without an administrator nobody lists or settles anything."""
+    """The operators' service too: without an administrator nobody lists or settles dead letters."""
     async with grpc.aio.insecure_channel(await ops.story_server.address) as channel:
         stub: DeadLetterServiceAsyncStub = DeadLetterServiceStub(channel)
         for metadata in (bearer(service_tokens("ops").mint("story")), ()):
@@ -342,7 +344,7 @@ async def test_with_a_service_away_no_list_is_given_that_would_look_complete(ops
             await ops.page(service)
         except AioRpcError as error:
             info = detail(error, ErrorInfo)
-            # Which one it is, so that the others can be asked for by name.
+            # The error names the service, so that the others can be listed by name.
             return (
                 error.code() is StatusCode.UNAVAILABLE
                 and info is not None

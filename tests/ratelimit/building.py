@@ -1,4 +1,4 @@
-"""Short forms for rules, descriptors and requests."""
+"""Short constructors of rules, descriptors and requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rule(
     limit: Limit | None = None,
     on_redis_down: OnRedisDown = OnRedisDown.OPEN,
 ) -> Rule:
-    """`match` holds entries such as `class=default`, or `client_ip` for any value."""
+    """A rule. `match` holds entries such as `class=default`, or `client_ip` for any value."""
     entries = (entry.partition("=") for entry in match.split())
     return Rule(
         name,
@@ -46,12 +46,12 @@ def descriptor(*entries: tuple[str, str], hits: int = 1) -> Descriptor:
 
 
 def by_address(address: str = "192.0.2.7/32", *, rate_limit_class: str = "default", hits: int = 1) -> Descriptor:
-    """What Envoy says of every call."""
+    """The descriptor that Envoy sends for every call."""
     return descriptor(("class", rate_limit_class), ("client_ip", address), hits=hits)
 
 
 def by_user(user: str = "a-user", *, rate_limit_class: str = "default", hits: int = 1) -> Descriptor:
-    """What Envoy says besides of a signed-in one."""
+    """The descriptor that Envoy also sends for a signed-in call."""
     return descriptor(("class", rate_limit_class), ("user", user), hits=hits)
 
 

@@ -1,4 +1,4 @@
-"""The limiter over a real Redis, with the rights that it has in a mesh."""
+"""The limiter over a real Redis, with the access rights that it has in a mesh."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from kit.data import redis as kit_redis
 from local.harness import Servers
 from local.harness import servers as running_servers
 from services.ratelimit.operations.buckets import Buckets
-from services.ratelimit.store.buckets import BucketStore, impatient
+from services.ratelimit.store.buckets import BucketStore, retrying_once
 from tests.ratelimit.building import BucketsFor
 
 PATIENT_SECONDS = 10.0
-"""Long enough that a busy machine is not taken for a dead Redis."""
+"""Long enough that a busy machine does not look like a dead Redis."""
 
 
 @pytest.fixture
 async def limiter_redis(servers: Servers, redis: Redis) -> AsyncIterator[Redis]:
-    """The empty Redis, through the limiter's own user."""
-    async with impatient(kit_redis.connect(servers.service_redis_url("ratelimit"))) as client:
+    """The emptied Redis, through the limiter's own user."""
+    async with retrying_once(kit_redis.connect(servers.service_redis_url("ratelimit"))) as client:
         yield client
 
 
@@ -36,7 +36,7 @@ def buckets_for(store: BucketStore) -> BucketsFor:
 
 
 @pytest.fixture(scope="session")
-def mortal_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """A Redis that no other tests use, so that it may die. Whoever stops it starts it again."""
+def stoppable_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """A Redis that no other tests use. A test that stops it starts it again."""
     with running_servers(tmp_path_factory.mktemp("redis"), postgres=False, mail=False) as running:
         yield running

@@ -17,7 +17,7 @@ from services.ratelimit.errors import BucketsUnreachable
 from services.ratelimit.model import Limit
 from services.ratelimit.model.rules import OnNoMatch, OnRedisDown, RuleSet
 from services.ratelimit.operations.buckets import Buckets, Decision, tightest
-from services.ratelimit.store.buckets import BucketStore, impatient
+from services.ratelimit.store.buckets import BucketStore, retrying_once
 from tests.ratelimit.building import DOMAIN, BucketsFor, by_address, by_user, descriptor, rule, rule_set
 
 ADDRESSES = rule("addresses", "class=default client_ip", limit=Limit(60, 60, burst=5))
@@ -102,9 +102,9 @@ READING, LOGIN = [by_address()], [by_address(rate_limit_class="credentials")]
 
 
 @pytest.fixture
-async def fragile(mortal_redis: Servers) -> AsyncIterator[Buckets]:
-    async with impatient(kit_redis.connect(mortal_redis.service_redis_url("ratelimit"))) as client:
-        await mortal_redis.healthy("redis")
+async def fragile(stoppable_redis: Servers) -> AsyncIterator[Buckets]:
+    async with retrying_once(kit_redis.connect(stoppable_redis.service_redis_url("ratelimit"))) as client:
+        await stoppable_redis.healthy("redis")
         yield Buckets(BucketStore(client), lambda: OPEN_AND_CLOSED, redis_seconds=0.5)
 
 
@@ -118,12 +118,12 @@ async def answers_again(buckets: Buckets) -> None:
 
 
 async def test_a_dead_redis_stops_what_is_closed_and_lets_pass_what_is_open_until_it_is_back(
-    fragile: Buckets, mortal_redis: Servers, caplog: pytest.LogCaptureFixture
+    fragile: Buckets, stoppable_redis: Servers, caplog: pytest.LogCaptureFixture
 ) -> None:
     await fragile.check(DOMAIN, LOGIN, remaining=None)
-    dead = mortal_redis.pid("redis")
-    mortal_redis.kill("redis")
-    await mortal_redis.stop("redis")
+    dead = stoppable_redis.pid("redis")
+    stoppable_redis.kill("redis")
+    await stoppable_redis.stop("redis")
     with caplog.at_level(logging.INFO):
         for _ in range(2):
             decision = await fragile.check(DOMAIN, READING, remaining=None)
@@ -133,31 +133,31 @@ async def test_a_dead_redis_stops_what_is_closed_and_lets_pass_what_is_open_unti
                 await fragile.check(DOMAIN, LOGIN, remaining=None)
             with pytest.raises(BucketsUnreachable):
                 await fragile.check(DOMAIN, [*READING, *LOGIN], remaining=None)
-        await mortal_redis.start("redis")
-        assert await mortal_redis.healthy("redis", not_pid=dead) != dead
+        await stoppable_redis.start("redis")
+        assert await stoppable_redis.healthy("redis", not_pid=dead) != dead
         await answers_again(fragile)
     assert (await fragile.check(DOMAIN, LOGIN, remaining=None)).answers[0].outcomes
     told = [record.levelname for record in caplog.records if record.name == "services.ratelimit.operations.buckets"]
     assert told == ["ERROR", "INFO"]
 
 
-async def test_a_restarted_redis_costs_no_call(fragile: Buckets, mortal_redis: Servers) -> None:
+async def test_a_restarted_redis_costs_no_call(fragile: Buckets, stoppable_redis: Servers) -> None:
     await fragile.check(DOMAIN, LOGIN, remaining=None)
-    await mortal_redis.restart("redis")
+    await stoppable_redis.restart("redis")
     assert (await fragile.check(DOMAIN, LOGIN, remaining=None)).answers[0].outcomes
 
 
 async def test_a_redis_that_hangs_holds_a_call_no_longer_than_its_deadline(
-    fragile: Buckets, mortal_redis: Servers
+    fragile: Buckets, stoppable_redis: Servers
 ) -> None:
     await fragile.check(DOMAIN, READING, remaining=None)
-    mortal_redis.kill("redis", signal.SIGSTOP)
+    stoppable_redis.kill("redis", signal.SIGSTOP)
     try:
         began = asyncio.get_running_loop().time()
         decision = await fragile.check(DOMAIN, READING, remaining=0.1)
         took = asyncio.get_running_loop().time() - began
     finally:
-        mortal_redis.kill("redis", signal.SIGCONT)
+        stoppable_redis.kill("redis", signal.SIGCONT)
     assert decision.admitted
     assert took < 0.45
     await answers_again(fragile)

@@ -1,4 +1,4 @@
-"""The Lua script on a real Redis, held to the arithmetic in Python."""
+"""The Lua script on a real Redis, compared with the arithmetic in Python."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from services.ratelimit.store.buckets import BucketStore
 
 limits = st.builds(
     Limit,
-    # No interval divides evenly, so that rounding shows.
+    # Intervals that do not divide evenly, so that rounding shows.
     requests=st.sampled_from([1, 3, 7, 11, 997, 9973]),
     period_seconds=st.sampled_from([1, 13, 3600, 86_400]),
     burst=st.integers(1, 1000),
 )
 hits = st.one_of(st.integers(0, 3), st.integers(0, 1100), st.just(2**64 - 1))
 asked = st.tuples(limits, hits)
-# Where the instant of being full lies, in intervals from now: long past, near, within the bucket, beyond it; or no state.
+# The instant of being full, in intervals from now: long past, near, within the bucket, beyond it; or no state.
 offsets = st.one_of(st.none(), st.floats(-10, 10), st.floats(0, 2000))
 
 
@@ -34,7 +34,7 @@ async def redis_time(redis: Redis) -> int:
 async def test_the_script_does_what_the_arithmetic_says_from_any_state(
     store: BucketStore, redis: Redis, buckets: list[tuple[tuple[Limit, int], float | None]]
 ) -> None:
-    """Instead of moving the clock, the buckets are put into any state around it; the script tells the time that it read."""
+    """Sets the buckets to any state around the present instead of moving the clock; the script returns the time that it read."""
     await redis.flushdb()
     begun = await redis_time(redis)
     charges = [Charge(f"{{t}}:{number}", limit, hits) for number, ((limit, hits), _) in enumerate(buckets)]
@@ -53,7 +53,7 @@ async def test_the_script_does_what_the_arithmetic_says_from_any_state(
     kept_after = await redis.mget([charge.key for charge in charges])
     for charge, state, verdict, kept in zip(charges, states, taken.verdicts, kept_after, strict=True):
         if taken.admitted and charge.debit:
-            # A bucket that is full again by now may have gone already.
+            # A bucket that is full by now may have expired already.
             assert kept is None or int(kept) == taken.at + verdict.debt
         else:
             assert (kept and int(kept)) == state

@@ -16,12 +16,12 @@ from services.ratelimit.model import Limit
 from services.ratelimit.model.rules import OnNoMatch, OnRedisDown, RuleSet
 from services.ratelimit.operations.buckets import Buckets
 from services.ratelimit.servicer import RateLimits
-from services.ratelimit.store.buckets import BucketStore, impatient
+from services.ratelimit.store.buckets import BucketStore, retrying_once
 from tests.ratelimit.building import BY_ADDRESS, BucketsFor, asking, described, rule, rule_set
 
 Response = rls_pb2.RateLimitResponse
 Stub: TypeAlias = "rls_pb2_grpc.RateLimitServiceAsyncStub"
-"""The name exists for the type checker only."""
+"""Only the type checker has this name."""
 
 
 @asynccontextmanager
@@ -80,7 +80,7 @@ async def test_a_refused_call_is_told_when_to_come_back(limiter: Stub) -> None:
 
 
 async def test_times_are_rounded_up_to_whole_seconds(limiter: Stub) -> None:
-    """Envoy cuts fractions off, and clients that come back too early are refused again."""
+    """Envoy truncates to seconds, and clients that return too early are refused again."""
     await limiter.ShouldRateLimit(asking(BY_ADDRESS, hits=10))
     response = await limiter.ShouldRateLimit(asking(BY_ADDRESS))
     assert response.statuses[0].duration_until_reset.seconds == 1
@@ -125,12 +125,12 @@ async def test_a_call_without_descriptors_is_invalid(limiter: Stub) -> None:
 
 
 async def test_without_redis_closed_rules_are_unavailable_and_open_ones_pass() -> None:
-    """No answer, rather than OVER_LIMIT: Envoy then says 503, for the client did nothing wrong."""
+    """An error instead of OVER_LIMIT, so that Envoy answers 503: the client has exceeded nothing."""
     rules: RuleSet = rule_set(
         rule("logins", "class=credentials client_ip", on_redis_down=OnRedisDown.CLOSED),
         rule("reading", "class=default client_ip", on_redis_down=OnRedisDown.OPEN),
     )
-    nowhere = impatient(kit_redis.connect("redis://127.0.0.1:1/0"))
+    nowhere = retrying_once(kit_redis.connect("redis://127.0.0.1:1/0"))
     async with nowhere, served(Buckets(BucketStore(nowhere), lambda: rules, redis_seconds=0.5)) as limiter:
         login = asking(described("class=credentials", "client_ip=192.0.2.7/32"))
         unreachable = (grpc.StatusCode.UNAVAILABLE, "RATE_LIMIT_BUCKETS_UNREACHABLE")

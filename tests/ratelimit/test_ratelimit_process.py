@@ -1,4 +1,4 @@
-"""The process: its commands, its health and its end."""
+"""The process: its commands, its health and its shutdown."""
 
 from __future__ import annotations
 
@@ -98,22 +98,22 @@ def test_checking_a_bad_file_fails_with_its_mistakes(tmp_path: Path) -> None:
 
 
 async def test_it_serves_with_and_without_redis_says_which_and_ends_in_order(
-    mortal_redis: Servers, address: str
+    stoppable_redis: Servers, address: str
 ) -> None:
-    async with serving(mortal_redis, LOCAL, address) as (process, channel):
+    async with serving(stoppable_redis, LOCAL, address) as (process, channel):
         for name in ("envoy.service.ratelimit.v3.RateLimitService", "redis"):
             assert await health(channel, name) == HealthCheckResponse.SERVING, name
         limiter = rls_pb2_grpc.RateLimitServiceStub(channel)
         limited = await limiter.ShouldRateLimit(asking(BY_ADDRESS), timeout=5)
         assert limited.statuses[0].current_limit.name == "default-per-address"
 
-        await mortal_redis.stop("redis")
+        await stoppable_redis.stop("redis")
         unlimited = await limiter.ShouldRateLimit(asking(BY_ADDRESS), timeout=5)
         assert unlimited.overall_code == rls_pb2.RateLimitResponse.OK
         assert not unlimited.statuses[0].HasField("current_limit")
         await until_redis_is(channel, HealthCheckResponse.NOT_SERVING)
         assert await health(channel, "") == HealthCheckResponse.SERVING
-        await mortal_redis.start("redis")
+        await stoppable_redis.start("redis")
 
         process.send_signal(signal.SIGTERM)
         _, errors = await process.communicate()

@@ -1,4 +1,4 @@
-"""The rule files that the repository carries."""
+"""The rules files of the repository."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def test_the_contract_finds_no_fault_with_them(path: Path) -> None:
 
 
 def with_class(name: str) -> Contract:
-    """The contract with one more line in its enum of classes, which ListStories then has."""
+    """The contract with one more rate-limit class, which ListStories then has."""
     descriptors = FileDescriptorSet.FromString(contract.DESCRIPTORS.read_bytes())
     files = {file.name: file for file in descriptors.file}
     classes = next(e for e in files["storymesh/options/v1/policy.proto"].enum_type if e.name == "RateLimitClass")
     classes.value.add(name=f"RATE_LIMIT_CLASS_{name.upper()}", number=100)
     methods = files["storymesh/story/v1/story_service.proto"].service[0].method
     options = next(method for method in methods if method.name == "ListStories").options
-    # The enum is open: this process's own stubs take the new number as well.
+    # The enum is open, so this process's own stubs accept the new number.
     options.Extensions[policy_pb2.policy].rate_limit_class = 100  # type: ignore[assignment]
     return contract.of(descriptors)
 
@@ -113,7 +113,7 @@ async def test_an_office_of_a_thousand_devices_refreshes_and_guessing_takes_noth
         await buckets.check("storymesh", [by_address(rate_limit_class="refresh")], remaining=None) for _ in range(1000)
     ]
     assert all(decision.admitted for decision in refreshes)
-    # And no refresh from a sign-in, which a colleague of the guesser's at another address makes.
+    # Nor do refreshes take anything from a sign-in, here at another address than the guesser uses.
     office = by_address("198.51.100.7/32", rate_limit_class="refresh")
     for _ in range(3000):
         await buckets.check("storymesh", [office], remaining=None)

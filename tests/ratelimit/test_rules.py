@@ -1,4 +1,4 @@
-"""Which rules apply to a descriptor, and which bucket each means."""
+"""Rules that apply to a descriptor, and the bucket that each means."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ names = st.text("ab-:=", min_size=1, max_size=4)
 @given(st.lists(st.tuples(names, st.lists(st.tuples(texts, texts), max_size=3)), min_size=2, max_size=8))
 def test_two_buckets_share_a_key_only_if_they_are_one(buckets: list[tuple[str, list[tuple[str, str]]]]) -> None:
     rules = rule_set()
-    # Names as the file's reader lets them through.
+    # Names that the reader of rules files accepts.
     plain = [(re.sub("[^a-z0-9-]", "x", name), tuple(entries)) for name, entries in buckets]
     for one, other in itertools.combinations(plain, 2):
         keys = [rules.bucket(rule(name), entries) for name, entries in (one, other)]

@@ -1,4 +1,4 @@
-"""Reading rules: what is understood, and what is said about what is not."""
+"""Reading rules files: what is accepted, and the messages about what is not."""
 
 from __future__ import annotations
 

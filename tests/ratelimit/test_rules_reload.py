@@ -70,7 +70,7 @@ async def test_a_changed_file_is_in_force_without_a_restart(rules: LiveRules, pa
 
 
 async def test_a_file_that_is_swapped_by_a_link_is_noticed(tmp_path: Path) -> None:
-    """As Kubernetes replaces mounted files."""
+    """Kubernetes replaces mounted files in this way."""
     old, new, link = tmp_path / "old.yaml", tmp_path / "new.yaml", tmp_path / "link.yaml"
     write(old, "first")
     write(new, "other")

@@ -1,4 +1,4 @@
-"""The arithmetic of token buckets, as the rule that the store is held to."""
+"""The arithmetic of token buckets, with which the store must agree."""
 
 from __future__ import annotations
 

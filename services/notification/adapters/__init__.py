@@ -1,1 +1,1 @@
-"""What speaks to engines outside the mesh: the mail server."""
+"""Adapters to systems outside the mesh: the mail server."""

@@ -1,4 +1,4 @@
-"""Hands one mail to a mail server and says honestly how that went."""
+"""Hands one mail to a mail server over SMTP and classifies the outcome."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from enum import Enum, auto
 
 import aiosmtplib
 
-# The first digit of a reply says whether to come back (RFC 5321, 4.2.1).
+# First digits of a reply that say whether to retry (RFC 5321, 4.2.1).
 _TRANSIENT = range(400, 500)
 _PERMANENT = range(500, 600)
-_ENHANCED_CODE = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\S)")  # RFC 3463
+_ENHANCED_CODE = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\S)")  # Enhanced status code (RFC 3463).
 _QUIT_SECONDS = 1.0
 _CHECK_SECONDS = 2.0
 
 
 class TryAgain(Exception):
-    """No server has taken the mail: sending it again is safe."""
+    """No server has taken the mail, so sending it again is safe."""
 
 
 class Refused(Exception):
@@ -26,28 +26,28 @@ class Refused(Exception):
 
 
 class OutcomeUnknown(Exception):
-    """The connection broke after the mail was handed over and before the answer came."""
+    """The connection broke between the end of the mail and the server's reply."""
 
 
 class Stage(Enum):
     UNSEEN = auto()
-    """No server knows what the mail says."""
+    """The content has not been sent to a server."""
     HANDED_OVER = auto()
-    """Perhaps taken."""
+    """The content is being sent; the server may have taken the mail."""
     TAKEN = auto()
 
 
 @dataclass(slots=True)
 class Handover:
-    """How far a mail has come: for whoever is cut off while it is sent, and gets no answer."""
+    """The stage that a mail has reached, readable by a caller whose `send` is cancelled."""
 
     stage: Stage = Stage.UNSEEN
 
 
 class Smtp:
-    """One connection and one recipient a mail, so that an outcome belongs to one person.
+    """Sends with one connection and one recipient per mail, so that an outcome belongs to one person.
 
-    What it raises says the reply's numbers and not its words, which often quote the address: errors are logged and kept.
+    Its errors hold the reply's numbers and not its text, which often quotes the address, because errors are logged and stored.
     """
 
     def __init__(self, host: str, port: int, *, username: str, password: str, start_tls: bool, seconds: float) -> None:
@@ -59,7 +59,7 @@ class Smtp:
         self._seconds = seconds
 
     async def send(self, sender: str, recipient: str, mail: bytes, handover: Handover) -> None:
-        """Raises TryAgain, Refused or OutcomeUnknown. Keeps `handover` up to date."""
+        """Send a mail and keep `handover` up to date. Raises TryAgain, Refused or OutcomeUnknown."""
         client = aiosmtplib.SMTP(
             hostname=self._host,
             port=self._port,
@@ -70,7 +70,7 @@ class Smtp:
         )
         try:
             await self._hand_over(client, sender, recipient, mail, handover)
-            # The outcome is known by now; leaving without a word would only fill the other side's log.
+            # The outcome is known by now. QUIT only keeps an error out of the server's log.
             with suppress(aiosmtplib.SMTPException, OSError):
                 await client.quit(timeout=_QUIT_SECONDS)
         finally:
@@ -83,22 +83,22 @@ class Smtp:
             await client.connect()
             await client.mail(sender)
         except (aiosmtplib.SMTPException, OSError) as error:
-            # Whatever the server says so far, it says to us and not of the recipient: a refused sign-in or sender is mended in our
-            # settings without losing the mail.
-            raise TryAgain(_said(error)) from None
+            # Replies before RCPT concern our account and sender, not the recipient. They are transient: the operator can correct
+            # the settings without losing the mail.
+            raise TryAgain(_reply_numbers(error)) from None
         try:
             await client.rcpt(recipient)
         except (aiosmtplib.SMTPException, OSError) as error:
-            raise _answered(error) or TryAgain(_said(error)) from None
+            raise _reply_error(error) or TryAgain(_reply_numbers(error)) from None
         handover.stage = Stage.HANDED_OVER
         try:
             await client.data(mail)
         except (aiosmtplib.SMTPException, OSError) as error:
-            raise _answered(error) or OutcomeUnknown(_said(error)) from None
+            raise _reply_error(error) or OutcomeUnknown(_reply_numbers(error)) from None
         handover.stage = Stage.TAKEN
 
     async def check(self) -> None:
-        """Raises when the server does not answer."""
+        """Health check. Raises when the server does not answer."""
         client = aiosmtplib.SMTP(hostname=self._host, port=self._port, timeout=_CHECK_SECONDS, start_tls=False)
         try:
             await client.connect()
@@ -107,16 +107,16 @@ class Smtp:
             client.close()
 
 
-def _answered(error: Exception) -> TryAgain | Refused | None:
-    """What the server's reply means; None when there was none that makes sense."""
+def _reply_error(error: Exception) -> TryAgain | Refused | None:
+    """The error that a reply stands for; None if there was no valid reply."""
     code = error.code if isinstance(error, aiosmtplib.SMTPResponseException) else 0
     if code in _TRANSIENT:
-        return TryAgain(_said(error))
-    return Refused(_said(error)) if code in _PERMANENT else None
+        return TryAgain(_reply_numbers(error))
+    return Refused(_reply_numbers(error)) if code in _PERMANENT else None
 
 
-def _said(error: Exception) -> str:
-    """An error without a reply speaks of the connection only."""
+def _reply_numbers(error: Exception) -> str:
+    """The reply's numbers; the whole text of an error without a reply, which concerns the connection only."""
     if not isinstance(error, aiosmtplib.SMTPResponseException):
         return str(error)
     enhanced = _ENHANCED_CODE.match(error.message)

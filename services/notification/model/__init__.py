@@ -1,4 +1,4 @@
-"""What people are told, and how far a mail has come. Pure: no clock, no store."""
+"""Notices and the states of a mail. Pure: no clock, no store."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """Whom a mail goes to."""
+    """The person to whom a mail goes."""
 
     email: str
     first_name: str
     user_id: UUID | None = None
-    """None where only an address is known, as with codes."""
+    """None if only an address is known, as with codes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """What a mail says."""
+    """The content of a mail."""
 
     subject: str
     body: str
 
 
 class Template(StrEnum):
-    """The kinds of mail."""
+    """The kinds of mail. The database stores these names."""
 
     CODE = "CODE"
-    """Of a registration: the first code there was."""
+    """A code to register. Named before other codes existed."""
     SIGN_IN_CODE = "SIGN_IN_CODE"
     PASSWORD_RESET_CODE = "PASSWORD_RESET_CODE"
     EMAIL_CHANGE_CODE = "EMAIL_CHANGE_CODE"
@@ -73,11 +73,11 @@ class Template(StrEnum):
 
     @property
     def sent_again(self) -> bool:
-        """Whether a mail of unknown outcome is sent a second time, under the same Message-ID.
+        """Whether a mail of unknown outcome is sent again, with the same Message-ID.
 
-        Nobody can know whether a server took a mail when the connection breaks between the final dot and its answer. A second
-        code or warning does no harm; a missing code locks somebody out, and a missing warning leaves a thief unseen. Of everything
-        else one is enough.
+        Nobody can know whether a server took a mail when the connection breaks between the final dot and the reply. A second code
+        or warning does no harm, but a missing code locks a person out and a missing warning hides a thief. Other mails are sent at
+        most once.
         """
         return self in _SENT_AGAIN
 
@@ -103,19 +103,19 @@ _SENT_AGAIN = frozenset(
 
 class MailState(StrEnum):
     WAITING = "WAITING"
-    """To be tried (again): no server has taken it."""
+    """To be tried, or tried again: no server has taken it."""
     SENDING = "SENDING"
-    """A worker is at it; found by another worker, it means that the first one died there."""
+    """A worker is sending it. If another worker finds this state, the first one crashed while it was sending."""
     SENT = "SENT"
     REFUSED = "REFUSED"
-    """A server said that it never will take it, or it would have said something else than it should."""
+    """A server refused it permanently, or the mail could not be rendered safely."""
     EXPIRED = "EXPIRED"
-    """Its code had ended before it could be sent."""
+    """Its code expired before it could be sent."""
     UNKNOWN = "UNKNOWN"
-    """The connection broke where nobody can know; for a person to look at."""
+    """The connection broke when the outcome was open; a person must decide."""
 
     def after_crash(self, template: Template) -> MailState:
-        """The state from which a worker goes on that finds the mail."""
+        """The state from which a worker continues that finds the mail."""
         if self is MailState.SENDING:
             return MailState.WAITING if template.sent_again else MailState.UNKNOWN
         return self

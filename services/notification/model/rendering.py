@@ -1,7 +1,7 @@
-"""From a letter to the bytes of one mail to one recipient, and the proof that these hold what was put in and nothing else.
+"""Renders a letter as the bytes of one mail to one recipient, and verifies that they hold the input and nothing else.
 
-Each header is written here, byte by byte. The library's own header objects decode encoded words (RFC 2047) wherever they find them,
-in addresses too, so that whoever chose a name or an address could write headers, recipients and bodies of their own.
+Each header is written here, byte by byte. The standard library's header objects decode encoded words (RFC 2047) wherever they find
+them, also in addresses, so that a person could inject headers, recipients and bodies by their name or address.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from kit.identity.email_addresses import NotAnAddress, normalized
 from . import Letter
 
 _SEVEN_BITS = SMTP.clone(cte_type="7bit")
-"""Every server takes it; eight bits need one that offers 8BITMIME (RFC 6152)."""
+"""Every server accepts seven bits; eight bits need one that offers 8BITMIME (RFC 6152)."""
 
 _PLAIN_ADDRESS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@[A-Za-z0-9.-]+")
-"""Looser than what registration takes: addresses with two dots in a row exist, and may have been taken before."""
+"""Looser than registration: addresses with two dots in a row exist, and older versions may have accepted them."""
 
 _PLAIN_TEXT = re.compile(r"[!-~]+( [!-~]+)*")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -33,14 +33,14 @@ _CONTENT_HEADERS = ("Content-Type", "Content-Transfer-Encoding", "MIME-Version")
 
 
 class Unrenderable(Exception):
-    """The mail would not say what it is to say. Says which part is at fault, without its content: it may be an address."""
+    """The rendered mail would differ from its input. Names the faulty part without its content, which may be an address."""
 
 
 class Sender:
-    """The one who sends all mail, as `Name <address>` or as an address alone."""
+    """The sender of all mail, parsed from `Name <address>` or an address alone."""
 
     def __init__(self, text: str) -> None:
-        """Raises ValueError."""
+        """Parse the sender. Raises ValueError."""
         parsed = getaddresses([text])
         if len(parsed) != 1 or not text.isprintable():
             raise ValueError("needs one address, as in: Storymesh <no-reply@example.com>")
@@ -60,7 +60,7 @@ class Sender:
 def render(
     letter: Letter, sender: Sender, recipient: str, *, event_id: UUID, sent_at: datetime, trace_id: str
 ) -> bytes:
-    """A whole mail. Raises Unrenderable."""
+    """Render a complete mail. Raises Unrenderable."""
     if _CONTROLS.search(letter.subject):
         raise Unrenderable("its Subject is not one line of text")
     if not _PLAIN_ADDRESS.fullmatch(recipient) or "=?" in recipient:
@@ -70,9 +70,9 @@ def render(
         "To": recipient,
         "Subject": _encoded("Subject", letter.subject),
         "Date": format_datetime(sent_at),
-        # The same for every attempt, so that a mailbox that gets two shows one.
+        # The same for every attempt, so that a mailbox shows duplicates once.
         "Message-ID": f"<{event_id}@{sender.domain}>",
-        "Auto-Submitted": "auto-generated",  # RFC 3834: keeps out-of-office replies away
+        "Auto-Submitted": "auto-generated",  # Keeps out-of-office replies away (RFC 3834).
     }
     if trace_id:
         texts["X-Trace-Id"] = trace_id
@@ -82,19 +82,19 @@ def render(
     except UnicodeError:
         raise Unrenderable("its body cannot be encoded") from None
     rendered = "".join(f"{name}: {text}\r\n" for name, text in texts.items()).encode("ascii") + content.as_bytes()
-    _prove(rendered, texts, letter)
+    _verify(rendered, texts, letter)
     return rendered
 
 
 def _phrase(name: str) -> str:
-    """A display name: in quotes, which need no rule for what may stand without them, or as encoded words."""
+    """A display name: as it is, in quotes, or as encoded words."""
     if _PLAIN_TEXT.fullmatch(name) and "=?" not in name and not set(name) & set('"\\'):
         return f'"{name}"' if set(name) & set("()<>[]:;@,.") else name
     return _encoded("From", name)
 
 
 def _encoded(header: str, text: str) -> str:
-    """Folded. As encoded words when it is anything but plain, or would be read as some: then it shows as it was put."""
+    """A header value, folded as encoded words unless it is short plain text that cannot be read as encoded words."""
     if _PLAIN_TEXT.fullmatch(text) and "=?" not in text and len(f"{header}: {text}") <= _LINE:
         return text
     try:
@@ -103,8 +103,8 @@ def _encoded(header: str, text: str) -> str:
         raise Unrenderable(f"its {header} cannot be encoded") from None
 
 
-def _prove(rendered: bytes, texts: Mapping[str, str], letter: Letter) -> None:
-    """Read back as a mail server and a mailbox would. Raises Unrenderable when that is not what was put in."""
+def _verify(rendered: bytes, texts: Mapping[str, str], letter: Letter) -> None:
+    """Parse the mail as mail servers and clients do. Raises Unrenderable if that does not give the input."""
     if not rendered.isascii() or re.search(rb"\r(?!\n)|(?<!\r)\n|\0", rendered):
         raise Unrenderable("it has other bytes than lines of text")
     read = BytesParser(policy=compat32).parsebytes(rendered)

@@ -1,6 +1,6 @@
-"""The words of every mail and notification. Names and titles come from people and models: they are shown as `words` lets them.
+"""The texts of every mail and notification. Names and titles come from people and models, and pass through `words`.
 
-A mail to an address that nobody has proven yet shows none of them: whoever asked for it could write to a stranger in our name.
+A mail to an unproven address holds none of them; otherwise anybody could have text of their choice mailed to a stranger.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def username_changed(first_name: str) -> Letter:
 
 
 def email_change_begun(first_name: str, url: str, token: str, until: datetime) -> Letter:
-    """There is no page to link to: the call is told as it is."""
+    """Describes the API call in words, because there is no web page to link to."""
     call = f"curl {url} -H 'content-type: application/json' -d '{{\"stop_token\": \"{token}\"}}'"
     return _letter(
         "Somebody wants to move your Storymesh account to another address",

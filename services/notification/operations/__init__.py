@@ -1,4 +1,4 @@
-"""What the notification service does. Transactions begin and end here."""
+"""The notification service's operations. They open and end the transactions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .notifications import Notifications, Notifier
 
 @dataclass(frozen=True)
 class Operations:
-    """What the servicer translates to."""
+    """The operations that the servicer calls."""
 
     notifications: Notifications
 
 
 @dataclass(frozen=True)
 class WorkerOperations:
-    """What the worker does."""
+    """The operations that the worker calls."""
 
     mailing: Mailing
     notifier: Notifier

@@ -1,4 +1,4 @@
-"""Erasing all that is known of a person whose account is gone."""
+"""Erasure of everything that is stored about a person whose account was deleted."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .. import store
 
 
 class Erasing:
-    """Can be broken off anywhere and repeated. One transaction deletes at most `batch` rows, so that no lock is held for long."""
+    """Erases a person: interruptible and idempotent. Deletes at most `batch` rows in a transaction, to hold no lock for long."""
 
     def __init__(self, db: Database, *, batch: int = 1000) -> None:
         self._db = db
         self._batch = batch
 
     async def erase(self, user_id: UUID) -> None:
-        """Deletes the person's notifications, the record of their mails and their dead letters, and lets none come after."""
+        """Delete the person's notifications, mail records and dead letters, and leave a tombstone that prevents new ones."""
         async with self._db.transaction() as tx:
             await erasure.erase(tx, user_id)
         erased = True

@@ -1,7 +1,7 @@
-"""Sending a mail at most once where that matters, and saying so where nobody can know.
+"""Sends a mail at most once where that matters, and records an outcome that nobody can know as UNKNOWN.
 
-The intent is committed before the connection is made. What fails before the mail is handed over is tried again; what breaks after
-that is UNKNOWN unless its template is one that may come twice. A worker that is stopped before gives the mail back to its peers.
+Commits the intent before it connects. A failure before the handover is retried; one after it is UNKNOWN unless the template may be
+sent twice. A worker that is stopped before the handover gives the mail back to the other workers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Mailing:
-    """Sends mails, each named by the event that it tells of."""
+    """Sends mails, each identified by the event that it is about."""
 
     def __init__(self, db: Database, smtp: Smtp, clock: Clock, *, sender: str) -> None:
         self._db = db
@@ -37,7 +37,7 @@ class Mailing:
         self._sender = Sender(sender)
 
     async def send(self, event_id: UUID, template: Template, recipient: Recipient, letter: Letter) -> None:
-        """Does nothing for a mail whose outcome is settled, or to an erased person. Raises TryAgain."""
+        """Send a mail, unless its outcome is settled or the person is erased. Raises TryAgain."""
         beginning = asyncio.ensure_future(self._begin(event_id, template, recipient.user_id))
         handover = Handover()
         try:
@@ -46,28 +46,28 @@ class Mailing:
                 return
             state, error = await self._outcome(event_id, template, recipient, letter, handover)
         except asyncio.CancelledError:
-            await _to_its_end(self._cut_off(event_id, beginning, handover))
+            await _uninterrupted(self._cut_off(event_id, beginning, handover))
             raise
-        await _to_its_end(self._settle(event_id, attempt, state, error))
+        await _uninterrupted(self._settle(event_id, attempt, state, error))
         if state is MailState.WAITING:
             raise TryAgain(error)
         if state is not MailState.SENT:
             log.warning("mail %s of event %s is %s: %s", template, event_id, state, error)
 
     async def expire(self, event_id: UUID, template: Template) -> None:
-        """Records a mail that came too late to be sent."""
+        """Record that the mail came too late to be sent."""
         async with self._db.transaction() as tx:
             state = (await store.mails.lock(tx, event_id, template, self._clock(), user_id=None)).after_crash(template)
             if state is MailState.WAITING:
                 await store.mails.set_state(tx, event_id, MailState.EXPIRED, self._clock())
 
     async def drop(self, event: Event) -> None:
-        """Records a mail to nobody as dealt with, and no mail."""
+        """Mark an event without an address as processed, and send no mail."""
         async with self._db.transaction() as tx:
             await mark_processed(tx, event)
 
     async def _begin(self, event_id: UUID, template: Template, user_id: UUID | None) -> int | None:
-        """The attempt's number; None when there is nothing to send."""
+        """Begin an attempt and return its number; None if there is nothing to send."""
         async with self._db.transaction() as tx:
             if user_id and await erasure.is_erased(tx, user_id):
                 return None
@@ -81,7 +81,7 @@ class Mailing:
     async def _outcome(
         self, event_id: UUID, template: Template, recipient: Recipient, letter: Letter, handover: Handover
     ) -> tuple[MailState, str]:
-        """With what went wrong."""
+        """Make the attempt; return the mail's state and the error, if any."""
         try:
             mail = render(
                 letter,
@@ -101,7 +101,7 @@ class Mailing:
         return MailState.SENT, ""
 
     async def _cut_off(self, event_id: UUID, beginning: asyncio.Future[int | None], handover: Handover) -> None:
-        """Records what is known of a mail whose worker is stopped. One that was being handed over looks as after a crash."""
+        """Record the state of a mail whose worker is stopped. After the handover it stays in SENDING, as after a crash."""
         try:
             attempt = await beginning
             if attempt is None:
@@ -112,7 +112,7 @@ class Mailing:
             elif handover.stage is Stage.TAKEN:
                 await self._settle(event_id, attempt, MailState.SENT, "")
         except Exception as error:
-            # The worker is on its way out, and the reason of that is not to be hidden by this.
+            # Do not hide the cancellation, which ends the worker, by this error.
             log.warning("what became of the mail of event %s cannot be recorded: %s", event_id, error)
 
     async def _settle(self, event_id: UUID, attempt: int, state: MailState, error: str) -> None:
@@ -120,8 +120,8 @@ class Mailing:
             await store.mails.settle(tx, event_id, attempt, state, self._clock(), error=error)
 
 
-async def _to_its_end(recording: Coroutine[Any, Any, None]) -> None:
-    """Waits also when cancelled meanwhile, and is cancelled then: a record that is broken off would look like a crash."""
+async def _uninterrupted(recording: Coroutine[Any, Any, None]) -> None:
+    """Wait for the recording even when cancelled, then re-raise: an interrupted one would look like a crash."""
     task = asyncio.ensure_future(recording)
     try:
         await asyncio.shield(task)

@@ -1,4 +1,4 @@
-"""What people are told inside the application."""
+"""Notifications inside the application."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ..model import Letter, Notification, NotificationType
 
 
 class Notifications:
-    """Everyone reads only their own."""
+    """Lists notifications, to each person only their own."""
 
     def __init__(self, db: Database, pages: Pages) -> None:
         self._db = db
         self._pages = pages
 
     async def list(self, caller: Caller, page_size: int, page_token: str) -> Page[Notification]:
-        """Newest first. Raises InvalidArgument for a foreign page token."""
+        """The caller's notifications, newest first. Raises InvalidArgument for a foreign page token."""
         query = f"notifications:{caller.user_id}"
         request = self._pages.request(query, page_size, page_token)
         async with self._db.transaction() as tx:
@@ -35,7 +35,7 @@ class Notifications:
 
 
 class Notifier:
-    """Adds notifications, each event's at most once, and none for an erased person."""
+    """Adds notifications: at most one per event, and none for an erased person."""
 
     def __init__(self, db: Database, clock: Clock) -> None:
         self._db = db

@@ -1,4 +1,4 @@
-"""Every SQL statement of the notification service, a module for each subject."""
+"""Every SQL statement of the notification service, one module per subject."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Erasing what is kept of one person."""
+"""Erasure of one person's rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..tables import mails, notifications
 
 
 async def erase_some(tx: Transaction, user_id: UUID, limit: int) -> int:
-    """Deletes some of the person's notifications and mails, and answers how many; 0 when none are left."""
+    """Delete some of the person's notifications and mails. Returns how many, 0 when none is left."""
     some_notifications = select(notifications.c.id).where(notifications.c.user_id == user_id).limit(limit)
     some_mails = select(mails.c.event_id).where(mails.c.user_id == user_id).limit(limit)
     erased = await tx.execute(delete(notifications).where(notifications.c.id.in_(some_notifications)))
@@ -22,7 +22,7 @@ async def erase_some(tx: Transaction, user_id: UUID, limit: int) -> int:
 
 
 async def erase_dead_letters(tx: Transaction, user_id: UUID) -> None:
-    """Deletes those that name the person anywhere: as the key, or within the event."""
+    """Delete dead letters that name the person: as the key, or within the event."""
     named = (
         func.position(literal(str(user_id).encode(), LargeBinary).op("IN")(dead_letter_store.dead_letters.c.event)) > 0
     )

@@ -1,4 +1,4 @@
-"""Mails and how far each has come."""
+"""Mails and their states."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kit.data.database import Transaction
 from ..model import MailState, Template
 from ..tables import mails
 
-# Statements that every mail needs are built once: to build one takes longer than to send it.
+# Built once, because every mail runs them and building one takes longer than sending it to Postgres.
 
 _upsert = insert(mails).values(state=MailState.WAITING, attempts=0, error="")
-# An update in any case, for it locks the row.
+# Update even without a change, because the update locks the row.
 _LOCK = _upsert.on_conflict_do_update(
     index_elements=["event_id"], set_={"user_id": func.coalesce(mails.c.user_id, _upsert.excluded.user_id)}
 ).returning(mails.c.state)
@@ -36,25 +36,25 @@ _HAND_BACK = _mail.where(mails.c.attempts == bindparam("number"), mails.c.state 
 async def lock(
     tx: Transaction, event_id: UUID, template: Template, now: datetime, *, user_id: UUID | None
 ) -> MailState:
-    """The mail's state; it begins in WAITING."""
+    """Lock the mail's row, inserted in WAITING if it is new, and return its state."""
     values = {"event_id": event_id, "user_id": user_id, "template": template, "created_at": now, "changed_at": now}
     return MailState((await tx.execute(_LOCK, values)).scalar_one())
 
 
 async def begin_sending(tx: Transaction, event_id: UUID, now: datetime) -> int:
-    """The number of the attempt that begins."""
+    """Begin an attempt and return its number."""
     return int((await tx.execute(_BEGIN_SENDING, {"event": event_id, "now": now})).scalar_one())
 
 
 async def settle(tx: Transaction, event_id: UUID, attempt: int, state: MailState, now: datetime, *, error: str) -> None:
-    """Does nothing when a later attempt has begun: its outcome is the one that counts."""
+    """Record the outcome, unless a later attempt has begun, whose outcome counts instead."""
     why = error.replace("\0", "")[:500]
     values = {"event": event_id, "number": attempt, "outcome": state, "now": now, "why": why}
     await tx.execute(_SETTLE, values)
 
 
 async def hand_back(tx: Transaction, event_id: UUID, attempt: int, now: datetime) -> None:
-    """Does nothing when somebody else has looked at it since: who finds it in SENDING decides what that means."""
+    """Return the mail to WAITING, unless another worker has found it in SENDING and decided what that means."""
     await tx.execute(_HAND_BACK, {"event": event_id, "number": attempt, "now": now})
 
 

@@ -16,7 +16,7 @@ from ..model import Notification, NotificationType
 from ..tables import notifications
 
 _INSERT = notifications.insert()
-"""Built once: to build it takes longer than to send it."""
+"""Built once, because building it takes longer than sending it to Postgres."""
 
 
 async def insert(tx: Transaction, notification: Notification) -> None:
@@ -24,7 +24,7 @@ async def insert(tx: Transaction, notification: Notification) -> None:
 
 
 async def page(tx: Transaction, user_id: UUID, request: PageRequest) -> Sequence[Notification]:
-    """Newest first, one more than asked for when there are more."""
+    """The person's notifications, newest first: one more than `size` if there are more."""
     query = (
         select(notifications)
         .where(notifications.c.user_id == user_id)

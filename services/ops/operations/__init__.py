@@ -1,4 +1,4 @@
-"""What the operators' service does."""
+"""The operators' service's operations."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .dead_letters import DeadLetterAggregator
 
 @dataclass(frozen=True)
 class Operations:
-    """What the servicer translates to."""
+    """The operations that the servicer calls."""
 
     dead_letters: DeadLetterAggregator
 
 
 def operations(settings: OpsSettings, resources: Resources, stores: Mapping[str, DeadLetterStore]) -> Operations:
-    """`stores` ask peers, one for each service by its name, and peers stand above operations."""
+    """Build the operations over a store per service, by name. The stores are passed in, because they are peers."""
     return Operations(DeadLetterAggregator(stores, Signer(settings.cursor_key.get_secret_value())))

@@ -1,4 +1,4 @@
-"""The dead letters of all services, asked for from each of them."""
+"""Dead letters of all services, read from each of them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from kit.identity.signing import Signer
 
 
 class DeadLetterAggregator:
-    """Asks the service that a call is about, or all of them: each answers for its own, and none but that."""
+    """Forwards a call to the service that it names, or to all of them. Each service answers for its own dead letters only."""
 
     def __init__(self, stores: Mapping[str, DeadLetterStore], signer: Signer) -> None:
         self._stores = stores
         self._signer = signer
 
     async def list(self, administrator: Administrator, service: str, page_size: int, page_token: str) -> DeadLetterPage:
-        """A page of each service, in one order.
+        """Merge one page of each service into one order, newest first.
 
-        Raises InvalidArgument for an unknown service and for a page token of another list. Raises Unavailable, with the service's
-        name, when one does not answer: a list that lacks a service would look like one where nothing waits there. The others can
-        be asked by name.
+        Raises InvalidArgument for an unknown service and for a page token of another list. Raises Unavailable with the service's
+        name if one does not answer, because a list without it would look as if it had no dead letters. The others can be listed by
+        name.
         """
         tokens = self._tokens(service, page_token)
         pages = await asyncio.gather(
@@ -56,7 +56,10 @@ class DeadLetterAggregator:
         reason: str,
         dry_run: bool,
     ) -> Sequence[DeadLetter]:
-        """Raises InvalidArgument for an unknown service, Unavailable when it does not answer, and what it refuses."""
+        """Settle dead letters.
+
+        Raises InvalidArgument for an unknown service, Unavailable if it does not answer, and its refusals.
+        """
         store = self._store_of(service)
         with _named(service):
             return await store.settle(administrator, service, settlement, event_ids, reason=reason, dry_run=dry_run)
@@ -75,7 +78,7 @@ class DeadLetterAggregator:
         return store
 
     def _tokens(self, service: str, page_token: str) -> Mapping[str, str]:
-        """The page token of each service that is to be asked; without those that have no further page."""
+        """The page token for each service to ask; services without a further page are left out."""
         if service:
             self._store_of(service)
         if not page_token:
@@ -89,7 +92,7 @@ class DeadLetterAggregator:
 
 @contextmanager
 def _named(service: str) -> Iterator[None]:
-    """Says which service does not answer; otherwise nobody would know which of the others to ask for by name."""
+    """Name the service that does not answer in the error, so that the administrator can list the others by name."""
     try:
         yield
     except (Unavailable, DeadlineExceeded) as error:

@@ -1,8 +1,8 @@
-"""Token buckets as arithmetic, and what a check asks and learns.
+"""Token buckets as arithmetic: the charges of a check, and their verdicts.
 
-The buckets are kept by the generic cell rate algorithm: the state of one is the instant at which it will be full again. That
-one number is a token bucket with an exact answer to "when may I try again", and a bucket without state is a full one.
-Times are whole microseconds: sums and differences of instants stay exact in Lua's doubles until the year 2255.
+The buckets follow the generic cell rate algorithm: the state of one is the instant at which it will be full again. That number is a
+token bucket with an exact answer to "when may I try again", and a bucket without state is full. Times are whole microseconds: sums
+and differences of instants stay exact in Lua's doubles until the year 2255.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MICROSECONDS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """`requests` per `period_seconds` in the long run, `burst` at once."""
+    """A token bucket's limit: `requests` per `period_seconds` in the long run, `burst` at once."""
 
     requests: int
     period_seconds: int
@@ -23,7 +23,7 @@ class Limit:
 
     @property
     def interval(self) -> int:
-        """Microseconds in which one token comes back; rounded up, so that a limit is never exceeded."""
+        """Microseconds per token, rounded up, so that a limit is never exceeded."""
         return -(-self.period_seconds * MICROSECONDS // self.requests)
 
     @property
@@ -34,7 +34,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What one call asks of one bucket: `hits` tokens; none asks whether one could be had."""
+    """One call's charge to one bucket: `hits` tokens. 0 hits only ask whether a token is available."""
 
     key: str
     limit: Limit
@@ -42,25 +42,25 @@ class Charge:
 
     @property
     def debit(self) -> int:
-        """Microseconds by which the charge puts off the instant of being full.
+        """Microseconds by which the charge delays the instant of being full.
 
-        More hits than the burst can never be had, however many more; the cap keeps the sum small enough to be exact.
+        More hits than the burst are never admitted; capping them keeps the sum small enough to be exact.
         """
         return min(self.hits, self.limit.burst + 1) * self.limit.interval
 
     @property
     def need(self) -> int:
-        """Microseconds' worth of tokens that must be there for the charge to be admitted."""
+        """Microseconds' worth of tokens that must be available for the charge to be admitted."""
         return max(self.debit, self.limit.interval)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one bucket answers, and how it stands after the call."""
+    """One bucket's answer, and its state after the call."""
 
     limit: Limit
     wait: int
-    """Microseconds after which this bucket would admit the charge; zero or less: it does so now."""
+    """Microseconds after which this bucket would admit the charge; zero or less if it does so now."""
 
     debt: int
     """Microseconds until the bucket is full again."""
@@ -76,7 +76,7 @@ class Verdict:
 
     @property
     def more_after(self) -> int:
-        """Microseconds until the refused charge would be admitted, or else until there is one token more; 0 when it is full."""
+        """Microseconds until the refused charge is admitted, or else until there is one token more; 0 when the bucket is full."""
         if not self.admits:
             return self.wait
         if self.debt == 0:
@@ -86,7 +86,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What became of the charges of one call, which are debited all or none."""
+    """The result of one call's charges, which are debited all or none."""
 
     at: int
     """The store's clock, in microseconds since 1970."""
@@ -99,7 +99,7 @@ class Taken:
 
 
 def take(charges: Sequence[Charge], full_at: Sequence[int | None], *, at: int) -> Taken:
-    """The rule that the Redis script must follow, given each bucket's state; None is the state of a full one.
+    """Decide the charges, given each bucket's state; None is a full bucket. The Redis script must give the same results.
 
     A state further off than one whole bucket, left by a wider limit or by a clock that has since been set back, counts as empty.
     """

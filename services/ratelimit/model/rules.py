@@ -1,4 +1,4 @@
-"""Which limits apply to a call."""
+"""Rules: the limits that apply to a call."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Entries = tuple[tuple[str, str], ...]
 
 
 class OnRedisDown(StrEnum):
-    """What a rule says while its buckets cannot be reached."""
+    """A rule's answer while its buckets cannot be reached: OPEN admits, CLOSED fails."""
 
     OPEN = "open"
     CLOSED = "closed"
 
 
 class OnNoMatch(StrEnum):
-    """What a descriptor gets that no rule matches."""
+    """The answer to a descriptor that no rule matches."""
 
     ALLOW = "allow"
     DENY = "deny"
@@ -41,7 +41,7 @@ class DescriptorEntry:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A limit for the descriptors that have exactly these entries, with a bucket for each combination of values."""
+    """A limit for descriptors with exactly these entries, with one bucket per combination of values."""
 
     name: str
     match: tuple[DescriptorEntry, ...]
@@ -53,7 +53,7 @@ class Rule:
         return tuple(entry.key for entry in self.match)
 
     def matches(self, entries: Entries) -> bool:
-        """The protocol's descriptors are ordered, and so are matches."""
+        """Whether the rule matches. Order counts, because the protocol's descriptors are ordered."""
         return len(entries) == len(self.match) and all(
             key == entry.key and entry.value in (None, value)
             for (key, value), entry in zip(entries, self.match, strict=True)
@@ -62,14 +62,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class RuleSet:
-    """All rules in force. Every rule that matches a descriptor applies to it, so that one can bound bursts and another days."""
+    """All rules in force. Every rule that matches a descriptor applies, so that one can bound bursts and another days."""
 
     domain: str
     on_no_match: OnNoMatch
     rules: tuple[Rule, ...]
 
     def matching(self, domain: str, entries: Entries) -> tuple[Rule, ...]:
-        """In the order of the file. Nothing matches in a foreign domain."""
+        """The rules that match, in the order of the file; none in a foreign domain."""
         if domain != self.domain:
             return ()
         candidates = self._by_keys.get(tuple(key for key, _ in entries), ())
@@ -78,9 +78,9 @@ class RuleSet:
     def bucket(self, rule: Rule, entries: Entries) -> str:
         """The Redis key of the bucket that `rule` keeps for these entries.
 
-        Each part is percent-encoded, so that no value can imitate the separators and share or pick another's bucket. The hash
-        tag puts all buckets of a domain into one slot of Redis Cluster: a call's buckets are debited together or not at all,
-        and those of an address and those of a user meet in every combination, so that no narrower tag could hold them.
+        Each part is percent-encoded, so that no value can imitate the separators and reach another's bucket. The hash tag puts all
+        buckets of a domain into one slot of Redis Cluster: a call's buckets are debited together or not at all, and addresses and
+        users occur in every combination, so no narrower tag would hold them.
         """
         parts = (f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in entries)
         return ":".join((f"ratelimit:{{{self.domain}}}", rule.name, *parts))

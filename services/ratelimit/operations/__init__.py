@@ -1,4 +1,4 @@
-"""What the rate limiter does: checks, and the rules in force."""
+"""The rate limiter's operations: checks, and the rules in force."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kit.rpc.resources import Resources
 
 from ..config import RateLimitSettings
-from ..store.buckets import BucketStore, impatient
+from ..store.buckets import BucketStore, retrying_once
 from .buckets import Buckets
 from .classes import load_fitting
 from .reload import LiveRules
@@ -15,14 +15,14 @@ from .reload import LiveRules
 
 @dataclass(frozen=True)
 class Operations:
-    """What the servicer translates to, and the rules that it goes by."""
+    """The operation that the servicer calls, and the rules that it follows."""
 
     buckets: Buckets
     rules: LiveRules
 
 
 def operations(settings: RateLimitSettings, resources: Resources) -> Operations:
-    """Raises BadRules when the rules' file cannot be used."""
+    """Build the operations. Raises BadRules when the rules file cannot be used."""
     rules = LiveRules(settings.rate_limit_rules, load_fitting)
-    store = BucketStore(impatient(resources.redis))
+    store = BucketStore(retrying_once(resources.redis))
     return Operations(Buckets(store, rules.current, redis_seconds=settings.rate_limit_redis_seconds), rules)

@@ -1,4 +1,4 @@
-"""Checks: whether a call may pass, by all rules that match any of its descriptors."""
+"""Checks whether a call may pass, by all rules that match any of its descriptors."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..store.buckets import BucketStore
 log = logging.getLogger(__name__)
 
 _KEEP_SECONDS = 0.01
-"""Kept back from the caller's deadline, so that the answer without Redis still reaches it."""
+"""Subtracted from the caller's deadline, so that the answer without Redis still reaches the caller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """One description of a call, and how many tokens it costs; no tokens: only a look."""
+    """A description of a call, and the tokens that it costs; 0 hits only ask."""
 
     entries: Entries
     hits: int = 1
@@ -32,7 +32,7 @@ class Descriptor:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one rule says about the call."""
+    """One rule's verdict on the call."""
 
     rule: Rule
     verdict: Verdict
@@ -40,7 +40,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What applies to one descriptor: nothing, when no rule matches it or Redis is down and its rules are open."""
+    """The outcomes for one descriptor. Empty if no rule matches, or if Redis is down and the matching rules are open."""
 
     outcomes: tuple[Outcome, ...] = ()
     denied_unmatched: bool = False
@@ -52,7 +52,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One answer for each descriptor, in order; the call passes when all admit it."""
+    """One answer per descriptor, in order. The call passes if all admit it."""
 
     answers: tuple[Answer, ...]
 
@@ -62,7 +62,7 @@ class Decision:
 
 
 def tightest(outcomes: Sequence[Outcome]) -> Outcome | None:
-    """What a client must heed: the refusal that lasts longest, else the bucket with the fewest tokens."""
+    """The outcome that a client must obey: the longest refusal, else the bucket with the fewest tokens."""
 
     def looseness(outcome: Outcome) -> tuple[bool, int]:
         verdict = outcome.verdict
@@ -72,7 +72,7 @@ def tightest(outcomes: Sequence[Outcome]) -> Outcome | None:
 
 
 class Buckets:
-    """Checks calls by the rules in force."""
+    """Checks calls against the rules in force."""
 
     def __init__(self, store: BucketStore, rules: Callable[[], RuleSet], *, redis_seconds: float) -> None:
         self._store = store
@@ -81,10 +81,10 @@ class Buckets:
         self._redis_answers = True
 
     async def check(self, domain: str, descriptors: Sequence[Descriptor], *, remaining: float | None) -> Decision:
-        """Debits every matching bucket, or none when one refuses. `remaining` is the caller's deadline in seconds, if any.
+        """Debit every matching bucket, or none if one refuses. `remaining` is the caller's deadline in seconds, if any.
 
-        Raises InvalidArgument for a call without domain or descriptors, DeadlineExceeded when nobody waits for the answer any
-        more, and BucketsUnreachable when Redis is down and a matching rule is closed.
+        Raises InvalidArgument for a call without domain or descriptors, DeadlineExceeded if the deadline is too near for an answer,
+        and BucketsUnreachable if Redis is down and a matching rule is closed.
         """
         _require(domain, descriptors)
         seconds = self._redis_seconds if remaining is None else min(self._redis_seconds, remaining - _KEEP_SECONDS)
@@ -93,7 +93,7 @@ class Buckets:
         rules = self._rules()
         matched = [rules.matching(domain, descriptor.entries) for descriptor in descriptors]
         if rules.on_no_match is OnNoMatch.DENY and not all(matched):
-            # Nothing is debited for a call that is refused anyway.
+            # Debit nothing for a call that is refused anyway.
             return Decision(tuple(Answer(denied_unmatched=not applying) for applying in matched))
         named = [
             [(rule, rules.bucket(rule, descriptor.entries)) for rule in applying]
@@ -105,7 +105,7 @@ class Buckets:
         return Decision(tuple(Answer(tuple(Outcome(rule, verdicts[key]) for rule, key in each)) for each in named))
 
     async def _take(self, charges: dict[str, Charge], seconds: float) -> dict[str, Verdict] | None:
-        """None when Redis does not answer in time; the charges may have been debited even so."""
+        """The verdicts by key; None if Redis does not answer in time. The charges may have been debited even so."""
         if not charges:
             return {}
         try:
@@ -126,7 +126,7 @@ class Buckets:
 
 
 def _charges(descriptors: Sequence[Descriptor], named: Sequence[Sequence[tuple[Rule, str]]]) -> dict[str, Charge]:
-    """By key. Two descriptors of a call may mean one bucket, which must then hold enough for both."""
+    """The charges by key. Two descriptors of a call may share a bucket, which must then hold enough for both."""
     charges: dict[str, Charge] = {}
     for descriptor, buckets in zip(descriptors, named, strict=True):
         for rule, key in buckets:
@@ -136,10 +136,10 @@ def _charges(descriptors: Sequence[Descriptor], named: Sequence[Sequence[tuple[R
 
 
 def _without_redis(matched: Sequence[tuple[Rule, ...]]) -> Decision:
-    """Fails as the rules say: guessing passwords and spending computing time must not become free, reading must not stop.
+    """Fail open or closed as each rule says: guessing and computing time must not become free, reading must not stop.
 
-    A closed rule is an error, not a refusal: the client did not exceed anything, so it must not be told 429. Envoy turns the
-    error into 503 where its own failure mode denies, which holds for the same classes when this whole service is gone.
+    A closed rule is an error and not a refusal (429), because the client has exceeded nothing. Envoy turns the error into 503 where
+    its own failure mode denies, which holds for the same classes when this whole service does not answer.
     """
     if any(rule.on_redis_down is OnRedisDown.CLOSED for applying in matched for rule in applying):
         raise BucketsUnreachable

@@ -1,4 +1,4 @@
-"""Holds a file of rules against the contract: every rate-limit class has rules, and every class with rules exists."""
+"""Checks rules against the contract: every rate-limit class has rules, and every class with rules exists."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..model.rules import OnNoMatch, RuleSet
 from ..store.rules_file import BadRules, load
 
 CLASS, CLIENT_ADDRESS, USER = "class", "client_ip", "user"
-"""The keys of what the edge sends: (class, client_ip) for every call, and (class, user) besides for a signed-in one."""
+"""Keys of the edge's descriptors: (class, client_ip) for every call, and also (class, user) for a signed-in one."""
 
 
 def load_fitting(path: Path) -> RuleSet:
-    """The rules of a file, which fit the contract of this repository. Raises BadRules."""
+    """Load a rules file that fits the contract. Raises BadRules."""
     rules = load(path)
     if faults := "\n".join(f"{path}: {fault}" for fault in misfits(rules, contract.read())):
         raise BadRules(faults)
@@ -24,7 +24,7 @@ def load_fitting(path: Path) -> RuleSet:
 
 
 def misfits(rules: RuleSet, known: Contract) -> Iterator[str]:
-    """A sentence for each class that only the rules know, and for each that they leave without a limit."""
+    """Describe each class that only the rules have, and each that they leave without a limit."""
     classes = known.rate_limit_classes
     for rule in rules.rules:
         for entry in rule.match:
@@ -48,7 +48,7 @@ def _keys_beside(rate_limit_class: str, known: Contract) -> tuple[str, ...]:
 
 
 def _limits(rules: RuleSet, rate_limit_class: str, key: str) -> bool:
-    """Whether some rule matches each value of the key in this class."""
+    """Whether a rule matches every value of the key in this class."""
     return any(
         rule.keys == (CLASS, key) and rule.match[0].value in (None, rate_limit_class) and rule.match[1].value is None
         for rule in rules.rules

@@ -1,4 +1,4 @@
-"""The header fields by which a client learns its limits: draft-ietf-httpapi-ratelimit-headers-10, and Retry-After (RFC 9110)."""
+"""Header fields that tell a client its limits: draft-ietf-httpapi-ratelimit-headers-10, and Retry-After (RFC 9110)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from .buckets import Decision, tightest
 
 
 def of(decision: Decision) -> dict[str, str]:
-    """Of the most restrictive rule; empty when no bucket was asked.
+    """The fields of the most restrictive rule; empty if no bucket was checked.
 
-    The policy's quota and window are the burst and the time in which it comes back: what remains never exceeds that quota, and
-    their ratio is the rate. Envoy leaves a Retry-After alone that it finds, and adds its own otherwise.
+    The policy's quota and window are the burst and the time in which it refills: the remaining tokens never exceed that quota, and
+    the quotient is the rate. Envoy keeps a Retry-After that is present, and adds its own otherwise.
     """
     outcome = tightest([outcome for answer in decision.answers for outcome in answer.outcomes])
     if outcome is None:
         return {}
     rule, verdict = outcome.rule, outcome.verdict
-    # Rounded up: never earlier than the moment it speaks of.
+    # Rounded up, so that a client never returns too early.
     seconds = whole_seconds(verdict.more_after)
     headers = {
         "RateLimit-Policy": f'"{rule.name}";q={rule.limit.burst};w={whole_seconds(rule.limit.capacity)}',
@@ -28,5 +28,5 @@ def of(decision: Decision) -> dict[str, str]:
 
 
 def whole_seconds(microseconds: int) -> int:
-    """Rounded up."""
+    """Microseconds as whole seconds, rounded up."""
     return -(-microseconds // MICROSECONDS)

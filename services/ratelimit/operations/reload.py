@@ -1,4 +1,4 @@
-"""The rules in force, which follow their file without a restart."""
+"""The rules in force, reloaded from their file without a restart."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _Fingerprint = tuple[int, int, int]
 
 
 class LiveRules:
-    """Raises BadRules when the file is unusable at the start; later, bad rules leave those in force as they are."""
+    """Raises BadRules if the file is unusable at the start. Later, a bad file leaves the present rules in force."""
 
     def __init__(self, path: Path, load: Load, *, look_every_seconds: float = 1.0) -> None:
         self._path = path
         self._load = load
         self._look_every_seconds = look_every_seconds
-        # Before the reading: a change during it is then seen as one.
+        # Taken before the file is read, so that a change during the read is noticed.
         self._seen = _fingerprint(path)
         self._current = load(path)
         self._asked = False
@@ -37,7 +37,7 @@ class LiveRules:
         return self._current
 
     async def follow(self, stopping: asyncio.Event) -> None:
-        """Reads the file again when it changes and on SIGHUP, until `stopping` is set."""
+        """Reload the file when it changes and on SIGHUP, until `stopping` is set."""
         wake = asyncio.Event()
 
         def ask() -> None:
@@ -64,7 +64,7 @@ class LiveRules:
 
 
 def _fingerprint(path: Path) -> _Fingerprint | None:
-    """None while there is no file. It follows links, by which Kubernetes swaps mounted files."""
+    """The file's identity; None if there is no file. Follows links, because Kubernetes swaps mounted files by links."""
     try:
         status = path.stat()
     except OSError:

@@ -1,1 +1,1 @@
-"""What the limiter keeps and reads: buckets in Redis, rules in a file."""
+"""The limiter's stores: buckets in Redis, rules in a file."""

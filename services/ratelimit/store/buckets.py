@@ -1,4 +1,4 @@
-"""The buckets in Redis: the state of one is a string with the instant at which it is full, in microseconds."""
+"""Token buckets in Redis: the state of one is a string with the instant at which it is full, in microseconds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..model import Charge, Taken, Verdict
 
 TAKE = """
 -- KEYS: the buckets of one call, each once, in one hash slot. ARGV: capacity, need and debit of each bucket, in microseconds.
--- Answers the time, then each bucket's wait and its debt after the call. Debits all buckets or none. services/ratelimit/model.py
--- has the same arithmetic, with the reasons. The time is Redis's own: the clocks of the callers need not agree.
+-- Returns the time, then each bucket's wait and its debt after the call. Debits all buckets or none. The same arithmetic, with its
+-- reasons, is in services/ratelimit/model. The time is Redis's own, because the callers' clocks may differ.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local answer = {now}
@@ -34,7 +34,7 @@ if admitted then
     if debit > 0 then
       local debt = answer[2 * i + 1] + debit
       answer[2 * i + 1] = debt
-      -- A full bucket and no bucket are the same, so the key goes when it is full. %.0f: Lua would round to 14 digits.
+      -- The key expires when the bucket is full, because no key means a full bucket. %.0f, because Lua would round to 14 digits.
       redis.call('SET', key, string.format('%.0f', now + debt), 'PXAT', string.format('%.0f', math.ceil((now + debt) / 1000)))
     end
   end
@@ -43,29 +43,29 @@ return answer
 """
 
 _CONNECTIONS = 64
-"""Checks at Redis at a time. The pool refuses past its own limit, which would look like an outage; here the others wait."""
+"""Concurrent checks at Redis. Further ones wait here, because the pool refuses past its limit, which would look like an outage."""
 
 
-def impatient(client: Redis) -> Redis:
-    """The client, which from now on repeats a command once and at once: that heals connections which a restart of Redis cut.
+def retrying_once(client: Redis) -> Redis:
+    """Make the client retry a command once, without a pause, which heals connections that a restart of Redis cut.
 
-    A request waits for each check, so while Redis is down a check must fail at once.
+    Because requests wait for their check, a check must fail at once while Redis is down.
     """
     client.set_retry(Retry(NoBackoff(), 1))
     return client
 
 
 class BucketStore:
-    """Every way to reach the buckets."""
+    """Access to the buckets."""
 
     def __init__(self, redis: Redis) -> None:
         self._take = redis.register_script(TAKE)
         self._connections = asyncio.Semaphore(_CONNECTIONS)
 
     async def take(self, charges: Sequence[Charge]) -> Taken:
-        """Debits all charges or none, in one step that nothing comes between. No two may name the same bucket.
+        """Debit all charges or none, atomically. No two may name the same bucket.
 
-        Raises what the Redis client raises.
+        Raises the Redis client's errors.
         """
         arguments = [number for charge in charges for number in (charge.limit.capacity, charge.need, charge.debit)]
         async with self._connections:

@@ -1,4 +1,4 @@
-"""Reads rules from YAML. A mistake is refused with its place in the file and what to write instead, never guessed at."""
+"""Reads rules from YAML. A mistake is refused with its place in the file and the correction, never guessed at."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _SHORTEST_INTERVAL = 100
 """In microseconds: below it, rounding to whole microseconds would distort a rate by more than 1 %."""
 
 _LONGEST_FILL = 366 * 86_400 * MICROSECONDS
-"""In microseconds: keeps every sum far from where doubles stop being exact."""
+"""In microseconds: keeps every sum in the range where doubles are exact."""
 
 
 class BadRules(Exception):
-    """The rules cannot be used; the message has a sentence for each mistake."""
+    """The rules cannot be used. The message has a sentence for each mistake."""
 
 
 def load(path: Path) -> RuleSet:
-    """Raises BadRules."""
+    """Read and check the file. Raises BadRules."""
     try:
         content = yaml.load(path.read_bytes(), Loader=_Loader)  # noqa: S506  # derived from the safe loader
         return _File.model_validate(content).to_rules()
@@ -40,12 +40,12 @@ def load(path: Path) -> RuleSet:
     except ValidationError as error:
         raise BadRules("\n".join(f"{path}: {_sentence(details)}" for details in error.errors())) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # Not every mistake is a YAMLError: an impossible date is a ValueError, as is text that is no UTF-8.
+        # Some mistakes are not a YAMLError: an impossible date and text that is not UTF-8 are a ValueError.
         raise BadRules(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a mapping with a key twice, of which YAML would silently drop one."""
+    """Refuses duplicate keys in a mapping, of which YAML would silently drop one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))

@@ -1,4 +1,4 @@
-"""Decisions about dead letters, and what is known of Redis' memory.
+"""Settlements of dead letters, and the record of Redis's memory, for redelivery after Redis has lost data.
 
 Its tables are the kit's, which migrates them itself (kit/data/migrations): the revision stays for databases that name it.
 """

@@ -1,6 +1,6 @@
-"""The decisions about dead letters that stood in the letters' own rows alone.
+"""Settlements that were stored only in the rows of their dead letters.
 
-Only adds. What the version before decides is missing here, and stands in the letter's row as before.
+Only adds rows. A settlement by the version before is missing in the new table, and stays in its dead letter's row.
 """
 
 from alembic import op
@@ -21,4 +21,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Changes nothing: the version before does not see the decisions."""
+    """Changes nothing: the version before does not read these rows."""
