@@ -58,7 +58,7 @@ SEAL_KEY, PEPPER, REFRESH_KEY, SIGNING_SECRET = b"s" * 32, b"p" * 32, b"r" * 32,
 
 
 class FakeClock:
-    """Starts at the present."""
+    """A clock that starts at the present and moves only when told to."""
 
     def __init__(self) -> None:
         self.now = datetime.now(UTC)
@@ -104,17 +104,17 @@ class AuthWorld:
     keys: KeyServiceAsyncStub
     revocations: RevocationServiceAsyncStub
     drain: Callable[[], None]
-    """Begins what SIGTERM begins."""
+    """Starts the drain, as SIGTERM does."""
 
     async def start(
         self, email: str, *, password: str | None = PASSWORD, username: str | None = None, ip: str = ""
     ) -> str:
-        """Starts a registration and returns its id."""
+        """Start a registration and return its id."""
         request = registration_service_pb2.CreateRegistrationRequest(email=email, password=password, username=username)
         return (await self.registrations.CreateRegistration(request, metadata=coming_from(ip))).registration_id
 
     async def resend(self, registration_id: str, *, ip: str = "") -> datetime:
-        """The end of the code."""
+        """Mail another code and return its expiry."""
         request = registration_service_pb2.ResendRegistrationCodeRequest(registration_id=registration_id)
         answer = await self.registrations.ResendRegistrationCode(request, metadata=coming_from(ip))
         return answer.code_expire_time.ToDatetime(UTC)
@@ -136,7 +136,7 @@ class AuthWorld:
         return Member(response.user, response.tokens, response.device_token)
 
     async def start_code(self, email: str, *, ip: str = "", device_token: str | None = None) -> str:
-        """Asks for a sign-in code and returns the challenge's id."""
+        """Request a code to sign in and return the challenge's id."""
         request = session_service_pb2.StartSessionCodeRequest(email=email, device_token=device_token)
         return (await self.sessions.StartSessionCode(request, metadata=coming_from(ip))).challenge_id
 
@@ -205,13 +205,13 @@ class AuthWorld:
             return [(row.type, row.payload) for row in await tx.execute(query)]
 
     async def told(self, kind: type[M]) -> list[M]:
-        """All events of a kind, oldest first."""
+        """All events of one type, oldest first."""
         return [
             kind.FromString(payload) for name, payload in await self.published() if name == kind.DESCRIPTOR.full_name
         ]
 
     async def mails(self, challenge_id: str) -> list[events.CodeMail]:
-        """The codes mailed for a challenge, opened as notification does."""
+        """The codes mailed for a challenge, unsealed as notification does it."""
         seal = Seal(SEAL_KEY)
         return [
             events.CodeMail.FromString(seal.unseal("storymesh.events.v1.CodeMail", event.sealed_mail))
@@ -225,7 +225,7 @@ class AuthWorld:
 
     @asynccontextmanager
     async def database_lost_on_writing(self, table: str) -> AsyncIterator[None]:
-        """Ends the connection of whoever writes to the table, as a database that goes down in the middle does."""
+        """Terminate the connection that writes to the table, as when the database goes down during a transaction."""
         await self.execute(
             "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS "
             "'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END'"
@@ -238,7 +238,7 @@ class AuthWorld:
 
     @asynccontextmanager
     async def forgotten_by_redis(self, challenge_id: str) -> AsyncIterator[None]:
-        """Undoes what the block makes of codes in Redis, as a replica does that takes over without the latest writes."""
+        """Undo what the block changes in the Redis keys of codes, as a failover to a replica without the latest writes does."""
         assert await self.redis.keys(f"codes:*:{challenge_id}")
         before = {key: await self.redis.dump(key) for key in await self.redis.keys("codes:*")}
         yield
@@ -247,7 +247,7 @@ class AuthWorld:
 
     @asynccontextmanager
     async def refused_by(self, table: str) -> AsyncIterator[None]:
-        """Lets no statement add to the table, as one that is full or broken does."""
+        """Make every insert into the table fail."""
         await self.execute(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''full''; END'"
         )
@@ -258,7 +258,7 @@ class AuthWorld:
             await self.execute("DROP FUNCTION refuse CASCADE")
 
     async def make_admin(self, email: str) -> Member:
-        """Registers an administrator, signed in as one."""
+        """Register an administrator and sign them in."""
         await self.register(email)
         await self.grant_admin(email)
         return await self.sign_in(email)
@@ -270,7 +270,7 @@ class AuthWorld:
         await roles(self.settings, self.resources).set(email, Role.USER)
 
     async def waits_for_a_lock(self) -> bool:
-        """Whether some transaction waits for another."""
+        """Whether a transaction waits for a lock."""
         return bool(await self.scalar("SELECT bool_or(NOT granted) FROM pg_locks"))
 
     async def execute(self, statement: str, **values: object) -> None:
@@ -289,7 +289,7 @@ MakeWorld = Callable[..., Awaitable[AuthWorld]]
 async def make_world(
     database_of: Callable[[str], Database], migrated: Callable[[str], str], redis: Redis
 ) -> AsyncIterator[MakeWorld]:
-    """Starts a service with other settings than the default; several share their database and Redis, like replicas."""
+    """Starts a service with other settings than the default. Several share their database and Redis, like replicas."""
     db = database_of("auth")
     await empty(db)
     clock = FakeClock()
@@ -307,7 +307,7 @@ async def make_world(
                     "refresh_key": REFRESH_KEY,
                     "signing_key_secret": SIGNING_SECRET,
                     "drain_seconds": 2,
-                    # Cheap hashes and prompt answers: what they cost is tested apart.
+                    # Cheap hashes and unpadded answers, whose cost has tests of its own.
                     "answer_beat_seconds": 0,
                     "password_hash_memory_kib": 64,
                     "password_hash_passes": 1,
@@ -365,7 +365,7 @@ async def world(make_world: MakeWorld) -> AuthWorld:
 
 
 def coming_from(ip: str) -> list[tuple[str, str]]:
-    """What the edge says of a call; without an address it is as if there were no edge."""
+    """The metadata that the edge adds to a call; without an address, the call bypasses the edge."""
     return [("x-storymesh-client-address", ip)] if ip else []
 
 
@@ -374,12 +374,12 @@ def session_id_of(tokens: Tokens) -> UUID:
 
 
 def wrong(code: str) -> str:
-    """Another code of the same length."""
+    """A wrong code of the same length."""
     return f"{(int(code) + 1) % 10 ** len(code):0{len(code)}}"
 
 
 async def outcomes(*calls: Awaitable[Any]) -> Counter[str]:
-    """How often each reason came when the calls were made at the same time; "" for those that were answered."""
+    """Run the calls concurrently and count their reasons; "" counts those that succeeded."""
     reasons: Counter[str] = Counter()
     for outcome in await asyncio.gather(*calls, return_exceptions=True):
         if isinstance(outcome, grpc.aio.AioRpcError):

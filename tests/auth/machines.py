@@ -1,4 +1,4 @@
-"""Hypothesis' state machines against a world that lives on an event loop."""
+"""Hypothesis state machines over a world that lives on an event loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STEP_SECONDS = 30.0
 
 
 class WorldMachine(RuleBasedStateMachine):
-    """Begins each example with empty servers. Its rules run in a thread of their own and await nothing: `run` does it for them."""
+    """Begins each example with empty servers. Its synchronous rules run in a thread; `run` awaits on the event loop for them."""
 
     def __init__(self, world: AuthWorld, begins_at: datetime, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class WorldMachine(RuleBasedStateMachine):
         return asyncio.run_coroutine_threadsafe(call, self._loop).result(_STEP_SECONDS)
 
     def outcome(self, call: Coroutine[Any, Any, T]) -> T | str:
-        """What the call answers, or the reason of its refusal."""
+        """The call's answer, or the reason of its refusal."""
         try:
             return self.run(call)
         except AioRpcError as error:
@@ -47,10 +47,10 @@ class WorldMachine(RuleBasedStateMachine):
 
 
 async def explore(machine: type[WorldMachine], world: AuthWorld, *, examples: int, steps: int) -> None:
-    """Runs the machine. It takes the same ways every time, so that what fails is the fault of a change and never of the day."""
-    # Whole seconds, so that waits are exact to the millisecond that Redis counts in.
+    """Run the machine, derandomized: it takes the same paths every time, so that a failure is due to a change."""
+    # Whole seconds, so that waits are exact in Redis's milliseconds.
     begins_at = world.clock.now.replace(microsecond=0)
-    # Any callable will do, says its docstring.
+    # Hypothesis's docstring allows any callable here.
     factory = cast("type[RuleBasedStateMachine]", partial(machine, world, begins_at, asyncio.get_running_loop()))
     profile = settings(
         max_examples=examples,
@@ -59,14 +59,14 @@ async def explore(machine: type[WorldMachine], world: AuthWorld, *, examples: in
         database=None,
         deadline=None,
         phases=(Phase.generate, Phase.shrink),
-        # Each step is calls to real servers.
+        # No deadline, because each step calls real servers.
         suppress_health_check=[HealthCheck.too_slow],
     )
     await asyncio.to_thread(run_state_machine_as_test, factory, settings=profile)
 
 
 async def _start_over(world: AuthWorld, begins_at: datetime) -> None:
-    """The signing key stays, for the service holds it in memory."""
+    """Empty the servers, but not the signing keys, which the service holds in memory."""
     await world.execute(
         "TRUNCATE users, registrations, challenges, sessions, revocations, audit_entries, outbox CASCADE"
     )
@@ -75,7 +75,7 @@ async def _start_over(world: AuthWorld, begins_at: datetime) -> None:
 
 
 async def clean_up(world: AuthWorld) -> None:
-    """What upkeep removes. Not the audit log: the database keeps it by its own clock."""
+    """Run upkeep, but not on the audit log, which the database protects by its own clock."""
     century = timedelta(days=36_500)
     await Upkeep(world.db, world.ops.key_rotation, world.clock, every_seconds=1, audit_kept=century).clean_up()
 

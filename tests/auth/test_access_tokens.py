@@ -1,4 +1,4 @@
-"""Access tokens: what they say, and what else does not pass for one."""
+"""Access tokens: their claims, and forgeries that are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def member(world: AuthWorld) -> Member:
 
 
 async def signing_key(world: AuthWorld) -> tuple[str, ec.EllipticCurvePrivateKey]:
-    """The service's own key, for forgeries that only the claims or headers give away."""
+    """The service's own key, for forgeries that only their claims or headers reveal."""
     async with world.db.transaction() as tx:
         (key,) = await store.keys.all_of(tx)
     assert key.state is KeyState.ACTIVE
@@ -117,7 +117,7 @@ Forge = Callable[[dict[str, Any], dict[str, Any], str, ec.EllipticCurvePrivateKe
 
 
 def resigned(**changes: Any) -> Forge:
-    """Signed with the right key, but with other claims; None leaves one out."""
+    """Signed with the right key, but with other claims; None leaves a claim out."""
 
     def forge(header: dict[str, Any], claims: dict[str, Any], kid: str, key: ec.EllipticCurvePrivateKey) -> str:
         changed = {name: value for name, value in {**claims, **changes}.items() if value is not None}
@@ -148,7 +148,7 @@ def unsigned_but_called_es256(
 def signed_with_the_public_key(
     header: dict[str, Any], claims: dict[str, Any], kid: str, key: ec.EllipticCurvePrivateKey
 ) -> str:
-    """HS256 with what everybody knows, for verifiers that take the algorithm from the token."""
+    """HS256 with the public key as the secret, against verifiers that take the algorithm from the token."""
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     body = f"{encoded({**header, 'alg': 'HS256'})}.{encoded(claims)}"
     tag = hmac.digest(public, body.encode(), hashlib.sha256)

@@ -1,4 +1,4 @@
-"""Changing what one says about oneself."""
+"""Updates of a person's own profile."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_empty_texts_remove_names(world: AuthWorld, ada: Member) -> None:
     with raises_status(StatusCode.UNAUTHENTICATED, "INVALID_CREDENTIALS"):
         await world.sign_in("ada")
     bob = await world.register("bob@example.org")
-    # Nobody's username is nobody else's.
+    # No username is not a taken one: several accounts can have none.
     await update(world, bob, username="")
     assert (await update(world, bob, username="ada")).username == "ada"
 
@@ -127,7 +127,7 @@ async def test_a_taken_username_is_refused_and_nothing_else_of_the_change_is_mad
     with raises_status(StatusCode.ALREADY_EXISTS, "USERNAME_TAKEN"):
         await update(world, bob, username="ADA", first_name="Bob")
     assert await world.account(bob) == bob.user
-    # One's own in other letters is free.
+    # Only the letter case of their own username changes, which is free.
     assert (await update(world, ada, username="ADA")).username == "ADA"
 
 
@@ -165,7 +165,7 @@ async def test_a_change_that_cannot_be_recorded_whole_did_not_happen(world: Auth
 
 
 async def test_nobody_makes_themselves_an_administrator(world: AuthWorld, ada: Member) -> None:
-    """The role is not in the contract, and what is not in it changes nothing."""
+    """The contract has no field for the role, and unknown fields change nothing."""
     request = pb.UpdateAccountRequest.FromString(User(role=ROLE_ADMIN).SerializeToString())
     assert (await world.accounts.UpdateAccount(request, metadata=ada.auth)).user == ada.user
     assert await world.scalar("SELECT role FROM users") == "USER"

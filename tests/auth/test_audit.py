@@ -57,7 +57,7 @@ def _text(value: UUID | None) -> str | None:
 
 
 async def added(world: AuthWorld, call: Callable[[], Awaitable[Any]]) -> list[Entry]:
-    """The entries that a call from home adds, whatever becomes of it. All of them must say where they came from."""
+    """The entries that a call from home adds, whether it succeeds or not. Asserts that all have its origin."""
     before = len(await entries(world))
     with suppress(AioRpcError):
         await call()
@@ -71,17 +71,17 @@ def at_home(member: Member) -> Metadata:
 
 
 def done(action: str, member: Member, session_id: UUID | None = None) -> list[Entry]:
-    """What somebody did to their own account."""
+    """A success at the person's own account."""
     return [(action, "", member.user.id, member.user.id, str(session_id or member.session_id), *FROM_HOME)]
 
 
 def refusal(action: str, reason: str, member: Member) -> list[Entry]:
-    """What somebody who was signed in tried at their own account."""
+    """A refused attempt of a signed-in person at their own account."""
     return [(action, reason, member.user.id, member.user.id, str(member.session_id), *FROM_HOME)]
 
 
 def attempt(action: str, reason: str, subject: Member | None) -> list[Entry]:
-    """What somebody unproven tried."""
+    """A refused attempt of an unauthenticated person."""
     return [(action, reason, None, subject.user.id if subject else None, None, *FROM_HOME)]
 
 
@@ -160,7 +160,7 @@ class TestSignedIn:
         request = sessions.RevokeSessionRequest(session_id=str(other.session_id))
         call = partial(world.sessions.RevokeSession, request, metadata=at_home(ada))
         assert await added(world, call) == done("SESSION_REVOKE", ada, other.session_id)
-        # Nothing was done, so there is nothing to tell.
+        # No change, so no entry.
         assert await added(world, partial(world.sessions.RevokeSession, request, metadata=at_home(ada))) == []
         others = sessions.RevokeOtherSessionsRequest()
         revoking = partial(world.sessions.RevokeOtherSessions, others, metadata=at_home(ada))
@@ -228,7 +228,7 @@ class TestSignedIn:
         admin = await world.make_admin(ADA)
         grants = [entry for entry in await entries(world) if entry[0] == "ROLE_GRANT"]
         assert grants == [("ROLE_GRANT", "", None, admin.user.id, None, "", "command line")]
-        # Keys are nobody's account.
+        # Keys belong to no account.
         by_admin = ("", admin.user.id, None, str(admin.session_id), *FROM_HOME)
         rotate = partial(world.keys.RotateKeys, keys.RotateKeysRequest(), metadata=at_home(admin))
         assert await added(world, rotate) == [("KEY_ROTATE", *by_admin)]
@@ -309,7 +309,7 @@ class TestPermanence:
 
 
 async def test_what_is_refused_at_the_door_is_not_recorded(world: AuthWorld, ada: Member) -> None:
-    """Nobody is known to have tried: anybody could fill the log with made-up tokens."""
+    """The caller is unknown: otherwise anybody could fill the log with made-up tokens."""
     request = accounts.UpdateAccountRequest(first_name="Augusta")
     call = partial(world.accounts.UpdateAccount, request, metadata=Metadata(*bearer("made.up.token"), *HOME))
     assert await added(world, call) == []

@@ -1,4 +1,4 @@
-"""The service as it is run: `python -m services.auth serve` and `worker`."""
+"""The service as a process: `python -m services.auth serve` and `worker`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 @asynccontextmanager
 async def running(servers: Servers, command: str) -> AsyncIterator[str]:
-    """The process with the settings that the local runner gives it; yields its address. It must drain and exit with 0."""
+    """Run the process with the local runner's settings and yield its address. It must drain and exit with 0."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STORYMESH_")}
     environment |= {"STORYMESH_SECRETS_DIR": str(servers.secrets_dir("auth")), "STORYMESH_LISTEN": "127.0.0.1:0"}
     process = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""Strangers who ask for codes at an address: its owner gets in all the same, and its mailbox is not flooded."""
+"""Strangers who request codes for an address can neither lock its owner out nor flood its mailbox."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OF_ACCOUNTS = ["sign-in", "reset"]
 
 
 def conversation(world: AuthWorld, kind: str) -> tuple[Start, Redeem]:
-    """How a code is asked for, and redeemed."""
+    """The calls that request a code, and redeem it."""
     match kind:
         case "registration":
             return world.start, world.complete
@@ -40,7 +40,7 @@ def conversation(world: AuthWorld, kind: str) -> tuple[Start, Redeem]:
 
 
 async def owner(world: AuthWorld, kind: str) -> Member | None:
-    """Whose address it is; somebody who registers has no account yet."""
+    """The owner of the address. A person who registers has no account yet."""
     return None if kind == "registration" else await world.register(ADA)
 
 
@@ -52,13 +52,13 @@ async def flood(world: AuthWorld, start: Start, *, times: int, seconds: float, i
 
 
 async def gets_in(world: AuthWorld, start: Start, redeem: Redeem, **how: Any) -> None:
-    """Asks for a code once, finds a mail that has it, and redeems it."""
+    """Request a code once, find its mail, and redeem it."""
     challenge = await start(ADA, **how)
     await redeem(challenge, await newest_code(world))
 
 
 async def newest_code(world: AuthWorld) -> str:
-    """In the mailbox, whoever asked for it."""
+    """The newest code in the mailbox, whoever requested it."""
     issued = await world.told(events.CodeIssued)
     return await world.code(issued[-1].challenge_id)
 
@@ -91,7 +91,7 @@ class TestStrangersElsewhere:
 
 @pytest.mark.parametrize("kind", KINDS)
 class TestStrangersInTheSameNetwork:
-    """Nobody can tell them from the owner, unless the owner's device is known."""
+    """They look like the owner, unless the owner's device is known."""
 
     @pytest.mark.parametrize("times", [3, 10, 40])
     async def test_a_burst_costs_the_owner_nothing_and_the_mailbox_one_mail(
@@ -209,7 +209,7 @@ async def test_when_the_password_changes_in_between_the_code_is_another_one(worl
 
 class TestRegistrations:
     async def test_who_shares_a_code_with_a_stranger_gets_their_own_account(self, world: AuthWorld) -> None:
-        """A stranger in the same network registers the address first, with a password of theirs."""
+        """A stranger in the same network registers the address first, with their own password."""
         strangers = await world.start(ADA, password="the stranger's password", username="stranger", ip=HOME)
         own = await world.start(ADA, username="ada", ip=HOME)
         assert own != strangers

@@ -1,4 +1,4 @@
-"""Signing in with a mailed code."""
+"""Sign-in with a mailed code."""
 
 from __future__ import annotations
 
@@ -127,12 +127,12 @@ class TestWhatACodeIsBoundTo:
         right = {("sign-in", "sign-in"), ("sign-in", "bob's sign-in"), ("reset", "reset"), ("change", "change")}
         right.add(("bob's deletion", "bob's sign-in"))
         for how, call in redeem.items():
-            # The challenge of a registration is not one for anything else.
+            # A registration's challenge is valid for no other purpose.
             await refused(call(registration, "12345678"))
             for what, challenge in challenges.items():
                 if (how, what) not in right:
                     await refused(call(challenge, codes[what]))
-        # Nor does a code answer another challenge of the same purpose.
+        # A code answers no other challenge of the same purpose.
         if codes["sign-in"] != codes["bob's sign-in"]:
             await refused(world.complete_code(challenges["sign-in"], codes["bob's sign-in"]))
         for challenge in (*challenges.values(), str(uuid4())):
@@ -246,7 +246,7 @@ class TestFailures:
         request = pb.CompleteSessionCodeRequest(challenge_id=challenge, code=wrong(code))
         for attempts in range(1, 6):
             async with world.db.transaction() as tx:
-                # Keeps the refusal from being recorded, and so from being answered.
+                # Blocks the audit entry of the refusal, and so the answer.
                 await tx.exec_driver_sql("LOCK TABLE audit_entries")
                 call = world.sessions.CompleteSessionCode(request)
                 await until(world.waits_for_a_lock)

@@ -1,4 +1,4 @@
-"""One-time codes in Redis: counted, rationed, bound to what they are for."""
+"""One-time codes in Redis: counted, limited, bound to their purpose and challenge."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ async def test_a_code_works_for_its_own_challenge_and_address_only(redis: Redis,
 
 
 async def test_a_digest_moved_to_another_challenge_is_worth_nothing_there(redis: Redis, clock: FakeClock) -> None:
-    """Else whoever can write to Redis could answer another's challenge with a code of their own."""
+    """Otherwise an attacker who can write to Redis could answer another's challenge with a code of their own."""
     codes, own, others = codes_of(redis, clock), uuid4(), uuid4()
     code = await codes.issue(own, ADA, HOME)
     await codes.issue(others, ADA, Requester.at("192.0.2.2"))
@@ -405,7 +405,7 @@ class TestAskingAgain:
 
 
 class TestBudgets:
-    """Who asks: a network, a known device, an account; and all unknown ones together."""
+    """Budgets per requester (a network, a known device, an account), and one for all unknown requesters together."""
 
     async def mailed(self, codes: Codes, clock: FakeClock, requester: Requester, times: int) -> int:
         count = 0

@@ -1,4 +1,4 @@
-"""Deleting an account for good."""
+"""Permanent deletion of an account."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class TestProof:
         code = await world.code(challenge)
         for _ in range(2):
             with raises_status(StatusCode.UNAUTHENTICATED, "CODE_INVALID"):
-                # A code that is given counts, whatever the password.
+                # A given code takes precedence over a password.
                 await world.delete_account(ada, password=PASSWORD, challenge_id=challenge, code=wrong(code))
         await world.delete_account(ada, challenge_id=challenge, code=code)
         assert not await exists(world, ada)
@@ -167,7 +167,7 @@ class TestErasure:
         again = await world.register(ADA, username="countess")
         assert again.user.id != ada.user.id
         assert await world.account(again)
-        # What was known to the former account is not known to this one.
+        # Refresh tokens of the former account are void.
         with raises_status(StatusCode.UNAUTHENTICATED, "REFRESH_INVALID"):
             await world.refresh(ada.tokens.refresh_token)
 
@@ -231,7 +231,7 @@ class TestRaces:
                 "ACCOUNT_NOT_FOUND",
             }
             if await exists(world, member):
-                # The change or the reset came first; then all that was said is that the proof is none any more.
+                # The change or the reset came first; then the deletion is refused only because its proof is void.
                 continue
             assert await world.scalar("SELECT count(*) FROM sessions WHERE user_id = :id", id=member.user.id) == 0
 
@@ -246,7 +246,7 @@ class TestRaces:
     async def test_what_is_refused_after_the_deletion_is_recorded_without_where_it_came_from(
         self, world: AuthWorld, ada: Member
     ) -> None:
-        """The deletion has erased that already, and nobody would come back for it."""
+        """The deletion has erased the addresses already, and no later erasure would remove a new one."""
         async with world.db.transaction() as tx:
             await tx.execute(text("DELETE FROM users"))
             calls = [

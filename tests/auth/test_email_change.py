@@ -1,4 +1,4 @@
-"""Moving an account to another address."""
+"""Email changes."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class TestTakenAddresses:
         reasons = await outcomes(*map(world.complete_email_change, members, challenges, codes))
         assert reasons == {"": 1, "EMAIL_TAKEN": 2}
         assert await world.scalar("SELECT count(*) FROM users WHERE email = :email", email=COUNTESS) == 1
-        # Nothing of what was refused was told to anybody.
+        # A refused attempt publishes nothing.
         assert len(await world.told(events.EmailChanged)) == 1
 
     async def test_an_address_that_somebody_registered_meanwhile_is_taken(self, world: AuthWorld, ada: Member) -> None:

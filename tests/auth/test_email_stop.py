@@ -1,4 +1,4 @@
-"""Whoever reads an account's former address stops a change of it, before it is completed and after."""
+"""The owner of an account's former address stops an email change, before and after it is completed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def ada(world: AuthWorld) -> Member:
 
 
 async def begin(world: AuthWorld, member: Member, email: str = THIEF) -> str:
-    """The challenge of a change that is mailed of, ten minutes after the one before."""
+    """Begin a change ten minutes after the one before, so that it is mailed, and return its challenge."""
     world.clock.advance(minutes=11)
     member.tokens = await world.refresh(member.tokens.refresh_token)
     return await world.start_email_change(member, email)
@@ -82,7 +82,7 @@ class TestMail:
         assert secret not in stored
 
     async def test_it_is_told_as_well_when_the_new_address_has_an_account(self, world: AuthWorld, ada: Member) -> None:
-        """Or the mail would tell which addresses have one."""
+        """Otherwise the mail would tell which addresses have an account."""
         await world.register(BOB)
         await begin(world, ada, BOB)
         assert [mail.email for mail in await mailed(world)] == [ADA]
@@ -119,7 +119,7 @@ class TestStop:
         assert await address(world, ada) == ADA
         assert await world.told(events.EmailChanged) == []
         assert len(await world.told(events.EmailChangeStopped)) == 1
-        # The password that somebody else knew stays gone, whoever signs in by a code.
+        # The password, which a thief may know, stays removed after a sign-in by a code.
         with raises_status(StatusCode.UNAUTHENTICATED, "INVALID_CREDENTIALS"):
             await world.sign_in(ADA)
 

@@ -1,4 +1,4 @@
-"""No answer tells whether an address has an account: all its bytes but random ids are the same, however often it is asked for."""
+"""No answer tells whether an address has an account: apart from random ids its bytes are the same, after any number of calls."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld, Member
 pytestmark = pytest.mark.slow
 
 ADA, BOB = "ada@example.org", "bob@example.org"
-"""She has an account, he has none."""
+"""Ada has an account, Bob has none."""
 
 WRONG = "not the right password"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """All that a caller gets to see."""
+    """Everything that a caller sees."""
 
     code: StatusCode
     details: str
     body: bytes
     initial_metadata: str
     trailing_metadata: str
-    """With the status and its details as they are sent."""
+    """The trailing metadata, with the status and its details as they are sent."""
 
 
 class Asker:
-    """Somebody who asks about one address, and keeps what was answered."""
+    """A client that asks about one address, and keeps the answers."""
 
     def __init__(self, world: AuthWorld, email: str, stranger: Member) -> None:
         self.world = world
@@ -44,7 +44,7 @@ class Asker:
         self.answers: list[Answer] = []
 
     async def ask(self, method: Any, request: Message, *, times: int = 1, signed_in: bool = False) -> str:
-        """The id in the last answer, if there is one: all that may differ."""
+        """Make a call and return the id in its answer, if any: the only part that may differ."""
         found = ""
         for _ in range(times):
             call = method(request, metadata=self.stranger.auth if signed_in else ())
@@ -124,7 +124,7 @@ async def signing_in(asker: Asker, login: str) -> None:
     for _ in range(3):
         clock.advance(minutes=1)
         await asker.ask(sessions.CreateSession, wrong, times=2)
-    # The account has had enough: even the right password is none any more.
+    # An account's password is disabled by now, so even the right one is refused.
     clock.advance(minutes=15)
     right = session_service_pb2.CreateSessionRequest(login=login, password=PASSWORD)
     await asker.ask(sessions.CreateSession, right, times=2)
@@ -177,7 +177,7 @@ async def resetting_the_password(asker: Asker) -> None:
     start = account_service_pb2.StartPasswordResetRequest(email=asker.email)
     challenge_id = await asker.ask(accounts.StartPasswordReset, start)
     await asker.ask(accounts.StartPasswordReset, start)
-    # The last one is too weak for the account with this address only.
+    # The last password is too weak only for an account with this address.
     for password in ("short", "a long and unusual password", f"{asker.email}{asker.email}"[:15]):
         complete = account_service_pb2.CompletePasswordResetRequest(
             challenge_id=challenge_id, code="00000000", new_password=password
@@ -206,7 +206,7 @@ async def moving_an_account_to_the_address(asker: Asker) -> None:
 
 @pytest.fixture
 async def world(make_world: MakeWorld) -> AuthWorld:
-    """Where a password is disabled after eight failures, so that this can be reached and told from the throttle."""
+    """A service that disables a password after eight failures, few enough to reach and to tell from the throttle."""
     return await make_world(sign_in_most_failures=8)
 
 
@@ -231,13 +231,13 @@ async def test_the_answers_about_an_address_with_an_account_are_those_about_one_
 ) -> None:
     await world.register("eve@example.org")
     await world.register(ADA, username="ada")
-    # Until the code that she registered with is not counted any more.
+    # Long enough that the code of her registration does not count any more.
     world.clock.advance(days=1)
     stranger = await world.sign_in("eve@example.org")
     began_at = world.clock.now
     askers = [Asker(world, email, stranger) for email in (ADA, BOB)]
     for asker in askers:
-        # Both ask at the same time, so that even times are equal.
+        # Concurrent calls, so that even times are equal.
         world.clock.now = began_at
         await ask(asker)
     about_ada, about_bob = (asker.answers for asker in askers)
@@ -245,7 +245,7 @@ async def test_the_answers_about_an_address_with_an_account_are_those_about_one_
 
 
 async def test_a_registration_that_came_too_late_answers_like_one_that_never_was(world: AuthWorld) -> None:
-    """It ended because its address got an account."""
+    """The registration ended because its address got an account."""
     late = await world.start(ADA)
     world.clock.advance(minutes=1)
     stranger = await world.register(ADA)

@@ -1,4 +1,4 @@
-"""What administrators and operators do: replace and withdraw signing keys, and say who administers."""
+"""Commands of administrators and operators: rotate and drop signing keys, and grant the administrator's role."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def kid_of(access_token: str) -> str:
 
 
 async def list_sessions(world: AuthWorld, access_token: str) -> None:
-    """A call that asks only whether the token is good."""
+    """A call that checks nothing but the token."""
     request = session_service_pb2.ListSessionsRequest()
     await world.sessions.ListSessions(request, metadata=(("authorization", f"Bearer {access_token}"),))
 
@@ -76,7 +76,7 @@ async def is_refused(world: AuthWorld, access_token: str) -> bool:
     try:
         await list_sessions(world, access_token)
     except AioRpcError as error:
-        # A replica that has read the keys again knows nothing of a dropped one.
+        # A replica that has reread the keys does not know a dropped one.
         return reason_of(error) in ("SESSION_REVOKED", "UNAUTHENTICATED")
     return False
 
@@ -105,7 +105,7 @@ class TestAccess:
     async def test_a_sign_in_that_overtakes_the_withdrawal_of_the_role_does_not_carry_it(
         self, world: AuthWorld, admin: Member
     ) -> None:
-        """The withdrawal ends all sessions; one that is just being opened must not administer for ten minutes more."""
+        """The withdrawal ends all sessions; a session that is being opened must not have the role for ten more minutes."""
         async with world.db.transaction() as tx:
             await tx.exec_driver_sql("UPDATE users SET role = 'USER'")
             signing_in = asyncio.create_task(world.sign_in(ADMIN))
@@ -131,11 +131,11 @@ class TestRotation:
             await world.ops.key_rotation.advance()
         await world.ops.keys.refresh()
         assert kid_of((await world.sign_in(ADMIN)).tokens.access_token) == response.kid
-        # What the former key signed is good until it ends.
+        # Tokens of the former key are valid until they expire.
         assert {first, response.kid} <= set(await published(world))
 
     async def test_nobody_is_refused_while_keys_are_replaced_under_load(self, make_world: MakeWorld) -> None:
-        """Two replicas that notice at different times, a service that keeps the key set for five minutes, tokens of every age."""
+        """Two replicas that notice at different times, a service that caches the key set for five minutes, tokens of every age."""
         settings: dict[str, Any] = {"signing_key_days": 20 / 1440, "sign_in_failures_per_network": 10_000}
         replicas = [await make_world(**settings), await make_world(**settings)]
         clock = replicas[0].clock
@@ -177,7 +177,7 @@ class TestRotation:
                 clock.advance(minutes=1)
                 await replicas[0].ops.key_rotation.advance()
                 if minute == 17:
-                    # The first finds a successor that everybody knows, the second one that was made only just.
+                    # The first rotation finds a successor that every verifier knows, the second one a new successor.
                     for _ in range(2):
                         await replicas[0].ops.key_rotation.rotate(None, AT_THE_SERVER)
                 await replicas[minute % 2].ops.keys.refresh()
@@ -198,7 +198,7 @@ class TestDrop:
         admin, ada = await first.make_admin(ADMIN), await first.register(ADA)
         tokens = ada.tokens
         for _ in range(5):
-            # Verifiers ask for keys that they do not know every two seconds at most.
+            # Verifiers fetch unknown keys every two seconds at most.
             first.clock.advance(seconds=2)
             leaked = kid_of(tokens.access_token)
             active = await drop(first, admin, leaked)
@@ -213,7 +213,7 @@ class TestDrop:
     async def test_the_replica_that_drops_a_key_signs_nothing_more_with_it_even_before_the_feed_comes_round(
         self, world: AuthWorld, admin: Member
     ) -> None:
-        """A refresh right after would answer with another token that nobody takes."""
+        """A refresh right after would otherwise answer with a token of the dropped key, which every service refuses."""
         await world.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'LISTEN revocations'")
         active = await drop(world, admin, kid_of(admin.tokens.access_token))
         assert kid_of((await world.refresh(admin.tokens.refresh_token)).access_token) == active
@@ -271,7 +271,7 @@ class TestDrop:
     async def test_a_replica_that_was_reading_the_keys_meanwhile_does_not_go_back_to_a_dropped_one(
         self, world: AuthWorld, admin: Member
     ) -> None:
-        """Two readings overlap: the one that began first, and saw the dropped key, ends last."""
+        """Two reads overlap: the one that began first, and saw the dropped key, ends last."""
         has_read, go_on = asyncio.Event(), asyncio.Event()
 
         def hold(_connection: object, _cursor: object, statement: str, *_: object) -> None:
@@ -286,7 +286,7 @@ class TestDrop:
             active = await world.ops.key_rotation.drop((await states(world))["ACTIVE"], None, AT_THE_SERVER)
             await until(lambda: world.ops.revocations.count)
             late = asyncio.create_task(world.ops.keys.refresh())
-            # It may wait for the other one, and then it does not end before.
+            # Reads may be serialized, and then this one does not end before the other.
             await asyncio.wait({late}, timeout=0.5)
             go_on.set()
             await asyncio.gather(early, late)
@@ -359,7 +359,7 @@ class TestCommandLine:
 
 
 async def run(world: AuthWorld, *arguments: str) -> tuple[int | None, str, str]:
-    """The exit code of a command at the world's database, and what it wrote on standard output and standard error."""
+    """Run a command at the world's database; return its exit code, standard output and standard error."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STORYMESH_")} | {
         "STORYMESH_DATABASE_URL": world.settings.database_url.get_secret_value(),
         "STORYMESH_MESH_KEY": base64url.encode(MESH_KEY),
@@ -369,6 +369,6 @@ async def run(world: AuthWorld, *arguments: str) -> tuple[int | None, str, str]:
         sys.executable, "-m", "services.auth", *arguments, stdout=PIPE, stderr=PIPE, env=environment
     )
     out, err = await asyncio.wait_for(process.communicate(), 60)
-    # The log, with the warning that a key was dropped, is no sentence of the command.
+    # Log lines, such as the warning that a key was dropped, are not the command's message.
     sentences = [line for line in err.decode().splitlines(keepends=True) if not line.startswith("{")]
     return process.returncode, out.decode(), "".join(sentences)

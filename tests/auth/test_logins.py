@@ -1,4 +1,4 @@
-"""How addresses and usernames are compared."""
+"""The comparison of addresses and usernames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.auth.model import canonical_email, canonical_login
         ("a.d.a@example.org", "a.d.a@example.org"),
         ("ada@BÜCHER.example", "ada@xn--bcher-kva.example"),
         ("ada@bu\N{COMBINING DIAERESIS}cher.example", "ada@xn--bcher-kva.example"),
-        # IDNA 2008 keeps the sharp s apart from ss, which belongs to somebody else.
+        # IDNA 2008 keeps the sharp s apart from ss, which is another person's.
         ("ada@straße.example", "ada@xn--strae-oqa.example"),
         ('"a@b"@example.org', '"a@b"@example.org'),
         ("ada@-.ü.example", "ada@-.ü.example"),

@@ -1,4 +1,4 @@
-"""An account with many sessions: there is a most, and however many they are, they end at once."""
+"""Accounts with many sessions: their number is limited, and any number ends at once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def ada(world: AuthWorld) -> Member:
 
 
 async def add_sessions(world: AuthWorld, member: Member, count: int) -> None:
-    """Like the member's own, each unused for a second longer than the one before."""
+    """Add copies of the member's session, each unused for a second longer than the one before."""
     await world.execute(
         """
         INSERT INTO sessions (id, user_id, device_name, user_agent, ip, methods, created_at, last_used_at, expires_at,
@@ -50,7 +50,7 @@ async def add_sessions(world: AuthWorld, member: Member, count: int) -> None:
 
 
 async def living(world: AuthWorld, member: Member) -> int:
-    """As many as the list shows, on all its pages."""
+    """The number of sessions on all pages of the list."""
     shown, token = 0, ""
     while True:
         request = pb.ListSessionsRequest(page_size=100, page_token=token)
@@ -80,7 +80,7 @@ class TestMost:
             world.clock.advance(minutes=1)
             devices.append(await world.sign_in(ADA))
         world.clock.advance(minutes=1)
-        # The oldest, but not the one unused longest any more.
+        # The oldest, but no longer the one unused longest.
         first.tokens = await world.refresh(first.tokens.refresh_token)
         bob = await world.register(BOB)
         newest = await world.sign_in(ADA)
@@ -108,7 +108,7 @@ class TestMost:
         code = await world.code(challenge)
 
         async def sign_in() -> None:
-            """Again, when too many passwords are looked at already, or too many of this login."""
+            """Sign in; retry while the service is overloaded or the login throttled."""
             while not (await outcomes(world.sign_in(ADA)))[""]:
                 pass
 
@@ -131,7 +131,7 @@ class TestMost:
         assert await living(world, await signing_in) == 2
 
     async def test_of_far_too_many_each_sign_in_ends_some(self, make_world: MakeWorld) -> None:
-        """As after the setting was lowered. To end all of them in one call would keep it, and others, waiting."""
+        """As after the setting was lowered. Ending all of them in one call would delay it and others."""
         world = await make_world(sessions_per_account=10)
         ada = await world.register(ADA)
         await add_sessions(world, ada, MOST + 500)
@@ -145,7 +145,7 @@ class TestAtOnce:
     async def test_what_is_opened_in_the_same_moment_lives_and_what_was_there_ends(
         self, world: AuthWorld, ada: Member
     ) -> None:
-        """The clock stands still, so that no time tells them apart."""
+        """The clock stands still, so that time does not tell the sessions apart."""
         before = await world.sign_in(ADA)
         await world.sessions.RevokeOtherSessions(pb.RevokeOtherSessionsRequest(), metadata=ada.auth)
         after = await world.sign_in(ADA)
@@ -154,7 +154,7 @@ class TestAtOnce:
         for member in (ada, after):
             assert await world.account(member)
             member.tokens = await world.refresh(member.tokens.refresh_token)
-        # The one that was kept is kept no more when another one ends all.
+        # The session that was kept ends when another one ends all.
         await world.sessions.RevokeOtherSessions(pb.RevokeOtherSessionsRequest(), metadata=after.auth)
         await refused(world, ada)
         assert await living(world, after) == 1
@@ -170,7 +170,7 @@ class TestAtOnce:
         assert answer.revoked_count == MOST + 503
         unmarked = "SELECT count(*) FROM sessions WHERE revoked_at IS NULL"
         assert await world.scalar(unmarked) == 504
-        # Some are marked at once, whichever they are: these shall be of the others.
+        # An unpredictable part is marked at once; these must belong to the rest.
         await world.execute(unmark, ids=[each.session_id for each in others])
         assert await living(world, ada) == 1
         for each in others:
@@ -182,13 +182,13 @@ class TestAtOnce:
         assert await world.scalar(unmarked) == 2
         assert await world.scalar("SELECT count(*) FROM users WHERE unmarked_reason IS NOT NULL") == 0
         assert await living(world, after) == 2
-        # Upkeep removes them like any other.
+        # Upkeep deletes them like any other.
         world.clock.advance(days=8)
         await clean_up(world)
         assert await world.scalar("SELECT count(*) FROM sessions") == 2
 
     async def test_their_account_is_not_looked_up_for_each_of_them(self, world: AuthWorld, ada: Member) -> None:
-        """However Postgres plans: when it expects few sessions, it joins by looking through all accounts for each."""
+        """Whatever plan Postgres chooses: when it expects few sessions, a join scans all accounts for each."""
         await add_sessions(world, ada, 2 * MOST)
         now, user_id, session_id = world.clock(), UUID(ada.user.id), ada.session_id
         some = PageRequest(size=100, before=None)
@@ -209,7 +209,7 @@ class TestAtOnce:
                 await way(tx)
                 assert await tx.scalar(text(looks)) - before < 10, name
 
-    @pytest.mark.timeout(300)  # 100,000 rows are added first
+    @pytest.mark.timeout(300)  # inserts 100,000 rows first
     async def test_a_hundred_thousand_sessions_end_by_one_entry_one_event_and_few_writes(
         self, world: AuthWorld, ada: Member
     ) -> None:
@@ -249,7 +249,7 @@ class TestAtOnce:
 
 
 async def test_a_long_history_is_erased_in_parts(world: AuthWorld, ada: Member) -> None:
-    """Of a deleted account stays what happened and when, but not from where."""
+    """Entries of a deleted account keep what happened and when, but not from where."""
     await world.execute(
         "INSERT INTO audit_entries (id, occurred_at, action, reason, actor_id, subject_id, ip, user_agent) "
         "SELECT gen_random_uuid(), now(), 'SIGN_IN_PASSWORD', '', :id, :id, '198.51.100.7', 'Reader/1.0' "

@@ -1,4 +1,4 @@
-"""What the owner of an account is mailed of, and what their devices are called."""
+"""Notices to the owner of an account, and the names of their devices in them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def new_devices(world: AuthWorld) -> list[events.DeviceMail]:
 
 @pytest.fixture
 async def ada(world: AuthWorld) -> Member:
-    """Registered at home."""
+    """A member, registered at home."""
     registration_id = await world.start(ADA, username="countess")
     request = registration_service_pb2.CompleteRegistrationRequest(
         registration_id=registration_id, code=await world.code(registration_id)

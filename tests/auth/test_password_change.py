@@ -1,4 +1,4 @@
-"""Replacing a password that one knows."""
+"""Password changes by a person who knows the password."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def ada(world: AuthWorld) -> Member:
 
 
 async def violation(call: Any) -> tuple[str, str]:
-    """The field and the reason of the call's one violation."""
+    """The field and the reason of the call's only violation."""
     with pytest.raises(AioRpcError) as raised:
         await call
     assert raised.value.code() is StatusCode.INVALID_ARGUMENT
@@ -71,7 +71,7 @@ async def test_guessing_the_current_password_is_slowed_down_and_slows_no_sign_in
     with raises_status(StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_SIGN_INS"):
         await world.change_password(ada, NEW)
     other = await world.sign_in(ADA)
-    # The account's, whatever the session.
+    # Counted per account, not per session.
     with raises_status(StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_SIGN_INS"):
         await world.change_password(other, NEW)
     world.clock.advance(seconds=1)
@@ -108,7 +108,7 @@ class TestPolicy:
             ("letmeinletmein123", "PASSWORD_GUESSABLE"),
             ("Countess@Storymesh", "PASSWORD_CONTEXT"),
             ("x" * 1025, "STRING_MAX_BYTES"),
-            # 1,023 bytes, which grow when they are normalised.
+            # 1,023 bytes, which become more by normalization.
             ("\N{DEVANAGARI LETTER QA}" * 341, "PASSWORD_TOO_LONG"),
             (PASSWORD, "PASSWORD_UNCHANGED"),
         ],
@@ -122,7 +122,7 @@ class TestPolicy:
     async def test_the_policy_is_told_only_to_who_knows_the_current_password(
         self, world: AuthWorld, ada: Member
     ) -> None:
-        """That a password repeats a name of the account says what that name is."""
+        """A refusal because the password repeats a name of the account tells that name."""
         with raises_status(StatusCode.UNAUTHENTICATED, "INVALID_CREDENTIALS"):
             await world.change_password(ada, "Countess@Storymesh", current=WRONG)
 
@@ -172,7 +172,7 @@ class TestOneTransaction:
 
 
 class TestRaces:
-    """Each starts from a moment after the registration: changes are told apart by when they were made."""
+    """Each test starts a moment after the registration, because changes are told apart by their time."""
 
     async def test_of_simultaneous_changes_one_wins(self, world: AuthWorld, ada: Member) -> None:
         world.clock.advance(seconds=1)
@@ -217,7 +217,7 @@ class TestRaces:
         assert await racing == "SESSION_REVOKED"
 
     async def test_a_reset_that_comes_first_voids_the_change(self, world: AuthWorld, ada: Member) -> None:
-        """Whoever stole the password and the device must not set another one after the owner has reset it."""
+        """A thief with the password and the device must not set a new password after the owner's reset."""
         world.clock.advance(seconds=1)
         challenge = await world.start_reset(ADA)
         code = await world.code(challenge)

@@ -1,4 +1,4 @@
-"""Which passwords are accepted."""
+"""The password policy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ADA = Profile("jonathan.seagull@gannets.example", "lonewriter", "Jonathan", "Liv
 
 
 GUESSABLE = [
-    # Sequences and keyboards, also those of other languages.
+    # Sequences and keyboard patterns, also of other languages.
     *("abcdefghijklmnop", "zyxwvutsrqponmlkj", "abcdefghijklmnopqrstuvwxyz", "0123456789abcdef", "12345678abcdefgh"),
     *(
         "9876543210987654",
@@ -26,7 +26,7 @@ GUESSABLE = [
         "!@#$%^&*()_+qwer",
     ),
     *("qwertzuiopasdfgh", "azertyuiopqsdfgh", "йцукенгшщзхъфыва", "абвгдежзийклмно"),
-    # Repeats, of characters, words and pairs, and what is interleaved.
+    # Repeated characters, words and pairs, and interleaved sequences.
     *(
         "aaaabbbbccccdddd",
         "aabbccddeeffgghh",
@@ -43,7 +43,7 @@ GUESSABLE = [
         "a b c d e f g h i",
         "p-a-s-s-w-o-r-d-1",
     ),
-    # Common passwords and words behind one another, dressed up, and with dates.
+    # Common passwords and words in a row, with symbols and with dates.
     *(
         "letmeinletmein123",
         "letmeinplease12345",
@@ -69,7 +69,7 @@ GUESSABLE = [
         "chocolatechocolate",
     ),
     *("january1990february", "31121999 01012000", "19900101199001011", "19841984198419841"),
-    # Names, whoever's they are.
+    # Names of any person.
     *("mynameisjohnsmith", "johnsmith1985johns", "fifteen letters"),
 ]
 
@@ -114,7 +114,7 @@ def test_anything_long_and_uncommon_is_accepted(password: str) -> None:
     [
         ("fourteen chars", "PASSWORD_TOO_SHORT"),
         ("", "PASSWORD_TOO_SHORT"),
-        # Seven letters with seven marks that belong to them.
+        # Seven letters with seven combining marks that belong to them.
         ("e\N{COMBINING ACUTE ACCENT}" * 7, "PASSWORD_TOO_SHORT"),
         ("correct horse " * 74, "PASSWORD_TOO_LONG"),
         ("\N{GRINNING FACE}ab" * 171, "PASSWORD_TOO_LONG"),
@@ -168,7 +168,7 @@ def test_the_length_is_a_setting() -> None:
         ("kqxy-Zebra", ["PASSWORD_NEEDS_DIGIT"]),
         ("kqxy²Zebra-", ["PASSWORD_NEEDS_DIGIT"]),
         ("kq93xZebra", ["PASSWORD_NEEDS_SYMBOL"]),
-        # A mark that no letter swallows.
+        # A mark that combines with no letter.
         ("q\N{COMBINING ACUTE ACCENT}k93xZebra", ["PASSWORD_NEEDS_SYMBOL"]),
         ("correct horse battery staple", ["PASSWORD_NEEDS_UPPER_CASE", "PASSWORD_NEEDS_DIGIT"]),
         (
@@ -241,7 +241,7 @@ def test_words_of_the_account_make_a_password_guessable_also_when_they_are_dress
 
 @pytest.mark.parametrize("unit", ["4@8({[<3691!|70$5+7%2", "l1|!i", "$5+%2@", "aA1!", "correct horse battery ", "界"])
 def test_no_password_keeps_the_processor_busy(unit: str) -> None:
-    """Twenty kinds of substitutes take the library half a second: anybody may send them, so what it is given is bounded."""
+    """Twenty kinds of substitutes take the library half a second, and anybody may send them, so its input is bounded."""
     password = (unit * 1024).encode()[:1024].decode(errors="ignore")
     advice(password, ["storymesh"], guesses=10**10)
     began = thread_time()

@@ -1,4 +1,4 @@
-"""Replacing a password that one has forgotten."""
+"""Password resets."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ async def test_the_words_of_an_account_are_told_only_to_who_has_the_code(world: 
 
 
 async def test_the_former_password_may_be_set_again(world: AuthWorld, ada: Member) -> None:
-    """Whoever resets has proven the address, not the password: saying that it is the former one would tell it."""
+    """A person who resets has proven the address, not the password: a refusal would tell the former password."""
     challenge = await world.start_reset(ADA)
     await world.complete_reset(challenge, await world.code(challenge), PASSWORD)
     assert await world.sign_in(ADA)

@@ -1,4 +1,4 @@
-"""Accounts without a password: they sign in by mailed codes, and a code does wherever others give a password."""
+"""Accounts without a password sign in by mailed codes, and give a code wherever others give a password."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_a_registration_that_leaves_the_password_out_makes_an_account_that
 
 
 async def test_an_empty_password_is_not_one_that_was_left_out(world: AuthWorld) -> None:
-    """A form that sends what nobody typed must not make an account without a password."""
+    """A client that sends an empty field must not create an account without a password."""
     with pytest.raises(AioRpcError) as raised:
         await world.start(ADA, password="")
     assert violated_fields(raised.value) == ["password"]
@@ -78,11 +78,11 @@ class TestSigningInWithAPassword:
         async def failing(email: str) -> Any:
             return await work(world, lambda: world.sign_in(email, "not the right password"))
 
-        await failing(NOBODY)  # what is done once only is done by now
+        await failing(NOBODY)  # the first call does all one-time work
         assert await failing(ADA) == await failing("another@example.org") == await failing(BOB)
 
     async def test_guessing_slows_down_and_disables_nothing(self, make_world: MakeWorld) -> None:
-        """There is no password to be disabled, and the codes of its owner must not suffer from strangers' guesses."""
+        """There is no password to disable, and strangers' guesses must not affect the owner's codes."""
         world = await make_world(sign_in_most_failures=3)
         await world.register(ADA, password=None)
         code = await proof(world)

@@ -1,4 +1,4 @@
-"""Hashing within bounds: of threads, of waiting and of the call's time."""
+"""Password hashing with bounded threads, queue and deadline."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHEAP = {"memory_kib": 64, "passes": 1}
 
 
 class Held:
-    """Keeps argon2 from beginning a hash until `go_on` is set, and counts those at work."""
+    """Keeps argon2 from beginning a hash until `go_on` is set, and counts the hashes at work."""
 
     def __init__(self) -> None:
         self.go_on = threading.Event()
@@ -48,7 +48,7 @@ class Held:
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
-    """Holds each hash of a password back; those that nobody has the password of are made at once."""
+    """Hold each hash of a given password back; hashes of random bytes are made at once."""
     holding, hash_ = Held(), PasswordHasher.hash
 
     def hashed(hasher: PasswordHasher, password: str | bytes) -> str:
@@ -93,7 +93,7 @@ async def test_more_than_fit_into_the_queue_are_refused_at_once() -> None:
     async with Passwords(**SLOW, threads=1, wait_seconds=30) as passwords:
         outcomes = await asyncio.gather(*(passwords.hash("x") for _ in range(20)), return_exceptions=True)
     counts = Counter(type(outcome).__name__ for outcome in outcomes)
-    # One at work and four waiting for each processor.
+    # For each processor one at work and four waiting.
     assert counts == {"str": 5, "Overloaded": 15}
     refusal = next(outcome for outcome in outcomes if isinstance(outcome, Overloaded))
     assert refusal.retry_after
@@ -112,7 +112,7 @@ async def test_a_given_up_call_keeps_its_place_until_its_thread_is_done(held: He
             await passwords.hash("x")
         held.go_on.set()
         await until(lambda: held.done == 1)
-        # The next one gets its own answer, not that of the call before.
+        # The next call gets its own answer, not that of the call before.
         stored = await eventually_hashed(passwords, "y")
         assert await passwords.verify("y", stored)
 
@@ -202,7 +202,7 @@ async def give_up(call: asyncio.Task[str]) -> None:
 
 
 async def eventually_hashed(passwords: Passwords, password: str) -> str:
-    """The loop may learn a moment later that a thread is free."""
+    """Retried, because the loop learns a moment later that a thread is free."""
     stored: list[str] = []
 
     async def tried() -> bool:

@@ -1,4 +1,4 @@
-"""Sessions and their refresh tokens in any order, told by a model of generations and times."""
+"""Sessions and their refresh tokens in any order, compared with a model of generations and times."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ KEPT_AFTER_THE_END = timedelta(days=7)
 
 people = st.sampled_from(PEOPLE)
 latest = st.integers(0, 3)
-"""Which session: first the living ones, the latest first, then those that have ended."""
+"""Chooses a session: first the live ones, newest first, then the ended ones."""
 
 
 @dataclass
@@ -47,21 +47,21 @@ class Family:
     id: UUID
     owner: str
     tokens: list[str]
-    """One of each generation, the first of them 1."""
+    """One token per generation, from generation 1."""
     ends_at: datetime
     expires_at: datetime
     rotated_at: datetime
     repeats: int = 0
     late: list[int] = field(default_factory=list)
-    """The generations whose token was handed out again late."""
+    """The generations whose token was issued again late."""
     ended: str = ""
-    """Why, when it did not end by itself."""
+    """The reason of its end, empty unless it was revoked."""
     ended_at: datetime | None = None
     epoch: int = 0
-    """How often all sessions of its owner had been ended when it was opened."""
+    """The number of times that all sessions of its owner had been ended when it was opened."""
     ended_with_others: bool = False
     known: bool = True
-    """False once upkeep has removed the session."""
+    """False once upkeep has deleted the session."""
 
     def living(self, now: datetime) -> bool:
         return not self.ended and self.expires_at > now
@@ -71,7 +71,7 @@ class Family:
             self.ended, self.ended_at = why, now
 
     def refusal(self, age: int, now: datetime) -> str | None:
-        """Why the token that is so many generations behind the newest is refused; None when it is not."""
+        """Why the token `age` generations behind the newest is refused; None if it is accepted."""
         if not self.known:
             return "REFRESH_INVALID"
         if self.ended:
@@ -83,21 +83,21 @@ class Family:
         return "REFRESH_REUSED"
 
     def ends_by_reuse(self, age: int, now: datetime) -> bool:
-        """A repeat that may come is only refused, however often it comes."""
+        """Whether the reuse ends the session. A retry in time does not, however often it comes."""
         return age > 1 or self.too_late(now)
 
     def is_late(self, now: datetime) -> bool:
         return now > self.rotated_at + GRACE
 
     def too_late(self, now: datetime) -> bool:
-        """Whether a late repeat would be one of too many generations in a row."""
+        """Whether a late repeat would exceed the limit of consecutive generations."""
         newest = len(self.tokens)
         before = all(newest - each in self.late for each in range(1, LATE_REPEATS + 1))
         return self.is_late(now) and before and newest not in self.late
 
 
 class RefreshMachine(WorldMachine):
-    """After each step exactly the sessions live that the model says, and of the others everybody has been told, once."""
+    """After each step the live sessions are those of the model, and each end has been announced once."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -106,7 +106,7 @@ class RefreshMachine(WorldMachine):
         self.passwords = dict.fromkeys(PEOPLE, PASSWORD)
         self.epochs = Counter[str]()
         self.told_of_many: list[tuple[str, str, int]] = []
-        """Whose sessions were ended at once, why, and how many."""
+        """Announced ends of several sessions: owner, reason and number."""
 
     @initialize()
     def register(self) -> None:
@@ -128,14 +128,14 @@ class RefreshMachine(WorldMachine):
 
     @rule(which=latest, times=st.sampled_from((1, 2, 9, 11)))
     def retry(self, which: int, times: int) -> None:
-        """With the token before the newest, as after a lost answer."""
+        """Retry with the token before the newest, as after a lost answer."""
         family = self.family(which)
         for _ in range(times):
             self.present(family, age=1)
 
     @rule(which=latest, turns=st.integers(1, 5))
     def take_turns(self, which: int, turns: int) -> None:
-        """A thief and the owner: the one refreshes, and later the other with the token before."""
+        """A thief and the owner alternate: one refreshes, and later the other with the token before."""
         family = self.family(which)
         for _ in range(turns):
             self.present(family, age=0)
@@ -144,7 +144,7 @@ class RefreshMachine(WorldMachine):
 
     @rule(which=latest, age=st.integers(2, 4), seconds=st.sampled_from((0, 31)))
     def replay(self, which: int, age: int, seconds: int) -> None:
-        """As who has copied a token, while its owner went on."""
+        """Present a copied token after its owner has refreshed."""
         family = self.family(which)
         while family.living(self.now) and len(family.tokens) <= age:
             self.present(family, age=0)
@@ -153,7 +153,7 @@ class RefreshMachine(WorldMachine):
 
     @rule(which=latest, devices=st.sampled_from((2, 12)))
     def refresh_many_times_at_once(self, which: int, devices: int) -> None:
-        """One of them rotates, ten at most are repeats, whichever comes first."""
+        """One call rotates, and ten at most are repeats, in any order."""
         family = self.family(which)
         refused = family.refusal(0, self.now)
         outcomes = self.run(self.gathered(family.tokens[-1], devices))
@@ -170,7 +170,7 @@ class RefreshMachine(WorldMachine):
 
     @rule(which=latest, age=st.integers(0, 2), number=st.integers(0, 4))
     def forge(self, which: int, age: int, number: int) -> None:
-        """From a genuine token, without the key. It is refused, and does nothing to the session."""
+        """Forge a token from a genuine one without the key. It is refused, and changes nothing in the session."""
         family, other = self.family(which), self.family(which + 1)
         token = self.token(family, age)
         prefix, raw = token[:5], base64url.decode(token[5:])
@@ -187,7 +187,7 @@ class RefreshMachine(WorldMachine):
 
     @rule(which=latest)
     def log_out(self, which: int) -> None:
-        """Again, nothing happens, with or without an error."""
+        """Log out. A second time nothing changes, with or without an error."""
         family = self.family(which)
         outcome = self.outcome(self.called(self.world.sessions.Logout, pb.LogoutRequest(), family))
         assert isinstance(outcome, pb.LogoutResponse) or not family.living(self.now)
@@ -199,7 +199,7 @@ class RefreshMachine(WorldMachine):
 
     @rule(which=latest, others=latest)
     def revoke(self, which: int, others: int) -> None:
-        """From one session another one, or itself; another person's is not to be found."""
+        """Revoke a session from another one or itself. Another person's session is not found."""
         family, other = self.family(which), self.family(others)
         request = pb.RevokeSessionRequest(session_id=str(other.id))
         refused = "" if family.owner == other.owner and other.known else "SESSION_NOT_FOUND"
@@ -304,7 +304,7 @@ class RefreshMachine(WorldMachine):
         self.families.append(family)
 
     def present(self, family: Family, age: int) -> None:
-        """As many generations behind the newest as there are, if there are fewer."""
+        """Present the token `age` generations behind the newest, or the oldest one."""
         age = min(age, len(family.tokens) - 1)
         refused = family.refusal(age, self.now)
         outcome = self.outcome(self.world.refresh(self.token(family, age)))
@@ -341,7 +341,7 @@ class RefreshMachine(WorldMachine):
         self.epochs[family.owner] += 1
 
     def act(self, method: Any, request: Any, family: Family, refused: str = "") -> bool:
-        """Calls with an access token of the session, and sees that one of an ended session achieves nothing."""
+        """Call with an access token of the session, and assert that one of an ended session is refused."""
         outcome = self.outcome(self.called(method, request, family))
         reason = outcome if isinstance(outcome, str) else ""
         if not family.living(self.now):
@@ -354,7 +354,7 @@ class RefreshMachine(WorldMachine):
         return await method(request, metadata=bearer(self.access_token(family)))
 
     def access_token(self, family: Family) -> str:
-        """One that has not expired, as if the session had been refreshed a moment ago."""
+        """An unexpired access token, as if the session had just been refreshed."""
         claims = {
             "iss": self.world.settings.token_issuer,
             "aud": self.world.settings.token_audience,
@@ -378,7 +378,7 @@ class RefreshMachine(WorldMachine):
         return await asyncio.gather(*(once() for _ in range(devices)))
 
 
-@pytest.mark.timeout(600)  # a failure is shrunk to few steps before it is shown
+@pytest.mark.timeout(600)  # Hypothesis shrinks a failure to few steps
 async def test_sessions_in_any_order_live_and_end_as_in_the_model(make_world: MakeWorld) -> None:
     world = await make_world(refreshes_in_a_row=10_000)
     await explore(RefreshMachine, world, examples=30, steps=35)

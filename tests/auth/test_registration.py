@@ -1,4 +1,4 @@
-"""Signing up."""
+"""Registration."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ class TestAddressesInUse:
         member = await world.register(ADA, password="the owner's own password")
         with raises_status(StatusCode.UNAUTHENTICATED, "INVALID_CREDENTIALS"):
             await world.sign_in(ADA, "the attacker's password")
-        # Not even with the code that was mailed to the owner on the attacker's behalf.
+        # The code that the attacker's registration mailed to the owner does not enable it either.
         with raises_status(StatusCode.UNAUTHENTICATED, "CODE_INVALID"):
             await world.complete(attackers, await world.code(attackers))
         assert (await world.sign_in(ADA, "the owner's own password")).user.id == member.user.id

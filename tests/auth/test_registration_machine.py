@@ -1,4 +1,4 @@
-"""Registrations in any order: who gets which answer and which accounts exist, told by a model of a few lines."""
+"""Registrations in any order: answers and accounts, compared with a model of a few lines."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ NETWORKS = ("192.0.2.1", "2001:db8::1")
 CODE_LIFE, REGISTRATION_LIFE = timedelta(minutes=10), timedelta(minutes=30)
 COOLDOWN, REPEAT = timedelta(minutes=1), timedelta(seconds=15)
 WINDOWS = ((timedelta(hours=1), 5, 6), (timedelta(days=1), 10, 12))
-"""A length, and what fits into it for one network and for both. The latter is less than by default, or they would never meet it."""
+"""Windows: length, limit of one network, limit of both together. The latter is below the default, so that examples reach it."""
 
 DAY = timedelta(days=1)
 ATTEMPTS = 5
 ATTEMPTS_A_DAY = 7
-"""Fewer than by default, or no example would be long enough to spend them."""
+"""Below the default, so that examples are long enough to spend them."""
 
 addresses = st.sampled_from(ADDRESSES)
 usernames = st.sampled_from(("reader", "Reader", None))
 latest = st.integers(0, 3)
-"""Which registration: first those that can be completed, the latest first, then those that have ended."""
+"""Chooses a registration: first those that can be completed, newest first, then the ended ones."""
 networks = st.sampled_from(NETWORKS)
 short_pauses = st.sampled_from([timedelta(seconds=seconds) for seconds in (60, 1, 14, 15, 59, 61, 599)])
 long_pauses = st.sampled_from([timedelta(seconds=seconds) for seconds in (600, 1200, 1800, 3540, 3600, 40_000, 86_400)])
@@ -47,14 +47,14 @@ long_pauses = st.sampled_from([timedelta(seconds=seconds) for seconds in (600, 1
 
 @dataclass(eq=False)
 class MailedCode:
-    """What one or more registrations may be completed with."""
+    """A code with which one or more registrations can be completed."""
 
     network: str
     begun_at: datetime
     ends_at: datetime
     mailed_at: datetime
     digits: str | None = None
-    """None: it was not mailed, for the address has an account."""
+    """None if it was not mailed, because the address has an account."""
     shared_attempts: int = 0
     redeemed: bool = False
 
@@ -71,26 +71,26 @@ class Flow:
     code: MailedCode
     mailed_at: datetime
     shares: bool
-    """The code was another registration's first."""
+    """Whether its first code was another registration's."""
     codes: list[MailedCode] = field(default_factory=list)
-    """All it has had."""
+    """All codes that it has had."""
     attempts: int = 0
     voided: bool = False
 
 
 @dataclass
 class Budget:
-    """What was sent to an address, by whose wish, and guessed at it."""
+    """Mails sent to an address by requester, and the guesses at its codes."""
 
     sent: list[tuple[datetime, MailedCode]] = field(default_factory=list)
     newest: dict[str, MailedCode] = field(default_factory=dict)
-    """By network."""
+    """The newest code by network."""
     attempts_at: dict[str, list[datetime]] = field(default_factory=lambda: defaultdict(list))
     renewed_at: datetime | None = None
-    """Of a registration that is unknown."""
+    """The last resend for an unknown registration."""
 
     def wait(self, network: str, now: datetime) -> timedelta:
-        """Until a code may be sent; nothing or less: now."""
+        """The time until a code may be sent; zero or less: now."""
         altogether = [at for at, _ in self.sent]
         own = [at for at, code in self.sent if code.network == network]
         waits = [timedelta(0)]
@@ -110,7 +110,7 @@ class Budget:
 
 
 class RegistrationMachine(WorldMachine):
-    """After each step there are exactly the accounts of the model, each announced once."""
+    """After each step the accounts are those of the model, each announced once."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -127,7 +127,7 @@ class RegistrationMachine(WorldMachine):
 
     @rule(address=addresses, username=usernames, network=networks)
     def sign_up(self, address: str, username: str | None, network: str) -> None:
-        """As most people do it, so that not every way is one of failures."""
+        """Register and complete at once, as most people do, so that examples are not mostly failures."""
         if self.ask_for(address, username, network) and self.flows[-1].code.digits:
             self.redeem(self.flows[-1], self.flows[-1].code.digits)
 
@@ -154,7 +154,7 @@ class RegistrationMachine(WorldMachine):
     @precondition(lambda self: self.flows)
     @rule(which=latest, guesses=st.sampled_from((4, 5, 0)))
     def guess_before_and_after_a_resend(self, which: int, guesses: int) -> None:
-        """Then the right code comes: too late, if there were as many wrong ones as there may be."""
+        """Then try the right code, which is too late if the attempts are spent."""
         flow = self.flow(which)
         for _ in range(guesses):
             self.guess(flow)
@@ -167,7 +167,7 @@ class RegistrationMachine(WorldMachine):
     @precondition(lambda self: any(flow.code.digits for flow in self.flows))
     @rule(which=latest, age=st.sampled_from((0, 0, 1, 2)))
     def complete_with_a_mailed_code(self, which: int, age: int) -> None:
-        """The newest of the registration, or one that a resend has replaced."""
+        """Complete with the newest code of the registration, or with one that a resend has replaced."""
         mailed = [flow for flow in self.ordered() if flow.code.digits]
         flow = mailed[which % len(mailed)]
         digits = [code.digits for code in flow.codes if code.digits]
@@ -193,7 +193,7 @@ class RegistrationMachine(WorldMachine):
 
     @rule()
     def clean_up(self) -> None:
-        """What upkeep removes is nothing that anybody could have noticed."""
+        """Upkeep deletes nothing that a caller could notice."""
         self.run(clean_up(self.world))
 
     @invariant()
@@ -229,7 +229,7 @@ class RegistrationMachine(WorldMachine):
         self.redeem(flow, next(digits for digits in ("000000", "111111") if digits != flow.code.digits))
 
     def ask_for(self, address: str, username: str | None, network: str) -> bool:
-        """Whether there is another registration; the last one, then."""
+        """Whether another registration begins; it is then the last one."""
         budget, call = self.budgets[address], self.world.start(address, username=username, ip=network)
         wait, code = budget.wait(network, self.now), budget.live(network, self.now)
         shares = code is not None and (wait > timedelta(0) or self.now - code.begun_at < COOLDOWN)
@@ -275,7 +275,7 @@ class RegistrationMachine(WorldMachine):
     def renewed(
         self, budget: Budget, registration_id: str, network: str, mailed_at: datetime | None, ends_at: datetime
     ) -> bool:
-        """Whether the resend brings a new code."""
+        """Whether the resend mails a new code."""
         call, wait = self.world.resend(registration_id, ip=network), budget.wait(network, self.now)
         if mailed_at and self.now - mailed_at < REPEAT:
             assert self.run(call) == ends_at
@@ -324,7 +324,7 @@ class RegistrationMachine(WorldMachine):
             each.voided |= each.address == flow.address
 
     def judged(self, flow: Flow, digits: str) -> str | None:
-        """The reason to refuse the code, None for the one that makes the account. An attempt is spent by wrong codes only."""
+        """The reason to refuse the code, None if it creates the account. Only wrong codes spend an attempt."""
         budget, code = self.budgets[flow.address], flow.code
         if not self.alive(flow) or code.ends_at <= self.now or code.redeemed:
             return "CODE_INVALID"
@@ -344,7 +344,7 @@ class RegistrationMachine(WorldMachine):
         return None
 
 
-@pytest.mark.timeout(600)  # a failure is shrunk to few steps before it is shown
+@pytest.mark.timeout(600)  # Hypothesis shrinks a failure to few steps
 async def test_registrations_in_any_order_make_the_accounts_and_answers_of_the_model(make_world: MakeWorld) -> None:
     world: AuthWorld = await make_world(
         code_attempts_a_day=ATTEMPTS_A_DAY, codes_an_hour_altogether=6, codes_a_day_altogether=12

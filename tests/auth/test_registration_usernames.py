@@ -18,7 +18,7 @@ TAKEN = ("taken0", "taken1", "taken2", "taken3", "taken4", "taken5")
 
 
 async def taken(world: AuthWorld, *names: str) -> None:
-    """Gives each of the names to somebody, as if they had registered like the first person."""
+    """Give each of the names to an account, copied from the first person's."""
     await world.register("first@example.org")
     columns = "first_name, last_name, preferences, role, password_hash, password_changed_at, created_at"
     await world.execute(
@@ -69,7 +69,7 @@ async def test_nobody_learns_more_names_than_it_takes_to_find_one(world: AuthWor
     registration = await world.start(ADA)
     code = await world.code(registration)
     for name in (*TAKEN[:5], *TAKEN[:5]):
-        # The same one again tells nothing new.
+        # Trying the same name again tells nothing new, and is free.
         await refused(world, registration, code, name)
     for name in (TAKEN[5], "free", "taken6"):
         with raises_status(StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_USERNAMES"):

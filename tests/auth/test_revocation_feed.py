@@ -1,4 +1,4 @@
-"""The stream by which every service learns what it must not take any more."""
+"""The stream of revocations to every service."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ class Watch:
         return message
 
     async def snapshot(self) -> list[str]:
-        """The first message: what is revoked already."""
+        """The first message: all revocations in force."""
         message = await self.message()
         assert message.WhichOneof("message") == "snapshot"
         return [target(each) for each in message.snapshot.revocations]
 
     async def added(self) -> str:
-        """The next revocation, heartbeats aside."""
+        """The next revocation, skipping heartbeats."""
         while True:
             message = await self.message()
             if message.WhichOneof("message") == "revocation":
@@ -68,7 +68,7 @@ class Watch:
             assert message.WhichOneof("message") == "heartbeat"
 
     async def end(self) -> None:
-        """Reads on until the stream fails, with its error."""
+        """Read on until the stream fails, and return its error."""
         while True:
             await self.message()
 
@@ -87,7 +87,7 @@ def session(member: Member) -> str:
 
 
 async def is_refused(world: AuthWorld, member: Member) -> bool:
-    """At the door, by what the replica knows: listing does not look into the session's row."""
+    """Whether the replica's list refuses the token: listing sessions does not check the session's row."""
     try:
         await world.sessions.ListSessions(session_service_pb2.ListSessionsRequest(), metadata=member.auth)
     except AioRpcError as error:
@@ -129,7 +129,7 @@ async def test_an_entry_says_when_it_can_be_forgotten_and_is_then(world: AuthWor
     watch = Watch(world)
     (entry,) = (await watch.message()).snapshot.revocations
     watch.cancel()
-    # An access token lives ten minutes, and two clocks may be half a minute wrong.
+    # An access token lives ten minutes, and two clocks may each be half a minute wrong.
     assert entry.expire_time.ToDatetime(world.clock().tzinfo) == world.clock() + timedelta(minutes=11)
     world.clock.advance(minutes=11, seconds=29)
     assert world.ops.revocations.current()
@@ -165,7 +165,7 @@ class TestAccess:
 
 
 class TestTrust:
-    """Silence is how the others learn that their list may be incomplete."""
+    """Without heartbeats, followers know that their list may be incomplete."""
 
     @pytest.fixture
     async def world(self, make_world: MakeWorld) -> AuthWorld:
@@ -182,7 +182,7 @@ class TestTrust:
             newcomer = Watch(world)
             told = [asyncio.create_task(each.message()) for each in (watch, newcomer)]
             done, _ = await asyncio.wait(told, timeout=1.2)
-            # What was under way when the database went may still have come.
+            # Messages that were sent before the database went down may still arrive.
             assert {task.result().WhichOneof("message") for task in done} <= {"heartbeat"}
             assert told[1] not in done
             still = [asyncio.create_task(watch.message()) if told[0] in done else told[0], told[1]]
@@ -225,7 +225,7 @@ class TestTrust:
                 await world.log_out(other)
                 assert await watch.added() == session(other)
         assert await watch.added() == f"session_id {early.value}"
-        # And nothing comes twice, although it was read twice.
+        # No revocation arrives twice, although it was read twice.
         await world.log_out(ada)
         assert await watch.added() == session(ada)
         watch.cancel()
@@ -245,7 +245,7 @@ class TestTrust:
 
 @asynccontextmanager
 async def no_database(servers: Servers) -> AsyncIterator[None]:
-    """Ends all connections of the service, and lets it make none."""
+    """Terminate all connections of the service, and allow no new ones."""
     async with await psycopg.AsyncConnection.connect(servers.postgres_admin_url, autocommit=True) as admin:
         await admin.execute("ALTER ROLE auth NOLOGIN")
         await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'auth'")
@@ -295,7 +295,7 @@ class TestReplicas:
     async def test_of_100_revocations_at_one_replica_99_hold_at_the_other_within_two_seconds(
         self, make_world: MakeWorld
     ) -> None:
-        """From the answer to the logout until the access token is refused where it was not revoked."""
+        """From the answer to the logout until the other replica refuses the access token."""
         first, second = await make_world(sessions_per_account=200), await make_world()
         ada = await first.register(ADA)
         members = [await first.sign_in(ADA) for _ in range(100)]

@@ -65,7 +65,7 @@ async def test_neither_stores_nor_streams_nor_logs_show_a_secret(
     tokens.append(await world.refresh(tokens[1].refresh_token))
     with raises_status(StatusCode.UNAUTHENTICATED, "REFRESH_INVALID"):
         await world.refresh(tokens[1].refresh_token + "x")
-    # An unexpected error in the middle of a call that carries secrets.
+    # An unexpected error in a call that carries secrets.
     await world.execute("ALTER TABLE users RENAME TO away")
     with raises_status(StatusCode.INTERNAL, "INTERNAL"):
         await world.sign_in(ADA)
@@ -80,13 +80,13 @@ async def test_neither_stores_nor_streams_nor_logs_show_a_secret(
     for dump in dumps:
         assert [secret for secret in secrets if secret in dump] == []
     for dump in dumps:
-        # Six digits may well occur by accident inside a number; as a word, or as a field of a message, they are the code.
+        # Six digits may occur by accident inside a number; as a word, or as a field of a message, they are the code.
         words = set(dump.decode(errors="replace").translate(str.maketrans("\n,:()'\"", " " * 7)).split())
         assert code not in words
         field = b"\x12\x06" + code.encode()
         assert field not in dump
         assert field.hex().encode() not in dump
-    # The address is personal data: it is in the account's own row only.
+    # The address is personal data, stored in the account's own row only.
     assert ADA.encode() not in dumps[0] + dumps[2]
     assert ADA not in caplog.text
 
@@ -118,7 +118,7 @@ async def test_a_stolen_database_makes_no_token(world: AuthWorld) -> None:
             await world.sessions.RefreshSession(session_service_pb2.RefreshSessionRequest(refresh_token=token))
     with pytest.raises(Unsealable):
         Seal(b"t" * 32).unseal(f"signing-key:{key.kid}", key.sealed_private_key or b"")
-    # Nor does a row moved under another key id open.
+    # A row moved under another key id does not open either.
     with pytest.raises(Unsealable):
         Seal(world.settings.signing_key_secret.get_secret_value()).unseal(
             "signing-key:other", key.sealed_private_key or b""
@@ -126,7 +126,7 @@ async def test_a_stolen_database_makes_no_token(world: AuthWorld) -> None:
 
 
 async def test_a_registration_id_is_not_in_what_travels_to_other_services_in_a_usable_way(world: AuthWorld) -> None:
-    """The event names the challenge, but its code is sealed: a reader of the stream can redeem nothing."""
+    """The event names the challenge, but its code is sealed, so that a reader of the stream can redeem nothing."""
     registration_id = await world.start(ADA)
     code = await world.code(registration_id)
     ((_, payload),) = await world.published()

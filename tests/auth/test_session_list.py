@@ -1,4 +1,4 @@
-"""Seeing and ending one's sessions, each on a device of its own."""
+"""Listing and ending a person's sessions on several devices."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class TestList:
             token = answer.next_page_token
             if not token:
                 break
-            # What begins later does not shift what follows.
+            # A session that is opened later does not shift the next page.
             await world.sign_in(ADA)
         assert found == [member.session_id for member in reversed(signed_in)]
         assert sizes == [3, 3, 1]
@@ -159,7 +159,7 @@ class TestRevoke:
         self, world: AuthWorld, ada: Member
     ) -> None:
         thief = await world.sign_in(ADA)
-        # Not announced, as in the moment before the feed has come round.
+        # Not announced yet, as before the feed delivers it.
         await world.execute(
             "UPDATE sessions SET revoked_at = created_at, revoke_reason = 'REVOKED' WHERE id = :id",
             id=thief.session_id,

@@ -1,4 +1,4 @@
-"""Staying signed in and signing out."""
+"""Refreshing a session and logging out."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class TestRefresh:
         assert revoked.reason == events.SESSION_REVOKE_REASON_REFRESH_REUSED
 
     async def test_a_thief_and_the_owner_who_take_turns_are_found_out(self, world: AuthWorld, member: Member) -> None:
-        """Each with the token that the other has spent, just as one whose answer was lost would."""
+        """Each presents the token that the other has spent, as after a lost answer."""
         shared = member.tokens.refresh_token
         for _ in range(3):
             successor = (await world.refresh(shared)).refresh_token
@@ -255,7 +255,7 @@ class TestRefresh:
         async with world.db.transaction() as tx:
             await store.sessions.revoke(tx, session_id_of(member.tokens), RevokeReason.LOGOUT, world.clock())
             refreshing = asyncio.create_task(world.refresh(member.tokens.refresh_token))
-            # The refresh has seen the session alive and waits for the row.
+            # The refresh has read the session as live, and waits for the row's lock.
             await until(lambda: world.scalar("SELECT bool_or(NOT granted) FROM pg_locks"))
         with raises_status(StatusCode.UNAUTHENTICATED, "SESSION_REVOKED"):
             await refreshing

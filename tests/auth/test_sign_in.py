@@ -1,4 +1,4 @@
-"""Signing in with a password."""
+"""Sign-in with a password."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def wait_told(world: AuthWorld, login: str, password: str = WRONG) -> time
 
 
 async def has_counted(world: AuthWorld, failures: int) -> bool:
-    """In all three places: at the login, at the network and altogether."""
+    """Counted in all three places: for the login, for the network and in total."""
     counts = [int(await world.redis.hget(key, "failures") or 0) for key in await world.redis.keys("signin:*")]
     return counts == [failures] * 3
 
@@ -108,7 +108,7 @@ async def test_an_unnamed_device_is_called_by_its_user_agent(world: AuthWorld) -
 
 
 async def test_a_sign_in_that_a_password_change_overtakes_opens_no_session(make_world: MakeWorld) -> None:
-    """The change ends all sessions; one that is just being opened with the former password must not survive it."""
+    """The change ends all sessions; one that is being opened with the former password must not survive it."""
     world = await make_world(password_hash_memory_kib=65536, password_hash_passes=10)
     await world.register(ADA)
     looked_up = asyncio.Event()
@@ -185,7 +185,7 @@ class TestThrottle:
         assert await world.sign_in((await world.register("bob@example.org")).user.email)
 
     async def test_64_simultaneous_guesses_are_five(self, make_world: MakeWorld) -> None:
-        world = await make_world(password_hash_threads=13)  # so that all 64 are let in
+        world = await make_world(password_hash_threads=13)  # so that all 64 are admitted
         await world.register(ADA)
         outcomes = await asyncio.gather(*(world.sign_in(ADA, WRONG) for _ in range(64)), return_exceptions=True)
         reasons = Counter(reason_of(outcome) for outcome in outcomes if isinstance(outcome, AioRpcError))

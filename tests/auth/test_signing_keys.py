@@ -1,4 +1,4 @@
-"""Making, publishing and replacing the keys of access tokens."""
+"""Signing keys of access tokens: generation, publication and rotation."""
 
 from __future__ import annotations
 
@@ -232,5 +232,5 @@ async def test_a_key_sealed_with_another_secret_is_reported_and_signs_nothing(
     assert "STORYMESH_SIGNING_KEY_SECRET" in caplog.text
     with pytest.raises(Unavailable):
         keys.sign({})
-    # What the former secret has signed can still be verified.
+    # Signatures made under the former secret still verify.
     assert keys.published()

@@ -1,4 +1,4 @@
-"""Slowing down guesses without locking owners out, and telling nobody who has an account."""
+"""Throttling guesses without locking owners out, and without telling who has an account."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def guess(
     claimed: str = "",
     device_token: str | None = None,
 ) -> str:
-    """The reason of the refusal; "" when it signed in. `ip` is what the edge saw, `claimed` what others say."""
+    """The reason of the refusal; "" for a sign-in. `ip` is the edge's address, `claimed` one from a client's header."""
     request = session_service_pb2.CreateSessionRequest(login=login, password=password, device_token=device_token)
     try:
         await world.sessions.CreateSession(
@@ -70,7 +70,7 @@ class TestKnownDevices:
 
     async def test_failures_on_a_known_device_do_not_slow_down_others(self, world: AuthWorld, ada: Member) -> None:
         assert await guesses(world, 6, ADA, device_token=ada.device_token) == [REFUSED] * 5 + [SLOWED]
-        # By whatever name.
+        # By any of the account's logins.
         assert await guess(world, "countess", PASSWORD, device_token=ada.device_token) == SLOWED
         assert await guess(world, ADA, PASSWORD) == ""
 
@@ -112,7 +112,7 @@ class TestKnownDevices:
         assert DeviceTokens([b"n" * 32, REFRESH_KEY], bytes).name_of(others[0], uuid4()) is None
 
     async def test_a_login_is_never_taken_for_a_device_an_account_or_a_person(self, make_world: MakeWorld) -> None:
-        """A login may be any text. If some named the same counters, whoever knows an id could keep its owner out."""
+        """A login may be any text. If some were the same counter, a stranger who knows an id could lock its owner out."""
         world = await make_world(sign_in_most_failures=6)
         ada = await world.register(ADA)
         device = DeviceTokens([REFRESH_KEY], bytes).name_of(ada.device_token, UUID(ada.user.id))
@@ -169,7 +169,7 @@ class TestWindows:
         assert outcomes == [REFUSED] * 8 + [SLOWED] * 2
         assert await guess(world, ADA, PASSWORD) == SLOWED
         assert await guess(world, ADA, PASSWORD, device_token=ada.device_token) == ""
-        # Failures of known devices fill no window.
+        # Failures of known devices are not counted in windows.
         world.clock.advance(minutes=10)
         await guesses(world, 4, ADA, device_token=ada.device_token)
         assert await guess(world, NOBODY) == REFUSED
@@ -196,7 +196,7 @@ class TestDisabledPasswords:
         with raises_status(StatusCode.UNAUTHENTICATED, "INVALID_CREDENTIALS"):
             await world.change_password(ada, NEW, current=WRONG)
         assert [event.user_id for event in await world.told(events.PasswordDisabled)] == [ada.user.id]
-        # The right one gets the answer of a wrong one, from known devices as well, and that tells nobody again.
+        # The right password is refused like a wrong one, also from known devices, which sends no second notice.
         answers = []
         for password in (PASSWORD, WRONG):
             request = session_service_pb2.CreateSessionRequest(
@@ -260,7 +260,7 @@ class TestCosts:
 
 
 class TestAlikeness:
-    """Whether an address has an account shows neither in answers nor in the work done for them, also at the second call."""
+    """Neither the answers nor the work done for them tell whether an address has an account, also at the second call."""
 
     @pytest.mark.parametrize("kind", ["start_code", "start_reset"])
     async def test_asking_for_codes(self, world: AuthWorld, ada: Member, kind: str) -> None:
@@ -349,7 +349,7 @@ def sign_in(world: AuthWorld, login: str, device_token: str | None = None) -> Ca
 
 
 async def answer(call: Any) -> tuple[Any, ...]:
-    """All that the caller sees but the random id."""
+    """Everything that the caller sees, without the random id."""
     code, metadata = await call.code(), (str(await call.initial_metadata()), str(await call.trailing_metadata()))
     body = b""
     if code is StatusCode.OK:

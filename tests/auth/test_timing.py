@@ -1,7 +1,7 @@
-"""How long an answer takes must not tell whether an address has an account.
+"""Response time does not tell whether an address has an account.
 
-Each endpoint is asked about addresses with and without an account, by turns. The area under the ROC curve (AUC, the statistic of
-Mann and Whitney) is the chance that who compares two durations picks the account: one half when they tell nothing.
+Each endpoint is called alternately for addresses with and without an account. The area under the ROC curve (AUC, the statistic of
+Mann and Whitney) is the chance to pick the account by comparing two durations: one half when they tell nothing.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld
 pytestmark = pytest.mark.slow
 
 ROUNDS = 3
-"""Chance may exceed a limit once, not in every round; what really differs does."""
+"""Chance may exceed a limit once, but not in every round; a real difference does."""
 
 FIRST_LOOK = 0.5
 """The share of a round's samples after which it may end early."""
 
 EARLY_LIMIT = 0.6
-"""The share of the limit that every AUC has to keep then.
+"""The share of the limit below which every AUC must be to end early.
 
-Equal classes keep it in three calls of four. Of the rounds that find an AUC of 0.58 with 500 samples, 95 of 100, it costs one.
+Equal classes are below it in three calls of four. Of 100 rounds with an AUC of 0.58 and 500 samples, 95 are found; this costs one.
 """
 
 WARM_UP = 20
 WRONG = "not the right password"
 
 NO_LIMITS = {"code_cooldown_seconds": 0, "sign_in_failures_per_network": 10**6, "sign_in_failures_altogether": 10**6}
-"""Everybody asks from one place, and about the same address several times."""
+"""All calls come from one place, and several are about the same address."""
 
 Conversation = Callable[[AuthWorld, str, bool], Awaitable[list[float]]]
-"""Takes an address and whether it has an account; answers with the seconds that each of its calls took."""
+"""Takes an address and whether it has an account; returns the seconds that each of its calls took."""
 
 
 async def timed(method: Any, request: Any, expected: StatusCode = StatusCode.UNAUTHENTICATED) -> tuple[float, Any]:
-    """The seconds that the call took, and its answer when it was to be answered."""
+    """The seconds that the call took, and its answer if it succeeded."""
     started = perf_counter()
     call = method(request)
     code = await call.code()
@@ -61,7 +61,7 @@ async def registering(world: AuthWorld, email: str, _: bool) -> list[float]:
 
 
 async def going_on_with_a_registration(world: AuthWorld, email: str, known: bool) -> list[float]:
-    """Of which one class has ended: one does when its address gets an account."""
+    """Registrations of one class have ended, because their addresses got accounts."""
     registration_id = await world.start(email)
     return await going_on(world, registration_id if known else str(uuid4()))
 
@@ -104,7 +104,7 @@ async def resetting_the_password(world: AuthWorld, email: str, _: bool) -> list[
     return [started, completed]
 
 
-@pytest.mark.timeout(300)  # as many calls as three rounds need on a busy machine
+@pytest.mark.timeout(300)  # the calls that three rounds need on a busy machine
 class TestAlikeness:
     @pytest.mark.parametrize(
         "converse",
@@ -113,8 +113,8 @@ class TestAlikeness:
     async def test_nobody_can_tell_from_the_time_whether_an_address_has_an_account(
         self, make_world: MakeWorld, converse: Conversation
     ) -> None:
-        """With 500 samples a class equal ones have an AUC between 0.45 and 0.55 in all but one round of 150."""
-        # Several at a time, for they do nothing most of the time; and the beat of production, which is longer than so many take.
+        """With 500 samples per class, equal classes have an AUC between 0.45 and 0.55 in 149 of 150 rounds."""
+        # Concurrently, because the calls mostly wait; with production's padding, which is longer than that many calls take.
         world = await make_world(**NO_LIMITS, answer_beat_seconds=0.05)
         await cannot_be_told_apart(world, converse, samples=500, most=0.55, at_once=6)
 
@@ -131,7 +131,7 @@ class TestAlikeness:
     async def test_nothing_that_takes_long_is_spared_when_there_is_no_account(
         self, make_world: MakeWorld, converse: Conversation
     ) -> None:
-        """Not even that may rest on the beat alone: on a slow machine, or a busy one, work takes several."""
+        """Padding alone must not hide long work, because on a slow or busy machine it takes several multiples."""
         world = await make_world(**NO_LIMITS, answer_beat_seconds=0, password_hash_memory_kib=4096)
         await cannot_be_told_apart(world, converse, samples=200, most=0.65, at_once=1)
 
@@ -139,7 +139,7 @@ class TestAlikeness:
 async def cannot_be_told_apart(
     world: AuthWorld, converse: Conversation, *, samples: int, most: float, at_once: int
 ) -> None:
-    """Fails when a call's AUC is beyond the limit in each of the rounds, be it that accounts are slower or that they are faster."""
+    """Fail if a call's AUC is beyond the limit in each round, whether accounts are slower or faster."""
     beyond: list[list[float]] = []
     for number in range(ROUNDS):
         random = Random(number)
@@ -156,7 +156,7 @@ async def cannot_be_told_apart(
 
 
 async def give_accounts(world: AuthWorld, emails: Sequence[str]) -> None:
-    """As if all of them had registered like the first person."""
+    """Give each address an account, copied from the first person's."""
     if not await world.scalar("SELECT count(*) FROM users"):
         await world.register("somebody@example.org")
     columns = "first_name, last_name, preferences, role, password_hash, password_changed_at, created_at"
@@ -184,7 +184,7 @@ async def measured(
 
     async def take_turns(pairs: Iterator[dict[bool, str]]) -> None:
         for pair in pairs:
-            # The second call finds caches warm: that must not always be the one about the same class.
+            # The second call finds warm caches, which must not always favour the same class.
             for has_account in random.sample((True, False), 2):
                 seconds[has_account].append(await converse(world, pair[has_account], has_account))
 
@@ -202,7 +202,7 @@ async def measured(
 
 
 def auc(of_known: Sequence[float], of_unknown: Sequence[float]) -> float:
-    """The share of all pairs in which the known address took longer; equal ones count half."""
+    """The share of all pairs in which the known address took longer; ties count half."""
     ordered = sorted(of_unknown)
     below = sum(bisect_left(ordered, each) + bisect_right(ordered, each) for each in of_known)
     return below / (2 * len(of_known) * len(of_unknown))

@@ -1,4 +1,4 @@
-"""Codes as people type them: with blanks and hyphens, pasted with a line end, from keyboards of other scripts."""
+"""Codes as people type them: with blanks and hyphens, pasted with a line end, or in digits of other scripts."""
 
 from __future__ import annotations
 

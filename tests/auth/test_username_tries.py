@@ -1,4 +1,4 @@
-"""Nobody lists usernames by trying to take them."""
+"""Nobody can list usernames by trying to take them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REFUSED = "TOO_MANY_USERNAME_CHANGES"
 
 
 async def tried(world: AuthWorld, member: Member, username: str, ip: str = "198.51.100.7") -> str:
-    """The reason of the refusal, empty when the name was given."""
+    """The reason of the refusal, empty if the name was given."""
     request = pb.UpdateAccountRequest(username=username)
     metadata = (*member.auth, ("x-storymesh-client-address", ip))
     try:
@@ -39,7 +39,7 @@ async def test_after_a_few_tries_taken_and_free_names_are_refused_alike_for_the_
     assert answers == ["USERNAME_TAKEN", "USERNAME_TAKEN", "", "USERNAME_TAKEN", ""]
     for name in ("person1", "free3"):
         assert await tried(world, ada, name) == REFUSED
-    # The neighbour is none the worse for it.
+    # The neighbour is not affected.
     assert await tried(world, bob, "free3") == ""
     world.clock.advance(minutes=59, seconds=59)
     ada.tokens = await world.refresh(ada.tokens.refresh_token)
@@ -92,14 +92,14 @@ async def test_many_accounts_of_one_network_find_out_no_more(make_world: MakeWor
         for _ in range(5):
             assert await tried(world, member, "person7", "2001:db8:1:2::1") == "USERNAME_TAKEN"
     assert await tried(world, members[6], "person7", "2001:db8:1:2:3::4") == REFUSED
-    # Which was no try of the account's, and another network is another matter.
+    # The refusal was no try of the account's, and another network has a window of its own.
     for _ in range(5):
         assert await tried(world, members[6], "person7", "2001:db8:1:3::1") == "USERNAME_TAKEN"
 
 
 async def test_without_redis_names_are_not_tried_but_the_rest_changes(world: AuthWorld) -> None:
     ada, *_ = await people(world, 2)
-    await world.redis.config_set("min-replicas-to-write", 1)  # so it refuses to count
+    await world.redis.config_set("min-replicas-to-write", 1)  # so that it refuses to count
     try:
         assert await tried(world, ada, "person1") not in ("", "USERNAME_TAKEN")
         await world.accounts.UpdateAccount(pb.UpdateAccountRequest(first_name="Ada"), metadata=ada.auth)

@@ -1,4 +1,4 @@
-"""A proof is void once what it protects has changed: no code that was asked for before a change works after it."""
+"""A proof is void once what it protects has changed: a code requested before a change is refused after it."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def ada(world: AuthWorld) -> Member:
 
 
 async def signed_in(world: AuthWorld, ada: Member) -> Member:
-    """To the account as it is now; the change may have ended the session."""
+    """Sign in to the account as it is now; the change may have ended the session."""
     try:
         await world.account(ada)
     except AioRpcError:
@@ -114,7 +114,7 @@ async def test_no_code_from_before_a_change_works_after_it(world: AuthWorld, ada
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_codes_asked_for_after_the_change_work(world: AuthWorld, ada: Member, change: Change) -> None:
-    """Those that a disabled password needs above all."""
+    """Needed above all to enable a disabled password."""
     await change(world, ada)
     email = "elsewhere@example.org" if change is moved_away else ADA
     sign_in = await world.start_code(email)
@@ -184,7 +184,7 @@ class TestRaces:
     async def test_what_was_proven_before_a_change_is_refused_after_it(
         self, world: AuthWorld, ada: Member, what: str, by_code: bool
     ) -> None:
-        """The proof was looked at, then the password changes, and only then it is used."""
+        """The proof is checked, then the password changes, and only then the proof is used."""
         challenge = await world.start_code(ADA)
         code = {"challenge_id": challenge, "code": await world.code(challenge)} if by_code else {}
         calls: dict[str, Callable[[], Awaitable[object]]] = {
@@ -215,7 +215,7 @@ class TestRegistrations:
     async def test_a_code_to_register_is_void_once_the_address_has_an_account(
         self, world: AuthWorld, ada: Member
     ) -> None:
-        """However it got that, and also when it has none any more."""
+        """However the address got the account, and even if the account was deleted since."""
         registrations = [await world.start(COUNTESS) for _ in range(2)]
         codes = [await world.code(each) for each in registrations]
         move = await world.start_email_change(ada, COUNTESS)

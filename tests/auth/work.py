@@ -1,4 +1,4 @@
-"""What a call does on the servers: it must be the same whether or not an account exists."""
+"""The work of a call on the servers, which must be the same whether or not an account exists."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sqlalchemy.engine import Engine
 from tests.auth.conftest import AuthWorld
 
 _AT_ANY_TIME = ("revocations", "pg_snapshot")
-"""In statements of the revocation feed, which come when they will."""
+"""In statements of the revocation feed, which run at any time."""
 
 
 async def work(world: AuthWorld, call: Callable[[], Awaitable[Any]]) -> tuple[list[str], dict[str, int]]:
-    """The SQL statements and the Redis commands that a call takes, whatever becomes of it."""
+    """The SQL statements and the Redis commands that a call runs, whether it succeeds or not."""
     statements: list[str] = []
 
     def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
