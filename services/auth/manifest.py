@@ -1,4 +1,4 @@
-"""What the mesh must know of the auth service."""
+"""Manifest of the auth service."""
 
 from mesh.manifest import OUTBOX, Manifest
 

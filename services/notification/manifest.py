@@ -1,4 +1,4 @@
-"""What the mesh must know of the notification service."""
+"""Manifest of the notification service."""
 
 from mesh.manifest import ERASURE, INBOX, Manifest
 

@@ -146,7 +146,7 @@ class Worker:
         )
 
     async def email_changed(self, event: Event) -> None:
-        """To the old address, which auth does not have any more: the event carries it."""
+        """Mail the old address, which comes in the event because auth does not have it any more."""
         changed = event.decode(auth_events_pb2.EmailChanged)
         user_id = uuid_in(changed, "user_id")
         mail = self._unsealed(auth_events_pb2.AddressMail, changed.sealed_mail)
@@ -156,7 +156,7 @@ class Worker:
         await self._mailing.send(event.id, Template.EMAIL_CHANGED, recipient, letter)
 
     async def email_change_begun(self, event: Event) -> None:
-        """To the address that the account had when the change began, even if it has changed since."""
+        """Mail the address that the account had when the change began, even if it has changed since."""
         begun = event.decode(auth_events_pb2.EmailChangeBegun)
         mail = self._unsealed(auth_events_pb2.EmailChangeMail, begun.sealed_mail)
         url = f"{self._public_url}/v1/account:stopEmailChange"
@@ -186,7 +186,7 @@ class Worker:
         await self._tell(event, user_id, Template.USERNAME_CHANGED, texts.username_changed)
 
     async def account_deleted(self, event: Event) -> None:
-        """To an address that auth does not have any more. Without an account id, so that the mail outlives the erasure."""
+        """Mail an address that auth does not have any more. The event has no account id, so that the mail outlives the erasure."""
         sealed = event.decode(auth_events_pb2.AccountDeleted).sealed_mail
         mail = self._unsealed(auth_events_pb2.AddressMail, sealed)
         recipient = Recipient(mail.email, mail.first_name)

@@ -1,4 +1,4 @@
-"""What the mesh must know of the operators' service."""
+"""Manifest of the operators' service."""
 
 from mesh.manifest import EVERY_SERVICE, Manifest
 

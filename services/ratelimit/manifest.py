@@ -1,4 +1,4 @@
-"""What the mesh must know of the rate limiter."""
+"""Manifest of the rate limiter."""
 
 from mesh.manifest import Manifest
 

@@ -20,10 +20,10 @@ _RATE = re.compile(r"(?P<requests>[1-9]\d{0,9})/(?P<count>[1-9]\d{0,3})?(?P<unit
 _UNIT_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 _LONGEST_PERIOD_SECONDS = 30 * 86_400
 _SHORTEST_INTERVAL = 100
-"""In microseconds: below it, rounding to whole microseconds would distort a rate by more than 1 %."""
+"""Microseconds. Below it, rounding to whole microseconds would distort a rate by more than 1 %."""
 
 _LONGEST_FILL = 366 * 86_400 * MICROSECONDS
-"""In microseconds: keeps every sum in the range where doubles are exact."""
+"""Microseconds. Keeps every sum in the range where doubles are exact."""
 
 
 class BadRules(Exception):
