@@ -52,19 +52,19 @@ class Passwords:
             time_cost=passes, memory_cost=memory_kib, parallelism=1, hash_len=32, salt_len=16, type=Type.ID
         )
         self._wait_seconds = wait_seconds
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="argon2", initializer=_step_back)
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="argon2", initializer=_lower_priority)
         self._free = asyncio.Semaphore(threads)
         self._places = _QUEUE_PER_THREAD * threads
         self._admissions = threads + self._places
-        self._nobodys = ""
+        self._dummy_hash = ""
         self._hash_seconds = 0.0
 
     async def __aenter__(self) -> Self:
         """Measure a hash, so that calls with too near a deadline can be refused. Raises Unavailable if no thread can be started."""
-        self._nobodys = await self._done(self._of_nobody)
+        self._dummy_hash = await self._done(self._hash_random_bytes)
         # Measured once more, because the first hash includes the start of its thread.
         started = perf_counter()
-        await self._done(self._of_nobody)
+        await self._done(self._hash_random_bytes)
         self._hash_seconds = perf_counter() - started
         return self
 
@@ -97,14 +97,14 @@ class Passwords:
 
         Raises as `hash` does.
         """
-        normal, usable = normalized(password), stored if stored and _is_acceptable(stored) else self._nobodys
+        normal, usable = normalized(password), stored if stored and _is_acceptable(stored) else self._dummy_hash
         return await self._done(lambda: self._is_right(usable, normal))
 
     def is_outdated(self, stored: str) -> bool:
         """Whether the hash was made with other parameters than today's."""
         return self._hasher.check_needs_rehash(stored)
 
-    def _of_nobody(self) -> str:
+    def _hash_random_bytes(self) -> str:
         return self._hasher.hash(os.urandom(16))
 
     def _is_right(self, stored: str, password: str) -> bool:
@@ -143,7 +143,7 @@ class Passwords:
             self._places += 1
 
 
-def _step_back() -> None:
+def _lower_priority() -> None:
     """Lower the thread's priority, so that the event loop goes first. Only Linux has priorities per thread."""
     if sys.platform == "linux":
         # Some sandboxes do not allow it.

@@ -26,11 +26,11 @@ class ResponsePadding:
         try:
             outcome = await work
         except Exception:
-            await self._beat(started)
+            await self._pad(started)
             raise
-        await self._beat(started)
+        await self._pad(started)
         return outcome
 
-    async def _beat(self, started: float) -> None:
+    async def _pad(self, started: float) -> None:
         if self._beat_seconds:
             await asyncio.sleep(self._beat_seconds - (perf_counter() - started) % self._beat_seconds)

@@ -109,7 +109,7 @@ class Sessions:
         session = await store.sessions.insert(tx, session)
         await self._endings.end_surplus(tx, user.id, most=self._most, opened=session.id)
         known = device_token and self._device_tokens.name_of(device_token, user.id)
-        if not (known or registering or await self._has_been_here(tx, session)):
+        if not (known or registering or await self._is_familiar(tx, session)):
             await outbox.add(tx, self._mails.new_device(session), key=user.id)
         return SignedIn(
             session.id,
@@ -118,7 +118,7 @@ class Sessions:
             device_token if known else self._device_tokens.make(user.id),
         )
 
-    async def _has_been_here(self, tx: Transaction, session: Session) -> bool:
+    async def _is_familiar(self, tx: Transaction, session: Session) -> bool:
         """Whether the account had a session of the same agent, name and network: many clients do not store device tokens."""
         there = await store.sessions.addresses(tx, session)
         return network_of(session.device.ip) in map(network_of, there)
