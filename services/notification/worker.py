@@ -122,7 +122,7 @@ class Worker:
         await self._erasing.erase(uuid_in(event.decode(auth_events_pb2.UserDeleted), "user_id"))
 
     async def session_revoked(self, event: Event) -> None:
-        """Only a reuse is news to the owner, who caused the other endings or gets other notices of them."""
+        """Send a notice of refresh-token reuse only: the owner caused the other endings, or gets other notices of them."""
         revoked = event.decode(auth_events_pb2.SessionRevoked)
         if revoked.reason == auth_events_pb2.SESSION_REVOKE_REASON_REFRESH_REUSED:
             user_id = uuid_in(revoked, "user_id")

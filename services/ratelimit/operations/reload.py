@@ -22,7 +22,7 @@ _Fingerprint = tuple[int, int, int]
 
 
 class LiveRules:
-    """Raises BadRules if the file is unusable at the start. Later, a bad file leaves the present rules in force."""
+    """The rules in force. Raises BadRules for a bad file at the start; later, a bad file leaves the present rules in force."""
 
     def __init__(self, path: Path, load: Load, *, look_every_seconds: float = 1.0) -> None:
         self._path = path
