@@ -37,7 +37,7 @@ async def test_the_script_does_what_the_arithmetic_says_from_any_state(
     """Sets the buckets to any state around the present instead of moving the clock; the script returns the time that it read."""
     await redis.flushdb()
     begun = await redis_time(redis)
-    charges = [Charge(f"{{t}}:{number}", limit, hits) for number, ((limit, hits), _) in enumerate(buckets)]
+    charges = [Charge(f"ratelimit:{{t}}:{number}", limit, hits) for number, ((limit, hits), _) in enumerate(buckets)]
     states = [
         None if offset is None else begun + int(offset * charge.limit.interval)
         for charge, (_, offset) in zip(charges, buckets, strict=True)
@@ -61,38 +61,38 @@ async def test_the_script_does_what_the_arithmetic_says_from_any_state(
 
 async def test_many_callers_at_once_get_exactly_the_burst(store: BucketStore) -> None:
     limit = Limit(requests=1, period_seconds=3600, burst=100)
-    taken = await asyncio.gather(*(store.take([Charge("{t}:shared", limit, 1)]) for _ in range(400)))
+    taken = await asyncio.gather(*(store.take([Charge("ratelimit:{t}:shared", limit, 1)]) for _ in range(400)))
     assert sum(each.admitted for each in taken) == 100
 
 
 async def test_many_callers_at_once_never_debit_one_bucket_without_the_other(store: BucketStore) -> None:
     narrow = Limit(requests=1, period_seconds=3600, burst=30)
     wide = Limit(requests=1, period_seconds=3600, burst=1000)
-    both = [Charge("{t}:narrow", narrow, 1), Charge("{t}:wide", wide, 1)]
+    both = [Charge("ratelimit:{t}:narrow", narrow, 1), Charge("ratelimit:{t}:wide", wide, 1)]
     taken = await asyncio.gather(*(store.take(both) for _ in range(200)))
-    look = await store.take([Charge("{t}:wide", wide, 0)])
+    look = await store.take([Charge("ratelimit:{t}:wide", wide, 0)])
     assert sum(each.admitted for each in taken) == 30
     assert look.verdicts[0].remaining == 970
 
 
 async def test_a_bucket_is_forgotten_when_it_is_full_and_not_before(store: BucketStore, redis: Redis) -> None:
     limit = Limit(requests=10, period_seconds=1, burst=50)
-    taken = await store.take([Charge("{t}:a", limit, 3)])
+    taken = await store.take([Charge("ratelimit:{t}:a", limit, 3)])
     full_at = taken.at + taken.verdicts[0].debt
-    expires_at = await redis.pexpiretime("{t}:a")
+    expires_at = await redis.pexpiretime("ratelimit:{t}:a")
     assert taken.verdicts[0].debt == 300_000
     assert 0 <= expires_at * 1000 - full_at < 1000
 
 
 async def test_a_look_or_a_refusal_leaves_nothing_behind(store: BucketStore, redis: Redis) -> None:
     limit = Limit(requests=1, period_seconds=60, burst=2)
-    await store.take([Charge("{t}:looked-at", limit, 0)])
-    await store.take([Charge("{t}:too-much", limit, 3)])
+    await store.take([Charge("ratelimit:{t}:looked-at", limit, 0)])
+    await store.take([Charge("ratelimit:{t}:too-much", limit, 3)])
     assert await redis.keys() == []
 
 
 async def test_the_script_is_loaded_again_after_redis_forgot_it(store: BucketStore, redis: Redis) -> None:
-    charge = Charge("{t}:a", Limit(requests=1, period_seconds=60, burst=3), 1)
+    charge = Charge("ratelimit:{t}:a", Limit(requests=1, period_seconds=60, burst=3), 1)
     remaining = []
     for _ in range(2):
         remaining.append((await store.take([charge])).verdicts[0].remaining)
@@ -102,6 +102,6 @@ async def test_the_script_is_loaded_again_after_redis_forgot_it(store: BucketSto
 
 async def test_more_checks_than_connections_wait_for_their_turn(store: BucketStore, limiter_redis: Redis) -> None:
     limit = Limit(requests=1, period_seconds=60, burst=1)
-    charges = [Charge(f"{{t}}:{number}", limit, 1) for number in range(500)]
+    charges = [Charge(f"ratelimit:{{t}}:{number}", limit, 1) for number in range(500)]
     taken = await asyncio.gather(*(store.take([charge]) for charge in charges))
     assert all(each.admitted for each in taken)
