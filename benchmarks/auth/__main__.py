@@ -39,7 +39,7 @@ class Length:
 
 async def measure(state_dir: Path, length: Length) -> tuple[list[Row], list[str]]:
     """Rows of the table, and notes for its reader."""
-    load.never_pause()
+    load.disable_garbage_collection()
     with load.process() as callers:
         async with running_auth(state_dir, people=length.people) as auth:
             signed_in = await logins.measure(auth, callers, rounds=length.rounds, seconds=length.seconds)

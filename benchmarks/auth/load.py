@@ -69,10 +69,12 @@ class Seen:
 
 def process() -> ProcessPoolExecutor:
     """One process for all measurements of a run, which imports once. It is spawned, because gRPC does not survive a fork."""
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=never_pause)
+    return ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context("spawn"), initializer=disable_garbage_collection
+    )
 
 
-def never_pause() -> None:
+def disable_garbage_collection() -> None:
     """Disables garbage collection in a measuring process: a pause of 50 ms would count as the service's and bunch the calls."""
     gc.disable()
 

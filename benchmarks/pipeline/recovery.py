@@ -34,7 +34,7 @@ _TOLD = {"chunk", "reset", "snapshot"}
 class _Watch:
     """A watch that records the times at which words arrived, and the number of attempts."""
 
-    told_at: list[float] = field(default_factory=list)
+    words_at: list[float] = field(default_factory=list)
 
 
 async def measure(running: Running, askers: Executor, *, lease_seconds: float, kills: int) -> list[float]:
@@ -54,12 +54,12 @@ async def measure(running: Running, askers: Executor, *, lease_seconds: float, k
             for (story_id, token), watch in zip(asked, watches, strict=True)
         ]
         try:
-            await _all_told(watches, after=0.0, seconds=30)
+            await _new_words(watches, after=0.0, seconds=30)
             for _ in range(kills):
                 # The worker that takes over is running already, as in a mesh of several workers.
                 await workers.start()
                 killed_at = workers.kill_oldest()
-                recovered += await _all_told(watches, after=killed_at, seconds=3 * lease_seconds + 20)
+                recovered += await _new_words(watches, after=killed_at, seconds=3 * lease_seconds + 20)
         finally:
             for task in watching:
                 task.cancel()
@@ -67,13 +67,13 @@ async def measure(running: Running, askers: Executor, *, lease_seconds: float, k
     return recovered
 
 
-async def _all_told(watches: list[_Watch], *, after: float, seconds: float) -> list[float]:
+async def _new_words(watches: list[_Watch], *, after: float, seconds: float) -> list[float]:
     """Waits until every watcher has new words. Returns the seconds that each waited."""
     since = after + _AFTER_THE_KILL_SECONDS
     async with asyncio.timeout(seconds):
-        while not all(watch.told_at and watch.told_at[-1] > since for watch in watches):  # noqa: ASYNC110  # polls
+        while not all(watch.words_at and watch.words_at[-1] > since for watch in watches):  # noqa: ASYNC110  # polls
             await asyncio.sleep(0.05)
-    return [next(told for told in watch.told_at if told > since) - after for watch in watches]
+    return [next(at for at in watch.words_at if at > since) - after for watch in watches]
 
 
 async def _watch(stub: StoryServiceAsyncStub, story_id: str, token: str, watch: _Watch) -> None:
@@ -84,5 +84,5 @@ async def _watch(stub: StoryServiceAsyncStub, story_id: str, token: str, watch: 
             resume_token = message.resume_token
             kind = message.WhichOneof("event")
             if kind in _TOLD:
-                watch.told_at.append(time.time())
+                watch.words_at.append(time.time())
         await asyncio.sleep(0.1)

@@ -35,7 +35,7 @@ async def mailed_code(address: str) -> str:
     """The six digits mailed to the address. Raises TimeoutError after 30 s."""
     async with asyncio.timeout(30):
         while not (code := code_in_mail(address)):  # noqa: ASYNC110  # a folder sends no notice of new files
-            await asyncio.sleep(0.2)  # a folder tells nobody when a file comes
+            await asyncio.sleep(0.2)
     return code
 
 
