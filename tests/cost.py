@@ -22,7 +22,7 @@ _LONGEST = 40
 
 
 class ProcessTree:
-    """The processor time of this process and of all that it began, those that were detached from it included."""
+    """The processor time of this process and of all its descendants, including detached ones."""
 
     def __init__(self) -> None:
         self._mark = f"{_MARK}={uuid4().hex}".encode()
@@ -32,7 +32,7 @@ class ProcessTree:
         self._lost = 0.0
 
     def seconds(self) -> float:
-        """Processor seconds since this process began."""
+        """Return the processor seconds since this process began."""
         stats = dict(self._stats())
         parents = {pid: parent for (pid, _), (parent, _) in stats.items()}
         now = {key: stat for key, stat in stats.items() if self._is_ours(key, parents)}
@@ -45,7 +45,7 @@ class ProcessTree:
         return self._lost + sum(spent for _, spent in now.values())
 
     def _stats(self) -> Iterator[tuple[tuple[int, bytes], tuple[int, float]]]:
-        """Of each process: its id and start, its parent and the seconds that it and its ended children have used."""
+        """Yield for each process its id and start, its parent, and the seconds that it and its ended children have used."""
         for name in os.listdir("/proc"):
             if name.isdecimal():
                 try:

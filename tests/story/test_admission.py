@@ -18,7 +18,7 @@ from services.story.model import State, wait_for_places
 from services.story.operations.pruning import Pruning
 from services.story.tables import admissions, stories
 from tests.statuses import raises_status, reason_of
-from tests.story.asking import cancel, create, delete, found, retry, retry_seconds
+from tests.story.calls import cancel, create, delete, found, retry, retry_seconds
 from tests.story.conftest import ROOMY, Person, StoryWorld
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

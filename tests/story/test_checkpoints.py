@@ -15,7 +15,7 @@ from services.story.adapters.writers.composer import CREDIT, ComposerWriter
 from services.story.model import State
 from services.story.store.progress import Progress
 from services.story.tables import stories
-from tests.story.asking import create, events_of, found, get, retry
+from tests.story.calls import create, events_of, found, get, retry
 from tests.story.conftest import Person, StoryWorld
 from tests.story.scripted import ScriptedWriter
 from tests.story.watcher import Watcher, watching

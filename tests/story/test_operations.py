@@ -28,7 +28,7 @@ from services.story.operations.stories import Stories
 from services.story.store.progress import INTERRUPTIONS, Progress
 from services.story.tables import stories
 from tests.statuses import raises_status, reason_of
-from tests.story.asking import cancel, create, delete, events_of, found, get, retry
+from tests.story.calls import cancel, create, delete, events_of, found, get, retry
 from tests.story.conftest import Person, StoryWorld
 from tests.story.scripted import ScriptedWriter
 from tests.story.watcher import watching

@@ -122,7 +122,7 @@ async def test_whoever_joins_while_a_story_is_written_sees_every_word_once(world
         await pen.complete()
 
     async def watch(one: Replica, from_word: int) -> View:
-        await until(lambda: written >= from_word)
+        await until(lambda: written >= from_word, 60)
         token = ""
         shown = ""
         while True:
