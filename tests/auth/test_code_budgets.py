@@ -58,7 +58,7 @@ async def gets_in(world: AuthWorld, start: Start, redeem: Redeem, **how: Any) ->
 
 
 async def newest_code(world: AuthWorld) -> str:
-    """The newest code in the mailbox, whoever requested it."""
+    """The newest code in the mailbox, by any requester."""
     issued = await world.told(events.CodeIssued)
     return await world.code(issued[-1].challenge_id)
 

@@ -41,7 +41,7 @@ async def wait_told(world: AuthWorld, login: str, password: str = WRONG) -> time
 
 
 async def has_counted(world: AuthWorld, failures: int) -> bool:
-    """Counted in all three places: for the login, for the network and in total."""
+    """Whether a failure is counted in all three places: for the login, for the network and in total."""
     counts = [int(await world.redis.hget(key, "failures") or 0) for key in await world.redis.keys("signin:*")]
     return counts == [failures] * 3
 
