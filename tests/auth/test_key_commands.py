@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
-from asyncio.subprocess import PIPE
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -29,6 +27,8 @@ from kit.identity.tokens import AccessTokens, KeySet
 from kit.runtime import base64url
 from services.auth.operations.accounts import AT_THE_SERVER
 from tests.auth.conftest import SIGNING_SECRET, AuthWorld, MakeWorld, Member, session_id_of
+from tests.commands import Commands
+from tests.commands import commands as running_commands
 from tests.identity import MESH_KEY
 from tests.statuses import raises_status, reason_of
 from tests.waiting import until
@@ -295,13 +295,19 @@ class TestDrop:
         assert kid_of((await world.sign_in(ADMIN)).tokens.access_token) == active
 
 
+@pytest.fixture(scope="module")
+async def commands() -> AsyncIterator[Commands]:
+    async with running_commands("services.auth") as running:
+        yield running
+
+
 class TestCommandLine:
-    async def test_an_operator_makes_and_removes_an_administrator(self, world: AuthWorld) -> None:
+    async def test_an_operator_makes_and_removes_an_administrator(self, commands: Commands, world: AuthWorld) -> None:
         ada = await world.register(ADA)
         sentence = f"{ADA} is an administrator from the next sign-in or refresh on.\n"
-        assert await run(world, "make-admin", ADA) == (0, sentence, "")
-        assert await run(world, "make-admin", ADA.upper()) == (0, f"{ADA.upper()} was one before.\n", "")
-        assert await run(world, "make-admin", f"\t{ADA}\N{NO-BREAK SPACE}") == (
+        assert await run(commands, world, "make-admin", ADA) == (0, sentence, "")
+        assert await run(commands, world, "make-admin", ADA.upper()) == (0, f"{ADA.upper()} was one before.\n", "")
+        assert await run(commands, world, "make-admin", f"\t{ADA}\N{NO-BREAK SPACE}") == (
             0,
             f"\t{ADA}\N{NO-BREAK SPACE} was one before.\n",
             "",
@@ -312,11 +318,11 @@ class TestCommandLine:
         await rotate(world, admin)
 
         sentence = f"{ADA} is no administrator any more and has to sign in again.\n"
-        assert await run(world, "remove-admin", ADA) == (0, sentence, "")
+        assert await run(commands, world, "remove-admin", ADA) == (0, sentence, "")
         await until(lambda: is_refused(world, tokens.access_token))
         with raises_status(StatusCode.UNAUTHENTICATED, "SESSION_REVOKED"):
             await world.refresh(tokens.refresh_token)
-        assert await run(world, "remove-admin", ADA) == (0, f"{ADA} was none.\n", "")
+        assert await run(commands, world, "remove-admin", ADA) == (0, f"{ADA} was none.\n", "")
         assert (await world.sign_in(ADA)).user.role == ROLE_USER
         actions = [action for action, _ in await world.audited()]
         assert (actions.count("ROLE_GRANT"), actions.count("ROLE_WITHDRAW")) == (1, 1)
@@ -328,20 +334,22 @@ class TestCommandLine:
         assert (row["actor_id"], row["ip"], row["user_agent"]) == (None, "", "command line")
 
     @pytest.mark.parametrize("command", ["make-admin", "remove-admin"])
-    async def test_an_address_without_an_account_is_told(self, world: AuthWorld, command: str) -> None:
+    async def test_an_address_without_an_account_is_told(
+        self, commands: Commands, world: AuthWorld, command: str
+    ) -> None:
         sentence = f"auth {command}: there is no such account\n"
-        assert await run(world, command, "nobody@example.org") == (1, "", sentence)
+        assert await run(commands, world, command, "nobody@example.org") == (1, "", sentence)
         assert await world.audited() == []
 
-    async def test_an_operator_replaces_and_drops_keys(self, world: AuthWorld) -> None:
+    async def test_an_operator_replaces_and_drops_keys(self, commands: Commands, world: AuthWorld) -> None:
         ada = await world.register(ADA)
         leaked = (await states(world))["ACTIVE"]
-        code, out, err = await run(world, "rotate-keys")
+        code, out, err = await run(commands, world, "rotate-keys")
         assert (code, err) == (0, "")
         words = out.split()
         assert words[0] == "Key"
         assert words[1] in (await states(world)).values()
-        code, out, _ = await run(world, "drop-key", leaked)
+        code, out, _ = await run(commands, world, "drop-key", leaked)
         active = (await states(world))["ACTIVE"]
         assert (code, out) == (0, f"Key {leaked} is dropped; key {active} signs.\n")
         await until(lambda: is_refused(world, ada.tokens.access_token))
@@ -350,25 +358,21 @@ class TestCommandLine:
         assert session_id_of(tokens) == ada.session_id
         await list_sessions(world, tokens.access_token)
         assert [action for action, _ in await world.audited()][1:] == ["KEY_ROTATE", "KEY_DROP"]
-        assert await run(world, "drop-key", leaked) == (1, "", "auth drop-key: there is no such key\n")
+        assert await run(commands, world, "drop-key", leaked) == (1, "", "auth drop-key: there is no such key\n")
 
-    async def test_a_command_without_its_argument_is_told_so(self, world: AuthWorld) -> None:
-        code, out, err = await run(world, "drop-key")
+    async def test_a_command_without_its_argument_is_told_so(self, commands: Commands, world: AuthWorld) -> None:
+        code, out, err = await run(commands, world, "drop-key")
         assert (code, out) == (2, "")
         assert "required: kid" in err
 
 
-async def run(world: AuthWorld, *arguments: str) -> tuple[int | None, str, str]:
+async def run(commands: Commands, world: AuthWorld, *arguments: str) -> tuple[int, str, str]:
     """Run a command at the world's database; return its exit code, standard output and standard error."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STORYMESH_")} | {
         "STORYMESH_DATABASE_URL": world.settings.database_url.get_secret_value(),
         "STORYMESH_MESH_KEY": base64url.encode(MESH_KEY),
         "STORYMESH_SIGNING_KEY_SECRET": base64url.encode(SIGNING_SECRET),
     }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.auth", *arguments, stdout=PIPE, stderr=PIPE, env=environment
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
+    code, out, err = await commands.run(*arguments, environment=environment)
     # Log lines, such as the warning that a key was dropped, are not the command's message.
-    sentences = [line for line in err.decode().splitlines(keepends=True) if not line.startswith("{")]
-    return process.returncode, out.decode(), "".join(sentences)
+    return code, out, "".join(line for line in err.splitlines(keepends=True) if not line.startswith("{"))

@@ -117,6 +117,9 @@ async def test_the_steps_before_the_services_add_a_service_to_running_stores_and
             keys.make(folder, WITH_TOY)
             await keys.apply(folder, WITH_TOY, postgres=postgres, redis=address)
             assert _files(folder) == after
+        with psycopg.connect(running.postgres_admin_url) as connection:
+            verifiers = connection.execute("SELECT split_part(rolpassword, ':', 1) FROM pg_authid WHERE rolcanlogin")
+            assert set(verifiers) == {("SCRAM-SHA-256$1",)}
 
 
 def test_a_step_that_cannot_work_says_in_a_sentence_why(tmp_path: Path) -> None:

@@ -147,7 +147,8 @@ class _Cluster:
                 *("--username", SUPERUSER, "--pwfile", "/dev/stdin"),
                 # A fixed locale makes text sort the same on every machine.
                 *("--auth=scram-sha-256", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
-                *("--locale=C", "--no-sync"),
+                # As few as `stores.provision` takes for the services' roles: this password is random, too.
+                *("--locale=C", "--no-sync", "--set=scram_iterations=1"),
             ],
             death_signal=signal.SIGKILL,
             account=self.account,
