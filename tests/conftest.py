@@ -41,14 +41,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 _loops: list[AbstractEventLoop] = []
 
 
+def _new_loop() -> AbstractEventLoop:
+    _loops.append(asyncio.new_event_loop())
+    return _loops[-1]
+
+
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], AbstractEventLoop]]:
-    """Loops that pytest_runtest_call knows. Not uvloop: pytest-timeout cannot break off what runs in one."""
+    """Name the factory of loops that pytest_runtest_call knows. Not uvloop: pytest-timeout cannot break off what runs in one.
 
-    def new_loop() -> AbstractEventLoop:
-        _loops.append(asyncio.new_event_loop())
-        return _loops[-1]
-
-    return {"asyncio": new_loop}
+    Every test gets the same function, because another one would end the loop and all that the session's fixtures opened in it.
+    """
+    return {"asyncio": _new_loop}
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # around the timeout

@@ -29,12 +29,16 @@ Looks = dict[float, float]
 """When a round may end early: after a share of its samples, if every AUC keeps a share of the limit."""
 
 FINE_LOOKS: Looks = {0.5: 0.6, 0.75: 0.75}
-"""Equal classes end at the first look in three calls of four. Of 100 rounds with an AUC of 0.58 and 500 samples, 95 are found without
-looks and 93 with them."""
+"""Equal classes end at the first look in three calls of four.
+
+Of 100 rounds with an AUC of 0.58 and 500 samples, 95 are found without looks and 93 with them.
+"""
 
 COARSE_LOOKS: Looks = {0.2: 0.6, 0.5: 0.6}
-"""Equal classes end at the first look in four calls of five. Of 100 rounds with an AUC of 0.7 and 200 samples, 97 are found without looks
-and 93 with them; with an AUC of 0.8, all. An omitted hash makes a greater difference."""
+"""Equal classes end at the first look in four calls of five.
+
+Of 100 rounds with an AUC of 0.7 and 200 samples, 97 are found without looks and 93 with them; with an AUC of 0.8, all.
+"""
 
 WARM_UP = 20
 WRONG = "not the right password"
