@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 WRITER ?= $(or $(STORYMESH_WRITER),local)
+# As an option only where it was named, because the runner has a default of its own.
+NAMED_WRITER := $(if $(filter-out file,$(origin WRITER)),--writer "$(WRITER)")
 UV_VERSION := 0.13.9
 # In a read-only checkout that has no .venv yet, the virtual environment is in the mesh's state directory.
 VENV := $(shell if test -w . || { test -e .venv/.ready && ! test .venv/.ready -ot uv.lock; } || test -z "$${STORYMESH_STATE_DIR:-}"; \
@@ -156,13 +158,13 @@ test-times: $(V)/.ready $(V)/.local-llm ## List what tests cost in processor sec
 
 .PHONY: up down restart status logs admin demo
 up: $(V)/.ready ## Start the whole mesh on this machine
-	@$(BIN)/python -m local up
+	@$(BIN)/python -m local up $(NAMED_WRITER)
 
 down: ## Stop it; nothing is left running
 	@if [ -e "$$VENV"/.ready ]; then $(BIN)/python -m local down; fi
 
 restart: $(V)/.ready ## Stop it and start it again, on the same data
-	@$(BIN)/python -m local restart $(ARGS)
+	@$(BIN)/python -m local restart $(if $(ARGS),$(ARGS),$(NAMED_WRITER))
 
 status: $(V)/.ready ## Show every process of it
 	@$(BIN)/python -m local status

@@ -10,6 +10,8 @@ PAGES = [
     *sorted(REPOSITORY.glob("*.md")),
     *sorted(REPOSITORY.glob("docs/**/*.md")),
     *sorted(REPOSITORY.glob("examples/**/*.md")),
+    *sorted(REPOSITORY.glob("clients/**/*.md")),
+    *sorted(REPOSITORY.glob("tests/**/*.md")),
 ]
 
 BASH = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)

@@ -2,6 +2,9 @@
 EDGE="http://${STORYMESH_EDGE:-127.0.0.1:8080}"
 MAIL="${MAIL:-.local/mail}"
 
+# `return`, because a shell that these lines are pasted into must not end.
+curl -sS -o /dev/null "$EDGE/health" || { echo "No mesh answers at $EDGE. Start one with \`make up\`, or name its edge in STORYMESH_EDGE (HOST:PORT)." >&2; return 1; }
+
 # POST with a JSON body; more arguments go to curl.
 post() { curl -sS -H 'content-type: application/json' "$@"; }
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# The main job over native gRPC. Needs grpcurl: https://github.com/fullstorydev/grpcurl (brew install grpcurl; or make grpcurl, which builds it with Go).
+# The main job over native gRPC. Needs grpcurl: https://github.com/fullstorydev/grpcurl.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+PATH="$PATH:$PWD/.venv/bin" # where make grpcurl builds it
+command -v grpcurl > /dev/null || { echo "grpcurl is not installed: brew install grpcurl, or make grpcurl, which builds it with Go." >&2; exit 1; }
 source examples/curl/lib.sh
 EDGE="${STORYMESH_EDGE:-127.0.0.1:8080}"
 EMAIL="reader-$RANDOM$RANDOM@example.com"

@@ -11,6 +11,7 @@ import asyncio
 import os
 import re
 import secrets
+import sys
 from pathlib import Path
 
 from storymesh.auth.v1.registration_service_pb2 import CompleteRegistrationRequest, CreateRegistrationRequest
@@ -70,4 +71,8 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except StorymeshError as error:
+        hint = "`make up` starts a mesh; STORYMESH_EDGE names the edge of another (HOST:PORT)."
+        sys.exit(f"{EDGE}: {error}\n{hint if error.code().name == 'UNAVAILABLE' else ''}".rstrip())

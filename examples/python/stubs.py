@@ -8,6 +8,7 @@ STORYMESH_EDGE names another edge (HOST:PORT).
 from __future__ import annotations
 
 import os
+import sys
 from typing import cast
 
 import grpc
@@ -22,10 +23,17 @@ EDGE = os.environ.get("STORYMESH_EDGE", "127.0.0.1:8080")
 
 
 def explain(error: grpc.Call) -> str:
-    """The code, the permanent reason and the violations of an error, from its google.rpc.Status."""
+    """The code, the permanent reason and the violations of an error, from its google.rpc.Status.
+
+    Ends the program if the error has none, because then no mesh has answered.
+    """
     status = rpc_status.from_call(error)
+    if status is None:
+        sys.exit(
+            f"{error.details()}\nIs a mesh up at {EDGE}? `make up` starts one; STORYMESH_EDGE names another (HOST:PORT)."
+        )
     info, request = ErrorInfo(), BadRequest()
-    for detail in status.details if status else ():
+    for detail in status.details:
         detail.Unpack(info)
         detail.Unpack(request)
     fields = {each.field: each.description for each in request.field_violations}

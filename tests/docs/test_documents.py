@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import socket
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message_factory import GetMessageClass
 
 from local.settings_table import PAGE, replaced
+from mesh.contract import Access, read
 from tests.documents import PAGES, PYTHON, REPOSITORY, page_id
 
 README_LINES = 120
@@ -79,6 +85,90 @@ def test_every_command_of_the_command_line_that_a_page_shows_exists() -> None:
     for words in shown:
         help_of = _answer_of(str(storymesh), *words, "--help")
         assert help_of.returncode == 0, f"storymesh {' '.join(words)}: {help_of.stderr}"
+
+
+PROGRAMS = sorted(
+    str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("examples/*/*") if path.name != "lib.sh"
+)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_an_example_that_finds_no_mesh_says_so_in_a_sentence(program: str) -> None:
+    with socket.socket() as taken:  # bound and not listening: connections are refused
+        taken.bind(("127.0.0.1", 0))
+        edge = f"127.0.0.1:{taken.getsockname()[1]}"
+        runs = sys.executable if program.endswith(".py") else "bash"
+        answer = subprocess.run(
+            [runs, program],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=REPOSITORY,
+            env=os.environ | {"STORYMESH_EDGE": edge},
+        )
+    assert answer.returncode != 0
+    assert "Traceback" not in answer.stderr
+    assert "make up" in answer.stderr or "make grpcurl" in answer.stderr, answer.stderr
+
+
+def _http_rows() -> dict[tuple[str, str], tuple[set[str], str]]:
+    """By verb and path: the fields that docs/http-api.md names in its table, and who may call."""
+    rows = {}
+    for first, fields, who in re.findall(
+        r"^\| ([A-Z].*/.*) \| (.*?) ?\| (.+) \|$", (REPOSITORY / "docs/http-api.md").read_text(), re.MULTILINE
+    ):
+        verbs = re.findall(r"\b(?:GET|POST|PATCH|DELETE)\b", first)
+        paths = re.findall(r"[/:][^ ,]+", first)
+        for path in paths:
+            whole = path if path.startswith("/") else paths[0].rpartition(":")[0] + path
+            rows |= {(verb, whole): (set(re.findall(r"[a-z]+(?:_[a-z]+)*", fields)), who) for verb in verbs}
+    return rows
+
+
+WHO = {Access.PUBLIC: "anyone", Access.USER: "signed in", Access.ADMIN: "administrators"}
+PROOF = {"password", "current_password", "challenge_id", "code"}
+
+
+def test_the_table_of_the_http_surface_names_each_method_with_its_fields_and_callers() -> None:
+    rows = _http_rows()
+    shown = {row for row in rows if row[1].startswith(("/v1/", "/.well-known/"))}
+    bound = {
+        (each.verb, each.template): method for method in read().methods if method.exposed for each in method.bindings
+    }
+    assert shown == set(bound)
+    for (verb, template), method in bound.items():
+        named, who = rows[verb, template]
+        assert who == WHO[method.access], template
+        fields = {each.name for each in method.descriptor.input_type.fields} - set(re.findall(r"{(\w+)}", template))
+        expected = fields - PROOF if "proof" in named else fields
+        assert expected <= named, f"{template} takes {expected - named}"
+
+
+def test_the_bodies_that_a_page_shows_are_requests_of_the_contract() -> None:
+    methods = {(each.verb, each.template): method for method in read().methods for each in method.bindings}
+    shown = [
+        (path, json.loads(body))
+        for page in PAGES
+        for path, body in re.findall(r'\$EDGE(/v1/[\w/:]+)"[^\n]*?(?:\\\n\s+)?-d \'({[^\n]*})\'', page.read_text())
+    ]
+    assert len(shown) > 2
+    for path, body in shown:
+        ParseDict(body, GetMessageClass(methods["POST", path].descriptor.input_type)())
+
+
+def test_every_file_that_a_page_names_exists() -> None:
+    for page in PAGES:
+        for path in re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|lua|yaml|md|proto|sh|toml|binpb))`", page.read_text()):
+            places = [REPOSITORY, page.parent, *(REPOSITORY / "services").iterdir()]
+            assert any((place / path).exists() for place in places), f"{page_id(page)} names {path}"
+
+
+@pytest.mark.parametrize("target", ["up", "restart"])
+def test_a_writer_named_to_make_reaches_the_runner(target: str) -> None:
+    dry = ("make", "--dry-run", f"--directory={REPOSITORY}", target)
+    assert "--writer" not in _answer_of(*dry).stdout
+    assert f'local {target} --writer "composer"' in _answer_of(*dry, "WRITER=composer").stdout
 
 
 def test_the_readme_can_be_read_in_one_sitting() -> None:
