@@ -150,8 +150,8 @@ test: $(V)/.ready $(V)/.local-llm ## Run every test, on real servers; one folder
 	  $(MAKE) --no-print-directory grpcurl || echo "grpcurl could not be built: its example is not tested" >&2; fi
 	@$(BIN)/pytest $(if $(T),"$$T",$(IN_PARALLEL)) $(ARGS)
 
-test-fast: $(V)/.ready ## Run the tests that are not marked slow: the inner loop
-	@$(BIN)/pytest $(IN_PARALLEL) -m "not slow" $(ARGS)
+test-fast: $(V)/.ready ## Run the tests that are not marked slow: the inner loop; T as for test
+	@$(BIN)/pytest $(if $(T),"$$T",$(IN_PARALLEL)) -m "not slow" $(ARGS)
 
 test-times: $(V)/.ready $(V)/.local-llm ## List what tests cost in processor seconds; T as for test
 	@$(BIN)/pytest -p tests.cost $(if $(T),"$$T",$(IN_PARALLEL)) $(ARGS)

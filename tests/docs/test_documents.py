@@ -114,7 +114,7 @@ def test_an_example_that_finds_no_mesh_says_so_in_a_sentence(program: str) -> No
 
 def _http_rows() -> dict[tuple[str, str], tuple[set[str], str]]:
     """By verb and path: the fields that docs/http-api.md names in its table, and who may call."""
-    rows = {}
+    rows: dict[tuple[str, str], tuple[set[str], str]] = {}
     for first, fields, who in re.findall(
         r"^\| ([A-Z].*/.*) \| (.*?) ?\| (.+) \|$", (REPOSITORY / "docs/http-api.md").read_text(), re.MULTILINE
     ):
@@ -169,6 +169,15 @@ def test_a_writer_named_to_make_reaches_the_runner(target: str) -> None:
     dry = ("make", "--dry-run", f"--directory={REPOSITORY}", target)
     assert "--writer" not in _answer_of(*dry).stdout
     assert f'local {target} --writer "composer"' in _answer_of(*dry, "WRITER=composer").stdout
+
+
+@pytest.mark.parametrize("target", ["test", "test-fast", "test-times"])
+def test_each_way_to_run_the_tests_takes_one_path(target: str) -> None:
+    assert "bin/pytest" in (
+        dry := _answer_of("make", "--dry-run", f"--directory={REPOSITORY}", target, "T=tests/kit").stdout
+    )
+    assert '"$T"' in dry
+    assert "--numprocesses" not in dry
 
 
 def test_the_readme_can_be_read_in_one_sitting() -> None:
