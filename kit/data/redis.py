@@ -10,8 +10,12 @@ from weakref import WeakSet
 from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+from redis.driver_info import DriverInfo
 
 from .liveness import Liveness, hang_up
+
+_DRIVER = DriverInfo()
+"""Made once: for each connection, redis-py would look its own version up in the metadata of its package."""
 
 
 class _Connection(Connection):
@@ -103,6 +107,7 @@ def connect(url: str) -> Redis:
         # Above the longest blocking read, below what a caller would wait.
         socket_timeout=5,
         health_check_interval=15,
+        driver_info=_DRIVER,
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
     )
     return Redis.from_pool(pool)

@@ -18,6 +18,9 @@ import signal
 import traceback
 from typing import NoReturn
 
+from mesh.event_routes import routes
+from services.story.adapters.writers import composer as _composer  # noqa: F401  # else each story worker imports it
+
 from .processes import ProcessSpec
 
 _PR_SET_PDEATHSIG = 1
@@ -25,6 +28,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     libc = ctypes.CDLL(None)
+    routes()  # kept: each worker would import all manifests for it
     # The garbage collector of a child must not write to the objects that exist now: the kernel would copy their pages.
     gc.collect()
     gc.freeze()
