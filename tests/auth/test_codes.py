@@ -404,6 +404,7 @@ class TestAskingAgain:
         assert await outcome(both, challenge, code.digits) == "redeemed"
 
 
+@pytest.mark.slow
 class TestBudgets:
     """Budgets per requester (a network, a known device, an account), and one for all unknown requesters together."""
 

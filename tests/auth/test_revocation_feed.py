@@ -292,6 +292,7 @@ class TestReplicas:
         staying.cancel()
         assert caplog.text == ""
 
+    @pytest.mark.slow
     async def test_of_100_revocations_at_one_replica_99_hold_at_the_other_within_two_seconds(
         self, make_world: MakeWorld
     ) -> None:
@@ -311,6 +312,8 @@ class TestReplicas:
             assert not await is_refused(second, member)
         async with asyncio.timeout(30):
             taken = [await seconds(member) for member in members[:50]]
-            taken += await asyncio.gather(*map(seconds, members[50:]))
+            # More at once would measure how long their calls wait for each other in this process.
+            for start in range(50, 100, 10):
+                taken += await asyncio.gather(*map(seconds, members[start : start + 10]))
         assert statistics.quantiles(taken, n=100)[98] < 2.0
         assert not await is_refused(second, ada)

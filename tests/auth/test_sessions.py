@@ -115,6 +115,7 @@ class TestRefresh:
             token = (await world.refresh(token)).refresh_token
         assert not await is_revoked(world, member.tokens)
 
+    @pytest.mark.slow
     async def test_a_session_that_is_refreshed_too_often_has_to_wait_and_no_other(
         self, world: AuthWorld, member: Member
     ) -> None:
@@ -167,6 +168,7 @@ class TestRefresh:
         assert not await is_revoked(world, member.tokens)
         assert await world.refresh(successor.refresh_token)
 
+    @pytest.mark.slow
     async def test_100_simultaneous_refreshes_of_one_token_have_one_successor(
         self, world: AuthWorld, member: Member
     ) -> None:

@@ -107,6 +107,7 @@ async def test_an_unnamed_device_is_called_by_its_user_agent(world: AuthWorld) -
     )
 
 
+@pytest.mark.slow
 async def test_a_sign_in_that_a_password_change_overtakes_opens_no_session(make_world: MakeWorld) -> None:
     """The change ends all sessions; one that is being opened with the former password must not survive it."""
     world = await make_world(password_hash_memory_kib=65536, password_hash_passes=10)
@@ -155,6 +156,7 @@ class TestAlikeness:
         )
 
 
+@pytest.mark.slow
 class TestThrottle:
     @pytest.mark.parametrize("login", [ADA, "nobody@example.org", "nobody"])
     async def test_after_five_failures_in_a_row_each_doubles_the_wait_up_to_15_minutes(

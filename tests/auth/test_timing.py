@@ -34,10 +34,10 @@ FINE_LOOKS: Looks = {0.5: 0.6, 0.75: 0.75}
 Of 100 rounds with an AUC of 0.58 and 500 samples, 95 are found without looks and 93 with them.
 """
 
-COARSE_LOOKS: Looks = {0.2: 0.6, 0.5: 0.6}
-"""Equal classes end at the first look in four calls of five.
+COARSE_LOOKS: Looks = {0.2: 0.4, 0.5: 0.6}
+"""Equal classes end at the first look in two calls of three, and at the second in nearly all others.
 
-Of 100 rounds with an AUC of 0.7 and 200 samples, 97 are found without looks and 93 with them; with an AUC of 0.8, all.
+Of 1,000 rounds with an AUC of 0.7 and 200 samples, 976 are found without looks and 966 with them.
 """
 
 WARM_UP = 20

@@ -22,6 +22,8 @@ from tests.client.edge import CODE, KID, LOGIN, PASSWORD, Edge
 from tests.client.test_client import text_of
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 Said = WatchStoryResponse
 
 

@@ -7,9 +7,13 @@ import subprocess
 from pathlib import Path
 from zipfile import ZipFile
 
+import pytest
+
 from tests.client.edge import LOGIN, PASSWORD
 from tests.client.installed import Installed
 from tests.client.test_command import Terminal
+
+pytestmark = pytest.mark.slow
 
 IMPORT_ALL = """
 import importlib, pkgutil, storymesh, storymesh_client

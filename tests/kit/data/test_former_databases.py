@@ -20,6 +20,8 @@ from kit.data import migrations
 from local.harness import Servers
 from tests.kit.data.test_migrations import fresh_database
 
+pytestmark = pytest.mark.slow
+
 Rows = list[tuple[Any, ...]]
 
 _MARK = re.compile(r"^-- Running upgrade .*-> (\d+)$", re.MULTILINE)

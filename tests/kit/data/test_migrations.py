@@ -25,6 +25,8 @@ from local.harness import Servers
 from mesh.catalog import manifests
 from mesh.manifest import ERASURE, INBOX, OUTBOX
 
+pytestmark = pytest.mark.slow
+
 KIT_TABLES = {
     OUTBOX: [outbox.table, redis_memory.redis_memories],
     INBOX: [

@@ -37,6 +37,7 @@ def read(table: set[int], query: str, size: int, token: str) -> Page[Row]:
     st.lists(st.integers(min_value=1, max_value=12), min_size=1),
     st.lists(st.sets(st.integers(min_value=10_001, max_value=20_000), max_size=3)),
 )
+@pytest.mark.slow
 def test_the_pages_together_are_the_list_also_while_rows_are_inserted(
     table: set[int], sizes: list[int], insertions: list[set[int]]
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_token_of_another_query_or_caller_is_refused(query: str) -> None:
 
 
 @given(st.text(min_size=1))
+@pytest.mark.slow
 def test_a_token_that_was_not_handed_out_is_refused(token: str) -> None:
     with pytest.raises(InvalidArgument):
         PAGES.request("q", 1, token)

@@ -158,6 +158,7 @@ class Gate:
         await self._then(taken)
 
 
+@pytest.mark.slow
 async def test_each_event_is_handled_once_by_many_consumers_at_once(world: World) -> None:
     events = [event() for _ in range(120)]
     async with running(*(world.inbox(world.recorder()) for _ in range(4))):
@@ -484,6 +485,7 @@ async def test_a_postponed_event_outlives_the_worker_that_postponed_it(world: Wo
     assert await world.effects() == [waiting.id]
 
 
+@pytest.mark.slow
 async def test_a_killed_workers_event_is_taken_over_after_the_lease_and_handled_once(
     world: World, database_url: str, servers: Servers
 ) -> None:
@@ -525,6 +527,7 @@ async def _gone(world: World, consumer: str) -> bool:
     return consumer not in await world.consumers()
 
 
+@pytest.mark.slow
 async def test_a_long_handler_keeps_its_lease(world: World) -> None:
     begun = 0
 
@@ -733,6 +736,7 @@ async def test_what_is_in_work_when_redis_loses_its_data_is_still_finished(world
     assert gate.cancelled == 0
 
 
+@pytest.mark.slow
 async def test_a_killed_redis_is_survived_without_losing_or_doubling_an_event(db: Database, mortal: Servers) -> None:
     async with kit_redis.connect(mortal.redis_url) as client:
         await client.flushall()

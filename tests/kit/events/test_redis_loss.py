@@ -24,6 +24,8 @@ from tests.kit.conftest import QUICK, effects
 from tests.kit.events.test_relay import request, running, stories
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 ROUTES = {story_events_pb2.StoryRequested.DESCRIPTOR.full_name: ("story",)}
 
 RelayFor = Callable[..., Relay]

@@ -214,6 +214,7 @@ async def replica() -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
         await process.communicate()
 
 
+@pytest.mark.slow
 async def test_a_replica_that_stands_still_is_missed_and_what_it_was_asked_is_asked_of_another() -> None:
     async with AsyncExitStack() as stack:
         (one, hung), (two, _) = [await stack.enter_async_context(replica()) for _ in range(2)]
