@@ -110,10 +110,12 @@ release-baseline: gen ## Take the contracts as those of a release, which later o
 
 .PHONY: settings
 settings: $(V)/.ready ## Bring docs/settings.md and the list of the settings' names up to date
+	@$(BIN)/python -m mesh
 	@$(BIN)/python -m local.settings_table
 
 .PHONY: deploy
 deploy: $(V)/.ready ## Render docker-compose.yml from the manifests
+	@$(BIN)/python -m mesh
 	@$(BIN)/python -m deploy render
 
 .PHONY: format
@@ -131,6 +133,7 @@ hooks: $(V)/.ready ## Have git run the quick checks before each commit
 
 .PHONY: check
 check: $(V)/.ready ## Check form, types, imports, contracts and that gen/ is fresh
+	@$(BIN)/python -m mesh
 	@$(BIN)/ruff format --check --quiet || { echo "run: make format" >&2; exit 1; }
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy

@@ -220,10 +220,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=PROTO.parent / "gen", help="where to write (default: gen)")
     parser.add_argument("--image", type=Path, help="also write a buf image of the contracts here")
     options = parser.parse_args()
-    if options.output.exists():
-        shutil.rmtree(options.output)
-    options.output.mkdir(parents=True)
-    everything = generate(options.output)
+    # Beside its place until it is whole: a fault in a contract leaves what was generated before.
+    with tempfile.TemporaryDirectory(dir=options.output.absolute().parent, prefix=".gen-") as scratch:
+        fresh = Path(scratch, "gen")
+        fresh.mkdir()
+        everything = generate(fresh)
+        if options.output.exists():
+            shutil.rmtree(options.output)
+        fresh.rename(options.output)
     if options.image:
         options.image.write_bytes(image(everything))
 
