@@ -16,6 +16,8 @@ COMPOSE = Path(__file__).parents[1] / "docker-compose.yml"
 
 def main(arguments: list[str]) -> None:
     match arguments:
+        case [*_, "--help" | "-h"]:
+            print(__doc__)
         case ["render"]:
             COMPOSE.write_text(compose.rendered())
         case ["render", "--check"]:

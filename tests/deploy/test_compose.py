@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from deploy import compose, keys
+from deploy.__main__ import main
 from kit.runtime.settings import DatabaseSettings, ServiceSettings, load
 from mesh.catalog import manifests
 
@@ -239,3 +240,13 @@ def test_envoy_serves_what_its_health_check_asks_for() -> None:
     admin = next(each for each in SERVICES["envoy"]["command"] if each.startswith("admin=")).removeprefix("admin=")
     assert f"http://{admin}/ready" in SERVICES["envoy"]["healthcheck"]["test"][-1]
     compile(SERVICES["envoy"]["healthcheck"]["test"][-1], "health check", "exec")
+
+
+def test_help_explains_the_commands_and_makes_no_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ([], ["render"], ["keys"], ["stores"]):
+        main([*command, "--help"])
+        assert "keys FOLDER" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())

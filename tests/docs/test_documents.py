@@ -175,11 +175,10 @@ def test_a_writer_named_to_make_reaches_the_runner(target: str) -> None:
 
 @pytest.mark.parametrize("target", ["test", "test-fast", "test-times"])
 def test_each_way_to_run_the_tests_takes_one_path(target: str) -> None:
-    assert "bin/pytest" in (
-        dry := _answer_of("make", "--dry-run", f"--directory={REPOSITORY}", target, "T=tests/kit").stdout
-    )
-    assert '"$T"' in dry
-    assert "--numprocesses" not in dry
+    dry = _answer_of("make", "--dry-run", f"--directory={REPOSITORY}", target, "T=tests/kit").stdout
+    (command,) = (line for line in dry.splitlines() if "bin/pytest" in line)
+    assert '"$T"' in command
+    assert "--numprocesses" not in command
 
 
 def test_the_readme_can_be_read_in_one_sitting() -> None:
