@@ -14,6 +14,8 @@ import pytest
 
 from mesh.services import SERVICES
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = ("mesh", "services", "kit", "local", "storymesh_client")
 

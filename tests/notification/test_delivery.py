@@ -26,6 +26,8 @@ from tests.notification.conftest import SEAL_KEY, SENDER, MailWorld, code_issued
 from tests.notification.smtp_servers import MailServer, listening
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 
 def smtp(server: MailServer, seconds: float = 5.0) -> Smtp:
     return Smtp("127.0.0.1", server.port, username="", password="", start_tls=False, seconds=seconds)

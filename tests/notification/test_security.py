@@ -24,6 +24,8 @@ from tests.notification.conftest import (
     user_deleted,
 )
 
+pytestmark = pytest.mark.slow
+
 CODES = {
     events.CODE_PURPOSE_REGISTRATION: ("Your Storymesh code", "", "nothing happens without it"),
     events.CODE_PURPOSE_SIGN_IN: (

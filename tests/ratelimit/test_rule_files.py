@@ -19,6 +19,8 @@ from services.ratelimit.operations.classes import load_fitting, misfits
 from services.ratelimit.store.rules_file import BadRules, load
 from tests.ratelimit.building import LOCAL, PRODUCTION, RULES_FOLDER, BucketsFor, by_address, by_user
 
+pytestmark = pytest.mark.slow
+
 DESCRIBE = {"client_ip": by_address, "user": by_user}
 
 CLASSES = contract.read().rate_limit_classes

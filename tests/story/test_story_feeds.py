@@ -37,6 +37,8 @@ from tests.story.pen import LEASE, Pen, queued
 from tests.story.replica import Replica, View, caller, replica
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 
 async def commands(redis: Redis, *names: str) -> int:
     stats = await redis.info("commandstats")

@@ -43,6 +43,8 @@ from tests.waiting import until
 if TYPE_CHECKING:
     from storymesh.ops.v1.dead_letter_service_pb2_grpc import DeadLetterServiceAsyncStub
 
+pytestmark = pytest.mark.slow
+
 ADMIN = uuid4()
 
 

@@ -16,6 +16,8 @@ from local.settings_table import NAMES, NOT_IN_CLASSES, names, names_module
 from mesh.services import SERVICES
 from storymesh_client.command import VARIABLES, misspelt
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 WRITTEN_IN = (
     "README.md",
