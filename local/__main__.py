@@ -5,7 +5,13 @@ import signal
 import sys
 import time
 
-from local.terminal.cli import main
+from mesh.manifest import ManifestError
+
+try:
+    # The runner's settings are made from the manifests.
+    from local.terminal.cli import main
+except ManifestError as fault:
+    sys.exit(str(fault))
 
 # Log times are UTC, as in every other log of the mesh.
 logging.Formatter.converter = time.gmtime

@@ -26,7 +26,7 @@ from openapi_page import page
 from protovalidate._gen.buf.validate import validate_pb
 
 from mesh import contract
-from mesh.contract import Contract
+from mesh.contract import Contract, ContractError
 
 PROTO = Path(__file__).parent
 WELL_KNOWN = Path(grpc_tools.__file__).parent / "_proto"
@@ -224,7 +224,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.output.absolute().parent, prefix=".gen-") as scratch:
         fresh = Path(scratch, "gen")
         fresh.mkdir()
-        everything = generate(fresh)
+        try:
+            everything = generate(fresh)
+        except ContractError as fault:
+            sys.exit(str(fault))
         if options.output.exists():
             shutil.rmtree(options.output)
         fresh.rename(options.output)
