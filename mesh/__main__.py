@@ -5,6 +5,7 @@ Usage: python -m mesh
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -40,6 +41,10 @@ def without_dead_letters() -> Iterator[str]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m mesh",
+        description="Check the manifests of all services, and tell the first fault in a sentence.",
+    ).parse_args()
     try:
         event_routes.routes()
     except ManifestError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import AbstractEventLoop
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -41,17 +41,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 _loops: list[AbstractEventLoop] = []
 
 
-def _new_loop() -> AbstractEventLoop:
-    _loops.append(asyncio.new_event_loop())
-    return _loops[-1]
-
-
-def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], AbstractEventLoop]]:
-    """Name the factory of loops that pytest_runtest_call knows. Not uvloop: pytest-timeout cannot break off what runs in one.
-
-    Every test gets the same function, because another one would end the loop and all that the session's fixtures opened in it.
-    """
-    return {"asyncio": _new_loop}
+@pytest.fixture(scope="session", autouse=True)
+async def _session_loop() -> None:
+    """Tell pytest_runtest_call the event loop that all tests of a worker share."""
+    _loops.append(asyncio.get_running_loop())
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # around the timeout

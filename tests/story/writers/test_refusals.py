@@ -184,7 +184,8 @@ async def test_nothing_but_our_own_lines_is_logged_of_a_request(
     await told(writer)
 
     names = {json.loads(line)["log"]["logger"] for line in lines.getvalue().splitlines()}
-    assert {name for name in names if not name.startswith("asyncio")} == {
+    # asyncio and gRPC's poller may still log what earlier tests of this process did.
+    assert {name for name in names if not name.startswith(("asyncio", "grpc._cython"))} == {
         "services.story.adapters.writers.openai.writer"
     }
     assert KEY not in lines.getvalue()
