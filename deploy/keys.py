@@ -4,7 +4,6 @@ They carry no development mark, so production accepts them. The folder `postgres
 access control list and the password of the operator, who may only reload that list.
 """
 
-import base64
 import hashlib
 import os
 import secrets
@@ -13,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from deploy.stores import load_redis_users, operator_rule, provision, redis_rules
+from kit.runtime import base64url
 from mesh.manifest import Manifest
 
 POSTGRES, REDIS = "postgres:5432", "redis:6379"
@@ -79,7 +79,7 @@ def _password_in(path: Path) -> str:
 
 
 def _key() -> str:
-    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    return base64url.encode(secrets.token_bytes(32))
 
 
 def _password() -> str:
