@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from uuid import UUID, uuid4
 
 from redis.asyncio import Redis
@@ -28,6 +28,8 @@ class Replica:
         self.redis = redis
         self.watches = watches
         self._stopping = asyncio.Event()
+        self._beginning = asyncio.Semaphore(10)
+        """A watch that waits for one of the pool's 10 connections longer than 3 s is refused, as on a busy machine."""
 
     def leave(self) -> None:
         self._stopping.set()
@@ -45,21 +47,22 @@ class Replica:
     @asynccontextmanager
     async def watching(self, owner_id: UUID, story_id: UUID, token: str = "") -> AsyncIterator[View]:
         async with aclosing(self.watches.watch(caller(owner_id), story_id, token)) as steps:
-            yield View(steps)
+            yield View(steps, self._beginning)
 
 
 class View:
     """A client's view of a story, built from the steps of its watch."""
 
-    def __init__(self, steps: AsyncGenerator[tuple[str, Step], None]) -> None:
+    def __init__(self, steps: AsyncGenerator[tuple[str, Step], None], beginning: asyncio.Semaphore) -> None:
         self._steps = steps
+        self._beginning = beginning
         self.text = ""
         self.token = ""
         self.chunks: list[str] = []
         self.seen: list[Step] = []
 
     async def step(self) -> Step:
-        async with asyncio.timeout(20):
+        async with nullcontext() if self.seen else self._beginning, asyncio.timeout(20):
             self.token, step = await anext(self._steps)
         match step:
             case Snapshot(text):

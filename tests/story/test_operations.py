@@ -244,6 +244,13 @@ async def test_however_often_cancelling_races_completing_the_story_its_event_and
             group.create_task(race(number))
 
 
+async def test_a_cancellation_that_meets_the_erasure_of_the_words_is_no_fault(world: StoryWorld) -> None:
+    person = world.person()
+    story = await create(person)
+    await Progress(world.redis).erase([UUID(story.id)])
+    assert (await cancel(person, story.id)).state == story_pb2.STORY_STATE_CANCELLED
+
+
 async def test_a_finished_story_cannot_be_cancelled(world: StoryWorld) -> None:
     person = world.person()
     story = await create(person)

@@ -158,13 +158,14 @@ class Progress:
         await self._end(story_id, attempt, forget=forget)
 
     async def written(self, story_id: UUID) -> tuple[int, str, str]:
-        """Return the latest attempt in the stream, its text, and its title or "". All zero and empty for an empty stream."""
+        """Return the latest attempt in the stream, its text, and its title or "". Zero and empty for an empty or erased one."""
         position, text, title = START, "", ""
         while entries := await self.read(story_id, position):
             for entry in entries:
                 title = entry.title or ("" if entry.begins else title)
                 position, text = entry.position, fold(text, entry)
-        return position.attempt, text, title
+        # The END of an erased stream is of no attempt, and its number is beyond what the database stores.
+        return (position.attempt, text, title) if position < _PAST_ALL else (0, "", "")
 
     async def _end(self, story_id: UUID, attempt: int, *, forget: bool, client: Redis | None = None) -> None:
         await self._stop(

@@ -14,6 +14,7 @@ from storymesh.story.v1.story_service_pb2 import GetStoryResponse
 from kit.runtime import logs
 from tests.kit import desk as desks
 from tests.kit.conftest import RunningDesk
+from tests.logging_state import restored_logging
 from tests.wire import Answer, Headers, frame, http2
 
 GRPC = (("content-type", b"application/grpc"), ("te", b"trailers"))
@@ -28,12 +29,9 @@ async def call(address: str, path: str, headers: Headers = ()) -> Answer:
 @pytest.fixture
 def quiet() -> Iterator[None]:
     """As every process of the mesh logs."""
-    logs.without_foreign_bytes()
-    yield
-    for name in FOREIGN:
-        logger = logging.getLogger(name)
-        for each in tuple(logger.filters):
-            logger.removeFilter(each)
+    with restored_logging():
+        logs.without_foreign_bytes()
+        yield
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:

@@ -11,6 +11,7 @@ import pytest
 
 from kit.runtime import logs
 from services.story.adapters.writers import Refusal, WriterRefused, WriterUnavailable
+from tests.logging_state import restored_logging
 
 from .chat_server import ChatServer, answering, delta, refusing, sending, sending_bytes, streaming
 from .telling import ANSWER, KEY, STORY, WISH, Make, content, frames, refusal_of, told
@@ -171,17 +172,16 @@ async def test_each_attempt_that_failed_is_logged(
     assert KEY not in caplog.text
 
 
-async def test_nothing_but_our_own_lines_is_logged_of_a_request(
-    server: ChatServer, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root, lines = logging.getLogger(), io.StringIO()
-    monkeypatch.setattr(root, "handlers", [])
-    monkeypatch.setattr(root, "level", root.level)
+async def test_nothing_but_our_own_lines_is_logged_of_a_request(server: ChatServer, make: Make) -> None:
+    lines = io.StringIO()
     server.script = [refusing(503), streaming(ANSWER)]
     writer = make(attempts=2)
 
-    logs.configure("story-worker", "development", "DEBUG", stream=lines)
-    await told(writer)
+    with restored_logging():
+        # Without pytest's own handlers, which `configure` would close.
+        logging.getLogger().handlers.clear()
+        logs.configure("story-worker", "development", "DEBUG", stream=lines)
+        await told(writer)
 
     names = {json.loads(line)["log"]["logger"] for line in lines.getvalue().splitlines()}
     # asyncio and gRPC's poller may still log what earlier tests of this process did.
