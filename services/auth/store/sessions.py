@@ -7,7 +7,20 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, exists, func, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    DateTime,
+    Integer,
+    Select,
+    Uuid,
+    bindparam,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy import insert as insert_into
 from sqlalchemy.engine.row import RowMapping
 
@@ -19,10 +32,9 @@ from ..tables import sessions, users
 from .batches import MOST, delete_some
 from .users import user_of
 
+_Id = UUID | BindParameter[UUID]
+_Time = datetime | BindParameter[datetime]
 _owner = users.alias("owner")
-
-# Built once: SQLAlchemy takes as long to build a statement as Postgres to run it, and every sign-in runs this one.
-_INSERT = insert_into(sessions).returning(sessions.c.epoch)
 
 
 async def insert(tx: Transaction, session: Session) -> Session:
@@ -50,14 +62,7 @@ async def insert(tx: Transaction, session: Session) -> Session:
 
 async def find(tx: Transaction, session_id: UUID) -> tuple[Session, User] | None:
     """The session and its owner, or None."""
-    # Label the owner's columns, because both tables have an id and a creation time.
-    owner = [column.label(f"owner_{column.name}") for column in users.c]
-    query = (
-        select(sessions, ~_of_this_epoch().label("outdated"), *owner)
-        .join(users, users.c.id == sessions.c.user_id)
-        .where(sessions.c.id == session_id)
-    )
-    row = (await tx.execute(query)).mappings().one_or_none()
+    row = (await tx.execute(_WITH_OWNER, {"session_id": session_id})).mappings().one_or_none()
     return (replace(_session(row), outdated=row["outdated"]), user_of(row, "owner_")) if row else None
 
 
@@ -72,11 +77,10 @@ async def page(tx: Transaction, user_id: UUID, request: PageRequest, now: dateti
 
 async def addresses(tx: Transaction, session: Session) -> Sequence[str]:
     """The addresses at which the owner's other sessions with this agent and name were last used, ended sessions included."""
-    others = (sessions.c.user_id == session.user_id) & (sessions.c.id != session.id)
-    query = select(sessions.c.ip).where(others, sessions.c.user_agent == session.device.user_agent)
-    if session.device.has_own_name:
-        query = query.where(sessions.c.device_name == session.device.name)
-    return list((await tx.execute(query.order_by(sessions.c.id.desc()).limit(MOST))).scalars())
+    device = session.device
+    values = {"owner_id": session.user_id, "opened": session.id, "agent": device.user_agent, "named": device.name}
+    query = _ADDRESSES_OF_NAME if device.has_own_name else _ADDRESSES
+    return list((await tx.execute(query, values)).scalars())
 
 
 async def is_live(tx: Transaction, session_id: UUID, now: datetime) -> bool:
@@ -103,27 +107,17 @@ async def rotate(
     now: datetime,
 ) -> Session | None:
     """Compare and swap on the generation. None if the session was rotated or revoked meanwhile."""
-    statement = (
-        update(sessions)
-        .where(
-            sessions.c.id == session.id,
-            sessions.c.generation == session.generation,
-            sessions.c.revoked_at.is_(None),
-        )
-        .values(
-            generation=session.generation + 1,
-            token_digest=token_digest,
-            rotated_at=now,
-            last_used_at=now,
-            expires_at=expires_at,
-            refreshed_until=refreshed_until,
-            repeats=0,
-            ip=ip,
-            user_agent=user_agent,
-        )
-        .returning(sessions)
-    )
-    row = (await tx.execute(statement)).mappings().one_or_none()
+    values = {
+        "session_id": session.id,
+        "before": session.generation,
+        "digest": token_digest,
+        "at": now,
+        "until": expires_at,
+        "access_until": refreshed_until,
+        "address": ip,
+        "agent": user_agent,
+    }
+    row = (await tx.execute(_ROTATE, values)).mappings().one_or_none()
     return _session(row) if row else None
 
 
@@ -184,15 +178,8 @@ async def revoke_surplus(tx: Transaction, user_id: UUID, now: datetime, *, keep:
 
     The caller holds the account's lock.
     """
-    theirs = _live_of(user_id, now) & (sessions.c.id != but)
-    surplus = select(sessions.c.id).where(theirs).order_by(sessions.c.last_used_at.desc(), sessions.c.id.desc())
-    statement = (
-        update(sessions)
-        .where(sessions.c.id.in_(surplus.offset(keep).limit(MOST)), _live_in(user_id, now))
-        .values(revoked_at=now, revoke_reason=RevokeReason.TOO_MANY)
-        .returning(sessions.c.id)
-    )
-    return list((await tx.execute(statement)).scalars())
+    values = {"owner_id": user_id, "at": now, "kept": keep, "opened": but}
+    return list((await tx.execute(_REVOKE_SURPLUS, values)).scalars())
 
 
 async def mark_some(tx: Transaction, now: datetime) -> int:
@@ -227,11 +214,11 @@ def _live(now: datetime) -> ColumnElement[bool]:
     return sessions.c.revoked_at.is_(None) & (sessions.c.expires_at > now) & _of_this_epoch()
 
 
-def _live_of(user_id: UUID, now: datetime) -> ColumnElement[bool]:
+def _live_of(user_id: _Id, now: _Time) -> ColumnElement[bool]:
     return (sessions.c.user_id == user_id) & _live_in(user_id, now)
 
 
-def _live_in(user_id: UUID, now: datetime) -> ColumnElement[bool]:
+def _live_in(user_id: _Id, now: _Time) -> ColumnElement[bool]:
     """The condition for live sessions of one account.
 
     A subquery reads the account once. With a join, Postgres looks it up for each session when it expects only a few.
@@ -268,3 +255,62 @@ def _session(row: RowMapping) -> Session:
         revoked_at=row["revoked_at"],
         epoch=row["epoch"],
     )
+
+
+# Built once: SQLAlchemy takes as long to build a statement as Postgres to run it, and every sign-in or refresh runs these.
+
+_INSERT = insert_into(sessions).returning(sessions.c.epoch)
+
+_OWNER_ID = bindparam("owner_id", type_=Uuid)
+_OPENED = bindparam("opened", type_=Uuid)
+_AT = bindparam("at", type_=DateTime(timezone=True))
+
+_SURPLUS = (
+    select(sessions.c.id)
+    .where(_live_of(_OWNER_ID, _AT), sessions.c.id != _OPENED)
+    .order_by(sessions.c.last_used_at.desc(), sessions.c.id.desc())
+    .offset(bindparam("kept", type_=Integer))
+    .limit(MOST)
+)
+_REVOKE_SURPLUS = (
+    update(sessions)
+    .where(sessions.c.id.in_(_SURPLUS), _live_in(_OWNER_ID, _AT))
+    .values(revoked_at=_AT, revoke_reason=RevokeReason.TOO_MANY)
+    .returning(sessions.c.id)
+)
+
+_ADDRESSES = (
+    select(sessions.c.ip)
+    .where(sessions.c.user_id == _OWNER_ID, sessions.c.id != _OPENED, sessions.c.user_agent == bindparam("agent"))
+    .order_by(sessions.c.id.desc())
+    .limit(MOST)
+)
+_ADDRESSES_OF_NAME = _ADDRESSES.where(sessions.c.device_name == bindparam("named"))
+
+_WITH_OWNER = (
+    # The owner's columns have labels, because both tables have an id and a creation time.
+    select(sessions, ~_of_this_epoch().label("outdated"), *(column.label(f"owner_{column.name}") for column in users.c))
+    .join(users, users.c.id == sessions.c.user_id)
+    .where(sessions.c.id == bindparam("session_id"))
+)
+
+_ROTATE = (
+    update(sessions)
+    .where(
+        sessions.c.id == bindparam("session_id"),
+        sessions.c.generation == bindparam("before"),
+        sessions.c.revoked_at.is_(None),
+    )
+    .values(
+        generation=sessions.c.generation + 1,
+        token_digest=bindparam("digest"),
+        rotated_at=_AT,
+        last_used_at=_AT,
+        expires_at=bindparam("until"),
+        refreshed_until=bindparam("access_until"),
+        repeats=0,
+        ip=bindparam("address"),
+        user_agent=bindparam("agent"),
+    )
+    .returning(sessions)
+)
