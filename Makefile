@@ -159,7 +159,7 @@ test-fast: $(V)/.ready ## Run the tests that are not marked slow: the inner loop
 test-times: $(V)/.ready $(V)/.local-llm ## List what tests cost in processor seconds; T as for test
 	@$(BIN)/pytest -p tests.cost $(if $(T),"$$T",$(IN_PARALLEL)) $(ARGS)
 
-.PHONY: up down restart status logs admin demo
+.PHONY: up down restart status logs mail admin demo
 up: $(V)/.ready ## Start the whole mesh on this machine
 	@$(BIN)/python -m local up $(NAMED_WRITER)
 
@@ -174,6 +174,9 @@ status: $(V)/.ready ## Show every process of it
 
 logs: $(V)/.ready ## Show the latest log lines of all, in order; one trace: make logs ARGS="--trace ID"; raw: ARGS=--json
 	@$(BIN)/python -m local logs $(ARGS)
+
+mail: $(V)/.ready ## Show the mails of the mesh in a page, each as it looks and as source; without a browser: ARGS=--no-browser
+	@$(BIN)/python -m local mail $(ARGS)
 
 admin: $(V)/.ready ## Make an account of the running mesh an administrator: make admin EMAIL=ada@example.org
 	@$(BIN)/python -m local exec auth make-admin "$(or $(EMAIL),--help)"

@@ -13,7 +13,7 @@ from local.layout import Layout
 from local.mesh import addresses
 from local.supervision import control
 from local.supervision.state import ComponentState, MeshRecord
-from local.terminal import lifecycle, logs, service_commands, status
+from local.terminal import lifecycle, logs, mail_server, service_commands, status
 from mesh.catalog import DEFAULT_BASE_PORT, PORTS_IN_A_MESH, manifests
 
 INTERRUPTED = 130
@@ -92,6 +92,11 @@ def parser() -> argparse.ArgumentParser:
     log.add_argument(
         "--trace", default="", metavar="ID", help="only the lines of one trace, by the header x-trace-id of an answer"
     )
+    mails = command("mail", "List the mails of the mesh in a page, each as it looks and as source", place)
+    mails.add_argument(
+        "--listen-port", type=int, default=0, metavar="PORT", help="port on loopback (default: a free one)"
+    )
+    mails.add_argument("--no-browser", action="store_true", help="print the page's address alone")
     run_by_hand = command("exec", "Run a command of a service with the settings it has in the running mesh", place)
     run_by_hand.add_argument("service", help="such as auth")
     run_by_hand.add_argument(
@@ -153,6 +158,8 @@ def _execute(options: argparse.Namespace) -> int:
         case "logs":
             selection = logs.Selection(options.components, options.lines, options.trace)
             logs.show(layout, selection, as_json=options.json, follow=options.follow, output=sys.stdout)
+        case "mail":
+            mail_server.show(layout, port=options.listen_port, browser=not options.no_browser, output=sys.stdout)
         case "exec":
             service_commands.execute(layout, options.service, options.arguments)
         case verb:

@@ -2,6 +2,7 @@
 
 import email
 import smtplib
+from email.policy import default
 from pathlib import Path
 
 import psycopg
@@ -65,3 +66,31 @@ def test_mails_become_complete_files_in_order_of_arrival(tmp_path: Path) -> None
         mails = [email.message_from_bytes((running.mail_dir / name).read_bytes()) for name in names]
         assert [mail["Subject"] for mail in mails] == ["0", "1", "2"]
         assert {mail["X-RcptTo"] for mail in mails} == {"to@example.com"}
+
+
+def test_an_envelope_is_kept_as_it_was_sent(tmp_path: Path) -> None:
+    recipients = [
+        "ada@example.org",
+        "=?utf-8?q?ada?=@example.org",
+        "=?utf-8?b?YWRhQGV4YW1wbGUub3Jn?=",
+        '"ada <x>, \\"y\\""@example.org',
+        "ada+tag=x@example.org",
+        "Ada.LoveLace@EXAMPLE.org",
+        "grüße@bücher.example",
+        "postmaster",
+    ]
+    with servers(tmp_path, postgres=False, redis=False) as running:
+        with smtplib.SMTP("127.0.0.1", running.smtp_port) as client:
+            client.ehlo()
+            for sender in ("<=?utf-8?q?a?=@example.org>", "<>"):
+                assert client.docmd(f"MAIL FROM:{sender} SMTPUTF8")[0] == 250
+                for recipient in recipients:
+                    client.sock.sendall(f"RCPT TO:<{recipient}>\r\n".encode())  # type: ignore[union-attr]
+                    assert client.getreply()[0] == 250, recipient
+                assert client.docmd("RCPT TO:<@relay.example,@other.example:ada@example.org>")[0] == 250
+                assert client.docmd("RCPT TO:<ada@example.org")[0] == 501
+                assert client.data(b"Subject: x\r\nX-RcptTo: forged@example.org\r\n\r\n")[0] == 250
+        for path, sender in zip(sorted(running.mail_dir.iterdir()), ("=?utf-8?q?a?=@example.org", "<>"), strict=True):
+            mail = email.message_from_bytes(path.read_bytes(), policy=default)
+            assert mail["X-MailFrom"] == sender
+            assert mail.get_all("X-RcptTo") == [*recipients, "ada@example.org", "forged@example.org"]
