@@ -62,7 +62,7 @@ Global___GetAccountResponse: _TypeAlias = GetAccountResponse  # noqa: Y015
 
 @_typing.final
 class UpdateAccountRequest(_message.Message):
-    """What is to change. The limits are those of CreateRegistrationRequest."""
+    """The changes. The limits are those of CreateRegistrationRequest."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -71,8 +71,8 @@ class UpdateAccountRequest(_message.Message):
     LAST_NAME_FIELD_NUMBER: _builtins.int
     PREFERENCES_FIELD_NUMBER: _builtins.int
     username: _builtins.str
-    """A name for signing in beside the address: 3 to 32 letters, digits, dots, hyphens or underscores, starting with a letter. Empty:
-    from now on none.
+    """A name for signing in beside the address: 3 to 32 letters, digits, dots, hyphens or underscores, starting with a letter. Empty
+    removes it.
     """
     first_name: _builtins.str
     """At most 64 characters on one line: no control characters and none of Unicode's line breaks."""
@@ -80,9 +80,9 @@ class UpdateAccountRequest(_message.Message):
     """At most 64 characters on one line: no control characters and none of Unicode's line breaks."""
     @_builtins.property
     def preferences(self) -> _struct_pb2.ListValue:
-        """All preferences anew: at most 5 strings, all different, each at most 20 bytes on one line and not blank, as in
-        CreateRegistrationRequest. A list of its own kind, because only so an empty one, which removes them all, differs from one that is
-        not set.
+        """Replaces all preferences: at most 5 strings, all different, each at most 20 bytes on one line and not blank, as in
+        CreateRegistrationRequest. A message of its own, because an empty list, which removes all of them, must differ from an
+        unset one.
         """
 
     def __init__(
@@ -198,8 +198,8 @@ class StartPasswordResetRequest(_message.Message):
     email: _builtins.str
     """The account's address. Blanks around it do not count, and its domain may be in any script."""
     device_token: _builtins.str
-    """What an earlier sign-in on this device answered. With it nobody's requests but those of this device count against what may be mailed
-    to the address. Unset, or of another account: the device is unknown.
+    """The device token of an earlier sign-in on this device. With it, only this device's requests count against the limit of codes to the
+    address. Unset, or of another account: the device is unknown.
     """
     def __init__(
         self,
@@ -219,17 +219,17 @@ Global___StartPasswordResetRequest: _TypeAlias = StartPasswordResetRequest  # no
 
 @_typing.final
 class StartPasswordResetResponse(_message.Message):
-    """Where the code is to be redeemed."""
+    """The challenge or registration at which the code is redeemed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CHALLENGE_ID_FIELD_NUMBER: _builtins.int
     CODE_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     challenge_id: _builtins.str
-    """Names the challenge in the call that follows. Unguessable: keep it with the device that asked for the code."""
+    """The challenge, for the call that redeems its code. Unguessable: keep it on the device that asked for the code."""
     @_builtins.property
     def code_expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the code ends."""
+        """The time at which the code expires."""
 
     def __init__(
         self,
@@ -247,7 +247,7 @@ Global___StartPasswordResetResponse: _TypeAlias = StartPasswordResetResponse  # 
 
 @_typing.final
 class CompletePasswordResetRequest(_message.Message):
-    """A new password for whoever holds the code."""
+    """A new password, proven by the code."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -328,17 +328,17 @@ Global___StartEmailChangeRequest: _TypeAlias = StartEmailChangeRequest  # noqa: 
 
 @_typing.final
 class StartEmailChangeResponse(_message.Message):
-    """Where the code is to be redeemed."""
+    """The challenge or registration at which the code is redeemed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CHALLENGE_ID_FIELD_NUMBER: _builtins.int
     CODE_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     challenge_id: _builtins.str
-    """Names the challenge in the call that follows."""
+    """The challenge, for the call that redeems its code."""
     @_builtins.property
     def code_expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the code ends."""
+        """The time at which the code expires."""
 
     def __init__(
         self,
@@ -412,7 +412,7 @@ class StopEmailChangeRequest(_message.Message):
 
     STOP_TOKEN_FIELD_NUMBER: _builtins.int
     stop_token: _builtins.str
-    """From the mail that told of the beginning. Blanks around it do not count."""
+    """From the mail about the beginning of the change. Blanks around it do not count."""
     def __init__(
         self,
         *,

@@ -38,13 +38,13 @@ class AccountServiceStub:
     Errors: UNAUTHENTICATED SESSION_REVOKED when the session has ended; NOT_FOUND ACCOUNT_NOT_FOUND when the account is gone.
     """
     UpdateAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]
-    """Changes what the person says about themselves. Fields that are not set stay as they are. Idempotent.
-    Of usernames only 5 may be tried in an hour, taken or free, and 100 from one network: the answers tell which others have.
+    """Changes the username, names and preferences. Unset fields are unchanged. Idempotent.
+    At most 5 usernames may be tried in an hour, taken or free, and 100 from one network, because the answers tell which ones are taken.
     Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS USERNAME_TAKEN; UNAUTHENTICATED SESSION_REVOKED;
     RESOURCE_EXHAUSTED TOO_MANY_USERNAME_CHANGES with RetryInfo.
     """
     ChangePassword: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ChangePasswordRequest, _account_service_pb2.ChangePasswordResponse]
-    """Sets another password, or the first one, and ends all other sessions of the account. The owner is told by mail. Needs the current
+    """Sets another password, or the first one, and ends all other sessions of the account. A mail tells the owner. Needs the current
     password, or a code from StartSessionCode to the account's address.
     Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS when the current password is
     wrong, CODE_INVALID, SESSION_REVOKED; INVALID_ARGUMENT with field violations, after which a code is still good;
@@ -56,7 +56,7 @@ class AccountServiceStub:
     Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo as in StartSessionCode.
     """
     CompletePasswordReset: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CompletePasswordResetRequest, _account_service_pb2.CompletePasswordResetResponse]
-    """Redeems the code: replaces the password and ends all sessions of the account. Signs nobody in. A code works once.
+    """Redeems the code: replaces the password and ends all sessions of the account. Signs no device in. A code works once.
     Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike; INVALID_ARGUMENT with field violations,
     after which the code is still good; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
     """
@@ -75,15 +75,15 @@ class AccountServiceStub:
     """
     StopEmailChange: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.StopEmailChangeRequest, _account_service_pb2.StopEmailChangeResponse]
     """Undoes a change of the address, begun or completed, with the token that was mailed to the address that the account had when it
-    began. Needs no sign-in, for who took the account over has taken that too. The account has that address again; every device is
-    signed out, and the password, which was known to whoever began the change, is gone: sign in by a code, or reset it. The address
-    that the account loses is told. The token works once, for 7 days, and voids those of the account's later changes.
+    began. Needs no sign-in, because an intruder may have changed that too. The account gets its former address back; every device is
+    signed out, and the password, which whoever began the change knew, is removed: sign in by a code, or reset it. A mail tells the
+    address that the account loses. The token works once, for 7 days, and voids the tokens of later changes of the account.
     Errors: UNAUTHENTICATED STOP_TOKEN_INVALID for a token that is unknown, used, voided or too old alike; ALREADY_EXISTS EMAIL_TAKEN
     when the address got another account meanwhile, after which the token is still good.
     """
     DeleteAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]
-    """Deletes the account for good: every session ends at once and every service erases what it holds about the person. Needs the
-    password, or a code from StartSessionCode to the account's address, in this very call.
+    """Deletes the account permanently: every session ends at once and every service erases the person's data. Needs the
+    password, or a code from StartSessionCode to the account's address, in this call.
     Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS, CODE_INVALID or
     SESSION_REVOKED; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS, OVERLOADED.
     """
@@ -98,13 +98,13 @@ class AccountServiceAsyncStub(AccountServiceStub):
     Errors: UNAUTHENTICATED SESSION_REVOKED when the session has ended; NOT_FOUND ACCOUNT_NOT_FOUND when the account is gone.
     """
     UpdateAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]  # type: ignore[assignment]
-    """Changes what the person says about themselves. Fields that are not set stay as they are. Idempotent.
-    Of usernames only 5 may be tried in an hour, taken or free, and 100 from one network: the answers tell which others have.
+    """Changes the username, names and preferences. Unset fields are unchanged. Idempotent.
+    At most 5 usernames may be tried in an hour, taken or free, and 100 from one network, because the answers tell which ones are taken.
     Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS USERNAME_TAKEN; UNAUTHENTICATED SESSION_REVOKED;
     RESOURCE_EXHAUSTED TOO_MANY_USERNAME_CHANGES with RetryInfo.
     """
     ChangePassword: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ChangePasswordRequest, _account_service_pb2.ChangePasswordResponse]  # type: ignore[assignment]
-    """Sets another password, or the first one, and ends all other sessions of the account. The owner is told by mail. Needs the current
+    """Sets another password, or the first one, and ends all other sessions of the account. A mail tells the owner. Needs the current
     password, or a code from StartSessionCode to the account's address.
     Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS when the current password is
     wrong, CODE_INVALID, SESSION_REVOKED; INVALID_ARGUMENT with field violations, after which a code is still good;
@@ -116,7 +116,7 @@ class AccountServiceAsyncStub(AccountServiceStub):
     Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo as in StartSessionCode.
     """
     CompletePasswordReset: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CompletePasswordResetRequest, _account_service_pb2.CompletePasswordResetResponse]  # type: ignore[assignment]
-    """Redeems the code: replaces the password and ends all sessions of the account. Signs nobody in. A code works once.
+    """Redeems the code: replaces the password and ends all sessions of the account. Signs no device in. A code works once.
     Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike; INVALID_ARGUMENT with field violations,
     after which the code is still good; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
     """
@@ -135,15 +135,15 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """
     StopEmailChange: _aio.UnaryUnaryMultiCallable[_account_service_pb2.StopEmailChangeRequest, _account_service_pb2.StopEmailChangeResponse]  # type: ignore[assignment]
     """Undoes a change of the address, begun or completed, with the token that was mailed to the address that the account had when it
-    began. Needs no sign-in, for who took the account over has taken that too. The account has that address again; every device is
-    signed out, and the password, which was known to whoever began the change, is gone: sign in by a code, or reset it. The address
-    that the account loses is told. The token works once, for 7 days, and voids those of the account's later changes.
+    began. Needs no sign-in, because an intruder may have changed that too. The account gets its former address back; every device is
+    signed out, and the password, which whoever began the change knew, is removed: sign in by a code, or reset it. A mail tells the
+    address that the account loses. The token works once, for 7 days, and voids the tokens of later changes of the account.
     Errors: UNAUTHENTICATED STOP_TOKEN_INVALID for a token that is unknown, used, voided or too old alike; ALREADY_EXISTS EMAIL_TAKEN
     when the address got another account meanwhile, after which the token is still good.
     """
     DeleteAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]  # type: ignore[assignment]
-    """Deletes the account for good: every session ends at once and every service erases what it holds about the person. Needs the
-    password, or a code from StartSessionCode to the account's address, in this very call.
+    """Deletes the account permanently: every session ends at once and every service erases the person's data. Needs the
+    password, or a code from StartSessionCode to the account's address, in this call.
     Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS, CODE_INVALID or
     SESSION_REVOKED; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS, OVERLOADED.
     """
@@ -167,8 +167,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.UpdateAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.UpdateAccountResponse, _abc.Awaitable[_account_service_pb2.UpdateAccountResponse]]:
-        """Changes what the person says about themselves. Fields that are not set stay as they are. Idempotent.
-        Of usernames only 5 may be tried in an hour, taken or free, and 100 from one network: the answers tell which others have.
+        """Changes the username, names and preferences. Unset fields are unchanged. Idempotent.
+        At most 5 usernames may be tried in an hour, taken or free, and 100 from one network, because the answers tell which ones are taken.
         Errors: INVALID_ARGUMENT with field violations; ALREADY_EXISTS USERNAME_TAKEN; UNAUTHENTICATED SESSION_REVOKED;
         RESOURCE_EXHAUSTED TOO_MANY_USERNAME_CHANGES with RetryInfo.
         """
@@ -179,7 +179,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.ChangePasswordRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.ChangePasswordResponse, _abc.Awaitable[_account_service_pb2.ChangePasswordResponse]]:
-        """Sets another password, or the first one, and ends all other sessions of the account. The owner is told by mail. Needs the current
+        """Sets another password, or the first one, and ends all other sessions of the account. A mail tells the owner. Needs the current
         password, or a code from StartSessionCode to the account's address.
         Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS when the current password is
         wrong, CODE_INVALID, SESSION_REVOKED; INVALID_ARGUMENT with field violations, after which a code is still good;
@@ -203,7 +203,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.CompletePasswordResetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.CompletePasswordResetResponse, _abc.Awaitable[_account_service_pb2.CompletePasswordResetResponse]]:
-        """Redeems the code: replaces the password and ends all sessions of the account. Signs nobody in. A code works once.
+        """Redeems the code: replaces the password and ends all sessions of the account. Signs no device in. A code works once.
         Errors: UNAUTHENTICATED CODE_INVALID for a wrong, expired, used or unknown code alike; INVALID_ARGUMENT with field violations,
         after which the code is still good; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
         """
@@ -240,9 +240,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.StopEmailChangeResponse, _abc.Awaitable[_account_service_pb2.StopEmailChangeResponse]]:
         """Undoes a change of the address, begun or completed, with the token that was mailed to the address that the account had when it
-        began. Needs no sign-in, for who took the account over has taken that too. The account has that address again; every device is
-        signed out, and the password, which was known to whoever began the change, is gone: sign in by a code, or reset it. The address
-        that the account loses is told. The token works once, for 7 days, and voids those of the account's later changes.
+        began. Needs no sign-in, because an intruder may have changed that too. The account gets its former address back; every device is
+        signed out, and the password, which whoever began the change knew, is removed: sign in by a code, or reset it. A mail tells the
+        address that the account loses. The token works once, for 7 days, and voids the tokens of later changes of the account.
         Errors: UNAUTHENTICATED STOP_TOKEN_INVALID for a token that is unknown, used, voided or too old alike; ALREADY_EXISTS EMAIL_TAKEN
         when the address got another account meanwhile, after which the token is still good.
         """
@@ -253,8 +253,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.DeleteAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.DeleteAccountResponse, _abc.Awaitable[_account_service_pb2.DeleteAccountResponse]]:
-        """Deletes the account for good: every session ends at once and every service erases what it holds about the person. Needs the
-        password, or a code from StartSessionCode to the account's address, in this very call.
+        """Deletes the account permanently: every session ends at once and every service erases the person's data. Needs the
+        password, or a code from StartSessionCode to the account's address, in this call.
         Errors: FAILED_PRECONDITION REAUTH_REQUIRED when neither is given; UNAUTHENTICATED INVALID_CREDENTIALS, CODE_INVALID or
         SESSION_REVOKED; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS, OVERLOADED.
         """

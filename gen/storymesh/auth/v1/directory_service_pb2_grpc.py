@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class DirectoryServiceStub:
-    """Accounts by id, for the other services of the mesh. They ask instead of keeping copies, so that a change or deletion holds at once.
+    """Accounts by id, for the other services of the mesh. They call instead of keeping copies, so that a change or deletion takes effect at once.
     """
 
     def __init__(self, channel):
@@ -43,7 +43,7 @@ class DirectoryServiceStub:
 
 
 class DirectoryServiceServicer:
-    """Accounts by id, for the other services of the mesh. They ask instead of keeping copies, so that a change or deletion holds at once.
+    """Accounts by id, for the other services of the mesh. They call instead of keeping copies, so that a change or deletion takes effect at once.
     """
 
     def GetUser(self, request, context):
@@ -71,7 +71,7 @@ def add_DirectoryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DirectoryService:
-    """Accounts by id, for the other services of the mesh. They ask instead of keeping copies, so that a change or deletion holds at once.
+    """Accounts by id, for the other services of the mesh. They call instead of keeping copies, so that a change or deletion takes effect at once.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DirectoryServiceStub:
-    """Accounts by id, for the other services of the mesh. They ask instead of keeping copies, so that a change or deletion holds at once."""
+    """Accounts by id, for the other services of the mesh. They call instead of keeping copies, so that a change or deletion takes effect at once."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,7 +40,7 @@ class DirectoryServiceStub:
 
 @_typing.type_check_only
 class DirectoryServiceAsyncStub(DirectoryServiceStub):
-    """Accounts by id, for the other services of the mesh. They ask instead of keeping copies, so that a change or deletion holds at once."""
+    """Accounts by id, for the other services of the mesh. They call instead of keeping copies, so that a change or deletion takes effect at once."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetUser: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.GetUserRequest, _directory_service_pb2.GetUserResponse]  # type: ignore[assignment]
@@ -49,7 +49,7 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     """
 
 class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Accounts by id, for the other services of the mesh. They ask instead of keeping copies, so that a change or deletion holds at once."""
+    """Accounts by id, for the other services of the mesh. They call instead of keeping copies, so that a change or deletion takes effect at once."""
 
     @_abc_1.abstractmethod
     def GetUser(

@@ -64,17 +64,17 @@ class KeyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RotateKeys(self, request, context):
-        """Replaces the signing key now instead of when it is due: its successor, which is published from the beginning, takes over at once,
-        or, if it was made only just, as soon as every verifier has had time to learn it. Nobody is refused meanwhile. Not idempotent:
-        a second call replaces the key again.
+        """Replaces the signing key before it is due: its successor, which is published already, takes over at once, or, if it is new, as
+        soon as every verifier has had time to fetch it. No call is refused meanwhile. Not idempotent: a second call replaces the key
+        again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DropKey(self, request, context):
-        """For a key that has leaked: whatever it signed is refused by every service within 2 seconds, and it signs nothing more. People
-        whose access token it signed refresh. A key that signs is replaced by its successor at once.
+        """Withdraws a leaked key: every service refuses what it signed within 2 seconds, and it signs nothing more. Clients refresh the
+        access tokens that it signed. If it is the signing key, its successor takes over at once.
         Errors: NOT_FOUND KEY_NOT_FOUND, also for a key that was dropped before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -36,13 +36,13 @@ class KeyServiceStub:
     GetJwks: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GetJwksRequest, _key_service_pb2.GetJwksResponse]
     """Lists the keys in use or about to be: a JSON Web Key Set (RFC 7517, section 5). May be cached for 5 minutes."""
     RotateKeys: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeysRequest, _key_service_pb2.RotateKeysResponse]
-    """Replaces the signing key now instead of when it is due: its successor, which is published from the beginning, takes over at once,
-    or, if it was made only just, as soon as every verifier has had time to learn it. Nobody is refused meanwhile. Not idempotent:
-    a second call replaces the key again.
+    """Replaces the signing key before it is due: its successor, which is published already, takes over at once, or, if it is new, as
+    soon as every verifier has had time to fetch it. No call is refused meanwhile. Not idempotent: a second call replaces the key
+    again.
     """
     DropKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.DropKeyRequest, _key_service_pb2.DropKeyResponse]
-    """For a key that has leaked: whatever it signed is refused by every service within 2 seconds, and it signs nothing more. People
-    whose access token it signed refresh. A key that signs is replaced by its successor at once.
+    """Withdraws a leaked key: every service refuses what it signed within 2 seconds, and it signs nothing more. Clients refresh the
+    access tokens that it signed. If it is the signing key, its successor takes over at once.
     Errors: NOT_FOUND KEY_NOT_FOUND, also for a key that was dropped before.
     """
 
@@ -54,13 +54,13 @@ class KeyServiceAsyncStub(KeyServiceStub):
     GetJwks: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GetJwksRequest, _key_service_pb2.GetJwksResponse]  # type: ignore[assignment]
     """Lists the keys in use or about to be: a JSON Web Key Set (RFC 7517, section 5). May be cached for 5 minutes."""
     RotateKeys: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeysRequest, _key_service_pb2.RotateKeysResponse]  # type: ignore[assignment]
-    """Replaces the signing key now instead of when it is due: its successor, which is published from the beginning, takes over at once,
-    or, if it was made only just, as soon as every verifier has had time to learn it. Nobody is refused meanwhile. Not idempotent:
-    a second call replaces the key again.
+    """Replaces the signing key before it is due: its successor, which is published already, takes over at once, or, if it is new, as
+    soon as every verifier has had time to fetch it. No call is refused meanwhile. Not idempotent: a second call replaces the key
+    again.
     """
     DropKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.DropKeyRequest, _key_service_pb2.DropKeyResponse]  # type: ignore[assignment]
-    """For a key that has leaked: whatever it signed is refused by every service within 2 seconds, and it signs nothing more. People
-    whose access token it signed refresh. A key that signs is replaced by its successor at once.
+    """Withdraws a leaked key: every service refuses what it signed within 2 seconds, and it signs nothing more. Clients refresh the
+    access tokens that it signed. If it is the signing key, its successor takes over at once.
     Errors: NOT_FOUND KEY_NOT_FOUND, also for a key that was dropped before.
     """
 
@@ -81,9 +81,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.RotateKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.RotateKeysResponse, _abc.Awaitable[_key_service_pb2.RotateKeysResponse]]:
-        """Replaces the signing key now instead of when it is due: its successor, which is published from the beginning, takes over at once,
-        or, if it was made only just, as soon as every verifier has had time to learn it. Nobody is refused meanwhile. Not idempotent:
-        a second call replaces the key again.
+        """Replaces the signing key before it is due: its successor, which is published already, takes over at once, or, if it is new, as
+        soon as every verifier has had time to fetch it. No call is refused meanwhile. Not idempotent: a second call replaces the key
+        again.
         """
 
     @_abc_1.abstractmethod
@@ -92,8 +92,8 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.DropKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.DropKeyResponse, _abc.Awaitable[_key_service_pb2.DropKeyResponse]]:
-        """For a key that has leaked: whatever it signed is refused by every service within 2 seconds, and it signs nothing more. People
-        whose access token it signed refresh. A key that signs is replaced by its successor at once.
+        """Withdraws a leaked key: every service refuses what it signed within 2 seconds, and it signs nothing more. Clients refresh the
+        access tokens that it signed. If it is the signing key, its successor takes over at once.
         Errors: NOT_FOUND KEY_NOT_FOUND, also for a key that was dropped before.
         """
 

@@ -86,17 +86,17 @@ Global___CreateRegistrationRequest: _TypeAlias = CreateRegistrationRequest  # no
 
 @_typing.final
 class CreateRegistrationResponse(_message.Message):
-    """Where the code is to be redeemed."""
+    """The challenge or registration at which the code is redeemed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REGISTRATION_ID_FIELD_NUMBER: _builtins.int
     CODE_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     registration_id: _builtins.str
-    """Names the registration in the calls that follow. Unguessable: keep it with the device that started the registration."""
+    """The registration, for the calls that complete it. Unguessable: keep it on the device that started the registration."""
     @_builtins.property
     def code_expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the code ends."""
+        """The time at which the code expires."""
 
     def __init__(
         self,
@@ -136,14 +136,14 @@ Global___ResendRegistrationCodeRequest: _TypeAlias = ResendRegistrationCodeReque
 
 @_typing.final
 class ResendRegistrationCodeResponse(_message.Message):
-    """Says when the new code ends."""
+    """The new code's expiry."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CODE_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def code_expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the new code ends."""
+        """The time at which the new code expires."""
 
     def __init__(
         self,
@@ -175,9 +175,7 @@ class CompleteRegistrationRequest(_message.Message):
     device_name: _builtins.str
     """What the session list shows for this device: at most 64 characters on one line. Unset: the user agent."""
     username: _builtins.str
-    """In place of the username that the registration was started with, for when that is taken. Empty: none. Unset: the one from the
-    start.
-    """
+    """Replaces the registration's username, which may be taken meanwhile. Empty: none. Unset: the registration's username."""
     def __init__(
         self,
         *,
@@ -211,7 +209,7 @@ class CompleteRegistrationResponse(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     DEVICE_TOKEN_FIELD_NUMBER: _builtins.int
     device_token: _builtins.str
-    """Marks the device as one that has signed in to this account: give it at the next sign-in. It signs nobody in by itself."""
+    """Marks the device as one that has signed in to this account: send it with the next sign-in. It is no credential."""
     @_builtins.property
     def user(self) -> _user_pb2.User:
         """The account."""

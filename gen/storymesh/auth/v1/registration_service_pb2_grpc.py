@@ -58,19 +58,20 @@ class RegistrationServiceServicer:
 
     def CreateRegistration(self, request, context):
         """Starts a registration and mails a 6-digit code. The answer is the same whether or not the address has an account; an address
-        that has one is told so by mail instead. Not idempotent: each call is a registration of its own. Whoever asks again within a minute,
-        or when no more may be mailed, gets a registration that the code before completes too; it is mailed again, at most every 15 s.
+        that has one gets a mail that says so instead. Not idempotent: each call is a registration of its own. A repetition within a minute,
+        or when the limit of mails is reached, answers a registration that the previous code completes too; that code is mailed again, at
+        most every 15 s.
         Errors: INVALID_ARGUMENT with field violations; RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the
-        address by the wish of the caller's network, or of all together, and none of them is live, OVERLOADED with RetryInfo when too many
-        passwords are being hashed.
+        address at the request of the caller's network, or of all networks together, and none of them is live; OVERLOADED with RetryInfo
+        when too many passwords are being hashed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResendRegistrationCode(self, request, context):
-        """Mails a new code, which replaces the registration's former one, unless one was mailed within the last 15 s. The attempts already
-        spent stay spent. An unknown registration gets the same answer, so that the method reveals nothing.
+        """Mails a new code, which replaces the registration's former one, unless one was mailed within the last 15 s. Wrong
+        attempts still count. An unknown registration gets the same answer, so that the method reveals nothing.
         Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo as in CreateRegistration, CODE_ATTEMPTS_SPENT when only a new registration
         helps.
         """

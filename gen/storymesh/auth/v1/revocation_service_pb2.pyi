@@ -44,14 +44,14 @@ class WatchRevocationsResponse(_message.Message):
 
     @_typing.final
     class Snapshot(_message.Message):
-        """The list as a whole."""
+        """The whole list."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
         REVOCATIONS_FIELD_NUMBER: _builtins.int
         @_builtins.property
         def revocations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Revocation]:
-            """All that are in force."""
+            """All revocations in force."""
 
         def __init__(
             self,
@@ -66,7 +66,7 @@ class WatchRevocationsResponse(_message.Message):
 
     @_typing.final
     class Heartbeat(_message.Message):
-        """Nothing new."""
+        """A sign of life without news."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -84,15 +84,15 @@ class WatchRevocationsResponse(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def snapshot(self) -> Global___WatchRevocationsResponse.Snapshot:
-        """The first message; it replaces all that was known."""
+        """The first message; it replaces the receiver's list."""
 
     @_builtins.property
     def revocation(self) -> Global___Revocation:
-        """Adds to what is known."""
+        """An addition to the list."""
 
     @_builtins.property
     def heartbeat(self) -> Global___WatchRevocationsResponse.Heartbeat:
-        """Nothing was added."""
+        """The list is unchanged."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ Global___WatchRevocationsResponse: _TypeAlias = WatchRevocationsResponse  # noqa
 
 @_typing.final
 class Revocation(_message.Message):
-    """Access tokens that are not to be taken any more."""
+    """Access tokens that must be refused."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -124,20 +124,20 @@ class Revocation(_message.Message):
     BEFORE_EPOCH_FIELD_NUMBER: _builtins.int
     EXCEPTED_SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Those of a session (claim sid)."""
+    """The tokens of a session (claim sid)."""
     user_id: _builtins.str
-    """Those of a person (claim sub): all of them, unless before_epoch is set."""
+    """The tokens of a person (claim sub): all of them, unless before_epoch is set."""
     kid: _builtins.str
-    """Those signed with a key (header kid)."""
+    """The tokens signed with a key (header kid)."""
     before_epoch: _builtins.int
-    """With user_id: only those of sessions from before this epoch (claim epoch; a token without it is of epoch 0), which is how all
-    sessions end by one entry and a later sign-in is none of them, whatever the clocks say. 0: all of the person's.
+    """With user_id: only tokens of sessions before this epoch (claim epoch; a token without it is of epoch 0), so that one entry ends
+    all sessions and no later sign-in, whatever the clocks say. 0: all tokens of the person.
     """
     excepted_session_id: _builtins.str
-    """With before_epoch: the session whose tokens stay good all the same. Empty: none."""
+    """With before_epoch: the session whose tokens stay valid. Empty: none."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When all of them have ended by themselves, and this entry can be forgotten."""
+        """The time at which all of them have expired and this entry can be dropped."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RevocationServiceStub:
-    """What makes an access token unusable before its end. Every service keeps the list and asks it at every call.
+    """The revocations of access tokens that have not expired. Every service keeps the list and checks it at each call.
     """
 
     def __init__(self, channel):
@@ -43,12 +43,12 @@ class RevocationServiceStub:
 
 
 class RevocationServiceServicer:
-    """What makes an access token unusable before its end. Every service keeps the list and asks it at every call.
+    """The revocations of access tokens that have not expired. Every service keeps the list and checks it at each call.
     """
 
     def WatchRevocations(self, request, context):
-        """Streams the revocations in force: first a snapshot, then each new one as it is committed, and a heartbeat whenever 5 seconds
-        were silent. Each message says that the list was complete when it was sent; while auth cannot tell, nothing is sent. Ends with
+        """Streams the revocations in force: first a snapshot, then each new one as it is committed, and a heartbeat after 5 seconds of
+        silence. Each message says that the list was complete when it was sent; while auth cannot know that, it sends nothing. Ends with
         UNAVAILABLE when the server drains; connect again and begin with the new snapshot.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -72,7 +72,7 @@ def add_RevocationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RevocationService:
-    """What makes an access token unusable before its end. Every service keeps the list and asks it at every call.
+    """The revocations of access tokens that have not expired. Every service keeps the list and checks it at each call.
     """
 
     @staticmethod

@@ -27,31 +27,31 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RevocationServiceStub:
-    """What makes an access token unusable before its end. Every service keeps the list and asks it at every call."""
+    """The revocations of access tokens that have not expired. Every service keeps the list and checks it at each call."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RevocationServiceAsyncStub: ...
     WatchRevocations: _grpc.UnaryStreamMultiCallable[_revocation_service_pb2.WatchRevocationsRequest, _revocation_service_pb2.WatchRevocationsResponse]
-    """Streams the revocations in force: first a snapshot, then each new one as it is committed, and a heartbeat whenever 5 seconds
-    were silent. Each message says that the list was complete when it was sent; while auth cannot tell, nothing is sent. Ends with
+    """Streams the revocations in force: first a snapshot, then each new one as it is committed, and a heartbeat after 5 seconds of
+    silence. Each message says that the list was complete when it was sent; while auth cannot know that, it sends nothing. Ends with
     UNAVAILABLE when the server drains; connect again and begin with the new snapshot.
     """
 
 @_typing.type_check_only
 class RevocationServiceAsyncStub(RevocationServiceStub):
-    """What makes an access token unusable before its end. Every service keeps the list and asks it at every call."""
+    """The revocations of access tokens that have not expired. Every service keeps the list and checks it at each call."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WatchRevocations: _aio.UnaryStreamMultiCallable[_revocation_service_pb2.WatchRevocationsRequest, _revocation_service_pb2.WatchRevocationsResponse]  # type: ignore[assignment]
-    """Streams the revocations in force: first a snapshot, then each new one as it is committed, and a heartbeat whenever 5 seconds
-    were silent. Each message says that the list was complete when it was sent; while auth cannot tell, nothing is sent. Ends with
+    """Streams the revocations in force: first a snapshot, then each new one as it is committed, and a heartbeat after 5 seconds of
+    silence. Each message says that the list was complete when it was sent; while auth cannot know that, it sends nothing. Ends with
     UNAVAILABLE when the server drains; connect again and begin with the new snapshot.
     """
 
 class RevocationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What makes an access token unusable before its end. Every service keeps the list and asks it at every call."""
+    """The revocations of access tokens that have not expired. Every service keeps the list and checks it at each call."""
 
     @_abc_1.abstractmethod
     def WatchRevocations(
@@ -59,8 +59,8 @@ class RevocationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _revocation_service_pb2.WatchRevocationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_revocation_service_pb2.WatchRevocationsResponse], _abc.AsyncIterator[_revocation_service_pb2.WatchRevocationsResponse]]:
-        """Streams the revocations in force: first a snapshot, then each new one as it is committed, and a heartbeat whenever 5 seconds
-        were silent. Each message says that the list was complete when it was sent; while auth cannot tell, nothing is sent. Ends with
+        """Streams the revocations in force: first a snapshot, then each new one as it is committed, and a heartbeat after 5 seconds of
+        silence. Each message says that the list was complete when it was sent; while auth cannot know that, it sends nothing. Ends with
         UNAVAILABLE when the server drains; connect again and begin with the new snapshot.
         """
 

@@ -19,7 +19,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Session(_message.Message):
-    """A device that somebody is signed in on."""
+    """A session: a device that a person is signed in on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -47,13 +47,13 @@ class Session(_message.Message):
 
     @_builtins.property
     def last_use_time(self) -> _timestamp_pb2.Timestamp:
-        """The latest sign-in or refresh. A device in use refreshes whenever its access token ends, so this is late by an access token's
-        life (10 minutes) at most, and costs no write per call.
+        """The latest sign-in or refresh. A device in use refreshes when its access token expires, so this lags by at most the lifetime of
+        an access token (10 minutes), and costs no write per call.
         """
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the session ends unless it is refreshed before."""
+        """The time at which the session ends unless it is refreshed before."""
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ class CreateSessionRequest(_message.Message):
     device_name: _builtins.str
     """What the session list shows for this device: at most 64 characters on one line. Unset: the user agent."""
     device_token: _builtins.str
-    """What an earlier sign-in on this device answered. Unset, or of another account: the device is unknown."""
+    """The device token of an earlier sign-in on this device. Unset, or of another account: the device is unknown."""
     def __init__(
         self,
         *,
@@ -73,7 +73,7 @@ class CreateSessionResponse(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     DEVICE_TOKEN_FIELD_NUMBER: _builtins.int
     device_token: _builtins.str
-    """Marks the device as one that has signed in to this account: give it at the next sign-in. It signs nobody in by itself."""
+    """Marks the device as one that has signed in to this account: send it with the next sign-in. It is no credential."""
     @_builtins.property
     def user(self) -> _user_pb2.User:
         """Who signed in."""
@@ -154,8 +154,8 @@ class StartSessionCodeRequest(_message.Message):
     email: _builtins.str
     """The account's address. Blanks around it do not count, and its domain may be in any script."""
     device_token: _builtins.str
-    """What an earlier sign-in on this device answered. With it nobody's requests but those of this device count against what may be mailed
-    to the address. Unset, or of another account: the device is unknown.
+    """The device token of an earlier sign-in on this device. With it, only this device's requests count against the limit of codes to the
+    address. Unset, or of another account: the device is unknown.
     """
     def __init__(
         self,
@@ -175,17 +175,17 @@ Global___StartSessionCodeRequest: _TypeAlias = StartSessionCodeRequest  # noqa: 
 
 @_typing.final
 class StartSessionCodeResponse(_message.Message):
-    """Where the code is to be redeemed."""
+    """The challenge or registration at which the code is redeemed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CHALLENGE_ID_FIELD_NUMBER: _builtins.int
     CODE_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     challenge_id: _builtins.str
-    """Names the challenge in the call that follows. Unguessable: keep it with the device that asked for the code."""
+    """The challenge, for the call that redeems its code. Unguessable: keep it on the device that asked for the code."""
     @_builtins.property
     def code_expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the code ends."""
+        """The time at which the code expires."""
 
     def __init__(
         self,
@@ -218,7 +218,7 @@ class CompleteSessionCodeRequest(_message.Message):
     device_name: _builtins.str
     """What the session list shows for this device: at most 64 characters on one line. Unset: the user agent."""
     device_token: _builtins.str
-    """As in CreateSessionRequest: of a known device that signs in, no mail tells."""
+    """As in CreateSessionRequest: no mail is sent about the sign-in of a known device."""
     def __init__(
         self,
         *,

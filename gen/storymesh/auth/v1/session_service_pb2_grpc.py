@@ -82,9 +82,9 @@ class SessionServiceServicer:
     """
 
     def CreateSession(self, request, context):
-        """Signs in with a password. Every failure answers alike and takes the same time, whatever was wrong. After 5 failures in a row
-        the next try has to wait, at first 1 s, doubling up to 15 min; after 100 the password is disabled until a code sign-in or a
-        reset proves the owner. A device that gives its device_token is counted apart, so that strangers cannot keep its owner out.
+        """Signs in with a password. Answer and duration of a failure do not depend on what was wrong. After 5 failures in a row
+        the next attempt has to wait, at first 1 s, doubling up to 15 min; after 100 the password is disabled until a code sign-in or a
+        reset proves the owner. Failures of a device that sends its device_token are counted apart, so that strangers cannot lock its owner out.
         Errors: UNAUTHENTICATED INVALID_CREDENTIALS; RESOURCE_EXHAUSTED with RetryInfo: TOO_MANY_SIGN_INS after repeated failures, OVERLOADED
         when too many passwords are being hashed.
         """
@@ -94,8 +94,8 @@ class SessionServiceServicer:
 
     def RefreshSession(self, request, context):
         """Exchanges a refresh token for its successor and a new access token. A retry after a lost response gets the identical successor, 10
-        times at most, as long as nobody has presented that one; in more than 3 generations in a row it has to come within 30 s. Any other
-        use of a spent token ends the session.
+        times at most, until that one is used; after retries in 3 generations in a row, a retry must come within 30 s. Any other use of a
+        spent token ends the session.
         Errors: UNAUTHENTICATED REFRESH_INVALID, REFRESH_REUSED or SESSION_REVOKED; RESOURCE_EXHAUSTED TOO_MANY_REFRESHES with RetryInfo
         when the session was refreshed 100 times in a row, then one more every 10 s.
         """
@@ -105,10 +105,11 @@ class SessionServiceServicer:
 
     def StartSessionCode(self, request, context):
         """Starts signing in without a password: mails an 8-digit code that works for 5 minutes. The answer is the same for an address
-        that has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own. Whoever asks again within a
-        minute, or when no more may be mailed, gets a challenge that the code before answers too; it is mailed again, at most every 15 s.
-        Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address by the wish of the caller's network
-        (of a device that gives its device_token: by its wish), or of all networks together, and none of them is live.
+        that has no account; then nothing is mailed. Not idempotent: each call is a challenge of its own. A repetition within a
+        minute, or when the limit of mails is reached, answers a challenge that the previous code redeems too; that code is mailed again,
+        at most every 15 s.
+        Errors: RESOURCE_EXHAUSTED TOO_MANY_CODES with RetryInfo when too many codes went to the address at the request of the caller's
+        network (or of its device, if it sends its device_token), or of all networks together, and none of them is live.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

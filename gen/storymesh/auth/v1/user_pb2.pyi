@@ -72,10 +72,10 @@ class User(_message.Message):
     role: Global___Role.ValueType
     """What the person may do."""
     has_password: _builtins.bool
-    """Whether the account has a password. Without one it signs in by mailed codes, and a code does wherever a password is asked for."""
+    """Whether the account has a password. Without one it signs in by mailed codes, and a code replaces the password wherever one is needed."""
     @_builtins.property
     def preferences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the person likes to read about, used when a story names no preferences."""
+        """What the person likes to read about, used for stories that name no preferences."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
