@@ -25,7 +25,7 @@ COMPONENTS = ("story", "notification-worker", "auth", "mail", "postgres", "redis
 
 _LOOK_SECONDS = 0.05
 _DEADLINE_SECONDS = 90.0
-_MAILED = "SELECT count(*) FROM mails WHERE template = 'STORY_READY' AND state = 'SENT'"
+_MAILED = "SELECT count(*) FROM deliveries WHERE kind = 'STORY_READY' AND state = 'SENT'"
 _FEWEST = 10
 _WARM = 40
 

@@ -48,9 +48,10 @@ async def serve(settings: NotificationSettings) -> None:
 async def work(settings: NotificationWorkerSettings) -> None:
     os.nice(_NICENESS)
     async with Resources("notification", settings) as resources:
-        ops = worker_operations(settings, resources)
+        ops = worker_operations(settings, resources, AccountDirectory(resources.channel("auth")).find)
         server = resources.worker(optional={"smtp": seldom(ops.smtp.check, every_seconds=_SMTP_CHECK_SECONDS)})
-        server.background(inbox(settings, resources, ops, AccountDirectory(resources.channel("auth"))).run)
+        server.background(inbox(settings, resources, ops).run)
+        server.background(ops.delivering.run)
         await server.run()
 
 
@@ -58,6 +59,6 @@ if __name__ == "__main__":
     process.main(
         "notification",
         serve=process.Command("serve the notification API", NotificationSettings, serve),
-        worker=process.Command("send mail and add notifications", NotificationWorkerSettings, work),
+        worker=process.Command("decide about notices and deliver them", NotificationWorkerSettings, work),
         migrate=migrations.command("services.notification"),
     )

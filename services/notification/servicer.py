@@ -11,19 +11,19 @@ from storymesh.notification.v1 import notification_service_pb2 as pb
 from kit.identity.caller import caller_of
 from kit.rpc.timestamps import set_time
 
-from .model import Notification, NotificationType
+from .model import Kind, Notification
 from .operations.notifications import Notifications
 
 Context = ServicerContext[Any, Any]
 
 _TYPES = {
-    NotificationType.WELCOME: notification_pb2.NOTIFICATION_TYPE_WELCOME,
-    NotificationType.STORY_READY: notification_pb2.NOTIFICATION_TYPE_STORY_READY,
-    NotificationType.STORY_FAILED: notification_pb2.NOTIFICATION_TYPE_STORY_FAILED,
-    NotificationType.PASSWORD_CHANGED: notification_pb2.NOTIFICATION_TYPE_PASSWORD_CHANGED,
-    NotificationType.PASSWORD_DISABLED: notification_pb2.NOTIFICATION_TYPE_PASSWORD_DISABLED,
-    NotificationType.SESSION_REVOKED: notification_pb2.NOTIFICATION_TYPE_SESSION_REVOKED,
-    NotificationType.EMAIL_CHANGED: notification_pb2.NOTIFICATION_TYPE_EMAIL_CHANGED,
+    Kind.WELCOME: notification_pb2.NOTIFICATION_TYPE_WELCOME,
+    Kind.STORY_READY: notification_pb2.NOTIFICATION_TYPE_STORY_READY,
+    Kind.STORY_FAILED: notification_pb2.NOTIFICATION_TYPE_STORY_FAILED,
+    Kind.PASSWORD_CHANGED: notification_pb2.NOTIFICATION_TYPE_PASSWORD_CHANGED,
+    Kind.PASSWORD_DISABLED: notification_pb2.NOTIFICATION_TYPE_PASSWORD_DISABLED,
+    Kind.SESSION_REVOKED: notification_pb2.NOTIFICATION_TYPE_SESSION_REVOKED,
+    Kind.EMAIL_CHANGED: notification_pb2.NOTIFICATION_TYPE_EMAIL_CHANGED,
 }
 
 

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, DateTime, Index, Integer, MetaData, Table, Text, Uuid, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
 
 metadata = MetaData()
 
@@ -20,6 +35,61 @@ notifications = Table(
     Index("notifications_by_user", "user_id", "id"),
 )
 
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("event_id", Uuid, nullable=False),
+    Column("channel", Text, nullable=False),
+    # Which one of the channel's addresses of the person; empty where there is only one.
+    Column("target", Text, nullable=False),
+    # The person who is told; null for codes, for which only an address is known, which is not stored.
+    Column("user_id", Uuid),
+    Column("kind", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    # Why it is in this state: UPPER_SNAKE, permanent. Empty when there is nothing to say.
+    Column("reason", Text, nullable=False),
+    # The numbers of the other side's last reply, never its words.
+    Column("answer", Text, nullable=False),
+    # Attempts begun; the number of the last one is the fence of what is recorded about it.
+    Column("attempts", Integer, nullable=False),
+    # Attempts that ended in an error that nobody foresaw.
+    Column("failures", Integer, nullable=False),
+    # Attempts of unknown outcome.
+    Column("unknowns", Integer, nullable=False),
+    # Claimed before others: codes and warnings.
+    Column("urgent", Boolean, nullable=False),
+    # The event, with its sealed parts sealed, until the state is final.
+    Column("event", LargeBinary),
+    Column("due_at", DateTime(timezone=True), nullable=False),
+    # Held by a worker until then, by Postgres's clock.
+    Column("leased_until", DateTime(timezone=True)),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("changed_at", DateTime(timezone=True), nullable=False),
+    UniqueConstraint("event_id", "channel", "target", name="deliveries_once"),
+    Index("deliveries_due", "urgent", "due_at", postgresql_where=text("state = 'QUEUED'")),
+    Index("deliveries_sending", "leased_until", postgresql_where=text("state = 'SENDING'")),
+    Index("deliveries_by_user", "user_id", "id", postgresql_where=text("user_id IS NOT NULL")),
+)
+
+# What was decided about each notice on each channel, and when. Only added to, in the transaction of the decision.
+delivery_steps = Table(
+    "delivery_steps",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("event_id", Uuid, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("user_id", Uuid),
+    Column("occurred_at", DateTime(timezone=True), nullable=False),
+    Column("decision", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Index("delivery_steps_by_event", "event_id"),
+    Index("delivery_steps_by_user", "user_id", "id", postgresql_where=text("user_id IS NOT NULL")),
+)
+
+# What the version before `deliveries` recorded of mails; it may still run.
 mails = Table(
     "mails",
     metadata,

@@ -7,7 +7,7 @@ import email
 import email.policy
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
@@ -27,17 +27,23 @@ from kit.events.envelope import Event
 from kit.events.inbox_stream import InboxTuning, delayed_of, stream_of
 from kit.identity.sealing import Seal
 from kit.rpc.resources import Resources
+from kit.runtime.clock import Clock, system_clock
 from local.harness import Servers
 from services.notification import worker
 from services.notification.config import NotificationWorkerSettings
-from services.notification.operations import worker_operations
+from services.notification.model.deliveries import UNFINISHED, Channel, Pause
+from services.notification.operations import WorkerOperations, worker_operations
+from services.notification.operations.channels import DeliveryChannel
+from services.notification.operations.delivering import Delivering, DeliveryTuning
 from services.notification.operations.erasing import Erasing
+from services.notification.operations.facts import FactReader
+from services.notification.operations.notices import Notices
 from services.notification.peers import AccountDirectory
-from services.notification.tables import mails, notifications
-from services.notification.worker import ADDRESS_SEAL_PURPOSE, SEAL_PURPOSE
+from services.notification.tables import deliveries, delivery_steps, notifications
 from tests.conftest import empty
 from tests.identity import MESH_KEY
 from tests.notification.directory import Directory, serving
+from tests.notification.scripted_channel import ScriptedChannel
 from tests.waiting import until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -45,6 +51,8 @@ SEAL_KEY = b"s" * 32
 SEAL = Seal(SEAL_KEY)
 SENDER = "Storymesh <no-reply@mail.example>"
 STREAM = stream_of("notification")
+SEAL_PURPOSE = auth_events_pb2.CodeMail.DESCRIPTOR.full_name
+ADDRESS_SEAL_PURPOSE = auth_events_pb2.AddressMail.DESCRIPTOR.full_name
 
 
 def event(message: Message, key: object = "k") -> Event:
@@ -122,6 +130,15 @@ class MailWorld:
     smtp_seconds: float = 10.0
     max_failures: int = 3
     erasing_batch: int = 1000
+    lease_seconds: float = 10.0
+    poll_seconds: float = 0.05
+    slow_seconds: float = 3.0
+    channel: ScriptedChannel | None = None
+    """Takes the place of mail."""
+    running: list[asyncio.Task[None]] = field(default_factory=list)
+    """The loops of the worker that was started last."""
+    clock: Clock = system_clock
+    pause: Pause = field(default=lambda _attempts, _life: timedelta(milliseconds=10))
 
     def settings(self) -> NotificationWorkerSettings:
         return NotificationWorkerSettings(
@@ -137,6 +154,23 @@ class MailWorld:
             max_failures=self.max_failures,
         )
 
+    def tuning(self) -> DeliveryTuning:
+        return DeliveryTuning(
+            lease_seconds=self.lease_seconds,
+            max_failures=self.max_failures,
+            poll_seconds=self.poll_seconds,
+            slow_seconds=self.slow_seconds,
+            pause=self.pause,
+        )
+
+    def with_channel(self, ops: WorkerOperations, channel: DeliveryChannel) -> WorkerOperations:
+        facts, channels = FactReader(SEAL), {Channel.EMAIL: channel}
+        delivering = Delivering(
+            self.db, channels, facts, self.clock, database_url=self.database_url, tuning=self.tuning()
+        )
+        notices = Notices(self.db, facts, delivering, self.clock, public_url="https://stories.example")
+        return replace(ops, notices=notices, delivering=delivering)
+
     async def send(self, *events: Event) -> None:
         for each in events:
             await self.redis.xadd(STREAM, {"event": each.to_bytes()})
@@ -146,20 +180,27 @@ class MailWorld:
         """Run a worker. It drains at the end of the block, or is cancelled there when `cut_off`."""
         stopping = asyncio.Event()
         async with Resources("notification", self.settings(), db=self.db, redis=self.redis) as resources:
-            ops, accounts = worker_operations(self.settings(), resources), AccountDirectory(resources.channel("auth"))
+            # Not the clock of its tokens, which auth checks by its own.
+            resources.clock = self.clock
+            accounts = AccountDirectory(resources.channel("auth"))
+            ops = worker_operations(self.settings(), resources, accounts.find, tuning=self.tuning())
             ops = replace(ops, erasing=Erasing(self.db, batch=self.erasing_batch))
+            if self.channel:
+                ops = self.with_channel(ops, self.channel)
             # A stopping inbox ends only after its blocking read of Redis.
             tuning = InboxTuning(block_seconds=0.05)
-            inbox = worker.inbox(self.settings(), resources, ops, accounts, backoff=lambda _: 0.0, tuning=tuning)
-            running = asyncio.create_task(inbox.run(stopping))
+            inbox = worker.inbox(self.settings(), resources, ops, backoff=lambda _: 0.0, tuning=tuning)
+            running = [asyncio.create_task(each.run(stopping)) for each in (inbox, ops.delivering)]
+            self.running = running
             try:
                 yield
             finally:
                 stopping.set()
                 if cut_off:
-                    running.cancel()
-                await asyncio.wait([running], timeout=20)
-                assert running.cancelled() == cut_off
+                    for task in running:
+                        task.cancel()
+                await asyncio.wait(running, timeout=20)
+                assert [task.cancelled() for task in running] == [cut_off, cut_off]
 
     async def handle(self, *events: Event) -> None:
         """Publish the events and work until no event is left."""
@@ -168,15 +209,33 @@ class MailWorld:
             await until(self.idle)
 
     async def idle(self) -> bool:
+        """Whether every event is decided and every delivery has its final state."""
+        return await self.decided() and not await self.unfinished()
+
+    async def unfinished(self) -> list[RowMapping]:
+        async with self.db.transaction() as tx:
+            query = select(deliveries).where(deliveries.c.state.in_(UNFINISHED))
+            return list((await tx.execute(query)).mappings())
+
+    async def decided(self) -> bool:
+        """Whether no event waits in the inbox."""
         async with self.redis.pipeline(transaction=True) as pipeline:
             pipeline.xlen(STREAM)
             pipeline.zcard(delayed_of("notification"))
             return await pipeline.execute() == [0, 0]
 
     async def records(self) -> dict[UUID, RowMapping]:
-        """The stored record of each event's mail."""
+        """The delivery of each event's mail."""
         async with self.db.transaction() as tx:
-            return {row["event_id"]: row for row in (await tx.execute(select(mails))).mappings()}
+            query = select(deliveries).where(deliveries.c.channel == "EMAIL")
+            return {row["event_id"]: row for row in (await tx.execute(query)).mappings()}
+
+    async def steps(self, event: Event, channel: str = "EMAIL") -> list[str]:
+        """What was decided about the event on the channel, in order, each decision with its detail."""
+        query = select(delivery_steps).where(delivery_steps.c.event_id == event.id, delivery_steps.c.channel == channel)
+        async with self.db.transaction() as tx:
+            rows = (await tx.execute(query.order_by(delivery_steps.c.id))).mappings()
+            return [f"{row['decision']} {row['detail']}".strip() for row in rows]
 
     async def notifications(self) -> list[RowMapping]:
         async with self.db.transaction() as tx:

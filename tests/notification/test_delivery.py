@@ -8,21 +8,19 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
-from uuid import uuid4
 
 import aiosmtplib
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, text, update
 
 from kit.events.envelope import Event
 from kit.runtime import base64url
-from kit.runtime.clock import system_clock
 from local.harness import Servers
-from services.notification.adapters.smtp import Smtp, TryAgain
-from services.notification.model import Letter, MailState, Recipient, Template
-from services.notification.operations.mailing import Mailing
+from services.notification.adapters.smtp import Smtp
+from services.notification.model.deliveries import UNFINISHED, DeliveryState
+from services.notification.tables import deliveries
 from tests.identity import MESH_KEY
-from tests.notification.conftest import SEAL_KEY, SENDER, MailWorld, code_issued, story_completed
+from tests.notification.conftest import SEAL_KEY, MailWorld, code_issued, story_completed
 from tests.notification.smtp_servers import MailServer, listening
 from tests.waiting import until
 
@@ -62,7 +60,7 @@ TEMPORARY = {
 async def test_a_mail_that_no_server_took_is_tried_again_until_one_does(world: MailWorld, kind: str) -> None:
     server = replace(TEMPORARY[kind])
     user = world.accounts.add()
-    world.max_failures = 1000
+    world.max_failures = 1
     code, story = code_issued(), story_completed(user)
     async with sending(world, server):
         await world.send(code, story)
@@ -72,20 +70,29 @@ async def test_a_mail_that_no_server_took_is_tried_again_until_one_does(world: M
         accepted = len(server.mails)
         await until(world.idle)
     assert len(server.mails) - accepted == 2
-    assert {await state(world, code), await state(world, story)} == {MailState.SENT}
+    assert {await state(world, code), await state(world, story)} == {DeliveryState.SENT}
     assert len(await world.notifications()) == 1
 
 
-async def test_without_any_mail_server_the_event_waits_for_one(world: MailWorld) -> None:
+async def test_without_any_mail_server_the_mail_waits_for_one(world: MailWorld) -> None:
     server = MailServer()
     async with listening(server):
         world.smtp_port = server.port
-    world.max_failures = 2
+    world.max_failures = 1
     code = code_issued()
-    await world.handle(code)
-    assert await state(world, code) == MailState.WAITING
-    (letter,) = await world.dead()
-    assert letter["reason"] == "TryAgain after 2 failures"
+    async with world.working():
+        await world.send(code)
+        await until(lambda: attempts(world, code, 4))
+        assert (await world.decided(), await world.dead()) == (True, [])
+    assert await state(world, code) == DeliveryState.QUEUED
+    async with sending(world, server):
+        await until(world.idle)
+    assert (len(server.mails), await state(world, code)) == (1, DeliveryState.SENT)
+
+
+async def attempts(world: MailWorld, event: Event, least: int) -> bool:
+    record = (await world.records()).get(event.id)
+    return record is not None and record["attempts"] >= least
 
 
 PERMANENT = {
@@ -96,7 +103,7 @@ PERMANENT = {
 
 
 @pytest.mark.parametrize("kind", PERMANENT)
-async def test_a_mail_that_a_server_refuses_for_good_is_suppressed(world: MailWorld, kind: str) -> None:
+async def test_a_mail_that_a_server_refuses_for_good_has_failed(world: MailWorld, kind: str) -> None:
     server = replace(PERMANENT[kind])
     user = world.accounts.add()
     code, story = code_issued(), story_completed(user)
@@ -106,23 +113,33 @@ async def test_a_mail_that_a_server_refuses_for_good_is_suppressed(world: MailWo
         await world.send(code, story)
         await until(world.idle)
     assert server.connections == 2
-    assert {await state(world, code), await state(world, story)} == {MailState.REFUSED}
-    assert (await world.records())[code.id]["error"]
+    assert {await state(world, code), await state(world, story)} == {DeliveryState.FAILED}
+    assert (await world.records())[code.id]["answer"]
     assert await world.dead() == []
 
 
 async def test_a_connection_cut_after_the_final_dot_sends_a_code_again_under_the_same_id(world: MailWorld) -> None:
     server = MailServer(taken=None)
     code = code_issued()
-    world.max_failures = 1000
     async with sending(world, server):
         await world.send(code)
-        await until(lambda: len(server.mails) >= 2)
+        await until(lambda: server.mails)
         server.taken = "250 ok"
         await until(world.idle)
-    assert await state(world, code) == MailState.SENT
+    assert (len(server.mails), await state(world, code)) == (2, DeliveryState.SENT)
+    queued, deferred, sent = await world.steps(code)
+    assert (queued, deferred.split()[:2], sent) == ("QUEUED", ["DEFERRED", "OUTCOME_UNKNOWN"], "SENT")
     ids = {line for mail in server.mails for line in mail.split(b"\r\n") if line.startswith(b"Message-ID:")}
     assert ids == {f"Message-ID: <{code.id}@mail.example>".encode()}
+
+
+async def test_a_code_whose_outcome_stays_unknown_is_sent_twice_and_no_third_time(world: MailWorld) -> None:
+    server = MailServer(taken=None)
+    code = code_issued()
+    async with sending(world, server):
+        await world.send(code)
+        await until(world.idle)
+    assert (len(server.mails), await state(world, code)) == (2, DeliveryState.UNKNOWN)
 
 
 ENDINGS = {
@@ -143,7 +160,7 @@ async def test_what_happened_to_a_storys_mail_is_unknown_and_it_is_not_sent_agai
         await world.send(story)
         await until(world.idle)
     assert len(server.mails) == 1
-    assert await state(world, story) == MailState.UNKNOWN
+    assert await state(world, story) == DeliveryState.UNKNOWN
     assert await world.dead() == []
     assert len(await world.notifications()) == 1
 
@@ -154,21 +171,22 @@ async def test_after_a_crash_in_mid_sending_a_code_is_sent_again_and_a_storys_ma
 ) -> None:
     event = code_issued() if kind == "code" else story_completed(world.accounts.add())
     silent, server = MailServer(stalls=True), MailServer()
+    world.lease_seconds = 0.5
     async with listening(silent):
         world.smtp_port = silent.port
         async with world.working(cut_off=True):
             await world.send(event)
             await until(lambda: silent.mails)
-    assert await state(world, event) == MailState.SENDING
+    assert await state(world, event) == DeliveryState.SENDING
     async with sending(world, server):
         await until(world.idle)
     if kind == "code":
         (mail,) = server.mails
         assert f"<{event.id}@mail.example>".encode() in mail
-        assert await state(world, event) == MailState.SENT
+        assert await state(world, event) == DeliveryState.SENT
     else:
         assert server.mails == []
-        assert await state(world, event) == MailState.UNKNOWN
+        assert await state(world, event) == DeliveryState.UNKNOWN
     assert len(await world.notifications()) == (kind == "story")
 
 
@@ -184,11 +202,11 @@ async def test_a_mail_that_no_server_has_seen_when_its_worker_is_stopped_is_sent
         async with world.working(cut_off=True):
             await world.send(event)
             await until(lambda: slow.connections if verb == "CONNECT" else verb in slow.verbs)
-    assert (slow.mails, await state(world, event)) == ([], MailState.WAITING)
+    assert (slow.mails, await state(world, event)) == ([], DeliveryState.QUEUED)
     async with sending(world, server):
         await until(world.idle)
     assert len(server.mails) == 1
-    assert await state(world, event) == MailState.SENT
+    assert await state(world, event) == DeliveryState.SENT
     assert len(await world.notifications()) == (kind == "story")
 
 
@@ -215,10 +233,10 @@ async def test_a_mail_that_waits_for_a_slow_server_outlives_the_sigterm_of_its_w
         process.terminate()
         assert await asyncio.wait_for(process.wait(), 30) == 0
     record = (await world.records())[code.id]
-    assert (record["state"], record["attempts"]) == (MailState.WAITING, 1)
+    assert (record["state"], record["attempts"]) == (DeliveryState.QUEUED, 1)
     async with sending(world, server):
         await until(world.idle)
-    assert (len(server.mails), await state(world, code)) == (1, MailState.SENT)
+    assert (len(server.mails), await state(world, code)) == (1, DeliveryState.SENT)
 
 
 async def test_a_mail_that_was_taken_is_sent_also_when_its_worker_is_stopped_at_leaving(world: MailWorld) -> None:
@@ -229,57 +247,79 @@ async def test_a_mail_that_was_taken_is_sent_also_when_its_worker_is_stopped_at_
         async with world.working(cut_off=True):
             await world.send(story)
             await until(lambda: "QUIT" in server.verbs)
-    assert await state(world, story) == MailState.SENT
+    assert await state(world, story) == DeliveryState.SENT
 
 
-@pytest.mark.parametrize("statement", ["_begin", "_settle"])
-async def test_a_worker_that_is_stopped_in_the_middle_of_a_record_finishes_it(world: MailWorld, statement: str) -> None:
+@pytest.mark.parametrize("step", ["before the handover", "after it"])
+async def test_a_worker_that_is_stopped_in_the_middle_of_a_record_finishes_it(world: MailWorld, step: str) -> None:
     """A lock in the database blocks the record there."""
-    mail, recipient, letter = uuid4(), Recipient("ada@example.com", "Ada"), Letter("subject", "body")
+    story = story_completed(world.accounts.add())
     answers = asyncio.Event()
-    async with listening(MailServer(held=answers)) as server:
-        mailing = Mailing(world.db, smtp(server), system_clock, sender=SENDER)
-        if statement == "_settle":
-            sending = asyncio.create_task(mailing.send(mail, Template.STORY_READY, recipient, letter))
-            await until(lambda: server.mails)
-        async with world.db.transaction() as other:
-            await other.execute(text("LOCK TABLE mails IN EXCLUSIVE MODE"))
-            if statement == "_begin":
-                sending = asyncio.create_task(mailing.send(mail, Template.STORY_READY, recipient, letter))
-            answers.set()
-            await until(lambda: _someone_waits(world))
-            sending.cancel()
-            # Longer than a record that gives up takes; one that waits stays blocked here.
-            await asyncio.wait([sending], timeout=0.2)
-        with pytest.raises(asyncio.CancelledError):
-            await sending
-    record = (await world.records())[mail]
-    assert record["state"] == (MailState.WAITING if statement == "_begin" else MailState.SENT)
+    server = MailServer(held=answers) if step == "after it" else MailServer(hesitates_at="RCPT")
+    async with listening(server):
+        world.smtp_port = server.port
+        async with world.working(cut_off=True):
+            await world.send(story)
+            await until(lambda: server.mails if step == "after it" else "RCPT" in server.verbs)
+            async with world.db.transaction() as other:
+                await other.execute(text("LOCK TABLE deliveries IN EXCLUSIVE MODE"))
+                answers.set()
+                if step == "after it":
+                    await until(lambda: _someone_waits(world))
+                for task in world.running:
+                    task.cancel()
+                await until(lambda: _someone_waits(world))
+                # Longer than a record that gives up takes; one that waits stays blocked here.
+                await asyncio.wait(world.running, timeout=0.2, return_when=asyncio.ALL_COMPLETED)
+    assert await state(world, story) == (DeliveryState.SENT if step == "after it" else DeliveryState.QUEUED)
 
 
 async def _someone_waits(world: MailWorld) -> bool:
     async with world.db.transaction() as tx:
-        query = "SELECT count(*) FROM pg_locks WHERE relation = 'mails'::regclass AND NOT granted"
+        query = "SELECT count(*) FROM pg_locks WHERE relation = 'deliveries'::regclass AND NOT granted"
         return bool(await tx.scalar(text(query)))
 
 
-async def test_a_stopped_worker_does_not_undo_what_its_peer_made_of_its_mail(world: MailWorld) -> None:
-    """The worker had lost the lease, and its peer could not know how far it was."""
-    mail, recipient, letter = uuid4(), Recipient("ada@example.com", "Ada"), Letter("subject", "body")
-    async with listening(MailServer(hesitates_at="RCPT")) as slow, listening(MailServer()) as good:
-        first, second = (Mailing(world.db, smtp(server), system_clock, sender=SENDER) for server in (slow, good))
-        overtaken = asyncio.create_task(first.send(mail, Template.STORY_READY, recipient, letter))
-        await until(lambda: "RCPT" in slow.verbs)
-        await second.send(mail, Template.STORY_READY, recipient, letter)
-        overtaken.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await overtaken
-    assert (await world.records())[mail]["state"] == MailState.UNKNOWN
-    assert good.mails == []
+@pytest.mark.parametrize("kind", ["code", "story"])
+async def test_a_worker_that_lost_its_lease_does_not_undo_what_its_peer_made_of_its_mail(
+    world: MailWorld, kind: str
+) -> None:
+    """The worker stood still while it was sending, and its peer could not know how far it was."""
+    event = code_issued() if kind == "code" else story_completed(world.accounts.add())
+    answers = asyncio.Event()
+    world.lease_seconds = world.poll_seconds = (
+        60  # neither renewed nor claimed again by the first worker during the test
+    )
+    async with listening(MailServer(taken="451 later", held=answers)) as frozen, listening(MailServer()) as good:
+        world.smtp_port = frozen.port
+        async with world.working():
+            await world.send(event)
+            await until(lambda: frozen.mails)
+            # Its lease ends, as it does when the worker cannot renew it.
+            await lease_ends(world)
+            world.smtp_port, world.poll_seconds = good.port, 0.05
+            async with world.working():
+                await until(lambda: settled(world, event))
+                answers.set()
+    record = (await world.records())[event.id]
+    if kind == "code":
+        assert (record["state"], record["attempts"], len(good.mails)) == (DeliveryState.SENT, 2, 1)
+    else:
+        assert (record["state"], record["attempts"], len(good.mails)) == (DeliveryState.UNKNOWN, 1, 0)
+
+
+async def settled(world: MailWorld, event: Event) -> bool:
+    return await state(world, event) not in ("", *UNFINISHED)
+
+
+async def lease_ends(world: MailWorld) -> None:
+    async with world.db.transaction() as tx:
+        await tx.execute(update(deliveries).values(leased_until=func.now() - timedelta(seconds=1)))
 
 
 async def test_a_code_that_ended_while_its_worker_died_is_not_sent_again(world: MailWorld) -> None:
     code = code_issued(life=timedelta(seconds=1))
+    world.lease_seconds = 0.5
     silent, server = MailServer(stalls=True), MailServer()
     async with listening(silent):
         world.smtp_port = silent.port
@@ -289,24 +329,7 @@ async def test_a_code_that_ended_while_its_worker_died_is_not_sent_again(world: 
     await asyncio.sleep(1)
     async with sending(world, server):
         await until(world.idle)
-    assert (server.mails, await state(world, code)) == ([], MailState.EXPIRED)
-
-
-async def test_the_outcome_of_an_overtaken_attempt_does_not_count(world: MailWorld) -> None:
-    """A worker was suspended while it sent a code; its peer has sent it again meanwhile."""
-    code = uuid4()
-    answers = asyncio.Event()
-    recipient, letter = Recipient("ada@example.com", "Ada"), Letter("subject", "body")
-    async with listening(MailServer(taken="451 later", held=answers)) as frozen, listening(MailServer()) as good:
-        first, second = (Mailing(world.db, smtp(server), system_clock, sender=SENDER) for server in (frozen, good))
-        overtaken = asyncio.create_task(first.send(code, Template.CODE, recipient, letter))
-        await until(lambda: frozen.mails)
-        await second.send(code, Template.CODE, recipient, letter)
-        answers.set()
-        with pytest.raises(TryAgain):
-            await overtaken
-    record = (await world.records())[code]
-    assert (record["state"], record["attempts"]) == (MailState.SENT, 2)
+    assert (server.mails, await state(world, code)) == ([], DeliveryState.EXPIRED)
 
 
 async def test_a_slow_mail_server_holds_only_its_own_mails_up(world: MailWorld) -> None:
@@ -319,7 +342,7 @@ async def test_a_slow_mail_server_holds_only_its_own_mails_up(world: MailWorld) 
         await world.send(*stories)
         await until(world.idle)
     assert asyncio.get_running_loop().time() - began < 3
-    assert {row["state"] for row in (await world.records()).values()} == {MailState.UNKNOWN}
+    assert {row["state"] for row in (await world.records()).values()} == {DeliveryState.UNKNOWN}
 
 
 async def test_each_attempt_is_counted(world: MailWorld) -> None:
@@ -328,8 +351,10 @@ async def test_each_attempt_is_counted(world: MailWorld) -> None:
     world.max_failures = 3
     async with sending(world, server):
         await world.send(code)
-        await until(world.dead)
-    assert (await world.records())[code.id]["attempts"] == 3
+        await until(lambda: attempts(world, code, 3))
+        server.recipient = "250 ok"
+        await until(world.idle)
+    assert (await world.records())[code.id]["attempts"] == server.verbs.count("RCPT")
 
 
 async def test_a_mail_server_is_left_in_order(world: MailWorld) -> None:

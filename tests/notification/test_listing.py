@@ -22,7 +22,7 @@ from kit.rpc.resources import Resources
 from services.notification import store
 from services.notification.__main__ import api as build_api
 from services.notification.config import NotificationSettings
-from services.notification.model import Notification, NotificationType
+from services.notification.model import Kind, Notification
 from services.notification.operations import operations
 from tests.conftest import empty
 from tests.identity import Issuer, bearer
@@ -42,14 +42,14 @@ class Api:
         self._stub = stub
         self._issuer = issuer
 
-    async def add(self, user: UUID, title: str, kind: NotificationType = NotificationType.STORY_READY) -> Notification:
+    async def add(self, user: UUID, title: str, kind: Kind = Kind.STORY_READY) -> Notification:
         note = Notification(
             id=uuid7(),
             user_id=user,
             type=kind,
             title=title,
             body="body",
-            story_id=uuid4() if kind is NotificationType.STORY_READY else None,
+            story_id=uuid4() if kind is Kind.STORY_READY else None,
             created_at=datetime.now(UTC),
             read_at=None,
         )
@@ -136,8 +136,8 @@ async def test_without_a_size_twenty_come(api: Api) -> None:
 
 async def test_a_notification_tells_what_it_is_about(api: Api) -> None:
     ada = uuid4()
-    welcome = await api.add(ada, "Welcome", NotificationType.WELCOME)
-    ready = await api.add(ada, "Ready", NotificationType.STORY_READY)
+    welcome = await api.add(ada, "Welcome", Kind.WELCOME)
+    ready = await api.add(ada, "Ready", Kind.STORY_READY)
     answer = await api.stub.ListNotifications(ListNotificationsRequest(), metadata=api.auth(ada))
     newest, oldest = answer.notifications
     assert (newest.id, newest.type, newest.story_id) == (

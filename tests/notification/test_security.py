@@ -12,9 +12,9 @@ from storymesh.events.v1 import auth_events_pb2 as events
 
 from kit.events.inbox_store import processed_events
 from kit.identity.sealing import Seal
-from services.notification.model import MailState
-from services.notification.worker import ADDRESS_SEAL_PURPOSE
+from services.notification.model.deliveries import DeliveryState
 from tests.notification.conftest import (
+    ADDRESS_SEAL_PURPOSE,
     SEAL,
     MailWorld,
     code_issued,
@@ -124,7 +124,7 @@ async def test_no_code_is_mailed_after_its_time(world: MailWorld, purpose: event
     late = code_issued(purpose=purpose, life=timedelta(seconds=-1))
     await world.handle(late)
     assert world.mailbox.mails() == []
-    assert (await world.records())[late.id]["state"] == MailState.EXPIRED
+    assert (await world.records())[late.id]["state"] == DeliveryState.EXPIRED
 
 
 async def test_a_code_of_an_unknown_purpose_is_kept_for_a_version_that_has_words_for_it(world: MailWorld) -> None:
@@ -294,12 +294,14 @@ async def test_a_mail_to_anything_but_one_plain_address_is_refused_for_good_and_
     assert world.mailbox.mails() == []
     records = await world.records()
     for event_id in (code.id, story.id):
-        assert (records[event_id]["state"], records[event_id]["error"]) == (
-            MailState.REFUSED,
+        record = records[event_id]
+        assert (record["state"], record["reason"], record["answer"]) == (
+            DeliveryState.FAILED,
+            "NOT_RENDERABLE",
             "its recipient is no plain address",
         )
     logged = [record.getMessage() for record in caplog.records if record.name.startswith(("services", "kit"))]
-    assert any("REFUSED" in line for line in logged)
+    assert any("FAILED" in line for line in logged)
     assert not any("example" in line for line in logged)
 
 
@@ -316,7 +318,11 @@ async def test_nobody_is_told_of_an_account_that_is_gone(world: MailWorld) -> No
     user = world.accounts.add()
     world.accounts.delete(user)
     await world.handle(*(event(make(str(user))) for make, _, _ in NOTICES.values()))
-    assert (world.mailbox.mails(), await world.notifications(), await world.dead()) == ([], [], [])
+    assert (world.mailbox.mails(), await world.dead()) == ([], [])
+    assert {row["reason"] for row in (await world.records()).values()} == {"ACCOUNT_GONE"}
+    # Its erasure is on the way, and takes along what was told inside the application.
+    await world.handle(user_deleted(user))
+    assert (await world.notifications(), await world.records()) == ([], {})
 
 
 async def test_a_changed_address_of_an_erased_person_is_told_to_nobody(world: MailWorld) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 from uuid import uuid4
 
 import pytest
 from storymesh.events.v1 import auth_events_pb2, story_events_pb2
 
+from kit.events.envelope import Event
 from kit.identity.sealing import Seal
-from services.notification.model import MailState
-from tests.notification.conftest import TRACE, MailWorld, code_issued, event, story_completed
+from services.notification.model.deliveries import DeliveryState
+from tests.notification.conftest import TRACE, MailWorld, code_issued, event, story_completed, user_deleted
 from tests.notification.directory import Directory, serving
 from tests.waiting import until
 
@@ -126,6 +126,8 @@ async def test_an_event_that_comes_again_tells_nothing_twice(world: MailWorld) -
     await world.handle(*events, *events)
     assert len(world.mailbox.mails()) == 3
     assert len(await world.notifications()) == 2
+    assert await world.steps(events[0]) == ["QUEUED", "SENT", "DEDUPLICATED", "DEDUPLICATED"]
+    assert await world.steps(events[0], "IN_APP") == ["ADDED", "DEDUPLICATED", "DEDUPLICATED"]
 
 
 async def test_a_mail_carries_the_trace_of_the_request_behind_it(world: MailWorld) -> None:
@@ -148,7 +150,7 @@ async def test_an_expired_code_is_never_mailed(world: MailWorld) -> None:
     late = code_issued(life=timedelta(seconds=-1))
     await world.handle(late)
     assert world.mailbox.mails() == []
-    assert (await world.records())[late.id]["state"] == MailState.EXPIRED
+    assert (await world.records())[late.id]["state"] == DeliveryState.EXPIRED
     assert await world.dead() == []
 
 
@@ -181,7 +183,12 @@ async def test_nobody_writes_to_an_account_that_is_gone(world: MailWorld) -> Non
         event(auth_events_pb2.RegistrationRepeated(user_id=str(user))),
         event(story_events_pb2.StoryFailed(story_id=str(uuid4()), owner_id=str(user), reason="X")),
     )
-    assert (world.mailbox.mails(), await world.notifications(), await world.dead()) == ([], [], [])
+    assert (world.mailbox.mails(), await world.dead()) == ([], [])
+    found = [(row["state"], row["reason"]) for row in (await world.records()).values()]
+    assert found == [(DeliveryState.SUPPRESSED, "ACCOUNT_GONE")] * 4
+    # Its erasure is on the way, and takes along what was told inside the application.
+    await world.handle(user_deleted(user))
+    assert (await world.notifications(), await world.records()) == ([], {})
 
 
 async def test_the_address_is_the_one_of_the_moment(world: MailWorld) -> None:
@@ -191,25 +198,33 @@ async def test_the_address_is_the_one_of_the_moment(world: MailWorld) -> None:
     assert (await world.mailbox.one())["To"] == "new@example.com"
 
 
-async def test_while_auth_is_away_the_event_waits(world: MailWorld) -> None:
+async def test_while_auth_is_away_the_mail_waits_and_the_notification_does_not(world: MailWorld) -> None:
     directory = Directory()
     user = directory.add()
     async with serving(directory) as address:
         world.address = address
-    world.max_failures = 1000
+    world.max_failures = 1
+    story = story_completed(user)
     async with world.working():
-        await world.send(story_completed(user))
-        await until(lambda: _failed_once(world))
+        await world.send(story)
+        await until(lambda: _tried(world, story, 3))
+        assert await world.decided()
+        assert len(await world.notifications()) == 1
         assert world.mailbox.mails() == []
+        assert (await world.records())[story.id]["reason"] == "AUTH_UNAVAILABLE"
         async with serving(directory, world.address):
             await until(world.idle)
     assert len(world.mailbox.mails()) == 1
     assert len(await world.notifications()) == 1
+    # However many attempts there were, the reason is told once.
+    assert await world.steps(story) == ["QUEUED", "DEFERRED AUTH_UNAVAILABLE", "SENT"]
+    assert await world.steps(story, "IN_APP") == ["ADDED"]
+    assert await world.dead() == []
 
 
-async def _failed_once(world: MailWorld) -> bool:
-    entries: Any = await world.redis.xrange("inbox:notification")
-    return any(fields.get(b"failures", b"0") != b"0" for _, fields in entries)
+async def _tried(world: MailWorld, told_of: Event, times: int) -> bool:
+    record = (await world.records()).get(told_of.id)
+    return record is not None and record["attempts"] >= times
 
 
 @pytest.mark.parametrize(
@@ -260,4 +275,4 @@ async def test_an_odd_address_never_becomes_a_dead_letter(world: MailWorld, addr
     odd = code_issued(to=address)
     await world.handle(odd)
     assert await world.dead() == []
-    assert (await world.records())[odd.id]["state"] in (MailState.SENT, MailState.REFUSED)
+    assert (await world.records())[odd.id]["state"] in (DeliveryState.SENT, DeliveryState.FAILED)

@@ -25,8 +25,8 @@ from storymesh.events.v1 import story_events_pb2 as events
 from kit.data.database import Database
 from kit.events import dead_letter_store, inbox_stream, outbox
 from kit.events.redis_memory import redis_memories
-from services.notification.model import MailState
-from services.notification.tables import mails, notifications
+from services.notification.model.deliveries import UNFINISHED, DeliveryState
+from services.notification.tables import deliveries, notifications
 from services.story.adapters import writers
 from services.story.adapters.writers.composer import ComposerWriter
 from services.story.model import START, State, Story
@@ -94,10 +94,8 @@ async def pending_work(stores: Stores) -> list[str]:
         if waiting or postponed:
             reasons.append(f"{waiting} events wait in the inbox of {name}, {postponed} are postponed")
     async with stores.notification.transaction() as tx:
-        unsettled = select(mails.c.template, mails.c.state).where(
-            mails.c.state.in_((MailState.WAITING, MailState.SENDING))
-        )
-        reasons += [f"a mail {row.template} is {row.state}" for row in await tx.execute(unsettled)]
+        unsettled = select(deliveries.c.kind, deliveries.c.state).where(deliveries.c.state.in_(UNFINISHED))
+        reasons += [f"a mail {row.kind} is {row.state}" for row in await tx.execute(unsettled)]
     return reasons
 
 
@@ -128,7 +126,7 @@ class _Stored:
         async with stores.notification.transaction() as tx:
             dead += (await tx.execute(select(dead_letter_store.dead_letters))).mappings()
             told_of = Counter((await tx.execute(select(notifications.c.story_id))).scalars())
-            sent = {row["event_id"]: row for row in (await tx.execute(select(mails))).mappings()}
+            sent = {row["event_id"]: row for row in (await tx.execute(select(deliveries))).mappings()}
         found = (_MESSAGE_ID.search(path.read_bytes()) for path in stores.mails.glob("*.eml"))
         arrived = Counter(match[1].decode() for match in found if match)
         return cls(rows, ends, admitted, dead, told_of, sent, arrived)
@@ -170,10 +168,13 @@ def _violations_of_ends(story: WatchedStory, stored: _Stored) -> Iterator[str]:
 def _violations_of_mails(story: WatchedStory, stored: _Stored, *, broken_off: bool) -> Iterator[str]:
     for end in _ends_of(story, stored):
         mail, count = stored.mails.get(end["id"]), stored.arrived[str(end["id"])]
-        state, error = (mail["state"], mail["error"]) if mail else ("never begun", "")
-        allowed: dict[str, Sequence[int]] = {MailState.SENT: (1,), MailState.UNKNOWN: (0, 1) if broken_off else ()}
+        state, reason = (mail["state"], mail["reason"]) if mail else ("never begun", "")
+        allowed: dict[str, Sequence[int]] = {
+            DeliveryState.SENT: (1,),
+            DeliveryState.UNKNOWN: (0, 1) if broken_off else (),
+        }
         if count not in allowed.get(state, ()):
-            yield f"the mail of {end['type']} is {state} {error}, and {count} arrived"
+            yield f"the mail of {end['type']} is {state} {reason}, and {count} arrived"
 
 
 def _ends_of(story: WatchedStory, stored: _Stored) -> list[Any]:

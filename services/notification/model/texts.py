@@ -7,32 +7,32 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from . import Letter, Template
+from . import Kind, Letter
 from .words import NAME_LENGTH, TITLE_LENGTH, plain
 
 _CODES = {
-    Template.CODE: (
+    Kind.CODE: (
         "Your Storymesh code",
         "",
         "If you did not ask for it, ignore this mail: nothing happens without it.",
     ),
-    Template.SIGN_IN_CODE: (
+    Kind.SIGN_IN_CODE: (
         "Your Storymesh sign-in code",
         " It signs you in, or confirms a change of your account, its deletion included: give it to nobody.",
         "If you did not ask for it, ignore this mail: nobody can sign in without it.",
     ),
-    Template.PASSWORD_RESET_CODE: (
+    Kind.PASSWORD_RESET_CODE: (
         "Reset your Storymesh password",
         " It lets you choose a new password: give it to nobody.",
         "If you did not ask for it, ignore this mail: your password is unchanged.",
     ),
-    Template.EMAIL_CHANGE_CODE: (
+    Kind.EMAIL_CHANGE_CODE: (
         "Confirm your new Storymesh address",
         " It moves your account to this address.",
         "If you did not ask for it, ignore this mail: without the code no account gets this address.",
     ),
 }
-_TO_UNPROVEN_ADDRESSES = frozenset({Template.CODE, Template.EMAIL_CHANGE_CODE})
+_TO_UNPROVEN_ADDRESSES = frozenset({Kind.CODE, Kind.EMAIL_CHANGE_CODE})
 _INTRUDER = "If it was not you, somebody else may be in your account"
 
 _FAILURES = {
@@ -43,11 +43,11 @@ _FAILURES = {
 _FAILURE = "The writer could not be reached, or did not finish. Asking again may work."
 
 
-def code(template: Template, first_name: str, digits: str, minutes: int) -> Letter:
-    subject, purpose, unasked = _CODES[template]
+def code(kind: Kind, first_name: str, digits: str, minutes: int) -> Letter:
+    subject, purpose, unasked = _CODES[kind]
     return _letter(
         subject,
-        "" if template in _TO_UNPROVEN_ADDRESSES else first_name,
+        "" if kind in _TO_UNPROVEN_ADDRESSES else first_name,
         f"Your code is {digits}.{purpose}",
         f"It works once, for the next {minutes} minutes. {unasked}",
     )

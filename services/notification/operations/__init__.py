@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kit.data.paging import Pages
+from kit.identity.sealing import Seal
 from kit.identity.signing import Signer
 from kit.rpc.resources import Resources
 
 from ..adapters.smtp import Smtp
 from ..config import NotificationSettings, NotificationWorkerSettings
+from ..model.deliveries import Channel
+from .delivering import Delivering, DeliveryTuning
+from .email import EmailChannel, FindAccount
 from .erasing import Erasing
-from .mailing import Mailing
-from .notifications import Notifications, Notifier
+from .facts import FactReader
+from .notices import Notices
+from .notifications import Notifications
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,8 @@ class Operations:
 class WorkerOperations:
     """The operations that the worker calls."""
 
-    mailing: Mailing
-    notifier: Notifier
+    notices: Notices
+    delivering: Delivering
     erasing: Erasing
     smtp: Smtp
 
@@ -36,7 +41,13 @@ def operations(settings: NotificationSettings, resources: Resources) -> Operatio
     return Operations(Notifications(resources.db, Pages(Signer(settings.cursor_key.get_secret_value()))))
 
 
-def worker_operations(settings: NotificationWorkerSettings, resources: Resources) -> WorkerOperations:
+def worker_operations(
+    settings: NotificationWorkerSettings,
+    resources: Resources,
+    find_account: FindAccount,
+    *,
+    tuning: DeliveryTuning | None = None,
+) -> WorkerOperations:
     smtp = Smtp(
         settings.smtp_host,
         settings.smtp_port,
@@ -45,9 +56,23 @@ def worker_operations(settings: NotificationWorkerSettings, resources: Resources
         start_tls=settings.smtp_start_tls,
         seconds=settings.smtp_seconds,
     )
-    return WorkerOperations(
-        Mailing(resources.db, smtp, resources.clock, sender=settings.mail_from),
-        Notifier(resources.db, resources.clock),
-        Erasing(resources.db),
-        smtp,
+    db, clock, public_url = resources.db, resources.clock, settings.public_url
+    facts = FactReader(Seal(settings.seal_key.get_secret_value()))
+    # A further channel is one line here.
+    channels = {
+        Channel.EMAIL: EmailChannel(smtp, find_account, clock, sender=settings.mail_from, public_url=public_url),
+    }
+    delivering = Delivering(
+        db,
+        channels,
+        facts,
+        clock,
+        database_url=resources.database_url,
+        tuning=tuning
+        or DeliveryTuning(
+            lease_seconds=settings.lease_seconds,
+            concurrency=settings.mail_concurrency,
+            max_failures=settings.max_failures,
+        ),
     )
+    return WorkerOperations(Notices(db, facts, delivering, clock, public_url=public_url), delivering, Erasing(db), smtp)

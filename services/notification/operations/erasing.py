@@ -18,7 +18,7 @@ class Erasing:
         self._batch = batch
 
     async def erase(self, user_id: UUID) -> None:
-        """Delete the person's notifications, mail records and dead letters, and leave a tombstone that prevents new ones."""
+        """Delete the person's notifications, deliveries and dead letters, and leave a tombstone that prevents new ones."""
         async with self._db.transaction() as tx:
             await erasure.erase(tx, user_id)
         erased = True

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import erasure, mails, notifications
+from . import deliveries, erasure, mails, notifications
 
-__all__ = ["erasure", "mails", "notifications"]
+__all__ = ["deliveries", "erasure", "mails", "notifications"]

@@ -9,16 +9,23 @@ from sqlalchemy import LargeBinary, delete, func, literal, select
 from kit.data.database import Transaction
 from kit.events import dead_letter_store
 
-from ..tables import mails, notifications
+from ..tables import deliveries, delivery_steps, mails, notifications
+
+_TABLES = (
+    (notifications, notifications.c.id),
+    (deliveries, deliveries.c.id),
+    (delivery_steps, delivery_steps.c.id),
+    (mails, mails.c.event_id),
+)
 
 
 async def erase_some(tx: Transaction, user_id: UUID, limit: int) -> int:
-    """Delete some of the person's notifications and mails. Returns how many, 0 when none is left."""
-    some_notifications = select(notifications.c.id).where(notifications.c.user_id == user_id).limit(limit)
-    some_mails = select(mails.c.event_id).where(mails.c.user_id == user_id).limit(limit)
-    erased = await tx.execute(delete(notifications).where(notifications.c.id.in_(some_notifications)))
-    unsent = await tx.execute(delete(mails).where(mails.c.event_id.in_(some_mails)))
-    return erased.rowcount + unsent.rowcount
+    """Delete some of the person's rows, at most `limit` of each table. Returns how many, 0 when none is left."""
+    erased = 0
+    for table, key in _TABLES:
+        some = select(key).where(table.c.user_id == user_id).limit(limit)
+        erased += (await tx.execute(delete(table).where(key.in_(some)))).rowcount
+    return erased
 
 
 async def erase_dead_letters(tx: Transaction, user_id: UUID) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.engine.row import RowMapping
 from kit.data.database import Transaction
 from kit.data.paging import PageRequest
 
-from ..model import Notification, NotificationType
+from ..model import Kind, Notification
 from ..tables import notifications
 
 _INSERT = notifications.insert()
@@ -40,7 +40,7 @@ def _notification(row: RowMapping) -> Notification:
     return Notification(
         id=row["id"],
         user_id=row["user_id"],
-        type=NotificationType(row["type"]),
+        type=Kind(row["type"]),
         title=row["title"],
         body=row["body"],
         story_id=row["story_id"],

@@ -1,0 +1,162 @@
+"""Deliveries of notices: their states, the outcomes of attempts, and the pauses between them. Pure: no clock, no store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from uuid import UUID
+
+
+class Channel(StrEnum):
+    """The ways on which a notice reaches a person. The database stores these names."""
+
+    IN_APP = "IN_APP"
+    """Written in the transaction of the decision; has steps, but no row in `deliveries`."""
+    EMAIL = "EMAIL"
+
+
+class DeliveryState(StrEnum):
+    """The states of a delivery. The database stores these names."""
+
+    QUEUED = "QUEUED"
+    """To be tried, or tried again: nobody has taken it."""
+    SENDING = "SENDING"
+    """Its content is being handed over. If its lease ends in this state, the worker has died and the outcome is unknown."""
+    SENT = "SENT"
+    UNKNOWN = "UNKNOWN"
+    """The outcome was open when the connection broke or the worker died, and it is not sent once more."""
+    FAILED = "FAILED"
+    """Refused for good, or impossible to send."""
+    SUPPRESSED = "SUPPRESSED"
+    """Not to be sent, by the person's wish or for want of somebody to send it to."""
+    EXPIRED = "EXPIRED"
+    """Worth nothing any more before anybody took it."""
+
+
+UNFINISHED = (DeliveryState.QUEUED, DeliveryState.SENDING)
+
+
+class Decision(StrEnum):
+    """What a step says was decided. Beside these a step names the state in which the delivery then is."""
+
+    ADDED = "ADDED"
+    """The notice stands in the person's inbox inside the application."""
+    DEDUPLICATED = "DEDUPLICATED"
+    """The event came again, and changed nothing."""
+    DEFERRED = "DEFERRED"
+    """The attempt came to nothing; another one follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What was decided about a notice on a channel, when, and why."""
+
+    event_id: UUID
+    channel: Channel
+    user_id: UUID | None
+    occurred_at: datetime
+    decision: Decision
+    detail: str = ""
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a decision makes of a notice on one channel: a row in this state, to be tried at `due_at`."""
+
+    state: DeliveryState
+    due_at: datetime
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewDelivery:
+    """A delivery as a decision writes it."""
+
+    id: UUID
+    event_id: UUID
+    channel: Channel
+    target: str
+    user_id: UUID | None
+    kind: str
+    state: DeliveryState
+    reason: str
+    attempts: int
+    unknowns: int
+    urgent: bool
+    event: bytes | None
+    due_at: datetime
+    expires_at: datetime
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A delivery that this worker has claimed."""
+
+    id: UUID
+    event_id: UUID
+    channel: str
+    target: str
+    """Which one of the channel's addresses of the person; empty where there is only one."""
+    user_id: UUID | None
+    """None if only an address is known, as with codes."""
+    kind: str
+    """A Kind, unless a later version wrote the row."""
+    reason: str
+    answer: str
+    attempts: int
+    """The number of the attempt: the fence of whatever is recorded about it."""
+    failures: int
+    """Attempts that ended in an error that nobody foresaw."""
+    unknowns: int
+    """Attempts of unknown outcome."""
+    event: bytes
+    created_at: datetime
+    expires_at: datetime
+
+    @property
+    def life(self) -> timedelta:
+        return self.expires_at - self.created_at
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of an attempt. QUEUED: another one follows."""
+
+    state: DeliveryState
+    reason: str = ""
+    """UPPER_SNAKE, permanent."""
+    answer: str = ""
+    """The numbers of the other side's reply; never its words, which often quote addresses."""
+    retry_after: timedelta | None = None
+    """The pause before the next attempt, if the other side or a limit names one."""
+    unforeseen: bool = False
+    unknown: bool = False
+
+
+Pause = Callable[[int, timedelta], timedelta]
+"""The pause after so many attempts of a delivery with this life."""
+
+LONGEST_PAUSE = timedelta(minutes=30)
+"""RFC 5321, 4.5.4.1: at least 30 minutes, but that is meant for hosts, and our mail server has a queue of its own."""
+
+_FIRST_PAUSE_SECONDS = 1.0
+_PARTS_OF_A_LIFE = 20
+
+
+def growing_pause(jitter: Callable[[], float]) -> Pause:
+    """Doubles from a second to half an hour, or to a twentieth of a shorter life; `jitter` gives numbers from 0 to 1.
+
+    A code that lives for ten minutes is so tried at least every thirty seconds, also when its server was away for the half of them.
+    The jitter takes up to a half, so that what failed together does not come back together.
+    """
+
+    def pause(attempts: int, life: timedelta) -> timedelta:
+        longest = min(LONGEST_PAUSE, life / _PARTS_OF_A_LIFE).total_seconds()
+        seconds = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(max(attempts - 1, 0), 20), longest)
+        return timedelta(seconds=seconds * (1 - jitter() / 2))
+
+    return pause

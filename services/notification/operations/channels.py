@@ -1,0 +1,32 @@
+"""What a channel of delivery is to the loop that delivers. A further channel is a module beside this one and `email`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from ..adapters.smtp import Handover
+from ..model.deliveries import Delivery, Outcome
+from .facts import Reading
+
+HandOver = Callable[[Handover], Awaitable[None]]
+"""Hands the content over and keeps the handover up to date. Raises TryAgain, Refused or OutcomeUnknown."""
+
+
+class Undeliverable(Exception):
+    """Raised by `prepare` when the outcome is known before anything was handed over."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.reason)
+        self.outcome = outcome
+
+
+class DeliveryChannel(Protocol):
+    """One way on which deliveries go."""
+
+    async def prepare(self, delivery: Delivery, reading: Reading) -> HandOver:
+        """Do all that can be done before the handover: find the address, check it, render.
+
+        Raises Undeliverable, and MeshError while a peer cannot answer. An attempt that breaks off here has sent nothing.
+        """
+        ...

@@ -1,0 +1,132 @@
+"""Decides what becomes of an event: the entry in the person's inbox, and a delivery on each other channel.
+
+A decision is one transaction, calls nobody and sends nothing. What it decided and why stands in `delivery_steps`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from kit.data.database import Database, Transaction
+from kit.events import erasure
+from kit.events.envelope import Event
+from kit.events.inbox_store import mark_processed
+from kit.runtime.clock import Clock
+
+from .. import store
+from ..model import Notification
+from ..model.deliveries import Channel, Decision, DeliveryState, NewDelivery, Plan, Step
+from ..model.notices import LIFE, Notice
+from ..model.writing import write
+from .delivering import Delivering
+from .facts import FactReader, Reading, person_in
+
+_FORMER_VERSION = "FORMER_VERSION"
+"""Detail of steps about a mail that the version before `deliveries` sent or began to send."""
+
+
+class Notices:
+    """Decides events, each once: a decision that is repeated changes nothing."""
+
+    def __init__(
+        self, db: Database, facts: FactReader, delivering: Delivering, clock: Clock, *, public_url: str
+    ) -> None:
+        self._db = db
+        self._facts = facts
+        self._delivering = delivering
+        self._clock = clock
+        self._public_url = public_url
+
+    async def decide(self, event: Event) -> None:
+        """Decide what becomes of the event. Raises Undecodable or Permanent if nothing can be made of it."""
+        reading = self._facts.read(event)
+        if reading is None:
+            return
+        now = self._clock()
+        queued = False
+        async with self._db.transaction() as tx:
+            if reading.person and await erasure.is_erased(tx, reading.person):
+                return
+            first = await mark_processed(tx, event)
+            if reading.address == "":
+                return
+            for channel in sorted(reading.notice.channels):
+                if channel is Channel.IN_APP:
+                    await self._add(tx, event, reading, now, first=first)
+                else:
+                    queued |= await self._queue(tx, event, reading, channel, now)
+            if queued and self._delivering.busy:
+                await store.deliveries.notify_workers(tx)
+        if queued:
+            self._delivering.wake()
+
+    async def forgotten(self, tx: Transaction, event: Event) -> bool:
+        """Whether the event is a notice to an erased person, of which no dead letter is kept.
+
+        UserDeleted is no notice: to skip it for erased people would skip the erasure itself.
+        """
+        person = person_in(event)
+        return person is not None and await erasure.is_erased(tx, person)
+
+    def _plan(self, _notice: Notice, _person: UUID | None, _channel: Channel, now: datetime) -> Plan:
+        """What becomes of the notice on the channel and when: the place where a person's wishes are to be heard."""
+        return Plan(DeliveryState.QUEUED, now)
+
+    async def _add(self, tx: Transaction, event: Event, reading: Reading, now: datetime, *, first: bool) -> None:
+        """Add the notice to the person's inbox inside the application, if this is the first decision about the event."""
+        notice, person = reading.notice, reading.told
+        if first:
+            facts = {**reading.facts, "first_name": ""}
+            letter = write(notice.kind, facts, public_url=self._public_url, now=now)
+            notification = Notification(
+                id=uuid7(),
+                user_id=person,
+                type=notice.kind,
+                title=letter.subject,
+                body=letter.body,
+                story_id=reading.about,
+                created_at=now,
+                read_at=None,
+            )
+            await store.notifications.insert(tx, notification)
+        decision = Decision.ADDED if first else Decision.DEDUPLICATED
+        await store.deliveries.add_step(tx, Step(event.id, Channel.IN_APP, person, now, decision))
+
+    async def _queue(self, tx: Transaction, event: Event, reading: Reading, channel: Channel, now: datetime) -> bool:
+        """Write the event's delivery on the channel, unless there is one. True if one is due now."""
+        former = await store.mails.lock(tx, event.id) if channel is Channel.EMAIL else None
+        if former and former.final:
+            step = Step(event.id, channel, reading.person, now, Decision.DEDUPLICATED, _FORMER_VERSION)
+            await store.deliveries.add_step(tx, step)
+            return False
+        notice, plan, detail = reading.notice, self._plan(reading.notice, reading.person, channel, now), ""
+        if former:
+            await store.mails.remove(tx, event.id)
+            detail = _FORMER_VERSION
+            if former.unknown and not notice.may_come_twice:
+                plan = Plan(DeliveryState.UNKNOWN, now, _FORMER_VERSION)
+        waits = plan.state is DeliveryState.QUEUED
+        delivery = NewDelivery(
+            id=uuid7(),
+            event_id=event.id,
+            channel=channel,
+            target="",
+            user_id=reading.person,
+            kind=notice.kind,
+            state=plan.state,
+            reason=plan.reason,
+            attempts=former.attempts if former else 0,
+            unknowns=int(former.unknown) if former else 0,
+            urgent=notice.security,
+            event=event.to_bytes() if waits else None,
+            due_at=plan.due_at,
+            expires_at=reading.expires_at or now + LIFE,
+            created_at=now,
+        )
+        if not await store.deliveries.insert_new(tx, delivery, decision=plan.state, detail=plan.reason or detail):
+            await store.deliveries.add_step(tx, Step(event.id, channel, reading.person, now, Decision.DEDUPLICATED))
+            return False
+        return waits and plan.due_at <= now
