@@ -41,6 +41,9 @@ class Component:
     account: Account | None = None
     """The user it runs as; None for the supervisor's own."""
 
+    forked: bool = False
+    """Whether `command` is `python -m` of a module that the fork server can start, if there is one."""
+
     once: bool = False
     """True for a job that runs to completion, such as a migration, instead of serving."""
 

@@ -22,6 +22,7 @@ from typing import Any, Self
 import psutil
 
 from local.failures import LocalError
+from local.supervision.fork_server import ForkedProcess, ForkServer, Start
 
 # psutil derives `create_time` from the boot time, which changes slightly when the clock is adjusted.
 SAME_START_SECONDS = 2.0
@@ -125,7 +126,7 @@ def fault_as(account: Account, command: Sequence[str]) -> str:
 class Child:
     """A running child. It leads its own session, so that Ctrl-C at the terminal reaches only the supervisor."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes] | ForkedProcess) -> None:
         self._process = process
         self.identity = Identity.of(process.pid)
 
@@ -162,6 +163,25 @@ class Child:
         except OSError as error:
             raise LocalError(f"{command[0]} cannot be run: {error.strerror or error}.") from error
         return cls(process)
+
+    @classmethod
+    async def fork(
+        cls,
+        server: ForkServer,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        directory: Path,
+        log: Path,
+        death_signal: signal.Signals = signal.SIGTERM,
+    ) -> Self:
+        """Start `command`, which is `python -m module arguments`, as `spawn` does. Raises LocalError when it cannot be started."""
+        _, _, module, *arguments = command
+        start = Start(module, arguments, environment, str(directory), str(log), death_signal)
+        try:
+            return cls(await server.spawn(start))
+        except (OSError, psutil.NoSuchProcess) as error:
+            raise LocalError(f"{module} cannot be started: {error}.") from error
 
     @property
     def pid(self) -> int:

@@ -4,13 +4,16 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from local.failures import LocalError, of_os_error
 from local.layout import Layout
+from local.settings import REPOSITORY, inherited_environment
 from local.supervision import control
 from local.supervision.component import Component, Mesh
+from local.supervision.fork_server import ForkServer
 from local.supervision.preflight import FreeBytes, check_ports, check_space, free_bytes
 from local.supervision.process import Identity, end_others
 from local.supervision.state import ComponentState, MeshRecord, Phase
@@ -19,6 +22,8 @@ from local.supervision.unit import Unit
 CONTROL_SECONDS = 60.0
 ORPHAN_SECONDS = 10.0
 LOCK_SECONDS = 1.0
+FEWEST_FORKED = 3
+"""From this number of processes on, a fork server saves more than its own start costs."""
 
 
 class AlreadyRunning(LocalError):
@@ -92,6 +97,7 @@ class Supervisor:
         self._say = say
         self._free_space = free_space
         self._components = components
+        self._fork_server = fork_server_of(components, layout)
         self._units = {
             component.name: Unit(
                 component,
@@ -99,6 +105,7 @@ class Supervisor:
                 start_seconds=layout.settings.start_seconds,
                 changed=self._write,
                 say=say,
+                fork_server=self._fork_server,
             )
             for component in components
         }
@@ -126,6 +133,8 @@ class Supervisor:
                     await self._serve()
             finally:
                 await self._stop()
+                if self._fork_server:
+                    await self._fork_server.close()
         except* _Stopped:
             self._layout.state.unlink(missing_ok=True)
             self._say("everything is stopped")
@@ -240,6 +249,14 @@ class Supervisor:
             self._record.write(self._layout.state)
         except LocalError as failure:
             self._say(str(failure))
+
+
+def fork_server_of(components: Sequence[Component], layout: Layout) -> ForkServer | None:
+    """The fork server of a mesh that has use for one: on Linux, from three processes on."""
+    forked = [component for component in components if component.forked]
+    if sys.platform != "linux" or len(forked) < FEWEST_FORKED:
+        return None
+    return ForkServer(inherited_environment(), REPOSITORY, layout.log("fork-server"))
 
 
 class _Stopped(Exception):

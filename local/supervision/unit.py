@@ -15,6 +15,7 @@ from pathlib import Path
 
 from local.failures import DidNotStart, LocalError, NotReady
 from local.supervision.component import Component
+from local.supervision.fork_server import ForkServer
 from local.supervision.process import Child, describe_exit
 from local.supervision.state import ComponentRecord, ComponentState
 
@@ -42,8 +43,10 @@ class Unit:
         start_seconds: float,
         changed: Callable[[], None],
         say: Callable[[str], None],
+        fork_server: ForkServer | None = None,
     ) -> None:
         self.component = component
+        self._fork_server = fork_server
         self.record = ComponentRecord(name=component.name, since=time.time(), stop_signal=component.stop_signal.name)
         self.healthy = asyncio.Event()
         self.parked = asyncio.Event()
@@ -132,14 +135,7 @@ class Unit:
             await component.prepare()
         except (OSError, subprocess.SubprocessError) as error:
             raise DidNotStart(f"it cannot be prepared: {error}") from error
-        self._child = child = Child.spawn(
-            component.command,
-            environment=component.environment,
-            directory=component.directory,
-            log=self.log,
-            death_signal=component.stop_signal,
-            account=component.account,
-        )
+        self._child = child = await self._spawn()
         self.record.process = child.identity
         self._changed()
         try:
@@ -162,6 +158,26 @@ class Unit:
             self._say(f"{component.name} is healthy (pid {child.pid}, {took})")
         self.healthy.set()
         return child
+
+    async def _spawn(self) -> Child:
+        component = self.component
+        if component.forked and self._fork_server:
+            return await Child.fork(
+                self._fork_server,
+                component.command,
+                environment=component.environment,
+                directory=component.directory,
+                log=self.log,
+                death_signal=component.stop_signal,
+            )
+        return Child.spawn(
+            component.command,
+            environment=component.environment,
+            directory=component.directory,
+            log=self.log,
+            death_signal=component.stop_signal,
+            account=component.account,
+        )
 
     async def _await_health(self, child: Child) -> None:
         self._unready = "its probe was never answered"

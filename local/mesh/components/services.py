@@ -87,6 +87,7 @@ class _Processes:
             needs=needs,
             environment=self._settings(),
             directory=REPOSITORY,
+            forked=True,
             once=True,
         )
 
@@ -99,6 +100,7 @@ class _Processes:
             environment=self._settings()
             | {"STORYMESH_LISTEN": address, "STORYMESH_METRICS_LISTEN": self.layout.address(metrics)},
             directory=REPOSITORY,
+            forked=True,
             ports=self.layout.ports(name, metrics),
             probe=health.grpc_serving(address),
             drain_seconds=self._drain_seconds(),
