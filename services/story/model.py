@@ -12,6 +12,7 @@ from typing import TypeAlias
 from uuid import UUID
 
 DEFAULT_LANGUAGE = "en"
+EXCERPT_LENGTH = 300
 
 
 class State(StrEnum):
@@ -87,6 +88,18 @@ class FailureReason(StrEnum):
     WRITER_UNAVAILABLE = "WRITER_UNAVAILABLE"
     WORKER_LOST = "WORKER_LOST"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+
+
+def excerpt(text: str) -> str:
+    """The first lines of a story on one line of at most EXCERPT_LENGTH characters; an ellipsis ends what was cut.
+
+    Cut between words, except in scripts that do not separate them and in words longer than a quarter of the excerpt.
+    """
+    line = " ".join(text.split())
+    if len(line) <= EXCERPT_LENGTH:
+        return line
+    end = line.rfind(" ", EXCERPT_LENGTH * 3 // 4, EXCERPT_LENGTH)
+    return line[: end if end > 0 else EXCERPT_LENGTH - 1].rstrip(" ,;:.") + "…"
 
 
 DAY = timedelta(days=1)

@@ -20,7 +20,7 @@ from kit.runtime.clock import system_clock
 from services.story import store
 from services.story.adapters.writers import Refusal, Title, Words, WriterRefused, WriterUnavailable
 from services.story.adapters.writers.openai import OpenAIWriter
-from services.story.model import Checkpoint, State, Story
+from services.story.model import Checkpoint, State, Story, excerpt
 from services.story.tables import stories
 from tests.story.conftest import StoryWorld
 from tests.story.scripted import ScriptedWriter
@@ -50,6 +50,13 @@ async def events_of(world: StoryWorld, story_id: UUID) -> list[str]:
         return [name.rpartition(".")[2] for name in await tx.scalars(query)]
 
 
+async def completions(world: StoryWorld, story_id: UUID) -> list[events.StoryCompleted]:
+    kind = events.StoryCompleted.DESCRIPTOR.full_name
+    async with world.db.transaction() as tx:
+        query = select(outbox.table.c.payload).where(outbox.table.c.key == str(story_id), outbox.table.c.type == kind)
+        return [events.StoryCompleted.FromString(each) for each in await tx.scalars(query)]
+
+
 async def test_a_written_story_is_stored_and_announced_in_one_step(world: StoryWorld) -> None:
     story_id = await requested(world, theme="rain", preferences=["foxes"])
     writer = ScriptedWriter()
@@ -63,6 +70,37 @@ async def test_a_written_story_is_stored_and_announced_in_one_step(world: StoryW
     assert story.started_at <= story.completed_at
     assert await events_of(world, story_id) == ["StoryRequested", "StoryCompleted"]
     assert (writer.briefs[0].theme, writer.briefs[0].preferences) == ("rain", ("foxes",))
+
+
+async def test_a_finished_story_is_announced_with_its_first_lines(world: StoryWorld) -> None:
+    story_id = await requested(world)
+    writer = ScriptedWriter()
+    writer.tell("Rain", "It  rained.\n\nAll day, ", "and " + "all night, " * 60 + "and then it stopped.")
+    await world.writing(writer).write(story_id)
+    (event,) = await completions(world, story_id)
+    assert event.title == "Rain"
+    assert event.excerpt.startswith("It rained. All day, and all night, all night")
+    assert event.excerpt.endswith("night…")
+    assert len(event.excerpt) <= 300
+
+
+@pytest.mark.parametrize(
+    ("text", "first_lines"),
+    [
+        ("", ""),
+        ("It rained.", "It rained."),
+        (" It\n\n rained.\n", "It rained."),
+        ("x" * 300, "x" * 300),
+        ("x" * 301, "x" * 299 + "…"),
+        ("word " * 60 + "end", "word " * 59 + "word…"),
+        ("word, " * 60, "word, " * 49 + "word…"),
+        ("a " + "x" * 400, "a " + "x" * 297 + "…"),
+        ("語" * 400, "語" * 299 + "…"),
+    ],
+)
+def test_the_first_lines_are_cut_between_words_where_there_are_some(text: str, first_lines: str) -> None:
+    assert excerpt(text) == first_lines
+    assert len(excerpt(text)) <= 300
 
 
 async def test_a_repeated_event_writes_nothing_twice(world: StoryWorld) -> None:

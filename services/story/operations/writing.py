@@ -32,7 +32,7 @@ from services.story.adapters.writers import (
 )
 
 from .. import store
-from ..model import FailureReason, Story
+from ..model import FailureReason, Story, excerpt
 from ..store.progress import Overtaken, Progress
 from .draft import Draft
 from .interruptions import Interruptions
@@ -279,7 +279,9 @@ class Writing:
             )
             if not completed:
                 raise Overtaken
-            event = events.StoryCompleted(story_id=str(story.id), owner_id=str(story.owner_id), title=draft.title)
+            event = events.StoryCompleted(
+                story_id=str(story.id), owner_id=str(story.owner_id), title=draft.title, excerpt=excerpt(draft.text)
+            )
             await outbox.add(tx, event, key=story.id)
 
     async def _fail(self, story: Story, draft: Draft, reason: str) -> None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&storymesh/events/v1/story_events.proto\x12\x13storymesh.events.v1\"+\n\x0eStoryRequested\x12\x19\n\x08story_id\x18\x01 \x01(\tR\x07storyId\"\\\n\x0eStoryCompleted\x12\x19\n\x08story_id\x18\x01 \x01(\tR\x07storyId\x12\x19\n\x08owner_id\x18\x02 \x01(\tR\x07ownerId\x12\x14\n\x05title\x18\x03 \x01(\tR\x05title\"[\n\x0bStoryFailed\x12\x19\n\x08story_id\x18\x01 \x01(\tR\x07storyId\x12\x19\n\x08owner_id\x18\x02 \x01(\tR\x07ownerId\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reasonb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&storymesh/events/v1/story_events.proto\x12\x13storymesh.events.v1\"+\n\x0eStoryRequested\x12\x19\n\x08story_id\x18\x01 \x01(\tR\x07storyId\"v\n\x0eStoryCompleted\x12\x19\n\x08story_id\x18\x01 \x01(\tR\x07storyId\x12\x19\n\x08owner_id\x18\x02 \x01(\tR\x07ownerId\x12\x14\n\x05title\x18\x03 \x01(\tR\x05title\x12\x18\n\x07\x65xcerpt\x18\x04 \x01(\tR\x07\x65xcerpt\"[\n\x0bStoryFailed\x12\x19\n\x08story_id\x18\x01 \x01(\tR\x07storyId\x12\x19\n\x08owner_id\x18\x02 \x01(\tR\x07ownerId\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reasonb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STORYREQUESTED']._serialized_start=63
   _globals['_STORYREQUESTED']._serialized_end=106
   _globals['_STORYCOMPLETED']._serialized_start=108
-  _globals['_STORYCOMPLETED']._serialized_end=200
-  _globals['_STORYFAILED']._serialized_start=202
-  _globals['_STORYFAILED']._serialized_end=293
+  _globals['_STORYCOMPLETED']._serialized_end=226
+  _globals['_STORYFAILED']._serialized_start=228
+  _globals['_STORYFAILED']._serialized_end=319
 # @@protoc_insertion_point(module_scope)

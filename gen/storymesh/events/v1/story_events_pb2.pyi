@@ -47,22 +47,26 @@ class StoryCompleted(_message.Message):
     STORY_ID_FIELD_NUMBER: _builtins.int
     OWNER_ID_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
+    EXCERPT_FIELD_NUMBER: _builtins.int
     story_id: _builtins.str
     """The story."""
     owner_id: _builtins.str
     """Who asked for it."""
     title: _builtins.str
     """Its title."""
+    excerpt: _builtins.str
+    """Its first lines on one line, 300 characters at most, with an ellipsis where they were cut. Empty in events of older versions."""
     def __init__(
         self,
         *,
         story_id: _builtins.str = ...,
         owner_id: _builtins.str = ...,
         title: _builtins.str = ...,
+        excerpt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner_id", b"owner_id", "story_id", b"story_id", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excerpt", b"excerpt", "owner_id", b"owner_id", "story_id", b"story_id", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
