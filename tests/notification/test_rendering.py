@@ -18,18 +18,31 @@ from services.notification.model.rendering import Sender, Unrenderable, render
 
 EVENT = UUID(int=7)
 SENDER = Sender("Storymesh <no-reply@mail.example>")
+HTML = "<p>Hello,</p>\n"
 HEADERS = [
-    *("From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "X-Trace-Id"),
-    *("Content-Type", "Content-Transfer-Encoding", "MIME-Version"),
+    *("From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "Content-Language", "X-Trace-Id"),
+    *("MIME-Version", "Content-Type"),
 ]
 
 
 def rendered(
-    subject: str = "Hello", body: str = "Hello,\n", recipient: str = "ada@example.com", sender: Sender = SENDER
+    subject: str = "Hello",
+    body: str = "Hello,\n",
+    recipient: str = "ada@example.com",
+    sender: Sender = SENDER,
+    *,
+    html: str = HTML,
+    language: str = "en",
+    unsubscribe_url: str = "",
 ) -> bytes:
-    letter = Letter(subject, body)
     return render(
-        letter, sender, recipient, event_id=EVENT, sent_at=datetime(2026, 1, 1, tzinfo=UTC), trace_id="0af765" * 5
+        Letter(subject, body, html, language),
+        sender,
+        recipient,
+        event_id=EVENT,
+        sent_at=datetime(2026, 1, 1, tzinfo=UTC),
+        trace_id="0af765" * 5,
+        unsubscribe_url=unsubscribe_url,
     )
 
 
@@ -154,28 +167,108 @@ def test_a_sender_of_a_domain_in_another_script_is_kept_in_ascii() -> None:
     assert Sender("Bücher <post@bücher.example>").address == "post@xn--bcher-kva.example"
 
 
+BOUNDARY = f"=_{EVENT.hex}"
+TEXTS = [
+    "Hello,\n\nYour code is 1.\n",
+    "Grüße\n",
+    "é" * 2000 + "\n",
+    "x" * 2000 + "\n",
+    ".\n..\n",
+    "From here\n",
+    "=?x?=\n",
+    "-- \nline with a blank at its end \n\ttab\n",
+    "",
+    "without an end",
+    "= =3D =\n=\n",
+    "Content-Type: text/html\n\n<script>\n",
+    "--other\nContent-Type: text/html\n\nx\n--other--\n",
+    "two\r\nlines\rthree\u2028four\x85five\n",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_both_parts_arrive_as_they_were_put(text: str) -> None:
+    mail = rendered(body=text, html=f"<p>{text}</p>")
+    assert mail.isascii()
+    assert max(map(len, mail.split(b"\r\n"))) <= 998
+    plain, html = read(mail).iter_parts()
+    assert (plain.get_content_type(), html.get_content_type()) == ("text/plain", "text/html")
+    assert plain.get_content().splitlines() == text.splitlines()
+    assert html.get_content().splitlines() == f"<p>{text}</p>".splitlines()
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_letter_without_html_is_plain_text(text: str) -> None:
+    message = read(rendered(body=text, html=""))
+    assert message.get_content_type() == "text/plain"
+    assert message.get_content().splitlines() == text.splitlines()
+
+
+@pytest.mark.parametrize("text", ["a\0b\n", "a\ud800b\n", "é" * 100 + "\0\n", "x" * 100 + "\x1b\n"])
+def test_a_part_that_is_no_text_is_refused(text: str) -> None:
+    for body, html in ((text, HTML), ("Hello,\n", text), (text, "")):
+        with pytest.raises(Unrenderable):
+            rendered(body=body, html=html)
+
+
 @pytest.mark.parametrize(
-    "body",
+    "text",
     [
-        "Hello,\n\nYour code is 1.\n",
-        "Grüße\n",
-        "é" * 2000 + "\n",
-        "x" * 2000 + "\n",
-        ".\n..\n",
-        "From here\n",
-        "=?x?=\n",
+        f"--{BOUNDARY}\nContent-Type: text/html\n\n<p>Win</p>\n",
+        f"--{BOUNDARY}--\nWin\n",
+        f"\n--{BOUNDARY}\n\nWin\n--{BOUNDARY}--\n",
     ],
 )
-def test_a_body_arrives_as_it_was_put(body: str) -> None:
-    mail = rendered(body=body)
-    assert mail.isascii()
-    assert read(mail).get_content().splitlines() == body.splitlines()
+def test_no_text_ends_its_part_or_adds_one(text: str) -> None:
+    """The boundary is known to whoever knows the event's id."""
+    for body, html in ((text, HTML), ("Hello,\n", text), (f"é{'x' * 80}\n{text}", HTML)):
+        try:
+            mail = rendered(body=body, html=html)
+        except Unrenderable:
+            continue
+        plain, rich = read(mail).iter_parts()
+        assert plain.get_content().splitlines() == body.splitlines()
+        assert rich.get_content().splitlines() == html.splitlines()
 
 
-@pytest.mark.parametrize("body", ["a\0b\n", "a\ud800b\n"])
-def test_a_body_that_is_no_text_is_refused(body: str) -> None:
+@given(*[st.text(alphabet=st.sampled_from("a=-_\n\r .é\0<>\u2028"), max_size=90) for _ in range(2)])
+def test_whatever_the_texts_the_mail_has_these_two_parts_or_is_refused(body: str, html: str) -> None:
+    try:
+        mail = rendered(body=body, html=f"<p>{html}")
+    except Unrenderable:
+        return
+    message = read(mail)
+    plain, rich = message.iter_parts()
+    assert message.keys() == HEADERS
+    assert plain.get_content().splitlines() == body.splitlines()
+    assert rich.get_content().splitlines() == f"<p>{html}".splitlines()
+
+
+def test_a_mail_that_can_be_unsubscribed_from_offers_it_in_one_click() -> None:
+    url = "https://stories.example/v1/unsubscribe?token=abc_-.~&x=1"
+    message = read(rendered(unsubscribe_url=url))
+    assert message["List-Unsubscribe"] == f"<{url}>"
+    assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert "List-Unsubscribe" not in read(rendered())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("mailto:x@example.com", "/unsubscribe", "https://", "javascript:x", "https://a.example/x y"),
+        *("https://a.example/>,<mailto:x@evil.example", "https://a.example/\r\nBcc: b@evil.example"),
+        *("https://a.example/ä", "https://a.example/" + "x" * 1000, "https://a.example/a,b"),
+    ],
+)
+def test_an_address_to_unsubscribe_that_adds_something_to_its_header_is_refused(url: str) -> None:
     with pytest.raises(Unrenderable):
-        rendered(body=body)
+        rendered(unsubscribe_url=url)
+
+
+@pytest.mark.parametrize("language", ["en\r\nBcc: b@evil.example", "e", "en us", "=?utf-8?q?x?="])
+def test_a_language_is_a_tag_or_refused(language: str) -> None:
+    with pytest.raises(Unrenderable):
+        rendered(language=language)
 
 
 @given(st.text(max_size=80), st.text(alphabet=st.sampled_from('a@.=?,<> \r\n"\\é'), max_size=20))

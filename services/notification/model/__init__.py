@@ -60,3 +60,8 @@ class Letter:
 
     subject: str
     body: str
+    """The text part."""
+    html: str = ""
+    """The HTML part, shown instead of the text part by programs that can. Empty: the mail has none."""
+    language: str = ""
+    """The language of both parts, as a BCP 47 tag. Empty: unknown."""

@@ -1,4 +1,4 @@
-"""Renders a letter as the bytes of one mail to one recipient, and verifies that they hold the input and nothing else.
+"""Renders a letter as the bytes of one mail to one recipient, and verifies that headers and parts hold the input and nothing else.
 
 Each header is written here, byte by byte. The standard library's header objects decode encoded words (RFC 2047) wherever they find
 them, also in addresses, so that a person could inject headers, recipients and bodies by their name or address.
@@ -6,13 +6,14 @@ them, also in addresses, so that a person could inject headers, recipients and b
 
 from __future__ import annotations
 
+import binascii
 import re
 from collections.abc import Mapping
 from datetime import datetime
 from email.header import Header, decode_header, make_header
-from email.message import EmailMessage
+from email.message import Message
 from email.parser import BytesParser
-from email.policy import SMTP, compat32
+from email.policy import compat32
 from email.utils import format_datetime, getaddresses
 from uuid import UUID
 
@@ -20,16 +21,19 @@ from kit.identity.email_addresses import NotAnAddress, normalized
 
 from . import Letter
 
-_SEVEN_BITS = SMTP.clone(cte_type="7bit")
-"""Every server accepts seven bits; eight bits need one that offers 8BITMIME (RFC 6152)."""
-
 _PLAIN_ADDRESS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@[A-Za-z0-9.-]+")
 """Looser than registration: addresses with two dots in a row exist, and older versions may have accepted them."""
 
 _PLAIN_TEXT = re.compile(r"[!-~]+( [!-~]+)*")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _LINE = 76
-_CONTENT_HEADERS = ("Content-Type", "Content-Transfer-Encoding", "MIME-Version")
+_PART_HEADERS = ("Content-Type", "Content-Transfer-Encoding")
+_KINDS = ("text/plain", "text/html")
+"""From the plainest to the richest: programs show the last that they can (RFC 2046, 5.1.4)."""
+_LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
+_HTTP_URL = re.compile(r"https?://[!#-+\--;=?-~]{1,900}")
+"""What can stand in List-Unsubscribe: no comma and no angle bracket, which separate URLs there, and no line too long for SMTP."""
 
 
 class Unrenderable(Exception):
@@ -58,11 +62,23 @@ class Sender:
 
 
 def render(
-    letter: Letter, sender: Sender, recipient: str, *, event_id: UUID, sent_at: datetime, trace_id: str
+    letter: Letter,
+    sender: Sender,
+    recipient: str,
+    *,
+    event_id: UUID,
+    sent_at: datetime,
+    trace_id: str,
+    unsubscribe_url: str = "",
 ) -> bytes:
-    """Render a complete mail. Raises Unrenderable."""
+    """Render a complete mail: text, and HTML as its alternative. Raises Unrenderable.
+
+    `unsubscribe_url` takes the POST of a mail program's one-click unsubscription (RFC 8058); empty: the mail offers none.
+    """
     if _CONTROLS.search(letter.subject):
         raise Unrenderable("its Subject is not one line of text")
+    if _NO_TEXT.search(letter.body + letter.html):
+        raise Unrenderable("its body holds what is no text")
     if not _PLAIN_ADDRESS.fullmatch(recipient) or "=?" in recipient:
         raise Unrenderable("its recipient is no plain address")
     texts = {
@@ -74,16 +90,55 @@ def render(
         "Message-ID": f"<{event_id}@{sender.domain}>",
         "Auto-Submitted": "auto-generated",  # Keeps out-of-office replies away (RFC 3834).
     }
+    if letter.language:
+        texts["Content-Language"] = _language(letter.language)
+    if unsubscribe_url:
+        texts["List-Unsubscribe"] = _in_brackets(unsubscribe_url)
+        texts["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
     if trace_id:
         texts["X-Trace-Id"] = trace_id
-    content = EmailMessage(policy=_SEVEN_BITS)
+    texts["MIME-Version"] = "1.0"
     try:
-        content.set_content(letter.body)
+        parts = [_part("text/plain", letter.body)] + ([_part("text/html", letter.html)] if letter.html else [])
     except UnicodeError:
         raise Unrenderable("its body cannot be encoded") from None
-    rendered = "".join(f"{name}: {text}\r\n" for name, text in texts.items()).encode("ascii") + content.as_bytes()
+    lines = [f"{name}: {text}" for name, text in texts.items()]
+    if len(parts) == 1:
+        lines += parts
+    else:
+        # No encoded line can have this form (RFC 2045, 6.7).
+        boundary = f"=_{event_id.hex}"
+        lines += [f'Content-Type: multipart/alternative; boundary="{boundary}"', ""]
+        for part in parts:
+            lines += [f"--{boundary}", part]
+        lines += [f"--{boundary}--", ""]
+    rendered = "\r\n".join(lines).encode("ascii")
     _verify(rendered, texts, letter)
     return rendered
+
+
+def _part(kind: str, text: str) -> str:
+    """A part with its headers. Quoted-printable, unless it is short lines of ASCII: every server accepts seven bits (RFC 6152)."""
+    lines = text.splitlines()
+    encoded = "".join(f"{line}\n" for line in lines)
+    encoding = "7bit"
+    if not text.isascii() or max(map(len, lines), default=0) > _LINE:
+        encoding = "quoted-printable"
+        encoded = binascii.b2a_qp(encoded.encode(), istext=True).decode("ascii")
+    head = f'Content-Type: {kind}; charset="utf-8"\nContent-Transfer-Encoding: {encoding}\n\n'
+    return (head + encoded).replace("\n", "\r\n")
+
+
+def _language(tag: str) -> str:
+    if not _LANGUAGE.fullmatch(tag):
+        raise Unrenderable("its language is no language tag")
+    return tag
+
+
+def _in_brackets(url: str) -> str:
+    if not _HTTP_URL.fullmatch(url):
+        raise Unrenderable("its address to unsubscribe is no URL for a header")
+    return f"<{url}>"
 
 
 def _phrase(name: str) -> str:
@@ -108,19 +163,33 @@ def _verify(rendered: bytes, texts: Mapping[str, str], letter: Letter) -> None:
     if not rendered.isascii() or re.search(rb"\r(?!\n)|(?<!\r)\n|\0", rendered):
         raise Unrenderable("it has other bytes than lines of text")
     read = BytesParser(policy=compat32).parsebytes(rendered)
-    expected = [(name, text) for name, text in texts.items()] + [(name, None) for name in _CONTENT_HEADERS]
-    found = read.items()
-    if sorted(name for name, _ in found) != sorted(name for name, _ in expected) or read.defects:
+    described = ["Content-Type"] if letter.html else list(_PART_HEADERS)
+    if sorted(read.keys()) != sorted([*texts, *described]):
         raise Unrenderable("it has other headers than were put")
-    for name, text in expected:
-        if text is not None and str(read[name]) != text:
+    for name, text in texts.items():
+        if str(read[name]) != text:
             raise Unrenderable(f"its {name} is not what was put")
     if _shown(read["Subject"]) != letter.subject:
         raise Unrenderable("its Subject would show something else")
-    if read.get_content_type() != "text/plain" or read.is_multipart():
-        raise Unrenderable("it is not plain text")
-    body = read.get_payload(decode=True)
-    if not isinstance(body, bytes) or body.decode().splitlines() != letter.body.splitlines():
+    if not letter.html:
+        _verify_part(read, "text/plain", letter.body)
+        return
+    parts = read.get_payload()
+    if read.get_content_type() != "multipart/alternative" or not isinstance(parts, list) or len(parts) != len(_KINDS):
+        raise Unrenderable("it has other parts than were put")
+    if read.defects or read.preamble or read.epilogue:
+        raise Unrenderable("it has text beside its parts")
+    for part, kind, text in zip(parts, _KINDS, (letter.body, letter.html), strict=True):
+        if not isinstance(part, Message) or tuple(part.keys()) != _PART_HEADERS:
+            raise Unrenderable("a part has other headers than were put")
+        _verify_part(part, kind, text)
+
+
+def _verify_part(part: Message, kind: str, text: str) -> None:
+    if part.get_content_type() != kind or part.get_content_charset() != "utf-8" or part.is_multipart() or part.defects:
+        raise Unrenderable("a part is of another type than was put")
+    body = part.get_payload(decode=True)
+    if not isinstance(body, bytes) or body.decode().splitlines() != text.splitlines():
         raise Unrenderable("its body would show something else")
 
 
