@@ -6,6 +6,7 @@ control and retries between services are all derived from it, so they agree. It 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToDict
@@ -26,6 +27,7 @@ BOUND_VERBS = ("GET", "PUT", "POST", "DELETE", "PATCH")
 """The HTTP methods that a contract can bind a method to."""
 
 _RESUME_TOKEN = "resume_token"
+_HTTP_BODY = "google.api.HttpBody"
 _CLASS = "RATE_LIMIT_CLASS_"
 
 
@@ -64,6 +66,12 @@ class Binding:
     verb: str
     template: str
     takes_body: bool
+    takes_any_body: bool = False
+    """Whether the body is passed on as it comes, of whatever media type: the contract binds it to a google.api.HttpBody."""
+    answers_page: bool = False
+    """Whether a field of the response, a google.api.HttpBody, is the answer's body as it stands: a page instead of JSON."""
+    hidden_below: str = ""
+    """The path's beginning before a variable that is a secret (`debug_redact`), such as `/s/`; empty if there is none."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,11 @@ class Method:
         return self.idempotency is not Idempotency.UNKNOWN
 
     @property
+    def answers_pages(self) -> bool:
+        """Whether people open it in a browser: it answers over HTTP with pages, errors included."""
+        return any(binding.answers_page for binding in self.bindings)
+
+    @property
     def resumable(self) -> bool:
         """Whether the stream can be resumed over another connection.
 
@@ -139,6 +152,12 @@ class Contract:
     @property
     def exposed(self) -> tuple[Method, ...]:
         return tuple(method for method in self.methods if method.exposed)
+
+    @property
+    def hidden_below(self) -> tuple[str, ...]:
+        """Beginnings of paths that no log and no trace shows beyond, because a secret follows, each once."""
+        bindings = (binding for method in self.exposed for binding in method.bindings)
+        return tuple(dict.fromkeys(binding.hidden_below for binding in bindings if binding.hidden_below))
 
     @property
     def transcoded_services(self) -> tuple[str, ...]:
@@ -216,8 +235,12 @@ def _method(descriptor: MethodDescriptor) -> Method:
         access,
         "default" if rate_limit_class == "unspecified" else rate_limit_class,
         Idempotency(options.get("idempotency_level", Idempotency.UNKNOWN.value)),
-        tuple(_bindings(options.get("[google.api.http]", {}))),
+        tuple(_bindings(descriptor, options.get("[google.api.http]", {}))),
     )
+    if method.answers_pages and not all(binding.answers_page for binding in method.bindings):
+        raise ContractError(
+            f"{descriptor.full_name} answers with a page at some of its paths only; bind it alike at all"
+        )
     for binding in method.bindings:
         allowed = _REQUIRED.get(binding.verb, tuple(Idempotency))
         if method.idempotency not in allowed:
@@ -228,9 +251,29 @@ def _method(descriptor: MethodDescriptor) -> Method:
     return method
 
 
-def _bindings(rule: dict[str, Any]) -> Iterator[Binding]:
+def _bindings(descriptor: MethodDescriptor, rule: dict[str, Any]) -> Iterator[Binding]:
     for verb in BOUND_VERBS:
         if verb.lower() in rule:
-            yield Binding(verb=verb, template=rule[verb.lower()], takes_body="body" in rule)
+            template = rule[verb.lower()]
+            yield Binding(
+                verb=verb,
+                template=template,
+                takes_body="body" in rule,
+                takes_any_body=_is_http_body(descriptor.input_type, rule.get("body", "")),
+                answers_page=_is_http_body(descriptor.output_type, rule.get("response_body", "")),
+                hidden_below=_before_a_secret(descriptor.input_type, template),
+            )
     for further in rule.get("additional_bindings", ()):
-        yield from _bindings(further)
+        yield from _bindings(descriptor, further)
+
+
+def _is_http_body(message: Descriptor, name: str) -> bool:
+    field = message.fields_by_name.get(name)
+    return field is not None and field.message_type is not None and field.message_type.full_name == _HTTP_BODY
+
+
+def _before_a_secret(message: Descriptor, template: str) -> str:
+    for variable in re.finditer(r"\{(\w+)[^}]*\}", template):
+        if options_of(message.fields_by_name[variable[1]]).get("debug_redact"):
+            return template[: variable.start()]
+    return ""

@@ -34,6 +34,7 @@ WELL_KNOWN = Path(grpc_tools.__file__).parent / "_proto"
 # Modules that are installed from wheels; only their descriptors are needed here.
 INSTALLED = (
     "google.api.annotations_pb2",
+    "google.api.httpbody_pb2",
     "google.rpc.status_pb2",
     "google.rpc.error_details_pb2",
 )
@@ -41,8 +42,8 @@ INSTALLED = (
 ALSO_GENERATED = ("buf/validate/validate.proto",)
 # Foreign contracts that we serve: generated like our own, but neither linted nor served at the edge.
 FOREIGN = ("foreign/rls.proto",)
-# Imports of contracts that only define options; the first one is ours.
-OPTIONS = ("storymesh/options/", "buf/validate/", "google/api/")
+# Imports of contracts that only define options; the first one is ours. google/api/httpbody.proto is a message, which stays.
+OPTIONS = ("storymesh/options/", "buf/validate/", "google/api/annotations.proto")
 # Error details are sent as Any, so the edge can render them only if its descriptor set has their types.
 EDGE_NEEDS = ("google/rpc/status.proto", "google/rpc/error_details.proto")
 
@@ -155,7 +156,7 @@ def edge_descriptors(everything: FileDescriptorSet) -> FileDescriptorSet:
 def without_options(file: FileDescriptorProto) -> FileDescriptorProto:
     """The file without the imports that only its options need. The options stay as bytes, which their definitions can decode.
 
-    A caller's stubs thus need neither `buf.validate` nor `google.api`, top-level packages that belong to other distributions.
+    A caller's stubs thus need neither `buf.validate` nor the modules of `google.api` that define options.
     """
     bare = FileDescriptorProto()
     bare.CopyFrom(file)

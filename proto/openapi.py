@@ -22,6 +22,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 from google.protobuf.message import Message
 from openapi_common import (
+    ANY_BODY,
     ENDED,
     ERROR_SCHEMAS,
     EVENT_SOURCE,
@@ -30,6 +31,7 @@ from openapi_common import (
     INFO,
     LAST_EVENT_ID,
     OF_EVERY_CALL,
+    PAGE,
     RESPONSES,
 )
 from openapi_schemas import WELL_KNOWN, described, list_value, renamed, scalar
@@ -150,9 +152,11 @@ class _Document:
             operation["description"] += f"\n{EVENT_SOURCE}"
         if parameters:
             operation["parameters"] = parameters
-        if binding.takes_body:
+        if binding.takes_any_body:
+            operation["requestBody"] = ANY_BODY
+        elif binding.takes_body:
             operation["requestBody"] = self._request_body(request, in_path)
-        operation["responses"] = self._responses(method, comment, takes_body=binding.takes_body)
+        operation["responses"] = self._responses(method, comment, binding)
         return operation
 
     def _parameter(self, message: Descriptor, name: str, where: str) -> Json:
@@ -172,18 +176,19 @@ class _Document:
             "content": {"application/json": {"schema": self._component(message, schema)}},
         }
 
-    def _responses(self, method: Method, comment: str, *, takes_body: bool) -> Json:
+    def _responses(self, method: Method, comment: str, binding: Binding) -> Json:
         message = method.descriptor.output_type
-        answer = self._reference(message)
         if method.streams:
             ok: Json = {
                 "description": f"A stream of server-sent events; the data of each is one {message.name} in JSON.",
-                "content": {"text/event-stream": {"schema": answer}},
+                "content": {"text/event-stream": {"schema": self._reference(message)}},
             }
+        elif binding.answers_page:
+            ok = {"description": self._comments[message.full_name], "content": PAGE}
         else:
             ok = {
                 "description": self._comments[message.full_name],
-                "content": {"application/json": {"schema": answer}},
+                "content": {"application/json": {"schema": self._reference(message)}},
             }
         ok["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in OF_EVERY_CALL}
         statuses = {400, 429, 503, 504}
@@ -192,10 +197,12 @@ class _Document:
         }
         statuses |= set() if method.access is Access.PUBLIC else {401}
         statuses |= {403} if method.access is Access.ADMIN else set()
-        statuses |= {413, 415} if takes_body else set()
-        errors = {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(statuses)}
+        statuses |= {413, 415} if binding.takes_body else set()
+        names = [*map(str, sorted(statuses)), "default"]
+        if binding.answers_page:
+            return {"200": ok, **{name: {**RESPONSES[name], "content": PAGE} for name in names}}
         ended = {"204": ENDED} if method.resumable else {}
-        return {"200": ok, **ended, **errors, "default": {"$ref": "#/components/responses/default"}}
+        return {"200": ok, **ended, **{name: {"$ref": f"#/components/responses/{name}"} for name in names}}
 
     def _reference(self, message: Descriptor) -> Json:
         """A reference to the schema of a response message, which is added if it is new."""

@@ -12,8 +12,9 @@ INFO: Json = {
     "title": "Storymesh",
     "version": "1",
     "description": "Sign up, ask for a personalised story, and watch it being written. The same methods are served as gRPC "
-    "and gRPC-Web on the same port. Every error is a google.rpc.Status whose first detail names a permanent reason. OPTIONS "
-    "answers 204 with the header allow at every path, HEAD works for documents, and a request body must not be compressed.",
+    "and gRPC-Web on the same port. Every error is a google.rpc.Status whose first detail names a permanent reason, save where "
+    "pages are answered. OPTIONS answers 204 with the header allow at every path, HEAD works for documents, and a request body "
+    "must not be compressed.",
     "license": {"name": "Apache 2.0", "identifier": "Apache-2.0"},
 }
 
@@ -54,6 +55,13 @@ EVENT_SOURCE = (
 ENDED: Json = {
     "description": "The stream has ended and the caller has read its end: there is nothing to come back for.",
     "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in OF_EVERY_CALL},
+}
+
+PAGE: Json = {"text/html": {"schema": {"type": "string", "description": "A page for people."}}}
+ANY_BODY: Json = {
+    "required": False,
+    "description": "Of any media type, such as a form.",
+    "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
 }
 
 

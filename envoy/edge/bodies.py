@@ -35,7 +35,13 @@ _WORDS = {
 
 def strict_bodies(contract: Contract) -> Config:
     """The filter. It stands after the buffer filter, which waits for the whole body, and before the transcoder."""
-    bindings = [(binding, method) for method in contract.exposed for binding in method.bindings]
+    bindings = [
+        (binding, method)
+        for method in contract.exposed
+        for binding in method.bindings
+        # A page's query is dropped, and a body of any media type is passed on.
+        if not (binding.takes_any_body or binding.answers_page)
+    ]
     methods = [
         {
             "verb": binding.verb,

@@ -138,7 +138,7 @@ def _connection_manager(settings: Settings, contract: Contract) -> Config:
         drain_timeout="5s",
         always_set_request_id_in_response=True,
         tracing=tracing(settings.tracing),
-        access_log=access_log(),
+        access_log=access_log(contract.hidden_below),
         local_reply_config=local_replies(settings.cors),
         route_config=route_configuration(settings, contract),
         http_filters=_filters(settings, contract),

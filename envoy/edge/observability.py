@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable, Sequence
 
 from edge.authentication import FILTER as JWT_AUTHN
 from edge.authentication import PAYLOAD
@@ -45,17 +47,23 @@ def method_tracing(method: Method, settings: Tracing) -> Config:
     """Names a method's spans: verb and path template for a JSON call, the method's full name for a gRPC call."""
     name = f"{method.service}/{method.name}"
     templates = {binding.verb: binding.template for binding in method.bindings}
-    return _route_tracing(
-        _if_json({verb: f"{verb} {template}" for verb, template in templates.items()}, name),
-        _if_json(templates, name),
-        name,
-        settings,
+    route = _if_json(templates, name)
+    traced = _route_tracing(
+        _if_json({verb: f"{verb} {template}" for verb, template in templates.items()}, name), route, name, settings
     )
+    if any(binding.hidden_below for binding in method.bindings):
+        traced["custom_tags"].append(hidden_url(route))
+    return traced
 
 
 def path_tracing(template: str, settings: Tracing) -> Config:
     """Names the span of a path that the edge answers itself: verb and path template."""
     return _route_tracing(f"{_VERB} {template}", template, template, settings)
+
+
+def hidden_url(instead: str) -> Config:
+    """A tag that hides the path of a request, which holds a secret. A route's tag goes before the connection manager's."""
+    return {"tag": "http.url", "value": instead}
 
 
 def _route_tracing(operation: str, route: str, upstream: str, settings: Tracing) -> Config:
@@ -116,10 +124,42 @@ def _kept_if(condition: str, name: str, scratch: str) -> list[Config]:
     ]
 
 
-def access_log() -> list[Config]:
-    """The access log: one ECS line per request on stdout, without tokens and query strings, which hold resume tokens."""
+def access_log(hidden_below: Sequence[str]) -> list[Config]:
+    """The access log: one ECS line per request on stdout, without tokens and query strings, which hold resume tokens.
+
+    Of a path that begins as one of `hidden_below` the line shows that beginning only, because a secret follows. Each of these has a
+    logger of its own, as a format cannot choose between two texts.
+    """
+    if not hidden_below:
+        return [_lines(_PATH, None)]
+    others = [_path_begins(name, hidden_below, invert_match=True) for name in _PATH_HEADERS]
     return [
-        extension(
+        _lines(_PATH, {"and_filter": {"filters": others}}),
+        *(
+            _lines(f"{prefix}...", {"or_filter": {"filters": [_path_begins(name, [prefix]) for name in _PATH_HEADERS]}})
+            for prefix in hidden_below
+        ),
+    ]
+
+
+_PATH = "%PATH(NQ:ORIG_OR_PATH)%"
+_PATH_HEADERS = (":path", "x-envoy-original-path")
+
+
+def _path_begins(name: str, prefixes: Iterable[str], *, invert_match: bool = False) -> Config:
+    """Matches on the path in a header. A path that the edge refused before it was normalised counts as well."""
+    begins = "|".join(re.escape(prefix.strip("/")) for prefix in prefixes)
+    matcher: Config = {
+        "name": name,
+        "string_match": {"safe_regex": {"regex": f"(?is)[./\\\\]*({begins})([/\\\\]|%2f|%5c).*"}},
+        "treat_missing_header_as_empty": True,
+    }
+    return {"header_filter": {"header": {**matcher, **({"invert_match": True} if invert_match else {})}}}
+
+
+def _lines(path: str, filter_: Config | None) -> Config:
+    return {
+        **extension(
             "envoy.access_loggers.stdout",
             "extensions.access_loggers.stream.v3.StdoutAccessLog",
             log_format={
@@ -127,7 +167,7 @@ def access_log() -> list[Config]:
                 "json_format": {
                     "@timestamp": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
                     "log.level": "info",
-                    "message": "%REQ(x-envoy-original-method?:method)% %PATH(NQ:ORIG_OR_PATH)% %RESPONSE_CODE%",
+                    "message": f"%REQ(x-envoy-original-method?:method)% {path} %RESPONSE_CODE%",
                     "ecs": {"version": _ECS_VERSION},
                     "event": {"dataset": "edge.access", "duration": "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:ns)%"},
                     "http": {
@@ -139,7 +179,7 @@ def access_log() -> list[Config]:
                         "response": {"status_code": "%RESPONSE_CODE%", "bytes": "%BYTES_SENT%"},
                         "version": "%PROTOCOL%",
                     },
-                    "url": {"path": "%PATH(NQ:ORIG_OR_PATH)%"},
+                    "url": {"path": path},
                     "rpc": {"method": "%ROUTE_NAME%", "grpc_status": "%GRPC_STATUS%"},
                     "client": {"ip": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"},
                     "user": {"id": f"%DYNAMIC_METADATA({JWT_AUTHN}:{PAYLOAD}:sub)%"},
@@ -153,8 +193,9 @@ def access_log() -> list[Config]:
                     },
                 },
             },
-        )
-    ]
+        ),
+        **({"filter": filter_} if filter_ else {}),
+    }
 
 
 def application_log() -> Config:

@@ -15,8 +15,8 @@ from edge import cors
 from edge.authentication import JWKS_METHOD, without_token
 from edge.config import Config, header, seconds, typed
 from edge.limits import CLIENT_NETWORK_HEADER, rate_limits, without_local_limit
-from edge.observability import method_tracing, path_tracing
-from edge.scripts import DOCUMENTS, STREAMS, VERBS, running
+from edge.observability import hidden_url, method_tracing, path_tracing
+from edge.scripts import DOCUMENTS, PAGES, STREAMS, VERBS, running
 from edge.settings import Settings
 from edge.sizes import without_waiting
 from edge.transcoding import is_compressed, without_transcoding
@@ -47,6 +47,7 @@ def route_configuration(settings: Settings, contract: Contract) -> Config:
                     *(_method(method, settings) for method in contract.exposed),
                     *_documents(settings),
                     *_templates(contract, settings),
+                    *(_below_secrets(prefix, settings) for prefix in contract.hidden_below),
                     _unknown(),
                 ],
             }
@@ -101,6 +102,8 @@ def _method(method: Method, settings: Settings) -> Config:
 def _script(method: Method) -> Config:
     if method.resumable:
         return running(STREAMS)
+    if method.answers_pages:
+        return running(PAGES)
     return running(DOCUMENTS) if method.path == JWKS_METHOD else {}
 
 
@@ -156,17 +159,31 @@ def _templates(contract: Contract, settings: Settings) -> Iterable[Config]:
     transcoder takes a last segment with an unknown verb for an id with a colon in it.
     """
     for template, methods in sorted(_by_template(contract).items(), key=lambda each: ":" not in each[0]):
-        bodies = [binding.verb for _, binding in methods if binding.takes_body]
-        if bodies:
-            for name, header_ in (("media type", _media_type_is_not_json()), ("content coding", is_compressed())):
-                yield _refusal(f"{template} {name}", template, 415, [_method_is(*bodies), header_], settings)
-        verbs = {binding.verb for _, binding in methods}
-        # The key set is a document, although a service answers it.
-        head = {"HEAD"} if any(method.path == JWKS_METHOD for method, _ in methods) else set()
-        yield from _other_methods(template, sorted(verbs | head), settings)
-        yield _untranscoded(template, [method for method, _ in methods], settings)
+        for route in _of_template(template, methods, settings):
+            if any(binding.answers_page for _, binding in methods):
+                route["typed_per_filter_config"] |= running(PAGES)
+            if any(binding.hidden_below for _, binding in methods):
+                route["tracing"]["custom_tags"].append(hidden_url(template))
+            yield route
     for document in ("/health", "/openapi.yaml", "/docs"):
         yield from _other_methods(document, _DOCUMENT_VERBS, settings)
+
+
+def _of_template(template: str, methods: Sequence[tuple[Method, Binding]], settings: Settings) -> Iterable[Config]:
+    bodies = [binding.verb for _, binding in methods if binding.takes_body]
+    json_bodies = [binding.verb for _, binding in methods if binding.takes_body and not binding.takes_any_body]
+    for name, verbs_, header_ in (
+        ("media type", json_bodies, _media_type_is_not_json()),
+        ("content coding", bodies, is_compressed()),
+    ):
+        if verbs_:
+            yield _refusal(f"{template} {name}", template, 415, [_method_is(*verbs_), header_], settings)
+    verbs = {binding.verb for _, binding in methods}
+    # The key set is a document, although a service answers it, and so is a page.
+    documents = any(method.path == JWKS_METHOD or method.answers_pages for method, _ in methods)
+    head = {"HEAD"} if documents and "GET" in verbs else set()
+    yield from _other_methods(template, sorted(verbs | head), settings)
+    yield _untranscoded(template, [method for method, _ in methods], settings)
 
 
 def _by_template(contract: Contract) -> dict[str, list[tuple[Method, Binding]]]:
@@ -223,6 +240,15 @@ def _untranscoded(template: str, methods: Iterable[Method], settings: Settings) 
     for method in methods:
         route["typed_per_filter_config"] |= _script(method)
     return {**route, "tracing": path_tracing(template, settings.tracing)}
+
+
+def _below_secrets(prefix: str, settings: Settings) -> Config:
+    """The route of unknown paths below those that hold a secret: a link that was copied with too much is a page, and not traced."""
+    route = _nowhere(f"{prefix}...", {"prefix": prefix, "case_sensitive": False})
+    route["typed_per_filter_config"] |= without_waiting() | running(PAGES)
+    tracing = path_tracing(f"{prefix}...", settings.tracing)
+    tracing["custom_tags"].append(hidden_url(f"{prefix}..."))
+    return {**route, "tracing": tracing}
 
 
 def _unknown() -> Config:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from edge import lua
 from edge.config import Config, extension, typed
+from mesh import pages
 from mesh.edge_protocol import STREAM_ENDED_HEADER
 
-STREAMS, DOCUMENTS, VERBS = "streams", "documents", "verbs"
-"""The scripts: resumable server-sent events, HEAD for documents that a service answers, a trailing slash after a path's verb."""
+STREAMS, DOCUMENTS, VERBS, PAGES = "streams", "documents", "verbs", "pages"
+"""The scripts: resumable server-sent events, HEAD for documents that a service answers, a slash after a path's verb, and pages."""
 
 _FILTER = "envoy.filters.http.lua.scripts"
 _HERE = Path(__file__).parent
@@ -18,12 +19,18 @@ _HERE = Path(__file__).parent
 def scripts() -> Config:
     """The Lua filter. It stands right before the transcoder, because the scripts change its input and output."""
     common = lua.constants(ENDED=STREAM_ENDED_HEADER) + (_HERE / "common.lua").read_text()
+    of_pages = lua.constants(
+        PAGE_HEADERS=pages.HEADERS,
+        PAGE_TYPE=pages.MEDIA_TYPE,
+        REFUSALS=pages.REFUSALS,
+        OTHER_REFUSAL=pages.OTHER_REFUSAL,
+    )
     return extension(
         _FILTER,
         "extensions.filters.http.lua.v3.Lua",
         source_codes={
-            name: {"inline_string": common + (_HERE / f"{name}.lua").read_text()}
-            for name in (STREAMS, DOCUMENTS, VERBS)
+            name: {"inline_string": common + (of_pages if name == PAGES else "") + (_HERE / f"{name}.lua").read_text()}
+            for name in (STREAMS, DOCUMENTS, VERBS, PAGES)
         },
     )
 

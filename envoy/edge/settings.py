@@ -132,7 +132,12 @@ class RateLimit(_Section):
     domain: str = Field(default="storymesh", description="The limiter's domain.")
     timeout_seconds: Seconds = Field(default=0.25, description="For the limiter's answer.")
     on_failure: dict[str, OnFailure] = Field(
-        default={"stream": OnFailure.ALLOW, "refresh": OnFailure.ALLOW, "default": OnFailure.ALLOW},
+        default={
+            "stream": OnFailure.ALLOW,
+            "refresh": OnFailure.ALLOW,
+            "page": OnFailure.ALLOW,
+            "default": OnFailure.ALLOW,
+        },
         description="Per rate-limit class of the contract, what happens when the limiter does not answer. A class left out "
         "is denied: guessing passwords and spending computing time must not become free. Reading must not stop, and nobody be "
         "signed out.",

@@ -1,13 +1,15 @@
-"""Tokens that a service hands out and later takes back unchanged: page tokens and resume tokens."""
+"""Tokens that a service hands out and later takes back unchanged: page tokens, resume tokens, and those in links."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from uuid import UUID
 
 from kit.runtime import base64url
 
 _TAG_BYTES = 16
+_ID_BYTES = 16
 
 
 class Signer:
@@ -29,6 +31,20 @@ class Signer:
             return body.decode() if hmac.compare_digest(tag, self._tag(scope, body)) else None
         except ValueError:
             return None
+
+    def sign_id(self, scope: str, identifier: UUID) -> str:
+        """A URL-safe token of an id, always 43 characters."""
+        return base64url.encode(identifier.bytes + self._tag(scope, identifier.bytes))
+
+    def open_id(self, scope: str, token: str) -> UUID | None:
+        """The id, or None when the token was not signed for this scope with this key. Only one spelling of a token is right."""
+        try:
+            raw = base64url.decode(token)
+        except ValueError:
+            return None
+        identifier, tag = raw[:_ID_BYTES], raw[_ID_BYTES:]
+        signed = hmac.compare_digest(tag, self._tag(scope, identifier)) and base64url.encode(raw) == token
+        return UUID(bytes=identifier) if signed and len(identifier) == _ID_BYTES else None
 
     def _tag(self, scope: str, body: bytes) -> bytes:
         scoped = len(scope.encode()).to_bytes(4) + scope.encode() + body

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from storymesh.ops.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
+from storymesh.story.v1.directory_service_pb2_grpc import add_DirectoryServiceServicer_to_server
+from storymesh.story.v1.story_link_service_pb2_grpc import add_StoryLinkServiceServicer_to_server
 from storymesh.story.v1.story_service_pb2_grpc import add_StoryServiceServicer_to_server
 
 from kit.data import migrations
@@ -18,13 +20,15 @@ from mesh.event_routes import routes
 from .config import StorySettings, StoryWorkerSettings
 from .operations import Operations, operations, worker_operations
 from .peers import AccountDirectory
-from .servicer import StoryServicer
+from .servicer import DirectoryServicer, StoryLinkServicer, StoryServicer
 from .worker import accounts_inbox, stories_inbox, warm_writer
 
 
 def api(settings: StorySettings, resources: Resources, ops: Operations) -> Server:
     server = resources.api(optional={"redis": resources.redis.ping})
     server.add(add_StoryServiceServicer_to_server, StoryServicer(ops.stories, ops.watches))
+    server.add(add_StoryLinkServiceServicer_to_server, StoryLinkServicer(ops.links))
+    server.add(add_DirectoryServiceServicer_to_server, DirectoryServicer(ops.links))
     signer = Signer(settings.cursor_key.get_secret_value())
     letters = DeadLetterServicer(DeadLetters(resources.db, "story", signer))
     server.add(add_DeadLetterServiceServicer_to_server, letters)

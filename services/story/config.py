@@ -22,6 +22,9 @@ class StorySettings(DatabaseSettings):
 
     writer: _Writer = "composer"
     cursor_key: Key = Field(description="Signs page tokens and resume tokens; the same for all replicas.")
+    link_key: Key = Field(
+        description="Signs the links that show a story without signing in; the same for all replicas. A new one ends all links."
+    )
     heartbeat_seconds: float = Field(15.0, gt=0, description="Silence on a watch after which a heartbeat is sent.")
     watches: int = Field(5000, ge=1, description="Watches that a process serves at a time.")
     watches_per_person: int = Field(20, ge=1, description="Watches that one person may have open at a process.")

@@ -19,6 +19,16 @@ class RequestIdReused(AlreadyExists):
     message = "this request_id came with other parameters before; choose a new one"
 
 
+class StoryLinkNotFound(NotFound):
+    reason = "STORY_LINK_NOT_FOUND"
+    message = "the link does not work, or not any more"
+
+
+class StoryNotCompleted(FailedPrecondition):
+    reason = "STORY_NOT_COMPLETED"
+    message = "only a story that is written to its end can be shown by a link"
+
+
 class StoryNotCancellable(FailedPrecondition):
     reason = "STORY_NOT_CANCELLABLE"
     message = "the story is finished"

@@ -8,7 +8,7 @@ MANIFEST = Manifest(
     database=True,
     workers=2,
     calls=("auth",),
-    keys=("cursor_key",),
+    keys=("cursor_key", "link_key"),
     takes={
         "story": ("StoryRequested",),
         # An inbox of its own: a story takes minutes to write, and the deletion of an account must not wait behind stories.

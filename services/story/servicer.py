@@ -1,4 +1,4 @@
-"""Translates the RPCs of StoryService into calls of operations, and their results into messages."""
+"""Translates the RPCs of the story service into calls of operations, and their results into messages."""
 
 from __future__ import annotations
 
@@ -7,13 +7,23 @@ from contextlib import aclosing
 from typing import Any
 from uuid import UUID
 
+from google.api.httpbody_pb2 import HttpBody
 from grpc.aio import ServicerContext
-from storymesh.story.v1 import story_pb2, story_service_pb2_grpc
+from storymesh.story.v1 import (
+    directory_service_pb2,
+    directory_service_pb2_grpc,
+    story_link_pb2,
+    story_link_service_pb2,
+    story_link_service_pb2_grpc,
+    story_pb2,
+    story_service_pb2_grpc,
+)
 from storymesh.story.v1 import story_service_pb2 as pb
 
 from kit.identity.caller import caller_of
 from kit.rpc.stream_end import say_ended
 from kit.rpc.timestamps import set_time
+from mesh import pages
 
 from .model import (
     DEFAULT_LANGUAGE,
@@ -30,6 +40,9 @@ from .model import (
     Story,
     Wish,
 )
+from .model.links import Link
+from .model.story_page import story_page
+from .operations.links import Links
 from .operations.stories import Stories
 from .operations.watching import Watches
 
@@ -99,6 +112,66 @@ class StoryServicer(story_service_pb2_grpc.StoryServiceServicer):
         async with aclosing(watch) as steps:
             async for token, step in steps:
                 yield _step_to_proto(token, step)
+
+
+class StoryLinkServicer(story_link_service_pb2_grpc.StoryLinkServiceServicer):
+    """Implements storymesh.story.v1.StoryLinkService."""
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+
+    async def CreateStoryLink(
+        self, request: story_link_service_pb2.CreateStoryLinkRequest, context: Context
+    ) -> story_link_service_pb2.CreateStoryLinkResponse:
+        link = await self._links.create(caller_of(context), UUID(request.story_id))
+        return story_link_service_pb2.CreateStoryLinkResponse(link=self._link_to_proto(link))
+
+    async def ListStoryLinks(
+        self, request: story_link_service_pb2.ListStoryLinksRequest, context: Context
+    ) -> story_link_service_pb2.ListStoryLinksResponse:
+        page = await self._links.list(caller_of(context), request.page_size, request.page_token)
+        return story_link_service_pb2.ListStoryLinksResponse(
+            links=map(self._link_to_proto, page.items), next_page_token=page.next_token
+        )
+
+    async def RevokeStoryLink(
+        self, request: story_link_service_pb2.RevokeStoryLinkRequest, context: Context
+    ) -> story_link_service_pb2.RevokeStoryLinkResponse:
+        await self._links.revoke(caller_of(context), UUID(request.story_id))
+        return story_link_service_pb2.RevokeStoryLinkResponse()
+
+    async def GetStoryPage(
+        self, request: story_link_service_pb2.GetStoryPageRequest, context: Context
+    ) -> story_link_service_pb2.GetStoryPageResponse:
+        html = story_page(await self._links.open(request.token))
+        return story_link_service_pb2.GetStoryPageResponse(
+            page=HttpBody(content_type=pages.MEDIA_TYPE, data=html.encode())
+        )
+
+    def _link_to_proto(self, link: Link) -> story_link_pb2.StoryLink:
+        message = story_link_pb2.StoryLink(story_id=str(link.story_id), path=self._links.path_of(link))
+        set_time(message.create_time, link.created_at)
+        set_time(message.expire_time, link.expires_at)
+        return message
+
+
+class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
+    """Implements storymesh.story.v1.DirectoryService."""
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+
+    async def GetStoryTeaser(
+        self, request: directory_service_pb2.GetStoryTeaserRequest, context: Context
+    ) -> directory_service_pb2.GetStoryTeaserResponse:
+        teaser = await self._links.teaser(UUID(request.story_id))
+        message = directory_service_pb2.GetStoryTeaserResponse(
+            title=teaser.title, opening=teaser.opening, language=teaser.language
+        )
+        if teaser.link:
+            message.link_path = self._links.path_of(teaser.link)
+            set_time(message.link_expire_time, teaser.link.expires_at)
+        return message
 
 
 def _to_proto(story: Story) -> story_pb2.Story:

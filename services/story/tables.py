@@ -6,6 +6,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     DateTime,
+    ForeignKey,
     Identity,
     Index,
     Integer,
@@ -59,6 +60,22 @@ stories = Table(
     Index("stories_by_state", "owner_id", "state", "id"),
     Index("stories_by_completion", "completed_at", postgresql_where=text("state = 'COMPLETED'")),
     Index("stories_to_delete", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
+)
+
+# The link of a story. Deleted with the story, in whatever way that goes.
+story_links = Table(
+    "story_links",
+    metadata,
+    Column("story_id", Uuid, ForeignKey(stories.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("owner_id", Uuid, nullable=False),
+    # Signed, it is the token. Another one for each link that the story has had.
+    Column("id", Uuid, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("revoked_at", DateTime(timezone=True)),
+    Index("story_links_by_id", "id", unique=True),
+    Index("story_links_by_owner", "owner_id", "id"),
+    Index("story_links_by_end", "expires_at", postgresql_where=text("revoked_at IS NULL")),
 )
 
 # The requests that count towards quotas. A table of its own, because a deleted story still counts and a retry counts again.

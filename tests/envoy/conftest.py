@@ -31,7 +31,7 @@ from storymesh.auth.v1 import (
     registration_service_pb2_grpc,
     session_service_pb2_grpc,
 )
-from storymesh.story.v1 import story_service_pb2_grpc
+from storymesh.story.v1 import story_link_service_pb2_grpc, story_service_pb2_grpc
 
 from mesh.contract import read
 from mesh.services import SERVICES
@@ -172,7 +172,10 @@ async def mesh() -> AsyncIterator[Mesh]:
                 )
             ),
             "story": await stack.enter_async_context(
-                server((story_service_pb2_grpc.add_StoryServiceServicer_to_server, story))
+                server(
+                    (story_link_service_pb2_grpc.add_StoryLinkServiceServicer_to_server, story),
+                    (story_service_pb2_grpc.add_StoryServiceServicer_to_server, story),
+                )
             ),
             "ratelimit": await stack.enter_async_context(
                 server((rls_pb2_grpc.add_RateLimitServiceServicer_to_server, limiter))

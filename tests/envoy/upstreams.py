@@ -21,6 +21,8 @@ from storymesh.auth.v1 import registration_service_pb2_grpc as registration_grpc
 from storymesh.auth.v1 import session_service_pb2 as session
 from storymesh.auth.v1 import session_service_pb2_grpc as session_grpc
 from storymesh.auth.v1 import user_pb2
+from storymesh.story.v1 import story_link_service_pb2 as link
+from storymesh.story.v1 import story_link_service_pb2_grpc as link_grpc
 from storymesh.story.v1 import story_pb2
 from storymesh.story.v1 import story_service_pb2 as story
 from storymesh.story.v1 import story_service_pb2_grpc as story_grpc
@@ -129,7 +131,7 @@ class AuthServices(
 
 
 @dataclass
-class StoryServices(story_grpc.StoryServiceServicer):
+class StoryServices(story_grpc.StoryServiceServicer, link_grpc.StoryLinkServiceServicer):
     """Streams one chunk per item put into `chunks`, and ends at None."""
 
     calls: Calls
@@ -146,6 +148,10 @@ class StoryServices(story_grpc.StoryServiceServicer):
     async def ListStories(self, request: story.ListStoriesRequest, context: Context) -> story.ListStoriesResponse:
         answer = await self.calls.arrive("ListStories", request, context)
         return answer or story.ListStoriesResponse()
+
+    async def GetStoryPage(self, request: link.GetStoryPageRequest, context: Context) -> link.GetStoryPageResponse:
+        answer = await self.calls.arrive("GetStoryPage", request, context)
+        return answer or link.GetStoryPageResponse()
 
     async def WatchStory(
         self, request: story.WatchStoryRequest, context: Context

@@ -142,3 +142,13 @@ def test_a_verb_that_http_lets_anybody_repeat_is_refused_where_a_repetition_may_
 def test_a_missing_descriptor_set_is_named(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match=r"nowhere\.binpb"):
         contract.read(tmp_path / "nowhere.binpb")
+
+
+def test_a_page_is_told_from_json_and_the_secret_in_its_path_is_known() -> None:
+    methods = by_path(CONTRACT.methods)
+    (binding,) = methods["/storymesh.story.v1.StoryLinkService/GetStoryPage"].bindings
+    assert (binding.verb, binding.template, binding.answers_page) == ("GET", "/s/{token}", True)
+    assert (binding.takes_any_body, binding.hidden_below) == (False, "/s/")
+    assert "/s/" in CONTRACT.hidden_below
+    (listing,) = methods["/storymesh.story.v1.StoryLinkService/ListStoryLinks"].bindings
+    assert (listing.answers_page, listing.hidden_below) == (False, "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -19,6 +19,7 @@ from kit.events.inbox import Inbox
 from kit.events.relay import Relay
 from kit.rpc.resources import Resources
 from kit.rpc.server import Server
+from kit.runtime.clock import system_clock
 from mesh.event_routes import routes
 from services.story import worker
 from services.story.__main__ import api
@@ -62,12 +63,15 @@ class StoryWorld:
     resources: Resources
     stub: StoryServiceAsyncStub
     server: Server
+    channel: grpc.aio.Channel
     issuer: Issuer
     ops: Operations
     interruptions: Interruptions
     """The subscription that all workers of the test share."""
     account_preferences: tuple[str, ...] = ()
     lease: timedelta = timedelta(seconds=2)
+    passed: timedelta = timedelta()
+    """How far the clock of the operations is ahead."""
 
     @property
     def db(self) -> Database:
@@ -135,6 +139,7 @@ async def world(
         database_url=migrated("story"),
         mesh_key=MESH_KEY,
         cursor_key=KEY,
+        link_key=b"l" * 32,
         drain_seconds=2,
         heartbeat_seconds=0.5,
         write_seconds=1,
@@ -152,12 +157,19 @@ async def world(
     async def preferences_of(user_id: UUID) -> tuple[str, ...]:
         return await made.preferences_of(user_id)
 
-    async with Resources("story", settings, db=db, redis=redis, revocations=issuer.revocations) as resources:
+    def clock() -> datetime:
+        return system_clock() + made.passed
+
+    async with Resources(
+        "story", settings, clock=clock, db=db, redis=redis, revocations=issuer.revocations
+    ) as resources:
         ops = operations(settings, resources, preferences_of)
         server = api(settings, resources, ops)
         running = asyncio.create_task(server.run(issuer.access_tokens(), resources.service_tokens))
         async with grpc.aio.insecure_channel(await server.address) as channel:
-            made = StoryWorld(settings, resources, StoryServiceStub(channel), server, issuer, ops, Interruptions(redis))
+            made = StoryWorld(
+                settings, resources, StoryServiceStub(channel), server, channel, issuer, ops, Interruptions(redis)
+            )
             yield made
         server.stopping.set()
         await running

@@ -14,6 +14,7 @@ KEY = "sk-9f3ad1e07c"
 ENVIRONMENT = {
     "STORYMESH_MESH_KEY": "m" * 43,
     "STORYMESH_CURSOR_KEY": "c" * 43,
+    "STORYMESH_LINK_KEY": "l" * 43,
     "STORYMESH_DATABASE_URL": "postgresql+psycopg://nobody:nothing@127.0.0.1:1/nowhere",
     "STORYMESH_REDIS_URL": "redis://127.0.0.1:1/0",
 }

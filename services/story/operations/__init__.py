@@ -15,10 +15,12 @@ from kit.rpc.resources import Resources
 from ..adapters.writers import LANGUAGES, Writer
 from ..config import StorySettings, StoryWorkerSettings
 from ..model import Limits
+from ..model.links import LinkPaths
 from ..store.progress import Progress
 from .admission import Admission
 from .erasing import Erasing
 from .interruptions import Interruptions
+from .links import Links
 from .pruning import Pruning
 from .stories import PreferencesOf, Stories
 from .sweeping import Sweeper
@@ -31,6 +33,7 @@ class Operations:
     """The operations behind the API."""
 
     stories: Stories
+    links: Links
     watches: Watches
     admission: Admission
 
@@ -66,6 +69,8 @@ def operations(settings: StorySettings, resources: Resources, preferences_of: Pr
         admission=admission,
         languages=LANGUAGES[settings.writer],
     )
+    paths = LinkPaths(Signer(settings.link_key.get_secret_value()))
+    links = Links(resources.db, Pages(signer), paths, resources.clock)
     watch_limits = WatchLimits(
         per_person=settings.watches_per_person,
         altogether=settings.watches,
@@ -75,7 +80,7 @@ def operations(settings: StorySettings, resources: Resources, preferences_of: Pr
     watches = Watches(
         resources.db, stories, progress, signer, watch_limits, heartbeat_seconds=settings.heartbeat_seconds
     )
-    return Operations(stories, watches, admission)
+    return Operations(stories, links, watches, admission)
 
 
 def worker_operations(

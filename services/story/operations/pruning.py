@@ -1,4 +1,4 @@
-"""Prunes stories whose deletion was interrupted, and admissions that no longer count towards a quota."""
+"""Prunes stories whose deletion was interrupted, admissions that no longer count towards a quota, and links that have expired."""
 
 from __future__ import annotations
 
@@ -33,4 +33,6 @@ class Pruning:
         # An admission counts for one day; two days allow for clocks that differ.
         async with self._db.transaction() as tx:
             await store.admissions.forget(tx, before=self._clock() - 2 * DAY)
+        async with self._db.transaction() as tx:
+            await store.links.forget_expired(tx, before=self._clock() - DAY)
         await self._erasing.finish_deletions(broken_off_after)

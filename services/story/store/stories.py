@@ -97,6 +97,12 @@ async def find(tx: Transaction, story_id: UUID) -> Story | None:
     return story_of(row) if row else None
 
 
+async def lock(tx: Transaction, story_id: UUID) -> UUID | None:
+    """Return the story's owner, and let a deletion of the story wait for the transaction; None if there is no such story."""
+    query = select(stories.c.owner_id).where(stories.c.id == story_id, stories.c.deleted_at.is_(None))
+    return (await tx.execute(query.with_for_update(key_share=True))).scalar_one_or_none()
+
+
 async def states(tx: Transaction, story_ids: Collection[UUID]) -> dict[UUID, State]:
     """Return the states of those stories that exist."""
     query = select(stories.c.id, stories.c.state).where(stories.c.id.in_(story_ids), stories.c.deleted_at.is_(None))

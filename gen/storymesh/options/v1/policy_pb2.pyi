@@ -69,6 +69,10 @@ class _RateLimitClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateLi
     """Calls that hold a stream open."""
     RATE_LIMIT_CLASS_REFRESH: _RateLimitClass.ValueType  # 5
     """Calls that exchange a refresh token. Nothing can be guessed there, and every device of an office makes one every ten minutes."""
+    RATE_LIMIT_CLASS_PAGE: _RateLimitClass.ValueType  # 6
+    """Pages that people open by a link from a mail, without signing in. The links cannot be guessed, and mail providers open many for
+    their customers, from few addresses.
+    """
 
 class RateLimitClass(_RateLimitClass, metaclass=_RateLimitClassEnumTypeWrapper):
     """The groups that rate-limit rules are written for."""
@@ -85,6 +89,10 @@ RATE_LIMIT_CLASS_STREAM: RateLimitClass.ValueType  # 4
 """Calls that hold a stream open."""
 RATE_LIMIT_CLASS_REFRESH: RateLimitClass.ValueType  # 5
 """Calls that exchange a refresh token. Nothing can be guessed there, and every device of an office makes one every ten minutes."""
+RATE_LIMIT_CLASS_PAGE: RateLimitClass.ValueType  # 6
+"""Pages that people open by a link from a mail, without signing in. The links cannot be guessed, and mail providers open many for
+their customers, from few addresses.
+"""
 Global___RateLimitClass: _TypeAlias = RateLimitClass  # noqa: Y015
 
 @_typing.final

@@ -1,0 +1,118 @@
+"""Links to stories. A story has one row at most, which stays when its link is revoked, so that no mail revives it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import DateTime, Uuid, and_, bindparam, case, delete, literal, null, or_, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.engine.row import RowMapping
+
+from kit.data.database import Transaction
+from kit.data.paging import PageRequest
+
+from ..model import State
+from ..model.links import Link, SharedStory
+from ..tables import stories, story_links
+
+_COLUMNS = ("id", "story_id", "created_at", "expires_at", "revoked_at")
+_SHOWN = and_(stories.c.state == State.COMPLETED, stories.c.deleted_at.is_(None))
+
+
+async def create(
+    tx: Transaction, story_id: UUID, link_id: UUID, *, now: datetime, expires_at: datetime, renewed: bool
+) -> Link | None:
+    """Insert a completed story's link, `link_id`, unless it has one, and return what it has then; None if there is no such story.
+
+    `renewed` is an owner's wish: the link works until `expires_at`, and a revoked one is replaced. Otherwise a link that works and
+    one that was revoked stay as they are. An expired one is replaced in either case.
+    """
+    row = story_links.c
+    expired = row.expires_at <= now
+    replaced = or_(row.revoked_at.is_not(None), expired) if renewed else and_(row.revoked_at.is_(None), expired)
+    # The lock lets a concurrent deletion of the story wait, or this statement find no story.
+    story = (
+        select(
+            stories.c.id,
+            stories.c.owner_id,
+            literal(link_id, Uuid),
+            literal(now, DateTime(timezone=True)),
+            literal(expires_at, DateTime(timezone=True)),
+        )
+        .where(stories.c.id == story_id, _SHOWN)
+        .with_for_update(key_share=True)
+    )
+    adding = insert(story_links).from_select(["story_id", "owner_id", "id", "created_at", "expires_at"], story)
+    new = adding.excluded
+    statement = adding.on_conflict_do_update(
+        index_elements=["story_id"],
+        set_={
+            "id": case((replaced, new.id), else_=row.id),
+            "created_at": case((replaced, new.created_at), else_=row.created_at),
+            "expires_at": new.expires_at if renewed else case((replaced, new.expires_at), else_=row.expires_at),
+            "revoked_at": case((replaced, null()), else_=row.revoked_at),
+        },
+    ).returning(*(row[name] for name in _COLUMNS))
+    found = (await tx.execute(statement)).mappings().one_or_none()
+    return _link(found) if found else None
+
+
+async def revoke(tx: Transaction, story_id: UUID, owner_id: UUID, link_id: UUID, *, now: datetime) -> None:
+    """Revoke the story's link. Without one, insert a revoked one with the id `link_id`, so that a mail makes none later."""
+    adding = insert(story_links).values(
+        story_id=story_id, owner_id=owner_id, id=link_id, created_at=now, expires_at=now, revoked_at=now
+    )
+    already = story_links.c.revoked_at
+    await tx.execute(
+        adding.on_conflict_do_update(
+            index_elements=["story_id"], set_={"revoked_at": case((already.is_(None), now), else_=already)}
+        )
+    )
+
+
+_SHARED = (
+    select(stories.c.title, stories.c.text, stories.c.language, story_links.c.expires_at)
+    .join_from(story_links, stories, stories.c.id == story_links.c.story_id)
+    .where(
+        story_links.c.id == bindparam("link"),
+        story_links.c.revoked_at.is_(None),
+        story_links.c.expires_at > bindparam("now"),
+        _SHOWN,
+    )
+)
+
+
+async def shared_story(tx: Transaction, link_id: UUID, now: datetime) -> SharedStory | None:
+    """The story that the link shows; None if it shows none any more."""
+    row = (await tx.execute(_SHARED, {"link": link_id, "now": now})).mappings().one_or_none()
+    return SharedStory(row["title"], row["text"], row["language"], row["expires_at"]) if row else None
+
+
+async def page(tx: Transaction, owner_id: UUID, now: datetime, request: PageRequest) -> Sequence[Link]:
+    """Return the owner's links that work, newest first: the page, and one more if there is a next page."""
+    query = (
+        select(*(story_links.c[name] for name in _COLUMNS))
+        .join_from(story_links, stories, stories.c.id == story_links.c.story_id)
+        .where(
+            story_links.c.owner_id == owner_id,
+            story_links.c.revoked_at.is_(None),
+            story_links.c.expires_at > now,
+            _SHOWN,
+        )
+        .order_by(story_links.c.id.desc())
+        .limit(request.size + 1)
+    )
+    if request.before:
+        query = query.where(story_links.c.id < request.before)
+    return [_link(row) for row in (await tx.execute(query)).mappings()]
+
+
+async def forget_expired(tx: Transaction, before: datetime) -> None:
+    """Delete links that expired before the time; revoked ones stay, so that no mail revives them."""
+    await tx.execute(delete(story_links).where(story_links.c.expires_at < before, story_links.c.revoked_at.is_(None)))
+
+
+def _link(row: RowMapping) -> Link:
+    return Link(**{name: row[name] for name in _COLUMNS})

@@ -1,0 +1,352 @@
+"""Links to stories: who makes, sees and takes them back, and what they show to whoever has them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import pytest
+from grpc import StatusCode
+from sqlalchemy import func, select, update
+from storymesh.story.v1 import directory_service_pb2, story_link_pb2
+from storymesh.story.v1 import story_link_service_pb2 as pb
+from storymesh.story.v1.directory_service_pb2_grpc import DirectoryServiceStub
+from storymesh.story.v1.story_link_service_pb2_grpc import StoryLinkServiceStub
+
+from kit.identity.signing import Signer
+from kit.identity.tokens import ServiceTokens
+from services.story.model import State
+from services.story.model.links import OPENING_LENGTH, opening_of
+from services.story.tables import stories, story_links
+from tests.identity import MESH_KEY, bearer
+from tests.statuses import raises_status
+from tests.story import calls
+from tests.story.conftest import Person, StoryWorld
+from tests.story.scripted import ScriptedWriter
+
+if TYPE_CHECKING:
+    from storymesh.story.v1.story_link_service_pb2_grpc import StoryLinkServiceAsyncStub
+
+NOT_THERE = (StatusCode.NOT_FOUND, "STORY_NOT_FOUND")
+NO_LINK = (StatusCode.NOT_FOUND, "STORY_LINK_NOT_FOUND")
+MONTH = timedelta(days=30)
+HOSTILE = "<script>alert(1)</script> & \"quotes\" <img src=x onerror='y'>"
+
+
+@dataclass
+class Desk:
+    """Calls of the links' API by one person, of its page by anybody, and of the directory by another service."""
+
+    world: StoryWorld
+    person: Person
+
+    @property
+    def stub(self) -> StoryLinkServiceAsyncStub:
+        return StoryLinkServiceStub(self.world.channel)
+
+    async def story(self, *, title: str = "The Lamp", text: str = "It burned.\n\nAnd burned.") -> str:
+        """A story that is written."""
+        story = await calls.create(self.person)
+        await self.alter(story.id, state=State.COMPLETED, title=title, text=text, completed_at=datetime.now(UTC))
+        return story.id
+
+    async def alter(self, story_id: str, **values: object) -> None:
+        async with self.world.db.transaction() as tx:
+            await tx.execute(update(stories).where(stories.c.id == UUID(story_id)).values(**values))
+
+    async def create(self, story_id: str) -> story_link_pb2.StoryLink:
+        request = pb.CreateStoryLinkRequest(story_id=story_id)
+        return (await self.stub.CreateStoryLink(request, metadata=self.person.auth)).link
+
+    async def list(self, **fields: object) -> pb.ListStoryLinksResponse:
+        return await self.stub.ListStoryLinks(pb.ListStoryLinksRequest(**fields), metadata=self.person.auth)  # type: ignore[arg-type]
+
+    async def revoke(self, story_id: str) -> None:
+        await self.stub.RevokeStoryLink(pb.RevokeStoryLinkRequest(story_id=story_id), metadata=self.person.auth)
+
+    async def page(self, path: str) -> str:
+        """The page at a path, as the edge asks for it: without a credential."""
+        answer = await self.stub.GetStoryPage(pb.GetStoryPageRequest(token=path.removeprefix("/s/")))
+        assert answer.page.content_type == "text/html; charset=utf-8"
+        return answer.page.data.decode()
+
+    async def teaser(self, story_id: str) -> directory_service_pb2.GetStoryTeaserResponse:
+        """What notification asks for when it writes the mail."""
+        stub = DirectoryServiceStub(self.world.channel)
+        request = directory_service_pb2.GetStoryTeaserRequest(story_id=story_id)
+        tokens = ServiceTokens(MESH_KEY, service="notification", clock=self.world.resources.clock)
+        return await stub.GetStoryTeaser(request, metadata=bearer(tokens.mint("story")))
+
+
+@pytest.fixture
+def desk(world: StoryWorld) -> Desk:
+    return Desk(world, world.person())
+
+
+async def test_a_link_shows_its_story_to_whoever_has_it(desk: Desk) -> None:
+    story_id = await desk.story(title="The Lamp", text="It burned.\n\nAnd burned\nagain.")
+    link = await desk.create(story_id)
+    assert link.story_id == story_id
+    assert link.expire_time.ToDatetime() - link.create_time.ToDatetime() == MONTH
+    page = await desk.page(link.path)
+    assert "<h1>The Lamp</h1>" in page
+    assert "<p>It burned.</p>" in page
+    assert "<p>And burned\nagain.</p>" in page
+    assert f"{link.expire_time.ToDatetime():%Y-%m-%d}" in page
+    assert str(desk.person.id) not in page
+    assert story_id not in page
+
+
+async def test_what_people_and_models_wrote_is_text_on_the_page(desk: Desk) -> None:
+    story_id = await desk.story(title=HOSTILE, text=f"{HOSTILE}\n\n</main></body>{HOSTILE}")
+    await desk.alter(story_id, language='en"><script>')
+    page = await desk.page((await desk.create(story_id)).path)
+    assert "<script" not in page
+    assert "<img" not in page
+    assert page.count("</main>") == page.count("</body>") == 1
+    assert 'lang="en&quot;&gt;&lt;script&gt;"' in page
+
+
+async def test_a_page_is_in_the_language_of_its_story(desk: Desk) -> None:
+    story_id = await desk.story(text="Grüße, 你好, שלום.")
+    await desk.alter(story_id, language="de")
+    page = await desk.page((await desk.create(story_id)).path)
+    assert '<html lang="de">' in page
+    assert "Grüße, 你好, שלום." in page
+
+
+async def test_a_story_has_one_link_which_asking_again_renews(desk: Desk, world: StoryWorld) -> None:
+    story_id = await desk.story()
+    first = await desk.create(story_id)
+    world.passed = timedelta(days=20)
+    again = await desk.create(story_id)
+    assert (again.path, again.create_time) == (first.path, first.create_time)
+    assert again.expire_time.ToDatetime() - first.expire_time.ToDatetime() >= timedelta(days=20)
+    world.passed = timedelta(days=40)
+    await desk.page(first.path)
+
+
+async def test_a_link_works_for_30_days(desk: Desk, world: StoryWorld) -> None:
+    story_id = await desk.story()
+    link = await desk.create(story_id)
+    world.passed = MONTH - timedelta(minutes=5)
+    await desk.page(link.path)
+    world.passed = MONTH
+    with raises_status(*NO_LINK):
+        await desk.page(link.path)
+    assert list((await desk.list()).links) == []
+    renewed = await desk.create(story_id)
+    assert renewed.path != link.path
+    with raises_status(*NO_LINK):
+        await desk.page(link.path)
+    await desk.page(renewed.path)
+
+
+async def test_a_revoked_link_shows_nothing_and_the_next_one_is_another(desk: Desk) -> None:
+    story_id = await desk.story()
+    link = await desk.create(story_id)
+    for _ in range(2):
+        await desk.revoke(story_id)
+        with raises_status(*NO_LINK):
+            await desk.page(link.path)
+    assert list((await desk.list()).links) == []
+    after = await desk.create(story_id)
+    assert after.path != link.path
+    await desk.page(after.path)
+    with raises_status(*NO_LINK):
+        await desk.page(link.path)
+
+
+async def test_a_mail_gets_the_same_link_each_time_and_it_is_the_owners(desk: Desk, world: StoryWorld) -> None:
+    story_id = await desk.story(title="The Lamp", text="It burned.\n\nAnd burned.")
+    first = await desk.teaser(story_id)
+    assert (first.title, first.opening, first.language) == ("The Lamp", "It burned. And burned.", "en")
+    world.passed = timedelta(days=4)
+    again = await desk.teaser(story_id)
+    assert again == first
+    assert (await desk.create(story_id)).path == first.link_path
+    assert [link.path for link in (await desk.list()).links] == [first.link_path]
+    await desk.page(first.link_path)
+
+
+async def test_simultaneous_mails_get_one_link(desk: Desk, world: StoryWorld) -> None:
+    story_id = await desk.story()
+    teasers = await asyncio.gather(*(desk.teaser(story_id) for _ in range(20)))
+    assert len({teaser.link_path for teaser in teasers}) == 1
+    async with world.db.transaction() as tx:
+        assert await tx.scalar(select(func.count()).select_from(story_links)) == 1
+
+
+async def test_a_mail_gets_no_link_after_its_owner_took_it_back(desk: Desk, world: StoryWorld) -> None:
+    with_a_link, without = await desk.story(), await desk.story()
+    link = await desk.teaser(with_a_link)
+    for story_id in (with_a_link, without):
+        await desk.revoke(story_id)
+        teaser = await desk.teaser(story_id)
+        assert (teaser.link_path, teaser.HasField("link_expire_time")) == ("", False)
+    world.passed = 2 * MONTH
+    await desk.world.working(ScriptedWriter()).pruning.prune()
+    assert (await desk.teaser(with_a_link)).link_path == ""
+    with raises_status(*NO_LINK):
+        await desk.page(link.link_path)
+
+
+async def test_an_expired_link_is_forgotten_and_a_later_mail_gets_another(desk: Desk, world: StoryWorld) -> None:
+    story_id = await desk.story()
+    first = await desk.teaser(story_id)
+    world.passed = MONTH + timedelta(hours=1)
+    second = await desk.teaser(story_id)
+    assert second.link_path != first.link_path
+    world.passed = 2 * MONTH + timedelta(days=2)
+    await desk.world.working(ScriptedWriter()).pruning.prune()
+    async with world.db.transaction() as tx:
+        assert await tx.scalar(select(func.count()).select_from(story_links)) == 0
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING, State.FAILED, State.CANCELLED])
+async def test_only_a_finished_story_gets_a_link(desk: Desk, state: State) -> None:
+    story_id = await desk.story()
+    await desk.alter(story_id, state=state)
+    with raises_status(StatusCode.FAILED_PRECONDITION, "STORY_NOT_COMPLETED"):
+        await desk.create(story_id)
+    with raises_status(*NOT_THERE):
+        await desk.teaser(story_id)
+
+
+async def test_a_strangers_story_looks_like_absence(desk: Desk, world: StoryWorld) -> None:
+    story_id = await desk.story()
+    link = await desk.create(story_id)
+    stranger = Desk(world, world.person())
+    for attempt in (stranger.create, stranger.revoke):
+        with raises_status(*NOT_THERE):
+            await attempt(story_id)
+        with raises_status(*NOT_THERE):
+            await attempt(str(uuid4()))
+    assert list((await stranger.list()).links) == []
+    await desk.page(link.path)
+
+
+async def test_the_link_of_a_deleted_story_shows_nothing(desk: Desk, world: StoryWorld) -> None:
+    story_id, hidden = await desk.story(), await desk.story()
+    paths = [(await desk.create(each)).path for each in (story_id, hidden)]
+    await calls.delete(desk.person, story_id)
+    # A deletion that was interrupted: the row is there and its story hidden.
+    await desk.alter(hidden, deleted_at=datetime.now(UTC))
+    for path, deleted in zip(paths, (story_id, hidden), strict=True):
+        with raises_status(*NO_LINK):
+            await desk.page(path)
+        for call in (desk.create, desk.revoke, desk.teaser):
+            with raises_status(*NOT_THERE):
+                await call(deleted)
+    assert list((await desk.list()).links) == []
+    async with world.db.transaction() as tx:
+        assert (
+            await tx.scalar(
+                select(func.count()).select_from(story_links).where(story_links.c.story_id == UUID(story_id))
+            )
+            == 0
+        )
+
+
+async def test_the_erasure_of_an_account_removes_its_links(desk: Desk, world: StoryWorld) -> None:
+    other = Desk(world, world.person())
+    links = [await desk.create(await desk.story()), await desk.create(await desk.story())]
+    kept = await other.create(await other.story())
+    revoked = await desk.story()
+    await desk.revoke(revoked)
+    await world.erasing().erase(desk.person.id)
+    for link in links:
+        with raises_status(*NO_LINK):
+            await desk.page(link.path)
+    await other.page(kept.path)
+    async with world.db.transaction() as tx:
+        owners = set(await tx.scalars(select(story_links.c.owner_id)))
+    assert owners == {other.person.id}
+
+
+async def test_links_are_listed_in_pages_newest_first(desk: Desk) -> None:
+    made = [await desk.create(await desk.story()) for _ in range(5)]
+    first = await desk.list(page_size=2)
+    second = await desk.list(page_size=2, page_token=first.next_page_token)
+    third = await desk.list(page_size=2, page_token=second.next_page_token)
+    listed = [link.path for page in (first, second, third) for link in page.links]
+    assert listed == [link.path for link in reversed(made)]
+    assert third.next_page_token == ""
+    with raises_status(StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT"):
+        await desk.list(page_token="invented")
+
+
+async def test_no_other_token_opens_a_page(desk: Desk) -> None:
+    story_id = await desk.story()
+    path = (await desk.create(story_id)).path
+    token = path.removeprefix("/s/")
+    assert len(token) == 43
+    last = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_".index(token[-1])
+    respelled = token[:-1] + "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"[last ^ 1]
+    forged = Signer(b"x" * 32).sign_id("story-link", uuid4())
+    for other in (
+        token[:-1],
+        token[1:],
+        token + "A",
+        token + "=",
+        respelled,
+        forged,
+        token.swapcase(),
+        "x",
+        "é",
+        "\0",
+        "A" * 43,
+    ):
+        with raises_status(*NO_LINK):
+            await desk.page(other)
+    for wrong in ("", "x" * 513):
+        with raises_status(StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT"):
+            await desk.page(wrong)
+
+
+async def test_the_database_holds_no_token(desk: Desk, world: StoryWorld) -> None:
+    link = await desk.create(await desk.story())
+    async with world.db.transaction() as tx:
+        (row,) = (await tx.execute(select(story_links))).all()
+    assert link.path.removeprefix("/s/") not in " ".join(map(str, row))
+
+
+async def test_no_log_line_holds_a_token(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    story_id = await desk.story()
+    path = (await desk.create(story_id)).path
+    await desk.teaser(story_id)
+    await desk.page(path)
+    await desk.revoke(story_id)
+    with raises_status(*NO_LINK):
+        await desk.page(path)
+    assert caplog.records
+    assert path.removeprefix("/s/") not in "".join(str(record.__dict__) for record in caplog.records)
+
+
+async def test_only_services_ask_for_what_a_mail_shows(desk: Desk) -> None:
+    story_id = await desk.story()
+    stub = DirectoryServiceStub(desk.world.channel)
+    request = directory_service_pb2.GetStoryTeaserRequest(story_id=story_id)
+    for metadata in ((), desk.person.auth):
+        with raises_status(StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"):
+            await stub.GetStoryTeaser(request, metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("text", "opening"),
+    [
+        ("Short.", "Short."),
+        ("Two\n\nparagraphs\tand  blanks ", "Two paragraphs and blanks"),
+        ("x" * 400, "x" * (OPENING_LENGTH - 1) + "…"),
+        ("word, " * 100, "word, " * 49 + "word…"),
+        ("", ""),
+    ],
+)
+def test_an_opening_is_one_line_of_whole_words(text: str, opening: str) -> None:
+    assert opening_of(text) == opening
+    assert len(opening_of(text)) <= OPENING_LENGTH
