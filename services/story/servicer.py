@@ -124,14 +124,14 @@ class StoryLinkServicer(story_link_service_pb2_grpc.StoryLinkServiceServicer):
         self, request: story_link_service_pb2.CreateStoryLinkRequest, context: Context
     ) -> story_link_service_pb2.CreateStoryLinkResponse:
         link = await self._links.create(caller_of(context), UUID(request.story_id))
-        return story_link_service_pb2.CreateStoryLinkResponse(link=self._link_to_proto(link))
+        return story_link_service_pb2.CreateStoryLinkResponse(link=_link_to_proto(self._links, link))
 
     async def ListStoryLinks(
         self, request: story_link_service_pb2.ListStoryLinksRequest, context: Context
     ) -> story_link_service_pb2.ListStoryLinksResponse:
         page = await self._links.list(caller_of(context), request.page_size, request.page_token)
         return story_link_service_pb2.ListStoryLinksResponse(
-            links=map(self._link_to_proto, page.items), next_page_token=page.next_token
+            links=(_link_to_proto(self._links, link) for link in page.items), next_page_token=page.next_token
         )
 
     async def RevokeStoryLink(
@@ -148,12 +148,6 @@ class StoryLinkServicer(story_link_service_pb2_grpc.StoryLinkServiceServicer):
             page=HttpBody(content_type=pages.MEDIA_TYPE, data=html.encode())
         )
 
-    def _link_to_proto(self, link: Link) -> story_link_pb2.StoryLink:
-        message = story_link_pb2.StoryLink(story_id=str(link.story_id), path=self._links.path_of(link))
-        set_time(message.create_time, link.created_at)
-        set_time(message.expire_time, link.expires_at)
-        return message
-
 
 class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
     """Implements storymesh.story.v1.DirectoryService."""
@@ -161,17 +155,18 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
     def __init__(self, links: Links) -> None:
         self._links = links
 
-    async def GetStoryTeaser(
-        self, request: directory_service_pb2.GetStoryTeaserRequest, context: Context
-    ) -> directory_service_pb2.GetStoryTeaserResponse:
-        teaser = await self._links.teaser(UUID(request.story_id))
-        message = directory_service_pb2.GetStoryTeaserResponse(
-            title=teaser.title, opening=teaser.opening, language=teaser.language
-        )
-        if teaser.link:
-            message.link_path = self._links.path_of(teaser.link)
-            set_time(message.link_expire_time, teaser.link.expires_at)
-        return message
+    async def LinkStory(
+        self, request: directory_service_pb2.LinkStoryRequest, context: Context
+    ) -> directory_service_pb2.LinkStoryResponse:
+        link = await self._links.of_mail(UUID(request.story_id))
+        return directory_service_pb2.LinkStoryResponse(link=_link_to_proto(self._links, link) if link else None)
+
+
+def _link_to_proto(links: Links, link: Link) -> story_link_pb2.StoryLink:
+    message = story_link_pb2.StoryLink(story_id=str(link.story_id), path=links.path_of(link))
+    set_time(message.create_time, link.created_at)
+    set_time(message.expire_time, link.expires_at)
+    return message
 
 
 def _to_proto(story: Story) -> story_pb2.Story:

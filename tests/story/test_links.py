@@ -20,7 +20,6 @@ from storymesh.story.v1.story_link_service_pb2_grpc import StoryLinkServiceStub
 from kit.identity.signing import Signer
 from kit.identity.tokens import ServiceTokens
 from services.story.model import State
-from services.story.model.links import OPENING_LENGTH, opening_of
 from services.story.tables import stories, story_links
 from tests.identity import MESH_KEY, bearer
 from tests.statuses import raises_status
@@ -74,12 +73,13 @@ class Desk:
         assert answer.page.content_type == "text/html; charset=utf-8"
         return answer.page.data.decode()
 
-    async def teaser(self, story_id: str) -> directory_service_pb2.GetStoryTeaserResponse:
-        """What notification asks for when it writes the mail."""
-        stub = DirectoryServiceStub(self.world.channel)
-        request = directory_service_pb2.GetStoryTeaserRequest(story_id=story_id)
+    async def mailed(self, story_id: str) -> story_link_pb2.StoryLink | None:
+        """The link that notification gets for its mail."""
         tokens = ServiceTokens(MESH_KEY, service="notification", clock=self.world.resources.clock)
-        return await stub.GetStoryTeaser(request, metadata=bearer(tokens.mint("story")))
+        request = directory_service_pb2.LinkStoryRequest(story_id=story_id)
+        stub = DirectoryServiceStub(self.world.channel)
+        answer = await stub.LinkStory(request, metadata=bearer(tokens.mint("story")))
+        return answer.link if answer.HasField("link") else None
 
 
 @pytest.fixture
@@ -162,45 +162,46 @@ async def test_a_revoked_link_shows_nothing_and_the_next_one_is_another(desk: De
 
 
 async def test_a_mail_gets_the_same_link_each_time_and_it_is_the_owners(desk: Desk, world: StoryWorld) -> None:
-    story_id = await desk.story(title="The Lamp", text="It burned.\n\nAnd burned.")
-    first = await desk.teaser(story_id)
-    assert (first.title, first.opening, first.language) == ("The Lamp", "It burned. And burned.", "en")
+    story_id = await desk.story()
+    first = await desk.mailed(story_id)
+    assert first is not None
     world.passed = timedelta(days=4)
-    again = await desk.teaser(story_id)
-    assert again == first
-    assert (await desk.create(story_id)).path == first.link_path
-    assert [link.path for link in (await desk.list()).links] == [first.link_path]
-    await desk.page(first.link_path)
+    assert await desk.mailed(story_id) == first
+    assert (await desk.create(story_id)).path == first.path
+    assert [link.path for link in (await desk.list()).links] == [first.path]
+    await desk.page(first.path)
 
 
 async def test_simultaneous_mails_get_one_link(desk: Desk, world: StoryWorld) -> None:
     story_id = await desk.story()
-    teasers = await asyncio.gather(*(desk.teaser(story_id) for _ in range(20)))
-    assert len({teaser.link_path for teaser in teasers}) == 1
+    mailed = await asyncio.gather(*(desk.mailed(story_id) for _ in range(20)))
+    assert len({link.path for link in mailed if link}) == 1
     async with world.db.transaction() as tx:
         assert await tx.scalar(select(func.count()).select_from(story_links)) == 1
 
 
 async def test_a_mail_gets_no_link_after_its_owner_took_it_back(desk: Desk, world: StoryWorld) -> None:
     with_a_link, without = await desk.story(), await desk.story()
-    link = await desk.teaser(with_a_link)
+    link = await desk.mailed(with_a_link)
+    assert link is not None
     for story_id in (with_a_link, without):
         await desk.revoke(story_id)
-        teaser = await desk.teaser(story_id)
-        assert (teaser.link_path, teaser.HasField("link_expire_time")) == ("", False)
+        assert await desk.mailed(story_id) is None
     world.passed = 2 * MONTH
     await desk.world.working(ScriptedWriter()).pruning.prune()
-    assert (await desk.teaser(with_a_link)).link_path == ""
+    assert await desk.mailed(with_a_link) is None
     with raises_status(*NO_LINK):
-        await desk.page(link.link_path)
+        await desk.page(link.path)
 
 
 async def test_an_expired_link_is_forgotten_and_a_later_mail_gets_another(desk: Desk, world: StoryWorld) -> None:
     story_id = await desk.story()
-    first = await desk.teaser(story_id)
+    first = await desk.mailed(story_id)
     world.passed = MONTH + timedelta(hours=1)
-    second = await desk.teaser(story_id)
-    assert second.link_path != first.link_path
+    second = await desk.mailed(story_id)
+    assert first is not None
+    assert second is not None
+    assert second.path != first.path
     world.passed = 2 * MONTH + timedelta(days=2)
     await desk.world.working(ScriptedWriter()).pruning.prune()
     async with world.db.transaction() as tx:
@@ -214,7 +215,7 @@ async def test_only_a_finished_story_gets_a_link(desk: Desk, state: State) -> No
     with raises_status(StatusCode.FAILED_PRECONDITION, "STORY_NOT_COMPLETED"):
         await desk.create(story_id)
     with raises_status(*NOT_THERE):
-        await desk.teaser(story_id)
+        await desk.mailed(story_id)
 
 
 async def test_a_strangers_story_looks_like_absence(desk: Desk, world: StoryWorld) -> None:
@@ -239,7 +240,7 @@ async def test_the_link_of_a_deleted_story_shows_nothing(desk: Desk, world: Stor
     for path, deleted in zip(paths, (story_id, hidden), strict=True):
         with raises_status(*NO_LINK):
             await desk.page(path)
-        for call in (desk.create, desk.revoke, desk.teaser):
+        for call in (desk.create, desk.revoke, desk.mailed):
             with raises_status(*NOT_THERE):
                 await call(deleted)
     assert list((await desk.list()).links) == []
@@ -319,7 +320,7 @@ async def test_no_log_line_holds_a_token(desk: Desk, caplog: pytest.LogCaptureFi
     caplog.set_level(logging.DEBUG)
     story_id = await desk.story()
     path = (await desk.create(story_id)).path
-    await desk.teaser(story_id)
+    await desk.mailed(story_id)
     await desk.page(path)
     await desk.revoke(story_id)
     with raises_status(*NO_LINK):
@@ -328,25 +329,10 @@ async def test_no_log_line_holds_a_token(desk: Desk, caplog: pytest.LogCaptureFi
     assert path.removeprefix("/s/") not in "".join(str(record.__dict__) for record in caplog.records)
 
 
-async def test_only_services_ask_for_what_a_mail_shows(desk: Desk) -> None:
+async def test_only_services_ask_for_the_link_of_a_mail(desk: Desk) -> None:
     story_id = await desk.story()
     stub = DirectoryServiceStub(desk.world.channel)
-    request = directory_service_pb2.GetStoryTeaserRequest(story_id=story_id)
+    request = directory_service_pb2.LinkStoryRequest(story_id=story_id)
     for metadata in ((), desk.person.auth):
         with raises_status(StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"):
-            await stub.GetStoryTeaser(request, metadata=metadata)
-
-
-@pytest.mark.parametrize(
-    ("text", "opening"),
-    [
-        ("Short.", "Short."),
-        ("Two\n\nparagraphs\tand  blanks ", "Two paragraphs and blanks"),
-        ("x" * 400, "x" * (OPENING_LENGTH - 1) + "…"),
-        ("word, " * 100, "word, " * 49 + "word…"),
-        ("", ""),
-    ],
-)
-def test_an_opening_is_one_line_of_whole_words(text: str, opening: str) -> None:
-    assert opening_of(text) == opening
-    assert len(opening_of(text)) <= OPENING_LENGTH
+            await stub.LinkStory(request, metadata=metadata)

@@ -11,7 +11,6 @@ from kit.identity.signing import Signer
 LIFE = timedelta(days=30)
 """How long a link works from when it was made, or asked for again by its owner."""
 
-OPENING_LENGTH = 300
 _PATH = "/s/"
 _SCOPE = "story-link"
 
@@ -38,16 +37,6 @@ class SharedStory:
     expires_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Teaser:
-    """What a mail shows of a finished story. No link if the owner has taken it back."""
-
-    title: str
-    opening: str
-    language: str
-    link: Link | None
-
-
 class LinkPaths:
     """Turns links into paths of pages, and the tokens in these back into links' ids."""
 
@@ -60,13 +49,3 @@ class LinkPaths:
     def link_id(self, token: str) -> UUID | None:
         """The id of the link with this token; None if the token was not signed with the key."""
         return self._signer.open_id(_SCOPE, token)
-
-
-def opening_of(text: str) -> str:
-    """The beginning of a story on one line, cut at a word's end, with an ellipsis where it was cut."""
-    line = " ".join(text.split())
-    if len(line) <= OPENING_LENGTH:
-        return line
-    head = line[:OPENING_LENGTH]
-    whole_words = head[: head.rfind(" ")] if " " in head else head[: OPENING_LENGTH - 1]
-    return whole_words.rstrip(" .,;:-") + "…"

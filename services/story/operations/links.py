@@ -13,7 +13,7 @@ from kit.runtime.clock import Clock
 
 from .. import store
 from ..errors import StoryLinkNotFound, StoryNotCompleted, StoryNotFound
-from ..model.links import LIFE, Link, LinkPaths, SharedStory, Teaser, opening_of
+from ..model.links import LIFE, Link, LinkPaths, SharedStory
 
 
 class Links:
@@ -52,16 +52,17 @@ class Links:
                 raise StoryNotFound  # as above
             await store.links.revoke(tx, story_id, caller.user_id, uuid7(), now=self._clock())
 
-    async def teaser(self, story_id: UUID) -> Teaser:
-        """What a mail shows of a finished story, with its link, made if it never had one. Raises StoryNotFound."""
+    async def of_mail(self, story_id: UUID) -> Link | None:
+        """The link for a mail about a finished story, made if the story never had one; None if it was revoked.
+
+        Raises StoryNotFound.
+        """
         now = self._clock()
         async with self._db.transaction() as tx:
             link = await store.links.create(tx, story_id, uuid7(), now=now, expires_at=now + LIFE, renewed=False)
-            story = await store.stories.find(tx, story_id) if link else None
-        if link is None or story is None:
+        if link is None:
             raise StoryNotFound
-        works = link if link.revoked_at is None else None
-        return Teaser(story.title, opening_of(story.text), story.wish.language, works)
+        return link if link.revoked_at is None else None
 
     async def open(self, token: str) -> SharedStory:
         """The story that a link's token opens. Raises StoryLinkNotFound, whatever the reason is.

@@ -22,26 +22,24 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from storymesh.story.v1 import story_link_pb2 as storymesh_dot_story_dot_v1_dot_story__link__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*storymesh/story/v1/directory_service.proto\x12\x12storymesh.story.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"?\n\x15GetStoryTeaserRequest\x12&\n\x08story_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x07storyId\"\xcc\x01\n\x16GetStoryTeaserResponse\x12\x14\n\x05title\x18\x01 \x01(\tR\x05title\x12\x18\n\x07opening\x18\x02 \x01(\tR\x07opening\x12\x1a\n\x08language\x18\x03 \x01(\tR\x08language\x12 \n\tlink_path\x18\x04 \x01(\tB\x03\x80\x01\x01R\x08linkPath\x12\x44\n\x10link_expire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0elinkExpireTime2\x86\x01\n\x10\x44irectoryService\x12r\n\x0eGetStoryTeaser\x12).storymesh.story.v1.GetStoryTeaserRequest\x1a*.storymesh.story.v1.GetStoryTeaserResponse\"\t\x90\x02\x02\xb2\xe1\x18\x02\x08\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*storymesh/story/v1/directory_service.proto\x12\x12storymesh.story.v1\x1a#storymesh/story/v1/story_link.proto\":\n\x10LinkStoryRequest\x12&\n\x08story_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x07storyId\"F\n\x11LinkStoryResponse\x12\x31\n\x04link\x18\x01 \x01(\x0b\x32\x1d.storymesh.story.v1.StoryLinkR\x04link2w\n\x10\x44irectoryService\x12\x63\n\tLinkStory\x12$.storymesh.story.v1.LinkStoryRequest\x1a%.storymesh.story.v1.LinkStoryResponse\"\t\x90\x02\x02\xb2\xe1\x18\x02\x08\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'storymesh.story.v1.directory_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETSTORYTEASERREQUEST'].fields_by_name['story_id']._loaded_options = None
-  _globals['_GETSTORYTEASERREQUEST'].fields_by_name['story_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
-  _globals['_GETSTORYTEASERRESPONSE'].fields_by_name['link_path']._loaded_options = None
-  _globals['_GETSTORYTEASERRESPONSE'].fields_by_name['link_path']._serialized_options = b'\200\001\001'
-  _globals['_DIRECTORYSERVICE'].methods_by_name['GetStoryTeaser']._loaded_options = None
-  _globals['_DIRECTORYSERVICE'].methods_by_name['GetStoryTeaser']._serialized_options = b'\220\002\002\262\341\030\002\010\004'
-  _globals['_GETSTORYTEASERREQUEST']._serialized_start=99
-  _globals['_GETSTORYTEASERREQUEST']._serialized_end=162
-  _globals['_GETSTORYTEASERRESPONSE']._serialized_start=165
-  _globals['_GETSTORYTEASERRESPONSE']._serialized_end=369
-  _globals['_DIRECTORYSERVICE']._serialized_start=372
-  _globals['_DIRECTORYSERVICE']._serialized_end=506
+  _globals['_LINKSTORYREQUEST'].fields_by_name['story_id']._loaded_options = None
+  _globals['_LINKSTORYREQUEST'].fields_by_name['story_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
+  _globals['_DIRECTORYSERVICE'].methods_by_name['LinkStory']._loaded_options = None
+  _globals['_DIRECTORYSERVICE'].methods_by_name['LinkStory']._serialized_options = b'\220\002\002\262\341\030\002\010\004'
+  _globals['_LINKSTORYREQUEST']._serialized_start=103
+  _globals['_LINKSTORYREQUEST']._serialized_end=161
+  _globals['_LINKSTORYRESPONSE']._serialized_start=163
+  _globals['_LINKSTORYRESPONSE']._serialized_end=233
+  _globals['_DIRECTORYSERVICE']._serialized_start=235
+  _globals['_DIRECTORYSERVICE']._serialized_end=354
 # @@protoc_insertion_point(module_scope)

@@ -5,7 +5,7 @@ isort:skip_file
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from storymesh.story.v1 import story_link_pb2 as _story_link_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,8 +18,8 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class GetStoryTeaserRequest(_message.Message):
-    """Asks for what a notice shows of a story."""
+class LinkStoryRequest(_message.Message):
+    """Asks for a story's link."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -37,44 +37,28 @@ class GetStoryTeaserRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetStoryTeaserRequest: _TypeAlias = GetStoryTeaserRequest  # noqa: Y015
+Global___LinkStoryRequest: _TypeAlias = LinkStoryRequest  # noqa: Y015
 
 @_typing.final
-class GetStoryTeaserResponse(_message.Message):
-    """What a notice shows of a story."""
+class LinkStoryResponse(_message.Message):
+    """The story's link."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    TITLE_FIELD_NUMBER: _builtins.int
-    OPENING_FIELD_NUMBER: _builtins.int
-    LANGUAGE_FIELD_NUMBER: _builtins.int
-    LINK_PATH_FIELD_NUMBER: _builtins.int
-    LINK_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
-    title: _builtins.str
-    """Plain text on one line."""
-    opening: _builtins.str
-    """The beginning of the text on one line, at most 300 characters, with an ellipsis where it was cut."""
-    language: _builtins.str
-    """BCP 47."""
-    link_path: _builtins.str
-    """The path of the story's link under the mesh's public URL. Empty: its owner has taken the link back."""
+    LINK_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def link_expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the link stops working; not set without a link."""
+    def link(self) -> _story_link_pb2.StoryLink:
+        """Not set when the owner has taken the link back: a mail then holds none."""
 
     def __init__(
         self,
         *,
-        title: _builtins.str = ...,
-        opening: _builtins.str = ...,
-        language: _builtins.str = ...,
-        link_path: _builtins.str = ...,
-        link_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        link: _story_link_pb2.StoryLink | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["link_expire_time", b"link_expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["link", b"link"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "link_expire_time", b"link_expire_time", "link_path", b"link_path", "opening", b"opening", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["link", b"link"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetStoryTeaserResponse: _TypeAlias = GetStoryTeaserResponse  # noqa: Y015
+Global___LinkStoryResponse: _TypeAlias = LinkStoryResponse  # noqa: Y015

@@ -35,10 +35,10 @@ class DirectoryServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.GetStoryTeaser = channel.unary_unary(
-                '/storymesh.story.v1.DirectoryService/GetStoryTeaser',
-                request_serializer=storymesh_dot_story_dot_v1_dot_directory__service__pb2.GetStoryTeaserRequest.SerializeToString,
-                response_deserializer=storymesh_dot_story_dot_v1_dot_directory__service__pb2.GetStoryTeaserResponse.FromString,
+        self.LinkStory = channel.unary_unary(
+                '/storymesh.story.v1.DirectoryService/LinkStory',
+                request_serializer=storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoryRequest.SerializeToString,
+                response_deserializer=storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoryResponse.FromString,
                 _registered_method=True)
 
 
@@ -46,9 +46,9 @@ class DirectoryServiceServicer:
     """Stories by id, for the other services of the mesh.
     """
 
-    def GetStoryTeaser(self, request, context):
-        """Reads what a notice shows of a finished story, and makes the story's link if it has never had one. Asked again, it answers with
-        the same link, so that a repeated mail holds the same one. Idempotent.
+    def LinkStory(self, request, context):
+        """Answers with the link of a finished story, for a mail about it, and makes the link if the story never had one. Asked again, it
+        answers with the same one, so that a repeated mail holds the same link. Idempotent.
         Errors: NOT_FOUND STORY_NOT_FOUND for a story that is not written to its end, or deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -58,10 +58,10 @@ class DirectoryServiceServicer:
 
 def add_DirectoryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'GetStoryTeaser': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetStoryTeaser,
-                    request_deserializer=storymesh_dot_story_dot_v1_dot_directory__service__pb2.GetStoryTeaserRequest.FromString,
-                    response_serializer=storymesh_dot_story_dot_v1_dot_directory__service__pb2.GetStoryTeaserResponse.SerializeToString,
+            'LinkStory': grpc.unary_unary_rpc_method_handler(
+                    servicer.LinkStory,
+                    request_deserializer=storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoryRequest.FromString,
+                    response_serializer=storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -76,7 +76,7 @@ class DirectoryService:
     """
 
     @staticmethod
-    def GetStoryTeaser(request,
+    def LinkStory(request,
             target,
             options=(),
             channel_credentials=None,
@@ -89,9 +89,9 @@ class DirectoryService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/storymesh.story.v1.DirectoryService/GetStoryTeaser',
-            storymesh_dot_story_dot_v1_dot_directory__service__pb2.GetStoryTeaserRequest.SerializeToString,
-            storymesh_dot_story_dot_v1_dot_directory__service__pb2.GetStoryTeaserResponse.FromString,
+            '/storymesh.story.v1.DirectoryService/LinkStory',
+            storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoryRequest.SerializeToString,
+            storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,9 +33,9 @@ class DirectoryServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DirectoryServiceAsyncStub: ...
-    GetStoryTeaser: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.GetStoryTeaserRequest, _directory_service_pb2.GetStoryTeaserResponse]
-    """Reads what a notice shows of a finished story, and makes the story's link if it has never had one. Asked again, it answers with
-    the same link, so that a repeated mail holds the same one. Idempotent.
+    LinkStory: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.LinkStoryRequest, _directory_service_pb2.LinkStoryResponse]
+    """Answers with the link of a finished story, for a mail about it, and makes the link if the story never had one. Asked again, it
+    answers with the same one, so that a repeated mail holds the same link. Idempotent.
     Errors: NOT_FOUND STORY_NOT_FOUND for a story that is not written to its end, or deleted.
     """
 
@@ -44,9 +44,9 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     """Stories by id, for the other services of the mesh."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    GetStoryTeaser: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.GetStoryTeaserRequest, _directory_service_pb2.GetStoryTeaserResponse]  # type: ignore[assignment]
-    """Reads what a notice shows of a finished story, and makes the story's link if it has never had one. Asked again, it answers with
-    the same link, so that a repeated mail holds the same one. Idempotent.
+    LinkStory: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.LinkStoryRequest, _directory_service_pb2.LinkStoryResponse]  # type: ignore[assignment]
+    """Answers with the link of a finished story, for a mail about it, and makes the link if the story never had one. Asked again, it
+    answers with the same one, so that a repeated mail holds the same link. Idempotent.
     Errors: NOT_FOUND STORY_NOT_FOUND for a story that is not written to its end, or deleted.
     """
 
@@ -54,13 +54,13 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Stories by id, for the other services of the mesh."""
 
     @_abc_1.abstractmethod
-    def GetStoryTeaser(
+    def LinkStory(
         self,
-        request: _directory_service_pb2.GetStoryTeaserRequest,
+        request: _directory_service_pb2.LinkStoryRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_directory_service_pb2.GetStoryTeaserResponse, _abc.Awaitable[_directory_service_pb2.GetStoryTeaserResponse]]:
-        """Reads what a notice shows of a finished story, and makes the story's link if it has never had one. Asked again, it answers with
-        the same link, so that a repeated mail holds the same one. Idempotent.
+    ) -> _typing.Union[_directory_service_pb2.LinkStoryResponse, _abc.Awaitable[_directory_service_pb2.LinkStoryResponse]]:
+        """Answers with the link of a finished story, for a mail about it, and makes the link if the story never had one. Asked again, it
+        answers with the same one, so that a repeated mail holds the same link. Idempotent.
         Errors: NOT_FOUND STORY_NOT_FOUND for a story that is not written to its end, or deleted.
         """
 
