@@ -69,6 +69,10 @@ class Resources:
     async def __aexit__(self, *_: object) -> None:
         await self._closing.aclose()
 
+    def when_closing(self, close: Callable[[], object]) -> None:
+        """Call this on leaving, before what is open by then is closed."""
+        self._closing.callback(close)
+
     @property
     def database_url(self) -> str:
         """For connections that listen. Raises TypeError when the settings name no database."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 
 from kit.runtime.settings import DatabaseSettings, InboxSettings, Key
 
+from .adapters.smtp import Tls, authorities
 from .model.rendering import Sender
+
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST_NAME = re.compile(rf"(?=.{{1,255}}\Z)({_LABEL}\.)+(?![0-9]+\Z){_LABEL}")
 
 
 def _with_address(text: str, info: ValidationInfo) -> str:
@@ -16,6 +22,39 @@ def _with_address(text: str, info: ValidationInfo) -> str:
     if sender.domain.endswith(".invalid") and info.data.get("environment") == "production":
         raise ValueError("has an address that no mail server takes; set one of your own domain")
     return text
+
+
+def _readable(path: str) -> str:
+    try:
+        authorities(path)
+    except OSError:  # ssl.SSLError is one.
+        raise ValueError("is no file with certificates in PEM form") from None
+    return path
+
+
+def _not_in_production(allowed: bool, info: ValidationInfo) -> bool:
+    if allowed and info.data.get("environment") == "production":
+        raise ValueError("is for development: the password would cross the network unencrypted")
+    return allowed
+
+
+def _with_username(password: SecretStr, info: ValidationInfo) -> SecretStr:
+    username = info.data.get("smtp_username")
+    if username is not None and bool(username) != bool(password.get_secret_value()):
+        raise ValueError("goes with STORYMESH_SMTP_USERNAME: set both or neither")
+    return password
+
+
+def _host_name(name: str) -> str:
+    literal = name.startswith("[") and name.endswith("]")
+    try:
+        if literal:
+            ipaddress.ip_address(name[1:-1].removeprefix("IPv6:"))
+    except ValueError:
+        literal = False
+    if name and not literal and not _HOST_NAME.fullmatch(name):
+        raise ValueError("needs a host name with a domain, as in mail.example.com, or an address as in [192.0.2.1]")
+    return name
 
 
 class NotificationSettings(DatabaseSettings):
@@ -31,10 +70,47 @@ class NotificationWorkerSettings(InboxSettings):
     seal_key: Key = Field(description="Opens the sealed one-time codes of auth; the same in both services.")
     smtp_host: str = Field("127.0.0.1", description="The mail server that takes outgoing mail.")
     smtp_port: int = Field(1025, ge=1, le=65535, description="Its port.")
-    smtp_username: str = Field("", description="For a mail server that asks for one.")
-    smtp_password: SecretStr = Field(SecretStr(""), description="The username's password.")
-    smtp_start_tls: bool = Field(False, description="Refuse to send mail unencrypted: STARTTLS (RFC 3207) comes first.")
-    smtp_seconds: float = Field(10.0, gt=0, description="How long each step of a delivery may take.")
+    smtp_tls: Tls = Field(
+        "opportunistic",
+        description="`opportunistic`: encrypts by STARTTLS where the server offers it. `starttls`: sends nothing without it. "
+        "`implicit`: TLS from the first byte, usually at port 465. The last two check the server's certificate; the first one does "
+        "if there is a username.",
+    )
+    smtp_ca_file: Annotated[str, AfterValidator(_readable)] = Field(
+        "", description="PEM file of the authorities that may certify the mail server; empty: those of the system."
+    )
+    smtp_username: str = Field("", description="For a mail server that asks for one; sent over TLS only.")
+    smtp_password: Annotated[SecretStr, AfterValidator(_with_username)] = Field(
+        SecretStr(""), description="The username's password."
+    )
+    smtp_password_in_clear: Annotated[bool, AfterValidator(_not_in_production)] = Field(
+        False,
+        description="Send username and password also without TLS where the mail server offers none; refused in production.",
+    )
+    smtp_ehlo_name: Annotated[str, AfterValidator(_host_name)] = Field(
+        "",
+        description="By which name the worker introduces itself to the mail server (EHLO); empty: the domain of "
+        "`STORYMESH_MAIL_FROM`. Many servers take mail only from a name that the DNS knows.",
+    )
+    smtp_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="How long the mail server may take for each step, except for its reply to the end of a mail.",
+    )
+    smtp_final_reply_seconds: float = Field(
+        600.0,
+        gt=0,
+        description="How long the mail server may take to reply to the end of a mail (RFC 5321, 4.5.3.2.6). After a shorter wait, "
+        "mails that it takes slowly come twice.",
+    )
+    smtp_mails_per_second: float = Field(
+        0.0, ge=0, description="Mails that all workers together send a second; 0: as many as they can."
+    )
+    smtp_domain_mails_per_second: float = Field(
+        0.0,
+        ge=0,
+        description="Mails that all workers together send a second to one domain of recipients; 0: as many as they can.",
+    )
     mail_from: Annotated[str, AfterValidator(_with_address)] = Field(
         "Storymesh <no-reply@storymesh.invalid>", description="The sender of all mail."
     )

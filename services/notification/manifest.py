@@ -45,7 +45,11 @@ MANIFEST = Manifest(
         "SMTP_PORT": "1025",
         "SMTP_USERNAME": "",
         "SMTP_PASSWORD": "",
-        "SMTP_START_TLS": "false",
+        # Whoever still sets the former setting is refused at the start; it would go unheard here otherwise.
+        "SMTP_TLS": "${STORYMESH_SMTP_START_TLS:-opportunistic}",
+        "SMTP_EHLO_NAME": "",
+        "SMTP_MAILS_PER_SECOND": "0",
+        "SMTP_DOMAIN_MAILS_PER_SECOND": "0",
         "MAIL_FROM": _MAIL_FROM,
         "PUBLIC_URL": "http://127.0.0.1:${STORYMESH_PORT:-8080}",
     },

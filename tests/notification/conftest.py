@@ -148,6 +148,7 @@ class MailWorld:
             seal_key=SEAL_KEY,
             smtp_port=self.smtp_port,
             smtp_seconds=self.smtp_seconds,
+            smtp_final_reply_seconds=self.smtp_seconds,
             mail_from=SENDER,
             public_url="https://stories.example/",
             lease_seconds=10,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiosmtplib
+import aiosmtplib.protocol
 import psycopg
 import redis.asyncio.connection
 import redis.commands.core
@@ -270,7 +271,8 @@ def _shown(part: bytes) -> str:
 
 def _watch_smtp(failpoints: Failpoints) -> None:
     client: Any = aiosmtplib.SMTP
-    connect, data = client.connect, client.data
+    protocol: Any = aiosmtplib.protocol.SMTPProtocol
+    connect, write, read_response = client.connect, protocol.write, protocol.read_response
 
     @functools.wraps(connect)
     async def watched_connect(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -279,14 +281,19 @@ def _watch_smtp(failpoints: Failpoints) -> None:
         failpoints.ends("SMTP connect")
         return answer
 
-    @functools.wraps(data)
-    async def watched_data(self: Any, message: Any, /, **options: Any) -> Any:
-        if failpoints.begins("SMTP data", parts=2):
-            await self.execute_command(b"DATA")
-            self.transport.write(message[: len(message) // 2])
+    @functools.wraps(write)
+    def watched_write(self: Any, data: bytes) -> None:
+        self.hands_over = data.endswith(b"\r\n.\r\n")
+        if self.hands_over and failpoints.begins("SMTP data", parts=2):
+            write(self, data[: len(data) // 2])
             failpoints.halfway()
-        answer = await data(self, message, **options)
-        failpoints.ends("SMTP data")
+        write(self, data)
+
+    @functools.wraps(read_response)
+    async def watched_read_response(self: Any, *arguments: Any, **options: Any) -> Any:
+        answer = await read_response(self, *arguments, **options)
+        if getattr(self, "hands_over", False):
+            failpoints.ends("SMTP data")
         return answer
 
-    client.connect, client.data = watched_connect, watched_data
+    client.connect, protocol.write, protocol.read_response = watched_connect, watched_write, watched_read_response

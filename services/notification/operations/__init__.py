@@ -9,9 +9,11 @@ from kit.identity.sealing import Seal
 from kit.identity.signing import Signer
 from kit.rpc.resources import Resources
 
-from ..adapters.smtp import Smtp
+from ..adapters.smtp import MailServer, Smtp
 from ..config import NotificationSettings, NotificationWorkerSettings
 from ..model.deliveries import Channel
+from ..model.rendering import Sender
+from ..store.mail_rates import MailRates
 from .delivering import Delivering, DeliveryTuning
 from .email import EmailChannel, FindAccount
 from .erasing import Erasing
@@ -49,13 +51,25 @@ def worker_operations(
     tuning: DeliveryTuning | None = None,
 ) -> WorkerOperations:
     smtp = Smtp(
-        settings.smtp_host,
-        settings.smtp_port,
-        username=settings.smtp_username,
-        password=settings.smtp_password.get_secret_value(),
-        start_tls=settings.smtp_start_tls,
-        seconds=settings.smtp_seconds,
+        MailServer(
+            settings.smtp_host,
+            settings.smtp_port,
+            username=settings.smtp_username,
+            password=settings.smtp_password.get_secret_value(),
+            tls=settings.smtp_tls,
+            password_in_clear=settings.smtp_password_in_clear,
+            ca_file=settings.smtp_ca_file,
+            ehlo_name=settings.smtp_ehlo_name or Sender(settings.mail_from).domain,
+            seconds=settings.smtp_seconds,
+            final_reply_seconds=settings.smtp_final_reply_seconds,
+        ),
+        rates=MailRates(
+            resources.redis,
+            mails_per_second=settings.smtp_mails_per_second,
+            domain_mails_per_second=settings.smtp_domain_mails_per_second,
+        ),
     )
+    resources.when_closing(smtp.close)
     db, clock, public_url = resources.db, resources.clock, settings.public_url
     facts = FactReader(Seal(settings.seal_key.get_secret_value()))
     # A further channel is one line here.
