@@ -66,7 +66,7 @@ BREACHES: list[tuple[str, Change]] = [
         ROOMS,
         {"services/story/adapters/writers/openai/writer.py": "from services.story.operations.writing import Writing"},
     ),
-    (ROOMS, {"services/notification/adapters/smtp.py": "from services.notification.operations import delivering"}),
+    (ROOMS, {"services/notification/adapters/smtp/pool.py": "from services.notification.operations import delivering"}),
     (ROOMS, {"services/story/model.py": "from .store import stories"}),
     (ROOMS, {"services/auth/model/refresh_rules.py": "from ..operations import sessions"}),
     (ROOMS, {"services/ratelimit/store/buckets.py": "from ..operations.buckets import Buckets"}),
