@@ -58,7 +58,11 @@ PATHS = {
         for binding in method.bindings
     },
     **{method.path: {"POST"} for method in CONTRACT.exposed},
-    **{document: {"GET", "HEAD"} for document in ("/health", "/openapi.yaml", "/docs", "/.well-known/jwks.json")},
+    # A page is a document as well.
+    **{
+        document: {"GET", "HEAD"}
+        for document in ("/health", "/openapi.yaml", "/docs", "/.well-known/jwks.json", "/s/token")
+    },
 }
 
 

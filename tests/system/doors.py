@@ -25,7 +25,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from storymesh.auth.v1 import account_service_pb2, key_service_pb2, registration_service_pb2, session_service_pb2
 from storymesh.notification.v1 import notification_service_pb2
 from storymesh.ops.v1 import dead_letter_service_pb2
-from storymesh.story.v1 import story_service_pb2
+from storymesh.story.v1 import story_link_service_pb2, story_service_pb2
 
 SECONDS = 20.0
 CONNECTIONS = 128
@@ -38,15 +38,24 @@ _CONTRACTS = (
     session_service_pb2,
     notification_service_pb2,
     story_service_pb2,
+    story_link_service_pb2,
     dead_letter_service_pb2,
 )
+
+
+def _rule(method: MethodDescriptor) -> HttpRule:
+    rule: HttpRule = method.GetOptions().Extensions[annotations_pb2.http]  # type: ignore[index]  # generated without types
+    return rule
+
+
 METHODS: dict[str, MethodDescriptor] = {
     method.name: method
     for contract in _CONTRACTS
     for service in contract.DESCRIPTOR.services_by_name.values()
     for method in service.methods
+    if not _rule(method).response_body
 }
-"""The public methods by name; names are unique across services."""
+"""The public methods by name, without those that answer over HTTP with pages; names are unique across services."""
 
 # The types of details in a status, registered by name so that they can be printed as JSON.
 _DETAILS = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
@@ -170,7 +179,7 @@ class RevolvingDoor:
 
 def _bound(method: MethodDescriptor, request: Mapping[str, Any]) -> tuple[str, str, dict[str, Any], bool]:
     """Return verb, path, the fields that are not in the path, and whether these form the body."""
-    rule: HttpRule = method.GetOptions().Extensions[annotations_pb2.http]  # type: ignore[index]  # generated without types
+    rule = _rule(method)
     verb = str(rule.WhichOneof("pattern"))
     path, rest = str(getattr(rule, verb)), dict(request)
     for name in tuple(rest):
