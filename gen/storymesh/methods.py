@@ -35,6 +35,8 @@ METHODS: dict[str, Method] = {
     '/storymesh.auth.v1.SessionService/RevokeOtherSessions': Method('USER', 'IDEMPOTENT'),
     '/storymesh.auth.v1.SessionService/Logout': Method('USER', 'IDEMPOTENCY_UNKNOWN'),
     '/storymesh.notification.v1.NotificationService/ListNotifications': Method('USER', 'NO_SIDE_EFFECTS'),
+    '/storymesh.notification.v1.PreferenceService/GetNotificationPreferences': Method('USER', 'NO_SIDE_EFFECTS'),
+    '/storymesh.notification.v1.PreferenceService/UpdateNotificationPreferences': Method('USER', 'IDEMPOTENT'),
     '/storymesh.ops.v1.DeadLetterService/ListDeadLetters': Method('ADMIN', 'NO_SIDE_EFFECTS'),
     '/storymesh.ops.v1.DeadLetterService/ReplayDeadLetters': Method('ADMIN', 'IDEMPOTENT'),
     '/storymesh.ops.v1.DeadLetterService/DiscardDeadLetters': Method('ADMIN', 'IDEMPOTENT'),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from storymesh.notification.v1.notification_service_pb2_grpc import add_NotificationServiceServicer_to_server
+from storymesh.notification.v1.preference_service_pb2_grpc import add_PreferenceServiceServicer_to_server
 from storymesh.ops.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
 
 from kit.data import migrations
@@ -19,7 +20,7 @@ from kit.runtime.health import seldom
 from .config import NotificationSettings, NotificationWorkerSettings
 from .operations import Operations, operations, worker_operations
 from .peers import AccountDirectory
-from .servicer import NotificationServicer
+from .servicer import NotificationServicer, PreferenceServicer
 from .worker import inbox
 
 _SMTP_CHECK_SECONDS = 60.0
@@ -33,6 +34,7 @@ def api(settings: NotificationSettings, resources: Resources, ops: Operations) -
     server = resources.api()
     server.add(add_NotificationServiceServicer_to_server, NotificationServicer(ops.notifications))
     signer = Signer(settings.cursor_key.get_secret_value())
+    server.add(add_PreferenceServiceServicer_to_server, PreferenceServicer(ops.preferences))
     letters = DeadLetterServicer(DeadLetters(resources.db, "notification", signer))
     server.add(add_DeadLetterServiceServicer_to_server, letters)
     return server

@@ -114,4 +114,9 @@ class NotificationWorkerSettings(InboxSettings):
     mail_from: Annotated[str, AfterValidator(_with_address)] = Field(
         "Storymesh <no-reply@storymesh.invalid>", description="The sender of all mail."
     )
+    mails_per_hour: int = Field(
+        60,
+        ge=0,
+        description="Mails to one person in an hour, those about security not counted. More wait. 0: any number.",
+    )
     public_url: str = Field("http://127.0.0.1:8080", description="Where links in mails lead.")

@@ -12,12 +12,15 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     Table,
     Text,
+    Time,
     UniqueConstraint,
     Uuid,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
 
@@ -103,4 +106,42 @@ mails = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("changed_at", DateTime(timezone=True), nullable=False),
     Index("mails_by_user", "user_id", postgresql_where=text("user_id IS NOT NULL")),
+)
+
+preferences = Table(
+    "preferences",
+    metadata,
+    Column("user_id", Uuid, primary_key=True),
+    Column("language", Text, nullable=False),
+    Column("time_zone", Text, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("paused_until", DateTime(timezone=True)),
+    Column("quiet_start", Time),
+    Column("quiet_end", Time),
+    Column("digest_time", Time, nullable=False),
+    Column("digest_weekday", SmallInteger, nullable=False),
+    Column("mails_per_day", Integer, nullable=False),
+    # The timing by kind and channel: {"STORY_READY": {"EMAIL": "DAILY"}}. In the row, because every mail reads it.
+    Column("choices", JSONB, nullable=False),
+    Column("changed_at", DateTime(timezone=True), nullable=False),
+)
+
+# When mails went out to a person, those about security left out; for the throttle.
+counted_mails = Table(
+    "counted_mails",
+    metadata,
+    Column("user_id", Uuid, primary_key=True),
+    Column("event_id", Uuid, primary_key=True),
+    Column("sent_at", DateTime(timezone=True), nullable=False),
+)
+
+# Which digest the mail of an event waits for. The digest is a delivery too, under an id of its own as its event's.
+digest_items = Table(
+    "digest_items",
+    metadata,
+    Column("event_id", Uuid, primary_key=True),
+    Column("digest_id", Uuid, nullable=False),
+    Column("user_id", Uuid, nullable=False),
+    Index("digest_items_by_digest", "digest_id"),
+    Index("digest_items_by_user", "user_id"),
 )

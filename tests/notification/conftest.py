@@ -35,9 +35,11 @@ from services.notification.model.deliveries import UNFINISHED, Channel, Pause
 from services.notification.operations import WorkerOperations, worker_operations
 from services.notification.operations.channels import DeliveryChannel
 from services.notification.operations.delivering import Delivering, DeliveryTuning
+from services.notification.operations.digests import Digests
 from services.notification.operations.erasing import Erasing
 from services.notification.operations.facts import FactReader
 from services.notification.operations.notices import Notices
+from services.notification.operations.preference_gate import PreferenceGate
 from services.notification.peers import AccountDirectory
 from services.notification.tables import deliveries, delivery_steps, notifications
 from tests.conftest import empty
@@ -166,8 +168,16 @@ class MailWorld:
 
     def with_channel(self, ops: WorkerOperations, channel: DeliveryChannel) -> WorkerOperations:
         facts, channels = FactReader(SEAL), {Channel.EMAIL: channel}
+        digests = Digests(self.db, facts, self.clock)
         delivering = Delivering(
-            self.db, channels, facts, self.clock, database_url=self.database_url, tuning=self.tuning()
+            self.db,
+            channels,
+            facts,
+            self.clock,
+            gate=PreferenceGate(self.db, digests, self.clock, throttles=[]),
+            digests=digests,
+            database_url=self.database_url,
+            tuning=self.tuning(),
         )
         notices = Notices(self.db, facts, delivering, self.clock, public_url="https://stories.example")
         return replace(ops, notices=notices, delivering=delivering)

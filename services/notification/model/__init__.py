@@ -30,6 +30,8 @@ class Kind(StrEnum):
     EMAIL_CHANGE_BEGUN = "EMAIL_CHANGE_BEGUN"
     EMAIL_CHANGE_STOPPED = "EMAIL_CHANGE_STOPPED"
     ACCOUNT_DELETED = "ACCOUNT_DELETED"
+    DIGEST = "DIGEST"
+    """What waited for a daily or weekly mail. Made by preferences, not by an event."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,8 @@ class Decision(StrEnum):
     """The notice stands in the person's inbox inside the application."""
     DEDUPLICATED = "DEDUPLICATED"
     """The event came again, and changed nothing."""
+    HELD = "HELD"
+    """It waits for a time that follows from the person's preferences; the detail says why."""
     DEFERRED = "DEFERRED"
     """The attempt came to nothing; another one follows."""
 
@@ -57,7 +59,7 @@ class Step:
     channel: Channel
     user_id: UUID | None
     occurred_at: datetime
-    decision: Decision
+    decision: Decision | DeliveryState
     detail: str = ""
     target: str = ""
 

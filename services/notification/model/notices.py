@@ -145,5 +145,8 @@ def _by_event() -> Mapping[str, tuple[Notice, ...]]:
 NOTICES_OF: Mapping[str, tuple[Notice, ...]] = _by_event()
 """The rows by the event's message."""
 
-NOTICES: Mapping[str, Notice] = {notice.kind: notice for notice in _NOTICES}
+DIGEST = Notice(kind=Kind.DIGEST, event="")
+"""One mail instead of those of the notices that wait for it. No event asks for it; preferences make its delivery."""
+
+NOTICES: Mapping[str, Notice] = {notice.kind: notice for notice in (*_NOTICES, DIGEST)}
 """The rows by their kind."""

@@ -5,6 +5,7 @@ A mail to an unproven address holds none of them; otherwise anybody could have t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from . import Kind, Letter
@@ -78,6 +79,17 @@ def story_ready(first_name: str, title: str, url: str) -> Letter:
         first_name,
         f'"{title}" has been written for you.',
         f"Read it at {url}",
+    )
+
+
+def digest(first_name: str, titles: Sequence[str], more: int) -> Letter:
+    number = len(titles) + more
+    lines = [f"- {title}" for title in titles] + ([f"and {more} more"] if more else [])
+    return _letter(
+        f"{number} notifications from Storymesh" if number > 1 else titles[0],
+        first_name,
+        "This is what has happened since the last mail of this kind:",
+        "\n".join(lines),
     )
 
 

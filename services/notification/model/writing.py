@@ -55,6 +55,11 @@ _WRITERS: Mapping[Kind, Callable[[Facts, str, datetime], Letter]] = {
     ),
     Kind.USERNAME_CHANGED: _plain(texts.username_changed),
     Kind.ACCOUNT_DELETED: _plain(texts.account_deleted),
+    Kind.DIGEST: lambda facts, url, now: texts.digest(
+        _name(facts),
+        [write(kind, each, public_url=url, now=now).subject for kind, each in facts["notices"]],
+        facts["more"],
+    ),
     Kind.STORY_READY: lambda facts, url, _now: texts.story_ready(
         _name(facts), facts["title"], f"{url}/v1/stories/{facts['story_id']}"
     ),

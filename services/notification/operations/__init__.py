@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from kit.data.paging import Pages
 from kit.identity.sealing import Seal
@@ -12,14 +13,18 @@ from kit.rpc.resources import Resources
 from ..adapters.smtp import MailServer, Smtp
 from ..config import NotificationSettings, NotificationWorkerSettings
 from ..model.deliveries import Channel
+from ..model.preferences import KINDS, Throttle
 from ..model.rendering import Sender
 from ..store.mail_rates import MailRates
 from .delivering import Delivering, DeliveryTuning
+from .digests import Digests
 from .email import EmailChannel, FindAccount
 from .erasing import Erasing
 from .facts import FactReader
 from .notices import Notices
 from .notifications import Notifications
+from .preference_changes import PreferenceChanges
+from .preference_gate import PreferenceGate
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Operations:
     """The operations that the servicer calls."""
 
     notifications: Notifications
+    preferences: PreferenceChanges
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,10 @@ class WorkerOperations:
 
 
 def operations(settings: NotificationSettings, resources: Resources) -> Operations:
-    return Operations(Notifications(resources.db, Pages(Signer(settings.cursor_key.get_secret_value()))))
+    return Operations(
+        Notifications(resources.db, Pages(Signer(settings.cursor_key.get_secret_value()))),
+        PreferenceChanges(resources.db, resources.clock, KINDS, ("en", "de")),
+    )
 
 
 def worker_operations(
@@ -76,11 +85,15 @@ def worker_operations(
     channels = {
         Channel.EMAIL: EmailChannel(smtp, find_account, clock, sender=settings.mail_from, public_url=public_url),
     }
+    digests = Digests(db, facts, clock)
+    throttles = [Throttle(settings.mails_per_hour, timedelta(hours=1))] if settings.mails_per_hour else []
     delivering = Delivering(
         db,
         channels,
         facts,
         clock,
+        gate=PreferenceGate(db, digests, clock, throttles),
+        digests=digests,
         database_url=resources.database_url,
         tuning=tuning
         or DeliveryTuning(

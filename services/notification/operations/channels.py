@@ -21,6 +21,10 @@ class Undeliverable(Exception):
         self.outcome = outcome
 
 
+class Waits(Exception):
+    """Raised when the delivery is to be tried at a later time, which is recorded already."""
+
+
 class DeliveryChannel(Protocol):
     """One way on which deliveries go."""
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -28,10 +28,13 @@ from kit.runtime.loops import every
 
 from .. import store
 from ..adapters.smtp import Handover, OutcomeUnknown, Refused, Stage, TryAgain
+from ..model import Kind
 from ..model.deliveries import Channel, Decision, Delivery, DeliveryState, Outcome, Pause, growing_pause
 from ..model.notices import NOTICES
-from .channels import DeliveryChannel, HandOver, Undeliverable
+from .channels import DeliveryChannel, HandOver, Undeliverable, Waits
+from .digests import Digests
 from .facts import FactReader
+from .preference_gate import PreferenceGate
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +74,16 @@ class Delivering:
         facts: FactReader,
         clock: Clock,
         *,
+        gate: PreferenceGate,
+        digests: Digests,
         database_url: str,
         tuning: DeliveryTuning,
     ) -> None:
         self._db = db
         self._channels = channels
         self._facts = facts
+        self._gate = gate
+        self._digests = digests
         self._clock = clock
         self._database_url = database_url
         self._tuning = tuning
@@ -161,7 +168,7 @@ class Delivering:
             await _uninterrupted(self._record(delivery, outcome))
 
     async def _attempt(self, delivery: Delivery, handover: Handover) -> Outcome | None:
-        """Make an attempt and return what came of it; None if it was overtaken before it handed anything over."""
+        """Make an attempt and return what came of it; None if it was overtaken, or is to wait, before it handed anything over."""
         if delivery.expires_at <= self._clock():
             return Outcome(DeliveryState.EXPIRED, delivery.reason, delivery.answer)
         if delivery.kind not in NOTICES:
@@ -174,15 +181,23 @@ class Delivering:
                     if not await store.deliveries.begin_sending(tx, delivery, self._clock(), self._lease):
                         return None
                 await hand_over(handover)
+        except Waits:
+            return None
         except Exception as error:
             return self._outcome_of(error, delivery, handover)
         return Outcome(DeliveryState.SENT)
 
     async def _prepare(self, delivery: Delivery, event: Event) -> HandOver:
         """Prepare the delivery: here what is to be checked at the time of sending, whatever the channel, is checked."""
-        reading = self._facts.read(event)
+        judgement = await self._gate.judge(delivery, NOTICES[delivery.kind])
+        if judgement.outcome:
+            raise Undeliverable(judgement.outcome)
+        if not judgement.goes_on:
+            raise Waits
+        reading = await self._digests.read(delivery) if delivery.kind == Kind.DIGEST else self._facts.read(event)
         if reading is None:
             raise Undeliverable(Outcome(DeliveryState.SUPPRESSED, "NO_NEWS"))
+        reading = replace(reading, language=judgement.language)
         return await self._channels[Channel(delivery.channel)].prepare(delivery, reading)
 
     def _outcome_of(self, error: Exception, delivery: Delivery, handover: Handover) -> Outcome:

@@ -37,6 +37,8 @@ class Reading:
     """The story that it is about."""
     expires_at: datetime | None
     """After which it is not sent any more; None: nothing in the event says so."""
+    language: str = ""
+    """The person's; empty: the default."""
 
     @property
     def told(self) -> UUID:

@@ -20,6 +20,7 @@ from .. import store
 from ..model import Notification
 from ..model.deliveries import Channel, Decision, DeliveryState, NewDelivery, Plan, Step
 from ..model.notices import LIFE, Notice
+from ..model.preferences import Action, defaults_of, judge
 from ..model.writing import write
 from .delivering import Delivering
 from .facts import FactReader, Reading, person_in
@@ -78,6 +79,12 @@ class Notices:
     async def _add(self, tx: Transaction, event: Event, reading: Reading, now: datetime, *, first: bool) -> None:
         """Add the notice to the person's inbox inside the application, if this is the first decision about the event."""
         notice, person = reading.notice, reading.told
+        preferences = await store.preferences.find(tx, person)
+        verdict = judge(defaults_of(notice), Channel.IN_APP, preferences, now)
+        if verdict.action is Action.SUPPRESS:
+            step = Step(event.id, Channel.IN_APP, person, now, DeliveryState.SUPPRESSED, verdict.reason)
+            await store.deliveries.add_step(tx, step)
+            return
         if first:
             facts = {**reading.facts, "first_name": ""}
             letter = write(notice.kind, facts, public_url=self._public_url, now=now)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import deliveries, erasure, mails, notifications
+from . import counted_mails, deliveries, digests, erasure, held, mails, notifications, preferences
 
-__all__ = ["deliveries", "erasure", "mails", "notifications"]
+__all__ = ["counted_mails", "deliveries", "digests", "erasure", "held", "mails", "notifications", "preferences"]

@@ -9,13 +9,16 @@ from sqlalchemy import LargeBinary, delete, func, literal, select
 from kit.data.database import Transaction
 from kit.events import dead_letter_store
 
-from ..tables import deliveries, delivery_steps, mails, notifications
+from ..tables import counted_mails, deliveries, delivery_steps, digest_items, mails, notifications, preferences
 
 _TABLES = (
     (notifications, notifications.c.id),
     (deliveries, deliveries.c.id),
     (delivery_steps, delivery_steps.c.id),
     (mails, mails.c.event_id),
+    (preferences, preferences.c.user_id),
+    (counted_mails, counted_mails.c.event_id),
+    (digest_items, digest_items.c.event_id),
 )
 
 

@@ -1,0 +1,348 @@
+"""Mails that wait by what their person prefers: quiet hours, throttle, digests; and preferences that change while a mail waits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select
+from storymesh.events.v1 import auth_events_pb2
+
+from kit.identity.caller import Caller, Role
+from services.notification import store
+from services.notification.model.deliveries import Channel
+from services.notification.model.local_time import DailyRange
+from services.notification.model.preference_changes import ChosenTiming, PreferenceChange
+from services.notification.model.preferences import KINDS, Preferences, Timing
+from services.notification.operations.preference_changes import PreferenceChanges
+from services.notification.tables import counted_mails, deliveries, delivery_steps, digest_items, preferences
+from tests.notification.conftest import MailWorld, code_issued, event, story_completed, user_deleted
+from tests.waiting import until
+
+START = datetime(2026, 7, 1, 10, 30, tzinfo=UTC)
+"""A Wednesday."""
+MAIL = Channel.EMAIL
+STORY = ("STORY_READY", MAIL)
+
+
+@dataclass
+class TestClock:
+    __test__ = False
+    now: datetime = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@dataclass
+class People:
+    """A world whose clock stands still until the test moves it."""
+
+    world: MailWorld
+    clock: TestClock = field(default_factory=TestClock)
+
+    async def prefer(self, user: UUID, **fields: Any) -> None:
+        async with self.world.db.transaction() as tx:
+            await store.preferences.save(tx, replace(Preferences(user), **fields), self.clock.now)
+
+    async def change(self, user: UUID, **fields: Any) -> None:
+        """Change preferences as the API does."""
+        changes = PreferenceChanges(self.world.db, self.clock, KINDS, ("de", "en"))
+        caller = Caller(user, session_id=UUID(int=1), role=Role.USER, kid="")
+        await changes.change(caller, PreferenceChange(changed=frozenset(fields), **fields))
+
+    def at(self, moment: datetime) -> None:
+        self.clock.now = moment
+
+    async def settle(self) -> None:
+        """Work until nothing is due."""
+        async with self.world.working():
+            await until(self._nothing_due)
+
+    async def _nothing_due(self) -> bool:
+        return await self.world.decided() and not [
+            row for row in await self.world.unfinished() if row["leased_until"] or row["due_at"] <= self.clock.now
+        ]
+
+    async def tell(self, *events: Any) -> None:
+        await self.world.send(*events)
+        await self.settle()
+
+    def subjects(self) -> list[str]:
+        return [str(mail["Subject"]) for mail in self.world.mailbox.mails()]
+
+    async def states(self, user: UUID) -> dict[str, list[tuple[str, str]]]:
+        """State and reason of each delivery, by kind."""
+        async with self.world.db.transaction() as tx:
+            query = select(deliveries).where(deliveries.c.user_id == user).order_by(deliveries.c.id)
+            found: dict[str, list[tuple[str, str]]] = {}
+            for row in (await tx.execute(query)).mappings():
+                found.setdefault(row["kind"], []).append((row["state"], row["reason"]))
+        return found
+
+    async def steps(self, event_id: UUID, channel: str = "EMAIL") -> list[tuple[str, str]]:
+        async with self.world.db.transaction() as tx:
+            query = select(delivery_steps.c.decision, delivery_steps.c.detail).order_by(delivery_steps.c.id)
+            query = query.where(delivery_steps.c.event_id == event_id, delivery_steps.c.channel == channel)
+            return [tuple(row) for row in await tx.execute(query)]
+
+
+@pytest.fixture
+async def people(world: MailWorld) -> People:
+    found = People(world)
+    world.clock = found.clock
+    return found
+
+
+def welcome(user: UUID) -> Any:
+    return event(auth_events_pb2.UserRegistered(user_id=str(user)))
+
+
+def password_changed(user: UUID) -> Any:
+    return event(auth_events_pb2.PasswordChanged(user_id=str(user)))
+
+
+QUIET = DailyRange(time(12), time(14))
+"""In Berlin that holds START, until 12:00 UTC."""
+
+
+async def test_a_mail_waits_for_the_end_of_quiet_hours_and_security_does_not(people: People) -> None:
+    user = people.world.accounts.add()
+    await people.prefer(user, quiet_hours=QUIET, time_zone="Europe/Berlin")
+    story = story_completed(user, "The Lighthouse")
+    await people.tell(story, password_changed(user))
+    assert people.subjects() == ["Your Storymesh password was changed"]
+    assert (await people.states(user))["STORY_READY"] == [("QUEUED", "QUIET_HOURS")]
+    assert len(await people.world.notifications()) == 2
+    people.at(START.replace(hour=11, minute=59))
+    await people.settle()
+    assert len(people.subjects()) == 1
+    people.at(START.replace(hour=12, minute=0))
+    await people.settle()
+    assert people.subjects()[1:] == ["Your story is ready: The Lighthouse"]
+    assert await people.steps(story.id) == [("QUEUED", ""), ("HELD", "QUIET_HOURS"), ("SENT", "")]
+
+
+async def test_what_is_turned_off_or_paused_is_suppressed_with_its_reason(people: People) -> None:
+    user = people.world.accounts.add()
+    await people.prefer(user, choices={STORY: Timing.OFF, ("WELCOME", Channel.IN_APP): Timing.OFF})
+    story, greeting = story_completed(user), welcome(user)
+    await people.tell(story, greeting, password_changed(user))
+    await people.prefer(user, paused=True)
+    paused = welcome(user)
+    await people.tell(paused, password_changed(user))
+    assert sorted(people.subjects()) == ["Welcome to Storymesh", *["Your Storymesh password was changed"] * 2]
+    assert await people.steps(story.id) == [("QUEUED", ""), ("SUPPRESSED", "TURNED_OFF")]
+    assert await people.steps(paused.id) == [("QUEUED", ""), ("SUPPRESSED", "PAUSED")]
+    assert await people.steps(greeting.id, "IN_APP") == [("SUPPRESSED", "TURNED_OFF")]
+    assert Counter(row["type"] for row in await people.world.notifications()) == {
+        "STORY_READY": 1,
+        "PASSWORD_CHANGED": 2,
+        "WELCOME": 1,
+    }
+
+
+async def test_a_change_holds_at_once_for_mails_that_wait(people: People) -> None:
+    """Each person changes something else while a mail waits for the end of quiet hours."""
+    names = ("off", "paused", "later", "loud", "digest")
+    users = {name: people.world.accounts.add(f"{name}@example.com") for name in names}
+    for user in users.values():
+        await people.prefer(user, quiet_hours=QUIET, time_zone="Europe/Berlin")
+    await people.tell(*(story_completed(user) for user in users.values()))
+    assert people.subjects() == []
+    await people.change(users["off"], choices=(ChosenTiming("STORY_READY", MAIL, Timing.OFF),))
+    await people.change(users["paused"], paused=True)
+    await people.change(users["later"], quiet_hours=DailyRange(time(12), time(18)))
+    await people.change(users["loud"], quiet_hours=None)
+    await people.change(users["digest"], choices=(ChosenTiming("STORY_READY", MAIL, Timing.DAILY),))
+    await people.settle()
+    states = {name: (await people.states(user))["STORY_READY"][0] for name, user in users.items()}
+    assert states == {
+        "off": ("SUPPRESSED", "TURNED_OFF"),
+        "paused": ("SUPPRESSED", "PAUSED"),
+        "later": ("QUEUED", "QUIET_HOURS"),
+        "loud": ("SENT", ""),
+        "digest": ("QUEUED", "DAILY_DIGEST"),
+    }
+    people.at(START.replace(hour=16, minute=0))
+    await people.settle()
+    assert [mail["To"] for mail in people.world.mailbox.mails()] == ["loud@example.com", "later@example.com"]
+
+
+async def test_more_mails_than_the_limit_wait_for_their_turn_and_security_is_not_counted(people: People) -> None:
+    user, other = people.world.accounts.add(), people.world.accounts.add("bob@example.com")
+    await people.prefer(user, mails_per_day=2)
+    await people.tell(*(password_changed(user) for _ in range(3)))
+    await people.tell(*(story_completed(user, str(number)) for number in range(5)), story_completed(other))
+    assert len(people.subjects()) == 3 + 2 + 1
+    assert Counter((await people.states(user))["STORY_READY"]) == {("SENT", ""): 2, ("QUEUED", "THROTTLED"): 3}
+    for days, sent in ((1, 4), (2, 5)):
+        people.at(START + timedelta(days=days))
+        await people.settle()
+        assert (await people.states(user))["STORY_READY"].count(("SENT", "")) == sent
+
+
+async def test_two_workers_do_not_both_take_the_last_place_of_the_limit(people: People) -> None:
+    user = people.world.accounts.add()
+    await people.prefer(user, mails_per_day=1)
+    async with people.world.working(), people.world.working():
+        await people.world.send(*(story_completed(user) for _ in range(12)))
+        await until(people._nothing_due)
+    assert Counter((await people.states(user))["STORY_READY"]) == {("SENT", ""): 1, ("QUEUED", "THROTTLED"): 11}
+
+
+async def test_a_daily_digest_is_one_mail_of_what_waited_and_the_notices_share_its_end(people: People) -> None:
+    user = people.world.accounts.add()
+    await people.prefer(user, choices={STORY: Timing.DAILY}, digest_time=time(18), time_zone="Europe/Berlin")
+    stories = [story_completed(user, title) for title in ("The Lighthouse", "The Owl")]
+    await people.tell(stories[0])
+    people.at(START + timedelta(hours=2))
+    await people.tell(stories[1], welcome(user))
+    assert people.subjects() == ["Welcome to Storymesh"]
+    people.at(START.replace(hour=16, minute=0))
+    await people.settle()
+    (digest,) = people.world.mailbox.mails()[1:]
+    assert digest["Subject"] == "2 notifications from Storymesh"
+    body = digest.get_body(("plain",)).get_content()  # type: ignore[union-attr]
+    assert body.index("The Lighthouse") < body.index("The Owl")
+    people.at(START.replace(hour=16, minute=1))
+    await people.settle()
+    assert (await people.states(user))["STORY_READY"] == [("SENT", "DAILY_DIGEST")] * 2
+    assert await people.steps(stories[0].id) == [("QUEUED", ""), ("HELD", "DAILY_DIGEST"), ("SENT", "DAILY_DIGEST")]
+    people.at(START + timedelta(days=9))
+    await people.settle()
+    assert len(people.subjects()) == 2
+
+
+async def test_a_weekly_digest_outlives_the_days_for_which_mails_are_tried(people: People) -> None:
+    user = people.world.accounts.add()
+    await people.prefer(user, choices={STORY: Timing.WEEKLY}, digest_weekday=1)
+    await people.tell(story_completed(user))
+    people.at(datetime(2026, 7, 7, 8, tzinfo=UTC))
+    await people.settle()
+    assert people.subjects() == ["Your story is ready: The Lighthouse"]
+    people.at(datetime(2026, 7, 7, 8, 1, tzinfo=UTC))
+    await people.settle()
+    assert await people.states(user) == {"STORY_READY": [("SENT", "WEEKLY_DIGEST")], "DIGEST": [("SENT", "")]}
+
+
+async def test_a_digest_is_sent_without_what_is_not_wanted_any_more(people: People) -> None:
+    user = people.world.accounts.add()
+    await people.prefer(user, choices={STORY: Timing.DAILY, ("WELCOME", MAIL): Timing.DAILY})
+    await people.tell(story_completed(user), welcome(user))
+    # Not as the API does, which would judge them at once: as a change that comes in the moment of sending.
+    await people.prefer(user, choices={STORY: Timing.OFF, ("WELCOME", MAIL): Timing.DAILY})
+    people.at(datetime(2026, 7, 2, 8, tzinfo=UTC))
+    await people.settle()
+    people.at(datetime(2026, 7, 2, 8, 1, tzinfo=UTC))
+    await people.settle()
+    assert people.subjects() == ["Welcome to Storymesh"]
+    assert await people.states(user) == {
+        "STORY_READY": [("SUPPRESSED", "TURNED_OFF")],
+        "WELCOME": [("SENT", "DAILY_DIGEST")],
+        "DIGEST": [("SENT", "")],
+    }
+
+
+async def test_who_leaves_the_digest_gets_its_mails_at_once_and_no_empty_digest(people: People) -> None:
+    user = people.world.accounts.add()
+    await people.prefer(user, choices={STORY: Timing.DAILY})
+    await people.tell(story_completed(user))
+    await people.change(user, choices=(ChosenTiming("STORY_READY", MAIL, Timing.AT_ONCE),))
+    await people.settle()
+    assert people.subjects() == ["Your story is ready: The Lighthouse"]
+    people.at(datetime(2026, 7, 2, 8, tzinfo=UTC))
+    await people.settle()
+    assert len(people.subjects()) == 1
+    assert await people.states(user) == {"STORY_READY": [("SENT", "")], "DIGEST": [("SUPPRESSED", "DIGEST_EMPTY")]}
+
+
+async def test_another_digest_time_moves_what_waits(people: People) -> None:
+    user = people.world.accounts.add()
+    await people.prefer(user, choices={STORY: Timing.DAILY})
+    await people.tell(story_completed(user))
+    await people.change(user, digest_time=time(11))
+    await people.settle()
+    people.at(START.replace(hour=11, minute=0))
+    await people.settle()
+    assert len(people.subjects()) == 1
+    people.at(datetime(2026, 7, 2, 8, tzinfo=UTC))
+    await people.settle()
+    assert len(people.subjects()) == 1
+
+
+async def test_a_digest_waits_for_the_end_of_quiet_hours_and_later_notices_for_the_next_one(people: People) -> None:
+    user = people.world.accounts.add()
+    quiet = DailyRange(time(7), time(9))
+    await people.prefer(user, choices={STORY: Timing.DAILY}, quiet_hours=quiet)
+    await people.tell(story_completed(user, "First"))
+    people.at(datetime(2026, 7, 2, 8, tzinfo=UTC))
+    await people.settle()
+    await people.tell(story_completed(user, "Second"))
+    assert people.subjects() == []
+    people.at(datetime(2026, 7, 2, 9, tzinfo=UTC))
+    await people.settle()
+    assert people.subjects() == ["Your story is ready: First"]
+    people.at(datetime(2026, 7, 3, 9, tzinfo=UTC))
+    await people.settle()
+    assert people.subjects()[1:] == ["Your story is ready: Second"]
+
+
+async def test_notices_of_a_digest_that_cannot_be_sent_end_as_it_does(people: People) -> None:
+    user = people.world.accounts.add()
+    await people.prefer(user, choices={STORY: Timing.DAILY})
+    await people.tell(story_completed(user))
+    people.world.accounts.delete(user)
+    people.at(datetime(2026, 7, 2, 8, tzinfo=UTC))
+    await people.settle()
+    people.at(datetime(2026, 7, 2, 8, 1, tzinfo=UTC))
+    await people.settle()
+    assert await people.states(user) == {
+        "STORY_READY": [("SUPPRESSED", "ACCOUNT_GONE")],
+        "DIGEST": [("SUPPRESSED", "ACCOUNT_GONE")],
+    }
+
+
+async def test_a_long_digest_tells_of_fifty_and_counts_the_rest(people: People) -> None:
+    user = people.world.accounts.add()
+    await people.prefer(user, choices={STORY: Timing.DAILY})
+    await people.tell(*(story_completed(user, f"Story {number}") for number in range(53)))
+    people.at(datetime(2026, 7, 2, 8, tzinfo=UTC))
+    await people.settle()
+    (digest,) = people.world.mailbox.mails()
+    assert digest["Subject"] == "53 notifications from Storymesh"
+    body = digest.get_body(("plain",)).get_content()  # type: ignore[union-attr]
+    assert body.count("Story ") == 50
+    assert "3 more" in body
+
+
+async def test_codes_ask_for_no_preferences_and_are_not_held(people: People) -> None:
+    await people.tell(code_issued(life=timedelta(days=400)))
+    assert people.subjects() == ["Your Storymesh code"]
+
+
+async def test_an_erasure_removes_what_was_preferred_counted_and_put_into_digests(people: People) -> None:
+    gone, other = people.world.accounts.add(), people.world.accounts.add("bob@example.com")
+    for user in (gone, other):
+        await people.prefer(user, choices={STORY: Timing.DAILY})
+        await people.tell(story_completed(user), welcome(user))
+    await people.tell(user_deleted(gone))
+    async with people.world.db.transaction() as tx:
+        for table in (preferences, counted_mails, digest_items, deliveries):
+            assert set((await tx.execute(select(table.c.user_id).distinct())).scalars()) == {other}, table.name
+    people.at(datetime(2026, 7, 2, 8, tzinfo=UTC))
+    await people.settle()
+    assert [mail["To"] for mail in people.world.mailbox.mails()[2:]] == ["bob@example.com"]
+
+
+async def test_what_no_throttle_looks_at_any_more_is_forgotten(people: People) -> None:
+    user = people.world.accounts.add()
+    for days in range(3):
+        people.at(START + timedelta(days=2 * days))
+        await people.tell(story_completed(user))
+    async with people.world.db.transaction() as tx:
+        assert await tx.scalar(select(func.count()).select_from(counted_mails)) == 1
