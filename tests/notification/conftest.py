@@ -130,6 +130,8 @@ class MailWorld:
     smtp_port: int
     mailbox: Mailbox
     smtp_seconds: float = 10.0
+    smtp_final_reply_seconds: float = 0.0
+    """0: as long as the other steps have."""
     max_failures: int = 3
     erasing_batch: int = 1000
     lease_seconds: float = 10.0
@@ -150,7 +152,7 @@ class MailWorld:
             seal_key=SEAL_KEY,
             smtp_port=self.smtp_port,
             smtp_seconds=self.smtp_seconds,
-            smtp_final_reply_seconds=self.smtp_seconds,
+            smtp_final_reply_seconds=self.smtp_final_reply_seconds or self.smtp_seconds,
             mail_from=SENDER,
             public_url="https://stories.example/",
             lease_seconds=10,

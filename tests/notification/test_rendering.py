@@ -111,8 +111,15 @@ def test_a_subject_of_several_lines_or_of_what_is_no_text_is_refused(subject: st
         "a(comment)@example.com",
         "a b@example.com",
         "a@b@example.com",
-        "ä@example.com",
-        "a@bücher.example",
+        "\N{RIGHT-TO-LEFT OVERRIDE}a@example.com",
+        "a\N{ZERO WIDTH SPACE}b@example.com",
+        "a\N{FULLWIDTH COMMA}b@example.com",
+        "a\N{NO-BREAK SPACE}b@example.com",
+        "a\x85b@example.com",
+        "a\N{LINE SEPARATOR}b@example.com",
+        "a\ud800b@example.com",
+        "a@b\N{LINE SEPARATOR}c.example",
+        "a@-ü-.example",
         "a@[127.0.0.1]",
         "@example.com",
         "a@",
@@ -124,6 +131,21 @@ def test_a_mail_goes_to_one_plain_address_or_not_at_all(recipient: str) -> None:
     with pytest.raises(Unrenderable) as refused:
         rendered(recipient=recipient)
     assert not recipient or recipient not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("recipient", "header"),
+    [
+        ("jürgen@example.com", "jürgen@example.com"),
+        ("用户@example.com", "用户@example.com"),
+        ("अशोक@bücher.example", "अशोक@xn--bcher-kva.example"),
+        ("ada@bücher.example", "ada@xn--bcher-kva.example"),
+    ],
+)
+def test_a_recipient_in_another_script_stands_in_the_header_as_it_is_written(recipient: str, header: str) -> None:
+    mail = rendered(recipient=recipient)
+    assert f"\r\nTo: {header}\r\n".encode() in mail
+    assert mail.replace(header.encode(), b"").isascii()
 
 
 @pytest.mark.parametrize("recipient", ["ada@example.com", "first..last@example.com", "o'hara+x=y?z@example.com"])

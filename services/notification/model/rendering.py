@@ -15,14 +15,19 @@ from email.message import Message
 from email.parser import BytesParser
 from email.policy import compat32
 from email.utils import format_datetime, getaddresses
+from unicodedata import category
 from uuid import UUID
+
+import idna
 
 from kit.identity.email_addresses import NotAnAddress, normalized
 
 from . import Letter
 
-_PLAIN_ADDRESS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@[A-Za-z0-9.-]+")
+_PLAIN_ADDRESS = re.compile(r"(?:[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]|[^\x00-\x7f])+@[A-Za-z0-9.-]+")
 """Looser than registration: addresses with two dots in a row exist, and older versions may have accepted them."""
+_WRITING = frozenset("LMN")
+"""Unicode's categories of letters, marks and digits: of other scripts, a local part holds nothing else that could be misread."""
 
 _PLAIN_TEXT = re.compile(r"[!-~]+( [!-~]+)*")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -79,8 +84,7 @@ def render(
         raise Unrenderable("its Subject is not one line of text")
     if _NO_TEXT.search(letter.body + letter.html):
         raise Unrenderable("its body holds what is no text")
-    if not _PLAIN_ADDRESS.fullmatch(recipient) or "=?" in recipient:
-        raise Unrenderable("its recipient is no plain address")
+    recipient = _address(recipient)
     texts = {
         "From": f"{_phrase(sender.name)} <{sender.address}>" if sender.name else sender.address,
         "To": recipient,
@@ -112,9 +116,29 @@ def render(
         for part in parts:
             lines += [f"--{boundary}", part]
         lines += [f"--{boundary}--", ""]
-    rendered = "\r\n".join(lines).encode("ascii")
+    try:
+        rendered = "\r\n".join(lines).encode()
+    except UnicodeError:
+        raise Unrenderable("it cannot be encoded") from None
     _verify(rendered, texts, letter)
     return rendered
+
+
+def _address(recipient: str) -> str:
+    """The recipient as the header has it: the domain in ASCII (IDNA 2008), the local part in any script (RFC 6532)."""
+    local, _, domain = recipient.rpartition("@")
+    try:
+        address = f"{local}@{idna.encode(domain, uts46=True).decode()}" if not domain.isascii() else recipient
+    except idna.IDNAError:
+        address = ""
+    foreign = (each for each in local if not each.isascii())
+    if (
+        not _PLAIN_ADDRESS.fullmatch(address)
+        or "=?" in address
+        or any(category(each)[0] not in _WRITING for each in foreign)
+    ):
+        raise Unrenderable("its recipient is no plain address")
+    return address
 
 
 def _part(kind: str, text: str) -> str:
@@ -160,14 +184,16 @@ def _encoded(header: str, text: str) -> str:
 
 def _verify(rendered: bytes, texts: Mapping[str, str], letter: Letter) -> None:
     """Parse the mail as mail servers and clients do. Raises Unrenderable if that does not give the input."""
-    if not rendered.isascii() or re.search(rb"\r(?!\n)|(?<!\r)\n|\0", rendered):
+    to = f"\r\nTo: {texts['To']}\r\n".encode()
+    if not rendered.replace(to, b"\r\n", 1).isascii() or re.search(rb"\r(?!\n)|(?<!\r)\n|\0", rendered):
         raise Unrenderable("it has other bytes than lines of text")
     read = BytesParser(policy=compat32).parsebytes(rendered)
     described = ["Content-Type"] if letter.html else list(_PART_HEADERS)
     if sorted(read.keys()) != sorted([*texts, *described]):
         raise Unrenderable("it has other headers than were put")
+    found = {name: str(text) for name, text in read.raw_items()}
     for name, text in texts.items():
-        if str(read[name]) != text:
+        if found[name].encode("ascii", "surrogateescape") != text.encode():
             raise Unrenderable(f"its {name} is not what was put")
     if _shown(read["Subject"]) != letter.subject:
         raise Unrenderable("its Subject would show something else")
