@@ -11,6 +11,7 @@ from functools import partial
 from itertools import pairwise
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.engine.row import RowMapping
 
 from kit.events.envelope import Event
@@ -190,6 +191,34 @@ async def test_mails_that_a_slow_server_holds_leave_their_places_to_others(world
         await until(world.idle)
     assert await _sent(world, slow)
     assert set(channel.taken.values()) == {1}
+
+
+async def test_what_a_worker_has_no_room_for_is_taken_at_once_by_another(world: MailWorld) -> None:
+    """Neither of them polls during the test."""
+    answered = asyncio.Event()
+    stuck, quick = [code_issued() for _ in range(4)], story_completed(world.accounts.add())
+
+    async def answers(delivery: Delivery) -> None:
+        if delivery.kind == Kind.CODE:
+            await answered.wait()
+
+    channel = world.channel = ScriptedChannel(answers=answers)
+    world.slow_seconds = world.poll_seconds = 60
+    async with world.working():
+        await world.send(*stuck)
+        await until(lambda: len(channel.taken) == len(stuck))
+        async with world.working(takes_events=False):
+            await until(lambda: _listeners(world, 2))
+            await world.send(quick)
+            await until(lambda: _sent(world, [quick]))
+            answered.set()
+            await until(world.idle)
+
+
+async def _listeners(world: MailWorld, count: int) -> bool:
+    query = "SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN notification_deliveries' AND datname = current_database()"
+    async with world.db.single() as tx:
+        return bool(await tx.scalar(text(query)) == count)
 
 
 async def _sent(world: MailWorld, events: list[Event]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 
@@ -274,7 +274,7 @@ async def test_a_worker_that_lost_its_lease_does_not_undo_what_its_peer_made_of_
     world.lease_seconds = world.poll_seconds = (
         60  # neither renewed nor claimed again by the first worker during the test
     )
-    async with listening(MailServer(taken="451 later", held=answers)) as frozen, listening(MailServer()) as good:
+    async with listening(MailServer(held=answers)) as frozen, listening(MailServer()) as good:
         world.smtp_port = frozen.port
         async with world.working():
             await world.send(event)
@@ -290,6 +290,34 @@ async def test_a_worker_that_lost_its_lease_does_not_undo_what_its_peer_made_of_
         assert (record["state"], record["attempts"], len(good.mails)) == (DeliveryState.SENT, 2, 1)
     else:
         assert (record["state"], record["attempts"], len(good.mails)) == (DeliveryState.UNKNOWN, 1, 0)
+
+
+async def test_the_outcome_of_an_overtaken_attempt_does_not_count(world: MailWorld) -> None:
+    """A worker stood still while it sent a code. Its server's answer comes while the peer is sending it again."""
+    code, late, soon = code_issued(), asyncio.Event(), asyncio.Event()
+    world.lease_seconds = world.poll_seconds = (
+        60  # neither renewed nor claimed again by the first worker during the test
+    )
+    async with (
+        listening(MailServer(taken="451 later", held=late)) as frozen,
+        listening(MailServer(held=soon)) as good,
+    ):
+        world.smtp_port = frozen.port
+        async with AsyncExitStack() as first, AsyncExitStack() as second:
+            await first.enter_async_context(world.working())
+            await world.send(code)
+            await until(lambda: frozen.mails)
+            await lease_ends(world)
+            world.smtp_port, world.poll_seconds = good.port, 0.05
+            await second.enter_async_context(world.working())
+            await until(lambda: good.mails)
+            late.set()
+            await first.aclose()
+            assert await state(world, code) == DeliveryState.SENDING
+            soon.set()
+            await until(world.idle)
+    assert (len(frozen.mails), len(good.mails)) == (1, 1)
+    assert await world.steps(code) == ["QUEUED", "DEFERRED WORKER_DIED", "SENT"]
 
 
 async def settled(world: MailWorld, event: Event) -> bool:

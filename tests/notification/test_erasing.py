@@ -15,10 +15,11 @@ from kit.events import erasure
 from kit.events.dead_letter_store import dead_letters
 from kit.events.envelope import Event
 from kit.events.inbox_store import processed_events
-from services.notification.model.deliveries import DeliveryState
+from services.notification.model.deliveries import Delivery, DeliveryState
 from services.notification.operations.erasing import Erasing
 from services.notification.tables import deliveries, delivery_steps, mails
 from tests.notification.conftest import MailWorld, code_issued, email_changed, event, story_completed, user_deleted
+from tests.notification.scripted_channel import ScriptedChannel
 from tests.notification.smtp_servers import MailServer, listening
 from tests.waiting import until
 
@@ -194,6 +195,23 @@ async def test_a_mail_that_is_on_its_way_leaves_no_record(world: MailWorld) -> N
             answers.set()
             await until(world.idle)
     assert (await rows(world), len(server.mails)) == (NOTHING, 1)
+
+
+async def test_a_mail_that_is_prepared_while_its_person_is_erased_is_not_sent(world: MailWorld) -> None:
+    user, prepared, erased = world.accounts.add(), asyncio.Event(), asyncio.Event()
+
+    async def prepares(_delivery: Delivery) -> None:
+        prepared.set()
+        await erased.wait()
+
+    channel = world.channel = ScriptedChannel(prepares=prepares)
+    async with world.working():
+        await world.send(story_completed(user))
+        await prepared.wait()
+        await world.send(user_deleted(user))
+        await until(world.idle)
+        erased.set()
+    assert (await rows(world), channel.taken) == (NOTHING, {})
 
 
 async def _erased(world: MailWorld, user: UUID) -> bool:

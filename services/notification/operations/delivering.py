@@ -109,8 +109,8 @@ class Delivering:
         ended = asyncio.Event()
         seconds = self._tuning.lease_seconds / 3
         async with self._group as group:
-            # NOTIFY saves the wait for the next poll, and wakes one worker: what one has no room for, another may have.
-            listening = group.create_task(listen(self._database_url, store.deliveries.WAKE, self._due, alone=True))
+            # NOTIFY saves the others the wait for their next poll, and comes only from workers that have no room.
+            listening = group.create_task(listen(self._database_url, store.deliveries.WAKE, self._due))
             group.create_task(every(seconds, ended, self._renew, failure="leases of deliveries cannot be renewed now"))
             group.create_task(
                 every(seconds, stopping, self._sweep, failure="abandoned deliveries cannot be settled now")

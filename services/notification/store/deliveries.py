@@ -34,7 +34,7 @@ from ..model.deliveries import UNFINISHED, Delivery, DeliveryState, NewDelivery,
 from ..tables import deliveries, delivery_steps
 
 WAKE = "notification_deliveries"
-"""The channel on which a NOTIFY wakes a worker when deliveries are due that this one has no room for."""
+"""The channel on which a NOTIFY wakes all workers when deliveries are due that one of them has no room for."""
 
 # Built once, because every delivery runs them and building one takes longer than sending it to Postgres.
 
@@ -161,7 +161,7 @@ async def add_step(tx: Transaction, step: Step) -> None:
 
 
 async def notify_workers(tx: Transaction) -> None:
-    """Wake a worker that has room, once the transaction is committed."""
+    """Wake all workers once the transaction is committed."""
     await tx.execute(_NOTIFY)
 
 
