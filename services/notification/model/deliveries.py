@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
@@ -93,6 +93,29 @@ class NewDelivery:
     expires_at: datetime
     created_at: datetime
 
+    def claimed(self) -> NewDelivery:
+        """As a row that its writer holds: its first attempt has begun, and after its lease it is due for others."""
+        return replace(self, attempts=self.attempts + 1, due_at=self.due_at + FIRST_PAUSE)
+
+    def attempt(self) -> Delivery:
+        """The attempt that has begun. For a delivery that was `claimed`."""
+        return Delivery(
+            id=self.id,
+            event_id=self.event_id,
+            channel=self.channel,
+            target=self.target,
+            user_id=self.user_id,
+            kind=self.kind,
+            reason=self.reason,
+            answer="",
+            attempts=self.attempts,
+            failures=0,
+            unknowns=self.unknowns,
+            event=self.event or b"",
+            created_at=self.created_at,
+            expires_at=self.expires_at,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
@@ -145,7 +168,7 @@ Pause = Callable[[int, timedelta], timedelta]
 LONGEST_PAUSE = timedelta(minutes=30)
 """RFC 5321, 4.5.4.1: at least 30 minutes, but that is meant for hosts, and our mail server has a queue of its own."""
 
-_FIRST_PAUSE_SECONDS = 1.0
+FIRST_PAUSE = timedelta(seconds=1)
 _PARTS_OF_A_LIFE = 20
 
 
@@ -158,7 +181,7 @@ def growing_pause(jitter: Callable[[], float]) -> Pause:
 
     def pause(attempts: int, life: timedelta) -> timedelta:
         longest = min(LONGEST_PAUSE, life / _PARTS_OF_A_LIFE).total_seconds()
-        seconds = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(max(attempts - 1, 0), 20), longest)
+        seconds = min(FIRST_PAUSE.total_seconds() * 2.0 ** min(max(attempts - 1, 0), 20), longest)
         return timedelta(seconds=seconds * (1 - jitter() / 2))
 
     return pause

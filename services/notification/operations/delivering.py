@@ -27,7 +27,7 @@ from kit.runtime.clock import Clock
 from kit.runtime.loops import every
 
 from .. import store
-from ..adapters.smtp import Handover, OutcomeUnknown, Refused, Stage, TryAgain
+from ..adapters.smtp import Handover, MailError, OutcomeUnknown, Postponed, Refused, Stage
 from ..model import Kind
 from ..model.deliveries import Channel, Decision, Delivery, DeliveryState, Outcome, Pause, growing_pause
 from ..model.notices import NOTICES
@@ -45,6 +45,8 @@ _SLOW_SECONDS = 3.0
 _IN_FLIGHT = 16
 """How many times as many deliveries as there are places may be in flight, the slow ones included."""
 _ABANDONED_AT_A_TIME = 100
+_LONGEST_WAIT_FOR_A_TURN = timedelta(seconds=15)
+"""The longest pause of a delivery that a rate limit puts off, unless the limit names a longer one."""
 
 _QUEUED = DeliveryState.QUEUED
 _Attempt = tuple[UUID, int]
@@ -90,19 +92,43 @@ class Delivering:
         self._lease = timedelta(seconds=tuning.lease_seconds)
         self._due = asyncio.Event()
         self._group = asyncio.TaskGroup()
+        self._open = False
+        """True while deliveries may begin."""
+        self._reserved = 0
         self._running: dict[_Attempt, tuple[Delivery, asyncio.Task[None]]] = {}
         self._slow: set[_Attempt] = set()
         self._more = False
         """True when more may be due than there was room for."""
 
     @property
-    def busy(self) -> bool:
-        """Whether another worker would be faster to take up a new delivery."""
-        return self._room() == 0
+    def lease(self) -> timedelta:
+        return self._lease
 
-    def wake(self) -> None:
-        """Look at once for what is due."""
-        self._due.set()
+    def reserve(self) -> bool:
+        """Keep a place for a delivery that a decision is about to write as claimed: `take_up` or `release` must follow.
+
+        False if there is none, or this worker is stopping: the delivery is to be written for whoever has room first.
+        """
+        if self._open and self._room() > 0:
+            self._reserved += 1
+            return True
+        self._more = True
+        return False
+
+    def release(self) -> None:
+        """Give a place back for which no delivery was written."""
+        self._reserved -= 1
+        if self._more:
+            self._due.set()
+
+    async def take_up(self, delivery: Delivery) -> None:
+        """Make the first attempt of a delivery that was written as claimed, without another look at the database."""
+        self._reserved -= 1
+        if self._open:
+            self._start(delivery)
+        else:
+            async with self._db.single() as tx:
+                await store.deliveries.hand_back(tx, delivery, self._clock())
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Deliver until `stopping` is set, then wait for what is in flight; cancelled, hand back what nobody has seen."""
@@ -115,17 +141,20 @@ class Delivering:
             group.create_task(
                 every(seconds, stopping, self._sweep, failure="abandoned deliveries cannot be settled now")
             )
+            self._open = True
             try:
                 failure = "due deliveries cannot be claimed now"
                 await every(self._tuning.poll_seconds, stopping, self._claim, failure=failure, wake=self._due)
+                self._open = False
                 while self._running:
                     await asyncio.wait([task for _, task in self._running.values()])
             finally:
+                self._open = False
                 ended.set()
                 listening.cancel()
 
     def _room(self) -> int:
-        flying, places = len(self._running), self._tuning.concurrency
+        flying, places = len(self._running) + self._reserved, self._tuning.concurrency
         return max(0, min(places - (flying - len(self._slow)), places * _IN_FLIGHT - flying))
 
     async def _claim(self) -> bool:
@@ -137,13 +166,16 @@ class Delivering:
         async with self._db.single() as tx:
             claimed = await store.deliveries.claim(tx, self._channels, room, self._clock(), self._lease)
         for delivery in claimed:
-            attempt = delivery.id, delivery.attempts
-            task = self._group.create_task(self._deliver(delivery))
-            slow = asyncio.get_running_loop().call_later(self._tuning.slow_seconds, self._make_room, attempt)
-            self._running[attempt] = delivery, task
-            task.add_done_callback(partial(self._ended, attempt, slow))
+            self._start(delivery)
         self._more = len(claimed) == room
         return self._more and self._room() > 0
+
+    def _start(self, delivery: Delivery) -> None:
+        attempt = delivery.id, delivery.attempts
+        task = self._group.create_task(self._deliver(delivery))
+        slow = asyncio.get_running_loop().call_later(self._tuning.slow_seconds, self._make_room, attempt)
+        self._running[attempt] = delivery, task
+        task.add_done_callback(partial(self._ended, attempt, slow))
 
     def _make_room(self, attempt: _Attempt) -> None:
         self._slow.add(attempt)
@@ -206,15 +238,19 @@ class Delivering:
                 return error.outcome
             case Undecodable() | Permanent():
                 return Outcome(DeliveryState.FAILED, "EVENT_UNREADABLE")
-            case TryAgain():
-                seconds = getattr(error, "seconds", None)
-                wait = None if seconds is None else timedelta(seconds=seconds)
-                return Outcome(_QUEUED, getattr(error, "reason", "DEFERRED"), _answer(error), retry_after=wait)
-            case Refused():
-                return Outcome(DeliveryState.FAILED, getattr(error, "reason", "REFUSED"), _answer(error))
-            case OutcomeUnknown():
-                return self._unknown(delivery, "OUTCOME_UNKNOWN", _answer(error))
+            case MailError():
+                return self._outcome_of_mail(error, delivery)
         return self._outcome_of_unforeseen(error, delivery, handover)
+
+    def _outcome_of_mail(self, error: MailError, delivery: Delivery) -> Outcome:
+        match error:
+            case Postponed():
+                return Outcome(_QUEUED, error.reason, delivery.answer, retry_after=timedelta(seconds=error.seconds))
+            case Refused():
+                return Outcome(DeliveryState.FAILED, error.reason, error.answer)
+            case OutcomeUnknown():
+                return self._unknown(delivery, error.reason, error.answer)
+        return Outcome(_QUEUED, error.reason, error.answer)
 
     def _outcome_of_unforeseen(self, error: Exception, delivery: Delivery, handover: Handover) -> Outcome:
         if handover.stage is Stage.TAKEN:
@@ -255,7 +291,10 @@ class Delivering:
     async def _settle(self, tx: Transaction, delivery: Delivery, outcome: Outcome) -> None:
         now = self._clock()
         again = outcome.state is _QUEUED
-        wait = outcome.retry_after or self._tuning.pause(delivery.attempts, delivery.life)
+        wait = self._tuning.pause(delivery.attempts, delivery.life)
+        if outcome.retry_after is not None:
+            # Longer for what has waited for its turn often: a backlog would otherwise ask all the time.
+            wait = max(outcome.retry_after, min(wait, _LONGEST_WAIT_FOR_A_TURN))
         # The same reason attempt after attempt is one step: a server may be away for days.
         told = again and (outcome.reason, outcome.answer) == (delivery.reason, delivery.answer)
         await store.deliveries.settle(
@@ -308,10 +347,6 @@ class Delivering:
 
 def _name(delivery: Delivery) -> str:
     return f"{delivery.kind} by {delivery.channel} of event {delivery.event_id}"
-
-
-def _answer(error: Exception) -> str:
-    return str(getattr(error, "answer", error))
 
 
 async def _uninterrupted(recording: Coroutine[Any, Any, None]) -> None:

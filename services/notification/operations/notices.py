@@ -5,6 +5,8 @@ A decision is one transaction, calls nobody and sends nothing. What it decided a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
@@ -46,23 +48,16 @@ class Notices:
         reading = self._facts.read(event)
         if reading is None:
             return
-        now = self._clock()
-        queued = False
-        async with self._db.transaction() as tx:
-            if reading.person and await erasure.is_erased(tx, reading.person):
-                return
-            first = await mark_processed(tx, event)
-            if reading.address == "":
-                return
-            for channel in sorted(reading.notice.channels):
-                if channel is Channel.IN_APP:
-                    await self._add(tx, event, reading, now, first=first)
-                else:
-                    queued |= await self._queue(tx, event, reading, channel, now)
-            if queued and self._delivering.busy:
-                await store.deliveries.notify_workers(tx)
-        if queued:
-            self._delivering.wake()
+        claimed: list[NewDelivery] = []
+        try:
+            async with self._db.transaction() as tx:
+                await self._decide(tx, event, reading, claimed)
+        except BaseException:
+            for _ in claimed:
+                self._delivering.release()
+            raise
+        for delivery in claimed:
+            await self._delivering.take_up(delivery.attempt())
 
     async def forgotten(self, tx: Transaction, event: Event) -> bool:
         """Whether the event is a notice to an erased person, of which no dead letter is kept.
@@ -71,6 +66,20 @@ class Notices:
         """
         person = person_in(event)
         return person is not None and await erasure.is_erased(tx, person)
+
+    async def _decide(self, tx: Transaction, event: Event, reading: Reading, claimed: list[NewDelivery]) -> None:
+        """Decide in the transaction. Adds to `claimed` what this worker has a place for."""
+        now = self._clock()
+        if reading.person and await erasure.is_erased(tx, reading.person):
+            return
+        first = await mark_processed(tx, event)
+        if reading.address == "":
+            return
+        for channel in sorted(reading.notice.channels):
+            if channel is Channel.IN_APP:
+                await self._add(tx, event, reading, now, first=first)
+            else:
+                claimed += await self._queue(tx, event, reading, channel, now)
 
     def _plan(self, _notice: Notice, _person: UUID | None, _channel: Channel, now: datetime) -> Plan:
         """What becomes of the notice on the channel and when: the place where a person's wishes are to be heard."""
@@ -102,14 +111,16 @@ class Notices:
         decision = Decision.ADDED if first else Decision.DEDUPLICATED
         await store.deliveries.add_step(tx, Step(event.id, Channel.IN_APP, person, now, decision))
 
-    async def _queue(self, tx: Transaction, event: Event, reading: Reading, channel: Channel, now: datetime) -> bool:
-        """Write the event's delivery on the channel, unless there is one. True if one is due now."""
+    async def _queue(
+        self, tx: Transaction, event: Event, reading: Reading, channel: Channel, now: datetime
+    ) -> Sequence[NewDelivery]:
+        """Write the event's delivery on the channel, unless there is one. Returns it if this worker has claimed it."""
+        notice, plan, detail = reading.notice, self._plan(reading.notice, reading.person, channel, now), ""
+        repeated = Step(event.id, channel, reading.person, now, Decision.DEDUPLICATED)
         former = await store.mails.lock(tx, event.id) if channel is Channel.EMAIL else None
         if former and former.final:
-            step = Step(event.id, channel, reading.person, now, Decision.DEDUPLICATED, _FORMER_VERSION)
-            await store.deliveries.add_step(tx, step)
-            return False
-        notice, plan, detail = reading.notice, self._plan(reading.notice, reading.person, channel, now), ""
+            await store.deliveries.add_step(tx, replace(repeated, detail=_FORMER_VERSION))
+            return ()
         if former:
             await store.mails.remove(tx, event.id)
             detail = _FORMER_VERSION
@@ -133,7 +144,21 @@ class Notices:
             expires_at=reading.expires_at or now + LIFE,
             created_at=now,
         )
-        if not await store.deliveries.insert_new(tx, delivery, decision=plan.state, detail=plan.reason or detail):
-            await store.deliveries.add_step(tx, Step(event.id, channel, reading.person, now, Decision.DEDUPLICATED))
-            return False
-        return waits and plan.due_at <= now
+        due = waits and plan.due_at <= now
+        if not (due and self._delivering.reserve()):
+            if not await store.deliveries.insert_new(tx, delivery, decision=plan.state, detail=plan.reason or detail):
+                await store.deliveries.add_step(tx, repeated)
+            elif due:
+                await store.deliveries.notify_workers(tx)
+            return ()
+        delivery = delivery.claimed()
+        written = False
+        try:
+            lease = self._delivering.lease
+            written = await store.deliveries.insert_new(tx, delivery, decision=plan.state, detail=detail, lease=lease)
+            if not written:
+                await store.deliveries.add_step(tx, repeated)
+        finally:
+            if not written:
+                self._delivering.release()
+        return (delivery,) if written else ()

@@ -59,6 +59,9 @@ def _with_step(changed: CTE) -> Any:
     return select(func.count()).select_from(changed).add_cte(step.cte("step"))
 
 
+_lease = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam("lease", type_=Float))
+"""NULL without a lease."""
+
 _NEW = tuple(field.name for field in fields(NewDelivery))
 _returned = (_row.event_id, _row.channel, _row.target, _row.user_id)
 
@@ -66,7 +69,7 @@ _INSERT = _with_step(
     upsert(deliveries)
     .values(
         {name: bindparam(f"new_{name}", type_=_row[name].type) for name in _NEW}
-        | {"changed_at": bindparam("new_created_at"), "answer": "", "failures": 0}
+        | {"changed_at": bindparam("new_created_at"), "answer": "", "failures": 0, "leased_until": _lease}
     )
     .on_conflict_do_nothing()
     .returning(*_returned)
@@ -74,7 +77,6 @@ _INSERT = _with_step(
 )
 _ADD_STEP = insert(delivery_steps)
 
-_lease = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam("lease", type_=Float))
 _now = bindparam("now", type_=DateTime(timezone=True))
 _most = bindparam("most", type_=Integer)
 _due = (
@@ -148,11 +150,17 @@ _LOCK_ABANDONED = (
 _NOTIFY = select(func.pg_notify(WAKE, ""))
 
 
-async def insert_new(tx: Transaction, delivery: NewDelivery, *, decision: str, detail: str) -> bool:
-    """Insert a delivery with its first step. False if the event has one on this channel to this target already."""
+async def insert_new(
+    tx: Transaction, delivery: NewDelivery, *, decision: str, detail: str, lease: timedelta | None = None
+) -> bool:
+    """Insert a delivery with its first step, claimed for the length of the lease if one is given.
+
+    False if the event has one on this channel to this target already.
+    """
     values = {f"new_{name}": getattr(delivery, name) for name in _NEW}
     step = {"now": delivery.created_at, "decision": decision, "detail": detail}
-    return bool((await tx.execute(_INSERT, values | step)).scalar_one())
+    seconds = {"lease": lease.total_seconds() if lease else None}
+    return bool((await tx.execute(_INSERT, values | step | seconds)).scalar_one())
 
 
 async def add_step(tx: Transaction, step: Step) -> None:
