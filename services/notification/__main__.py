@@ -19,7 +19,7 @@ from kit.runtime.health import seldom
 
 from .config import NotificationSettings, NotificationWorkerSettings
 from .operations import Operations, operations, worker_operations
-from .peers import AccountDirectory
+from .peers import AccountDirectory, StoryDirectory
 from .servicer import NotificationServicer, PreferenceServicer
 from .worker import inbox
 
@@ -50,7 +50,8 @@ async def serve(settings: NotificationSettings) -> None:
 async def work(settings: NotificationWorkerSettings) -> None:
     os.nice(_NICENESS)
     async with Resources("notification", settings) as resources:
-        ops = worker_operations(settings, resources, AccountDirectory(resources.channel("auth")).find)
+        accounts, stories = AccountDirectory(resources.channel("auth")), StoryDirectory(resources.channel("story"))
+        ops = worker_operations(settings, resources, accounts.find, stories.page_of)
         server = resources.worker(optional={"smtp": seldom(ops.smtp.check, every_seconds=_SMTP_CHECK_SECONDS)})
         server.background(inbox(settings, resources, ops).run)
         server.background(ops.delivering.run)

@@ -68,6 +68,7 @@ class NotificationWorkerSettings(InboxSettings):
 
     mail_concurrency: int = Field(4, ge=1, description="Events, and so mails, that a worker deals with at a time.")
     seal_key: Key = Field(description="Opens the sealed one-time codes of auth; the same in both services.")
+    story_target: str = Field("127.0.0.1:50051", description="Address and port of the story service.")
     smtp_host: str = Field("127.0.0.1", description="The mail server that takes outgoing mail.")
     smtp_port: int = Field(1025, ge=1, le=65535, description="Its port.")
     smtp_tls: Tls = Field(

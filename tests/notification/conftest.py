@@ -40,11 +40,11 @@ from services.notification.operations.erasing import Erasing
 from services.notification.operations.facts import FactReader
 from services.notification.operations.notices import Notices
 from services.notification.operations.preference_gate import PreferenceGate
-from services.notification.peers import AccountDirectory
+from services.notification.peers import AccountDirectory, StoryDirectory
 from services.notification.tables import deliveries, delivery_steps, notifications
 from tests.conftest import empty
 from tests.identity import MESH_KEY
-from tests.notification.directory import Directory, serving
+from tests.notification.directory import Directory, StoryLinks, serving, serving_stories
 from tests.notification.scripted_channel import ScriptedChannel
 from tests.waiting import until
 
@@ -126,7 +126,9 @@ class MailWorld:
     database_url: str
     redis: Redis
     accounts: Directory
+    stories: StoryLinks
     address: str
+    story_address: str
     smtp_port: int
     mailbox: Mailbox
     smtp_seconds: float = 10.0
@@ -148,6 +150,7 @@ class MailWorld:
         return NotificationWorkerSettings(
             database_url=self.database_url,
             auth_target=self.address,
+            story_target=self.story_address,
             mesh_key=MESH_KEY,
             seal_key=SEAL_KEY,
             smtp_port=self.smtp_port,
@@ -196,7 +199,8 @@ class MailWorld:
             # Not the clock of its tokens, which auth checks by its own.
             resources.clock = self.clock
             accounts = AccountDirectory(resources.channel("auth"))
-            ops = worker_operations(self.settings(), resources, accounts.find, tuning=self.tuning())
+            stories = StoryDirectory(resources.channel("story"))
+            ops = worker_operations(self.settings(), resources, accounts.find, stories.page_of, tuning=self.tuning())
             ops = replace(ops, erasing=Erasing(self.db, batch=self.erasing_batch))
             if self.channel:
                 ops = self.with_channel(ops, self.channel)
@@ -268,18 +272,35 @@ async def accounts() -> AsyncIterator[tuple[Directory, str]]:
 
 
 @pytest.fixture
+async def stories() -> AsyncIterator[tuple[StoryLinks, str]]:
+    links = StoryLinks()
+    async with serving_stories(links) as address:
+        yield links, address
+
+
+@pytest.fixture
 async def world(
     database_of: Callable[[str], Database],
     migrated: Callable[[str], str],
     redis: Redis,
     servers: Servers,
     accounts: tuple[Directory, str],
+    stories: tuple[StoryLinks, str],
 ) -> MailWorld:
     db = database_of("notification")
     await empty(db)
     for path in servers.mail_dir.glob("*.eml"):
         path.unlink()
     directory, address = accounts
+    links, story_address = stories
     return MailWorld(
-        db, migrated("notification"), redis, directory, address, servers.smtp_port, Mailbox(servers.mail_dir)
+        db,
+        migrated("notification"),
+        redis,
+        directory,
+        links,
+        address,
+        story_address,
+        servers.smtp_port,
+        Mailbox(servers.mail_dir),
     )

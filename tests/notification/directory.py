@@ -1,10 +1,11 @@
-"""A fake of auth's directory of accounts, over gRPC."""
+"""Fakes of auth's directory of accounts and of story's directory of stories, over gRPC."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,9 +13,13 @@ from grpc.aio import ServicerContext
 from storymesh.auth.v1 import directory_service_pb2 as pb
 from storymesh.auth.v1 import directory_service_pb2_grpc as directory
 from storymesh.auth.v1.user_pb2 import User
+from storymesh.story.v1 import directory_service_pb2 as stories_pb
+from storymesh.story.v1 import directory_service_pb2_grpc as stories_grpc
+from storymesh.story.v1.story_link_pb2 import StoryLink
 
 from kit.errors import NotFound
-from kit.rpc.server import Server
+from kit.rpc.server import AddToServer, S, Server
+from kit.runtime import base64url
 from kit.runtime.settings import ServiceSettings
 from tests.identity import Issuer, service_tokens
 
@@ -44,15 +49,45 @@ class Directory(directory.DirectoryServiceServicer):
         return pb.GetUserResponse(user=user)
 
 
+class StoryLinks(stories_grpc.DirectoryServiceServicer):
+    """Links of stories, the same each time; the test deletes stories and takes links back."""
+
+    def __init__(self) -> None:
+        self.deleted: set[UUID] = set()
+        self.revoked: set[UUID] = set()
+
+    @staticmethod
+    def path(story_id: UUID) -> str:
+        return f"/s/{base64url.encode(hashlib.sha256(story_id.bytes).digest())}"
+
+    async def LinkStory(
+        self, request: stories_pb.LinkStoryRequest, context: ServicerContext[Any, Any]
+    ) -> stories_pb.LinkStoryResponse:
+        story_id = UUID(request.story_id)
+        if story_id in self.deleted:
+            raise NotFound
+        link = None if story_id in self.revoked else StoryLink(story_id=str(story_id), path=self.path(story_id))
+        return stories_pb.LinkStoryResponse(link=link)
+
+
+def serving(accounts: Directory, address: str = "127.0.0.1:0") -> AbstractAsyncContextManager[str]:
+    """Serve the directory of accounts, as auth does, and give its address."""
+    return _serving("auth", directory.add_DirectoryServiceServicer_to_server, accounts, address)
+
+
+def serving_stories(links: StoryLinks, address: str = "127.0.0.1:0") -> AbstractAsyncContextManager[str]:
+    """Serve the directory of stories, as story does, and give its address."""
+    return _serving("story", stories_grpc.add_DirectoryServiceServicer_to_server, links, address)
+
+
 @asynccontextmanager
-async def serving(accounts: Directory, address: str = "127.0.0.1:0") -> AsyncIterator[str]:
-    """Serve the directory and yield its address."""
+async def _serving(service: str, add: AddToServer[S], servicer: S, address: str) -> AsyncIterator[str]:
     settings = ServiceSettings(
         listen=address, mesh_key="bW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW0=", drain_seconds=0.1
     )
     server = Server(settings, required={})
-    server.add(directory.add_DirectoryServiceServicer_to_server, accounts)
-    running = asyncio.create_task(server.run(Issuer().access_tokens(), service_tokens("auth")))
+    server.add(add, servicer)
+    running = asyncio.create_task(server.run(Issuer().access_tokens(), service_tokens(service)))
     yield await server.address
     server.stopping.set()
     await running

@@ -44,7 +44,7 @@ async def test_a_finished_story_is_told_with_its_title_and_where_to_read_it(worl
     await world.handle(story_completed(user, "The Lighthouse", story))
     mail = await world.mailbox.one()
     assert mail["Subject"] == "Your story is ready: The Lighthouse"
-    assert f"https://stories.example/v1/stories/{story}" in mail.get_content()
+    assert f"https://stories.example{world.stories.path(story)}" in mail.get_content()
     (note,) = await world.notifications()
     assert (note["type"], note["story_id"]) == ("STORY_READY", story)
 

@@ -19,7 +19,7 @@ from kit.data import migrations
 from kit.data import redis as kit_redis
 from kit.data.database import Database
 from local.harness import Servers
-from tests.notification.directory import Directory, serving
+from tests.notification.directory import Directory, StoryLinks, serving, serving_stories
 
 from .forkserver import fork_server
 from .invariants import Stores
@@ -44,6 +44,7 @@ async def pipelines(servers: Servers, tmp_path_factory: pytest.TempPathFactory) 
     templates = [await _migrated(servers, service) for service in ("story", "notification")]
     async with AsyncExitStack() as closing:
         address = await closing.enter_async_context(serving(Anybody()))
+        stories = await closing.enter_async_context(serving_stories(StoryLinks()))
         server = await closing.enter_async_context(fork_server())
         made = []
         for number in range(PIPELINES):
@@ -56,6 +57,7 @@ async def pipelines(servers: Servers, tmp_path_factory: pytest.TempPathFactory) 
                 redis_url=f"{servers.redis_url.rpartition('/')[0]}/{number + 1}",
                 smtp_port=servers.smtp_port,
                 auth_target=address,
+                story_target=stories,
             )
             story, notification = Database(story_url, pool=4), Database(notification_url, pool=4)
             closing.push_async_callback(story.close)

@@ -47,6 +47,7 @@ class Environment:
     redis_url: str
     smtp_port: int
     auth_target: str
+    story_target: str
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ class ProcessSpec:
             mesh_key=_KEY,
             seal_key=_KEY,
             auth_target=self.environment.auth_target,
+            story_target=self.environment.story_target,
             lease_seconds=LEASE_SECONDS,
             smtp_port=self.environment.smtp_port,
             mail_from="Storymesh <no-reply@mail.example>",

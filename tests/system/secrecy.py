@@ -77,7 +77,7 @@ class Secrets:
     def found_in(self, pieces: Iterable[Piece]) -> set[str]:
         """Return "NAME in PLACE" for each secret found."""
         # Digits within a longer word, number or fraction are no code.
-        codes = re.compile(rb"(?<![\w.\-])(" + "|".join(self.codes or {"^$"}).encode() + rb")(?![\w\-])")
+        codes = re.compile(rb"(?<![\w.\-])(" + "|".join(self.codes or {"(?!)"}).encode() + rb")(?![\w\-])")
         found = set()
         for place, piece in pieces:
             found |= {

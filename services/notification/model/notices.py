@@ -35,6 +35,8 @@ class Notice:
     """The field with sealed bytes, and the message in them. If that holds an `email`, the mail goes there, not to the account's."""
     about: str = ""
     """The field with the id of the story that it is about."""
+    links_story: bool = False
+    """Whether it leads to the story's page: without a link if the owner has taken it back, and not sent if the story is gone."""
     expires: str = ""
     """The field with the time after which it is not sent any more; empty: `LIFE` after the decision."""
     channels: frozenset[Channel] = field(default=_MAIL)
@@ -127,7 +129,14 @@ _NOTICES = (
         security=True,
         may_come_twice=True,
     ),
-    Notice(kind=Kind.STORY_READY, event="StoryCompleted", person="owner_id", about="story_id", channels=_MAIL_AND_APP),
+    Notice(
+        kind=Kind.STORY_READY,
+        event="StoryCompleted",
+        person="owner_id",
+        about="story_id",
+        links_story=True,
+        channels=_MAIL_AND_APP,
+    ),
     Notice(kind=Kind.STORY_FAILED, event="StoryFailed", person="owner_id", about="story_id", channels=_MAIL_AND_APP),
 )
 

@@ -78,7 +78,7 @@ def story_ready(first_name: str, title: str, url: str) -> Letter:
         f"Your story is ready: {title}",
         first_name,
         f'"{title}" has been written for you.',
-        f"Read it at {url}",
+        f"Read it at {url}" if url else "Sign in to read it.",
     )
 
 

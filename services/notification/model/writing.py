@@ -61,7 +61,7 @@ _WRITERS: Mapping[Kind, Callable[[Facts, str, datetime], Letter]] = {
         facts["more"],
     ),
     Kind.STORY_READY: lambda facts, url, _now: texts.story_ready(
-        _name(facts), facts["title"], f"{url}/v1/stories/{facts['story_id']}"
+        _name(facts), facts["title"], facts.get("page_url", "")
     ),
     Kind.STORY_FAILED: lambda facts, _url, _now: texts.story_failed(_name(facts), facts["reason"]),
 }

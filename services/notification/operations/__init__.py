@@ -18,7 +18,7 @@ from ..model.rendering import Sender
 from ..store.mail_rates import MailRates
 from .delivering import Delivering, DeliveryTuning
 from .digests import Digests
-from .email import EmailChannel, FindAccount
+from .email import EmailChannel, FindAccount, FindPage
 from .erasing import Erasing
 from .facts import FactReader
 from .notices import Notices
@@ -56,6 +56,7 @@ def worker_operations(
     settings: NotificationWorkerSettings,
     resources: Resources,
     find_account: FindAccount,
+    find_page: FindPage,
     *,
     tuning: DeliveryTuning | None = None,
 ) -> WorkerOperations:
@@ -83,7 +84,9 @@ def worker_operations(
     facts = FactReader(Seal(settings.seal_key.get_secret_value()))
     # A further channel is one line here.
     channels = {
-        Channel.EMAIL: EmailChannel(smtp, find_account, clock, sender=settings.mail_from, public_url=public_url),
+        Channel.EMAIL: EmailChannel(
+            smtp, find_account, find_page, clock, sender=settings.mail_from, public_url=public_url
+        ),
     }
     digests = Digests(db, facts, clock)
     throttles = [Throttle(settings.mails_per_hour, timedelta(hours=1))] if settings.mails_per_hour else []

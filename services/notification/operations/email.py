@@ -20,12 +20,26 @@ FindAccount = Callable[[UUID], Awaitable[Recipient | None]]
 """The address and name of an account; None if it was deleted. Raises MeshError."""
 
 
-class EmailChannel:
-    """Asks for the address at the moment of sending, so that no address is stored."""
+FindPage = Callable[[UUID], Awaitable[str | None]]
+"""The path of a story's page; empty if its owner took the link back, None if the story is gone. Raises MeshError."""
 
-    def __init__(self, smtp: Smtp, find_account: FindAccount, clock: Clock, *, sender: str, public_url: str) -> None:
+
+class EmailChannel:
+    """Asks for the address, and for the page of a story, at the moment of sending, so that neither is stored."""
+
+    def __init__(
+        self,
+        smtp: Smtp,
+        find_account: FindAccount,
+        find_page: FindPage,
+        clock: Clock,
+        *,
+        sender: str,
+        public_url: str,
+    ) -> None:
         self._smtp = smtp
         self._find_account = find_account
+        self._find_page = find_page
         self._clock = clock
         self._sender = Sender(sender)
         self._public_url = public_url
@@ -34,7 +48,7 @@ class EmailChannel:
         """Find the recipient and render the mail. Here an address on the list of suppressions is to be held back."""
         recipient = await self._recipient(reading)
         now = self._clock()
-        facts = {**reading.facts, "first_name": recipient.first_name}
+        facts = {**reading.facts, "first_name": recipient.first_name, "page_url": await self._page_url(reading)}
         letter = write(reading.notice.kind, facts, public_url=self._public_url, now=now)
         try:
             mail = render(
@@ -52,6 +66,15 @@ class EmailChannel:
             await self._smtp.send(self._sender.address, recipient.email, mail, handover)
 
         return hand_over
+
+    async def _page_url(self, reading: Reading) -> str:
+        """Where the reader finds the story; empty if the notice leads to none, or its owner took the link back."""
+        if not (reading.notice.links_story and reading.about):
+            return ""
+        path = await self._find_page(reading.about)
+        if path is None:
+            raise Undeliverable(Outcome(DeliveryState.SUPPRESSED, "STORY_GONE"))
+        return path and self._public_url.rstrip("/") + path
 
     async def _recipient(self, reading: Reading) -> Recipient:
         if reading.address is not None:
