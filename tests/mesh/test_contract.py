@@ -104,19 +104,23 @@ def test_every_exposed_method_has_a_json_path() -> None:
     assert [method.path for method in CONTRACT.exposed if not method.bindings] == []
 
 
-def bare(options: MethodOptions) -> FileDescriptorSet:
-    """The contracts with an additional method that has these options."""
+def bare(options: MethodOptions, *, message: str = ".storymesh.bare.v1.Empty") -> FileDescriptorSet:
+    """The contracts with an additional method that has these options, and takes and answers with the message."""
     file = FileDescriptorProto(
         name="bare.proto",
         package="storymesh.bare.v1",
         syntax="proto3",
-        dependency=["google/api/annotations.proto", "storymesh/options/v1/policy.proto"],
+        dependency=[
+            "google/api/annotations.proto",
+            "storymesh/options/v1/policy.proto",
+            "storymesh/story/v1/story_link_service.proto",
+        ],
     )
     file.message_type.add(name="Empty")
     file.service.add(name="BareService").method.add(
         name="Open",
-        input_type=".storymesh.bare.v1.Empty",
-        output_type=".storymesh.bare.v1.Empty",
+        input_type=message,
+        output_type=message,
         options=options,
     )
     return FileDescriptorSet(file=[*GENERATED.file, file])
@@ -152,3 +156,18 @@ def test_a_page_is_told_from_json_and_the_secret_in_its_path_is_known() -> None:
     assert "/s/" in CONTRACT.hidden_below
     (listing,) = methods["/storymesh.story.v1.StoryLinkService/ListStoryLinks"].bindings
     assert (listing.answers_page, listing.hidden_below) == (False, "")
+
+
+def test_a_method_takes_a_body_as_it_comes_where_the_contract_binds_it_to_an_http_body() -> None:
+    options = MethodOptions()
+    options.Extensions[policy_pb2.policy].access = policy_pb2.ACCESS_PUBLIC
+    rule: HttpRule = options.Extensions[annotations_pb2.http]  # type: ignore[index]  # as above
+    rule.post, rule.body, rule.response_body = "/v1/bare", "page", "page"
+    page = ".storymesh.story.v1.GetStoryPageResponse"
+    (binding,) = by_path(contract.of(bare(options, message=page)).methods)[
+        "/storymesh.bare.v1.BareService/Open"
+    ].bindings
+    assert (binding.takes_body, binding.takes_any_body, binding.answers_page) == (True, True, True)
+    rule.additional_bindings.add(post="/v1/other", body="*")
+    with pytest.raises(ContractError, match=r"BareService\.Open answers with a page at some of its paths only"):
+        contract.of(bare(options, message=page))
