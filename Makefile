@@ -188,6 +188,10 @@ demo: $(V)/.ready $(if $(filter local,$(WRITER)),$(V)/.local-llm) ## Register, a
 bench-auth: $(V)/.ready ## Measure signing in beside argon2 and ES256 themselves; longer: ARGS="--seconds 10"
 	@$(BIN)/python -m benchmarks.auth $(ARGS)
 
+.PHONY: bench-notification
+bench-notification: $(V)/bench/.ready ## Measure mails beside Celery and smtplib; shorter: ARGS="--quick"
+	@$(BIN)/python -m benchmarks.notification $(ARGS)
+
 .PHONY: bench-pipeline
 bench-pipeline: $(V)/bench/.ready ## Measure stories and watches beside Celery, taskiq and arq; shorter: ARGS="--quick"
 	@$(BIN)/python -m benchmarks.pipeline $(ARGS)

@@ -32,17 +32,12 @@ async def drained(redis: Redis) -> bool:
     return not waiting and not unacknowledged
 
 
-def main() -> None:
-    verb, url, slots, _ = sys.argv[1:]
-    app = app_on(url)
-    job = app.task(noop, name="noop")
-    if verb == "feed":
-        feed_each(job.delay)
-        return
+def run_worker(app: Any, slots: int) -> None:
+    """Work until the process is killed."""
     logging.disable(logging.INFO)
     app.Worker(
         pool="threads",
-        concurrency=int(slots),
+        concurrency=slots,
         hostname=f"worker-{os.getpid()}",
         loglevel="ERROR",
         quiet=True,
@@ -50,6 +45,16 @@ def main() -> None:
         without_mingle=True,
         without_heartbeat=True,
     ).start()
+
+
+def main() -> None:
+    verb, url, slots, _ = sys.argv[1:]
+    app = app_on(url)
+    job = app.task(noop, name="noop")
+    if verb == "feed":
+        feed_each(job.delay)
+        return
+    run_worker(app, int(slots))
 
 
 if __name__ == "__main__":
