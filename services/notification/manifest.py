@@ -32,6 +32,7 @@ MANIFEST = Manifest(
         )
     },
     kit_tables=(INBOX, ERASURE),
+    redis_keys=("mail-rate",),
     private_settings=("SMTP_", "MAIL_FROM", "PUBLIC_URL"),
     needs=("mail",),
     local_settings={

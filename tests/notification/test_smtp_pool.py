@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from local.harness import Servers
 from services.notification.adapters.smtp import (
     Handover,
     MailError,
@@ -193,6 +194,13 @@ async def test_mails_of_one_second_go_at_once_and_the_rest_in_turn(redis: Redis)
     gaps = [later - sooner for sooner, later in itertools.pairwise(waits[4:])]
     assert all(0 < gap <= 0.25 for gap in gaps)
     assert waits[-1] <= 2.0
+
+
+async def test_the_services_own_user_of_redis_may_count(servers: Servers, redis: Redis) -> None:
+    async with Redis.from_url(servers.service_redis_url("notification")) as own:
+        both = rates(own, every=0.01, domain=0.01)
+        assert await both.seconds_until_turn("example.com") == 0
+        assert await both.seconds_until_turn("example.com") > 0
 
 
 async def test_a_domain_over_its_rate_holds_no_other_domain_up(redis: Redis) -> None:

@@ -65,6 +65,7 @@ AT_RECIPIENT = [
     ("550 5.2.0 wrong with the mailbox", Refused, "550 5.2.0"),
     ("550 no such mailbox", Refused, "550"),
     ("550 Unrouteable address", Refused, "550"),
+    ("550 User ada not listed in the directory", Refused, "550"),
     ("553 mailbox name not allowed", Refused, "553"),
     ("556 no mail here", Refused, "556"),
     ("504 5.5.2 <localhost>: Helo command rejected: need fully-qualified hostname", NeedsOperator, "504 5.5.2"),

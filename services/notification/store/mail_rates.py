@@ -45,7 +45,7 @@ class MailRates:
         self._take_turn = redis.register_script(_TAKE_TURN)
         self._intervals = [
             (name, 1_000_000 / rate)
-            for name, rate in (("all", mails_per_second), ("domain:{domain}", domain_mails_per_second))
+            for name, rate in (("every", mails_per_second), ("domain:{domain}", domain_mails_per_second))
             if rate > 0
         ]
 
@@ -53,7 +53,7 @@ class MailRates:
         """0 if a mail to the domain may be sent now, which counts it; else the seconds after which to ask again."""
         if not self._intervals:
             return 0.0
-        keys = [f"{{notification:mail-rate}}:{name.format(domain=domain)}" for name, _ in self._intervals]
+        keys = [f"mail-rate:{{all}}:{name.format(domain=domain)}" for name, _ in self._intervals]
         try:
             microseconds = int(await self._take_turn(keys=keys, args=[interval for _, interval in self._intervals]))
         except (RedisError, OSError) as error:  # OSError: DependencyAway.

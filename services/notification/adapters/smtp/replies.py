@@ -25,7 +25,8 @@ _RECIPIENT_UNAVAILABLE = frozenset({550, 551, 552, 553, 556})  # RFC 5321, 4.2.3
 _CONTENT_REFUSED = frozenset({550, 551, 552, 553, 554})
 _ABOUT_US = re.compile(
     r"relay|authenticat|\bauth\b|log ?in|sender|helo|ehlo|\bhost\b|client|\btls\b|\bssl\b|encrypt|"
-    r"\bip\b|reverse|\bptr\b|rdns|dnsbl|rbl\b|block ?list|black ?list|blocked|listed|prohibit|polic|reputation|\bspf\b|dkim|dmarc",
+    r"\bip\b|reverse|\bptr\b|rdns|dnsbl|rbl\b|block ?list|black ?list|blocked|(?<!not )listed|prohibit|polic|reputation|"
+    r"\bspf\b|dkim|dmarc",
     re.IGNORECASE,
 )
 """Words by which servers without enhanced codes say that they mean our host, sender or login. Exim says `relay not permitted`."""
