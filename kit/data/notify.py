@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import NoReturn
 
 import psycopg
@@ -25,6 +26,14 @@ async def listen(url: str, channel: str, wake: asyncio.Event, *, alone: bool = F
 
     Of the callers with `alone` one listens at a time; another takes its place within a second of its end.
     """
+    await hear(url, channel, lambda _: wake.set(), alone=alone)
+
+
+async def hear(url: str, channel: str, heard: Callable[[str | None], None], *, alone: bool = False) -> NoReturn:
+    """Call `heard` with the payload of each NOTIFY on the channel, for ever, and with None after each (re)connect.
+
+    With None one look covers what was missed. `alone` is as of `listen`.
+    """
     conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     while True:
         try:
@@ -35,9 +44,9 @@ async def listen(url: str, channel: str, wake: asyncio.Event, *, alone: bool = F
                 while alone and not await _is_first(connection, channel):  # noqa: ASYNC110  # Postgres does not tell when the lock is free
                     await asyncio.sleep(_RECONNECT_SECONDS)
                 await connection.execute(f"LISTEN {channel}")
-                wake.set()
-                async for _ in connection.notifies():
-                    wake.set()
+                heard(None)
+                async for notification in connection.notifies():
+                    heard(notification.payload)
             finally:
                 # At once: what `async with` does first can itself be cancelled, and would leave the connection open.
                 await connection.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
@@ -21,6 +21,10 @@ class Identified(Protocol):
 T = TypeVar("T", bound=Identified)
 
 
+def _id_of(item: Identified) -> UUID:
+    return item.id
+
+
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     items: tuple[T, ...]
@@ -32,7 +36,7 @@ class Page(Generic[T]):
 class PageRequest:
     size: int
     before: UUID | None
-    """Only rows with a smaller id: ids are UUIDv7, so this is also the order of creation."""
+    """Only rows with a smaller id, or whatever `place` names: ids are UUIDv7, so this is also the order of creation."""
 
 
 class Pages:
@@ -53,8 +57,8 @@ class Pages:
             )
         return PageRequest(size, UUID(position))
 
-    def page(self, query: str, size: int, rows: Sequence[T]) -> Page[T]:
-        """`rows` holds one more than `size` when there is a next page."""
+    def page(self, query: str, size: int, rows: Sequence[T], *, place: Callable[[T], UUID] = _id_of) -> Page[T]:
+        """`rows` holds one more than `size` when there is a next page. `place` gives the UUID by which they are sorted."""
         items = tuple(rows[:size])
         more = len(rows) > size
-        return Page(items, self._signer.sign(f"page:{query}", str(items[-1].id)) if more else "")
+        return Page(items, self._signer.sign(f"page:{query}", str(place(items[-1]))) if more else "")

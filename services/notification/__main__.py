@@ -32,11 +32,12 @@ _NICENESS = 5
 
 def api(settings: NotificationSettings, resources: Resources, ops: Operations) -> Server:
     server = resources.api()
-    server.add(add_NotificationServiceServicer_to_server, NotificationServicer(ops.notifications))
+    server.add(add_NotificationServiceServicer_to_server, NotificationServicer(ops.notifications, ops.watches))
     signer = Signer(settings.cursor_key.get_secret_value())
     server.add(add_PreferenceServiceServicer_to_server, PreferenceServicer(ops.preferences))
     letters = DeadLetterServicer(DeadLetters(resources.db, "notification", signer))
     server.add(add_DeadLetterServiceServicer_to_server, letters)
+    server.background(ops.watches.run)
     return server
 
 
@@ -55,6 +56,7 @@ async def work(settings: NotificationWorkerSettings) -> None:
         server = resources.worker(optional={"smtp": seldom(ops.smtp.check, every_seconds=_SMTP_CHECK_SECONDS)})
         server.background(inbox(settings, resources, ops).run)
         server.background(ops.delivering.run)
+        server.background(ops.pruning.run)
         await server.run()
 
 

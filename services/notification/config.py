@@ -60,7 +60,10 @@ def _host_name(name: str) -> str:
 class NotificationSettings(DatabaseSettings):
     """Settings of the `serve` process."""
 
-    cursor_key: Key = Field(description="Signs page tokens; the same for all replicas.")
+    cursor_key: Key = Field(description="Signs page tokens and resume tokens; the same for all replicas.")
+    heartbeat_seconds: float = Field(15.0, gt=0, description="Silence on a watch after which a heartbeat is sent.")
+    watches: int = Field(5000, ge=1, description="Watches that a process serves at a time.")
+    watches_per_person: int = Field(20, ge=1, description="Watches that one person may have open at a process.")
 
 
 class NotificationWorkerSettings(InboxSettings):
@@ -119,5 +122,11 @@ class NotificationWorkerSettings(InboxSettings):
         60,
         ge=0,
         description="Mails to one person in an hour, those about security not counted. More wait. 0: any number.",
+    )
+    notification_days: float = Field(
+        90.0, gt=0, description="Days that a notification inside the application is kept after it happened last."
+    )
+    notification_change_days: float = Field(
+        7.0, gt=0, description="Days after which a watch of notifications cannot be resumed any more."
     )
     public_url: str = Field("http://127.0.0.1:8080", description="Where links in mails lead.")

@@ -7,6 +7,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    ForeignKey,
     Identity,
     Index,
     Integer,
@@ -18,6 +19,8 @@ from sqlalchemy import (
     Time,
     UniqueConstraint,
     Uuid,
+    func,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -35,7 +38,66 @@ notifications = Table(
     Column("story_id", Uuid),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("read_at", DateTime(timezone=True)),
+    # The columns from here on have a value of their own in no row of the former version.
+    Column("target_type", Text),
+    Column("target_id", Uuid),
+    Column("grouped", Boolean, nullable=False, server_default=text("false")),
+    Column("actors", JSONB, nullable=False, server_default=text("'[]'")),
+    Column("actor_count", Integer, nullable=False, server_default=text("0")),
+    Column("latest_id", Uuid),
+    Column("updated_at", DateTime(timezone=True)),
+    # For the former version's list.
     Index("notifications_by_user", "user_id", "id"),
+    Index("notifications_by_place", "user_id", func.coalesce(literal_column("latest_id"), literal_column("id"))),
+    Index(
+        "notifications_unread",
+        "user_id",
+        func.coalesce(literal_column("latest_id"), literal_column("id")),
+        postgresql_where=text("read_at IS NULL"),
+    ),
+    Index(
+        "notifications_open_groups",
+        "user_id",
+        "type",
+        "target_type",
+        "target_id",
+        unique=True,
+        postgresql_where=text("grouped AND read_at IS NULL"),
+    ),
+    Index("notifications_by_age", func.coalesce(literal_column("updated_at"), literal_column("created_at"))),
+)
+
+notification_actors = Table(
+    "notification_actors",
+    metadata,
+    Column("notification_id", Uuid, ForeignKey("notifications.id", ondelete="CASCADE"), primary_key=True),
+    Column("actor_id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False),
+    # A UUIDv7 of the actor's last act.
+    Column("latest_id", Uuid, nullable=False),
+    Index("notification_actors_latest", "notification_id", "latest_id"),
+    Index("notification_actors_by_actor", "actor_id"),
+)
+
+# One row per person: its lock orders the person's changes, so their numbers have no gap.
+notification_heads = Table(
+    "notification_heads",
+    metadata,
+    Column("user_id", Uuid, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+)
+
+notification_changes = Table(
+    "notification_changes",
+    metadata,
+    Column("user_id", Uuid, primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("change", Text, nullable=False),
+    Column("notification_id", Uuid),
+    Column("unread", Integer, nullable=False),
+    Column("occurred_at", DateTime(timezone=True), nullable=False),
+    Column("before_at", DateTime(timezone=True)),
+    Index("notification_changes_by_age", "occurred_at"),
 )
 
 deliveries = Table(

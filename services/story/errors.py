@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from kit.errors import AlreadyExists, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
-
-_COME_BACK_AFTER = timedelta(seconds=5)
 
 
 class StoryNotFound(NotFound):
@@ -58,11 +54,3 @@ class BacklogFull(ResourceExhausted):
 
 class Interrupted(Unavailable):
     """A transient failure has ended the reader of a story."""
-
-
-class TooManyWatches(ResourceExhausted):
-    reason = "TOO_MANY_WATCHES"
-    message = "too many watches are open; close one or try again later"
-
-    def __init__(self) -> None:
-        super().__init__(retry_after=_COME_BACK_AFTER)

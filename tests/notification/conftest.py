@@ -44,6 +44,7 @@ from services.notification.peers import AccountDirectory, StoryDirectory
 from services.notification.tables import deliveries, delivery_steps, notifications
 from tests.conftest import empty
 from tests.identity import MESH_KEY
+from tests.notification.app import app  # noqa: F401  # a fixture
 from tests.notification.directory import Directory, StoryLinks, serving, serving_stories
 from tests.notification.scripted_channel import ScriptedChannel
 from tests.waiting import until
@@ -184,7 +185,7 @@ class MailWorld:
             database_url=self.database_url,
             tuning=self.tuning(),
         )
-        notices = Notices(self.db, facts, delivering, self.clock, public_url="https://stories.example")
+        notices = Notices(self.db, facts, delivering, self.clock)
         return replace(ops, notices=notices, delivering=delivering)
 
     async def send(self, *events: Event) -> None:

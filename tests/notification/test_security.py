@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import pytest
 from google.protobuf.message import Message
@@ -67,7 +68,7 @@ NOTICES: dict[str, tuple[Callable[[str], Message], tuple[str, str], str | None]]
         "PASSWORD_DISABLED",
     ),
     "refresh token reused": (
-        lambda user: events.SessionRevoked(user_id=user, reason=REUSED),
+        lambda user: events.SessionRevoked(user_id=user, session_id=str(uuid4()), reason=REUSED),
         ("A device was signed out of Storymesh", "it may have been copied"),
         "SESSION_REVOKED",
     ),
@@ -168,7 +169,7 @@ async def test_a_session_that_ended_for_any_other_reason_is_no_news(
     world: MailWorld, reason: events.SessionRevokeReason.ValueType
 ) -> None:
     user = world.accounts.add()
-    await world.handle(event(events.SessionRevoked(user_id=str(user), reason=reason)))
+    await world.handle(event(events.SessionRevoked(user_id=str(user), session_id=str(uuid4()), reason=reason)))
     assert (world.mailbox.mails(), await world.notifications(), await world.dead()) == ([], [], [])
 
 

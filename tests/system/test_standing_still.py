@@ -47,6 +47,7 @@ def values(member: Member, story_id: str) -> Mapping[str, Any]:
         "stop_token": "x" * 43,
         "first_name": "Ada",
         "kid": "x" * 43,
+        "notification_id": str(uuid4()),
         "service": "story",
         "event_ids": [str(uuid4())],
         "reason": "because a test wants it",

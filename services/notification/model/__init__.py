@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -32,18 +31,6 @@ class Kind(StrEnum):
     ACCOUNT_DELETED = "ACCOUNT_DELETED"
     DIGEST = "DIGEST"
     """What waited for a daily or weekly mail. Made by preferences, not by an event."""
-
-
-@dataclass(frozen=True, slots=True)
-class Notification:
-    id: UUID
-    user_id: UUID
-    type: Kind
-    title: str
-    body: str
-    story_id: UUID | None
-    created_at: datetime
-    read_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

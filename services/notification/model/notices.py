@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from . import Kind
 from .deliveries import Channel
+from .notifications import TargetType
 
 LIFE = timedelta(days=5)
 """How long a delivery is tried that has no end of its own (RFC 5321, 4.5.4.1: four to five days)."""
@@ -34,9 +35,15 @@ class Notice:
     sealed: tuple[str, str] | None = None
     """The field with sealed bytes, and the message in them. If that holds an `email`, the mail goes there, not to the account's."""
     about: str = ""
-    """The field with the id of the story that it is about."""
+    """The field with the id of what it is about; empty: it is about the person's account."""
     links_story: bool = False
     """Whether it leads to the story's page: without a link if the owner has taken it back, and not sent if the story is gone."""
+    target: TargetType = TargetType.STORY
+    """What `about` is."""
+    actor: tuple[str, str] | None = None
+    """The fields with the id and the name of the person who did what it tells of, if that is somebody else."""
+    grouped: bool = False
+    """Inside the application it joins the unread notification of its kind that is about the same: "Ada and 12 others"."""
     expires: str = ""
     """The field with the time after which it is not sent any more; empty: `LIFE` after the decision."""
     channels: frozenset[Channel] = field(default=_MAIL)
@@ -75,6 +82,8 @@ _NOTICES = (
         kind=Kind.SESSION_REVOKED,
         event="SessionRevoked",
         when=("reason", "SESSION_REVOKE_REASON_REFRESH_REUSED"),
+        about="session_id",
+        target=TargetType.SESSION,
         channels=_MAIL_AND_APP,
         security=True,
         may_come_twice=True,

@@ -9,6 +9,7 @@ from kit.data.paging import Pages
 from kit.identity.sealing import Seal
 from kit.identity.signing import Signer
 from kit.rpc.resources import Resources
+from kit.rpc.watches import OpenWatches
 
 from ..adapters.smtp import MailServer, Smtp
 from ..config import NotificationSettings, NotificationWorkerSettings
@@ -25,6 +26,9 @@ from .notices import Notices
 from .notifications import Notifications
 from .preference_changes import PreferenceChanges
 from .preference_gate import PreferenceGate
+from .pruning import Pruning
+from .watch_positions import WatchPositions
+from .watching import Watches
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Operations:
     """The operations that the servicer calls."""
 
     notifications: Notifications
+    watches: Watches
     preferences: PreferenceChanges
 
 
@@ -42,12 +47,23 @@ class WorkerOperations:
     notices: Notices
     delivering: Delivering
     erasing: Erasing
+    pruning: Pruning
     smtp: Smtp
 
 
 def operations(settings: NotificationSettings, resources: Resources) -> Operations:
+    signer = Signer(settings.cursor_key.get_secret_value())
+    positions = WatchPositions(signer)
+    watches = Watches(
+        resources.db,
+        positions,
+        OpenWatches(per_person=settings.watches_per_person, altogether=settings.watches),
+        database_url=resources.database_url,
+        heartbeat_seconds=settings.heartbeat_seconds,
+    )
     return Operations(
-        Notifications(resources.db, Pages(Signer(settings.cursor_key.get_secret_value()))),
+        Notifications(resources.db, Pages(signer), positions, resources.clock),
+        watches,
         PreferenceChanges(resources.db, resources.clock, KINDS, ("en", "de")),
     )
 
@@ -105,4 +121,11 @@ def worker_operations(
             max_failures=settings.max_failures,
         ),
     )
-    return WorkerOperations(Notices(db, facts, delivering, clock, public_url=public_url), delivering, Erasing(db), smtp)
+    pruning = Pruning(
+        db,
+        clock,
+        notifications_kept=timedelta(days=settings.notification_days),
+        changes_kept=timedelta(days=settings.notification_change_days),
+    )
+    notices = Notices(db, facts, delivering, clock)
+    return WorkerOperations(notices, delivering, Erasing(db, clock=clock), pruning, smtp)

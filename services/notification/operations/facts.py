@@ -15,6 +15,7 @@ from kit.events.inbox import Permanent
 from kit.identity.sealing import Seal, Unsealable
 
 from ..model.notices import NO_NEWS_OTHERWISE, NOTICES_OF, Notice
+from ..model.notifications import Actor
 from ..model.writing import Facts
 
 _FILES = (auth_events_pb2, story_events_pb2)
@@ -34,9 +35,11 @@ class Reading:
     person: UUID | None
     """The person to be told; None if the event names an address alone."""
     about: UUID | None
-    """The story that it is about."""
+    """The id of what it is about; None: it is about the person's account."""
     expires_at: datetime | None
     """After which it is not sent any more; None: nothing in the event says so."""
+    actor: Actor | None = None
+    """The person who did what it tells of."""
     language: str = ""
     """The person's; empty: the default."""
 
@@ -70,7 +73,8 @@ class FactReader:
         person = uuid_in(message, notice.person) if notice.person else None
         about = uuid_in(message, notice.about) if notice.about else None
         expires_at = time_in(message, notice.expires) if notice.expires else None
-        return Reading(notice, facts | self._sealed(notice, message), person, about, expires_at)
+        actor = Actor(uuid_in(message, notice.actor[0]), facts[notice.actor[1]]) if notice.actor else None
+        return Reading(notice, facts | self._sealed(notice, message), person, about, expires_at, actor)
 
     def _sealed(self, notice: Notice, message: Any) -> dict[str, Any]:
         if notice.sealed is None:

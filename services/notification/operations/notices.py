@@ -1,4 +1,4 @@
-"""Decides what becomes of an event: the entry in the person's inbox, and a delivery on each other channel.
+"""Decides what becomes of an event: the notification inside the application, and a delivery on each other channel.
 
 A decision is one transaction, calls nobody and sends nothing. What it decided and why stands in `delivery_steps`.
 """
@@ -19,13 +19,14 @@ from kit.events.inbox_store import mark_processed
 from kit.runtime.clock import Clock
 
 from .. import store
-from ..model import Notification
 from ..model.deliveries import Channel, Decision, DeliveryState, NewDelivery, Plan, Step
 from ..model.notices import LIFE, Notice
+from ..model.notifications import Target, TargetType
 from ..model.preferences import Action, defaults_of, judge
-from ..model.writing import write
+from ..model.short_texts import short_text
 from .delivering import Delivering
 from .facts import FactReader, Reading, person_in
+from .notifications import Notifier
 
 _FORMER_VERSION = "FORMER_VERSION"
 """Detail of steps about a mail that the version before `deliveries` sent or began to send."""
@@ -34,14 +35,12 @@ _FORMER_VERSION = "FORMER_VERSION"
 class Notices:
     """Decides events, each once: a decision that is repeated changes nothing."""
 
-    def __init__(
-        self, db: Database, facts: FactReader, delivering: Delivering, clock: Clock, *, public_url: str
-    ) -> None:
+    def __init__(self, db: Database, facts: FactReader, delivering: Delivering, clock: Clock) -> None:
         self._db = db
         self._facts = facts
         self._delivering = delivering
         self._clock = clock
-        self._public_url = public_url
+        self._notifier = Notifier(clock)
 
     async def decide(self, event: Event) -> None:
         """Decide what becomes of the event. Raises Undecodable or Permanent if nothing can be made of it."""
@@ -86,7 +85,7 @@ class Notices:
         return Plan(DeliveryState.QUEUED, now)
 
     async def _add(self, tx: Transaction, event: Event, reading: Reading, now: datetime, *, first: bool) -> None:
-        """Add the notice to the person's inbox inside the application, if this is the first decision about the event."""
+        """Add the notification inside the application, if this is the first decision about the event."""
         notice, person = reading.notice, reading.told
         preferences = await store.preferences.find(tx, person)
         verdict = judge(defaults_of(notice), Channel.IN_APP, preferences, now)
@@ -95,19 +94,11 @@ class Notices:
             await store.deliveries.add_step(tx, step)
             return
         if first:
-            facts = {**reading.facts, "first_name": ""}
-            letter = write(notice.kind, facts, public_url=self._public_url, now=now)
-            notification = Notification(
-                id=uuid7(),
-                user_id=person,
-                type=notice.kind,
-                title=letter.subject,
-                body=letter.body,
-                story_id=reading.about,
-                created_at=now,
-                read_at=None,
+            text = short_text(notice.kind, reading.facts)
+            target = Target(notice.target, reading.about) if reading.about else Target(TargetType.ACCOUNT, person)
+            await self._notifier.notify(
+                tx, person, notice.kind, text, target, actor=reading.actor, grouped=notice.grouped
             )
-            await store.notifications.insert(tx, notification)
         decision = Decision.ADDED if first else Decision.DEDUPLICATED
         await store.deliveries.add_step(tx, Step(event.id, Channel.IN_APP, person, now, decision))
 

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
-from . import counted_mails, deliveries, digests, erasure, held, mails, notifications, preferences
+from . import counted_mails, deliveries, digests, erasure, held, mails, notification_changes, notifications, preferences
 
-__all__ = ["counted_mails", "deliveries", "digests", "erasure", "held", "mails", "notifications", "preferences"]
+__all__ = [
+    "counted_mails",
+    "deliveries",
+    "digests",
+    "erasure",
+    "held",
+    "mails",
+    "notification_changes",
+    "notifications",
+    "preferences",
+]

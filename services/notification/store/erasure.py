@@ -4,30 +4,43 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from sqlalchemy import LargeBinary, delete, func, literal, select
+from sqlalchemy import LargeBinary, delete, func, literal, select, tuple_
 
 from kit.data.database import Transaction
 from kit.events import dead_letter_store
 
-from ..tables import counted_mails, deliveries, delivery_steps, digest_items, mails, notifications, preferences
+from ..tables import (
+    counted_mails,
+    deliveries,
+    delivery_steps,
+    digest_items,
+    mails,
+    notification_changes,
+    notification_heads,
+    notifications,
+    preferences,
+)
 
 _TABLES = (
-    (notifications, notifications.c.id),
-    (deliveries, deliveries.c.id),
-    (delivery_steps, delivery_steps.c.id),
-    (mails, mails.c.event_id),
-    (preferences, preferences.c.user_id),
-    (counted_mails, counted_mails.c.event_id),
-    (digest_items, digest_items.c.event_id),
+    notifications,
+    notification_changes,
+    notification_heads,
+    deliveries,
+    delivery_steps,
+    mails,
+    preferences,
+    counted_mails,
+    digest_items,
 )
 
 
 async def erase_some(tx: Transaction, user_id: UUID, limit: int) -> int:
     """Delete some of the person's rows, at most `limit` of each table. Returns how many, 0 when none is left."""
     erased = 0
-    for table, key in _TABLES:
-        some = select(key).where(table.c.user_id == user_id).limit(limit)
-        erased += (await tx.execute(delete(table).where(key.in_(some)))).rowcount
+    for table in _TABLES:
+        key = tuple(table.primary_key.columns)
+        some = select(*key).where(table.c.user_id == user_id).limit(limit)
+        erased += (await tx.execute(delete(table).where(tuple_(*key).in_(some)))).rowcount
     return erased
 
 

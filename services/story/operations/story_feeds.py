@@ -17,10 +17,11 @@ from uuid import UUID
 import redis.exceptions
 
 from kit.data.database import DATABASE_AWAY, Database
+from kit.rpc.watches import TooManyWatches
 from kit.runtime.loops import every
 
 from .. import store
-from ..errors import Interrupted, StoryNotFound, TooManyWatches
+from ..errors import Interrupted, StoryNotFound
 from ..model import START, Position, State, Story
 from ..store.progress import Progress, ProgressEntry, ProgressKind, fold
 

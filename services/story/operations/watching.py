@@ -6,21 +6,19 @@ One cursor serves both parts, so that nothing is lost or repeated between them.
 from __future__ import annotations
 
 import asyncio
-import random
-from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import timedelta
 from uuid import UUID
 
 from kit.data.database import Database
 from kit.errors import InvalidArgument, Violation
 from kit.identity.caller import Caller
 from kit.identity.signing import Signer
+from kit.rpc.watches import OpenWatches, reconnect_after
 from services.story.store.progress import Progress, ProgressEntry, ProgressKind, merged
 
-from ..errors import Interrupted, TooManyWatches
+from ..errors import Interrupted
 from ..model import START, Chunk, Done, Heartbeat, Position, Reconnect, Reset, Snapshot, State, StateChange, Step, Story
 from .stories import Stories
 from .story_feeds import PASSING, StoryFeed, StoryFeeds
@@ -68,8 +66,7 @@ class Watches:
         self._limits = limits
         self._heartbeat_seconds = heartbeat_seconds
         self._feeds = StoryFeeds(db, progress, most=limits.stories)
-        self._open: Counter[UUID] = Counter()
-        """Open watches per person."""
+        self._open = OpenWatches(per_person=limits.per_person, altogether=limits.altogether)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Poll the states of watched stories; when `stopping` is set, send watchers to other replicas. Must run beside watches."""
@@ -91,7 +88,7 @@ class Watches:
             entries_behind=self._limits.entries_behind,
             heartbeat_seconds=self._heartbeat_seconds,
         )
-        with self._admitted(caller.user_id):
+        with self._open.admitted(caller.user_id):
             async with aclosing(watch.steps(story_id, after, standing=standing)) as steps:
                 async for step in steps:
                     yield self._signer.sign(scope, watch.place), step
@@ -103,18 +100,6 @@ class Watches:
         """
         _, mark, told = (self._signer.open(_scope(caller, story_id), resume_token) or "").partition(_ENDED)
         return bool(mark) and told == _told_by_done(await self._stories.get(caller, story_id))
-
-    @contextmanager
-    def _admitted(self, user_id: UUID) -> Iterator[None]:
-        if self._open.total() >= self._limits.altogether or self._open[user_id] >= self._limits.per_person:
-            raise TooManyWatches
-        self._open[user_id] += 1
-        try:
-            yield
-        finally:
-            self._open[user_id] -= 1
-            if not self._open[user_id]:
-                del self._open[user_id]
 
     def _opened(self, scope: str, token: str) -> tuple[Position | None, bool]:
         """Return the position to resume from (None: a fresh watch), and whether the token carries _STANDING.
@@ -199,7 +184,7 @@ class _Watch:
                         yield step
             except (Interrupted, *PASSING):
                 # No error after the first step: the client resumes here or at another replica, without loss.
-                yield _reconnect()
+                yield Reconnect(reconnect_after())
 
     async def _beginning(self, feed: StoryFeed, after: Position | None) -> Snapshot:
         """Return the text up to `after`, or the present text without `after` or when the entries there are lost."""
@@ -254,7 +239,7 @@ class _Watch:
             except TimeoutError:
                 yield Heartbeat()
                 told_at = clock()
-        yield _reconnect()
+        yield Reconnect(reconnect_after())
 
     def _done(self, story: Story) -> Done:
         self._end = f"{_ENDED}{_told_by_done(story)}"
@@ -282,8 +267,3 @@ class _Watch:
                     yield Snapshot(entry.text)
                 case ProgressKind.END:
                     continue
-
-
-def _reconnect() -> Reconnect:
-    """Build a Reconnect with jitter of 0.5 to 1.5 s, so that the watchers of a draining replica do not reconnect all at once."""
-    return Reconnect(timedelta(seconds=random.uniform(0.5, 1.5)))  # noqa: S311  # spreads load

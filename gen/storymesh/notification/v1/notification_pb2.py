@@ -25,15 +25,21 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,storymesh/notification/v1/notification.proto\x12\x19storymesh.notification.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x02\n\x0cNotification\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12?\n\x04type\x18\x02 \x01(\x0e\x32+.storymesh.notification.v1.NotificationTypeR\x04type\x12\x14\n\x05title\x18\x03 \x01(\tR\x05title\x12\x12\n\x04\x62ody\x18\x04 \x01(\tR\x04\x62ody\x12\x19\n\x08story_id\x18\x05 \x01(\tR\x07storyId\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x37\n\tread_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08readTime*\xb8\x02\n\x10NotificationType\x12!\n\x1dNOTIFICATION_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n\x19NOTIFICATION_TYPE_WELCOME\x10\x01\x12!\n\x1dNOTIFICATION_TYPE_STORY_READY\x10\x02\x12\"\n\x1eNOTIFICATION_TYPE_STORY_FAILED\x10\x03\x12&\n\"NOTIFICATION_TYPE_PASSWORD_CHANGED\x10\x04\x12\'\n#NOTIFICATION_TYPE_PASSWORD_DISABLED\x10\x05\x12%\n!NOTIFICATION_TYPE_SESSION_REVOKED\x10\x06\x12#\n\x1fNOTIFICATION_TYPE_EMAIL_CHANGED\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,storymesh/notification/v1/notification.proto\x12\x19storymesh.notification.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xed\x03\n\x0cNotification\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12?\n\x04type\x18\x02 \x01(\x0e\x32+.storymesh.notification.v1.NotificationTypeR\x04type\x12\x14\n\x05title\x18\x03 \x01(\tR\x05title\x12\x12\n\x04\x62ody\x18\x04 \x01(\tR\x04\x62ody\x12\x19\n\x08story_id\x18\x05 \x01(\tR\x07storyId\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x37\n\tread_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08readTime\x12\x39\n\x06target\x18\x08 \x01(\x0b\x32!.storymesh.notification.v1.TargetR\x06target\x12\x38\n\x06\x61\x63tors\x18\t \x03(\x0b\x32 .storymesh.notification.v1.ActorR\x06\x61\x63tors\x12\x1f\n\x0b\x61\x63tor_count\x18\n \x01(\x05R\nactorCount\x12;\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\"S\n\x06Target\x12\x39\n\x04type\x18\x01 \x01(\x0e\x32%.storymesh.notification.v1.TargetTypeR\x04type\x12\x0e\n\x02id\x18\x02 \x01(\tR\x02id\"+\n\x05\x41\x63tor\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name*r\n\nTargetType\x12\x1b\n\x17TARGET_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13TARGET_TYPE_ACCOUNT\x10\x01\x12\x15\n\x11TARGET_TYPE_STORY\x10\x02\x12\x17\n\x13TARGET_TYPE_SESSION\x10\x03*\xb8\x02\n\x10NotificationType\x12!\n\x1dNOTIFICATION_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n\x19NOTIFICATION_TYPE_WELCOME\x10\x01\x12!\n\x1dNOTIFICATION_TYPE_STORY_READY\x10\x02\x12\"\n\x1eNOTIFICATION_TYPE_STORY_FAILED\x10\x03\x12&\n\"NOTIFICATION_TYPE_PASSWORD_CHANGED\x10\x04\x12\'\n#NOTIFICATION_TYPE_PASSWORD_DISABLED\x10\x05\x12%\n!NOTIFICATION_TYPE_SESSION_REVOKED\x10\x06\x12#\n\x1fNOTIFICATION_TYPE_EMAIL_CHANGED\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'storymesh.notification.v1.notification_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NOTIFICATIONTYPE']._serialized_start=394
-  _globals['_NOTIFICATIONTYPE']._serialized_end=706
+  _globals['_TARGETTYPE']._serialized_start=734
+  _globals['_TARGETTYPE']._serialized_end=848
+  _globals['_NOTIFICATIONTYPE']._serialized_start=851
+  _globals['_NOTIFICATIONTYPE']._serialized_end=1163
   _globals['_NOTIFICATION']._serialized_start=109
-  _globals['_NOTIFICATION']._serialized_end=391
+  _globals['_NOTIFICATION']._serialized_end=602
+  _globals['_TARGET']._serialized_start=604
+  _globals['_TARGET']._serialized_end=687
+  _globals['_ACTOR']._serialized_start=689
+  _globals['_ACTOR']._serialized_end=732
 # @@protoc_insertion_point(module_scope)

@@ -3,9 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -17,6 +19,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _TargetType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TargetTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TargetType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TARGET_TYPE_UNSPECIFIED: _TargetType.ValueType  # 0
+    """Never sent."""
+    TARGET_TYPE_ACCOUNT: _TargetType.ValueType  # 1
+    """The person's own account."""
+    TARGET_TYPE_STORY: _TargetType.ValueType  # 2
+    """A story of the person."""
+    TARGET_TYPE_SESSION: _TargetType.ValueType  # 3
+    """A session of the person, which may have ended."""
+
+class TargetType(_TargetType, metaclass=_TargetTypeEnumTypeWrapper):
+    """What a target is."""
+
+TARGET_TYPE_UNSPECIFIED: TargetType.ValueType  # 0
+"""Never sent."""
+TARGET_TYPE_ACCOUNT: TargetType.ValueType  # 1
+"""The person's own account."""
+TARGET_TYPE_STORY: TargetType.ValueType  # 2
+"""A story of the person."""
+TARGET_TYPE_SESSION: TargetType.ValueType  # 3
+"""A session of the person, which may have ended."""
+Global___TargetType: _TypeAlias = TargetType  # noqa: Y015
 
 class _NotificationType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -42,7 +72,7 @@ class _NotificationTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Noti
     """The account has another address."""
 
 class NotificationType(_NotificationType, metaclass=_NotificationTypeEnumTypeWrapper):
-    """What a notification is about."""
+    """What a notification tells of."""
 
 NOTIFICATION_TYPE_UNSPECIFIED: NotificationType.ValueType  # 0
 """Never sent."""
@@ -75,23 +105,41 @@ class Notification(_message.Message):
     STORY_ID_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     READ_TIME_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    ACTORS_FIELD_NUMBER: _builtins.int
+    ACTOR_COUNT_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUIDv7, permanent."""
     type: Global___NotificationType.ValueType
-    """What it is about."""
+    """What happened."""
     title: _builtins.str
-    """One line."""
+    """One line. Of a grouped notification it begins with the actors, such as "Ada and 12 others liked your post"."""
     body: _builtins.str
-    """Plain text."""
+    """A sentence or two of plain text, at most 300 characters; the whole letter is in the mail. May be empty."""
     story_id: _builtins.str
-    """The story it is about, empty when none."""
+    """The story it is about, empty when none: target.id of a TARGET_TYPE_STORY."""
+    actor_count: _builtins.int
+    """How many different people did it, those in actors included."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it happened."""
+        """When it happened, of a grouped notification for the first time."""
 
     @_builtins.property
     def read_time(self) -> _timestamp_pb2.Timestamp:
         """When it was read, unset until then."""
+
+    @_builtins.property
+    def target(self) -> Global___Target:
+        """What it is about, to show or to link to."""
+
+    @_builtins.property
+    def actors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Actor]:
+        """Of a grouped notification, the people who did it last, the latest first, at most 3. Empty when nobody's act is told."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened last. The list is in this order. Equal to create_time until the notification is grouped."""
 
     def __init__(
         self,
@@ -103,11 +151,67 @@ class Notification(_message.Message):
         story_id: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         read_time: _timestamp_pb2.Timestamp | None = ...,
+        target: Global___Target | None = ...,
+        actors: _abc.Iterable[Global___Actor] | None = ...,
+        actor_count: _builtins.int = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "read_time", b"read_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "read_time", b"read_time", "target", b"target", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "create_time", b"create_time", "id", b"id", "read_time", b"read_time", "story_id", b"story_id", "title", b"title", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_count", b"actor_count", "actors", b"actors", "body", b"body", "create_time", b"create_time", "id", b"id", "read_time", b"read_time", "story_id", b"story_id", "target", b"target", "title", b"title", "type", b"type", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Notification: _TypeAlias = Notification  # noqa: Y015
+
+@_typing.final
+class Target(_message.Message):
+    """What a notification is about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    type: Global___TargetType.ValueType
+    """What id names."""
+    id: _builtins.str
+    """A UUID."""
+    def __init__(
+        self,
+        *,
+        type: Global___TargetType.ValueType = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Target: _TypeAlias = Target  # noqa: Y015
+
+@_typing.final
+class Actor(_message.Message):
+    """A person who did what a notification tells of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The person's id."""
+    name: _builtins.str
+    """The name to show, at most 40 characters on one line."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Actor: _TypeAlias = Actor  # noqa: Y015

@@ -22,10 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from storymesh.notification.v1 import notification_pb2 as storymesh_dot_notification_dot_v1_dot_notification__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4storymesh/notification/v1/notification_service.proto\x12\x19storymesh.notification.v1\x1a,storymesh/notification/v1/notification.proto\"k\n\x18ListNotificationsRequest\x12&\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04R\tpageToken\"\x92\x01\n\x19ListNotificationsResponse\x12M\n\rnotifications\x18\x01 \x03(\x0b\x32\'.storymesh.notification.v1.NotificationR\rnotifications\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xba\x01\n\x13NotificationService\x12\xa2\x01\n\x11ListNotifications\x12\x33.storymesh.notification.v1.ListNotificationsRequest\x1a\x34.storymesh.notification.v1.ListNotificationsResponse\"\"\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/notificationsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4storymesh/notification/v1/notification_service.proto\x12\x19storymesh.notification.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a,storymesh/notification/v1/notification.proto\"\xce\x01\n\x18ListNotificationsRequest\x12&\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04R\tpageToken\x12\x16\n\x06unread\x18\x03 \x01(\x08R\x06unread\x12I\n\x04type\x18\x04 \x01(\x0e\x32+.storymesh.notification.v1.NotificationTypeB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x04type\"\xd8\x01\n\x19ListNotificationsResponse\x12M\n\rnotifications\x18\x01 \x03(\x0b\x32\'.storymesh.notification.v1.NotificationR\rnotifications\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12!\n\x0cunread_count\x18\x03 \x01(\x05R\x0bunreadCount\x12!\n\x0cresume_token\x18\x04 \x01(\tR\x0bresumeToken\"!\n\x1f\x43ountUnreadNotificationsRequest\"E\n CountUnreadNotificationsResponse\x12!\n\x0cunread_count\x18\x01 \x01(\x05R\x0bunreadCount\"S\n\x1bMarkNotificationReadRequest\x12\x34\n\x0fnotification_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x0enotificationId\"\x8e\x01\n\x1cMarkNotificationReadResponse\x12K\n\x0cnotification\x18\x01 \x01(\x0b\x32\'.storymesh.notification.v1.NotificationR\x0cnotification\x12!\n\x0cunread_count\x18\x02 \x01(\x05R\x0bunreadCount\"!\n\x1fMarkAllNotificationsReadRequest\"E\n MarkAllNotificationsReadResponse\x12!\n\x0cmarked_count\x18\x01 \x01(\x05R\x0bmarkedCount\"Q\n\x19\x44\x65leteNotificationRequest\x12\x34\n\x0fnotification_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x0enotificationId\"?\n\x1a\x44\x65leteNotificationResponse\x12!\n\x0cunread_count\x18\x01 \x01(\x05R\x0bunreadCount\"H\n\x19WatchNotificationsRequest\x12+\n\x0cresume_token\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04R\x0bresumeToken\"\xce\x0b\n\x1aWatchNotificationsResponse\x12!\n\x0cresume_token\x18\x01 \x01(\tR\x0bresumeToken\x12!\n\x0cunread_count\x18\x02 \x01(\x05R\x0bunreadCount\x12\\\n\x08snapshot\x18\x03 \x01(\x0b\x32>.storymesh.notification.v1.WatchNotificationsResponse.SnapshotH\x00R\x08snapshot\x12S\n\x05\x61\x64\x64\x65\x64\x18\x04 \x01(\x0b\x32;.storymesh.notification.v1.WatchNotificationsResponse.AddedH\x00R\x05\x61\x64\x64\x65\x64\x12Y\n\x07updated\x18\x05 \x01(\x0b\x32=.storymesh.notification.v1.WatchNotificationsResponse.UpdatedH\x00R\x07updated\x12P\n\x04read\x18\x06 \x01(\x0b\x32:.storymesh.notification.v1.WatchNotificationsResponse.ReadH\x00R\x04read\x12Y\n\x07\x64\x65leted\x18\x07 \x01(\x0b\x32=.storymesh.notification.v1.WatchNotificationsResponse.DeletedH\x00R\x07\x64\x65leted\x12Z\n\x08\x61ll_read\x18\x08 \x01(\x0b\x32=.storymesh.notification.v1.WatchNotificationsResponse.AllReadH\x00R\x07\x61llRead\x12Y\n\x07\x65xpired\x18\t \x01(\x0b\x32=.storymesh.notification.v1.WatchNotificationsResponse.ExpiredH\x00R\x07\x65xpired\x12_\n\theartbeat\x18\n \x01(\x0b\x32?.storymesh.notification.v1.WatchNotificationsResponse.HeartbeatH\x00R\theartbeat\x12_\n\treconnect\x18\x0b \x01(\x0b\x32?.storymesh.notification.v1.WatchNotificationsResponse.ReconnectH\x00R\treconnect\x1a\n\n\x08Snapshot\x1aT\n\x05\x41\x64\x64\x65\x64\x12K\n\x0cnotification\x18\x01 \x01(\x0b\x32\'.storymesh.notification.v1.NotificationR\x0cnotification\x1aV\n\x07Updated\x12K\n\x0cnotification\x18\x01 \x01(\x0b\x32\'.storymesh.notification.v1.NotificationR\x0cnotification\x1ah\n\x04Read\x12\'\n\x0fnotification_id\x18\x01 \x01(\tR\x0enotificationId\x12\x37\n\tread_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08readTime\x1a\x32\n\x07\x44\x65leted\x12\'\n\x0fnotification_id\x18\x01 \x01(\tR\x0enotificationId\x1a\x42\n\x07\x41llRead\x12\x37\n\tread_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08readTime\x1a\x46\n\x07\x45xpired\x12;\n\x0b\x62\x65\x66ore_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nbeforeTime\x1a\x0b\n\tHeartbeat\x1a<\n\tReconnect\x12/\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05\x61\x66terB\x07\n\x05\x65vent2\x81\t\n\x13NotificationService\x12\xa2\x01\n\x11ListNotifications\x12\x33.storymesh.notification.v1.ListNotificationsRequest\x1a\x34.storymesh.notification.v1.ListNotificationsResponse\"\"\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/notifications\x12\xc3\x01\n\x18\x43ountUnreadNotifications\x12:.storymesh.notification.v1.CountUnreadNotificationsRequest\x1a;.storymesh.notification.v1.CountUnreadNotificationsResponse\".\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1f\x12\x1d/v1/notifications:countUnread\x12\xc9\x01\n\x14MarkNotificationRead\x12\x36.storymesh.notification.v1.MarkNotificationReadRequest\x1a\x37.storymesh.notification.v1.MarkNotificationReadResponse\"@\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x31\",/v1/notifications/{notification_id}:markRead:\x01*\x12\xc6\x01\n\x18MarkAllNotificationsRead\x12:.storymesh.notification.v1.MarkAllNotificationsReadRequest\x1a;.storymesh.notification.v1.MarkAllNotificationsReadResponse\"1\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\"\"\x1d/v1/notifications:markAllRead:\x01*\x12\xb7\x01\n\x12\x44\x65leteNotification\x12\x34.storymesh.notification.v1.DeleteNotificationRequest\x1a\x35.storymesh.notification.v1.DeleteNotificationResponse\"4\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02%*#/v1/notifications/{notification_id}\x12\xaf\x01\n\x12WatchNotifications\x12\x34.storymesh.notification.v1.WatchNotificationsRequest\x1a\x35.storymesh.notification.v1.WatchNotificationsResponse\"*\x90\x02\x01\xb2\xe1\x18\x04\x08\x02\x10\x04\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/notifications:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,12 +38,68 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTNOTIFICATIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\006\032\004\030d(\000'
   _globals['_LISTNOTIFICATIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTNOTIFICATIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003(\200\004'
+  _globals['_LISTNOTIFICATIONSREQUEST'].fields_by_name['type']._loaded_options = None
+  _globals['_LISTNOTIFICATIONSREQUEST'].fields_by_name['type']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_MARKNOTIFICATIONREADREQUEST'].fields_by_name['notification_id']._loaded_options = None
+  _globals['_MARKNOTIFICATIONREADREQUEST'].fields_by_name['notification_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
+  _globals['_DELETENOTIFICATIONREQUEST'].fields_by_name['notification_id']._loaded_options = None
+  _globals['_DELETENOTIFICATIONREQUEST'].fields_by_name['notification_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
+  _globals['_WATCHNOTIFICATIONSREQUEST'].fields_by_name['resume_token']._loaded_options = None
+  _globals['_WATCHNOTIFICATIONSREQUEST'].fields_by_name['resume_token']._serialized_options = b'\272H\005r\003(\200\004'
   _globals['_NOTIFICATIONSERVICE'].methods_by_name['ListNotifications']._loaded_options = None
   _globals['_NOTIFICATIONSERVICE'].methods_by_name['ListNotifications']._serialized_options = b'\220\002\001\262\341\030\002\010\002\202\323\344\223\002\023\022\021/v1/notifications'
-  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_start=129
-  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_end=236
-  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_start=239
-  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_end=385
-  _globals['_NOTIFICATIONSERVICE']._serialized_start=388
-  _globals['_NOTIFICATIONSERVICE']._serialized_end=574
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['CountUnreadNotifications']._loaded_options = None
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['CountUnreadNotifications']._serialized_options = b'\220\002\001\262\341\030\002\010\002\202\323\344\223\002\037\022\035/v1/notifications:countUnread'
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['MarkNotificationRead']._loaded_options = None
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['MarkNotificationRead']._serialized_options = b'\220\002\002\262\341\030\002\010\002\202\323\344\223\0021\",/v1/notifications/{notification_id}:markRead:\001*'
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['MarkAllNotificationsRead']._loaded_options = None
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['MarkAllNotificationsRead']._serialized_options = b'\220\002\002\262\341\030\002\010\002\202\323\344\223\002\"\"\035/v1/notifications:markAllRead:\001*'
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['DeleteNotification']._loaded_options = None
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['DeleteNotification']._serialized_options = b'\220\002\002\262\341\030\002\010\002\202\323\344\223\002%*#/v1/notifications/{notification_id}'
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['WatchNotifications']._loaded_options = None
+  _globals['_NOTIFICATIONSERVICE'].methods_by_name['WatchNotifications']._serialized_options = b'\220\002\001\262\341\030\004\010\002\020\004\202\323\344\223\002\031\022\027/v1/notifications:watch'
+  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_start=195
+  _globals['_LISTNOTIFICATIONSREQUEST']._serialized_end=401
+  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_start=404
+  _globals['_LISTNOTIFICATIONSRESPONSE']._serialized_end=620
+  _globals['_COUNTUNREADNOTIFICATIONSREQUEST']._serialized_start=622
+  _globals['_COUNTUNREADNOTIFICATIONSREQUEST']._serialized_end=655
+  _globals['_COUNTUNREADNOTIFICATIONSRESPONSE']._serialized_start=657
+  _globals['_COUNTUNREADNOTIFICATIONSRESPONSE']._serialized_end=726
+  _globals['_MARKNOTIFICATIONREADREQUEST']._serialized_start=728
+  _globals['_MARKNOTIFICATIONREADREQUEST']._serialized_end=811
+  _globals['_MARKNOTIFICATIONREADRESPONSE']._serialized_start=814
+  _globals['_MARKNOTIFICATIONREADRESPONSE']._serialized_end=956
+  _globals['_MARKALLNOTIFICATIONSREADREQUEST']._serialized_start=958
+  _globals['_MARKALLNOTIFICATIONSREADREQUEST']._serialized_end=991
+  _globals['_MARKALLNOTIFICATIONSREADRESPONSE']._serialized_start=993
+  _globals['_MARKALLNOTIFICATIONSREADRESPONSE']._serialized_end=1062
+  _globals['_DELETENOTIFICATIONREQUEST']._serialized_start=1064
+  _globals['_DELETENOTIFICATIONREQUEST']._serialized_end=1145
+  _globals['_DELETENOTIFICATIONRESPONSE']._serialized_start=1147
+  _globals['_DELETENOTIFICATIONRESPONSE']._serialized_end=1210
+  _globals['_WATCHNOTIFICATIONSREQUEST']._serialized_start=1212
+  _globals['_WATCHNOTIFICATIONSREQUEST']._serialized_end=1284
+  _globals['_WATCHNOTIFICATIONSRESPONSE']._serialized_start=1287
+  _globals['_WATCHNOTIFICATIONSRESPONSE']._serialized_end=2773
+  _globals['_WATCHNOTIFICATIONSRESPONSE_SNAPSHOT']._serialized_start=2207
+  _globals['_WATCHNOTIFICATIONSRESPONSE_SNAPSHOT']._serialized_end=2217
+  _globals['_WATCHNOTIFICATIONSRESPONSE_ADDED']._serialized_start=2219
+  _globals['_WATCHNOTIFICATIONSRESPONSE_ADDED']._serialized_end=2303
+  _globals['_WATCHNOTIFICATIONSRESPONSE_UPDATED']._serialized_start=2305
+  _globals['_WATCHNOTIFICATIONSRESPONSE_UPDATED']._serialized_end=2391
+  _globals['_WATCHNOTIFICATIONSRESPONSE_READ']._serialized_start=2393
+  _globals['_WATCHNOTIFICATIONSRESPONSE_READ']._serialized_end=2497
+  _globals['_WATCHNOTIFICATIONSRESPONSE_DELETED']._serialized_start=2499
+  _globals['_WATCHNOTIFICATIONSRESPONSE_DELETED']._serialized_end=2549
+  _globals['_WATCHNOTIFICATIONSRESPONSE_ALLREAD']._serialized_start=2551
+  _globals['_WATCHNOTIFICATIONSRESPONSE_ALLREAD']._serialized_end=2617
+  _globals['_WATCHNOTIFICATIONSRESPONSE_EXPIRED']._serialized_start=2619
+  _globals['_WATCHNOTIFICATIONSRESPONSE_EXPIRED']._serialized_end=2689
+  _globals['_WATCHNOTIFICATIONSRESPONSE_HEARTBEAT']._serialized_start=2691
+  _globals['_WATCHNOTIFICATIONSRESPONSE_HEARTBEAT']._serialized_end=2702
+  _globals['_WATCHNOTIFICATIONSRESPONSE_RECONNECT']._serialized_start=2704
+  _globals['_WATCHNOTIFICATIONSRESPONSE_RECONNECT']._serialized_end=2764
+  _globals['_NOTIFICATIONSERVICE']._serialized_start=2776
+  _globals['_NOTIFICATIONSERVICE']._serialized_end=3929
 # @@protoc_insertion_point(module_scope)

@@ -5,7 +5,9 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from storymesh.notification.v1 import notification_pb2 as _notification_pb2
 import builtins as _builtins
@@ -27,19 +29,27 @@ class ListNotificationsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    UNREAD_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most this many, 1 to 100. 0: 20."""
     page_token: _builtins.str
     """From the page before. Empty: the first page."""
+    unread: _builtins.bool
+    """Only unread notifications. False: all."""
+    type: _notification_pb2.NotificationType.ValueType
+    """Only notifications of this type. Unset: all."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        unread: _builtins.bool = ...,
+        type: _notification_pb2.NotificationType.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "type", b"type", "unread", b"unread"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -53,22 +63,492 @@ class ListNotificationsResponse(_message.Message):
 
     NOTIFICATIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    UNREAD_COUNT_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Asks for the next page. Empty: this is the last one."""
+    unread_count: _builtins.int
+    """How many of all the caller's notifications are unread, whatever the filters."""
+    resume_token: _builtins.str
+    """For WatchNotifications: the watch continues this list, and nothing is missed in between."""
     @_builtins.property
     def notifications(self) -> _containers.RepeatedCompositeFieldContainer[_notification_pb2.Notification]:
-        """Newest first."""
+        """The latest first."""
 
     def __init__(
         self,
         *,
         notifications: _abc.Iterable[_notification_pb2.Notification] | None = ...,
         next_page_token: _builtins.str = ...,
+        unread_count: _builtins.int = ...,
+        resume_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "notifications", b"notifications"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "notifications", b"notifications", "resume_token", b"resume_token", "unread_count", b"unread_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListNotificationsResponse: _TypeAlias = ListNotificationsResponse  # noqa: Y015
+
+@_typing.final
+class CountUnreadNotificationsRequest(_message.Message):
+    """Counts unread notifications."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountUnreadNotificationsRequest: _TypeAlias = CountUnreadNotificationsRequest  # noqa: Y015
+
+@_typing.final
+class CountUnreadNotificationsResponse(_message.Message):
+    """How many are unread."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNREAD_COUNT_FIELD_NUMBER: _builtins.int
+    unread_count: _builtins.int
+    """The number."""
+    def __init__(
+        self,
+        *,
+        unread_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unread_count", b"unread_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountUnreadNotificationsResponse: _TypeAlias = CountUnreadNotificationsResponse  # noqa: Y015
+
+@_typing.final
+class MarkNotificationReadRequest(_message.Message):
+    """Marks a notification as read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTIFICATION_ID_FIELD_NUMBER: _builtins.int
+    notification_id: _builtins.str
+    """The notification's id."""
+    def __init__(
+        self,
+        *,
+        notification_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notification_id", b"notification_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkNotificationReadRequest: _TypeAlias = MarkNotificationReadRequest  # noqa: Y015
+
+@_typing.final
+class MarkNotificationReadResponse(_message.Message):
+    """The notification after the call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTIFICATION_FIELD_NUMBER: _builtins.int
+    UNREAD_COUNT_FIELD_NUMBER: _builtins.int
+    unread_count: _builtins.int
+    """How many are unread now."""
+    @_builtins.property
+    def notification(self) -> _notification_pb2.Notification:
+        """With its read_time."""
+
+    def __init__(
+        self,
+        *,
+        notification: _notification_pb2.Notification | None = ...,
+        unread_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["notification", b"notification"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notification", b"notification", "unread_count", b"unread_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkNotificationReadResponse: _TypeAlias = MarkNotificationReadResponse  # noqa: Y015
+
+@_typing.final
+class MarkAllNotificationsReadRequest(_message.Message):
+    """Marks all notifications as read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkAllNotificationsReadRequest: _TypeAlias = MarkAllNotificationsReadRequest  # noqa: Y015
+
+@_typing.final
+class MarkAllNotificationsReadResponse(_message.Message):
+    """All are read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MARKED_COUNT_FIELD_NUMBER: _builtins.int
+    marked_count: _builtins.int
+    """How many were unread before."""
+    def __init__(
+        self,
+        *,
+        marked_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["marked_count", b"marked_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkAllNotificationsReadResponse: _TypeAlias = MarkAllNotificationsReadResponse  # noqa: Y015
+
+@_typing.final
+class DeleteNotificationRequest(_message.Message):
+    """Deletes a notification."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTIFICATION_ID_FIELD_NUMBER: _builtins.int
+    notification_id: _builtins.str
+    """The notification's id."""
+    def __init__(
+        self,
+        *,
+        notification_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notification_id", b"notification_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteNotificationRequest: _TypeAlias = DeleteNotificationRequest  # noqa: Y015
+
+@_typing.final
+class DeleteNotificationResponse(_message.Message):
+    """The notification is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNREAD_COUNT_FIELD_NUMBER: _builtins.int
+    unread_count: _builtins.int
+    """How many are unread now."""
+    def __init__(
+        self,
+        *,
+        unread_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unread_count", b"unread_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteNotificationResponse: _TypeAlias = DeleteNotificationResponse  # noqa: Y015
+
+@_typing.final
+class WatchNotificationsRequest(_message.Message):
+    """Asks for the changes of the caller's notifications."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """From the last message received, or from a list: the stream goes on right after it. Empty: from the present state."""
+    def __init__(
+        self,
+        *,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchNotificationsRequest: _TypeAlias = WatchNotificationsRequest  # noqa: Y015
+
+@_typing.final
+class WatchNotificationsResponse(_message.Message):
+    """One change of the caller's notifications."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Snapshot(_message.Message):
+        """The present state."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Added(_message.Message):
+        """A new notification."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NOTIFICATION_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def notification(self) -> _notification_pb2.Notification:
+            """The notification."""
+
+        def __init__(
+            self,
+            *,
+            notification: _notification_pb2.Notification | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["notification", b"notification"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["notification", b"notification"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Updated(_message.Message):
+        """A changed notification."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NOTIFICATION_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def notification(self) -> _notification_pb2.Notification:
+            """Replaces the one with the same id, and comes first in the list when its update_time is later."""
+
+        def __init__(
+            self,
+            *,
+            notification: _notification_pb2.Notification | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["notification", b"notification"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["notification", b"notification"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Read(_message.Message):
+        """A notification that was read."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NOTIFICATION_ID_FIELD_NUMBER: _builtins.int
+        READ_TIME_FIELD_NUMBER: _builtins.int
+        notification_id: _builtins.str
+        """Its id."""
+        @_builtins.property
+        def read_time(self) -> _timestamp_pb2.Timestamp:
+            """When it was read."""
+
+        def __init__(
+            self,
+            *,
+            notification_id: _builtins.str = ...,
+            read_time: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["read_time", b"read_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["notification_id", b"notification_id", "read_time", b"read_time"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Deleted(_message.Message):
+        """A notification that is gone."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NOTIFICATION_ID_FIELD_NUMBER: _builtins.int
+        notification_id: _builtins.str
+        """Its id."""
+        def __init__(
+            self,
+            *,
+            notification_id: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["notification_id", b"notification_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class AllRead(_message.Message):
+        """Every notification up to here was read."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        READ_TIME_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def read_time(self) -> _timestamp_pb2.Timestamp:
+            """The read_time of those that were unread."""
+
+        def __init__(
+            self,
+            *,
+            read_time: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["read_time", b"read_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["read_time", b"read_time"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Expired(_message.Message):
+        """Notifications that are gone because of their age."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        BEFORE_TIME_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def before_time(self) -> _timestamp_pb2.Timestamp:
+            """All with an update_time before this one are gone."""
+
+        def __init__(
+            self,
+            *,
+            before_time: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["before_time", b"before_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["before_time", b"before_time"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Heartbeat(_message.Message):
+        """A sign of life."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Reconnect(_message.Message):
+        """A request to come back."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        AFTER_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def after(self) -> _duration_pb2.Duration:
+            """How long to wait first."""
+
+        def __init__(
+            self,
+            *,
+            after: _duration_pb2.Duration | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    UNREAD_COUNT_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    ADDED_FIELD_NUMBER: _builtins.int
+    UPDATED_FIELD_NUMBER: _builtins.int
+    READ_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    ALL_READ_FIELD_NUMBER: _builtins.int
+    EXPIRED_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    RECONNECT_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Continues the stream right after this message."""
+    unread_count: _builtins.int
+    """How many notifications are unread after this change."""
+    @_builtins.property
+    def snapshot(self) -> Global___WatchNotificationsResponse.Snapshot:
+        """The stream begins here. Whoever has a list already is to list again: changes between it and this message are not kept."""
+
+    @_builtins.property
+    def added(self) -> Global___WatchNotificationsResponse.Added:
+        """A notification is new."""
+
+    @_builtins.property
+    def updated(self) -> Global___WatchNotificationsResponse.Updated:
+        """A notification has changed: it was grouped with another, or one of its actors is gone."""
+
+    @_builtins.property
+    def read(self) -> Global___WatchNotificationsResponse.Read:
+        """A notification was read."""
+
+    @_builtins.property
+    def deleted(self) -> Global___WatchNotificationsResponse.Deleted:
+        """A notification was deleted."""
+
+    @_builtins.property
+    def all_read(self) -> Global___WatchNotificationsResponse.AllRead:
+        """All notifications were read."""
+
+    @_builtins.property
+    def expired(self) -> Global___WatchNotificationsResponse.Expired:
+        """Old notifications are not kept any more."""
+
+    @_builtins.property
+    def heartbeat(self) -> Global___WatchNotificationsResponse.Heartbeat:
+        """Nothing happened for a while; the stream is alive."""
+
+    @_builtins.property
+    def reconnect(self) -> Global___WatchNotificationsResponse.Reconnect:
+        """The server is leaving; the stream ends and is to be resumed."""
+
+    def __init__(
+        self,
+        *,
+        resume_token: _builtins.str = ...,
+        unread_count: _builtins.int = ...,
+        snapshot: Global___WatchNotificationsResponse.Snapshot | None = ...,
+        added: Global___WatchNotificationsResponse.Added | None = ...,
+        updated: Global___WatchNotificationsResponse.Updated | None = ...,
+        read: Global___WatchNotificationsResponse.Read | None = ...,
+        deleted: Global___WatchNotificationsResponse.Deleted | None = ...,
+        all_read: Global___WatchNotificationsResponse.AllRead | None = ...,
+        expired: Global___WatchNotificationsResponse.Expired | None = ...,
+        heartbeat: Global___WatchNotificationsResponse.Heartbeat | None = ...,
+        reconnect: Global___WatchNotificationsResponse.Reconnect | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "all_read", b"all_read", "deleted", b"deleted", "event", b"event", "expired", b"expired", "heartbeat", b"heartbeat", "read", b"read", "reconnect", b"reconnect", "snapshot", b"snapshot", "updated", b"updated"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "all_read", b"all_read", "deleted", b"deleted", "event", b"event", "expired", b"expired", "heartbeat", b"heartbeat", "read", b"read", "reconnect", b"reconnect", "resume_token", b"resume_token", "snapshot", b"snapshot", "unread_count", b"unread_count", "updated", b"updated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["snapshot", "added", "updated", "read", "deleted", "all_read", "expired", "heartbeat", "reconnect"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchNotificationsResponse: _TypeAlias = WatchNotificationsResponse  # noqa: Y015

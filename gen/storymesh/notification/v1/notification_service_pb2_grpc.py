@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class NotificationServiceStub:
-    """What the caller has been told inside the application.
+    """What the caller has been told inside the application. Everyone sees only their own: another's notification looks like one that does
+    not exist. Notifications are kept for a time that the operator sets, 90 days by default.
     """
 
     def __init__(self, channel):
@@ -40,15 +41,87 @@ class NotificationServiceStub:
                 request_serializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.ListNotificationsRequest.SerializeToString,
                 response_deserializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.ListNotificationsResponse.FromString,
                 _registered_method=True)
+        self.CountUnreadNotifications = channel.unary_unary(
+                '/storymesh.notification.v1.NotificationService/CountUnreadNotifications',
+                request_serializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.CountUnreadNotificationsRequest.SerializeToString,
+                response_deserializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.CountUnreadNotificationsResponse.FromString,
+                _registered_method=True)
+        self.MarkNotificationRead = channel.unary_unary(
+                '/storymesh.notification.v1.NotificationService/MarkNotificationRead',
+                request_serializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.MarkNotificationReadRequest.SerializeToString,
+                response_deserializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.MarkNotificationReadResponse.FromString,
+                _registered_method=True)
+        self.MarkAllNotificationsRead = channel.unary_unary(
+                '/storymesh.notification.v1.NotificationService/MarkAllNotificationsRead',
+                request_serializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.MarkAllNotificationsReadRequest.SerializeToString,
+                response_deserializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.MarkAllNotificationsReadResponse.FromString,
+                _registered_method=True)
+        self.DeleteNotification = channel.unary_unary(
+                '/storymesh.notification.v1.NotificationService/DeleteNotification',
+                request_serializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.DeleteNotificationRequest.SerializeToString,
+                response_deserializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.DeleteNotificationResponse.FromString,
+                _registered_method=True)
+        self.WatchNotifications = channel.unary_stream(
+                '/storymesh.notification.v1.NotificationService/WatchNotifications',
+                request_serializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.WatchNotificationsRequest.SerializeToString,
+                response_deserializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.WatchNotificationsResponse.FromString,
+                _registered_method=True)
 
 
 class NotificationServiceServicer:
-    """What the caller has been told inside the application.
+    """What the caller has been told inside the application. Everyone sees only their own: another's notification looks like one that does
+    not exist. Notifications are kept for a time that the operator sets, 90 days by default.
     """
 
     def ListNotifications(self, request, context):
-        """Lists the caller's notifications, newest first.
-        Errors: INVALID_ARGUMENT for a page_token that this method did not hand out to this caller.
+        """Lists the caller's notifications, the latest first: by update_time, so that a grouped one comes to the top again.
+        Errors: INVALID_ARGUMENT for a page_token that this method did not hand out to this caller for the same filters.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountUnreadNotifications(self, request, context):
+        """Counts the caller's unread notifications.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MarkNotificationRead(self, request, context):
+        """Marks a notification as read. One that is read already keeps its read_time.
+        Errors: NOT_FOUND NOTIFICATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MarkAllNotificationsRead(self, request, context):
+        """Marks all of the caller's notifications as read, those on further pages included.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteNotification(self, request, context):
+        """Deletes a notification for good.
+        Errors: NOT_FOUND NOTIFICATION_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchNotifications(self, request, context):
+        """Streams the changes of the caller's notifications, in their order, each with the number of unread ones after it.
+        Without a resume_token the first message is a snapshot. With one, the changes after it follow at once, each exactly once; when there
+        is none yet, a heartbeat comes first. A snapshot instead, then or later, says that changes are not kept any more: the caller has
+        missed some, and is to list again. Changes are kept for a time that the operator sets, 7 days by default. A change carries its
+        notification as it is by then, so one that has been deleted since is not added first. Applying a change twice does no harm.
+        Ends after reconnect, when the server is about to leave. Over HTTP each event's id is its token, and Last-Event-ID is taken for
+        one; server-sent events have no place for a status: coming back with the last token tells why a watch without reconnect ended.
+        Errors: INVALID_ARGUMENT RESUME_TOKEN_INVALID for a resume_token of another caller; RESOURCE_EXHAUSTED TOO_MANY_WATCHES with
+        RetryInfo when the caller or the server has too many open, and STREAM_STALLED when the caller has not read for a while;
+        UNAUTHENTICATED SESSION_REVOKED in mid-stream when the session ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -62,6 +135,31 @@ def add_NotificationServiceServicer_to_server(servicer, server):
                     request_deserializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.ListNotificationsRequest.FromString,
                     response_serializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.ListNotificationsResponse.SerializeToString,
             ),
+            'CountUnreadNotifications': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountUnreadNotifications,
+                    request_deserializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.CountUnreadNotificationsRequest.FromString,
+                    response_serializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.CountUnreadNotificationsResponse.SerializeToString,
+            ),
+            'MarkNotificationRead': grpc.unary_unary_rpc_method_handler(
+                    servicer.MarkNotificationRead,
+                    request_deserializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.MarkNotificationReadRequest.FromString,
+                    response_serializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.MarkNotificationReadResponse.SerializeToString,
+            ),
+            'MarkAllNotificationsRead': grpc.unary_unary_rpc_method_handler(
+                    servicer.MarkAllNotificationsRead,
+                    request_deserializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.MarkAllNotificationsReadRequest.FromString,
+                    response_serializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.MarkAllNotificationsReadResponse.SerializeToString,
+            ),
+            'DeleteNotification': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteNotification,
+                    request_deserializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.DeleteNotificationRequest.FromString,
+                    response_serializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.DeleteNotificationResponse.SerializeToString,
+            ),
+            'WatchNotifications': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchNotifications,
+                    request_deserializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.WatchNotificationsRequest.FromString,
+                    response_serializer=storymesh_dot_notification_dot_v1_dot_notification__service__pb2.WatchNotificationsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'storymesh.notification.v1.NotificationService', rpc_method_handlers)
@@ -71,7 +169,8 @@ def add_NotificationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class NotificationService:
-    """What the caller has been told inside the application.
+    """What the caller has been told inside the application. Everyone sees only their own: another's notification looks like one that does
+    not exist. Notifications are kept for a time that the operator sets, 90 days by default.
     """
 
     @staticmethod
@@ -91,6 +190,141 @@ class NotificationService:
             '/storymesh.notification.v1.NotificationService/ListNotifications',
             storymesh_dot_notification_dot_v1_dot_notification__service__pb2.ListNotificationsRequest.SerializeToString,
             storymesh_dot_notification_dot_v1_dot_notification__service__pb2.ListNotificationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountUnreadNotifications(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.notification.v1.NotificationService/CountUnreadNotifications',
+            storymesh_dot_notification_dot_v1_dot_notification__service__pb2.CountUnreadNotificationsRequest.SerializeToString,
+            storymesh_dot_notification_dot_v1_dot_notification__service__pb2.CountUnreadNotificationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MarkNotificationRead(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.notification.v1.NotificationService/MarkNotificationRead',
+            storymesh_dot_notification_dot_v1_dot_notification__service__pb2.MarkNotificationReadRequest.SerializeToString,
+            storymesh_dot_notification_dot_v1_dot_notification__service__pb2.MarkNotificationReadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MarkAllNotificationsRead(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.notification.v1.NotificationService/MarkAllNotificationsRead',
+            storymesh_dot_notification_dot_v1_dot_notification__service__pb2.MarkAllNotificationsReadRequest.SerializeToString,
+            storymesh_dot_notification_dot_v1_dot_notification__service__pb2.MarkAllNotificationsReadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteNotification(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.notification.v1.NotificationService/DeleteNotification',
+            storymesh_dot_notification_dot_v1_dot_notification__service__pb2.DeleteNotificationRequest.SerializeToString,
+            storymesh_dot_notification_dot_v1_dot_notification__service__pb2.DeleteNotificationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchNotifications(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/storymesh.notification.v1.NotificationService/WatchNotifications',
+            storymesh_dot_notification_dot_v1_dot_notification__service__pb2.WatchNotificationsRequest.SerializeToString,
+            storymesh_dot_notification_dot_v1_dot_notification__service__pb2.WatchNotificationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

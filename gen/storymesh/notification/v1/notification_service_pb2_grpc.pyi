@@ -27,29 +27,83 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class NotificationServiceStub:
-    """What the caller has been told inside the application."""
+    """What the caller has been told inside the application. Everyone sees only their own: another's notification looks like one that does
+    not exist. Notifications are kept for a time that the operator sets, 90 days by default.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> NotificationServiceAsyncStub: ...
     ListNotifications: _grpc.UnaryUnaryMultiCallable[_notification_service_pb2.ListNotificationsRequest, _notification_service_pb2.ListNotificationsResponse]
-    """Lists the caller's notifications, newest first.
-    Errors: INVALID_ARGUMENT for a page_token that this method did not hand out to this caller.
+    """Lists the caller's notifications, the latest first: by update_time, so that a grouped one comes to the top again.
+    Errors: INVALID_ARGUMENT for a page_token that this method did not hand out to this caller for the same filters.
+    """
+    CountUnreadNotifications: _grpc.UnaryUnaryMultiCallable[_notification_service_pb2.CountUnreadNotificationsRequest, _notification_service_pb2.CountUnreadNotificationsResponse]
+    """Counts the caller's unread notifications."""
+    MarkNotificationRead: _grpc.UnaryUnaryMultiCallable[_notification_service_pb2.MarkNotificationReadRequest, _notification_service_pb2.MarkNotificationReadResponse]
+    """Marks a notification as read. One that is read already keeps its read_time.
+    Errors: NOT_FOUND NOTIFICATION_NOT_FOUND.
+    """
+    MarkAllNotificationsRead: _grpc.UnaryUnaryMultiCallable[_notification_service_pb2.MarkAllNotificationsReadRequest, _notification_service_pb2.MarkAllNotificationsReadResponse]
+    """Marks all of the caller's notifications as read, those on further pages included."""
+    DeleteNotification: _grpc.UnaryUnaryMultiCallable[_notification_service_pb2.DeleteNotificationRequest, _notification_service_pb2.DeleteNotificationResponse]
+    """Deletes a notification for good.
+    Errors: NOT_FOUND NOTIFICATION_NOT_FOUND.
+    """
+    WatchNotifications: _grpc.UnaryStreamMultiCallable[_notification_service_pb2.WatchNotificationsRequest, _notification_service_pb2.WatchNotificationsResponse]
+    """Streams the changes of the caller's notifications, in their order, each with the number of unread ones after it.
+    Without a resume_token the first message is a snapshot. With one, the changes after it follow at once, each exactly once; when there
+    is none yet, a heartbeat comes first. A snapshot instead, then or later, says that changes are not kept any more: the caller has
+    missed some, and is to list again. Changes are kept for a time that the operator sets, 7 days by default. A change carries its
+    notification as it is by then, so one that has been deleted since is not added first. Applying a change twice does no harm.
+    Ends after reconnect, when the server is about to leave. Over HTTP each event's id is its token, and Last-Event-ID is taken for
+    one; server-sent events have no place for a status: coming back with the last token tells why a watch without reconnect ended.
+    Errors: INVALID_ARGUMENT RESUME_TOKEN_INVALID for a resume_token of another caller; RESOURCE_EXHAUSTED TOO_MANY_WATCHES with
+    RetryInfo when the caller or the server has too many open, and STREAM_STALLED when the caller has not read for a while;
+    UNAUTHENTICATED SESSION_REVOKED in mid-stream when the session ends.
     """
 
 @_typing.type_check_only
 class NotificationServiceAsyncStub(NotificationServiceStub):
-    """What the caller has been told inside the application."""
+    """What the caller has been told inside the application. Everyone sees only their own: another's notification looks like one that does
+    not exist. Notifications are kept for a time that the operator sets, 90 days by default.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListNotifications: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.ListNotificationsRequest, _notification_service_pb2.ListNotificationsResponse]  # type: ignore[assignment]
-    """Lists the caller's notifications, newest first.
-    Errors: INVALID_ARGUMENT for a page_token that this method did not hand out to this caller.
+    """Lists the caller's notifications, the latest first: by update_time, so that a grouped one comes to the top again.
+    Errors: INVALID_ARGUMENT for a page_token that this method did not hand out to this caller for the same filters.
+    """
+    CountUnreadNotifications: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.CountUnreadNotificationsRequest, _notification_service_pb2.CountUnreadNotificationsResponse]  # type: ignore[assignment]
+    """Counts the caller's unread notifications."""
+    MarkNotificationRead: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.MarkNotificationReadRequest, _notification_service_pb2.MarkNotificationReadResponse]  # type: ignore[assignment]
+    """Marks a notification as read. One that is read already keeps its read_time.
+    Errors: NOT_FOUND NOTIFICATION_NOT_FOUND.
+    """
+    MarkAllNotificationsRead: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.MarkAllNotificationsReadRequest, _notification_service_pb2.MarkAllNotificationsReadResponse]  # type: ignore[assignment]
+    """Marks all of the caller's notifications as read, those on further pages included."""
+    DeleteNotification: _aio.UnaryUnaryMultiCallable[_notification_service_pb2.DeleteNotificationRequest, _notification_service_pb2.DeleteNotificationResponse]  # type: ignore[assignment]
+    """Deletes a notification for good.
+    Errors: NOT_FOUND NOTIFICATION_NOT_FOUND.
+    """
+    WatchNotifications: _aio.UnaryStreamMultiCallable[_notification_service_pb2.WatchNotificationsRequest, _notification_service_pb2.WatchNotificationsResponse]  # type: ignore[assignment]
+    """Streams the changes of the caller's notifications, in their order, each with the number of unread ones after it.
+    Without a resume_token the first message is a snapshot. With one, the changes after it follow at once, each exactly once; when there
+    is none yet, a heartbeat comes first. A snapshot instead, then or later, says that changes are not kept any more: the caller has
+    missed some, and is to list again. Changes are kept for a time that the operator sets, 7 days by default. A change carries its
+    notification as it is by then, so one that has been deleted since is not added first. Applying a change twice does no harm.
+    Ends after reconnect, when the server is about to leave. Over HTTP each event's id is its token, and Last-Event-ID is taken for
+    one; server-sent events have no place for a status: coming back with the last token tells why a watch without reconnect ended.
+    Errors: INVALID_ARGUMENT RESUME_TOKEN_INVALID for a resume_token of another caller; RESOURCE_EXHAUSTED TOO_MANY_WATCHES with
+    RetryInfo when the caller or the server has too many open, and STREAM_STALLED when the caller has not read for a while;
+    UNAUTHENTICATED SESSION_REVOKED in mid-stream when the session ends.
     """
 
 class NotificationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What the caller has been told inside the application."""
+    """What the caller has been told inside the application. Everyone sees only their own: another's notification looks like one that does
+    not exist. Notifications are kept for a time that the operator sets, 90 days by default.
+    """
 
     @_abc_1.abstractmethod
     def ListNotifications(
@@ -57,8 +111,62 @@ class NotificationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _notification_service_pb2.ListNotificationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_notification_service_pb2.ListNotificationsResponse, _abc.Awaitable[_notification_service_pb2.ListNotificationsResponse]]:
-        """Lists the caller's notifications, newest first.
-        Errors: INVALID_ARGUMENT for a page_token that this method did not hand out to this caller.
+        """Lists the caller's notifications, the latest first: by update_time, so that a grouped one comes to the top again.
+        Errors: INVALID_ARGUMENT for a page_token that this method did not hand out to this caller for the same filters.
+        """
+
+    @_abc_1.abstractmethod
+    def CountUnreadNotifications(
+        self,
+        request: _notification_service_pb2.CountUnreadNotificationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notification_service_pb2.CountUnreadNotificationsResponse, _abc.Awaitable[_notification_service_pb2.CountUnreadNotificationsResponse]]:
+        """Counts the caller's unread notifications."""
+
+    @_abc_1.abstractmethod
+    def MarkNotificationRead(
+        self,
+        request: _notification_service_pb2.MarkNotificationReadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notification_service_pb2.MarkNotificationReadResponse, _abc.Awaitable[_notification_service_pb2.MarkNotificationReadResponse]]:
+        """Marks a notification as read. One that is read already keeps its read_time.
+        Errors: NOT_FOUND NOTIFICATION_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def MarkAllNotificationsRead(
+        self,
+        request: _notification_service_pb2.MarkAllNotificationsReadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notification_service_pb2.MarkAllNotificationsReadResponse, _abc.Awaitable[_notification_service_pb2.MarkAllNotificationsReadResponse]]:
+        """Marks all of the caller's notifications as read, those on further pages included."""
+
+    @_abc_1.abstractmethod
+    def DeleteNotification(
+        self,
+        request: _notification_service_pb2.DeleteNotificationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notification_service_pb2.DeleteNotificationResponse, _abc.Awaitable[_notification_service_pb2.DeleteNotificationResponse]]:
+        """Deletes a notification for good.
+        Errors: NOT_FOUND NOTIFICATION_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchNotifications(
+        self,
+        request: _notification_service_pb2.WatchNotificationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_notification_service_pb2.WatchNotificationsResponse], _abc.AsyncIterator[_notification_service_pb2.WatchNotificationsResponse]]:
+        """Streams the changes of the caller's notifications, in their order, each with the number of unread ones after it.
+        Without a resume_token the first message is a snapshot. With one, the changes after it follow at once, each exactly once; when there
+        is none yet, a heartbeat comes first. A snapshot instead, then or later, says that changes are not kept any more: the caller has
+        missed some, and is to list again. Changes are kept for a time that the operator sets, 7 days by default. A change carries its
+        notification as it is by then, so one that has been deleted since is not added first. Applying a change twice does no harm.
+        Ends after reconnect, when the server is about to leave. Over HTTP each event's id is its token, and Last-Event-ID is taken for
+        one; server-sent events have no place for a status: coming back with the last token tells why a watch without reconnect ended.
+        Errors: INVALID_ARGUMENT RESUME_TOKEN_INVALID for a resume_token of another caller; RESOURCE_EXHAUSTED TOO_MANY_WATCHES with
+        RetryInfo when the caller or the server has too many open, and STREAM_STALLED when the caller has not read for a while;
+        UNAUTHENTICATED SESSION_REVOKED in mid-stream when the session ends.
         """
 
 def add_NotificationServiceServicer_to_server(servicer: NotificationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
