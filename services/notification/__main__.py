@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 from storymesh.notification.v1.notification_service_pb2_grpc import add_NotificationServiceServicer_to_server
@@ -18,10 +19,13 @@ from kit.runtime import process
 from kit.runtime.health import seldom
 
 from .config import NotificationSettings, NotificationWorkerSettings
+from .model.public_urls import opens_here_only
 from .operations import Operations, operations, worker_operations
 from .peers import AccountDirectory, StoryDirectory
 from .servicer import NotificationServicer, PreferenceServicer
 from .worker import inbox
+
+log = logging.getLogger(__name__)
 
 _SMTP_CHECK_SECONDS = 60.0
 """Time between two health checks of the mail server, which often belongs to somebody else who limits connections."""
@@ -48,8 +52,15 @@ async def serve(settings: NotificationSettings) -> None:
         await server.run(resources.access_tokens, resources.service_tokens)
 
 
+def warn_of_links(public_url: str, environment: str) -> None:
+    """Log a warning where people would get mails whose links lead to their own machines."""
+    if environment == "production" and opens_here_only(public_url):
+        log.warning("links in mails lead to %s, which opens on this machine only: set STORYMESH_PUBLIC_URL", public_url)
+
+
 async def work(settings: NotificationWorkerSettings) -> None:
     os.nice(_NICENESS)
+    warn_of_links(settings.public_url, settings.environment)
     async with Resources("notification", settings) as resources:
         accounts, stories = AccountDirectory(resources.channel("auth")), StoryDirectory(resources.channel("story"))
         ops = worker_operations(settings, resources, accounts.find, stories.page_of)
