@@ -42,6 +42,8 @@ METHODS: dict[str, Method] = {
     '/storymesh.notification.v1.NotificationService/WatchNotifications': Method('USER', 'NO_SIDE_EFFECTS'),
     '/storymesh.notification.v1.PreferenceService/GetNotificationPreferences': Method('USER', 'NO_SIDE_EFFECTS'),
     '/storymesh.notification.v1.PreferenceService/UpdateNotificationPreferences': Method('USER', 'IDEMPOTENT'),
+    '/storymesh.notification.v1.PreferenceService/GetUnsubscribePage': Method('PUBLIC', 'NO_SIDE_EFFECTS'),
+    '/storymesh.notification.v1.PreferenceService/Unsubscribe': Method('PUBLIC', 'IDEMPOTENT'),
     '/storymesh.ops.v1.DeadLetterService/ListDeadLetters': Method('ADMIN', 'NO_SIDE_EFFECTS'),
     '/storymesh.ops.v1.DeadLetterService/ReplayDeadLetters': Method('ADMIN', 'IDEMPOTENT'),
     '/storymesh.ops.v1.DeadLetterService/DiscardDeadLetters': Method('ADMIN', 'IDEMPOTENT'),

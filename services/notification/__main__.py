@@ -38,7 +38,7 @@ def api(settings: NotificationSettings, resources: Resources, ops: Operations) -
     server = resources.api()
     server.add(add_NotificationServiceServicer_to_server, NotificationServicer(ops.notifications, ops.watches))
     signer = Signer(settings.cursor_key.get_secret_value())
-    server.add(add_PreferenceServiceServicer_to_server, PreferenceServicer(ops.preferences))
+    server.add(add_PreferenceServiceServicer_to_server, PreferenceServicer(ops.preferences, ops.unsubscribing))
     letters = DeadLetterServicer(DeadLetters(resources.db, "notification", signer))
     server.add(add_DeadLetterServiceServicer_to_server, letters)
     server.background(ops.watches.run)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 
-from kit.runtime.settings import DatabaseSettings, InboxSettings, Key
+from kit.runtime.settings import DatabaseSettings, InboxSettings, Key, Keys
 
 from .adapters.smtp import Tls, authorities
 from .model.rendering import Sender
@@ -57,6 +57,15 @@ def _host_name(name: str) -> str:
     return name
 
 
+_UnsubscribeKey = Annotated[
+    Keys,
+    Field(
+        description="Signs the links by which mails let people unsubscribe; the same for all processes. To replace it, put the new "
+        "one before the former, after a comma: without the former, the links of all mails that were sent before end."
+    ),
+]
+
+
 class NotificationSettings(DatabaseSettings):
     """Settings of the `serve` process."""
 
@@ -64,6 +73,7 @@ class NotificationSettings(DatabaseSettings):
     heartbeat_seconds: float = Field(15.0, gt=0, description="Silence on a watch after which a heartbeat is sent.")
     watches: int = Field(5000, ge=1, description="Watches that a process serves at a time.")
     watches_per_person: int = Field(20, ge=1, description="Watches that one person may have open at a process.")
+    unsubscribe_key: _UnsubscribeKey
 
 
 class NotificationWorkerSettings(InboxSettings):
@@ -72,6 +82,7 @@ class NotificationWorkerSettings(InboxSettings):
     mail_concurrency: int = Field(4, ge=1, description="Events, and so mails, that a worker deals with at a time.")
     seal_key: Key = Field(description="Opens the sealed one-time codes of auth; the same in both services.")
     story_target: str = Field("127.0.0.1:50051", description="Address and port of the story service.")
+    unsubscribe_key: _UnsubscribeKey
     smtp_host: str = Field("127.0.0.1", description="The mail server that takes outgoing mail.")
     smtp_port: int = Field(1025, ge=1, le=65535, description="Its port.")
     smtp_tls: Tls = Field(

@@ -9,7 +9,7 @@ MANIFEST = Manifest(
     database=True,
     workers=1,
     calls=("auth", "story"),
-    keys=("cursor_key",),
+    keys=("cursor_key", "unsubscribe_key"),
     shared_keys=("mesh_key", "seal_key"),
     takes={
         "notification": (

@@ -8,6 +8,7 @@ from datetime import UTC, time
 from typing import Any
 from uuid import UUID
 
+from google.api.httpbody_pb2 import HttpBody
 from grpc.aio import ServicerContext
 from storymesh.notification.v1 import (
     notification_pb2,
@@ -20,6 +21,7 @@ from storymesh.notification.v1 import notification_service_pb2 as pb
 
 from kit.identity.caller import caller_of
 from kit.rpc.timestamps import set_time
+from mesh import pages
 
 from .model import Kind
 from .model.deliveries import Channel
@@ -27,8 +29,10 @@ from .model.local_time import DailyRange
 from .model.notifications import Change, ChangeKind, Heartbeat, Notification, Reconnect, Snapshot, TargetType, Told
 from .model.preference_changes import ChosenTiming, PreferenceChange
 from .model.preferences import Preferences, Timing
+from .model.unsubscribing import done_page, question_page
 from .operations.notifications import Notifications
 from .operations.preference_changes import PreferenceChanges
+from .operations.unsubscribing import Unsubscribing
 from .operations.watching import Watches
 
 Context = ServicerContext[Any, Any]
@@ -141,8 +145,9 @@ _TIMINGS_OF_PROTO = {value: timing for timing, value in _TIMINGS.items()}
 class PreferenceServicer(preference_service_pb2_grpc.PreferenceServiceServicer):
     """Implements storymesh.notification.v1.PreferenceService."""
 
-    def __init__(self, preferences: PreferenceChanges) -> None:
+    def __init__(self, preferences: PreferenceChanges, unsubscribing: Unsubscribing) -> None:
         self._preferences = preferences
+        self._unsubscribing = unsubscribing
 
     async def GetNotificationPreferences(
         self, request: preference_service_pb2.GetNotificationPreferencesRequest, context: Context
@@ -155,6 +160,18 @@ class PreferenceServicer(preference_service_pb2_grpc.PreferenceServiceServicer):
     ) -> preference_service_pb2.UpdateNotificationPreferencesResponse:
         changed = await self._preferences.change(caller_of(context), _change_of(request))
         return preference_service_pb2.UpdateNotificationPreferencesResponse(preferences=self._to_proto(changed))
+
+    async def GetUnsubscribePage(
+        self, request: preference_service_pb2.GetUnsubscribePageRequest, context: Context
+    ) -> preference_service_pb2.GetUnsubscribePageResponse:
+        page = question_page(await self._unsubscribing.language(request.token))
+        return preference_service_pb2.GetUnsubscribePageResponse(page=_page_to_proto(page))
+
+    async def Unsubscribe(
+        self, request: preference_service_pb2.UnsubscribeRequest, context: Context
+    ) -> preference_service_pb2.UnsubscribeResponse:
+        page = done_page(await self._unsubscribing.unsubscribe(request.token))
+        return preference_service_pb2.UnsubscribeResponse(page=_page_to_proto(page))
 
     def _to_proto(self, found: Preferences) -> preferences_pb2.NotificationPreferences:
         message = preferences_pb2.NotificationPreferences(
@@ -182,6 +199,10 @@ class PreferenceServicer(preference_service_pb2_grpc.PreferenceServiceServicer):
             message.quiet_hours.start = f"{found.quiet_hours.start:%H:%M}"
             message.quiet_hours.end = f"{found.quiet_hours.end:%H:%M}"
         return message
+
+
+def _page_to_proto(html: str) -> HttpBody:
+    return HttpBody(content_type=pages.MEDIA_TYPE, data=html.encode())
 
 
 def _change_of(request: preference_service_pb2.UpdateNotificationPreferencesRequest) -> PreferenceChange:

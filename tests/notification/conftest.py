@@ -52,6 +52,7 @@ from tests.waiting import until
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SEAL_KEY = b"s" * 32
 SEAL = Seal(SEAL_KEY)
+UNSUBSCRIBE_KEY = "dXV1dXV1dXV1dXV1dXV1dXV1dXV1dXV1dXV1dXV1dXU="
 SENDER = "Storymesh <no-reply@mail.example>"
 STREAM = stream_of("notification")
 SEAL_PURPOSE = auth_events_pb2.CodeMail.DESCRIPTOR.full_name
@@ -154,6 +155,7 @@ class MailWorld:
             story_target=self.story_address,
             mesh_key=MESH_KEY,
             seal_key=SEAL_KEY,
+            unsubscribe_key=UNSUBSCRIBE_KEY,
             smtp_port=self.smtp_port,
             smtp_seconds=self.smtp_seconds,
             smtp_final_reply_seconds=self.smtp_final_reply_seconds or self.smtp_seconds,

@@ -3,107 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
-from typing import Any
-from uuid import UUID
 
 import pytest
 from sqlalchemy import func, select
-from storymesh.events.v1 import auth_events_pb2
 
-from kit.identity.caller import Caller, Role
-from services.notification import store
 from services.notification.model.deliveries import Channel
 from services.notification.model.local_time import DailyRange
-from services.notification.model.preference_changes import ChosenTiming, PreferenceChange
-from services.notification.model.preferences import KINDS, Preferences, Timing
-from services.notification.operations.preference_changes import PreferenceChanges
-from services.notification.tables import counted_mails, deliveries, delivery_steps, digest_items, preferences
-from tests.notification.conftest import MailWorld, code_issued, event, story_completed, user_deleted
+from services.notification.model.preference_changes import ChosenTiming
+from services.notification.model.preferences import Timing
+from services.notification.tables import counted_mails, deliveries, digest_items, preferences
+from tests.notification.conftest import MailWorld, code_issued, story_completed, user_deleted
+from tests.notification.people import MAIL, START, STORY, People, password_changed, welcome
 from tests.waiting import until
-
-START = datetime(2026, 7, 1, 10, 30, tzinfo=UTC)
-"""A Wednesday."""
-MAIL = Channel.EMAIL
-STORY = ("STORY_READY", MAIL)
-
-
-@dataclass
-class TestClock:
-    __test__ = False
-    now: datetime = START
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
-@dataclass
-class People:
-    """A world whose clock stands still until the test moves it."""
-
-    world: MailWorld
-    clock: TestClock = field(default_factory=TestClock)
-
-    async def prefer(self, user: UUID, **fields: Any) -> None:
-        async with self.world.db.transaction() as tx:
-            await store.preferences.save(tx, replace(Preferences(user), **fields), self.clock.now)
-
-    async def change(self, user: UUID, **fields: Any) -> None:
-        """Change preferences as the API does."""
-        changes = PreferenceChanges(self.world.db, self.clock, KINDS, ("de", "en"))
-        caller = Caller(user, session_id=UUID(int=1), role=Role.USER, kid="")
-        await changes.change(caller, PreferenceChange(changed=frozenset(fields), **fields))
-
-    def at(self, moment: datetime) -> None:
-        self.clock.now = moment
-
-    async def settle(self) -> None:
-        """Work until nothing is due."""
-        async with self.world.working():
-            await until(self._nothing_due)
-
-    async def _nothing_due(self) -> bool:
-        return await self.world.decided() and not [
-            row for row in await self.world.unfinished() if row["leased_until"] or row["due_at"] <= self.clock.now
-        ]
-
-    async def tell(self, *events: Any) -> None:
-        await self.world.send(*events)
-        await self.settle()
-
-    def subjects(self) -> list[str]:
-        return [str(mail["Subject"]) for mail in self.world.mailbox.mails()]
-
-    async def states(self, user: UUID) -> dict[str, list[tuple[str, str]]]:
-        """State and reason of each delivery, by kind."""
-        async with self.world.db.transaction() as tx:
-            query = select(deliveries).where(deliveries.c.user_id == user).order_by(deliveries.c.id)
-            found: dict[str, list[tuple[str, str]]] = {}
-            for row in (await tx.execute(query)).mappings():
-                found.setdefault(row["kind"], []).append((row["state"], row["reason"]))
-        return found
-
-    async def steps(self, event_id: UUID, channel: str = "EMAIL") -> list[tuple[str, str]]:
-        async with self.world.db.transaction() as tx:
-            query = select(delivery_steps.c.decision, delivery_steps.c.detail).order_by(delivery_steps.c.id)
-            query = query.where(delivery_steps.c.event_id == event_id, delivery_steps.c.channel == channel)
-            return [tuple(row) for row in await tx.execute(query)]
 
 
 @pytest.fixture
-async def people(world: MailWorld) -> People:
-    found = People(world)
-    world.clock = found.clock
-    return found
-
-
-def welcome(user: UUID) -> Any:
-    return event(auth_events_pb2.UserRegistered(user_id=str(user)))
-
-
-def password_changed(user: UUID) -> Any:
-    return event(auth_events_pb2.PasswordChanged(user_id=str(user)))
+def people(world: MailWorld) -> People:
+    return People(world)
 
 
 QUIET = DailyRange(time(12), time(14))
@@ -191,7 +108,7 @@ async def test_two_workers_do_not_both_take_the_last_place_of_the_limit(people: 
     await people.prefer(user, mails_per_day=1)
     async with people.world.working(), people.world.working():
         await people.world.send(*(story_completed(user) for _ in range(12)))
-        await until(people._nothing_due)
+        await until(people.nothing_due)
     assert Counter((await people.states(user))["STORY_READY"]) == {("SENT", ""): 1, ("QUEUED", "THROTTLED"): 11}
 
 

@@ -136,6 +136,7 @@ class ProcessSpec:
             redis_url=self.environment.redis_url,
             mesh_key=_KEY,
             seal_key=_KEY,
+            unsubscribe_key=_KEY,
             auth_target=self.environment.auth_target,
             story_target=self.environment.story_target,
             lease_seconds=LEASE_SECONDS,

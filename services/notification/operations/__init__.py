@@ -16,6 +16,7 @@ from ..config import NotificationSettings, NotificationWorkerSettings
 from ..model.deliveries import Channel
 from ..model.preferences import KINDS, Throttle
 from ..model.rendering import Sender
+from ..model.unsubscribing import UnsubscribeLinks
 from ..store.mail_rates import MailRates
 from .delivering import Delivering, DeliveryTuning
 from .digests import Digests
@@ -27,6 +28,7 @@ from .notifications import Notifications
 from .preference_changes import PreferenceChanges
 from .preference_gate import PreferenceGate
 from .pruning import Pruning
+from .unsubscribing import Unsubscribing
 from .watch_positions import WatchPositions
 from .watching import Watches
 
@@ -38,6 +40,7 @@ class Operations:
     notifications: Notifications
     watches: Watches
     preferences: PreferenceChanges
+    unsubscribing: Unsubscribing
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,10 @@ class WorkerOperations:
     erasing: Erasing
     pruning: Pruning
     smtp: Smtp
+
+
+def _links(settings: NotificationSettings | NotificationWorkerSettings) -> UnsubscribeLinks:
+    return UnsubscribeLinks(settings.unsubscribe_key.get_secret_value())
 
 
 def operations(settings: NotificationSettings, resources: Resources) -> Operations:
@@ -65,6 +72,7 @@ def operations(settings: NotificationSettings, resources: Resources) -> Operatio
         Notifications(resources.db, Pages(signer), positions, resources.clock),
         watches,
         PreferenceChanges(resources.db, resources.clock, KINDS, ("en", "de")),
+        Unsubscribing(resources.db, resources.clock, KINDS, _links(settings)),
     )
 
 
@@ -101,7 +109,13 @@ def worker_operations(
     # A further channel is one line here.
     channels = {
         Channel.EMAIL: EmailChannel(
-            smtp, find_account, find_page, clock, sender=settings.mail_from, public_url=public_url
+            smtp,
+            find_account,
+            find_page,
+            clock,
+            sender=settings.mail_from,
+            public_url=public_url,
+            links=_links(settings),
         ),
     }
     digests = Digests(db, facts, clock)

@@ -69,7 +69,10 @@ class Digests:
         if not readings:
             raise Undeliverable(Outcome(DeliveryState.SUPPRESSED, "DIGEST_EMPTY"))
         total = sum(count for kind, count in counts.items() if kind not in unwanted)
-        facts = {"notices": [(each.notice.kind, each.facts) for each in readings], "more": total - len(readings)}
+        facts = {
+            "notices": [(each.notice.kind, each.facts) for each in readings],
+            "more": total - len(readings),
+        }
         return Reading(DIGEST, facts, person, None, None)
 
     def _reading(self, waiting: WaitingNotice) -> Reading | None:

@@ -12,6 +12,7 @@ from ..adapters.smtp import Handover, Smtp
 from ..model import Recipient
 from ..model.deliveries import Delivery, DeliveryState, Outcome
 from ..model.rendering import Sender, Unrenderable, render
+from ..model.unsubscribing import Subscription, UnsubscribeLinks
 from ..model.writing import write
 from .channels import HandOver, Undeliverable
 from .facts import Reading
@@ -36,6 +37,7 @@ class EmailChannel:
         *,
         sender: str,
         public_url: str,
+        links: UnsubscribeLinks,
     ) -> None:
         self._smtp = smtp
         self._find_account = find_account
@@ -43,6 +45,7 @@ class EmailChannel:
         self._clock = clock
         self._sender = Sender(sender)
         self._public_url = public_url
+        self._links = links
 
     async def prepare(self, delivery: Delivery, reading: Reading) -> HandOver:
         """Find the recipient and render the mail. Here an address on the list of suppressions is to be held back."""
@@ -58,6 +61,7 @@ class EmailChannel:
                 event_id=delivery.event_id,
                 sent_at=now,
                 trace_id=tracing.trace_id(),
+                unsubscribe_url=self._unsubscribe_url(reading),
             )
         except Unrenderable as unrenderable:
             raise Undeliverable(Outcome(DeliveryState.FAILED, "NOT_RENDERABLE", str(unrenderable))) from None
@@ -75,6 +79,13 @@ class EmailChannel:
         if path is None:
             raise Undeliverable(Outcome(DeliveryState.SUPPRESSED, "STORY_GONE"))
         return path and self._public_url.rstrip("/") + path
+
+    def _unsubscribe_url(self, reading: Reading) -> str:
+        """Empty for a mail that nobody can unsubscribe from."""
+        if reading.notice.security or reading.person is None:
+            return ""
+        path = self._links.path(Subscription(reading.person, reading.notice.kind))
+        return f"{self._public_url.rstrip('/')}{path}"
 
     async def _recipient(self, reading: Reading) -> Recipient:
         if reading.address is not None:

@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from storymesh.notification.v1 import preferences_pb2 as storymesh_dot_notification_dot_v1_dot_preferences__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2storymesh/notification/v1/preference_service.proto\x12\x19storymesh.notification.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a+storymesh/notification/v1/preferences.proto\"#\n!GetNotificationPreferencesRequest\"z\n\"GetNotificationPreferencesResponse\x12T\n\x0bpreferences\x18\x01 \x01(\x0b\x32\x32.storymesh.notification.v1.NotificationPreferencesR\x0bpreferences\"\xf0\x05\n$UpdateNotificationPreferencesRequest\x12(\n\x08language\x18\x01 \x01(\tB\x07\xbaH\x04r\x02(#H\x00R\x08language\x88\x01\x01\x12+\n\ttime_zone\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01(@H\x01R\x08timeZone\x88\x01\x01\x12\x1b\n\x06paused\x18\x03 \x01(\x08H\x02R\x06paused\x88\x01\x01\x12S\n\x0epause_end_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x11\xbaH\x0e\xb2\x01\x0b\x1a\x07\x08\xff\x82\xd1\xff\xaf\x07\x32\x00R\x0cpauseEndTime\x12\x46\n\x0bquiet_hours\x18\x05 \x01(\x0b\x32%.storymesh.notification.v1.QuietHoursR\nquietHours\x12L\n\x0b\x64igest_time\x18\x06 \x01(\tB&\xbaH#r!2\x1f^([01][0-9]|2[0-3]):[0-5][0-9]$H\x03R\ndigestTime\x88\x01\x01\x12R\n\ndigest_day\x18\x07 \x01(\x0e\x32$.storymesh.notification.v1.DayOfWeekB\x08\xbaH\x05\x82\x01\x02\x10\x01H\x04R\tdigestDay\x88\x01\x01\x12\x33\n\rmails_per_day\x18\x08 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00H\x05R\x0bmailsPerDay\x88\x01\x01\x12L\n\x07\x63hoices\x18\t \x03(\x0b\x32\'.storymesh.notification.v1.ChosenTimingB\t\xbaH\x06\x92\x01\x03\x10\xc8\x01R\x07\x63hoices\x12;\n\x0bupdate_mask\x18\n \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMaskB\x0b\n\t_languageB\x0c\n\n_time_zoneB\t\n\x07_pausedB\x0e\n\x0c_digest_timeB\r\n\x0b_digest_dayB\x10\n\x0e_mails_per_day\"\xe8\x01\n\x0c\x43hosenTiming\x12\x31\n\x04kind\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$R\x04kind\x12T\n\x07\x63hannel\x18\x02 \x01(\x0e\x32..storymesh.notification.v1.NotificationChannelB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x07\x63hannel\x12O\n\x06timing\x18\x03 \x01(\x0e\x32-.storymesh.notification.v1.NotificationTimingB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x06timing\"}\n%UpdateNotificationPreferencesResponse\x12T\n\x0bpreferences\x18\x01 \x01(\x0b\x32\x32.storymesh.notification.v1.NotificationPreferencesR\x0bpreferences2\xb3\x03\n\x11PreferenceService\x12\xc7\x01\n\x1aGetNotificationPreferences\x12<.storymesh.notification.v1.GetNotificationPreferencesRequest\x1a=.storymesh.notification.v1.GetNotificationPreferencesResponse\",\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/notificationPreferences\x12\xd3\x01\n\x1dUpdateNotificationPreferences\x12?.storymesh.notification.v1.UpdateNotificationPreferencesRequest\x1a@.storymesh.notification.v1.UpdateNotificationPreferencesResponse\"/\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02 2\x1b/v1/notificationPreferences:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2storymesh/notification/v1/preference_service.proto\x12\x19storymesh.notification.v1\x1a\x19google/api/httpbody.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a+storymesh/notification/v1/preferences.proto\"#\n!GetNotificationPreferencesRequest\"z\n\"GetNotificationPreferencesResponse\x12T\n\x0bpreferences\x18\x01 \x01(\x0b\x32\x32.storymesh.notification.v1.NotificationPreferencesR\x0bpreferences\"\xf0\x05\n$UpdateNotificationPreferencesRequest\x12(\n\x08language\x18\x01 \x01(\tB\x07\xbaH\x04r\x02(#H\x00R\x08language\x88\x01\x01\x12+\n\ttime_zone\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01(@H\x01R\x08timeZone\x88\x01\x01\x12\x1b\n\x06paused\x18\x03 \x01(\x08H\x02R\x06paused\x88\x01\x01\x12S\n\x0epause_end_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x11\xbaH\x0e\xb2\x01\x0b\x1a\x07\x08\xff\x82\xd1\xff\xaf\x07\x32\x00R\x0cpauseEndTime\x12\x46\n\x0bquiet_hours\x18\x05 \x01(\x0b\x32%.storymesh.notification.v1.QuietHoursR\nquietHours\x12L\n\x0b\x64igest_time\x18\x06 \x01(\tB&\xbaH#r!2\x1f^([01][0-9]|2[0-3]):[0-5][0-9]$H\x03R\ndigestTime\x88\x01\x01\x12R\n\ndigest_day\x18\x07 \x01(\x0e\x32$.storymesh.notification.v1.DayOfWeekB\x08\xbaH\x05\x82\x01\x02\x10\x01H\x04R\tdigestDay\x88\x01\x01\x12\x33\n\rmails_per_day\x18\x08 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00H\x05R\x0bmailsPerDay\x88\x01\x01\x12L\n\x07\x63hoices\x18\t \x03(\x0b\x32\'.storymesh.notification.v1.ChosenTimingB\t\xbaH\x06\x92\x01\x03\x10\xc8\x01R\x07\x63hoices\x12;\n\x0bupdate_mask\x18\n \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMaskB\x0b\n\t_languageB\x0c\n\n_time_zoneB\t\n\x07_pausedB\x0e\n\x0c_digest_timeB\r\n\x0b_digest_dayB\x10\n\x0e_mails_per_day\"\xe8\x01\n\x0c\x43hosenTiming\x12\x31\n\x04kind\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Z][A-Z0-9_]{0,63}$R\x04kind\x12T\n\x07\x63hannel\x18\x02 \x01(\x0e\x32..storymesh.notification.v1.NotificationChannelB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x07\x63hannel\x12O\n\x06timing\x18\x03 \x01(\x0e\x32-.storymesh.notification.v1.NotificationTimingB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x06timing\"}\n%UpdateNotificationPreferencesResponse\x12T\n\x0bpreferences\x18\x01 \x01(\x0b\x32\x32.storymesh.notification.v1.NotificationPreferencesR\x0bpreferences\"A\n\x19GetUnsubscribePageRequest\x12$\n\x05token\x18\x01 \x01(\tB\x0e\x80\x01\x01\xbaH\x08r\x03(\x80\x04\xc8\x01\x01R\x05token\"F\n\x1aGetUnsubscribePageResponse\x12(\n\x04page\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBodyR\x04page\"d\n\x12UnsubscribeRequest\x12$\n\x05token\x18\x01 \x01(\tB\x0e\x80\x01\x01\xbaH\x08r\x03(\x80\x04\xc8\x01\x01R\x05token\x12(\n\x04\x66orm\x18\x02 \x01(\x0b\x32\x14.google.api.HttpBodyR\x04\x66orm\"?\n\x13UnsubscribeResponse\x12(\n\x04page\x18\x01 \x01(\x0b\x32\x14.google.api.HttpBodyR\x04page2\x90\x06\n\x11PreferenceService\x12\xc7\x01\n\x1aGetNotificationPreferences\x12<.storymesh.notification.v1.GetNotificationPreferencesRequest\x1a=.storymesh.notification.v1.GetNotificationPreferencesResponse\",\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/notificationPreferences\x12\xd3\x01\n\x1dUpdateNotificationPreferences\x12?.storymesh.notification.v1.UpdateNotificationPreferencesRequest\x1a@.storymesh.notification.v1.UpdateNotificationPreferencesResponse\"/\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02 2\x1b/v1/notificationPreferences:\x01*\x12\xb3\x01\n\x12GetUnsubscribePage\x12\x34.storymesh.notification.v1.GetUnsubscribePageRequest\x1a\x35.storymesh.notification.v1.GetUnsubscribePageResponse\"0\x90\x02\x01\xb2\xe1\x18\x04\x08\x01\x10\x06\x82\xd3\xe4\x93\x02\x1f\x12\x17/v1/unsubscribe/{token}b\x04page\x12\xa4\x01\n\x0bUnsubscribe\x12-.storymesh.notification.v1.UnsubscribeRequest\x1a..storymesh.notification.v1.UnsubscribeResponse\"6\x90\x02\x02\xb2\xe1\x18\x04\x08\x01\x10\x06\x82\xd3\xe4\x93\x02%\"\x17/v1/unsubscribe/{token}:\x04\x66ormb\x04pageb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,20 +55,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHOSENTIMING'].fields_by_name['channel']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
   _globals['_CHOSENTIMING'].fields_by_name['timing']._loaded_options = None
   _globals['_CHOSENTIMING'].fields_by_name['timing']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_GETUNSUBSCRIBEPAGEREQUEST'].fields_by_name['token']._loaded_options = None
+  _globals['_GETUNSUBSCRIBEPAGEREQUEST'].fields_by_name['token']._serialized_options = b'\200\001\001\272H\010r\003(\200\004\310\001\001'
+  _globals['_UNSUBSCRIBEREQUEST'].fields_by_name['token']._loaded_options = None
+  _globals['_UNSUBSCRIBEREQUEST'].fields_by_name['token']._serialized_options = b'\200\001\001\272H\010r\003(\200\004\310\001\001'
   _globals['_PREFERENCESERVICE'].methods_by_name['GetNotificationPreferences']._loaded_options = None
   _globals['_PREFERENCESERVICE'].methods_by_name['GetNotificationPreferences']._serialized_options = b'\220\002\001\262\341\030\002\010\002\202\323\344\223\002\035\022\033/v1/notificationPreferences'
   _globals['_PREFERENCESERVICE'].methods_by_name['UpdateNotificationPreferences']._loaded_options = None
   _globals['_PREFERENCESERVICE'].methods_by_name['UpdateNotificationPreferences']._serialized_options = b'\220\002\002\262\341\030\002\010\002\202\323\344\223\002 2\033/v1/notificationPreferences:\001*'
-  _globals['_GETNOTIFICATIONPREFERENCESREQUEST']._serialized_start=193
-  _globals['_GETNOTIFICATIONPREFERENCESREQUEST']._serialized_end=228
-  _globals['_GETNOTIFICATIONPREFERENCESRESPONSE']._serialized_start=230
-  _globals['_GETNOTIFICATIONPREFERENCESRESPONSE']._serialized_end=352
-  _globals['_UPDATENOTIFICATIONPREFERENCESREQUEST']._serialized_start=355
-  _globals['_UPDATENOTIFICATIONPREFERENCESREQUEST']._serialized_end=1107
-  _globals['_CHOSENTIMING']._serialized_start=1110
-  _globals['_CHOSENTIMING']._serialized_end=1342
-  _globals['_UPDATENOTIFICATIONPREFERENCESRESPONSE']._serialized_start=1344
-  _globals['_UPDATENOTIFICATIONPREFERENCESRESPONSE']._serialized_end=1469
-  _globals['_PREFERENCESERVICE']._serialized_start=1472
-  _globals['_PREFERENCESERVICE']._serialized_end=1907
+  _globals['_PREFERENCESERVICE'].methods_by_name['GetUnsubscribePage']._loaded_options = None
+  _globals['_PREFERENCESERVICE'].methods_by_name['GetUnsubscribePage']._serialized_options = b'\220\002\001\262\341\030\004\010\001\020\006\202\323\344\223\002\037\022\027/v1/unsubscribe/{token}b\004page'
+  _globals['_PREFERENCESERVICE'].methods_by_name['Unsubscribe']._loaded_options = None
+  _globals['_PREFERENCESERVICE'].methods_by_name['Unsubscribe']._serialized_options = b'\220\002\002\262\341\030\004\010\001\020\006\202\323\344\223\002%\"\027/v1/unsubscribe/{token}:\004formb\004page'
+  _globals['_GETNOTIFICATIONPREFERENCESREQUEST']._serialized_start=220
+  _globals['_GETNOTIFICATIONPREFERENCESREQUEST']._serialized_end=255
+  _globals['_GETNOTIFICATIONPREFERENCESRESPONSE']._serialized_start=257
+  _globals['_GETNOTIFICATIONPREFERENCESRESPONSE']._serialized_end=379
+  _globals['_UPDATENOTIFICATIONPREFERENCESREQUEST']._serialized_start=382
+  _globals['_UPDATENOTIFICATIONPREFERENCESREQUEST']._serialized_end=1134
+  _globals['_CHOSENTIMING']._serialized_start=1137
+  _globals['_CHOSENTIMING']._serialized_end=1369
+  _globals['_UPDATENOTIFICATIONPREFERENCESRESPONSE']._serialized_start=1371
+  _globals['_UPDATENOTIFICATIONPREFERENCESRESPONSE']._serialized_end=1496
+  _globals['_GETUNSUBSCRIBEPAGEREQUEST']._serialized_start=1498
+  _globals['_GETUNSUBSCRIBEPAGEREQUEST']._serialized_end=1563
+  _globals['_GETUNSUBSCRIBEPAGERESPONSE']._serialized_start=1565
+  _globals['_GETUNSUBSCRIBEPAGERESPONSE']._serialized_end=1635
+  _globals['_UNSUBSCRIBEREQUEST']._serialized_start=1637
+  _globals['_UNSUBSCRIBEREQUEST']._serialized_end=1737
+  _globals['_UNSUBSCRIBERESPONSE']._serialized_start=1739
+  _globals['_UNSUBSCRIBERESPONSE']._serialized_end=1802
+  _globals['_PREFERENCESERVICE']._serialized_start=1805
+  _globals['_PREFERENCESERVICE']._serialized_end=2589
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,16 @@ class PreferenceServiceStub:
                 request_serializer=storymesh_dot_notification_dot_v1_dot_preference__service__pb2.UpdateNotificationPreferencesRequest.SerializeToString,
                 response_deserializer=storymesh_dot_notification_dot_v1_dot_preference__service__pb2.UpdateNotificationPreferencesResponse.FromString,
                 _registered_method=True)
+        self.GetUnsubscribePage = channel.unary_unary(
+                '/storymesh.notification.v1.PreferenceService/GetUnsubscribePage',
+                request_serializer=storymesh_dot_notification_dot_v1_dot_preference__service__pb2.GetUnsubscribePageRequest.SerializeToString,
+                response_deserializer=storymesh_dot_notification_dot_v1_dot_preference__service__pb2.GetUnsubscribePageResponse.FromString,
+                _registered_method=True)
+        self.Unsubscribe = channel.unary_unary(
+                '/storymesh.notification.v1.PreferenceService/Unsubscribe',
+                request_serializer=storymesh_dot_notification_dot_v1_dot_preference__service__pb2.UnsubscribeRequest.SerializeToString,
+                response_deserializer=storymesh_dot_notification_dot_v1_dot_preference__service__pb2.UnsubscribeResponse.FromString,
+                _registered_method=True)
 
 
 class PreferenceServiceServicer:
@@ -71,6 +81,25 @@ class PreferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUnsubscribePage(self, request, context):
+        """Asks in a page, with a button, whether to send no more mails of a kind. Changes nothing, because programs that check links of
+        mails open them too. Over HTTP it answers with HTML, errors included.
+        Errors: NOT_FOUND UNSUBSCRIBE_LINK_INVALID when the link is not whole.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unsubscribe(self, request, context):
+        """Stops the mails of a kind, by the link that stands in each of them (List-Unsubscribe) and does not expire. Takes the one-click form
+        that mail programs send (RFC 8058), that of the page, or nothing. Idempotent: whoever is unsubscribed already, or has no account
+        any more, is told the same.
+        Errors: NOT_FOUND UNSUBSCRIBE_LINK_INVALID when the link is not whole.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PreferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -83,6 +112,16 @@ def add_PreferenceServiceServicer_to_server(servicer, server):
                     servicer.UpdateNotificationPreferences,
                     request_deserializer=storymesh_dot_notification_dot_v1_dot_preference__service__pb2.UpdateNotificationPreferencesRequest.FromString,
                     response_serializer=storymesh_dot_notification_dot_v1_dot_preference__service__pb2.UpdateNotificationPreferencesResponse.SerializeToString,
+            ),
+            'GetUnsubscribePage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUnsubscribePage,
+                    request_deserializer=storymesh_dot_notification_dot_v1_dot_preference__service__pb2.GetUnsubscribePageRequest.FromString,
+                    response_serializer=storymesh_dot_notification_dot_v1_dot_preference__service__pb2.GetUnsubscribePageResponse.SerializeToString,
+            ),
+            'Unsubscribe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unsubscribe,
+                    request_deserializer=storymesh_dot_notification_dot_v1_dot_preference__service__pb2.UnsubscribeRequest.FromString,
+                    response_serializer=storymesh_dot_notification_dot_v1_dot_preference__service__pb2.UnsubscribeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -140,6 +179,60 @@ class PreferenceService:
             '/storymesh.notification.v1.PreferenceService/UpdateNotificationPreferences',
             storymesh_dot_notification_dot_v1_dot_preference__service__pb2.UpdateNotificationPreferencesRequest.SerializeToString,
             storymesh_dot_notification_dot_v1_dot_preference__service__pb2.UpdateNotificationPreferencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUnsubscribePage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.notification.v1.PreferenceService/GetUnsubscribePage',
+            storymesh_dot_notification_dot_v1_dot_preference__service__pb2.GetUnsubscribePageRequest.SerializeToString,
+            storymesh_dot_notification_dot_v1_dot_preference__service__pb2.GetUnsubscribePageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unsubscribe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.notification.v1.PreferenceService/Unsubscribe',
+            storymesh_dot_notification_dot_v1_dot_preference__service__pb2.UnsubscribeRequest.SerializeToString,
+            storymesh_dot_notification_dot_v1_dot_preference__service__pb2.UnsubscribeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,17 @@ class PreferenceServiceStub:
     CHOSEN_TWICE, FIELD_UNKNOWN (in update_mask) and PAUSE_INCOMPLETE (an end without a pause); NOT_FOUND ACCOUNT_NOT_FOUND when the
     account was deleted.
     """
+    GetUnsubscribePage: _grpc.UnaryUnaryMultiCallable[_preference_service_pb2.GetUnsubscribePageRequest, _preference_service_pb2.GetUnsubscribePageResponse]
+    """Asks in a page, with a button, whether to send no more mails of a kind. Changes nothing, because programs that check links of
+    mails open them too. Over HTTP it answers with HTML, errors included.
+    Errors: NOT_FOUND UNSUBSCRIBE_LINK_INVALID when the link is not whole.
+    """
+    Unsubscribe: _grpc.UnaryUnaryMultiCallable[_preference_service_pb2.UnsubscribeRequest, _preference_service_pb2.UnsubscribeResponse]
+    """Stops the mails of a kind, by the link that stands in each of them (List-Unsubscribe) and does not expire. Takes the one-click form
+    that mail programs send (RFC 8058), that of the page, or nothing. Idempotent: whoever is unsubscribed already, or has no account
+    any more, is told the same.
+    Errors: NOT_FOUND UNSUBSCRIBE_LINK_INVALID when the link is not whole.
+    """
 
 @_typing.type_check_only
 class PreferenceServiceAsyncStub(PreferenceServiceStub):
@@ -60,6 +71,17 @@ class PreferenceServiceAsyncStub(PreferenceServiceStub):
     channel that the kind does not use), KIND_NOT_CHANGEABLE (security), TIMING_NOT_OFFERED (a digest of a channel that has none),
     CHOSEN_TWICE, FIELD_UNKNOWN (in update_mask) and PAUSE_INCOMPLETE (an end without a pause); NOT_FOUND ACCOUNT_NOT_FOUND when the
     account was deleted.
+    """
+    GetUnsubscribePage: _aio.UnaryUnaryMultiCallable[_preference_service_pb2.GetUnsubscribePageRequest, _preference_service_pb2.GetUnsubscribePageResponse]  # type: ignore[assignment]
+    """Asks in a page, with a button, whether to send no more mails of a kind. Changes nothing, because programs that check links of
+    mails open them too. Over HTTP it answers with HTML, errors included.
+    Errors: NOT_FOUND UNSUBSCRIBE_LINK_INVALID when the link is not whole.
+    """
+    Unsubscribe: _aio.UnaryUnaryMultiCallable[_preference_service_pb2.UnsubscribeRequest, _preference_service_pb2.UnsubscribeResponse]  # type: ignore[assignment]
+    """Stops the mails of a kind, by the link that stands in each of them (List-Unsubscribe) and does not expire. Takes the one-click form
+    that mail programs send (RFC 8058), that of the page, or nothing. Idempotent: whoever is unsubscribed already, or has no account
+    any more, is told the same.
+    Errors: NOT_FOUND UNSUBSCRIBE_LINK_INVALID when the link is not whole.
     """
 
 class PreferenceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -86,6 +108,29 @@ class PreferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         channel that the kind does not use), KIND_NOT_CHANGEABLE (security), TIMING_NOT_OFFERED (a digest of a channel that has none),
         CHOSEN_TWICE, FIELD_UNKNOWN (in update_mask) and PAUSE_INCOMPLETE (an end without a pause); NOT_FOUND ACCOUNT_NOT_FOUND when the
         account was deleted.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUnsubscribePage(
+        self,
+        request: _preference_service_pb2.GetUnsubscribePageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_preference_service_pb2.GetUnsubscribePageResponse, _abc.Awaitable[_preference_service_pb2.GetUnsubscribePageResponse]]:
+        """Asks in a page, with a button, whether to send no more mails of a kind. Changes nothing, because programs that check links of
+        mails open them too. Over HTTP it answers with HTML, errors included.
+        Errors: NOT_FOUND UNSUBSCRIBE_LINK_INVALID when the link is not whole.
+        """
+
+    @_abc_1.abstractmethod
+    def Unsubscribe(
+        self,
+        request: _preference_service_pb2.UnsubscribeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_preference_service_pb2.UnsubscribeResponse, _abc.Awaitable[_preference_service_pb2.UnsubscribeResponse]]:
+        """Stops the mails of a kind, by the link that stands in each of them (List-Unsubscribe) and does not expire. Takes the one-click form
+        that mail programs send (RFC 8058), that of the page, or nothing. Idempotent: whoever is unsubscribed already, or has no account
+        any more, is told the same.
+        Errors: NOT_FOUND UNSUBSCRIBE_LINK_INVALID when the link is not whole.
         """
 
 def add_PreferenceServiceServicer_to_server(servicer: PreferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
