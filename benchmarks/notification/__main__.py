@@ -13,11 +13,13 @@ import uvloop
 from rich.console import Console
 
 from benchmarks.machine import percentile, stolen_seconds, this_machine
+from benchmarks.pipeline.running import running as running_for_watchers
+from benchmarks.pipeline.watches import Watching
 from benchmarks.report import Row, as_json, show
 from kit.data import redis as kit_redis
 from local.failures import LocalError
 
-from . import mails
+from . import mails, watches
 from .running import running
 
 _SLOTS = 10
@@ -33,10 +35,14 @@ class Length:
     mails: int
     rounds: int
     latencies: int
+    watchers: int
+    people: int
+    """Number of people whom the watchers are spread over, if they do not all watch one."""
+    seconds: float
 
 
-_DEFAULT = Length(mails=600, rounds=3, latencies=300)
-_QUICK = Length(mails=40, rounds=1, latencies=20)
+_DEFAULT = Length(mails=600, rounds=3, latencies=300, watchers=2000, people=20, seconds=6.0)
+_QUICK = Length(mails=40, rounds=1, latencies=20, watchers=40, people=2, seconds=1.0)
 
 
 async def measure(state_dir: Path, length: Length) -> tuple[list[Row], list[str]]:
@@ -49,10 +55,22 @@ async def measure(state_dir: Path, length: Length) -> tuple[list[Row], list[str]
             for workers in (1, 2)
         }
         times = await mails.latencies(mesh, mails=length.latencies, pause_seconds=0.05, slots=_SLOTS)
+    async with running_for_watchers(state_dir.with_name("watched"), people=length.people) as watched:
+        watching = [
+            await watches.measure(
+                watched,
+                watchers=length.watchers,
+                people=people,
+                seconds=length.seconds,
+                resumes=min(length.watchers, 100),
+            )
+            for people in (1, length.people)
+        ]
     rows = [row for workers, by_name in seen.items() for row in _about_rates(workers, by_name)]
     rows += [
         Row("event to the mail server's consent, p50", 1000 * percentile(times, 50), "ms", "goal", _GOAL_MS, "< 1"),
         Row("event to the mail server's consent, p99", 1000 * percentile(times, 99), "ms"),
+        *(row for each in watching for row in _watching(each)),
     ]
     notes = [
         f"Mails with codes to the local mail sink. Workers of {_SLOTS} mails at a time; {length.mails} are handed in at once. "
@@ -60,6 +78,7 @@ async def measure(state_dir: Path, length: Length) -> tuple[list[Row], list[str]
         "The mesh's worker records each mail durably in Postgres (fsync) before and after it is sent; Celery's keeps a message in "
         "Redis until its task ends, and sends over a connection for each mail, as Django's send_mail does.",
         "From an event's commit in auth's outbox: relay, inbox, decision, claim, rendering, SMTP. One mail every 50 ms.",
+        *map(_about_watching, watching),
     ]
     return rows, notes
 
@@ -79,6 +98,25 @@ def _about_rates(workers: int, seen: Mapping[str, mails.Rates]) -> list[Row]:
             ">= 1",
         ),
     ]
+
+
+def _watching(seen: Watching) -> list[Row]:
+    what = f"{seen.watchers} watch {seen.subjects} {'person' if seen.subjects == 1 else 'people'}"
+    return [
+        Row(f"{what}: memory each", seen.bytes_each / 1024, "KiB"),
+        Row(f"{what}: change to watcher, p50", 1000 * percentile(seen.latencies, 50), "ms"),
+        Row(f"{what}: change to watcher, p99", 1000 * percentile(seen.latencies, 99), "ms"),
+        Row(f"{what}: resume, p50", 1000 * percentile(seen.resumed, 50), "ms"),
+        Row(f"{what}: resume, p99", 1000 * percentile(seen.resumed, 99), "ms"),
+    ]
+
+
+def _about_watching(seen: Watching) -> str:
+    return (
+        f"{seen.watchers} watches of {seen.subjects}: open after {seen.opened_seconds:.1f} s, {seen.refused} refused; each person "
+        f"is notified once a second, timed from before the commit; {len(seen.latencies)} deliveries, {seen.lost} lost; the service "
+        f"used {seen.cpu_share:.2f} processors. The watchers' process, on the same cores, is part of the time."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -152,7 +152,7 @@ def _first_words(seen: first_words.FirstWords) -> list[Row]:
 
 
 def _watching(seen: watches.Watching) -> list[Row]:
-    what = f"{seen.watchers} watch {seen.stories} stor{'y' if seen.stories == 1 else 'ies'}"
+    what = f"{seen.watchers} watch {seen.subjects} stor{'y' if seen.subjects == 1 else 'ies'}"
     return [
         Row(f"{what}: memory each", seen.bytes_each / 1024, "KiB"),
         Row(f"{what}: delivery, p50", 1000 * percentile(seen.latencies, 50), "ms"),
@@ -188,7 +188,7 @@ def _about_words(seen: first_words.FirstWords) -> list[str]:
 
 def _about_watching(seen: watches.Watching) -> str:
     return (
-        f"{seen.watchers} watches of {seen.stories}: open after {seen.opened_seconds:.1f} s, {seen.refused} refused; every story "
+        f"{seen.watchers} watches of {seen.subjects}: open after {seen.opened_seconds:.1f} s, {seen.refused} refused; every story "
         f"got words once a second; {len(seen.latencies)} deliveries, {seen.lost} lost; the story service used "
         f"{seen.cpu_share:.2f} processors. The watchers' process, on the same cores, is part of the time."
     )

@@ -1,4 +1,4 @@
-"""Watchers of stories in a process of their own: `python -m benchmarks.pipeline.crowd`, controlled by `watches`."""
+"""Watchers of stories or of notifications in a process of their own, which `watches` controls."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import grpc
 import uvloop
-from storymesh.story.v1 import story_service_pb2 as pb
+from storymesh.notification.v1 import notification_service_pb2 as notifications
+from storymesh.notification.v1.notification_service_pb2_grpc import NotificationServiceStub
+from storymesh.story.v1 import story_service_pb2 as stories
 from storymesh.story.v1.story_service_pb2_grpc import StoryServiceStub
 
 from .running import bearer
 
-if TYPE_CHECKING:
-    from storymesh.story.v1.story_service_pb2_grpc import StoryServiceAsyncStub
+_Open = Callable[[str, str, str], Any]
+"""Opens a watch, given what is watched, the access token and the resume token."""
 
 _STREAMS_A_CHANNEL = 100
 _OPENING = 50
@@ -28,9 +30,9 @@ _OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
 
 class _Watcher:
-    def __init__(self, stub: StoryServiceAsyncStub, story_id: str, token: str, opening: asyncio.Semaphore) -> None:
-        self._stub = stub
-        self._story_id = story_id
+    def __init__(self, open_watch: _Open, watched: str, token: str, opening: asyncio.Semaphore) -> None:
+        self._open_watch = open_watch
+        self._watched = watched
         self._token = token
         self._opening = opening
         self._resume_token = ""
@@ -71,27 +73,62 @@ class _Watcher:
             await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _follow(self) -> None:
-        request = pb.WatchStoryRequest(story_id=self._story_id, resume_token=self._resume_token)
-        async for message in self._stub.WatchStory(request, metadata=bearer(self._token)):
+        async for message in self._open_watch(self._watched, self._token, self._resume_token):
             self._resume_token = message.resume_token
-            if message.WhichOneof("event") == "chunk":
-                now = time.time()
-                # The service may merge chunks.
-                self.latencies += [now - float(written) for written in message.chunk.text.split()]
+            now = time.time()
+            self.latencies += [now - float(written) for written in _times_in(message)]
             self._watching.set()
+
+
+def _times_in(message: Any) -> Sequence[str]:
+    """The times of writing that a message brings; the service may merge chunks."""
+    match message.WhichOneof("event"):
+        case "chunk":
+            return str(message.chunk.text).split()
+        case "added":
+            return [message.added.notification.title]
+        case _:
+            return ()
+
+
+def _of_stories(channel: grpc.aio.Channel) -> _Open:
+    stub = StoryServiceStub(channel)
+
+    def open_watch(watched: str, token: str, resume_token: str) -> Any:
+        request = stories.WatchStoryRequest(story_id=watched, resume_token=resume_token)
+        return stub.WatchStory(request, metadata=bearer(token))
+
+    return open_watch
+
+
+def _of_notifications(channel: grpc.aio.Channel) -> _Open:
+    """Opens watches of the token's own person."""
+    stub = NotificationServiceStub(channel)
+
+    def open_watch(_watched: str, token: str, resume_token: str) -> Any:
+        request = notifications.WatchNotificationsRequest(resume_token=resume_token)
+        return stub.WatchNotifications(request, metadata=bearer(token))
+
+    return open_watch
+
+
+_KINDS: Mapping[str, Callable[[grpc.aio.Channel], _Open]] = {
+    "stories": _of_stories,
+    "notifications": _of_notifications,
+}
 
 
 async def _main() -> None:
     order = await _order()
     opening = asyncio.Semaphore(_OPENING)
     watched: Sequence[tuple[str, str]] = order["watched"]
-    stubs = [
-        StoryServiceStub(grpc.aio.insecure_channel(order["target"], options=_OWN_CONNECTION))
+    calls = [
+        _KINDS[order["kind"]](grpc.aio.insecure_channel(order["target"], options=_OWN_CONNECTION))
         for _ in range(-(-len(watched) // _STREAMS_A_CHANNEL))
     ]
     watchers = [
-        _Watcher(stubs[number // _STREAMS_A_CHANNEL], story_id, token, opening)
-        for number, (story_id, token) in enumerate(watched)
+        _Watcher(calls[number // _STREAMS_A_CHANNEL], subject, token, opening)
+        for number, (subject, token) in enumerate(watched)
     ]
     opened = await asyncio.gather(*(watcher.open() for watcher in watchers))
     watchers = [watcher for watcher, is_open in zip(watchers, opened, strict=True) if is_open]

@@ -39,7 +39,8 @@ class Watching:
     """Results of one measurement; times are in seconds."""
 
     watchers: int
-    stories: int
+    subjects: int
+    """Number of stories, or of people, that they watch."""
     refused: int
     """Number of watchers without a first message in time."""
     opened_seconds: float
@@ -70,13 +71,15 @@ async def measure(
         progress = Progress(redis)
         for story_id in ids:
             await progress.append(UUID(story_id), Position(1, 0), ProgressKind.BEGIN)
-        before, began = _memory(pid), time.perf_counter()
-        crowd = await _Crowd.of(running.story_target, [asked[number % len(asked)] for number in range(watchers)])
+        before, began = memory_of(pid), time.perf_counter()
+        crowd = await Crowd.of(
+            running.story_target, "stories", [asked[number % len(asked)] for number in range(watchers)]
+        )
         try:
             watching = await crowd.ready()
             opened = time.perf_counter() - began
             await asyncio.sleep(_SETTLE_SECONDS)
-            memory = _memory(pid)
+            memory = memory_of(pid)
             used, began = cpu_seconds([pid]), time.perf_counter()
             words = await _write(progress, [UUID(story_id) for story_id in ids], seconds)
             share = (cpu_seconds([pid]) - used) / (time.perf_counter() - began)
@@ -97,7 +100,7 @@ async def measure(
     )
 
 
-def _memory(pid: int) -> int:
+def memory_of(pid: int) -> int:
     return int(psutil.Process(pid).memory_info().rss)
 
 
@@ -113,14 +116,15 @@ async def _write(progress: Progress, story_ids: Sequence[UUID], seconds: float) 
     return rounds * len(story_ids)
 
 
-class _Crowd:
+class Crowd:
     """The process of the watchers, which takes orders from its standard input and answers in lines of JSON."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
     @classmethod
-    async def of(cls, target: str, watched: Sequence[tuple[str, str]]) -> _Crowd:
+    async def of(cls, target: str, kind: str, watched: Sequence[tuple[str, str]]) -> Crowd:
+        """Watchers of `stories` or `notifications`: for each what it watches, and its access token."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "benchmarks.pipeline.crowd"),
             cwd=REPOSITORY,
@@ -130,7 +134,7 @@ class _Crowd:
             limit=1 << 26,
         )
         crowd = cls(process)
-        await crowd._tell({"target": target, "watched": watched})
+        await crowd._tell({"target": target, "kind": kind, "watched": watched})
         return crowd
 
     async def ready(self) -> int:

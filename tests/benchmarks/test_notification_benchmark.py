@@ -13,6 +13,18 @@ RATES = {
 }
 TIMES = {f"event to the mail server's consent, p{percent}" for percent in (50, 99)}
 
+WATCHES = {
+    f"40 watch {people}: {what}"
+    for people in ("1 person", "2 people")
+    for what in (
+        "memory each",
+        "change to watcher, p50",
+        "change to watcher, p99",
+        "resume, p50",
+        "resume, p99",
+    )
+}
+
 
 @pytest.mark.timeout(300)
 def test_the_notification_benchmark_measures_every_quantity() -> None:
@@ -20,6 +32,7 @@ def test_the_notification_benchmark_measures_every_quantity() -> None:
     run = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert run.returncode == 0, run.stderr
     rows = json.loads(run.stdout)["rows"]
-    assert {row["what"] for row in rows} == RATES | TIMES
-    assert all(row["measured"] > 0 for row in rows)
+    assert {row["what"] for row in rows} == RATES | TIMES | WATCHES
+    # Watchers may fit into memory that the process already has, so the measured growth can be 0.
+    assert all(row["measured"] > 0 for row in rows if not row["what"].endswith("memory each"))
     assert all(row["ratio"] or "not installed" in row["beside"] for row in rows if row["what"] in RATES)
