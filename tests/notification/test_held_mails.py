@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime, time, timedelta
+from random import Random
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
@@ -263,3 +265,47 @@ async def test_what_no_throttle_looks_at_any_more_is_forgotten(people: People) -
         await people.tell(story_completed(user))
     async with people.world.db.transaction() as tx:
         assert await tx.scalar(select(func.count()).select_from(counted_mails)) == 1
+
+
+def any_preferences(chance: Random) -> dict[str, Any]:
+    timings = [Timing.OFF, Timing.AT_ONCE, Timing.DAILY, Timing.WEEKLY]
+    start, end = chance.sample(range(24), 2)
+    return {
+        "time_zone": chance.choice(["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"]),
+        "paused": chance.random() < 0.2,
+        "paused_until": START + timedelta(days=chance.randrange(4)),
+        "quiet_hours": DailyRange(time(start), time(end, 30)) if chance.random() < 0.7 else None,
+        "digest_time": time(chance.randrange(24), 15),
+        "digest_weekday": chance.randrange(7),
+        "mails_per_day": chance.randrange(3),
+        "choices": {
+            (kind, MAIL): chance.choice(timings) for kind in ("STORY_READY", "WELCOME") if chance.random() < 0.8
+        },
+    }
+
+
+async def test_whatever_people_prefer_and_change_each_notice_gets_one_final_decision(people: People) -> None:
+    """Over the night in which Berlin's clocks go back, with changes of preferences while mails wait."""
+    chance = Random(12)
+    people.at(datetime(2026, 10, 24, 12, tzinfo=UTC))
+    users = [people.world.accounts.add(f"{number}@example.com") for number in range(8)]
+    told = []
+    async with people.world.working():
+        for _ in range(2):
+            for user in users:
+                await people.prefer(user, **any_preferences(chance))
+            told += [make(user) for user in users for make in (story_completed, welcome, password_changed)]
+            await people.world.send(*told[-3 * len(users) :])
+            await until(people.nothing_due, seconds=60)
+        while waiting := await people.world.unfinished():
+            people.at(max(people.clock.now, min(row["due_at"] for row in waiting)))
+            await until(people.nothing_due, seconds=60)
+    final = {"SENT", "SUPPRESSED"}
+    for each in told:
+        steps = await people.steps(each.id)
+        assert [decision for decision, _ in steps if decision in final] == [steps[-1][0]], steps
+        assert steps[-1] == ("SENT", "") or steps[-1][1], steps
+        if each.type.endswith("PasswordChanged"):
+            assert steps == [("QUEUED", ""), ("SENT", "")]
+    rows = [row for row in (await people.world.records()).values() if (row["state"], row["reason"]) == ("SENT", "")]
+    assert len(people.world.mailbox.mails()) == len(rows)
