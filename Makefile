@@ -159,7 +159,7 @@ test-fast: $(V)/.ready ## Run the tests that are not marked slow: the inner loop
 test-times: $(V)/.ready $(V)/.local-llm ## List what tests cost in processor seconds; T as for test
 	@$(BIN)/pytest -p tests.cost $(if $(T),"$$T",$(IN_PARALLEL)) $(ARGS)
 
-.PHONY: up down restart status logs mail admin demo
+.PHONY: up down restart status logs mail mails admin demo
 up: $(V)/.ready ## Start the whole mesh on this machine
 	@$(BIN)/python -m local up $(NAMED_WRITER)
 
@@ -177,6 +177,9 @@ logs: $(V)/.ready ## Show the latest log lines of all, in order; one trace: make
 
 mail: $(V)/.ready ## Show the mails of the mesh in a page, each as it looks and as source; without a browser: ARGS=--no-browser
 	@$(BIN)/python -m local mail $(ARGS)
+
+mails: $(V)/.ready ## Write every kind of mail in every language to a folder, with a page that shows them all: make mails FOLDER=mails
+	@$(BIN)/python -m services.notification mails --folder "$(or $(FOLDER),$${STORYMESH_STATE_DIR:-.local}/mails)" $(ARGS)
 
 admin: $(V)/.ready ## Make an account of the running mesh an administrator: make admin EMAIL=ada@example.org
 	@$(BIN)/python -m local exec auth make-admin "$(or $(EMAIL),--help)"

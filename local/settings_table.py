@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from kit.runtime import setting_names
-from kit.runtime.settings import PREFIX, ServiceSettings
+from kit.runtime.settings import PREFIX, ProcessSettings
 from local.settings import REPOSITORY, LocalSettings
 from mesh.services import SERVICES
 
@@ -54,7 +54,7 @@ def replaced(page: str) -> str:
 def _fields(service: str) -> Iterator[tuple[str, FieldInfo]]:
     config = importlib.import_module(f"services.{service}.config")
     for each in vars(config).values():
-        if isinstance(each, type) and issubclass(each, ServiceSettings):
+        if isinstance(each, type) and issubclass(each, ProcessSettings):
             yield from each.model_fields.items()
 
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email import message_from_bytes
+from email.policy import default
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +165,9 @@ async def _registered(mesh: RunningMesh, channel: grpc.aio.Channel, number: int,
 
 def _code_for(folder: Path, email: str) -> str | None:
     for path in folder.glob("*.eml"):
-        mail = message_from_bytes(path.read_bytes())
-        found = re.search(r"\b(\d{6})\b", str(mail.get_payload()))
+        mail = message_from_bytes(path.read_bytes(), policy=default)
+        text = mail.get_body(("plain",))
+        found = re.search(r"\b(\d{6})\b", text.get_content()) if text else None
         if mail["To"] == email and found:
             return found[1]
     return None

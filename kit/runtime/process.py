@@ -18,7 +18,7 @@ import uvloop
 from kit.errors import MeshError
 
 from . import logs, tracing
-from .settings import ServiceSettings, load
+from .settings import ProcessSettings, load
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Command:
     """One subcommand: what it is for, the settings it reads and what it runs with them."""
 
     help: str
-    settings: type[ServiceSettings]
+    settings: type[ProcessSettings]
     run: Callable[..., Awaitable[None]]
     arguments: tuple[Argument, ...] | None = None
     """None for the mesh's own processes, whose standard output is their log.

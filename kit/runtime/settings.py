@@ -139,8 +139,8 @@ def _is_path(host: str) -> bool:
     return host.startswith("/")
 
 
-class ServiceSettings(BaseSettings):
-    """What every process of the mesh is told."""
+class ProcessSettings(BaseSettings):
+    """What every process is told, commands included that need nothing else of the mesh."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -149,27 +149,11 @@ class ServiceSettings(BaseSettings):
         "development",
         description="Where the process runs; every log line says so, and production refuses secrets made for development.",
     )
-    listen: str = Field("127.0.0.1:50051", description="Address and port of the gRPC server.")
-    redis_url: Annotated[SecretStr, AfterValidator(_for_redis)] = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), description="Redis 6.2 or newer, or Valkey."
-    )
-    mesh_key: Key = Field(description="Signs the tokens by which services prove themselves to each other.")
-    auth_target: str = Field("127.0.0.1:50051", description="Address and port of the auth service.")
-    token_issuer: str = Field(TOKEN_ISSUER, description="The `iss` of access tokens.")
-    token_audience: str = Field(TOKEN_AUDIENCE, description="The `aud` of access tokens.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="The least level that is logged."
     )
     otlp_endpoint: str = Field(
         "", description="OTLP/gRPC collector, such as http://jaeger:4317; empty: traces are not exported."
-    )
-    metrics_listen: str = Field(
-        "", pattern=r"^$|:\d+$", description="Address and port where Prometheus reads numbers; empty: nowhere."
-    )
-    drain_seconds: float = Field(10.0, gt=0, description="How long open calls and running work may take after SIGTERM.")
-    call_seconds: float = Field(15.0, gt=0, description="The longest that a unary call may take.")
-    write_seconds: float = Field(
-        30.0, gt=0, description="The longest that a message of a stream may wait for its client to read."
     )
 
     @field_validator("*", mode="wrap")
@@ -182,6 +166,27 @@ class ServiceSettings(BaseSettings):
         if fault:
             raise ValueError(fault)
         return value
+
+
+class ServiceSettings(ProcessSettings):
+    """What every process of the mesh is told that serves or takes events."""
+
+    listen: str = Field("127.0.0.1:50051", description="Address and port of the gRPC server.")
+    redis_url: Annotated[SecretStr, AfterValidator(_for_redis)] = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="Redis 6.2 or newer, or Valkey."
+    )
+    mesh_key: Key = Field(description="Signs the tokens by which services prove themselves to each other.")
+    auth_target: str = Field("127.0.0.1:50051", description="Address and port of the auth service.")
+    token_issuer: str = Field(TOKEN_ISSUER, description="The `iss` of access tokens.")
+    token_audience: str = Field(TOKEN_AUDIENCE, description="The `aud` of access tokens.")
+    metrics_listen: str = Field(
+        "", pattern=r"^$|:\d+$", description="Address and port where Prometheus reads numbers; empty: nowhere."
+    )
+    drain_seconds: float = Field(10.0, gt=0, description="How long open calls and running work may take after SIGTERM.")
+    call_seconds: float = Field(15.0, gt=0, description="The longest that a unary call may take.")
+    write_seconds: float = Field(
+        30.0, gt=0, description="The longest that a message of a stream may wait for its client to read."
+    )
 
 
 class DatabaseSettings(ServiceSettings):

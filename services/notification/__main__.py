@@ -18,6 +18,7 @@ from kit.rpc.server import Server
 from kit.runtime import process
 from kit.runtime.health import seldom
 
+from .commands import COMMANDS
 from .config import NotificationSettings, NotificationWorkerSettings
 from .model.public_urls import opens_here_only
 from .operations import Operations, operations, worker_operations
@@ -77,4 +78,5 @@ if __name__ == "__main__":
         serve=process.Command("serve the notification API", NotificationSettings, serve),
         worker=process.Command("decide about notices and deliver them", NotificationWorkerSettings, work),
         migrate=migrations.command("services.notification"),
+        **COMMANDS,
     )

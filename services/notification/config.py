@@ -8,10 +8,13 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 
-from kit.runtime.settings import DatabaseSettings, InboxSettings, Key, Keys
+from kit.identity.display_text import visible
+from kit.runtime.settings import DatabaseSettings, InboxSettings, Key, Keys, ProcessSettings
 
 from .adapters.smtp import Tls, authorities
+from .model.letters import Link, languages
 from .model.rendering import Sender
+from .model.words import NAME_LENGTH
 
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,255}}\Z)({_LABEL}\.)+(?![0-9]+\Z){_LABEL}")
@@ -57,6 +60,66 @@ def _host_name(name: str) -> str:
     return name
 
 
+def _web_address(url: str) -> str:
+    try:
+        return Link(url)
+    except ValueError:
+        raise ValueError("needs a URL such as https://example.com") from None
+
+
+def _image(url: str, info: ValidationInfo) -> str:
+    if url and not _web_address(url).startswith("https://") and info.data.get("environment") == "production":
+        raise ValueError("needs https, because mail programs load no image without it")
+    return url
+
+
+def _name(text: str) -> str:
+    if not text or len(text) > NAME_LENGTH or visible(text) != text:
+        raise ValueError(f"needs a name of at most {NAME_LENGTH} characters on one line")
+    return text
+
+
+def _color(text: str) -> str:
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        raise ValueError("needs a colour such as #5b4bdb")
+    return text
+
+
+def _written(language: str) -> str:
+    if language not in languages():
+        raise ValueError(f"needs a language in which letters are written: {', '.join(languages())}")
+    return language
+
+
+class LetterSettings(ProcessSettings):
+    """Settings of what mails say and how they look; all that previews of them need."""
+
+    mail_from: Annotated[str, AfterValidator(_with_address)] = Field(
+        "Storymesh <no-reply@storymesh.invalid>", description="The sender of all mail."
+    )
+    public_url: Annotated[str, AfterValidator(_web_address)] = Field(
+        "http://127.0.0.1:8080", description="Where links in mails lead."
+    )
+    default_language: Annotated[str, AfterValidator(_written)] = Field(
+        "en", description="The language of mails to people who have chosen none: `en` or `de`."
+    )
+    brand_name: Annotated[str, AfterValidator(_name)] = Field(
+        "Storymesh", description="The name that mails are signed with and that their texts use."
+    )
+    brand_color: Annotated[str, AfterValidator(_color)] = Field(
+        "#5b4bdb", description="The colour of buttons and marks in mails, as #rrggbb."
+    )
+    brand_logo_url: Annotated[str, AfterValidator(_image)] = Field(
+        "",
+        description="The image at the top of mails, 32 pixels high; empty: the first letter of the name in a square.",
+    )
+    brand_address: str = Field(
+        "",
+        max_length=500,
+        description="What every mail ends with: who sends it, and their postal address; may have several lines.",
+    )
+
+
 _UnsubscribeKey = Annotated[
     Keys,
     Field(
@@ -76,7 +139,7 @@ class NotificationSettings(DatabaseSettings):
     unsubscribe_key: _UnsubscribeKey
 
 
-class NotificationWorkerSettings(InboxSettings):
+class NotificationWorkerSettings(LetterSettings, InboxSettings):
     """Settings of the `worker` process."""
 
     mail_concurrency: int = Field(4, ge=1, description="Events, and so mails, that a worker deals with at a time.")
@@ -126,9 +189,6 @@ class NotificationWorkerSettings(InboxSettings):
         ge=0,
         description="Mails that all workers together send a second to one domain of recipients; 0: as many as they can.",
     )
-    mail_from: Annotated[str, AfterValidator(_with_address)] = Field(
-        "Storymesh <no-reply@storymesh.invalid>", description="The sender of all mail."
-    )
     mails_per_hour: int = Field(
         60,
         ge=0,
@@ -140,4 +200,3 @@ class NotificationWorkerSettings(InboxSettings):
     notification_change_days: float = Field(
         7.0, gt=0, description="Days after which a watch of notifications cannot be resumed any more."
     )
-    public_url: str = Field("http://127.0.0.1:8080", description="Where links in mails lead.")

@@ -33,7 +33,7 @@ MANIFEST = Manifest(
     },
     kit_tables=(INBOX, ERASURE),
     redis_keys=("mail-rate",),
-    private_settings=("SMTP_", "MAIL_FROM", "PUBLIC_URL"),
+    private_settings=("SMTP_", "MAIL_FROM", "PUBLIC_URL", "DEFAULT_LANGUAGE", "BRAND_"),
     needs=("mail",),
     local_settings={
         "SMTP_HOST": "127.0.0.1",
@@ -53,5 +53,10 @@ MANIFEST = Manifest(
         "SMTP_DOMAIN_MAILS_PER_SECOND": "0",
         "MAIL_FROM": _MAIL_FROM,
         "PUBLIC_URL": "http://127.0.0.1:${STORYMESH_PORT:-8080}",
+        "DEFAULT_LANGUAGE": "en",
+        "BRAND_NAME": "Storymesh",
+        "BRAND_COLOR": "#5b4bdb",
+        "BRAND_LOGO_URL": "",
+        "BRAND_ADDRESS": "",
     },
 )

@@ -32,7 +32,7 @@ from local.harness import Servers
 from services.notification import worker
 from services.notification.config import NotificationWorkerSettings
 from services.notification.model.deliveries import UNFINISHED, Channel, Pause
-from services.notification.operations import WorkerOperations, worker_operations
+from services.notification.operations import WorkerOperations, letters_of, worker_operations
 from services.notification.operations.channels import DeliveryChannel
 from services.notification.operations.delivering import Delivering, DeliveryTuning
 from services.notification.operations.digests import Digests
@@ -98,8 +98,13 @@ def user_deleted(user: UUID) -> Event:
     return event(auth_events_pb2.UserDeleted(user_id=str(user)), key=user)
 
 
-def story_completed(owner: UUID, title: str = "The Lighthouse", story_id: UUID | None = None) -> Event:
-    return event(story_events_pb2.StoryCompleted(story_id=str(story_id or uuid4()), owner_id=str(owner), title=title))
+def story_completed(
+    owner: UUID, title: str = "The Lighthouse", story_id: UUID | None = None, *, excerpt: str = ""
+) -> Event:
+    completed = story_events_pb2.StoryCompleted(
+        story_id=str(story_id or uuid4()), owner_id=str(owner), title=title, excerpt=excerpt
+    )
+    return event(completed)
 
 
 @dataclass
@@ -136,6 +141,7 @@ class MailWorld:
     smtp_seconds: float = 10.0
     smtp_final_reply_seconds: float = 0.0
     """0: as long as the other steps have."""
+    language: str = "en"
     max_failures: int = 3
     erasing_batch: int = 1000
     lease_seconds: float = 10.0
@@ -160,6 +166,7 @@ class MailWorld:
             smtp_seconds=self.smtp_seconds,
             smtp_final_reply_seconds=self.smtp_final_reply_seconds or self.smtp_seconds,
             mail_from=SENDER,
+            default_language=self.language,
             public_url="https://stories.example/",
             lease_seconds=10,
             max_failures=self.max_failures,
@@ -187,7 +194,7 @@ class MailWorld:
             database_url=self.database_url,
             tuning=self.tuning(),
         )
-        notices = Notices(self.db, facts, delivering, self.clock)
+        notices = Notices(self.db, facts, letters_of(self.settings()), delivering, self.clock)
         return replace(ops, notices=notices, delivering=delivering)
 
     async def send(self, *events: Event) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import cast
 from uuid import UUID, uuid4
 
@@ -16,9 +16,9 @@ from kit.events import erasure
 from kit.runtime.clock import system_clock
 from services.notification.model import Kind
 from services.notification.model.deliveries import Channel
+from services.notification.model.letters import Brand, Letters
 from services.notification.model.notices import NOTICES, NOTICES_OF, Notice
 from services.notification.model.notifications import Actor, acting
-from services.notification.model.short_texts import short_text
 from services.notification.operations.erasing import Erasing
 from services.notification.operations.pruning import Pruning
 from services.notification.tables import notification_actors, notifications
@@ -296,7 +296,7 @@ async def test_an_event_of_a_notice_that_groups_is_grouped_once_however_often_it
 @pytest.mark.parametrize("kind", sorted(kind for kind, row in NOTICES.items() if Channel.IN_APP in row.channels))
 def test_whatever_is_told_inside_the_application_has_a_short_text_and_a_name_in_the_contract(kind: str) -> None:
     facts = {"title": "The Lighthouse", "reason": "CONTENT_REFUSED", "reset": True}
-    text = short_text(Kind(kind), facts)
+    text = Letters(Brand(), public_url="https://stories.example").short(kind, facts, now=datetime.now(UTC))
     assert 0 < len(text.title) <= 150
     assert 0 < len(text.body) <= 300
     assert "\n" not in text.title + text.body

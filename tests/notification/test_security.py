@@ -14,6 +14,7 @@ from storymesh.events.v1 import auth_events_pb2 as events
 from kit.events.inbox_store import processed_events
 from kit.identity.sealing import Seal
 from services.notification.model.deliveries import DeliveryState
+from tests.mails import text_of
 from tests.notification.conftest import (
     ADDRESS_SEAL_PURPOSE,
     SEAL,
@@ -116,7 +117,7 @@ async def test_each_code_says_what_it_is_for_and_what_its_absence_means(
     assert (mail["X-RcptTo"], mail["Subject"]) == ("ada@example.com", subject)
     greeting = "Hello," if purpose in UNPROVEN else "Hello Ada,"
     for words in (greeting, "Your code is 04213755.", effect, "It works once, for the next 10 minutes.", consolation):
-        assert words in mail.get_content()
+        assert words in text_of(mail)
     assert await world.notifications() == []
 
 
@@ -158,8 +159,8 @@ async def test_the_owner_is_told_of_it_by_mail_and_where_it_helps_inside_the_app
     await world.handle(happened)
     mail = await world.mailbox.one()
     assert (mail["To"], mail["Subject"]) == ("ada@example.com", subject)
-    assert "Hello Ada," in mail.get_content()
-    assert advice in mail.get_content()
+    assert "Hello Ada," in text_of(mail)
+    assert advice in text_of(mail)
     notes = [(note["user_id"], note["type"], note["title"]) for note in await world.notifications()]
     assert notes == ([(user, kind, subject)] if kind else [])
 
@@ -189,7 +190,7 @@ async def test_a_begun_change_of_address_is_told_to_the_one_that_there_is_with_a
         "curl https://stories.example/v1/account:stopEmailChange -H 'content-type: application/json' "
         f'-d \'{{"stop_token": "sms1_{43 * "x"}"}}\''
     )
-    content = told_of.get_content()
+    content = text_of(told_of)
     assert call in content.splitlines()
     assert "Until 2026-12-06 18:05 UTC" in content
     assert await world.notifications() == []
@@ -198,7 +199,7 @@ async def test_a_begun_change_of_address_is_told_to_the_one_that_there_is_with_a
 async def test_a_new_device_is_named_without_a_link(world: MailWorld) -> None:
     user = world.accounts.add("ada@example.com", "Ada")
     await world.handle(event(new_device(str(user), 'see http://evil.example/x "now"')))
-    content = (await world.mailbox.one()).get_content()
+    content = text_of(await world.mailbox.one())
     assert '"see … "now"" signed in on 2026-11-29 at 18:05 UTC, at the address 198.51.100.7.' in content
     assert "evil" not in content
 
@@ -222,7 +223,7 @@ async def test_a_changed_address_is_told_to_the_old_one(world: MailWorld) -> Non
     mail = await world.mailbox.one()
     assert (mail["X-RcptTo"], mail["To"]) == ("old@example.com", "old@example.com")
     assert mail["Subject"] == "Your Storymesh address was changed"
-    assert "change the password" in mail.get_content()
+    assert "change the password" in text_of(mail)
     assert "new@example.com" not in mail.as_string()
     (note,) = await world.notifications()
     assert (note["user_id"], note["type"]) == (user, "EMAIL_CHANGED")
@@ -264,10 +265,10 @@ async def test_a_name_stays_short_text_on_one_line_in_every_mail_and_is_in_none_
     mails = world.mailbox.mails()
     assert len(mails) == len(CODES) + len(NOTICES) + 1
     for mail in mails:
-        assert (mail.get_content_type(), mail["Bcc"]) == ("text/plain", None)
+        assert (mail.get_content_type(), mail["Bcc"]) == ("multipart/alternative", None)
         greeting = "Hello," if mail["Message-ID"] in unproven else f"Hello {shown},"
-        assert mail.get_content().splitlines()[0] == greeting
-        assert not [line for line in mail.get_content().splitlines() if line.startswith(("Bcc", "Your code is 1."))]
+        assert text_of(mail).splitlines()[0] == greeting
+        assert not [line for line in text_of(mail).splitlines() if line.startswith(("Bcc", "Your code is 1."))]
         assert name not in mail["Subject"]
 
 
@@ -312,7 +313,7 @@ async def test_an_encoded_word_in_a_title_shows_as_it_was_written(world: MailWor
     mail = await world.mailbox.one()
     assert mail["Subject"] == f"Your story is ready: {title}"
     assert (mail["X-RcptTo"], mail["To"], mail["Bcc"]) == ("ada@example.com", "ada@example.com", None)
-    assert f'"{title}" has been written for you.' in mail.get_content()
+    assert f'"{title}" has been written for you.' in text_of(mail)
 
 
 async def test_nobody_is_told_of_an_account_that_is_gone(world: MailWorld) -> None:

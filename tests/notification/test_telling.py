@@ -11,6 +11,7 @@ from storymesh.events.v1 import auth_events_pb2, story_events_pb2
 from kit.events.envelope import Event
 from kit.identity.sealing import Seal
 from services.notification.model.deliveries import DeliveryState
+from tests.mails import html_of, text_of
 from tests.notification.conftest import TRACE, MailWorld, code_issued, event, story_completed, user_deleted
 from tests.notification.directory import Directory, serving
 from tests.waiting import until
@@ -24,8 +25,8 @@ async def test_a_code_reaches_its_person_and_no_notification_shows_it(world: Mai
         "ada@example.com",
         "Your Storymesh code",
     )
-    assert "042137" in mail.get_content()
-    assert "for the next 10 minutes" in mail.get_content()
+    assert "042137" in text_of(mail)
+    assert "for the next 10 minutes" in text_of(mail)
     assert await world.notifications() == []
 
 
@@ -44,9 +45,33 @@ async def test_a_finished_story_is_told_with_its_title_and_where_to_read_it(worl
     await world.handle(story_completed(user, "The Lighthouse", story))
     mail = await world.mailbox.one()
     assert mail["Subject"] == "Your story is ready: The Lighthouse"
-    assert f"https://stories.example{world.stories.path(story)}" in mail.get_content()
+    assert f"https://stories.example{world.stories.path(story)}" in text_of(mail)
     (note,) = await world.notifications()
     assert (note["type"], note["story_id"]) == ("STORY_READY", story)
+
+
+async def test_a_finished_story_is_quoted_with_its_first_lines_in_both_parts(world: MailWorld) -> None:
+    story = uuid4()
+    lines = 'Nobody had climbed it. "Why?" <b>asked</b> Ada at evil.example…'
+    await world.handle(story_completed(world.accounts.add(), "The Lighthouse", story, excerpt=lines))
+    mail = await world.mailbox.one()
+    shown = 'Nobody had climbed it. "Why?" <b>asked</b> Ada at evil. example…'
+    assert shown in text_of(mail)
+    assert shown.replace('"', "&#34;").replace("<", "&lt;").replace(">", "&gt;") in html_of(mail)
+    assert f'href="https://stories.example{world.stories.path(story)}"' in html_of(mail)
+    (note,) = await world.notifications()
+    assert note["body"] == "It has been written for you."
+
+
+async def test_people_who_chose_no_language_read_the_default_one(world: MailWorld) -> None:
+    world.language = "de"
+    await world.handle(story_completed(world.accounts.add(first_name="Ada"), "Der Leuchtturm"))
+    mail = await world.mailbox.one()
+    assert (mail["Subject"], mail["Content-Language"]) == ("Deine Geschichte ist fertig: Der Leuchtturm", "de")
+    assert text_of(mail).startswith("Hallo Ada,")
+    assert '<html lang="de"' in html_of(mail)
+    (note,) = await world.notifications()
+    assert (note["title"], note["body"]) == (mail["Subject"], "Sie wurde für dich geschrieben.")
 
 
 @pytest.mark.parametrize("reason", ["WRITER_UNAVAILABLE", "CONTENT_REFUSED", "A_REASON_OF_TOMORROW"])
@@ -55,7 +80,7 @@ async def test_a_failed_story_is_told_with_its_reason(world: MailWorld, reason: 
     await world.handle(event(story_events_pb2.StoryFailed(story_id=str(story), owner_id=str(user), reason=reason)))
     mail = await world.mailbox.one()
     assert mail["Subject"] == "Your story could not be written"
-    assert reason in mail.get_content()
+    assert reason in text_of(mail)
     (note,) = await world.notifications()
     assert (note["type"], note["story_id"]) == ("STORY_FAILED", story)
 
@@ -65,7 +90,7 @@ async def test_who_waits_for_an_administrator_is_not_told_to_ask_again(world: Ma
         user = world.accounts.add(f"{reason.lower()}@example.com")
         failed = story_events_pb2.StoryFailed(story_id=str(uuid4()), owner_id=str(user), reason=reason)
         await world.handle(event(failed))
-    misconfigured, unavailable = (mail.get_content() for mail in await until(world.mailbox.mails))
+    misconfigured, unavailable = (text_of(mail) for mail in await until(world.mailbox.mails))
     assert "Asking again may work" in unavailable
     assert "may work" not in misconfigured
     assert "administrator" in misconfigured
@@ -115,7 +140,7 @@ async def test_who_registers_again_is_told_by_mail_only(world: MailWorld) -> Non
     mail = await world.mailbox.one()
     assert mail["Subject"] == "You already have a Storymesh account"
     # The account may have no password.
-    assert "sign in instead, with your password or a mailed code" in mail.get_content()
+    assert "sign in instead, with your password or a mailed code" in text_of(mail)
     assert await world.notifications() == []
 
 
@@ -143,7 +168,8 @@ async def test_a_mail_has_what_a_mail_needs(world: MailWorld) -> None:
     assert mail["From"] == "Storymesh <no-reply@mail.example>"
     assert mail["Auto-Submitted"] == "auto-generated"
     assert mail["Date"].datetime is not None
-    assert mail.get_content_type() == "text/plain"
+    assert mail["Content-Language"] == "en"
+    assert [part.get_content_type() for part in mail.walk()] == ["multipart/alternative", "text/plain", "text/html"]
 
 
 async def test_an_expired_code_is_never_mailed(world: MailWorld) -> None:
@@ -238,7 +264,7 @@ async def test_no_title_and_no_name_adds_a_header_or_a_line(world: MailWorld, te
     for mail in await until(world.mailbox.mails):
         assert mail["Bcc"] is None
         assert mail["X-RcptTo"] == "ada@example.com"
-        lines = mail.get_content().splitlines()
+        lines = text_of(mail).splitlines()
         assert not [line for line in lines if line.startswith(("Bcc", "Your code is 1."))]
     (note,) = await world.notifications()
     assert "\n" not in note["title"]
@@ -255,7 +281,7 @@ async def test_titles_and_names_of_every_kind_arrive_as_they_are(world: MailWorl
     await world.handle(story_completed(user, title=text))
     mail = await world.mailbox.one()
     assert mail["Subject"] == f"Your story is ready: {shown}"
-    assert f'"{shown}" has been written for you.' in mail.get_content()
+    assert f'"{shown}" has been written for you.' in text_of(mail)
 
 
 async def test_a_mail_is_plain_seven_bit_text_on_its_way(world: MailWorld) -> None:

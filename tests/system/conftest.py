@@ -24,6 +24,7 @@ from kit.runtime.development_secrets import KEY_MARK
 from local.harness import RunningMesh, running_mesh
 from mesh.catalog import manifests
 from services import ratelimit
+from tests.mails import text_of
 from tests.system.collector import Collector, collecting
 from tests.system.doors import CONNECTIONS, SECONDS, Door, GrpcDoor, HttpDoor, RevolvingDoor
 from tests.waiting import until
@@ -211,7 +212,7 @@ def mails_to(folder: Path, address: str) -> list[Message]:
 
 def codes_in(folder: Path, address: str, digits: int) -> list[str]:
     """Return the codes of that length that were mailed to the address, oldest first."""
-    found = (re.search(rf"\b(\d{{{digits}}})\b", str(mail.get_payload())) for mail in mails_to(folder, address))
+    found = (re.search(rf"\b(\d{{{digits}}})\b", text_of(mail)) for mail in mails_to(folder, address))
     return [each[1] for each in found if each]
 
 

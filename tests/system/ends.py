@@ -17,6 +17,7 @@ from kit.events.inbox_stream import delayed_of, stream_of
 from local.harness import RunningMesh
 from services.story.model import START, Position
 from services.story.store.progress import Progress, ProgressEntry, ProgressKind, fold
+from tests.mails import text_of
 from tests.system.conftest import Person, databases_of, mails_to
 from tests.system.sse import Follower
 from tests.waiting import until
@@ -144,8 +145,8 @@ async def _nothing_doubled(mesh: RunningMesh, reader: Reader) -> None:
 
 def mailed(mesh: RunningMesh, reader: Reader) -> list[str]:
     """Return the stories that mails have announced."""
-    bodies = [mail.get_payload(decode=True) for mail in mails_to(mesh.mail_dir, reader.person.email)]
-    return [story_id for body in bodies if isinstance(body, bytes) for story_id in _LINK.findall(body.decode())]
+    texts = [text_of(mail) for mail in mails_to(mesh.mail_dir, reader.person.email)]
+    return [story_id for text in texts for story_id in _LINK.findall(text)]
 
 
 async def _notified(reader: Reader) -> list[str]:

@@ -8,6 +8,7 @@ from asyncio.subprocess import PIPE
 from functools import partial
 
 from local.harness import RunningMesh
+from tests.mails import text_of
 from tests.system.conftest import PASSWORD, code_for, mails_to
 from tests.system.doors import Door
 from tests.system.members import (
@@ -163,8 +164,8 @@ async def how_to_stop(mesh: RunningMesh, address: str) -> str:
     """Return the mail's line that tells how to stop the change."""
 
     def lines() -> list[str]:
-        bodies = [str(mail.get_payload(decode=True), "utf-8") for mail in mails_to(mesh.mail_dir, address)]  # type: ignore[arg-type]  # bytes, when decoded
-        return [line for body in bodies for line in body.splitlines() if line.startswith("curl ")]
+        texts = [text_of(mail) for mail in mails_to(mesh.mail_dir, address)]
+        return [line for text in texts for line in text.splitlines() if line.startswith("curl ")]
 
     (line,) = await until(lines)
     return line

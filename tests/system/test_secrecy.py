@@ -14,6 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from redis.asyncio import Redis
 
 from local.harness import RunningMesh
+from tests.mails import text_of
 from tests.system.collector import Collector
 from tests.system.conftest import code_for, databases_of, mails_to
 from tests.system.doors import Door
@@ -123,7 +124,7 @@ async def stop_token_for(mesh: RunningMesh, address: str) -> str:
     """Return the token from the mail that announced a change of address."""
 
     def found() -> list[str]:
-        texts = [str(mail.get_payload(decode=True)) for mail in mails_to(mesh.mail_dir, address)]
+        texts = [text_of(mail) for mail in mails_to(mesh.mail_dir, address)]
         return [match[0] for text in texts if (match := re.search(r"sms1_[\w-]{43}", text))]
 
     (token,) = await until(found)

@@ -1,6 +1,6 @@
 """The table of notices: which event tells whom of what, on which channels, and with what care.
 
-A new kind of notice is one row here, its name in `Kind` and its words in `writing`.
+A new kind of notice is one row here, its name in `Kind` and its template in `letters`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Notice:
     """The channels on which it goes unless the person wishes otherwise."""
     security: bool = False
     """A code or a warning: it goes before other notices, and no wish of the person holds it back."""
+    proven: bool = True
+    """Whether the address is proven to be the person's. If not, the letter holds no text of people, which would reach strangers."""
     may_come_twice: bool = False
     """Whether a delivery of unknown outcome is made once more, under the same Message-ID.
 
@@ -58,7 +60,7 @@ class Notice:
     """
 
 
-def _code(kind: Kind, purpose: str) -> Notice:
+def _code(kind: Kind, purpose: str, *, proven: bool = True) -> Notice:
     return Notice(
         kind=kind,
         event="CodeIssued",
@@ -66,16 +68,17 @@ def _code(kind: Kind, purpose: str) -> Notice:
         person="",
         sealed=("sealed_mail", "CodeMail"),
         expires="expire_time",
+        proven=proven,
         security=True,
         may_come_twice=True,
     )
 
 
 _NOTICES = (
-    _code(Kind.CODE, "CODE_PURPOSE_REGISTRATION"),
+    _code(Kind.CODE, "CODE_PURPOSE_REGISTRATION", proven=False),
     _code(Kind.SIGN_IN_CODE, "CODE_PURPOSE_SIGN_IN"),
     _code(Kind.PASSWORD_RESET_CODE, "CODE_PURPOSE_PASSWORD_RESET"),
-    _code(Kind.EMAIL_CHANGE_CODE, "CODE_PURPOSE_EMAIL_CHANGE"),
+    _code(Kind.EMAIL_CHANGE_CODE, "CODE_PURPOSE_EMAIL_CHANGE", proven=False),
     Notice(kind=Kind.REGISTRATION_REPEATED, event="RegistrationRepeated", security=True),
     Notice(kind=Kind.WELCOME, event="UserRegistered", channels=_MAIL_AND_APP),
     Notice(

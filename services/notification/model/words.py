@@ -13,6 +13,8 @@ from kit.identity.display_text import DOTS, visible
 NAME_LENGTH = 40
 TITLE_LENGTH = 120
 """The longest title that a writer may give."""
+EXCERPT_LENGTH = 400
+"""The first lines of a story, as a mail quotes them; also the longest text of other people in any mail."""
 
 _CUT = "…"
 

@@ -12,8 +12,9 @@ from kit.rpc.resources import Resources
 from kit.rpc.watches import OpenWatches
 
 from ..adapters.smtp import MailServer, Smtp
-from ..config import NotificationSettings, NotificationWorkerSettings
+from ..config import LetterSettings, NotificationSettings, NotificationWorkerSettings
 from ..model.deliveries import Channel
+from ..model.letters import Brand, Letters, languages
 from ..model.preferences import KINDS, Throttle
 from ..model.rendering import Sender
 from ..model.unsubscribing import UnsubscribeLinks
@@ -71,7 +72,7 @@ def operations(settings: NotificationSettings, resources: Resources) -> Operatio
     return Operations(
         Notifications(resources.db, Pages(signer), positions, resources.clock),
         watches,
-        PreferenceChanges(resources.db, resources.clock, KINDS, ("en", "de")),
+        PreferenceChanges(resources.db, resources.clock, KINDS, languages()),
         Unsubscribing(resources.db, resources.clock, KINDS, _links(settings)),
     )
 
@@ -104,7 +105,7 @@ def worker_operations(
         ),
     )
     resources.when_closing(smtp.close)
-    db, clock, public_url = resources.db, resources.clock, settings.public_url
+    db, clock, letters = resources.db, resources.clock, letters_of(settings)
     facts = FactReader(Seal(settings.seal_key.get_secret_value()))
     # A further channel is one line here.
     channels = {
@@ -112,9 +113,10 @@ def worker_operations(
             smtp,
             find_account,
             find_page,
+            letters,
             clock,
             sender=settings.mail_from,
-            public_url=public_url,
+            public_url=settings.public_url,
             links=_links(settings),
         ),
     }
@@ -141,5 +143,10 @@ def worker_operations(
         notifications_kept=timedelta(days=settings.notification_days),
         changes_kept=timedelta(days=settings.notification_change_days),
     )
-    notices = Notices(db, facts, delivering, clock)
+    notices = Notices(db, facts, letters, delivering, clock)
     return WorkerOperations(notices, delivering, Erasing(db, clock=clock), pruning, smtp)
+
+
+def letters_of(settings: LetterSettings) -> Letters:
+    brand = Brand(settings.brand_name, settings.brand_color, settings.brand_logo_url, settings.brand_address)
+    return Letters(brand, public_url=settings.public_url, default_language=settings.default_language)

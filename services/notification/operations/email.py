@@ -11,9 +11,9 @@ from kit.runtime.clock import Clock
 from ..adapters.smtp import Handover, Smtp
 from ..model import Recipient
 from ..model.deliveries import Delivery, DeliveryState, Outcome
+from ..model.letters import Letters
 from ..model.rendering import Sender, Unrenderable, render
 from ..model.unsubscribing import Subscription, UnsubscribeLinks
-from ..model.writing import write
 from .channels import HandOver, Undeliverable
 from .facts import Reading
 
@@ -33,6 +33,7 @@ class EmailChannel:
         smtp: Smtp,
         find_account: FindAccount,
         find_page: FindPage,
+        letters: Letters,
         clock: Clock,
         *,
         sender: str,
@@ -42,6 +43,7 @@ class EmailChannel:
         self._smtp = smtp
         self._find_account = find_account
         self._find_page = find_page
+        self._letters = letters
         self._clock = clock
         self._sender = Sender(sender)
         self._public_url = public_url
@@ -51,8 +53,11 @@ class EmailChannel:
         """Find the recipient and render the mail. Here an address on the list of suppressions is to be held back."""
         recipient = await self._recipient(reading)
         now = self._clock()
-        facts = {**reading.facts, "first_name": recipient.first_name, "page_url": await self._page_url(reading)}
-        letter = write(reading.notice.kind, facts, public_url=self._public_url, now=now)
+        facts = {**reading.facts, "first_name": recipient.first_name, "page_path": await self._page_path(reading)}
+        unsubscribe_url = self._unsubscribe_url(reading)
+        letter = self._letters.write(
+            reading.notice.kind, facts, now=now, language=reading.language, unsubscribe_url=unsubscribe_url
+        )
         try:
             mail = render(
                 letter,
@@ -61,7 +66,7 @@ class EmailChannel:
                 event_id=delivery.event_id,
                 sent_at=now,
                 trace_id=tracing.trace_id(),
-                unsubscribe_url=self._unsubscribe_url(reading),
+                unsubscribe_url=unsubscribe_url,
             )
         except Unrenderable as unrenderable:
             raise Undeliverable(Outcome(DeliveryState.FAILED, "NOT_RENDERABLE", str(unrenderable))) from None
@@ -71,14 +76,14 @@ class EmailChannel:
 
         return hand_over
 
-    async def _page_url(self, reading: Reading) -> str:
-        """Where the reader finds the story; empty if the notice leads to none, or its owner took the link back."""
+    async def _page_path(self, reading: Reading) -> str:
+        """The path of the story's page; empty if the notice leads to none, or its owner took the link back."""
         if not (reading.notice.links_story and reading.about):
             return ""
         path = await self._find_page(reading.about)
         if path is None:
             raise Undeliverable(Outcome(DeliveryState.SUPPRESSED, "STORY_GONE"))
-        return path and self._public_url.rstrip("/") + path
+        return path
 
     def _unsubscribe_url(self, reading: Reading) -> str:
         """Empty for a mail that nobody can unsubscribe from."""

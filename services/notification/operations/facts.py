@@ -14,9 +14,9 @@ from kit.events.envelope import Event, Undecodable, time_in, uuid_in
 from kit.events.inbox import Permanent
 from kit.identity.sealing import Seal, Unsealable
 
+from ..model.letters import Facts
 from ..model.notices import NO_NEWS_OTHERWISE, NOTICES_OF, Notice
 from ..model.notifications import Actor
-from ..model.writing import Facts
 
 _FILES = (auth_events_pb2, story_events_pb2)
 _PACKAGE = auth_events_pb2.DESCRIPTOR.package

@@ -20,10 +20,10 @@ from kit.runtime.clock import Clock
 
 from .. import store
 from ..model.deliveries import Channel, Decision, DeliveryState, NewDelivery, Plan, Step
+from ..model.letters import Letters
 from ..model.notices import LIFE, Notice
 from ..model.notifications import Target, TargetType
 from ..model.preferences import Action, defaults_of, judge
-from ..model.short_texts import short_text
 from .delivering import Delivering
 from .facts import FactReader, Reading, person_in
 from .notifications import Notifier
@@ -35,9 +35,10 @@ _FORMER_VERSION = "FORMER_VERSION"
 class Notices:
     """Decides events, each once: a decision that is repeated changes nothing."""
 
-    def __init__(self, db: Database, facts: FactReader, delivering: Delivering, clock: Clock) -> None:
+    def __init__(self, db: Database, facts: FactReader, letters: Letters, delivering: Delivering, clock: Clock) -> None:
         self._db = db
         self._facts = facts
+        self._letters = letters
         self._delivering = delivering
         self._clock = clock
         self._notifier = Notifier(clock)
@@ -94,7 +95,7 @@ class Notices:
             await store.deliveries.add_step(tx, step)
             return
         if first:
-            text = short_text(notice.kind, reading.facts)
+            text = self._letters.short(notice.kind, reading.facts, now=now, language=preferences.language)
             target = Target(notice.target, reading.about) if reading.about else Target(TargetType.ACCOUNT, person)
             await self._notifier.notify(
                 tx, person, notice.kind, text, target, actor=reading.actor, grouped=notice.grouped
