@@ -32,8 +32,8 @@ class Timing(StrEnum):
 
 DIGESTED = frozenset({Channel.EMAIL})
 """Channels that have digests."""
-_INTERRUPTING = frozenset({Channel.EMAIL})
-"""Channels for which quiet hours, the throttle and the pause hold."""
+INTERRUPTING = frozenset({Channel.EMAIL})
+"""Channels for which quiet hours and the throttle hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +161,12 @@ def judge(
     is_choice = (defaults.kind, channel) in preferences.choices
     if timing is Timing.OFF:
         return Verdict(Action.SUPPRESS, Reason.TURNED_OFF if is_choice else Reason.OFF_BY_DEFAULT)
-    if channel in _INTERRUPTING and preferences.is_paused(now):
+    if channel is not Channel.IN_APP and preferences.is_paused(now):
         return Verdict(Action.SUPPRESS, Reason.PAUSED)
     if timing.is_digest and channel in DIGESTED:
         reason = Reason.WEEKLY_DIGEST if timing is Timing.WEEKLY else Reason.DAILY_DIGEST
         return Verdict(Action.DIGEST, reason, next_digest(reason, preferences, now))
-    held = _held(preferences, now, sent, throttles) if channel in _INTERRUPTING else None
+    held = _held(preferences, now, sent, throttles) if channel in INTERRUPTING else None
     return held or Verdict(Action.SEND, Reason.PREFERENCE if is_choice else Reason.DEFAULT)
 
 

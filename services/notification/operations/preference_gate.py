@@ -17,7 +17,7 @@ from kit.runtime.clock import Clock
 from .. import store
 from ..model.deliveries import UNFINISHED, Channel, Decision, Delivery, DeliveryState, Outcome
 from ..model.notices import Notice
-from ..model.preferences import Action, Preferences, Throttle, Verdict, defaults_of, judge
+from ..model.preferences import INTERRUPTING, Action, Preferences, Throttle, Verdict, defaults_of, judge
 from ..store.digests import DigestProgress
 from .digests import Digests
 
@@ -61,7 +61,8 @@ class PreferenceGate:
             if await erasure.is_erased(tx, user_id):
                 return _ended(Outcome(DeliveryState.SUPPRESSED, "ACCOUNT_GONE"))
             await store.preferences.lock(tx, user_id)
-            digest = await store.digests.lock_digest_of(tx, delivery.event_id)
+            is_mail = delivery.channel == Channel.EMAIL
+            digest = await store.digests.lock_digest_of(tx, delivery.event_id) if is_mail else None
             if digest and not digest.is_open:
                 return await self._follow(tx, delivery, digest, now)
             if digest:
@@ -83,7 +84,8 @@ class PreferenceGate:
             case Verdict(Action.DIGEST, reason, datetime() as due_at):
                 due_at = await self._digests.put(tx, delivery, preferences, reason, due_at)
                 return await self._wait(tx, delivery, reason, due_at + _AFTER_DIGEST, now)
-        await store.counted_mails.count(tx, user_id, delivery.event_id, now, forget_before=now - _COUNTED)
+        if channel in INTERRUPTING:
+            await store.counted_mails.count(tx, user_id, delivery.event_id, now, forget_before=now - _COUNTED)
         return Judgement(goes_on=True, language=preferences.language)
 
     async def _follow(self, tx: Transaction, delivery: Delivery, digest: DigestProgress, now: datetime) -> Judgement:

@@ -74,8 +74,8 @@ class PreferenceServiceServicer:
         goes back to its default.
         Errors: INVALID_ARGUMENT with field violations, with the reasons LANGUAGE_UNSUPPORTED, TIME_ZONE_UNKNOWN, KIND_UNKNOWN (also for a
         channel that the kind does not use), KIND_NOT_CHANGEABLE (security), TIMING_NOT_OFFERED (a digest of a channel that has none),
-        CHOSEN_TWICE, FIELD_UNKNOWN (in update_mask) and PAUSE_INCOMPLETE (an end without a pause); NOT_FOUND ACCOUNT_NOT_FOUND when the
-        account was deleted.
+        CHOSEN_TWICE, FIELD_UNKNOWN (in update_mask) and PAUSE_INCOMPLETE (an end without a pause); UNAUTHENTICATED SESSION_REVOKED
+        when the account was deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

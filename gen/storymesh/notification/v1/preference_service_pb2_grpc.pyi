@@ -41,8 +41,8 @@ class PreferenceServiceStub:
     goes back to its default.
     Errors: INVALID_ARGUMENT with field violations, with the reasons LANGUAGE_UNSUPPORTED, TIME_ZONE_UNKNOWN, KIND_UNKNOWN (also for a
     channel that the kind does not use), KIND_NOT_CHANGEABLE (security), TIMING_NOT_OFFERED (a digest of a channel that has none),
-    CHOSEN_TWICE, FIELD_UNKNOWN (in update_mask) and PAUSE_INCOMPLETE (an end without a pause); NOT_FOUND ACCOUNT_NOT_FOUND when the
-    account was deleted.
+    CHOSEN_TWICE, FIELD_UNKNOWN (in update_mask) and PAUSE_INCOMPLETE (an end without a pause); UNAUTHENTICATED SESSION_REVOKED
+    when the account was deleted.
     """
     GetUnsubscribePage: _grpc.UnaryUnaryMultiCallable[_preference_service_pb2.GetUnsubscribePageRequest, _preference_service_pb2.GetUnsubscribePageResponse]
     """Asks in a page, with a button, whether to send no more mails of a kind. Changes nothing, because programs that check links of
@@ -69,8 +69,8 @@ class PreferenceServiceAsyncStub(PreferenceServiceStub):
     goes back to its default.
     Errors: INVALID_ARGUMENT with field violations, with the reasons LANGUAGE_UNSUPPORTED, TIME_ZONE_UNKNOWN, KIND_UNKNOWN (also for a
     channel that the kind does not use), KIND_NOT_CHANGEABLE (security), TIMING_NOT_OFFERED (a digest of a channel that has none),
-    CHOSEN_TWICE, FIELD_UNKNOWN (in update_mask) and PAUSE_INCOMPLETE (an end without a pause); NOT_FOUND ACCOUNT_NOT_FOUND when the
-    account was deleted.
+    CHOSEN_TWICE, FIELD_UNKNOWN (in update_mask) and PAUSE_INCOMPLETE (an end without a pause); UNAUTHENTICATED SESSION_REVOKED
+    when the account was deleted.
     """
     GetUnsubscribePage: _aio.UnaryUnaryMultiCallable[_preference_service_pb2.GetUnsubscribePageRequest, _preference_service_pb2.GetUnsubscribePageResponse]  # type: ignore[assignment]
     """Asks in a page, with a button, whether to send no more mails of a kind. Changes nothing, because programs that check links of
@@ -106,8 +106,8 @@ class PreferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         goes back to its default.
         Errors: INVALID_ARGUMENT with field violations, with the reasons LANGUAGE_UNSUPPORTED, TIME_ZONE_UNKNOWN, KIND_UNKNOWN (also for a
         channel that the kind does not use), KIND_NOT_CHANGEABLE (security), TIMING_NOT_OFFERED (a digest of a channel that has none),
-        CHOSEN_TWICE, FIELD_UNKNOWN (in update_mask) and PAUSE_INCOMPLETE (an end without a pause); NOT_FOUND ACCOUNT_NOT_FOUND when the
-        account was deleted.
+        CHOSEN_TWICE, FIELD_UNKNOWN (in update_mask) and PAUSE_INCOMPLETE (an end without a pause); UNAUTHENTICATED SESSION_REVOKED
+        when the account was deleted.
         """
 
     @_abc_1.abstractmethod

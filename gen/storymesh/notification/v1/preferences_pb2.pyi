@@ -149,7 +149,9 @@ class NotificationPreferences(_message.Message):
     digest_day: Global___DayOfWeek.ValueType
     """On which day the weekly digest is sent. Monday until it is set."""
     mails_per_day: _builtins.int
-    """At most this many mails in 24 hours; more wait. 0: no limit but that of the installation."""
+    """At most this many mails in 24 hours, those about security not counted; more wait, each for 5 days at most. 0: no limit but that of
+    the installation.
+    """
     @_builtins.property
     def pause_end_time(self) -> _timestamp_pb2.Timestamp:
         """When the pause ends by itself. Unset: never."""
