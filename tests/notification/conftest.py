@@ -147,6 +147,7 @@ class MailWorld:
     lease_seconds: float = 10.0
     poll_seconds: float = 0.05
     slow_seconds: float = 3.0
+    concurrency: int = 4
     channel: ScriptedChannel | None = None
     """Takes the place of mail."""
     running: list[asyncio.Task[None]] = field(default_factory=list)
@@ -175,6 +176,7 @@ class MailWorld:
     def tuning(self) -> DeliveryTuning:
         return DeliveryTuning(
             lease_seconds=self.lease_seconds,
+            concurrency=self.concurrency,
             max_failures=self.max_failures,
             poll_seconds=self.poll_seconds,
             slow_seconds=self.slow_seconds,

@@ -193,6 +193,24 @@ async def test_mails_that_a_slow_server_holds_leave_their_places_to_others(world
     assert set(channel.taken.values()) == {1}
 
 
+async def test_a_domain_that_takes_its_time_does_not_fill_all_places(world: MailWorld) -> None:
+    """The server answers no final dot, as for mails that it passes on to slow servers."""
+    answered = asyncio.Event()
+    slow = [code_issued(to=f"ada{number}@slow.example") for number in range(20)]
+    other = code_issued(to="ada@quick.example")
+    world.concurrency, world.slow_seconds, world.smtp_seconds = 1, 0.01, 60
+    async with listening(MailServer(held=answered)) as server:
+        world.smtp_port = server.port
+        async with world.working():
+            await world.send(*slow)
+            await until(lambda: len(server.mails) >= 4)
+            await world.send(other)
+            await until(lambda: any(f"<{other.id}@".encode() in mail for mail in server.mails))
+            answered.set()
+    waiting = {row["reason"] for row in await world.unfinished()}
+    assert waiting == {"DOMAIN_SLOW"}
+
+
 async def test_what_a_worker_has_no_room_for_is_taken_at_once_by_another(world: MailWorld) -> None:
     """Neither of them polls during the test."""
     answered = asyncio.Event()

@@ -101,6 +101,20 @@ async def test_a_mail_that_the_former_version_was_sending_when_it_died_is_sent_a
     assert len(world.mailbox.mails()) == 1
 
 
+async def test_the_former_version_does_not_send_what_this_one_has_decided(world: MailWorld) -> None:
+    """The statement by which it locks a mail, and learns whether there is something to send."""
+    decided, new = story_completed(world.accounts.add()), story_completed(world.accounts.add())
+    await world.handle(decided)
+    statement = text(
+        "INSERT INTO mails (event_id, template, state, attempts, error, created_at, changed_at) "
+        "VALUES (:event, 'STORY_READY', 'WAITING', 0, '', now(), now()) "
+        "ON CONFLICT (event_id) DO UPDATE SET user_id = coalesce(mails.user_id, excluded.user_id) RETURNING state"
+    )
+    async with world.db.transaction() as tx:
+        states = [await tx.scalar(statement, {"event": each.id}) for each in (decided, new)]
+    assert states == ["SENT", "WAITING"]
+
+
 async def recorded_by_the_former_version(world: MailWorld, told_of: Event, state: str, attempts: int) -> None:
     now = datetime.now(UTC)
     mail = {"template": "ANY", "state": state, "attempts": attempts, "error": "", "created_at": now}

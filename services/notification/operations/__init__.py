@@ -33,6 +33,9 @@ from .unsubscribing import Unsubscribing
 from .watch_positions import WatchPositions
 from .watching import Watches
 
+_SLOW_OF_A_DOMAIN = 4
+"""How many times as many mails as there are places one domain may hold: a quarter of what may be in flight."""
+
 
 @dataclass(frozen=True)
 class Operations:
@@ -107,6 +110,9 @@ def worker_operations(
     resources.when_closing(smtp.close)
     db, clock, letters = resources.db, resources.clock, letters_of(settings)
     facts = FactReader(Seal(settings.seal_key.get_secret_value()))
+    tuning = tuning or DeliveryTuning(
+        lease_seconds=settings.lease_seconds, concurrency=settings.mail_concurrency, max_failures=settings.max_failures
+    )
     # A further channel is one line here.
     channels = {
         Channel.EMAIL: EmailChannel(
@@ -118,6 +124,7 @@ def worker_operations(
             sender=settings.mail_from,
             public_url=settings.public_url,
             links=_links(settings),
+            most_to_a_domain=_SLOW_OF_A_DOMAIN * tuning.concurrency,
         ),
     }
     digests = Digests(db, facts, clock)
@@ -130,12 +137,7 @@ def worker_operations(
         gate=PreferenceGate(db, digests, clock, throttles),
         digests=digests,
         database_url=resources.database_url,
-        tuning=tuning
-        or DeliveryTuning(
-            lease_seconds=settings.lease_seconds,
-            concurrency=settings.mail_concurrency,
-            max_failures=settings.max_failures,
-        ),
+        tuning=tuning,
     )
     pruning = Pruning(
         db,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from uuid import UUID
 
 from kit.runtime import tracing
@@ -16,6 +18,8 @@ from ..model.rendering import Sender, Unrenderable, render
 from ..model.unsubscribing import Subscription, UnsubscribeLinks
 from .channels import HandOver, Undeliverable
 from .facts import Reading
+
+_SLOW_DOMAIN_PAUSE = timedelta(seconds=15)
 
 FindAccount = Callable[[UUID], Awaitable[Recipient | None]]
 """The address and name of an account; None if it was deleted. Raises MeshError."""
@@ -39,7 +43,11 @@ class EmailChannel:
         sender: str,
         public_url: str,
         links: UnsubscribeLinks,
+        most_to_a_domain: int,
     ) -> None:
+        """`most_to_a_domain`: mails to one domain that are handed over at a time. More than a worker has places, so that only a
+        slow domain has as many, which are then not in the way of others.
+        """
         self._smtp = smtp
         self._find_account = find_account
         self._find_page = find_page
@@ -48,6 +56,8 @@ class EmailChannel:
         self._sender = Sender(sender)
         self._public_url = public_url
         self._links = links
+        self._most_to_a_domain = most_to_a_domain
+        self._handing_over: Counter[str] = Counter()
 
     async def prepare(self, delivery: Delivery, reading: Reading) -> HandOver:
         """Find the recipient and render the mail. Here an address on the list of suppressions is to be held back."""
@@ -71,8 +81,16 @@ class EmailChannel:
         except Unrenderable as unrenderable:
             raise Undeliverable(Outcome(DeliveryState.FAILED, "NOT_RENDERABLE", str(unrenderable))) from None
 
+        domain = recipient.email.rpartition("@")[2].lower()
+        if self._handing_over[domain] >= self._most_to_a_domain:
+            raise Undeliverable(Outcome(DeliveryState.QUEUED, "DOMAIN_SLOW", retry_after=_SLOW_DOMAIN_PAUSE))
+
         async def hand_over(handover: Handover) -> None:
-            await self._smtp.send(self._sender.address, recipient.email, mail, handover)
+            self._handing_over[domain] += 1
+            try:
+                await self._smtp.send(self._sender.address, recipient.email, mail, handover)
+            finally:
+                self._handing_over[domain] -= 1
 
         return hand_over
 

@@ -1,4 +1,7 @@
-"""Deliveries and their steps. Only adds: the version before goes on with `mails`."""
+"""Deliveries and their steps. Only adds: the version before goes on with `mails`.
+
+It finds a mail there as sent whose delivery the new version has decided: a trigger says so, for as long as that version may run.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -56,8 +59,22 @@ def upgrade() -> None:
     )
     op.create_index("delivery_steps_by_event", "delivery_steps", ["event_id"])
     op.create_index("delivery_steps_by_user", "delivery_steps", ["user_id", "id"], postgresql_where=named)
+    op.execute("""
+        CREATE FUNCTION leave_mail_to_delivery() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF EXISTS (SELECT FROM deliveries WHERE event_id = NEW.event_id AND channel = 'EMAIL') THEN
+                NEW.state := 'SENT';
+            END IF;
+            RETURN NEW;
+        END $$
+    """)
+    op.execute(
+        "CREATE TRIGGER leave_mail_to_delivery BEFORE INSERT ON mails FOR EACH ROW EXECUTE FUNCTION leave_mail_to_delivery()"
+    )
 
 
 def downgrade() -> None:
+    op.execute("DROP TRIGGER leave_mail_to_delivery ON mails")
+    op.execute("DROP FUNCTION leave_mail_to_delivery()")
     for table in ("delivery_steps", "deliveries"):
         op.drop_table(table)
