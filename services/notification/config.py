@@ -11,9 +11,11 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 from kit.identity.display_text import visible
 from kit.runtime.settings import DatabaseSettings, InboxSettings, Key, Keys, ProcessSettings
 
+from .adapters.dkim_signing import read_key
 from .adapters.smtp import Tls, authorities
 from .model.letters import Link, languages
 from .model.rendering import Sender
+from .model.return_paths import ReturnPaths
 from .model.words import NAME_LENGTH
 
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -129,7 +131,36 @@ _UnsubscribeKey = Annotated[
 ]
 
 
-class NotificationSettings(DatabaseSettings):
+def _bounce_mailbox(address: str) -> str:
+    if address:
+        ReturnPaths(address, b"")
+    return address
+
+
+def _key_file(path: str) -> str:
+    if path:
+        read_key(path)
+    return path
+
+
+class BounceSettings(DatabaseSettings):
+    """Settings of both processes, by which a mail that comes back is known again."""
+
+    address_key: Key = Field(
+        description="Makes the digests under which suppressed addresses are stored, and signs envelope addresses. With another key "
+        "none of the stored ones is found any more."
+    )
+    mail_from: Annotated[str, AfterValidator(_with_address)] = Field(
+        "Storymesh <no-reply@storymesh.invalid>", description="The sender of all mail."
+    )
+    bounce_address: Annotated[str, AfterValidator(_bounce_mailbox)] = Field(
+        "",
+        description="A mailbox for mails that come back, which takes mail to `name+anything@domain` too: each mail gets an "
+        "envelope address of its own there. Empty: they come back to the sender, and are known by the Message-ID that they quote.",
+    )
+
+
+class NotificationSettings(BounceSettings):
     """Settings of the `serve` process."""
 
     cursor_key: Key = Field(description="Signs page tokens and resume tokens; the same for all replicas.")
@@ -139,7 +170,7 @@ class NotificationSettings(DatabaseSettings):
     unsubscribe_key: _UnsubscribeKey
 
 
-class NotificationWorkerSettings(LetterSettings, InboxSettings):
+class NotificationWorkerSettings(LetterSettings, InboxSettings, BounceSettings):
     """Settings of the `worker` process."""
 
     mail_concurrency: int = Field(4, ge=1, description="Events, and so mails, that a worker deals with at a time.")
@@ -188,6 +219,24 @@ class NotificationWorkerSettings(LetterSettings, InboxSettings):
         0.0,
         ge=0,
         description="Mails that all workers together send a second to one domain of recipients; 0: as many as they can.",
+    )
+    bounce_folder: str = Field(
+        "",
+        description="A maildir, or a folder of `*.eml` files, with mails that came back. They are deleted once they are read. "
+        "Empty: none.",
+    )
+    dkim_key_file: Annotated[str, AfterValidator(_key_file)] = Field(
+        "", description="PEM file of the RSA key that signs all mail (DKIM, RFC 6376). Empty: mail is not signed."
+    )
+    dkim_selector: str = Field(
+        "storymesh",
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$",
+        description="Names the key in the DNS: its public half is the record SELECTOR._domainkey of the sender's domain.",
+    )
+    feedback_sender: str = Field(
+        "storymesh",
+        pattern=r"^[A-Za-z0-9]{5,15}$",
+        description="Names us in the header Feedback-ID, by which mailbox providers group complaints.",
     )
     mails_per_hour: int = Field(
         60,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kit.errors import NotFound
+from kit.errors import FailedPrecondition, NotFound
 
 
 class NotificationNotFound(NotFound):
@@ -13,3 +13,23 @@ class NotificationNotFound(NotFound):
 class UnsubscribeLinkInvalid(NotFound):
     reason = "UNSUBSCRIBE_LINK_INVALID"
     message = "the link is not whole; open it in the mail again"
+
+
+class SuppressionNotFound(NotFound):
+    reason = "SUPPRESSION_NOT_FOUND"
+    message = "there is no such suppression"
+
+
+class DeliveryNotFound(NotFound):
+    reason = "DELIVERY_NOT_FOUND"
+    message = "there is no such delivery"
+
+
+class DeliveryNotUnknown(FailedPrecondition):
+    reason = "DELIVERY_NOT_UNKNOWN"
+    message = "only a delivery of unknown outcome can be sent again or settled"
+
+
+class DeliveryNotResendable(FailedPrecondition):
+    reason = "DELIVERY_NOT_RESENDABLE"
+    message = "the delivery's time is over and its content is deleted"

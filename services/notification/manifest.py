@@ -9,7 +9,7 @@ MANIFEST = Manifest(
     database=True,
     workers=1,
     calls=("auth", "story"),
-    keys=("cursor_key", "unsubscribe_key"),
+    keys=("cursor_key", "unsubscribe_key", "address_key"),
     shared_keys=("mesh_key", "seal_key"),
     takes={
         "notification": (
@@ -33,7 +33,16 @@ MANIFEST = Manifest(
     },
     kit_tables=(INBOX, ERASURE),
     redis_keys=("mail-rate",),
-    private_settings=("SMTP_", "MAIL_FROM", "PUBLIC_URL", "DEFAULT_LANGUAGE", "BRAND_"),
+    private_settings=(
+        "SMTP_",
+        "MAIL_FROM",
+        "PUBLIC_URL",
+        "DEFAULT_LANGUAGE",
+        "BRAND_",
+        "BOUNCE_",
+        "DKIM_",
+        "FEEDBACK_",
+    ),
     needs=("mail",),
     local_settings={
         "SMTP_HOST": "127.0.0.1",
@@ -41,6 +50,7 @@ MANIFEST = Manifest(
         "MAIL_FROM": _MAIL_FROM,
         "PUBLIC_URL": "{edge_url}",
     },
+    container_settings={"MAIL_FROM": _MAIL_FROM},
     worker_container_settings={
         "SMTP_HOST": "mailpit",
         "SMTP_PORT": "1025",
@@ -51,7 +61,6 @@ MANIFEST = Manifest(
         "SMTP_EHLO_NAME": "",
         "SMTP_MAILS_PER_SECOND": "0",
         "SMTP_DOMAIN_MAILS_PER_SECOND": "0",
-        "MAIL_FROM": _MAIL_FROM,
         "PUBLIC_URL": "http://127.0.0.1:${STORYMESH_PORT:-8080}",
         "DEFAULT_LANGUAGE": "en",
         "BRAND_NAME": "Storymesh",

@@ -124,7 +124,7 @@ deliveries = Table(
     Column("unknowns", Integer, nullable=False),
     # Claimed before others: codes and warnings.
     Column("urgent", Boolean, nullable=False),
-    # The event, with its sealed parts sealed, until the state is final.
+    # The event, with its sealed parts sealed, until the state is final; of unknown outcome until the delivery expires.
     Column("event", LargeBinary),
     Column("due_at", DateTime(timezone=True), nullable=False),
     # Held by a worker until then, by Postgres's clock.
@@ -132,6 +132,8 @@ deliveries = Table(
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("changed_at", DateTime(timezone=True), nullable=False),
+    # Keyed digest of the address to which a mail goes; null before its first attempt.
+    Column("address_digest", LargeBinary),
     UniqueConstraint("event_id", "channel", "target", name="deliveries_once"),
     Index("deliveries_due", "urgent", "due_at", postgresql_where=text("state = 'QUEUED'")),
     Index("deliveries_sending", "leased_until", postgresql_where=text("state = 'SENDING'")),
@@ -152,6 +154,24 @@ delivery_steps = Table(
     Column("detail", Text, nullable=False),
     Index("delivery_steps_by_event", "event_id"),
     Index("delivery_steps_by_user", "user_id", "id", postgresql_where=text("user_id IS NOT NULL")),
+)
+
+# Addresses to which no mail goes, each by its keyed digest: addresses are not stored.
+suppressions = Table(
+    "suppressions",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("address_digest", LargeBinary, nullable=False),
+    # The person to whom the mail went that came back; null while only an address was written to.
+    Column("user_id", Uuid),
+    Column("event_id", Uuid, nullable=False),
+    Column("reason", Text, nullable=False),
+    # The enhanced status code that said so.
+    Column("code", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    UniqueConstraint("address_digest", name="suppressions_once"),
+    Index("suppressions_by_user", "user_id", "id", postgresql_where=text("user_id IS NOT NULL")),
 )
 
 # What the version before `deliveries` recorded of mails; it may still run.

@@ -213,6 +213,7 @@ async def serving(db: Database, database_url: str, **changes: object) -> AsyncIt
             "mesh_key": KEY,
             "cursor_key": KEY,
             "unsubscribe_key": KEY,
+            "address_key": KEY,
             "drain_seconds": 1,
             "heartbeat_seconds": HEARTBEAT_SECONDS,
             **changes,

@@ -32,6 +32,7 @@ from local.harness import Servers
 from services.notification import worker
 from services.notification.config import NotificationWorkerSettings
 from services.notification.model.deliveries import UNFINISHED, Channel, Pause
+from services.notification.model.suppressions import AddressDigests
 from services.notification.operations import WorkerOperations, letters_of, worker_operations
 from services.notification.operations.channels import DeliveryChannel
 from services.notification.operations.delivering import Delivering, DeliveryTuning
@@ -53,6 +54,8 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 SEAL_KEY = b"s" * 32
 SEAL = Seal(SEAL_KEY)
 UNSUBSCRIBE_KEY = "dXV1dXV1dXV1dXV1dXV1dXV1dXV1dXV1dXV1dXV1dXU="
+ADDRESS_KEY = b"a" * 32
+DIGESTS = AddressDigests(ADDRESS_KEY)
 SENDER = "Storymesh <no-reply@mail.example>"
 STREAM = stream_of("notification")
 SEAL_PURPOSE = auth_events_pb2.CodeMail.DESCRIPTOR.full_name
@@ -144,6 +147,9 @@ class MailWorld:
     language: str = "en"
     max_failures: int = 3
     erasing_batch: int = 1000
+    bounce_folder: str = ""
+    bounce_address: str = ""
+    dkim_key_file: str = ""
     lease_seconds: float = 10.0
     poll_seconds: float = 0.05
     slow_seconds: float = 3.0
@@ -163,6 +169,10 @@ class MailWorld:
             mesh_key=MESH_KEY,
             seal_key=SEAL_KEY,
             unsubscribe_key=UNSUBSCRIBE_KEY,
+            address_key=ADDRESS_KEY,
+            bounce_folder=self.bounce_folder,
+            bounce_address=self.bounce_address,
+            dkim_key_file=self.dkim_key_file,
             smtp_port=self.smtp_port,
             smtp_seconds=self.smtp_seconds,
             smtp_final_reply_seconds=self.smtp_final_reply_seconds or self.smtp_seconds,
@@ -219,7 +229,7 @@ class MailWorld:
             # A stopping inbox ends only after its blocking read of Redis.
             tuning = InboxTuning(block_seconds=0.05)
             inbox = worker.inbox(self.settings(), resources, ops, backoff=lambda _: 0.0, tuning=tuning)
-            loops = (inbox, ops.delivering) if takes_events else (ops.delivering,)
+            loops = (inbox, ops.delivering, ops.records) if takes_events else (ops.delivering,)
             running = [asyncio.create_task(each.run(stopping)) for each in loops]
             self.running = running
             try:

@@ -96,6 +96,7 @@ async def serving_preferences(db: Database, database_url: str, *, clock: Clock =
         database_url=database_url,
         mesh_key=KEY,
         cursor_key=KEY,
+        address_key=KEY,
         unsubscribe_key=UNSUBSCRIBE_KEY,
         drain_seconds=1,
     )

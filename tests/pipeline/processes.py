@@ -137,6 +137,7 @@ class ProcessSpec:
             mesh_key=_KEY,
             seal_key=_KEY,
             unsubscribe_key=_KEY,
+            address_key=_KEY,
             auth_target=self.environment.auth_target,
             story_target=self.environment.story_target,
             lease_seconds=LEASE_SECONDS,

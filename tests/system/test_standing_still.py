@@ -25,7 +25,11 @@ IN_TIME_SECONDS = 9.0
 """The time for the first calls, which detect it, on a busy machine: half of the edge's timeout."""
 AT_ONCE_SECONDS = 3.0
 UNARY = [method for method in METHODS.values() if not method.server_streaming]
-ONLY_THERE: dict[str, dict[str, Any]] = {"CompleteRegistration": {"code": "123456"}}
+ONLY_THERE: dict[str, dict[str, Any]] = {
+    "CompleteRegistration": {"code": "123456"},
+    "ExplainNotification": {"event_id": str(uuid4())},
+    "SettleDelivery": {"state": "DELIVERY_STATE_SENT"},
+}
 WITHOUT_REDIS = ("GetAccount", "ListSessions", "ListStories", "ListNotifications", "UpdateAccount")
 
 
@@ -50,6 +54,8 @@ def values(member: Member, story_id: str) -> Mapping[str, Any]:
         "notification_id": str(uuid4()),
         "service": "story",
         "event_ids": [str(uuid4())],
+        "delivery_id": str(uuid4()),
+        "suppression_id": str(uuid4()),
         "reason": "because a test wants it",
     }
 

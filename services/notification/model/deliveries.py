@@ -49,6 +49,12 @@ class Decision(StrEnum):
     """It waits for a time that follows from the person's preferences; the detail says why."""
     DEFERRED = "DEFERRED"
     """The attempt came to nothing; another one follows."""
+    ADDRESS_SUPPRESSED = "ADDRESS_SUPPRESSED"
+    """The address gets no mail from now on."""
+    SUPPRESSION_LIFTED = "SUPPRESSION_LIFTED"
+    """An administrator lifted the suppression that this mail had brought about."""
+    RESENT = "RESENT"
+    """An administrator had a delivery of unknown outcome sent again."""
 
 
 @dataclass(frozen=True, slots=True)

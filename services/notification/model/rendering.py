@@ -75,10 +75,12 @@ def render(
     sent_at: datetime,
     trace_id: str,
     unsubscribe_url: str = "",
+    feedback_id: str = "",
 ) -> bytes:
     """Render a complete mail: text, and HTML as its alternative. Raises Unrenderable.
 
     `unsubscribe_url` takes the POST of a mail program's one-click unsubscription (RFC 8058); empty: the mail offers none.
+    `feedback_id` is that under which mailbox providers count complaints.
     """
     if _CONTROLS.search(letter.subject):
         raise Unrenderable("its Subject is not one line of text")
@@ -99,6 +101,8 @@ def render(
     if unsubscribe_url:
         texts["List-Unsubscribe"] = _in_brackets(unsubscribe_url)
         texts["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+    if feedback_id:
+        texts["Feedback-ID"] = feedback_id
     if trace_id:
         texts["X-Trace-Id"] = trace_id
     texts["MIME-Version"] = "1.0"

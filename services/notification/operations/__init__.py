@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from kit.data.paging import Pages
 from kit.identity.sealing import Seal
@@ -11,14 +12,21 @@ from kit.identity.signing import Signer
 from kit.rpc.resources import Resources
 from kit.rpc.watches import OpenWatches
 
+from ..adapters.bounce_folder import BounceFolder
+from ..adapters.dkim_signing import DkimSigner, read_key
+from ..adapters.refusals import Refusals
 from ..adapters.smtp import MailServer, Smtp
-from ..config import LetterSettings, NotificationSettings, NotificationWorkerSettings
+from ..config import BounceSettings, LetterSettings, NotificationSettings, NotificationWorkerSettings
 from ..model.deliveries import Channel
 from ..model.letters import Brand, Letters, languages
 from ..model.preferences import KINDS, Throttle
 from ..model.rendering import Sender
+from ..model.return_paths import ReturnPaths
+from ..model.suppressions import AddressDigests
 from ..model.unsubscribing import UnsubscribeLinks
 from ..store.mail_rates import MailRates
+from .bounces import BounceReader, Bounces
+from .deliveries import Deliveries
 from .delivering import Delivering, DeliveryTuning
 from .digests import Digests
 from .email import EmailChannel, FindAccount, FindPage
@@ -29,6 +37,8 @@ from .notifications import Notifications
 from .preference_changes import PreferenceChanges
 from .preference_gate import PreferenceGate
 from .pruning import Pruning
+from .record_keeping import RecordKeeping
+from .suppressions import SuppressionList, Suppressions
 from .unsubscribing import Unsubscribing
 from .watch_positions import WatchPositions
 from .watching import Watches
@@ -45,6 +55,8 @@ class Operations:
     watches: Watches
     preferences: PreferenceChanges
     unsubscribing: Unsubscribing
+    deliveries: Deliveries
+    suppressions: Suppressions
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,7 @@ class WorkerOperations:
     delivering: Delivering
     erasing: Erasing
     pruning: Pruning
+    records: RecordKeeping
     smtp: Smtp
 
 
@@ -63,20 +76,22 @@ def _links(settings: NotificationSettings | NotificationWorkerSettings) -> Unsub
 
 
 def operations(settings: NotificationSettings, resources: Resources) -> Operations:
-    signer = Signer(settings.cursor_key.get_secret_value())
+    db, clock, signer = resources.db, resources.clock, Signer(settings.cursor_key.get_secret_value())
     positions = WatchPositions(signer)
     watches = Watches(
-        resources.db,
+        db,
         positions,
         OpenWatches(per_person=settings.watches_per_person, altogether=settings.watches),
         database_url=resources.database_url,
         heartbeat_seconds=settings.heartbeat_seconds,
     )
     return Operations(
-        Notifications(resources.db, Pages(signer), positions, resources.clock),
+        Notifications(db, Pages(signer), positions, clock),
         watches,
-        PreferenceChanges(resources.db, resources.clock, KINDS, languages()),
-        Unsubscribing(resources.db, resources.clock, KINDS, _links(settings)),
+        PreferenceChanges(db, clock, KINDS, languages()),
+        Unsubscribing(db, clock, KINDS, _links(settings)),
+        Deliveries(db, signer, clock),
+        Suppressions(db, _digests(settings), Pages(signer), clock),
     )
 
 
@@ -88,6 +103,7 @@ def worker_operations(
     *,
     tuning: DeliveryTuning | None = None,
 ) -> WorkerOperations:
+    refusals = Refusals()
     smtp = Smtp(
         MailServer(
             settings.smtp_host,
@@ -106,9 +122,12 @@ def worker_operations(
             mails_per_second=settings.smtp_mails_per_second,
             domain_mails_per_second=settings.smtp_domain_mails_per_second,
         ),
+        refusals=refusals,
     )
     resources.when_closing(smtp.close)
     db, clock, letters = resources.db, resources.clock, letters_of(settings)
+    suppressed = SuppressionList(db, _digests(settings), clock)
+    bounces = _bounces(settings, resources, refusals)
     facts = FactReader(Seal(settings.seal_key.get_secret_value()))
     tuning = tuning or DeliveryTuning(
         lease_seconds=settings.lease_seconds, concurrency=settings.mail_concurrency, max_failures=settings.max_failures
@@ -121,8 +140,12 @@ def worker_operations(
             find_page,
             letters,
             clock,
+            suppressed=suppressed,
             sender=settings.mail_from,
             public_url=settings.public_url,
+            feedback_sender=settings.feedback_sender,
+            return_paths=_return_paths(settings),
+            signer=_signer(settings),
             links=_links(settings),
             most_to_a_domain=_SLOW_OF_A_DOMAIN * tuning.concurrency,
         ),
@@ -146,7 +169,38 @@ def worker_operations(
         changes_kept=timedelta(days=settings.notification_change_days),
     )
     notices = Notices(db, facts, letters, delivering, clock)
-    return WorkerOperations(notices, delivering, Erasing(db, clock=clock), pruning, smtp)
+    folder = BounceFolder(Path(settings.bounce_folder)) if settings.bounce_folder else None
+    records = RecordKeeping(db, BounceReader(bounces, folder) if folder else None, clock)
+    return WorkerOperations(notices, delivering, Erasing(db, clock=clock), pruning, records, smtp)
+
+
+def _digests(settings: BounceSettings) -> AddressDigests:
+    return AddressDigests(settings.address_key.get_secret_value())
+
+
+def _return_paths(settings: BounceSettings) -> ReturnPaths | None:
+    key = settings.address_key.get_secret_value()
+    return ReturnPaths(settings.bounce_address, key) if settings.bounce_address else None
+
+
+def _signer(settings: NotificationWorkerSettings) -> DkimSigner | None:
+    if not settings.dkim_key_file:
+        return None
+    domain = Sender(settings.mail_from).domain
+    return DkimSigner(domain, settings.dkim_selector, read_key(settings.dkim_key_file))
+
+
+def _bounces(settings: BounceSettings, resources: Resources, refusals: Refusals) -> Bounces:
+    digests = _digests(settings)
+    return Bounces(
+        resources.db,
+        SuppressionList(resources.db, digests, resources.clock),
+        digests,
+        refusals,
+        resources.clock,
+        domain=Sender(settings.mail_from).domain,
+        return_paths=_return_paths(settings),
+    )
 
 
 def letters_of(settings: LetterSettings) -> Letters:

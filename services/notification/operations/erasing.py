@@ -21,7 +21,7 @@ class Erasing:
         self._batch = batch
 
     async def erase(self, user_id: UUID) -> None:
-        """Delete the person's notifications, their part in those of others, deliveries and dead letters.
+        """Delete the person's notifications, their part in those of others, deliveries, suppressions and dead letters.
 
         Leaves a tombstone that prevents new ones.
         """

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from . import counted_mails, deliveries, digests, erasure, held, mails, notification_changes, notifications, preferences
+from . import (
+    counted_mails,
+    deliveries,
+    digests,
+    erasure,
+    held,
+    mails,
+    notification_changes,
+    notifications,
+    preferences,
+    records,
+    suppressions,
+)
 
 __all__ = [
     "counted_mails",
@@ -14,4 +26,6 @@ __all__ = [
     "notification_changes",
     "notifications",
     "preferences",
+    "records",
+    "suppressions",
 ]

@@ -115,6 +115,8 @@ _BEGIN_SENDING = _attempt.where(_row.state == DeliveryState.QUEUED).values(
     state=DeliveryState.SENDING, leased_until=_lease, changed_at=_now
 )
 _unfinished = _row.state.in_(UNFINISHED)
+_CONTENT_KEPT = (DeliveryState.QUEUED, DeliveryState.UNKNOWN)
+"""States in which a delivery may be tried again: an administrator may have one of unknown outcome sent once more."""
 _outcome = bindparam("outcome", type_=Text)
 _SETTLE = _with_step(
     _attempt.where(_unfinished)
@@ -125,7 +127,7 @@ _SETTLE = _with_step(
         failures=_row.failures + bindparam("failed", type_=Integer),
         unknowns=_row.unknowns + bindparam("unclear", type_=Integer),
         due_at=bindparam("due", type_=DateTime(timezone=True)),
-        event=case((_outcome == DeliveryState.QUEUED, _row.event), else_=cast(None, LargeBinary)),
+        event=case((_outcome.in_(_CONTENT_KEPT), _row.event), else_=cast(None, LargeBinary)),
         leased_until=None,
         changed_at=_now,
     )

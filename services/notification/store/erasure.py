@@ -19,6 +19,7 @@ from ..tables import (
     notification_heads,
     notifications,
     preferences,
+    suppressions,
 )
 
 _TABLES = (
@@ -31,6 +32,7 @@ _TABLES = (
     preferences,
     counted_mails,
     digest_items,
+    suppressions,
 )
 
 

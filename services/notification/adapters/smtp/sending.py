@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import suppress
 from typing import Protocol
 
 import aiosmtplib
 
+from ..refusals import Refusals
 from .connection import Connection, MailServer, authorities, unchecked
 from .pool import IDLE_SECONDS, MAILS_PER_CONNECTION, Pool
 from .replies import ContentRefused, Handover, NeedsOperator, Postponed, Refused
-
-log = logging.getLogger(__name__)
 
 _CHECK_SECONDS = 2.0
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -35,6 +33,7 @@ class Smtp:
         server: MailServer,
         *,
         rates: Rates | None = None,
+        refusals: Refusals | None = None,
         idle_seconds: float = IDLE_SECONDS,
         mails_per_connection: int = MAILS_PER_CONNECTION,
     ) -> None:
@@ -45,7 +44,7 @@ class Smtp:
         checks = server.tls != "opportunistic" or bool(server.username)
         self._context = authorities(server.ca_file) if checks else unchecked()
         self._pool = Pool(self._connect, idle_seconds=idle_seconds, mails_per_connection=mails_per_connection)
-        self._refusal: NeedsOperator | None = None
+        self._refusals = refusals or Refusals()
 
     async def send(self, sender: str, recipient: str, mail: bytes, handover: Handover) -> None:
         """Send a mail and keep `handover` up to date. Raises TryAgain, Refused or OutcomeUnknown.
@@ -58,18 +57,17 @@ class Smtp:
             async with self._pool.connection() as connection:
                 await connection.send(sender, recipient, mail, handover)
         except NeedsOperator as refusal:
-            self._refused(refusal)
+            self._refusals.note(str(refusal))
             raise
         except Refused as refusal:
             if not isinstance(refusal, ContentRefused) and refusal.answer:
-                self._accepted()  # A server that judges recipients takes mail from us.
+                self._refusals.accepted()  # A server that judges recipients takes mail from us.
             raise
-        self._accepted()
+        self._refusals.accepted()
 
     async def check(self) -> None:
         """Health check. Raises when the server does not answer, or refused the last mail because of us."""
-        if self._refusal:
-            raise self._refusal
+        self._refusals.check()
         client = aiosmtplib.SMTP(
             hostname=self._server.host,
             port=self._server.port,
@@ -104,13 +102,3 @@ class Smtp:
             seconds = await self._rates.seconds_until_turn(domain)
         if seconds > 0:
             raise Postponed(seconds)
-
-    def _refused(self, refusal: NeedsOperator) -> None:
-        if self._refusal is None or str(self._refusal) != str(refusal):
-            log.error("the mail server does not take our mail, which is kept: %s", refusal)
-        self._refusal = refusal
-
-    def _accepted(self) -> None:
-        if self._refusal:
-            log.info("the mail server takes our mail again")
-        self._refusal = None

@@ -1,0 +1,146 @@
+"""Bounces: mails that came back after a server had taken them.
+
+A report is believed about one thing: a mail of ours that it names by our Message-ID or by the envelope address that we gave it.
+What it then says concerns the address to which that mail went, of which the digest stands with the delivery. An address that it
+quotes is compared with that digest and never used: anybody can write a report about anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from enum import StrEnum
+from uuid import UUID
+
+from kit.data.database import Database
+from kit.events import erasure
+from kit.runtime.clock import Clock
+
+from .. import store
+from ..adapters.bounce_folder import BounceFolder
+from ..adapters.refusals import Refusals
+from ..model import bounces
+from ..model.bounces import BounceKind, NotABounce, Report
+from ..model.return_paths import ReturnPaths
+from ..model.suppressions import AddressDigests, SuppressionReason, SuppressionSource
+from .suppressions import SuppressionList
+
+_MESSAGE_ID = re.compile(r"\s*<([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})@([^<>@\s]+)>\s*", re.I)
+_FILES_OF_A_ROUND = 100
+
+_REASONS = {
+    BounceKind.NO_ADDRESS: SuppressionReason.NO_ADDRESS,
+    BounceKind.MAILBOX: SuppressionReason.MAILBOX,
+}
+_GRAVEST_FIRST = (BounceKind.NO_ADDRESS, BounceKind.MAILBOX, BounceKind.OURS, BounceKind.SOFT)
+
+log = logging.getLogger(__name__)
+
+
+class Taken(StrEnum):
+    """What became of a report."""
+
+    RECORDED = "RECORDED"
+    """A mail of ours came back."""
+    NO_FAILURE = "NO_FAILURE"
+    """It says nothing final, such as that the mail is delayed."""
+    NOT_OURS = "NOT_OURS"
+    """It names no mail that we sent, or one of which nothing is known any more."""
+
+
+class Bounces:
+    """Takes reports. Idempotent: a report that comes again changes nothing."""
+
+    def __init__(
+        self,
+        db: Database,
+        suppressed: SuppressionList,
+        digests: AddressDigests,
+        refusals: Refusals,
+        clock: Clock,
+        *,
+        domain: str,
+        return_paths: ReturnPaths | None,
+    ) -> None:
+        """`domain` is that of our Message-IDs."""
+        self._db = db
+        self._suppressed = suppressed
+        self._digests = digests
+        self._refusals = refusals
+        self._clock = clock
+        self._domain = domain
+        self._return_paths = return_paths
+
+    async def take(self, raw: bytes, source: SuppressionSource) -> Taken:
+        """Record what a delivery status notification says. Raises NotABounce."""
+        # In a thread: a hostile report costs up to a second.
+        report = await asyncio.to_thread(bounces.read, raw)
+        if not any(recipient.kind for recipient in report.recipients):
+            return Taken.NO_FAILURE
+        event_id = self._event_of(report)
+        return await self._record(event_id, report, source) if event_id else Taken.NOT_OURS
+
+    async def _record(self, event_id: UUID, report: Report, source: SuppressionSource) -> Taken:
+        async with self._db.transaction() as tx:
+            mail = await store.records.find_mail(tx, event_id)
+            if mail is None or mail.address_digest is None:
+                return Taken.NOT_OURS
+            if mail.user_id and await erasure.is_erased(tx, mail.user_id):
+                return Taken.NOT_OURS
+            kind, code = self._gravest(report, mail.address_digest)
+            await store.records.bounce(tx, mail, code, self._clock())
+            if reason := _REASONS.get(kind):
+                await self._suppressed.add(tx, mail, mail.address_digest, reason=reason, code=code, source=source)
+        if kind is BounceKind.OURS:
+            self._refusals.note(code)
+        return Taken.RECORDED
+
+    def _event_of(self, report: Report) -> UUID | None:
+        found = _MESSAGE_ID.fullmatch(report.message_id)
+        if found and found[2].lower() == self._domain.lower():
+            return UUID(found[1])
+        for address in report.sent_to if self._return_paths else ():
+            if self._return_paths and (event_id := self._return_paths.event_of(address)):
+                return event_id
+        return None
+
+    def _gravest(self, report: Report, address_digest: bytes) -> tuple[BounceKind, str]:
+        """The gravest kind among the report's failures, and its code.
+
+        A failure that names another address, to which the mail was forwarded, says nothing about ours.
+        """
+        found: dict[BounceKind, str] = {}
+        for recipient in report.recipients:
+            if recipient.kind:
+                named = recipient.addresses
+                is_ours = not named or any(self._digests.of(address) == address_digest for address in named)
+                kind = recipient.kind if is_ours or not recipient.kind.hard else BounceKind.SOFT
+                found.setdefault(kind, str(recipient.code or ""))
+        gravest = next(kind for kind in _GRAVEST_FIRST if kind in found)
+        return gravest, found[gravest]
+
+
+class BounceReader:
+    """Reads the folder of bounces: deletes what is dealt with, and puts aside what is no bounce."""
+
+    def __init__(self, bounces_: Bounces, folder: BounceFolder) -> None:
+        self._bounces = bounces_
+        self._folder = folder
+
+    async def read(self) -> bool:
+        """One round. True if more is waiting. Raises OSError, and what the database raises."""
+        waiting = await asyncio.to_thread(self._folder.waiting, _FILES_OF_A_ROUND)
+        for path in waiting:
+            raw = await asyncio.to_thread(self._folder.read, path, bounces.MOST_BYTES)
+            if raw is None:
+                continue
+            try:
+                taken = await self._bounces.take(raw, SuppressionSource.REPORT)
+            except NotABounce as error:
+                log.warning("a mail in the folder of bounces is put aside: %s", error)
+                await asyncio.to_thread(self._folder.put_aside, path)
+                continue
+            log.info("a report in the folder of bounces was read: %s", taken)
+            await asyncio.to_thread(self._folder.remove, path)
+        return len(waiting) == _FILES_OF_A_ROUND

@@ -1,0 +1,9 @@
+"""Translation between protobuf messages and operations, one module per service of the contract."""
+
+from __future__ import annotations
+
+from .deliveries import DeliveryServicer
+from .notifications import NotificationServicer
+from .preferences import PreferenceServicer
+
+__all__ = ["DeliveryServicer", "NotificationServicer", "PreferenceServicer"]
