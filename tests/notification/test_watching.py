@@ -18,7 +18,7 @@ from kit.data.database import Database
 from kit.runtime.clock import system_clock
 from services.notification.operations.pruning import Pruning
 from services.notification.tables import notification_changes
-from tests.notification.app import App, Watcher, serving
+from tests.notification.app import App, Person, Watcher, serving
 from tests.statuses import detail, reason_of, violated_fields
 from tests.waiting import until
 
@@ -350,18 +350,32 @@ async def test_a_watch_survives_the_loss_of_its_connections_to_the_database(
         assert (await watcher.change(), watcher.titles) == ("added", {"after the loss"})
 
 
+async def changed_without_a_message(app: App, person: Person) -> None:
+    """Record the person's first change as if Postgres's message of it were lost."""
+    async with app.db.transaction() as tx:
+        await tx.execute(
+            text(
+                "WITH head AS (INSERT INTO notification_heads VALUES (:user, 1) RETURNING number) "
+                "INSERT INTO notification_changes (user_id, number, change, unread, occurred_at) "
+                "SELECT :user, number, 'ALL_READ', 0, now() FROM head"
+            ),
+            {"user": person.id},
+        )
+
+
 async def test_a_message_of_postgres_that_was_lost_only_delays_the_change(app: App) -> None:
     ada = app.person()
     async with ada.watching() as watcher:
         await watcher.step()
-        async with app.db.transaction() as tx:
-            await tx.execute(
-                text(
-                    "WITH head AS (INSERT INTO notification_heads VALUES (:user, 1) RETURNING number) "
-                    "INSERT INTO notification_changes (user_id, number, change, unread, occurred_at) "
-                    "SELECT :user, number, 'ALL_READ', 0, now() FROM head"
-                ),
-                {"user": ada.id},
-            )
+        await changed_without_a_message(app, ada)
         await app.ops.watches.look()
         assert await watcher.change() == "all_read"
+
+
+async def test_a_token_that_is_ahead_of_this_replica_is_continued_without_a_snapshot(app: App) -> None:
+    ada = app.person()
+    async with ada.watching() as behind:
+        await behind.step()
+        await changed_without_a_message(app, ada)
+        async with ada.watching((await ada.page()).resume_token) as watcher:
+            assert await watcher.step() == "heartbeat"

@@ -22,19 +22,15 @@ from ..operations.watching import Watches
 Context = ServicerContext[Any, Any]
 
 _TYPES = {
-    Kind.WELCOME: notification_pb2.NOTIFICATION_TYPE_WELCOME,
-    Kind.STORY_READY: notification_pb2.NOTIFICATION_TYPE_STORY_READY,
-    Kind.STORY_FAILED: notification_pb2.NOTIFICATION_TYPE_STORY_FAILED,
-    Kind.PASSWORD_CHANGED: notification_pb2.NOTIFICATION_TYPE_PASSWORD_CHANGED,
-    Kind.PASSWORD_DISABLED: notification_pb2.NOTIFICATION_TYPE_PASSWORD_DISABLED,
-    Kind.SESSION_REVOKED: notification_pb2.NOTIFICATION_TYPE_SESSION_REVOKED,
-    Kind.EMAIL_CHANGED: notification_pb2.NOTIFICATION_TYPE_EMAIL_CHANGED,
+    Kind(name.removeprefix("NOTIFICATION_TYPE_")): number
+    for name, number in notification_pb2.NotificationType.items()
+    if number
 }
 _PROTO_TYPES = {number: kind for kind, number in _TYPES.items()}
 _TARGETS = {
-    TargetType.ACCOUNT: notification_pb2.TARGET_TYPE_ACCOUNT,
-    TargetType.STORY: notification_pb2.TARGET_TYPE_STORY,
-    TargetType.SESSION: notification_pb2.TARGET_TYPE_SESSION,
+    TargetType(name.removeprefix("TARGET_TYPE_")): number
+    for name, number in notification_pb2.TargetType.items()
+    if number
 }
 
 
