@@ -26,6 +26,9 @@ _FOR_THE_SERVICES = (
     "traceparent",
     "tracestate",
     "user-agent",
+    "webhook-id",
+    "webhook-signature",
+    "webhook-timestamp",
     "x-request-id",
     "x-user-agent",
 )

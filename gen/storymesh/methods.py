@@ -34,6 +34,7 @@ METHODS: dict[str, Method] = {
     '/storymesh.auth.v1.SessionService/RevokeSession': Method('USER', 'IDEMPOTENT'),
     '/storymesh.auth.v1.SessionService/RevokeOtherSessions': Method('USER', 'IDEMPOTENT'),
     '/storymesh.auth.v1.SessionService/Logout': Method('USER', 'IDEMPOTENCY_UNKNOWN'),
+    '/storymesh.notification.v1.BounceService/ReportBounces': Method('PUBLIC', 'IDEMPOTENT'),
     '/storymesh.notification.v1.DeliveryService/ListDeliveries': Method('ADMIN', 'NO_SIDE_EFFECTS'),
     '/storymesh.notification.v1.DeliveryService/ExplainNotification': Method('ADMIN', 'NO_SIDE_EFFECTS'),
     '/storymesh.notification.v1.DeliveryService/ResendDelivery': Method('ADMIN', 'IDEMPOTENT'),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
+from storymesh.notification.v1.bounce_service_pb2_grpc import add_BounceServiceServicer_to_server
 from storymesh.notification.v1.delivery_service_pb2_grpc import add_DeliveryServiceServicer_to_server
 from storymesh.notification.v1.notification_service_pb2_grpc import add_NotificationServiceServicer_to_server
 from storymesh.notification.v1.preference_service_pb2_grpc import add_PreferenceServiceServicer_to_server
@@ -24,7 +25,7 @@ from .config import NotificationSettings, NotificationWorkerSettings
 from .model.public_urls import opens_here_only
 from .operations import Operations, operations, worker_operations
 from .peers import AccountDirectory, StoryDirectory
-from .servicer import DeliveryServicer, NotificationServicer, PreferenceServicer
+from .servicer import BounceServicer, DeliveryServicer, NotificationServicer, PreferenceServicer
 from .worker import inbox
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ _NICENESS = 5
 def api(settings: NotificationSettings, resources: Resources, ops: Operations) -> Server:
     server = resources.api()
     server.add(add_NotificationServiceServicer_to_server, NotificationServicer(ops.notifications, ops.watches))
+    server.add(add_BounceServiceServicer_to_server, BounceServicer(ops.provider_bounces))
     server.add(add_DeliveryServiceServicer_to_server, DeliveryServicer(ops.deliveries, ops.suppressions))
     signer = Signer(settings.cursor_key.get_secret_value())
     server.add(add_PreferenceServiceServicer_to_server, PreferenceServicer(ops.preferences, ops.unsubscribing))

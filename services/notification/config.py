@@ -163,6 +163,10 @@ class BounceSettings(DatabaseSettings):
 class NotificationSettings(BounceSettings):
     """Settings of the `serve` process."""
 
+    bounce_webhook_key: Key | None = Field(
+        None, description="Verifies the mail provider's calls that tell of bounces; without it all of them are refused."
+    )
+
     cursor_key: Key = Field(description="Signs page tokens and resume tokens; the same for all replicas.")
     heartbeat_seconds: float = Field(15.0, gt=0, description="Silence on a watch after which a heartbeat is sent.")
     watches: int = Field(5000, ge=1, description="Watches that a process serves at a time.")

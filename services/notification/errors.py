@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kit.errors import FailedPrecondition, NotFound
+from kit.errors import FailedPrecondition, NotFound, Unauthenticated
 
 
 class NotificationNotFound(NotFound):
@@ -33,3 +33,8 @@ class DeliveryNotUnknown(FailedPrecondition):
 class DeliveryNotResendable(FailedPrecondition):
     reason = "DELIVERY_NOT_RESENDABLE"
     message = "the delivery's time is over and its content is deleted"
+
+
+class WebhookSignatureInvalid(Unauthenticated):
+    reason = "WEBHOOK_SIGNATURE_INVALID"
+    message = "the call is not signed with the webhook's key, or not now"

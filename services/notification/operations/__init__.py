@@ -25,7 +25,7 @@ from ..model.return_paths import ReturnPaths
 from ..model.suppressions import AddressDigests
 from ..model.unsubscribing import UnsubscribeLinks
 from ..store.mail_rates import MailRates
-from .bounces import BounceReader, Bounces
+from .bounces import BounceReader, Bounces, ProviderBounces
 from .deliveries import Deliveries
 from .delivering import Delivering, DeliveryTuning
 from .digests import Digests
@@ -57,6 +57,7 @@ class Operations:
     unsubscribing: Unsubscribing
     deliveries: Deliveries
     suppressions: Suppressions
+    provider_bounces: ProviderBounces
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def _links(settings: NotificationSettings | NotificationWorkerSettings) -> Unsub
 
 def operations(settings: NotificationSettings, resources: Resources) -> Operations:
     db, clock, signer = resources.db, resources.clock, Signer(settings.cursor_key.get_secret_value())
+    key = settings.bounce_webhook_key
     positions = WatchPositions(signer)
     watches = Watches(
         db,
@@ -92,6 +94,7 @@ def operations(settings: NotificationSettings, resources: Resources) -> Operatio
         Unsubscribing(db, clock, KINDS, _links(settings)),
         Deliveries(db, signer, clock),
         Suppressions(db, _digests(settings), Pages(signer), clock),
+        ProviderBounces(_bounces(settings, resources, Refusals()), key.get_secret_value() if key else None, clock),
     )
 
 

@@ -10,24 +10,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
 from kit.data.database import Database
+from kit.errors import InvalidArgument, Violation
 from kit.events import erasure
 from kit.runtime.clock import Clock
 
 from .. import store
 from ..adapters.bounce_folder import BounceFolder
 from ..adapters.refusals import Refusals
-from ..model import bounces
+from ..errors import WebhookSignatureInvalid
+from ..model import bounces, provider_reports
 from ..model.bounces import BounceKind, NotABounce, Report
 from ..model.return_paths import ReturnPaths
 from ..model.suppressions import AddressDigests, SuppressionReason, SuppressionSource
+from ..model.webhook_signatures import is_signed
 from .suppressions import SuppressionList
 
 _MESSAGE_ID = re.compile(r"\s*<([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})@([^<>@\s]+)>\s*", re.I)
 _FILES_OF_A_ROUND = 100
+_JSON = "application/json"
 
 _REASONS = {
     BounceKind.NO_ADDRESS: SuppressionReason.NO_ADDRESS,
@@ -47,6 +53,17 @@ class Taken(StrEnum):
     """It says nothing final, such as that the mail is delayed."""
     NOT_OURS = "NOT_OURS"
     """It names no mail that we sent, or one of which nothing is known any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedCall:
+    """A call of a webhook, as it came."""
+
+    id: str
+    timestamp: str
+    signatures: str
+    media_type: str
+    body: bytes
 
 
 class Bounces:
@@ -75,7 +92,10 @@ class Bounces:
     async def take(self, raw: bytes, source: SuppressionSource) -> Taken:
         """Record what a delivery status notification says. Raises NotABounce."""
         # In a thread: a hostile report costs up to a second.
-        report = await asyncio.to_thread(bounces.read, raw)
+        return await self.take_report(await asyncio.to_thread(bounces.read, raw), source)
+
+    async def take_report(self, report: Report, source: SuppressionSource) -> Taken:
+        """Record what a report says that was read already."""
         if not any(recipient.kind for recipient in report.recipients):
             return Taken.NO_FAILURE
         event_id = self._event_of(report)
@@ -119,6 +139,30 @@ class Bounces:
                 found.setdefault(kind, str(recipient.code or ""))
         gravest = next(kind for kind in _GRAVEST_FIRST if kind in found)
         return gravest, found[gravest]
+
+
+class ProviderBounces:
+    """The webhook of the mail provider. Without a key every call is refused."""
+
+    def __init__(self, bounces_: Bounces, key: bytes | None, clock: Clock) -> None:
+        self._bounces = bounces_
+        self._key = key
+        self._clock = clock
+
+    async def take(self, call: SignedCall) -> Sequence[Taken]:
+        """Record what the call says. Raises WebhookSignatureInvalid and InvalidArgument."""
+        signed = self._key is not None and is_signed(
+            self._key, call.id, call.timestamp, call.signatures, body=call.body, now=self._clock()
+        )
+        if not signed:
+            raise WebhookSignatureInvalid
+        try:
+            if call.media_type.partition(";")[0].strip().lower() == _JSON:
+                reports = provider_reports.read(call.body)
+                return [await self._bounces.take_report(each, SuppressionSource.PROVIDER) for each in reports]
+            return [await self._bounces.take(call.body, SuppressionSource.PROVIDER)]
+        except NotABounce as error:
+            raise InvalidArgument([Violation("report", str(error), "REPORT_UNREADABLE")]) from None
 
 
 class BounceReader:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .bounces import BounceServicer
 from .deliveries import DeliveryServicer
 from .notifications import NotificationServicer
 from .preferences import PreferenceServicer
 
-__all__ = ["DeliveryServicer", "NotificationServicer", "PreferenceServicer"]
+__all__ = ["BounceServicer", "DeliveryServicer", "NotificationServicer", "PreferenceServicer"]
