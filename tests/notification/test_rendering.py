@@ -322,3 +322,22 @@ def test_a_fault_of_the_encoding_itself_is_noticed_in_the_bytes(
     monkeypatch.setattr(rendering, "_encoded", lambda name, text: written if name == header else honest(name, text))
     with pytest.raises(Unrenderable):
         rendered(sender=sender)
+
+
+@pytest.mark.parametrize(
+    ("written", "instead"),
+    [
+        ("Content-Type: text/plain", "X-More: 1\r\nContent-Type: text/plain"),
+        ("Content-Type: text/plain", "Content-Type: text/html"),
+        ('charset="utf-8"', 'charset="latin-1"'),
+        ("7bit", "base64"),
+        ("Hello,", "Hallo,"),
+        ("<p>Hello,</p>\r\n", f"<p>Hello,</p>\r\n--{BOUNDARY}\r\nContent-Type: text/plain\r\n\r\nWin\r\n"),
+        ("<p>Hello,</p>\r\n", f"<p>Hello,</p>\r\n--{BOUNDARY}--\r\nWin\r\n"),
+    ],
+)
+def test_a_fault_of_a_part_is_noticed_in_the_bytes(monkeypatch: pytest.MonkeyPatch, written: str, instead: str) -> None:
+    honest = rendering._part
+    monkeypatch.setattr(rendering, "_part", lambda kind, text: honest(kind, text).replace(written, instead))
+    with pytest.raises(Unrenderable):
+        rendered()
