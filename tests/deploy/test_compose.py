@@ -192,6 +192,14 @@ def test_mail_and_the_public_address_come_from_the_callers_environment() -> None
     assert expanded(given["STORYMESH_PUBLIC_URL"], {"STORYMESH_PORT": "9000"}) == "http://127.0.0.1:9000"
 
 
+def test_the_former_setting_of_tls_with_the_mail_server_does_not_go_unheard() -> None:
+    """The worker refuses its value, and names the setting that replaced it."""
+    given = SERVICES["notification-worker"]["environment"]["STORYMESH_SMTP_TLS"]
+    assert expanded(given, {}) == "opportunistic"
+    assert expanded(given, {"STORYMESH_SMTP_START_TLS": "true"}) == "true"
+    assert expanded(given, {"STORYMESH_SMTP_START_TLS": "true", "STORYMESH_SMTP_TLS": "starttls"}) == "starttls"
+
+
 def copied_into_the_image() -> list[str]:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     return [word for line in lines if line.startswith("COPY ") and "--from" not in line for word in line.split()[1:-1]]
