@@ -91,3 +91,11 @@ async def test_an_international_address_fails_for_good_and_clearly_where_the_ser
     record = (await world.records())[code.id]
     assert (record["state"], record["reason"]) == (DeliveryState.FAILED, "SMTPUTF8_NOT_OFFERED")
     assert server.mails == []
+
+
+async def test_a_code_that_may_come_late_says_that_only_the_newest_works(world: MailWorld) -> None:
+    """Another code, asked for while the mail server was away, replaces it, and may arrive before it."""
+    await world.handle(code_issued())
+    body = (await world.mailbox.one()).get_body(("plain",))
+    assert body is not None
+    assert "only the newest works" in " ".join(body.get_content().split())

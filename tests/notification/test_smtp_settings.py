@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from kit.runtime.settings import load
 from services.notification.config import NotificationWorkerSettings
 from tests.notification.certificates import Authority
 
-_KEYS = {"MESH_KEY": bytes(range(1, 33)), "SEAL_KEY": bytes(range(33, 65))}
 _PRODUCTION = {"ENVIRONMENT": "production", "MAIL_FROM": "Storymesh <no-reply@example.org>"}
 _URLS = {
     "DATABASE_URL": "postgresql+psycopg://role:correct-horse-battery@db.example/notification",
     "REDIS_URL": "redis://mesh:correct-horse-battery@redis.example",
 }
+
+_REQUIRED = {name.upper() for name, field in NotificationWorkerSettings.model_fields.items() if field.is_required()}
 
 Read = Callable[..., NotificationWorkerSettings]
 
@@ -25,9 +27,7 @@ Read = Callable[..., NotificationWorkerSettings]
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Read:
     def reading(**settings: str) -> NotificationWorkerSettings:
-        keys = {
-            name: base64url.encode(bytes((7 * each * each + 3) % 256 for each in key)) for name, key in _KEYS.items()
-        }
+        keys = {name: base64url.encode(hashlib.sha256(name.encode()).digest()) for name in _REQUIRED - _URLS.keys()}
         for name, value in (_URLS | keys | settings).items():
             monkeypatch.setenv(f"STORYMESH_{name}", value)
         return load(NotificationWorkerSettings)
