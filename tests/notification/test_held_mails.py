@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from datetime import UTC, datetime, time, timedelta
 from random import Random
@@ -10,12 +11,17 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
+from services.notification import store
 from services.notification.model.deliveries import Channel
 from services.notification.model.local_time import DailyRange
+from services.notification.model.notices import NOTICES
 from services.notification.model.preference_changes import ChosenTiming
 from services.notification.model.preferences import Timing
+from services.notification.operations.digests import Digests
+from services.notification.operations.facts import FactReader
+from services.notification.operations.preference_gate import PreferenceGate
 from services.notification.tables import counted_mails, deliveries, digest_items, preferences
-from tests.notification.conftest import MailWorld, code_issued, story_completed, user_deleted
+from tests.notification.conftest import SEAL, MailWorld, code_issued, story_completed, user_deleted
 from tests.notification.people import MAIL, START, STORY, People, password_changed, welcome
 from tests.waiting import until
 
@@ -105,13 +111,18 @@ async def test_more_mails_than_the_limit_wait_for_their_turn_and_security_is_not
         assert (await people.states(user))["STORY_READY"].count(("SENT", "")) == sent
 
 
-async def test_two_workers_do_not_both_take_the_last_place_of_the_limit(people: People) -> None:
-    user = people.world.accounts.add()
+async def test_judgements_at_the_same_moment_do_not_both_take_the_last_place_of_the_limit(people: People) -> None:
+    user, db = people.world.accounts.add(), people.world.db
+    await people.prefer(user, quiet_hours=QUIET, time_zone="Europe/Berlin")
+    await people.tell(*(story_completed(user) for _ in range(12)))
     await people.prefer(user, mails_per_day=1)
-    async with people.world.working(), people.world.working():
-        await people.world.send(*(story_completed(user) for _ in range(12)))
-        await until(people.nothing_due)
-    assert Counter((await people.states(user))["STORY_READY"]) == {("SENT", ""): 1, ("QUEUED", "THROTTLED"): 11}
+    people.at(START + timedelta(hours=2))
+    gate = PreferenceGate(db, Digests(db, FactReader(SEAL), people.clock), people.clock, throttles=[])
+    async with db.single() as tx:
+        claimed = await store.deliveries.claim(tx, [MAIL], 12, people.clock.now, timedelta(seconds=60))
+    judged = await asyncio.gather(*(gate.judge(each, NOTICES[each.kind]) for each in claimed))
+    assert sorted(each.goes_on for each in judged) == [False] * 11 + [True]
+    assert Counter((await people.states(user))["STORY_READY"])["QUEUED", "THROTTLED"] == 11
 
 
 async def test_a_daily_digest_is_one_mail_of_what_waited_and_the_notices_share_its_end(people: People) -> None:
@@ -309,3 +320,15 @@ async def test_whatever_people_prefer_and_change_each_notice_gets_one_final_deci
             assert steps == [("QUEUED", ""), ("SENT", "")]
     rows = [row for row in (await people.world.records()).values() if (row["state"], row["reason"]) == ("SENT", "")]
     assert len(people.world.mailbox.mails()) == len(rows)
+
+
+async def test_mails_digests_and_notifications_speak_the_language_that_their_person_prefers(people: People) -> None:
+    user, other = people.world.accounts.add(), people.world.accounts.add("bob@example.com")
+    await people.prefer(user, language="de", choices={STORY: Timing.DAILY})
+    await people.tell(password_changed(user), welcome(user), story_completed(user), welcome(other))
+    people.at(datetime(2026, 7, 2, 8, tzinfo=UTC))
+    await people.settle()
+    languages = [(str(mail["To"]), str(mail["Content-Language"])) for mail in people.world.mailbox.mails()]
+    assert Counter(languages) == {("ada@example.com", "de"): 3, ("bob@example.com", "en"): 1}
+    titles = {row["title"] for row in await people.world.notifications() if row["user_id"] == user}
+    assert not titles & {row["title"] for row in await people.world.notifications() if row["user_id"] == other}

@@ -65,10 +65,10 @@ _WORDS: Mapping[str, _Words] = {
     ),
     "de": _Words(
         "Abbestellen",
-        "Sie bekommen dann keine E-Mails dieser Art mehr. Hinweise zur Sicherheit Ihres Kontos gehören nicht dazu.",
+        "Du bekommst dann keine E-Mails dieser Art mehr. Hinweise zur Sicherheit deines Kontos gehören nicht dazu.",
         "Abbestellen",
         "Abbestellt",
-        "Sie bekommen keine E-Mails dieser Art mehr. In Ihren Einstellungen für Benachrichtigungen können Sie sie jederzeit wieder "
+        "Du bekommst keine E-Mails dieser Art mehr. In deinen Einstellungen für Benachrichtigungen kannst du sie jederzeit wieder "
         "einschalten.",
     ),
 }
