@@ -16,6 +16,7 @@ from .adapters.smtp import Tls, authorities
 from .model.letters import Link, languages
 from .model.rendering import Sender
 from .model.return_paths import ReturnPaths
+from .model.webhook_urls import WebhookRules
 from .model.words import NAME_LENGTH
 
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -160,7 +161,67 @@ class BounceSettings(DatabaseSettings):
     )
 
 
-class NotificationSettings(BounceSettings):
+def _not_local_in_production(local: bool, info: ValidationInfo) -> bool:
+    if local and info.data.get("environment") == "production":
+        raise ValueError("is for development: anybody could make the service speak to its own machine")
+    return local
+
+
+def _ports(text: str) -> str:
+    if not all(1 <= int(port) <= 65535 for port in text.split(",")):
+        raise ValueError("needs ports between 1 and 65535, separated by commas")
+    return text
+
+
+def _networks(text: str) -> str:
+    try:
+        _networks_in(text)
+    except ValueError:
+        raise ValueError("needs networks such as 198.51.100.0/24 or 2001:db8::/32, separated by commas") from None
+    return text
+
+
+def _networks_in(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    return tuple(ipaddress.ip_network(each.strip()) for each in text.split(",") if each.strip())
+
+
+class WebhookSettings(DatabaseSettings):
+    """Settings of webhooks, in both processes: one tries them out, the other sends."""
+
+    seal_key: Key = Field(
+        description="Opens the sealed one-time codes of auth, so it is the same in both services, and seals webhooks' URLs and "
+        "secrets: under another key those that were registered before stand still."
+    )
+    webhook_ports: Annotated[str, AfterValidator(_ports)] = Field(
+        "443,8443",
+        pattern=r"^[0-9]{1,5}(,[0-9]{1,5})*$",
+        description="The ports that webhooks may lead to, separated by commas.",
+    )
+    webhook_refused_networks: Annotated[str, AfterValidator(_networks)] = Field(
+        "",
+        description="Networks to which no webhook leads, separated by commas, besides all that are not public: such as the public "
+        "addresses of your own machines.",
+    )
+    webhook_local: Annotated[bool, AfterValidator(_not_local_in_production)] = Field(
+        False,
+        description="Allow webhooks to this machine, by http and at any port, for development; refused in production.",
+    )
+    webhook_ca_file: Annotated[str, AfterValidator(_readable)] = Field(
+        "", description="PEM file of the authorities that may certify webhooks' receivers; empty: those of the system."
+    )
+    webhook_connect_seconds: float = Field(
+        5.0, gt=0, description="How long it may take to connect to a webhook's receiver, and as long again for TLS."
+    )
+    webhook_seconds: float = Field(10.0, gt=0, description="How long a webhook's message may take altogether.")
+
+    @property
+    def webhook_rules(self) -> WebhookRules:
+        """Where webhooks may lead."""
+        ports = frozenset(map(int, self.webhook_ports.split(",")))
+        return WebhookRules(ports, self.webhook_local, _networks_in(self.webhook_refused_networks))
+
+
+class NotificationSettings(WebhookSettings, BounceSettings):
     """Settings of the `serve` process."""
 
     bounce_webhook_key: Key | None = Field(
@@ -172,15 +233,19 @@ class NotificationSettings(BounceSettings):
     watches: int = Field(5000, ge=1, description="Watches that a process serves at a time.")
     watches_per_person: int = Field(20, ge=1, description="Watches that one person may have open at a process.")
     unsubscribe_key: _UnsubscribeKey
+    webhooks_per_person: int = Field(5, ge=1, description="Webhooks that one person may have.")
 
 
-class NotificationWorkerSettings(LetterSettings, InboxSettings, BounceSettings):
+class NotificationWorkerSettings(LetterSettings, WebhookSettings, InboxSettings, BounceSettings):
     """Settings of the `worker` process."""
 
     mail_concurrency: int = Field(4, ge=1, description="Events, and so mails, that a worker deals with at a time.")
-    seal_key: Key = Field(description="Opens the sealed one-time codes of auth; the same in both services.")
     story_target: str = Field("127.0.0.1:50051", description="Address and port of the story service.")
     unsubscribe_key: _UnsubscribeKey
+    webhook_concurrency: int = Field(8, ge=1, description="Messages to webhooks that a worker sends at a time.")
+    webhook_failing_days: float = Field(
+        3.0, gt=0, description="Days of failures in a row after which a webhook is disabled."
+    )
     smtp_host: str = Field("127.0.0.1", description="The mail server that takes outgoing mail.")
     smtp_port: int = Field(1025, ge=1, le=65535, description="Its port.")
     smtp_tls: Tls = Field(

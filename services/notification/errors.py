@@ -38,3 +38,13 @@ class DeliveryNotResendable(FailedPrecondition):
 class WebhookSignatureInvalid(Unauthenticated):
     reason = "WEBHOOK_SIGNATURE_INVALID"
     message = "the call is not signed with the webhook's key, or not now"
+
+
+class WebhookNotFound(NotFound):
+    reason = "WEBHOOK_NOT_FOUND"
+    message = "there is no such webhook"
+
+
+class TooManyWebhooks(FailedPrecondition):
+    reason = "TOO_MANY_WEBHOOKS"
+    message = "a person has a few webhooks at most; delete one first"

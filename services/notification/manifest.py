@@ -42,6 +42,7 @@ MANIFEST = Manifest(
         "BOUNCE_",
         "DKIM_",
         "FEEDBACK_",
+        "WEBHOOK",
     ),
     needs=("mail",),
     local_settings={

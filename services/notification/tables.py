@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     Column,
@@ -172,6 +173,36 @@ suppressions = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     UniqueConstraint("address_digest", name="suppressions_once"),
     Index("suppressions_by_user", "user_id", "id", postgresql_where=text("user_id IS NOT NULL")),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("user_id", Uuid, nullable=False),
+    # Which one of the few that a person may have: the constraint on it keeps two calls at once from making one too many.
+    Column("place", Integer, nullable=False),
+    # Sealed, as the secrets are: receivers' addresses often hold a token.
+    Column("url", LargeBinary, nullable=False),
+    Column("description", Text, nullable=False),
+    # The kinds of notices that it gets; empty: all that go by webhook.
+    Column("kinds", ARRAY(Text), nullable=False),
+    Column("secret", LargeBinary, nullable=False),
+    # Signs beside the secret until its end, so that a receiver can change over.
+    Column("former_secret", LargeBinary),
+    Column("former_secret_until", DateTime(timezone=True)),
+    # Why nothing is sent to it; null while it is enabled.
+    Column("disabled", Text),
+    # Failed attempts since the last success, and the time of the first of them.
+    Column("failures", Integer, nullable=False),
+    Column("failing_since", DateTime(timezone=True)),
+    Column("last_failed_at", DateTime(timezone=True)),
+    Column("last_failure", Text, nullable=False),
+    Column("last_status", Integer, nullable=False),
+    Column("last_succeeded_at", DateTime(timezone=True)),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("changed_at", DateTime(timezone=True), nullable=False),
+    UniqueConstraint("user_id", "place", name="webhooks_few"),
 )
 
 # What the version before `deliveries` recorded of mails; it may still run.

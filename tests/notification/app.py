@@ -212,6 +212,7 @@ async def serving(db: Database, database_url: str, **changes: object) -> AsyncIt
             "database_url": database_url,
             "mesh_key": KEY,
             "cursor_key": KEY,
+            "seal_key": KEY,
             "unsubscribe_key": KEY,
             "address_key": KEY,
             "drain_seconds": 1,

@@ -142,6 +142,9 @@ class MailWorld:
     smtp_port: int
     mailbox: Mailbox
     smtp_seconds: float = 10.0
+    webhook_ca_file: str = ""
+    webhook_local: bool = True
+    webhook_seconds: float = 10.0
     smtp_final_reply_seconds: float = 0.0
     """0: as long as the other steps have."""
     language: str = "en"
@@ -178,6 +181,9 @@ class MailWorld:
             smtp_final_reply_seconds=self.smtp_final_reply_seconds or self.smtp_seconds,
             mail_from=SENDER,
             default_language=self.language,
+            webhook_ca_file=self.webhook_ca_file,
+            webhook_local=self.webhook_local,
+            webhook_seconds=self.webhook_seconds,
             public_url="https://stories.example/",
             lease_seconds=10,
             max_failures=self.max_failures,
@@ -229,7 +235,8 @@ class MailWorld:
             # A stopping inbox ends only after its blocking read of Redis.
             tuning = InboxTuning(block_seconds=0.05)
             inbox = worker.inbox(self.settings(), resources, ops, backoff=lambda _: 0.0, tuning=tuning)
-            loops = (inbox, ops.delivering, ops.records) if takes_events else (ops.delivering,)
+            delivering = (ops.delivering, ops.webhooks)
+            loops = (inbox, *delivering, ops.records) if takes_events else delivering
             running = [asyncio.create_task(each.run(stopping)) for each in loops]
             self.running = running
             try:

@@ -97,6 +97,7 @@ async def serving_preferences(db: Database, database_url: str, *, clock: Clock =
         mesh_key=KEY,
         cursor_key=KEY,
         address_key=KEY,
+        seal_key=KEY,
         unsubscribe_key=UNSUBSCRIBE_KEY,
         drain_seconds=1,
     )

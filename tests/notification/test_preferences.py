@@ -44,7 +44,7 @@ async def api(database_of: Callable[[str], Database], migrated: Callable[[str], 
 async def test_who_has_chosen_nothing_reads_the_defaults(api: Api) -> None:
     found = await api.read(uuid4())
     assert settings_of(found) == UNTOUCHED
-    assert timings(found) == {"EMAIL": "AT_ONCE", "IN_APP": "AT_ONCE"}
+    assert timings(found) == {"EMAIL": "AT_ONCE", "IN_APP": "AT_ONCE", "WEBHOOK": "AT_ONCE"}
     assert {"de", "en"} <= set(found["languages"])
     assert {each["chosen"] for each in found["choices"]} == {False}
 
@@ -73,7 +73,7 @@ async def test_a_change_touches_what_is_given_and_nobody_elses_preferences(api: 
         "digest_day": "DAY_OF_WEEK_SUNDAY",
         "mails_per_day": 5,
     }
-    assert timings(changed) == {"EMAIL": "DAILY", "IN_APP": "AT_ONCE"}
+    assert timings(changed) == {"EMAIL": "DAILY", "IN_APP": "AT_ONCE", "WEBHOOK": "AT_ONCE"}
     assert [each["kind"] for each in changed["choices"] if each["chosen"]] == ["STORY_READY"]
     assert settings_of(await api.read(bob)) == UNTOUCHED
 
@@ -109,16 +109,16 @@ async def test_choices_are_changed_one_by_one_and_taken_back(api: Api) -> None:
     ada = uuid4()
     await api.change(ada, choices=[choice(DAILY), choice(OFF, "WELCOME")])
     changed = await api.change(ada, choices=[choice(OFF, channel="IN_APP"), choice()])
-    assert timings(changed) == {"EMAIL": "AT_ONCE", "IN_APP": "OFF"}
-    assert timings(changed, "WELCOME") == {"EMAIL": "OFF", "IN_APP": "AT_ONCE"}
+    assert timings(changed) == {"EMAIL": "AT_ONCE", "IN_APP": "OFF", "WEBHOOK": "AT_ONCE"}
+    assert timings(changed, "WELCOME") == {"EMAIL": "OFF", "IN_APP": "AT_ONCE", "WEBHOOK": "AT_ONCE"}
 
 
 async def test_two_devices_that_choose_at_once_do_not_undo_each_others_choices(api: Api) -> None:
     ada = uuid4()
-    kinds = [(kind, channel) for kind in ("STORY_READY", "WELCOME") for channel in ("EMAIL", "IN_APP")]
+    kinds = [(kind, channel) for kind in ("STORY_READY", "WELCOME") for channel in ("EMAIL", "IN_APP", "WEBHOOK")]
     await asyncio.gather(*(api.change(ada, choices=[choice(OFF, *each)]) for each in kinds))
     found = await api.read(ada)
-    assert [timings(found, kind)[channel] for kind, channel in kinds] == ["OFF"] * 4
+    assert [timings(found, kind)[channel] for kind, channel in kinds] == ["OFF"] * len(kinds)
 
 
 async def test_a_new_pause_does_not_inherit_the_end_of_a_former_one(api: Api) -> None:

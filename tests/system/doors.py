@@ -23,7 +23,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from storymesh.auth.v1 import account_service_pb2, key_service_pb2, registration_service_pb2, session_service_pb2
-from storymesh.notification.v1 import notification_service_pb2, preference_service_pb2
+from storymesh.notification.v1 import notification_service_pb2, preference_service_pb2, webhook_service_pb2
 from storymesh.ops.v1 import dead_letter_service_pb2
 from storymesh.story.v1 import story_link_service_pb2, story_service_pb2
 
@@ -38,6 +38,7 @@ _CONTRACTS = (
     session_service_pb2,
     notification_service_pb2,
     preference_service_pb2,
+    webhook_service_pb2,
     story_service_pb2,
     story_link_service_pb2,
     dead_letter_service_pb2,

@@ -52,6 +52,8 @@ def values(member: Member, story_id: str) -> Mapping[str, Any]:
         "first_name": "Ada",
         "kid": "x" * 43,
         "notification_id": str(uuid4()),
+        "webhook_id": str(uuid4()),
+        "url": "https://hooks.example.com/",
         "service": "story",
         "event_ids": [str(uuid4())],
         "delivery_id": str(uuid4()),

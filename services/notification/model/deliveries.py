@@ -15,6 +15,12 @@ class Channel(StrEnum):
     IN_APP = "IN_APP"
     """Written in the transaction of the decision; has steps, but no row in `deliveries`."""
     EMAIL = "EMAIL"
+    WEBHOOK = "WEBHOOK"
+    """One delivery for each of the person's webhooks; the delivery's target is the webhook's id."""
+
+
+RECOGNISES_REPETITIONS = frozenset({Channel.WEBHOOK})
+"""Channels whose receivers tell a repetition by its id, so that a delivery of unknown outcome is made again until it is known."""
 
 
 class DeliveryState(StrEnum):

@@ -18,7 +18,8 @@ LIFE = timedelta(days=5)
 """How long a delivery is tried that has no end of its own (RFC 5321, 4.5.4.1: four to five days)."""
 
 _MAIL = frozenset({Channel.EMAIL})
-_MAIL_AND_APP = frozenset({Channel.EMAIL, Channel.IN_APP})
+_MAIL_AND_APP = frozenset({Channel.EMAIL, Channel.IN_APP, Channel.WEBHOOK})
+"""What stands in the application goes by webhook too: its words hold no address and no code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,14 @@ from ..adapters.bounce_folder import BounceFolder
 from ..adapters.dkim_signing import DkimSigner, read_key
 from ..adapters.refusals import Refusals
 from ..adapters.smtp import MailServer, Smtp
-from ..config import BounceSettings, LetterSettings, NotificationSettings, NotificationWorkerSettings
+from ..adapters.webhooks import WebhookSender
+from ..config import (
+    BounceSettings,
+    LetterSettings,
+    NotificationSettings,
+    NotificationWorkerSettings,
+    WebhookSettings,
+)
 from ..model.deliveries import Channel
 from ..model.letters import Brand, Letters, languages
 from ..model.preferences import KINDS, Throttle
@@ -24,6 +31,7 @@ from ..model.rendering import Sender
 from ..model.return_paths import ReturnPaths
 from ..model.suppressions import AddressDigests
 from ..model.unsubscribing import UnsubscribeLinks
+from ..store.deliveries import WAKE_FOR_WEBHOOKS
 from ..store.mail_rates import MailRates
 from .bounces import BounceReader, Bounces, ProviderBounces
 from .deliveries import Deliveries
@@ -42,6 +50,9 @@ from .suppressions import SuppressionList, Suppressions
 from .unsubscribing import Unsubscribing
 from .watch_positions import WatchPositions
 from .watching import Watches
+from .webhook_channel import WebhookChannel
+from .webhook_seals import WebhookSeals
+from .webhooks import Webhooks
 
 _SLOW_OF_A_DOMAIN = 4
 """How many times as many mails as there are places one domain may hold: a quarter of what may be in flight."""
@@ -58,6 +69,7 @@ class Operations:
     deliveries: Deliveries
     suppressions: Suppressions
     provider_bounces: ProviderBounces
+    webhooks: Webhooks
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,8 @@ class WorkerOperations:
 
     notices: Notices
     delivering: Delivering
+    webhooks: Delivering
+    """Delivers by webhook: receivers that hang hold no mail back."""
     erasing: Erasing
     pruning: Pruning
     records: RecordKeeping
@@ -87,6 +101,16 @@ def operations(settings: NotificationSettings, resources: Resources) -> Operatio
         database_url=resources.database_url,
         heartbeat_seconds=settings.heartbeat_seconds,
     )
+    webhooks = Webhooks(
+        db,
+        Pages(signer),
+        WebhookSeals(Seal(settings.seal_key.get_secret_value())),
+        clock,
+        sender=_sender(settings),
+        rules=settings.webhook_rules,
+        random=resources.random,
+        most=settings.webhooks_per_person,
+    )
     return Operations(
         Notifications(db, Pages(signer), positions, clock),
         watches,
@@ -95,6 +119,7 @@ def operations(settings: NotificationSettings, resources: Resources) -> Operatio
         Deliveries(db, signer, clock),
         Suppressions(db, _digests(settings), Pages(signer), clock),
         ProviderBounces(_bounces(settings, resources, Refusals()), key.get_secret_value() if key else None, clock),
+        webhooks,
     )
 
 
@@ -131,7 +156,13 @@ def worker_operations(
     db, clock, letters = resources.db, resources.clock, letters_of(settings)
     suppressed = SuppressionList(db, _digests(settings), clock)
     bounces = _bounces(settings, resources, refusals)
-    facts = FactReader(Seal(settings.seal_key.get_secret_value()))
+    seal = Seal(settings.seal_key.get_secret_value())
+    facts = FactReader(seal)
+    webhook_tuning = tuning or DeliveryTuning(
+        lease_seconds=settings.lease_seconds,
+        concurrency=settings.webhook_concurrency,
+        max_failures=settings.max_failures,
+    )
     tuning = tuning or DeliveryTuning(
         lease_seconds=settings.lease_seconds, concurrency=settings.mail_concurrency, max_failures=settings.max_failures
     )
@@ -155,15 +186,37 @@ def worker_operations(
     }
     digests = Digests(db, facts, clock)
     throttles = [Throttle(settings.mails_per_hour, timedelta(hours=1))] if settings.mails_per_hour else []
+    gate = PreferenceGate(db, digests, clock, throttles)
     delivering = Delivering(
         db,
         channels,
         facts,
         clock,
-        gate=PreferenceGate(db, digests, clock, throttles),
+        gate=gate,
         digests=digests,
         database_url=resources.database_url,
         tuning=tuning,
+    )
+    webhooks = Delivering(
+        db,
+        {
+            Channel.WEBHOOK: WebhookChannel(
+                db,
+                _sender(settings),
+                settings.webhook_rules,
+                WebhookSeals(seal),
+                clock,
+                letters=letters,
+                patience=timedelta(days=settings.webhook_failing_days),
+            )
+        },
+        facts,
+        clock,
+        gate=gate,
+        digests=digests,
+        database_url=resources.database_url,
+        tuning=webhook_tuning,
+        wake_name=WAKE_FOR_WEBHOOKS,
     )
     pruning = Pruning(
         db,
@@ -174,7 +227,7 @@ def worker_operations(
     notices = Notices(db, facts, letters, delivering, clock)
     folder = BounceFolder(Path(settings.bounce_folder)) if settings.bounce_folder else None
     records = RecordKeeping(db, BounceReader(bounces, folder) if folder else None, clock)
-    return WorkerOperations(notices, delivering, Erasing(db, clock=clock), pruning, records, smtp)
+    return WorkerOperations(notices, delivering, webhooks, Erasing(db, clock=clock), pruning, records, smtp)
 
 
 def _digests(settings: BounceSettings) -> AddressDigests:
@@ -209,3 +262,12 @@ def _bounces(settings: BounceSettings, resources: Resources, refusals: Refusals)
 def letters_of(settings: LetterSettings) -> Letters:
     brand = Brand(settings.brand_name, settings.brand_color, settings.brand_logo_url, settings.brand_address)
     return Letters(brand, public_url=settings.public_url, default_language=settings.default_language)
+
+
+def _sender(settings: WebhookSettings) -> WebhookSender:
+    return WebhookSender(
+        settings.webhook_rules,
+        ca_file=settings.webhook_ca_file,
+        connect_seconds=settings.webhook_connect_seconds,
+        seconds=settings.webhook_seconds,
+    )

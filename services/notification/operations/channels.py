@@ -10,11 +10,11 @@ from ..model.deliveries import Delivery, Outcome
 from .facts import Reading
 
 HandOver = Callable[[Handover], Awaitable[None]]
-"""Hands the content over and keeps the handover up to date. Raises TryAgain, Refused or OutcomeUnknown."""
+"""Hands the content over and keeps the handover up to date. Raises TryAgain, Refused, OutcomeUnknown or Undeliverable."""
 
 
 class Undeliverable(Exception):
-    """Raised by `prepare` when the outcome is known before anything was handed over."""
+    """Raised when the channel itself knows the outcome: by `prepare` before anything is handed over, or by the handover."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.reason)

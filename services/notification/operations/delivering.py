@@ -29,7 +29,16 @@ from kit.runtime.loops import every
 from .. import store
 from ..adapters.smtp import Handover, MailError, OutcomeUnknown, Postponed, Refused, Stage
 from ..model import Kind
-from ..model.deliveries import Channel, Decision, Delivery, DeliveryState, Outcome, Pause, growing_pause
+from ..model.deliveries import (
+    RECOGNISES_REPETITIONS,
+    Channel,
+    Decision,
+    Delivery,
+    DeliveryState,
+    Outcome,
+    Pause,
+    growing_pause,
+)
 from ..model.notices import NOTICES
 from .channels import DeliveryChannel, HandOver, Undeliverable, Waits
 from .digests import Digests
@@ -80,7 +89,9 @@ class Delivering:
         digests: Digests,
         database_url: str,
         tuning: DeliveryTuning,
+        wake_name: str = store.deliveries.WAKE,
     ) -> None:
+        """`wake_name`: the channel of NOTIFY that wakes the loops with the same channels in other workers."""
         self._db = db
         self._channels = channels
         self._facts = facts
@@ -89,6 +100,7 @@ class Delivering:
         self._clock = clock
         self._database_url = database_url
         self._tuning = tuning
+        self._wake_name = wake_name
         self._lease = timedelta(seconds=tuning.lease_seconds)
         self._due = asyncio.Event()
         self._group = asyncio.TaskGroup()
@@ -136,7 +148,7 @@ class Delivering:
         seconds = self._tuning.lease_seconds / 3
         async with self._group as group:
             # NOTIFY saves the others the wait for their next poll, and comes only from workers that have no room.
-            listening = group.create_task(listen(self._database_url, store.deliveries.WAKE, self._due))
+            listening = group.create_task(listen(self._database_url, self._wake_name, self._due))
             group.create_task(every(seconds, ended, self._renew, failure="leases of deliveries cannot be renewed now"))
             group.create_task(
                 every(seconds, stopping, self._sweep, failure="abandoned deliveries cannot be settled now")
@@ -266,9 +278,10 @@ class Delivering:
         return Outcome(DeliveryState.FAILED if last else _QUEUED, "UNFORESEEN_ERROR", unforeseen=True)
 
     def _unknown(self, delivery: Delivery, reason: str, answer: str = "") -> Outcome:
-        """A delivery of unknown outcome is made once more at most, and only if it may come twice."""
+        """A delivery of unknown outcome is made once more at most, and only if it may come twice or is recognised."""
         notice = NOTICES.get(delivery.kind)
         again = notice is not None and notice.may_come_twice and delivery.unknowns == 0
+        again = again or delivery.channel in RECOGNISES_REPETITIONS
         return Outcome(_QUEUED if again else DeliveryState.UNKNOWN, reason, answer, unknown=True)
 
     async def _record(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -337,7 +350,7 @@ class Delivering:
     async def _sweep(self) -> None:
         """Settle deliveries whose worker died while it handed them over: nobody can know what became of them."""
         async with self._db.transaction() as tx:
-            for delivery in await store.deliveries.lock_abandoned(tx, _ABANDONED_AT_A_TIME):
+            for delivery in await store.deliveries.lock_abandoned(tx, self._channels, _ABANDONED_AT_A_TIME):
                 if (delivery.id, delivery.attempts) in self._running:
                     continue  # We were held up, and are still at it.
                 outcome = self._unknown(delivery, "WORKER_DIED")

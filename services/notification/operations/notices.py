@@ -78,6 +78,9 @@ class Notices:
         for channel in sorted(reading.notice.channels):
             if channel is Channel.IN_APP:
                 await self._add(tx, event, reading, now, first=first)
+            elif channel is Channel.WEBHOOK:
+                if first:
+                    await self._queue_webhooks(tx, event, reading, now)
             else:
                 claimed += await self._queue(tx, event, reading, channel, now)
 
@@ -103,6 +106,24 @@ class Notices:
         decision = Decision.ADDED if first else Decision.DEDUPLICATED
         await store.deliveries.add_step(tx, Step(event.id, Channel.IN_APP, person, now, decision))
 
+    async def _queue_webhooks(self, tx: Transaction, event: Event, reading: Reading, now: datetime) -> None:
+        """Write the event's delivery to each of the person's webhooks.
+
+        Only the first decision does: a webhook that is registered before a replay is not told what happened before it.
+        """
+        due = False
+        for webhook in await store.webhooks.of_person(tx, reading.told):
+            plan = self._plan(reading.notice, reading.person, Channel.WEBHOOK, now)
+            if webhook.disabled:
+                plan = Plan(DeliveryState.SUPPRESSED, now, "WEBHOOK_DISABLED")
+            elif not webhook.wants(reading.notice.kind):
+                plan = Plan(DeliveryState.SUPPRESSED, now, "KIND_NOT_WANTED")
+            delivery = _new_delivery(event, reading, Channel.WEBHOOK, plan, now, target=str(webhook.id))
+            await store.deliveries.insert_new(tx, delivery, decision=plan.state, detail=plan.reason)
+            due |= plan.state is DeliveryState.QUEUED
+        if due:
+            await store.deliveries.notify_workers(tx, store.deliveries.WAKE_FOR_WEBHOOKS)
+
     async def _queue(
         self, tx: Transaction, event: Event, reading: Reading, channel: Channel, now: datetime
     ) -> Sequence[NewDelivery]:
@@ -118,25 +139,10 @@ class Notices:
             detail = _FORMER_VERSION
             if former.unknown and not notice.may_come_twice:
                 plan = Plan(DeliveryState.UNKNOWN, now, _FORMER_VERSION)
-        waits = plan.state is DeliveryState.QUEUED
-        delivery = NewDelivery(
-            id=uuid7(),
-            event_id=event.id,
-            channel=channel,
-            target="",
-            user_id=reading.person,
-            kind=notice.kind,
-            state=plan.state,
-            reason=plan.reason,
-            attempts=former.attempts if former else 0,
-            unknowns=int(former.unknown) if former else 0,
-            urgent=notice.security,
-            event=event.to_bytes() if waits else None,
-            due_at=plan.due_at,
-            expires_at=reading.expires_at or now + LIFE,
-            created_at=now,
-        )
-        due = waits and plan.due_at <= now
+        delivery = _new_delivery(event, reading, channel, plan, now)
+        if former:
+            delivery = replace(delivery, attempts=former.attempts, unknowns=int(former.unknown))
+        due = plan.state is DeliveryState.QUEUED and plan.due_at <= now
         if not (due and self._delivering.reserve()):
             if not await store.deliveries.insert_new(tx, delivery, decision=plan.state, detail=plan.reason or detail):
                 await store.deliveries.add_step(tx, repeated)
@@ -154,3 +160,26 @@ class Notices:
             if not written:
                 self._delivering.release()
         return (delivery,) if written else ()
+
+
+def _new_delivery(
+    event: Event, reading: Reading, channel: Channel, plan: Plan, now: datetime, *, target: str = ""
+) -> NewDelivery:
+    notice = reading.notice
+    return NewDelivery(
+        id=uuid7(),
+        event_id=event.id,
+        channel=channel,
+        target=target,
+        user_id=reading.person,
+        kind=notice.kind,
+        state=plan.state,
+        reason=plan.reason,
+        attempts=0,
+        unknowns=0,
+        urgent=notice.security,
+        event=event.to_bytes() if plan.state is DeliveryState.QUEUED else None,
+        due_at=plan.due_at,
+        expires_at=reading.expires_at or now + LIFE,
+        created_at=now,
+    )

@@ -6,5 +6,6 @@ from .bounces import BounceServicer
 from .deliveries import DeliveryServicer
 from .notifications import NotificationServicer
 from .preferences import PreferenceServicer
+from .webhooks import WebhookServicer
 
-__all__ = ["BounceServicer", "DeliveryServicer", "NotificationServicer", "PreferenceServicer"]
+__all__ = ["BounceServicer", "DeliveryServicer", "NotificationServicer", "PreferenceServicer", "WebhookServicer"]

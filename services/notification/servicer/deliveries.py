@@ -35,6 +35,7 @@ _STATE_OF = {number: state for state, number in _STATES.items()}
 _CHANNELS = {
     Channel.EMAIL: delivery_pb2.DELIVERY_CHANNEL_EMAIL,
     Channel.IN_APP: delivery_pb2.DELIVERY_CHANNEL_IN_APP,
+    Channel.WEBHOOK: delivery_pb2.DELIVERY_CHANNEL_WEBHOOK,
 }
 
 _REASONS = {

@@ -21,12 +21,12 @@ from ..operations.watching import Watches
 
 Context = ServicerContext[Any, Any]
 
-_TYPES = {
+TYPES = {
     Kind(name.removeprefix("NOTIFICATION_TYPE_")): number
     for name, number in notification_pb2.NotificationType.items()
     if number
 }
-_PROTO_TYPES = {number: kind for kind, number in _TYPES.items()}
+KINDS = {number: kind for kind, number in TYPES.items()}
 _TARGETS = {
     TargetType(name.removeprefix("TARGET_TYPE_")): number
     for name, number in notification_pb2.TargetType.items()
@@ -49,7 +49,7 @@ class NotificationServicer(notification_service_pb2_grpc.NotificationServiceServ
             request.page_size,
             request.page_token,
             unread=request.unread,
-            kind=_PROTO_TYPES.get(request.type),
+            kind=KINDS.get(request.type),
         )
         return pb.ListNotificationsResponse(
             notifications=map(_to_proto, listed.page.items),
@@ -94,7 +94,7 @@ def _to_proto(notification: Notification) -> notification_pb2.Notification:
     target = notification.target
     message = notification_pb2.Notification(
         id=str(notification.id),
-        type=_TYPES[notification.type],
+        type=TYPES[notification.type],
         title=notification.title,
         body=notification.text.body,
         story_id=str(target.id) if target.type is TargetType.STORY else "",

@@ -26,6 +26,7 @@ Context = ServicerContext[Any, Any]
 _CHANNELS = {
     Channel.EMAIL: preferences_pb2.NOTIFICATION_CHANNEL_EMAIL,
     Channel.IN_APP: preferences_pb2.NOTIFICATION_CHANNEL_IN_APP,
+    Channel.WEBHOOK: preferences_pb2.NOTIFICATION_CHANNEL_WEBHOOK,
 }
 _TIMINGS = {
     Timing.OFF: preferences_pb2.NOTIFICATION_TIMING_OFF,

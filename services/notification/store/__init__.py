@@ -14,6 +14,7 @@ from . import (
     preferences,
     records,
     suppressions,
+    webhooks,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "preferences",
     "records",
     "suppressions",
+    "webhooks",
 ]

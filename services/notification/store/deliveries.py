@@ -35,6 +35,8 @@ from ..tables import deliveries, delivery_steps
 
 WAKE = "notification_deliveries"
 """The channel on which a NOTIFY wakes all workers when deliveries are due that one of them has no room for."""
+WAKE_FOR_WEBHOOKS = "notification_webhooks"
+"""The same for deliveries by webhook, which have a loop of their own and are all written for whoever has room."""
 
 # Built once, because every delivery runs them and building one takes longer than sending it to Postgres.
 
@@ -145,11 +147,15 @@ _RENEW = (
 )
 _LOCK_ABANDONED = (
     select(*(_row[field.name] for field in fields(Delivery)))
-    .where(_row.state == DeliveryState.SENDING, _row.leased_until < func.now())
+    .where(
+        _row.state == DeliveryState.SENDING,
+        _row.leased_until < func.now(),
+        _row.channel == func.any(bindparam("channels", type_=ARRAY(Text))),
+    )
     .limit(bindparam("most", type_=Integer))
     .with_for_update(skip_locked=True)
 )
-_NOTIFY = select(func.pg_notify(WAKE, ""))
+_NOTIFY = select(func.pg_notify(bindparam("name", type_=Text), ""))
 
 
 async def insert_new(
@@ -170,9 +176,9 @@ async def add_step(tx: Transaction, step: Step) -> None:
     await tx.execute(_ADD_STEP, {name: getattr(step, name) for name in _STEP_COLUMNS})
 
 
-async def notify_workers(tx: Transaction) -> None:
-    """Wake all workers once the transaction is committed."""
-    await tx.execute(_NOTIFY)
+async def notify_workers(tx: Transaction, name: str = WAKE) -> None:
+    """Wake all workers that listen to this channel of NOTIFY, once the transaction is committed."""
+    await tx.execute(_NOTIFY, {"name": name})
 
 
 async def claim(
@@ -233,6 +239,7 @@ async def renew(tx: Transaction, ids: Collection[UUID], lease: timedelta) -> Map
     return {row.id: row.attempts for row in await tx.execute(_RENEW, values)}
 
 
-async def lock_abandoned(tx: Transaction, most: int) -> Sequence[Delivery]:
-    """Lock deliveries whose worker died while it handed them over."""
-    return [Delivery(**row) for row in (await tx.execute(_LOCK_ABANDONED, {"most": most})).mappings()]
+async def lock_abandoned(tx: Transaction, channels: Collection[str], most: int) -> Sequence[Delivery]:
+    """Lock deliveries on these channels whose worker died while it handed them over."""
+    values = {"channels": list(channels), "most": most}
+    return [Delivery(**row) for row in (await tx.execute(_LOCK_ABANDONED, values)).mappings()]

@@ -20,6 +20,7 @@ from ..tables import (
     notifications,
     preferences,
     suppressions,
+    webhooks,
 )
 
 _TABLES = (
@@ -33,6 +34,7 @@ _TABLES = (
     counted_mails,
     digest_items,
     suppressions,
+    webhooks,
 )
 
 

@@ -32,6 +32,8 @@ class _NotificationChannelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_N
     """A mail to the account's address."""
     NOTIFICATION_CHANNEL_IN_APP: _NotificationChannel.ValueType  # 2
     """The list inside the application."""
+    NOTIFICATION_CHANNEL_WEBHOOK: _NotificationChannel.ValueType  # 3
+    """The person's webhooks. Quiet hours, digests, the limit of mails and the pause do not concern it: it interrupts nobody."""
 
 class NotificationChannel(_NotificationChannel, metaclass=_NotificationChannelEnumTypeWrapper):
     """How a notice reaches a person."""
@@ -42,6 +44,8 @@ NOTIFICATION_CHANNEL_EMAIL: NotificationChannel.ValueType  # 1
 """A mail to the account's address."""
 NOTIFICATION_CHANNEL_IN_APP: NotificationChannel.ValueType  # 2
 """The list inside the application."""
+NOTIFICATION_CHANNEL_WEBHOOK: NotificationChannel.ValueType  # 3
+"""The person's webhooks. Quiet hours, digests, the limit of mails and the pause do not concern it: it interrupts nobody."""
 Global___NotificationChannel: _TypeAlias = NotificationChannel  # noqa: Y015
 
 class _NotificationTiming:

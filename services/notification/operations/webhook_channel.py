@@ -1,0 +1,107 @@
+"""The channel of webhooks: one signed message to one receiver for each delivery, whose target is the webhook's id."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from kit.data.database import Database
+from kit.identity.sealing import Unsealable
+from kit.runtime.clock import Clock
+
+from .. import store
+from ..adapters.smtp import Handover, Stage
+from ..adapters.webhooks import ReceiverFailed, WebhookSender
+from ..model.deliveries import Delivery, DeliveryState, Outcome
+from ..model.letters import Letters
+from ..model.notifications import TargetType, acting
+from ..model.webhook_messages import WebhookMessage, signed_headers
+from ..model.webhook_urls import NotAWebhookUrl, WebhookRules
+from ..model.webhooks import Webhook
+from .channels import HandOver, Undeliverable
+from .facts import Reading
+from .webhook_seals import WebhookSeals
+
+
+class WebhookChannel:
+    """Counts what fails, and disables a webhook whose receiver has failed for longer than `patience`."""
+
+    def __init__(
+        self,
+        db: Database,
+        sender: WebhookSender,
+        rules: WebhookRules,
+        seals: WebhookSeals,
+        clock: Clock,
+        *,
+        letters: Letters,
+        patience: timedelta,
+    ) -> None:
+        self._db = db
+        self._sender = sender
+        self._rules = rules
+        self._seals = seals
+        self._clock = clock
+        self._letters = letters
+        self._patience = patience
+
+    async def prepare(self, delivery: Delivery, reading: Reading) -> HandOver:
+        async with self._db.single() as tx:
+            webhook = await store.webhooks.find(tx, UUID(delivery.target))
+        if webhook is None:
+            raise Undeliverable(Outcome(DeliveryState.SUPPRESSED, "WEBHOOK_DELETED"))
+        if webhook.disabled:
+            raise Undeliverable(Outcome(DeliveryState.SUPPRESSED, "WEBHOOK_DISABLED"))
+        try:
+            url = self._rules.read(self._seals.url(webhook))
+            secrets = self._seals.secrets(webhook, self._clock())
+        except Unsealable:
+            # Another seal key: not the receiver's fault, and an operator can put the key back.
+            raise Undeliverable(Outcome(DeliveryState.QUEUED, "WEBHOOK_UNREADABLE")) from None
+        except NotAWebhookUrl as refused:
+            # The rules of the deployment have changed since it was registered.
+            failed = ReceiverFailed(refused.reason)
+            raise Undeliverable(await self._failed(webhook.id, failed, self._clock())) from None
+        body = self._message(delivery, reading).body
+
+        async def hand_over(handover: Handover) -> None:
+            def begins() -> None:
+                handover.stage = Stage.HANDED_OVER
+
+            headers = signed_headers(delivery.id, body, secrets, self._clock())
+            try:
+                status = await self._sender.send(url, headers, body, begins)
+            except ReceiverFailed as failed:
+                raise Undeliverable(await self._failed(webhook.id, failed, self._clock())) from None
+            handover.stage = Stage.TAKEN
+            await self._succeeded(webhook, status)
+
+        return hand_over
+
+    def _message(self, delivery: Delivery, reading: Reading) -> WebhookMessage:
+        """The message, with the words that stand inside the application."""
+        notice = reading.notice
+        text = self._letters.short(notice.kind, reading.facts, now=self._clock(), language=reading.language).cut()
+        title = f"{acting([reading.actor], 1)} {text.title}" if reading.actor else text.title
+        target_type = notice.target if reading.about else TargetType.ACCOUNT
+        target_id = str(reading.about or reading.told)
+        return WebhookMessage(delivery.id, delivery.kind, delivery.created_at, title, text.body, target_type, target_id)
+
+    async def _succeeded(self, seen: Webhook, status: int) -> None:
+        async with self._db.transaction() as tx:
+            webhook = await store.webhooks.lock(tx, seen.id)
+            if webhook:
+                await store.webhooks.save(tx, webhook.succeeded(status, self._clock()))
+
+    async def _failed(self, webhook_id: UUID, failed: ReceiverFailed, now: datetime) -> Outcome:
+        """Count the failure. A repetition does no harm, because the receiver tells it by its id: so every failure is repeated."""
+        answer = str(failed.status or "")
+        async with self._db.transaction() as tx:
+            webhook = await store.webhooks.lock(tx, webhook_id)
+            if webhook:
+                after = webhook.failed(failed.reason, failed.status, now, gone=failed.gone, patience=self._patience)
+                await store.webhooks.save(tx, after)
+        if failed.gone:
+            return Outcome(DeliveryState.FAILED, failed.reason, answer)
+        wait = None if failed.seconds is None else timedelta(seconds=failed.seconds)
+        return Outcome(DeliveryState.QUEUED, failed.reason, answer, retry_after=wait)
