@@ -55,7 +55,7 @@ _VARIANTS: Mapping[str, Mapping[str, Facts]] = {
 }
 """Other facts of a kind, with which it looks different."""
 
-_UNSUBSCRIBE = "https://stories.example/v1/unsubscribe?token=c2FtcGxl"
+_UNSUBSCRIBE = "https://stories.example/v1/unsubscribe/c2FtcGxl"
 
 
 def samples() -> Iterator[tuple[str, str, Facts, str]]:
