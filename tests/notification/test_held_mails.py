@@ -71,6 +71,16 @@ async def test_what_is_turned_off_or_paused_is_suppressed_with_its_reason(people
     }
 
 
+async def test_an_event_that_comes_again_is_not_decided_anew_by_preferences_that_have_changed(people: People) -> None:
+    user = people.world.accounts.add()
+    greeting = welcome(user)
+    await people.tell(greeting)
+    await people.prefer(user, choices={("WELCOME", Channel.IN_APP): Timing.OFF, ("WELCOME", MAIL): Timing.OFF})
+    await people.tell(greeting)
+    assert await people.steps(greeting.id, "IN_APP") == [("ADDED", ""), ("DEDUPLICATED", "")]
+    assert await people.steps(greeting.id) == [("QUEUED", ""), ("SENT", ""), ("DEDUPLICATED", "")]
+
+
 async def test_a_change_holds_at_once_for_mails_that_wait(people: People) -> None:
     """Each person changes something else while a mail waits for the end of quiet hours."""
     names = ("off", "paused", "later", "loud", "digest")

@@ -91,13 +91,13 @@ class Notices:
     async def _add(self, tx: Transaction, event: Event, reading: Reading, now: datetime, *, first: bool) -> None:
         """Add the notification inside the application, if this is the first decision about the event."""
         notice, person = reading.notice, reading.told
-        preferences = await store.preferences.find(tx, person)
-        verdict = judge(defaults_of(notice), Channel.IN_APP, preferences, now)
-        if verdict.action is Action.SUPPRESS:
-            step = Step(event.id, Channel.IN_APP, person, now, DeliveryState.SUPPRESSED, verdict.reason)
-            await store.deliveries.add_step(tx, step)
-            return
         if first:
+            preferences = await store.preferences.find(tx, person)
+            verdict = judge(defaults_of(notice), Channel.IN_APP, preferences, now)
+            if verdict.action is Action.SUPPRESS:
+                step = Step(event.id, Channel.IN_APP, person, now, DeliveryState.SUPPRESSED, verdict.reason)
+                await store.deliveries.add_step(tx, step)
+                return
             text = self._letters.short(notice.kind, reading.facts, now=now, language=preferences.language)
             target = Target(notice.target, reading.about) if reading.about else Target(TargetType.ACCOUNT, person)
             await self._notifier.notify(
