@@ -93,8 +93,19 @@ class PreferenceGate:
         if digest.state in UNFINISHED:
             until = max(now + _DIGEST_CHECK, digest.due_at + _AFTER_DIGEST)
             return await self._wait(tx, delivery, delivery.reason, until, now)
+        # Here and not by the caller: between the two, a crash would put the notice into the next digest too.
         await store.digests.remove(tx, delivery.event_id)
-        return _ended(Outcome(digest.state, digest.reason or delivery.reason, digest.answer))
+        await store.deliveries.settle(
+            tx,
+            delivery,
+            digest.state,
+            now,
+            reason=digest.reason or delivery.reason,
+            answer=digest.answer,
+            due_at=now,
+            decision=digest.state,
+        )
+        return Judgement(goes_on=False)
 
     async def _wait(
         self, tx: Transaction, delivery: Delivery, reason: str, until: datetime, now: datetime
