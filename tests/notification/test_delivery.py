@@ -19,7 +19,7 @@ from local.harness import Servers
 from services.notification.model.deliveries import UNFINISHED, DeliveryState
 from services.notification.tables import deliveries
 from tests.identity import MESH_KEY
-from tests.notification.conftest import ADDRESS_KEY, SEAL_KEY, MailWorld, code_issued, story_completed
+from tests.notification.conftest import ADDRESS_KEY, SEAL_KEY, UNSUBSCRIBE_KEY, MailWorld, code_issued, story_completed
 from tests.notification.smtp_servers import MailServer, listening, smtp
 from tests.waiting import until
 
@@ -220,6 +220,7 @@ async def test_a_mail_that_waits_for_a_slow_server_outlives_the_sigterm_of_its_w
                 "STORYMESH_MESH_KEY": base64url.encode(MESH_KEY),
                 "STORYMESH_SEAL_KEY": base64url.encode(SEAL_KEY),
                 "STORYMESH_ADDRESS_KEY": base64url.encode(ADDRESS_KEY),
+                "STORYMESH_UNSUBSCRIBE_KEY": UNSUBSCRIBE_KEY,
                 "STORYMESH_SMTP_PORT": str(slow.port),
                 "STORYMESH_DRAIN_SECONDS": "0.1",
             },
