@@ -30,6 +30,7 @@ from tests.system.doors import CONNECTIONS, SECONDS, Door, GrpcDoor, HttpDoor, R
 from tests.waiting import until
 
 PASSWORD = "correct horse battery staple"  # set by the tests
+BOUNCE_WEBHOOK_KEY = "d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3d3c="
 GENERATION_BURST = 150
 LOCAL_RULES = Path(ratelimit.__file__).parent / "rules" / "local.yaml"
 EDGE_SETTINGS = Path(__file__).parents[2] / "envoy" / "edge.yaml"
@@ -74,6 +75,7 @@ async def mesh(
         "STORYMESH_SIGNING_KEY_PUBLISH_SECONDS": "7",
         "STORYMESH_UPKEEP_SECONDS": "0.5",
         "STORYMESH_OTLP_ENDPOINT": collector.endpoint,
+        "STORYMESH_BOUNCE_WEBHOOK_KEY": BOUNCE_WEBHOOK_KEY,
     }
     async with running_mesh(
         tmp_path_factory.mktemp("mesh"), writer="composer", environment=environment, edge_settings=edge_settings.path

@@ -23,7 +23,13 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from storymesh.auth.v1 import account_service_pb2, key_service_pb2, registration_service_pb2, session_service_pb2
-from storymesh.notification.v1 import notification_service_pb2, preference_service_pb2, webhook_service_pb2
+from storymesh.notification.v1 import (
+    bounce_service_pb2,
+    delivery_service_pb2,
+    notification_service_pb2,
+    preference_service_pb2,
+    webhook_service_pb2,
+)
 from storymesh.ops.v1 import dead_letter_service_pb2
 from storymesh.story.v1 import story_link_service_pb2, story_service_pb2
 
@@ -42,6 +48,8 @@ _CONTRACTS = (
     story_service_pb2,
     story_link_service_pb2,
     dead_letter_service_pb2,
+    bounce_service_pb2,
+    delivery_service_pb2,
 )
 
 
@@ -128,12 +136,15 @@ class HttpDoor:
         self, name: str, *, token: str = "", headers: Mapping[str, str] | None = None, **request: Any
     ) -> Answer:
         verb, path, rest, has_body = _bound(METHODS[name], request)
+        # A body of any media type: the field is a google.api.HttpBody.
+        raw = rest.pop(_rule(METHODS[name]).body, None)
         response = await self._client.request(
             verb,
             path,
             json=rest if has_body else None,
+            content=base64.b64decode(raw["data"]) if raw else None,
             params=None if has_body or not rest else rest,
-            headers={**_bearer(token), **(headers or {})},
+            headers={**({"content-type": raw["content_type"]} if raw else {}), **_bearer(token), **(headers or {})},
         )
         body = response.json()
         code = "OK" if response.is_success else code_pb2.Code.Name(body["code"])

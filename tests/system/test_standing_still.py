@@ -28,6 +28,7 @@ UNARY = [method for method in METHODS.values() if not method.server_streaming]
 ONLY_THERE: dict[str, dict[str, Any]] = {
     "CompleteRegistration": {"code": "123456"},
     "ExplainNotification": {"event_id": str(uuid4())},
+    "ReportBounces": {"report": {"content_type": "application/json", "data": "e30="}},
     "SettleDelivery": {"state": "DELIVERY_STATE_SENT"},
 }
 WITHOUT_REDIS = ("GetAccount", "ListSessions", "ListStories", "ListNotifications", "UpdateAccount")
