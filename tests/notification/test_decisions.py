@@ -48,9 +48,7 @@ FINAL = frozenset(DeliveryState) - {DeliveryState.QUEUED, DeliveryState.SENDING}
 
 
 SECOND = (
-    "auth is away",
     "refused for now after the dot",
-    "refused after the dot",
     "the connection is cut after the dot",
     "the worker dies after the dot",
 )
