@@ -16,7 +16,7 @@ local function with_token(path, token)
   local base, query = path:match("^([^?]*)%??(.*)$")
   local kept = {}
   for parameter in query:gmatch("[^&]+") do
-    -- The query's token wins over Last-Event-ID, which the client took from an earlier event.
+    -- Last-Event-ID replaces the query's token: a browser that reconnects repeats the query with which it began.
     if not parameter:find("^resume_token=") then
       kept[#kept + 1] = parameter
     end

@@ -312,6 +312,11 @@ class NotificationWorkerSettings(LetterSettings, WebhookSettings, InboxSettings,
         ge=0,
         description="Mails to one person in an hour, those about security not counted. More wait. 0: any number.",
     )
+    delivery_days: float = Field(
+        90.0,
+        ge=14,
+        description="Days that deliveries, and what was decided about them, are kept for administrators.",
+    )
     notification_days: float = Field(
         90.0, gt=0, description="Days that a notification inside the application is kept after it happened last."
     )

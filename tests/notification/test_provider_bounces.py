@@ -23,7 +23,7 @@ from services.notification.config import NotificationSettings
 from services.notification.model.webhook_signatures import signature
 from services.notification.operations import operations
 from tests.identity import Issuer
-from tests.notification.conftest import ADDRESS_KEY, UNSUBSCRIBE_KEY, MailWorld, story_completed
+from tests.notification.conftest import ADDRESS_KEY, SEAL_KEY, UNSUBSCRIBE_KEY, MailWorld, story_completed
 from tests.notification.test_returned import returned, suppressed
 from tests.statuses import raises_status, violated_fields
 
@@ -40,6 +40,7 @@ async def webhook(world: MailWorld, key: bytes | None = WEBHOOK_KEY) -> AsyncIte
         database_url=world.database_url,
         mesh_key=KEY,
         cursor_key=KEY,
+        seal_key=SEAL_KEY,
         address_key=ADDRESS_KEY,
         unsubscribe_key=UNSUBSCRIBE_KEY,
         bounce_webhook_key=key,

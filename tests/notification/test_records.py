@@ -35,6 +35,7 @@ from tests.identity import Issuer, bearer
 from tests.notification.conftest import (
     ADDRESS_KEY,
     DIGESTS,
+    SEAL_KEY,
     UNSUBSCRIBE_KEY,
     MailWorld,
     code_issued,
@@ -109,6 +110,7 @@ async def desk(world: MailWorld) -> AsyncIterator[Desk]:
         database_url=world.database_url,
         mesh_key=KEY,
         cursor_key=KEY,
+        seal_key=SEAL_KEY,
         unsubscribe_key=UNSUBSCRIBE_KEY,
         address_key=ADDRESS_KEY,
         drain_seconds=1,
@@ -343,6 +345,23 @@ async def test_a_mail_whose_time_is_over_is_not_sent_again_and_its_content_is_de
     await RecordKeeping(world.db, None, world.clock).forget()
     assert (await world.records())[story.id]["event"] is None
     assert (await desk.settle(seen.id, delivery_pb2.DELIVERY_STATE_FAILED)).state == delivery_pb2.DELIVERY_STATE_FAILED
+
+
+async def test_deliveries_that_ended_long_ago_go_with_their_steps_and_others_stay(world: MailWorld, desk: Desk) -> None:
+    ended = [story_completed(world.accounts.add(f"ada{number}@example.com")) for number in range(3)]
+    for story in ended:
+        await unknown(world, story)
+    waiting = story_completed(world.accounts.add("grace@example.com"))
+    await unknown(world, waiting)
+    async with world.db.transaction() as tx:
+        await tx.execute(update(deliveries).where(deliveries.c.event_id == waiting.id).values(state="QUEUED"))
+    now = world.clock()
+    await RecordKeeping(world.db, None, lambda: now + timedelta(days=89), batch=2).forget()
+    assert len(await world.records()) == 4
+    assert all([await world.steps(story) for story in ended])
+    await RecordKeeping(world.db, None, lambda: now + timedelta(days=91), batch=2).forget()
+    assert set(await world.records()) == {waiting.id}
+    assert not any([await world.steps(story) for story in ended])
 
 
 async def test_what_is_not_there_or_not_open_is_refused(world: MailWorld, desk: Desk) -> None:

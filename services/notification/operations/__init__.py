@@ -226,7 +226,9 @@ def worker_operations(
     )
     notices = Notices(db, facts, letters, delivering, clock)
     folder = BounceFolder(Path(settings.bounce_folder)) if settings.bounce_folder else None
-    records = RecordKeeping(db, BounceReader(bounces, folder) if folder else None, clock)
+    records = RecordKeeping(
+        db, BounceReader(bounces, folder) if folder else None, clock, kept=timedelta(days=settings.delivery_days)
+    )
     return WorkerOperations(notices, delivering, webhooks, Erasing(db, clock=clock), pruning, records, smtp)
 
 

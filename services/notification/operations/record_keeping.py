@@ -26,11 +26,21 @@ finds them."""
 class RecordKeeping:
     """Runs in the background of each worker; what two of them do at once is done once."""
 
-    def __init__(self, db: Database, reader: BounceReader | None, clock: Clock) -> None:
-        """`reader` is None without a folder of bounces."""
+    def __init__(
+        self,
+        db: Database,
+        reader: BounceReader | None,
+        clock: Clock,
+        *,
+        kept: timedelta = timedelta(days=90),
+        batch: int = 1000,
+    ) -> None:
+        """`reader` is None without a folder of bounces; deliveries and their steps are `kept` for so long."""
         self._db = db
         self._reader = reader
         self._clock = clock
+        self._kept = kept
+        self._batch = batch
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until `stopping` is set."""
@@ -49,8 +59,16 @@ class RecordKeeping:
                 )
 
     async def forget(self) -> None:
-        """Delete old suppressions without a person, and the content of mails of unknown outcome that cannot be sent again."""
+        """Delete what has served its time.
+
+        That is old suppressions without a person, the content of mails of unknown outcome that cannot be sent again, and old
+        deliveries with their steps.
+        """
         now = self._clock()
         async with self._db.transaction() as tx:
             await store.suppressions.remove_nameless(tx, now - _NAMELESS_KEPT)
             await store.records.forget_events(tx, now)
+        more = True
+        while more:
+            async with self._db.transaction() as tx:
+                more = await store.records.prune(tx, now - self._kept, self._batch)

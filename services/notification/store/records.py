@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, func, select, tuple_, update
 
 from kit.data.database import Transaction
 from kit.data.paging import PageRequest
 
-from ..model.deliveries import Channel, Decision, DeliveryState, Step
+from ..model.deliveries import UNFINISHED, Channel, Decision, DeliveryState, Step
 from ..model.records import DeliveryQuery, DeliveryRecord, StepRecord
 from ..tables import deliveries, delivery_steps
 from .deliveries import add_step, notify_workers
@@ -147,6 +147,21 @@ async def forget_events(tx: Transaction, now: datetime) -> int:
         .values(event=None)
     )
     return (await tx.execute(over)).rowcount
+
+
+async def prune(tx: Transaction, before: datetime, limit: int) -> bool:
+    """Delete some of the ended deliveries and steps from before the time, the oldest first. True when there may be more.
+
+    Ids grow with time, so only the oldest rows are looked at, however many there are.
+    """
+    ended = _row.created_at < before, _row.state.not_in(UNFINISHED)
+    steps = select(_step.id).where(_step.occurred_at < before).order_by(_step.id).limit(limit)
+    oldest = select(_row.id).where(*ended).order_by(_row.id).limit(limit)
+    gone = [
+        (await tx.execute(delete(delivery_steps).where(_step.id.in_(steps)))).rowcount,
+        (await tx.execute(delete(deliveries).where(_row.id.in_(oldest)))).rowcount,
+    ]
+    return limit in gone
 
 
 async def _add_step(
