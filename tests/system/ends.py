@@ -26,11 +26,11 @@ _SECONDS = 60.0
 
 _UNPUBLISHED = "SELECT count(*) FROM outbox WHERE published_at IS NULL"
 _UNREPEATED = "SELECT count(*) FROM redis_memories WHERE repeat_before IS NOT NULL OR run_id <> %s"
-_UNSENT = "SELECT count(*) FROM mails WHERE state IN ('WAITING', 'SENDING') AND user_id = ANY(%s)"
+_UNSENT = "SELECT count(*) FROM deliveries WHERE state IN ('QUEUED', 'SENDING') AND user_id = ANY(%s)"
 
 Database = psycopg.AsyncConnection[tuple[Any, ...]]
 
-_LINK = re.compile(r"/v1/stories/([0-9a-f-]{36})\b")
+_LINK = re.compile(r"/s/[\w-]+")
 
 
 @dataclass
@@ -127,7 +127,7 @@ async def _nothing_lost(mesh: RunningMesh, reader: Reader) -> None:
     accepted = set(reader.story_ids)
 
     async def told() -> bool:
-        return accepted <= set(mailed(mesh, reader)) and accepted <= set(await _notified(reader))
+        return accepted <= set(await mailed(mesh, reader)) and accepted <= set(await _notified(reader))
 
     await until(told, _SECONDS)
 
@@ -139,14 +139,16 @@ async def _nothing_doubled(mesh: RunningMesh, reader: Reader) -> None:
         await reader.ask(request_id, length)
     listed = (await reader.person.get("/v1/stories", page_size=100)).json()["stories"]
     assert Counter(story["id"] for story in listed) == once
-    assert Counter(mailed(mesh, reader)) == once
+    assert Counter(await mailed(mesh, reader)) == once
     assert Counter(await _notified(reader)) == once
 
 
-def mailed(mesh: RunningMesh, reader: Reader) -> list[str]:
-    """Return the stories that mails have announced."""
+async def mailed(mesh: RunningMesh, reader: Reader) -> list[str]:
+    """Return the stories that mails have announced, each by its link."""
+    links = (await reader.person.get("/v1/storyLinks", page_size=100)).json()["links"]
+    stories = {link["path"]: link["story_id"] for link in links}
     texts = [text_of(mail) for mail in mails_to(mesh.mail_dir, reader.person.email)]
-    return [story_id for text in texts for story_id in _LINK.findall(text)]
+    return [stories[path] for text in texts for path in _LINK.findall(text) if path in stories]
 
 
 async def _notified(reader: Reader) -> list[str]:
