@@ -63,6 +63,7 @@ PATHS = {
         document: {"GET", "HEAD"}
         for document in ("/health", "/openapi.yaml", "/docs", "/.well-known/jwks.json", "/s/token")
     },
+    "/v1/unsubscribe/token": {"GET", "HEAD", "POST"},
 }
 
 

@@ -208,7 +208,8 @@ async def test_a_domain_that_takes_its_time_does_not_fill_all_places(world: Mail
             await until(lambda: any(f"<{other.id}@".encode() in mail for mail in server.mails))
             answered.set()
     waiting = {row["reason"] for row in await world.unfinished()}
-    assert waiting == {"DOMAIN_SLOW"}
+    # Those that were not claimed yet have no reason.
+    assert waiting - {""} == {"DOMAIN_SLOW"}
 
 
 async def test_what_a_worker_has_no_room_for_is_taken_at_once_by_another(world: MailWorld) -> None:

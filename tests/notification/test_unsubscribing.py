@@ -71,7 +71,7 @@ async def test_the_link_of_a_mail_stops_mails_of_its_kind_alone(people: People, 
     assert timings(await api.read(user))["EMAIL"] == "AT_ONCE"
     done = [await unsubscribe(api, token) for _ in range(2)]
     assert done[0] == done[1]
-    assert timings(await api.read(user)) == {"EMAIL": "OFF", "IN_APP": "AT_ONCE"}
+    assert timings(await api.read(user)) == {"EMAIL": "OFF", "IN_APP": "AT_ONCE", "WEBHOOK": "AT_ONCE"}
     assert await question(api, token) == asked
     await people.tell(story_completed(user), story_completed(other), welcome(user), password_changed(user))
     told = sorted((str(mail["To"]), str(mail["Subject"])) for mail in people.world.mailbox.mails()[1:])

@@ -86,7 +86,7 @@ def address() -> str:
 def test_checking_a_good_file_prints_its_rules(capsys: pytest.CaptureFixture[str]) -> None:
     main(["check", str(PRODUCTION)])
     printed = capsys.readouterr().out
-    assert "11 rules of the domain storymesh; on_no_match: deny" in printed
+    assert "13 rules of the domain storymesh; on_no_match: deny" in printed
     assert "credentials-per-address    class=credentials client_ip=*  10 per 60 s" in printed
 
 

@@ -248,7 +248,8 @@ async def test_a_servicer_sees_the_callers_time_less_what_is_kept(desk: RunningD
     short, longest = left
     assert short is not None
     assert longest is not None
-    assert short <= 0.78
+    # gRPC sends whole milliseconds, rounded up.
+    assert short <= 0.781
     assert 0.8 < longest <= SETTINGS.call_seconds
 
 

@@ -137,7 +137,8 @@ def test_every_name_that_is_written_down_is_one() -> None:
         if path.is_file() and path.suffix != ".pyc"
         for name in re.findall(r"\bSTORYMESH_\w*[A-Z]\b(?!\*)", path.read_text())
     }
-    assert written - names() == set()
+    # Compose passes a former setting on, so that the service refuses it.
+    assert written - names() == {"STORYMESH_SMTP_START_TLS"}
     assert {f"STORYMESH_{name}" for name in NOT_IN_CLASSES} - written == set()
 
 
