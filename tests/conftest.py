@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from asyncio import AbstractEventLoop
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -20,6 +23,7 @@ from local.harness import servers as running_servers
 from tests.client.installed import Installed, install
 
 CLEANING_UP_SECONDS = 60
+EVENT_LOOP = {"asyncio.base_events", "asyncio.events"}
 SLOW_FOLDERS = {"system", "pipeline", "benchmarks", "local", "deploy", "docs", "envoy", "writers"}
 """Their tests start a whole mesh, an Envoy, many processes, a command line or a chat server each."""
 
@@ -45,7 +49,36 @@ _loops: list[AbstractEventLoop] = []
 @pytest.fixture(scope="session", autouse=True)
 async def _session_loop() -> None:
     """Tell pytest_runtest_call the event loop that all tests of a worker share."""
-    _loops.append(asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_end_what_is_broken_off)
+    _loops.append(loop)
+
+
+def _end_what_is_broken_off(loop: AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Stop the loop for a timeout that struck in a callback: asyncio only logs what a callback raises, and goes on."""
+    loop.default_exception_handler(context)
+    if isinstance(context.get("exception"), pytest.fail.Exception):
+        loop.stop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer() -> Generator[None, object, object]:
+    """Put a timeout off by a millisecond while the event loop's own code runs.
+
+    Raised there, it would lose the callback that the loop is about to run or to schedule: the task behind it never ends,
+    not even when it is cancelled. In the selector, where an idle loop waits, nothing can be lost.
+    """
+    armed = yield
+    break_off = signal.getsignal(signal.SIGALRM)
+
+    def unless_in_the_loop(number: int, frame: FrameType | None) -> None:
+        if frame and frame.f_globals.get("__name__") in EVENT_LOOP:
+            signal.setitimer(signal.ITIMER_REAL, 0.001)
+        elif callable(break_off):
+            break_off(number, frame)
+
+    signal.signal(signal.SIGALRM, unless_in_the_loop)
+    return armed
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # around the timeout

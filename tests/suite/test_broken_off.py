@@ -21,4 +21,4 @@ def test_what_was_broken_off_has_cleaned_up_before_the_next_test_begins() -> Non
         str(Path(__file__).with_name("broken_off.py")),
     ]
     run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-    assert "2 failed, 1 passed" in run.stdout, run.stdout
+    assert "3 failed, 1 passed" in run.stdout, run.stdout
