@@ -144,7 +144,7 @@ check: $(V)/.ready ## Check form, types, imports, contracts and that gen/ is fre
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 	@$(BIN)/hadolint Dockerfile
 
-IN_PARALLEL := --numprocesses 2 --dist loadgroup
+IN_PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 export T
 
 .PHONY: test test-fast test-times

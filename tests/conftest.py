@@ -28,17 +28,11 @@ SLOW_FOLDERS = {"system", "pipeline", "benchmarks", "local", "deploy", "docs", "
 """Their tests start a whole mesh, an Envoy, many processes, a command line or a chat server each."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups, and pytest the expression of -m
+@pytest.hookimpl(tryfirst=True)  # before pytest reads the expression of -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one file in one worker, and all that share the whole mesh; the longest files go first.
-
-    What begins last decides when the workers end, so that should be short. The groups have no effect yet: pytest 9.2 does not call
-    the undecorated hook in which xdist 3.8 reads them.
-    """
+    """Put the slow files first: the workers take whole files in this order, and what begins last decides when they end."""
     for item in items:
-        folders = item.path.relative_to(Path(__file__).parent).parts[:-1]
-        item.add_marker(pytest.mark.xdist_group("system" if "system" in folders else str(item.path)))
-        if SLOW_FOLDERS.intersection(folders):
+        if SLOW_FOLDERS.intersection(item.path.relative_to(Path(__file__).parent).parts[:-1]):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, "system" not in item.path.parts))
 

