@@ -68,7 +68,7 @@ $(V)/.local-llm: $(V)/.ready
 	@$(INSTALL) --require-hashes --no-deps -r "$$VENV"/local-llm.txt
 	@touch "$$VENV"/.local-llm
 
-# The job queues that benchmarks compare with, about 40 MB, in a folder of their own so that they do not change the mesh's packages.
+# What benchmarks compare with and draw with, about 120 MB, in a folder of its own so that it does not change the mesh's packages.
 $(V)/bench/.ready: $(V)/.ready
 	@$(MAY_WRITE)
 	@echo "installing what the benchmark compares with"
@@ -186,6 +186,10 @@ admin: $(V)/.ready ## Make an account of the running mesh an administrator: make
 
 demo: $(V)/.ready $(if $(filter local,$(WRITER)),$(V)/.local-llm) ## Register, ask for a story and watch it being written
 	@$(BIN)/python -m local.terminal.demo --writer $(WRITER)
+
+.PHONY: bench
+bench: $(V)/bench/.ready ## Run every benchmark (a quarter of an hour) and write the table and chart in docs/
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: bench-auth
 bench-auth: $(V)/.ready ## Measure signing in beside argon2 and ES256 themselves; longer: ARGS="--seconds 10"

@@ -38,6 +38,14 @@ class Row:
         sign, bound = self.goal.split()
         return self.ratio >= float(bound) if sign == ">=" else self.ratio < float(bound)
 
+    @property
+    def reached(self) -> float | None:
+        """The part of the goal that is reached: 1 is the goal, more is better; None if there is none."""
+        if not self.goal or not self.ratio:
+            return None
+        sign, bound = self.goal.split()
+        return self.ratio / float(bound) if sign == ">=" else float(bound) / self.ratio
+
 
 def as_json(machine: Machine, rows: Sequence[Row], notes: Sequence[str]) -> str:
     return json.dumps(
@@ -64,10 +72,10 @@ def show(console: Console, machine: Machine, rows: Sequence[Row], notes: Sequenc
     for row in rows:
         table.add_row(
             row.what,
-            _number(row.measured),
+            number(row.measured),
             row.unit,
             row.beside,
-            "" if row.baseline is None else _number(row.baseline),
+            "" if row.baseline is None else number(row.baseline),
             "" if row.ratio is None else f"{row.ratio:.2f}",
             row.goal and f"{row.goal} [{'green' if row.met else 'red'}]{'met' if row.met else 'missed'}[/]",
         )
@@ -76,5 +84,6 @@ def show(console: Console, machine: Machine, rows: Sequence[Row], notes: Sequenc
         console.print(f"- {note}", highlight=False, markup=False)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Three digits at least, and thousands apart."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
