@@ -71,9 +71,9 @@ class _SessionRevokeReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_S
     SESSION_REVOKE_REASON_ROLE_CHANGED: _SessionRevokeReason.ValueType  # 6
     """The person's role was withdrawn."""
     SESSION_REVOKE_REASON_TOO_MANY: _SessionRevokeReason.ValueType  # 7
-    """Another one was opened, and the account had as many as it may have: the one unused longest ended."""
+    """Another session was opened while the account had as many as it may have: the one unused for the longest time was ended."""
     SESSION_REVOKE_REASON_EMAIL_CHANGE_STOPPED: _SessionRevokeReason.ValueType  # 8
-    """A change of the address was stopped by whoever reads the former one."""
+    """A change of the address was stopped by a link mailed to the former address."""
 
 class SessionRevokeReason(_SessionRevokeReason, metaclass=_SessionRevokeReasonEnumTypeWrapper):
     """Why a session was ended."""
@@ -93,9 +93,9 @@ SESSION_REVOKE_REASON_ACCOUNT_DELETED: SessionRevokeReason.ValueType  # 5
 SESSION_REVOKE_REASON_ROLE_CHANGED: SessionRevokeReason.ValueType  # 6
 """The person's role was withdrawn."""
 SESSION_REVOKE_REASON_TOO_MANY: SessionRevokeReason.ValueType  # 7
-"""Another one was opened, and the account had as many as it may have: the one unused longest ended."""
+"""Another session was opened while the account had as many as it may have: the one unused for the longest time was ended."""
 SESSION_REVOKE_REASON_EMAIL_CHANGE_STOPPED: SessionRevokeReason.ValueType  # 8
-"""A change of the address was stopped by whoever reads the former one."""
+"""A change of the address was stopped by a link mailed to the former address."""
 Global___SessionRevokeReason: _TypeAlias = SessionRevokeReason  # noqa: Y015
 
 @_typing.final
@@ -146,7 +146,7 @@ class CodeMail(_message.Message):
     email: _builtins.str
     """The recipient. Empty for an address that nobody has: the event exists so that both cases take the same work, and is dropped."""
     code: _builtins.str
-    """The digits."""
+    """The code's digits."""
     first_name: _builtins.str
     """How to address the recipient, empty when unknown, and for an address that is still to be proven."""
     def __init__(
@@ -232,13 +232,13 @@ Global___UserUpdated: _TypeAlias = UserUpdated  # noqa: Y015
 
 @_typing.final
 class UserDeleted(_message.Message):
-    """An account is gone. Whoever holds anything about the person erases it; nothing about them is left to ask for."""
+    """An account was deleted. Each service erases what it holds about the person; the account can no longer be read."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """The account that was."""
+    """The deleted account."""
     def __init__(
         self,
         *,
@@ -262,11 +262,11 @@ class SessionRevoked(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Whose."""
+    """The owner of the session."""
     session_id: _builtins.str
-    """Which."""
+    """The session that was ended."""
     reason: Global___SessionRevokeReason.ValueType
-    """Why."""
+    """The reason for its end."""
     def __init__(
         self,
         *,
@@ -292,11 +292,11 @@ class SessionsRevoked(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Whose."""
+    """The owner of the sessions."""
     reason: Global___SessionRevokeReason.ValueType
-    """Why."""
+    """The reason for their end."""
     count: _builtins.int
-    """How many."""
+    """The number of sessions that were ended."""
     def __init__(
         self,
         *,
@@ -406,7 +406,7 @@ class EmailChangeMail(_message.Message):
     first_name: _builtins.str
     """How to address the recipient, empty when unknown."""
     stop_token: _builtins.str
-    """Stops the change."""
+    """The secret of the link that stops the change."""
     def __init__(
         self,
         *,
@@ -424,7 +424,7 @@ Global___EmailChangeMail: _TypeAlias = EmailChangeMail  # noqa: Y015
 
 @_typing.final
 class EmailChangeStopped(_message.Message):
-    """A change of the address was stopped by whoever reads the former one, which the account has again; that address is told."""
+    """A change of the address was stopped by a link mailed to the former address, which the account has again; that address is told."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -532,12 +532,12 @@ class DeviceMail(_message.Message):
     IP_FIELD_NUMBER: _builtins.int
     SIGN_IN_TIME_FIELD_NUMBER: _builtins.int
     device_name: _builtins.str
-    """As the session list shows it."""
+    """The device's name as the session list shows it."""
     ip: _builtins.str
     """The client's address, as the edge saw it; empty when unknown."""
     @_builtins.property
     def sign_in_time(self) -> _timestamp_pb2.Timestamp:
-        """When it signed in."""
+        """The time of the sign-in."""
 
     def __init__(
         self,
@@ -578,7 +578,7 @@ Global___UsernameChanged: _TypeAlias = UsernameChanged  # noqa: Y015
 
 @_typing.final
 class AccountDeleted(_message.Message):
-    """An account was deleted; the address that was its owner's is told. It names no account: of that nothing is left."""
+    """An account was deleted; the address that was its owner's is told. The event names no account, because no row of it is left."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
