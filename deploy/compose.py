@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from deploy.keys import secrets_of
+from deploy.process_settings import SETTINGS
 from mesh.catalog import callees, manifests
 from mesh.manifest import Manifest
 
@@ -124,14 +126,14 @@ def _service(name: str, manifest: Manifest) -> Config:
         "STORYMESH_SECRETS_DIR": "/secrets",
         "STORYMESH_LISTEN": f"0.0.0.0:{SERVER_PORT}",
         "STORYMESH_METRICS_LISTEN": f"0.0.0.0:{METRICS_PORT}",
-        "STORYMESH_OTLP_ENDPOINT": "http://jaeger:4317",
+        **_overridable({"OTLP_ENDPOINT": "http://jaeger:4317"}),
         **{f"STORYMESH_{callee.upper()}_TARGET": f"{callee}:{SERVER_PORT}" for callee in callees(name)},
         **_overridable(manifest.container_settings),
     }
     if unknown := [each for each in manifest.needs if each not in SERVERS]:
         raise ValueError(f"{name}: needs: there is no container {', '.join(unknown)}; there are {', '.join(SERVERS)}")
     before = {"stores": DONE, **{SERVERS[each]: STARTED for each in manifest.needs}}
-    own = {"volumes": [_secrets(name)], "environment": environment}
+    own = {"volumes": [_secrets(name)], "environment": _passed(name, manifest) | environment}
     containers: Config = {}
     if manifest.database:
         migrate = {**_our_step(["python", "-m", f"services.{name}", "migrate"], {"stores": DONE}), **own}
@@ -140,7 +142,8 @@ def _service(name: str, manifest: Manifest) -> Config:
     containers[name] = {**_our_server(["python", "-m", f"services.{name}", "serve"], before), **own}
     if manifest.workers:
         worker = {**_our_server(["python", "-m", f"services.{name}", "worker"], before), **own}
-        worker["environment"] = environment | _overridable(manifest.worker_container_settings)
+        passed = _passed(f"{name}-worker", manifest)
+        worker["environment"] = passed | environment | _overridable(manifest.worker_container_settings)
         worker["deploy"] = {"replicas": manifest.workers, **worker["deploy"]}
         containers[f"{name}-worker"] = worker
     return containers
@@ -223,6 +226,17 @@ def _secrets(folder: str) -> Config:
 def _overridable(settings: Mapping[str, str]) -> dict[str, str]:
     """Settings that the caller's environment overrides, with the manifest's values as defaults."""
     return {f"STORYMESH_{name}": f"${{STORYMESH_{name}:-{value}}}" for name, value in settings.items()}
+
+
+def _passed(process: str, manifest: Manifest) -> dict[str, None]:
+    """The settings that the process takes from the caller's environment: all that it reads, save secrets and addresses in here.
+
+    A variable without a value is passed on as it is, and left out where the caller has none: then the process's default holds.
+    """
+    made = {name.removeprefix("storymesh_").upper() for name in secrets_of(manifest)}
+    return {
+        f"STORYMESH_{name}": None for name in SETTINGS[process] if name not in made and not name.endswith("_TARGET")
+    }
 
 
 def _check(test: Iterable[str], interval: str = "2s") -> Config:

@@ -39,6 +39,12 @@ def make(folder: Path, services: Mapping[str, Manifest]) -> None:
     _write(folder / ACCESS_LIST, "\n".join(_access_list(folder, services)) + "\n")
 
 
+def secrets_of(manifest: Manifest) -> frozenset[str]:
+    """Names of the secrets that `make` adds for a service."""
+    addresses = {REDIS_URL, DATABASE_URL} if manifest.database else {REDIS_URL}
+    return frozenset({f"storymesh_{key}" for key in manifest.all_keys} | addresses)
+
+
 async def apply(
     folder: Path, services: Mapping[str, Manifest], *, postgres: str = POSTGRES, redis: str = REDIS
 ) -> None:

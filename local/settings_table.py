@@ -1,6 +1,6 @@
-"""Generates the table of settings in docs/settings.md and the list of their names from the settings classes.
+"""Generates from the settings classes the table in docs/settings.md, the list of all names, and which process reads which.
 
-Usage: python -m local.settings_table             rewrites both
+Usage: python -m local.settings_table             rewrites the three
        python -m local.settings_table --check     fails if one of them is not up to date
 """
 
@@ -14,9 +14,11 @@ from pydantic import SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from deploy import process_settings
 from kit.runtime import setting_names
-from kit.runtime.settings import PREFIX, ProcessSettings
+from kit.runtime.settings import PREFIX, ProcessSettings, ServiceSettings
 from local.settings import REPOSITORY, LocalSettings
+from mesh.catalog import manifests
 from mesh.services import SERVICES
 
 BEGIN = "<!-- settings: made by `make settings` -->"
@@ -27,6 +29,7 @@ NOT_IN_CLASSES = ("SECRETS_DIR", "EDGE", "TOKENS", "PUBLISH_ADDRESS")
 
 PAGE = REPOSITORY / "docs" / "settings.md"
 NAMES = Path(setting_names.__file__)
+OF_PROCESSES = Path(process_settings.__file__)
 
 
 def table() -> str:
@@ -80,8 +83,29 @@ def names_module() -> str:
     return f'"""{setting_names.__doc__}"""\n\nNAMES = frozenset(\n    {{\n{listed}    }}\n)\n'
 
 
+def settings_of(process: str) -> type[ServiceSettings]:
+    """The settings class of a server, named as its service, or of its workers, `SERVICE-worker`."""
+    config = importlib.import_module(f"services.{process.removesuffix('-worker')}.config")
+    classes = [each for each in vars(config).values() if isinstance(each, type) and each.__module__ == config.__name__]
+    found = [each for each in classes if issubclass(each, ServiceSettings)]
+    own = [each for each in found if each.__name__.endswith("WorkerSettings") == process.endswith("-worker")]
+    # A service with one class uses it for both. What several processes share stands in classes from which theirs derive.
+    own = own or found
+    return next(each for each in own if not any(issubclass(other, each) for other in own if other is not each))
+
+
+def processes_module() -> str:
+    """The source of `deploy.process_settings`, one setting per line."""
+    text = f'"""{process_settings.__doc__}"""\n\nSETTINGS = {{\n'
+    for service, manifest in manifests().items():
+        for process in (service, f"{service}-worker")[: 1 + bool(manifest.workers)]:
+            listed = "".join(f'        "{name.upper()}",\n' for name in sorted(settings_of(process).model_fields))
+            text += f'    "{process}": (\n{listed}    ),\n'
+    return text + "}\n"
+
+
 def main() -> None:
-    wanted = {PAGE: replaced(PAGE.read_text()), NAMES: names_module()}
+    wanted = {PAGE: replaced(PAGE.read_text()), NAMES: names_module(), OF_PROCESSES: processes_module()}
     stale = [path for path, text in wanted.items() if path.read_text() != text]
     match sys.argv[1:]:
         case []:

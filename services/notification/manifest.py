@@ -55,18 +55,8 @@ MANIFEST = Manifest(
     worker_container_settings={
         "SMTP_HOST": "mailpit",
         "SMTP_PORT": "1025",
-        "SMTP_USERNAME": "",
-        "SMTP_PASSWORD": "",
         # Whoever still sets the former setting is refused at the start; it would go unheard here otherwise.
         "SMTP_TLS": "${STORYMESH_SMTP_START_TLS:-opportunistic}",
-        "SMTP_EHLO_NAME": "",
-        "SMTP_MAILS_PER_SECOND": "0",
-        "SMTP_DOMAIN_MAILS_PER_SECOND": "0",
         "PUBLIC_URL": "http://127.0.0.1:${STORYMESH_PORT:-8080}",
-        "DEFAULT_LANGUAGE": "en",
-        "BRAND_NAME": "Storymesh",
-        "BRAND_COLOR": "#5b4bdb",
-        "BRAND_LOGO_URL": "",
-        "BRAND_ADDRESS": "",
     },
 )

@@ -27,5 +27,4 @@ MANIFEST = Manifest(
     },
     # Set for the server as well as for the workers: the server refuses a language that the workers' writer does not write.
     container_settings={"WRITER": "composer"},
-    worker_container_settings={"OPENAI_BASE_URL": "", "OPENAI_API_KEY": "", "OPENAI_MODEL": "gpt-4o-mini"},
 )

@@ -44,6 +44,61 @@ def expanded(value: str, environment: dict[str, str]) -> str:
     return value
 
 
+def environment_of(name: str, caller: dict[str, str]) -> dict[str, str]:
+    """What compose gives the container: a variable without a value is the caller's, or left out."""
+    given = SERVICES[name]["environment"]
+    passed = {variable: caller[variable] for variable, value in given.items() if value is None and variable in caller}
+    return passed | {variable: expanded(value, caller) for variable, value in given.items() if value is not None}
+
+
+def settings_of(name: str) -> type[ServiceSettings]:
+    """The settings that the process loads."""
+    _, _, module, command = PROCESSES[name]["command"]
+    if command == "migrate":
+        return DatabaseSettings
+    config = importlib.import_module(f"{module}.config")
+    found = [
+        each
+        for each in vars(config).values()
+        if isinstance(each, type)
+        and each.__module__ == config.__name__
+        and issubclass(each, ServiceSettings)
+        and each.__name__.endswith("WorkerSettings") == (command == "worker")
+    ]
+    # What several processes share stands in classes from which theirs derive.
+    (settings,) = [each for each in found if not any(issubclass(other, each) for other in found if other != each)]
+    return settings
+
+
+INSIDE = re.compile(r"STORYMESH_(ENVIRONMENT|LISTEN|METRICS_LISTEN|[A-Z]+_TARGET)")
+"""What the containers decide among themselves."""
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_each_process_takes_every_setting_that_it_reads_from_the_callers_environment(name: str, secrets: Path) -> None:
+    made = {path.name.upper() for path in (secrets / PROCESSES[name]["volumes"][0]["volume"]["subpath"]).iterdir()}
+    read = {f"STORYMESH_{field.upper()}" for field in settings_of(name).model_fields}
+    caller = dict.fromkeys(read, "the caller's")
+    given = environment_of(name, caller)
+    taken = {variable for variable, value in given.items() if value == "the caller's"}
+    assert taken == {variable for variable in read if variable not in made and not INSIDE.fullmatch(variable)}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_what_the_caller_does_not_set_keeps_the_default_of_the_process(name: str) -> None:
+    assert "" not in environment_of(name, {}).values()
+
+
+def test_a_server_is_given_no_secret_that_its_workers_alone_need() -> None:
+    caller = {"STORYMESH_SMTP_PASSWORD": "s", "STORYMESH_OPENAI_API_KEY": "k"}
+    for worker, variable in (
+        ("notification-worker", "STORYMESH_SMTP_PASSWORD"),
+        ("story-worker", "STORYMESH_OPENAI_API_KEY"),
+    ):
+        assert environment_of(worker, caller)[variable] == caller[variable]
+        assert variable not in environment_of(worker.removesuffix("-worker"), caller)
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 def test_each_process_is_given_every_setting_that_it_requires(name: str, secrets: Path) -> None:
     process = PROCESSES[name]
@@ -67,24 +122,11 @@ def test_each_process_is_given_every_setting_that_it_requires(name: str, secrets
 def test_each_process_starts_in_production_with_the_secrets_that_are_made(
     name: str, secrets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, _, module, command = PROCESSES[name]["command"]
-    for variable, value in PROCESSES[name]["environment"].items():
-        monkeypatch.setenv(variable, expanded(value, {}))
+    module = PROCESSES[name]["command"][2]
+    for variable, value in environment_of(name, {}).items():
+        monkeypatch.setenv(variable, value)
     monkeypatch.setenv("STORYMESH_SECRETS_DIR", str(secrets / module.rpartition(".")[2]))
-    settings: type[ServiceSettings] = DatabaseSettings
-    if command != "migrate":
-        config = importlib.import_module(f"{module}.config")
-        found = [
-            each
-            for each in vars(config).values()
-            if isinstance(each, type)
-            and each.__module__ == config.__name__
-            and issubclass(each, ServiceSettings)
-            and each.__name__.endswith("WorkerSettings") == (command == "worker")
-        ]
-        # What several processes share stands in classes from which theirs derive.
-        (settings,) = [each for each in found if not any(issubclass(other, each) for other in found if other != each)]
-    assert load(settings).environment == "production"
+    assert load(settings_of(name)).environment == "production"
 
 
 def test_the_server_of_stories_is_told_of_the_same_writer_as_the_workers() -> None:
@@ -183,15 +225,15 @@ def test_ports_are_published_to_loopback_unless_a_variable_says_otherwise() -> N
 
 
 def test_mail_and_the_public_address_come_from_the_callers_environment() -> None:
-    given = SERVICES["notification-worker"]["environment"]
     own = {
         "STORYMESH_SMTP_HOST": "smtp.example.org",
         "STORYMESH_SMTP_PASSWORD": "s",
         "STORYMESH_PUBLIC_URL": "https://example.org",
     }
-    assert {name: expanded(given[name], own) for name in own} == own
-    assert expanded(given["STORYMESH_SMTP_HOST"], {}) == "mailpit"
-    assert expanded(given["STORYMESH_PUBLIC_URL"], {"STORYMESH_PORT": "9000"}) == "http://127.0.0.1:9000"
+    assert own.items() <= environment_of("notification-worker", own).items()
+    assert environment_of("notification-worker", {})["STORYMESH_SMTP_HOST"] == "mailpit"
+    elsewhere = environment_of("notification-worker", {"STORYMESH_PORT": "9000"})
+    assert elsewhere["STORYMESH_PUBLIC_URL"] == "http://127.0.0.1:9000"
 
 
 def test_the_former_setting_of_tls_with_the_mail_server_does_not_go_unheard() -> None:

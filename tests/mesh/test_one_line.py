@@ -13,6 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 EXCEPTED = re.compile(
     # Prose, and files generated from the contracts, the manifests and the settings.
     r"(docs|examples|gen)/|.*\.md$|uv\.lock$|docker-compose\.yml$|kit/runtime/setting_names\.py$"
+    r"|deploy/process_settings\.py$"
     # Contracts, and tests and benchmarks of several services together.
     r"|proto/storymesh/|tests/|benchmarks/"
 )
