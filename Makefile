@@ -68,7 +68,7 @@ $(V)/.local-llm: $(V)/.ready
 	@$(INSTALL) --require-hashes --no-deps -r "$$VENV"/local-llm.txt
 	@touch "$$VENV"/.local-llm
 
-# What benchmarks compare with and draw with, about 120 MB, in a folder of its own so that it does not change the mesh's packages.
+# What benchmarks compare with and draw with, about 125 MB, in a folder of its own so that it does not change the mesh's packages.
 $(V)/bench/.ready: $(V)/.ready
 	@$(MAY_WRITE)
 	@echo "installing what the benchmark compares with"
@@ -194,6 +194,10 @@ bench: $(V)/bench/.ready ## Run every benchmark (a quarter of an hour) and write
 .PHONY: bench-auth
 bench-auth: $(V)/.ready ## Measure signing in beside argon2 and ES256 themselves; longer: ARGS="--seconds 10"
 	@$(BIN)/python -m benchmarks.auth $(ARGS)
+
+.PHONY: bench-edge
+bench-edge: $(V)/bench/.ready ## Measure what a call through the edge costs beside FastAPI; by part: ARGS="--parts"
+	@$(BIN)/python -m benchmarks.edge $(ARGS)
 
 .PHONY: bench-notification
 bench-notification: $(V)/bench/.ready ## Measure mails beside Celery and smtplib; shorter: ARGS="--quick"

@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,14 +39,21 @@ def usable_cores() -> int:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Processor time in seconds that the processes and their children have used."""
+    """Processor time in seconds that the processes and their children have used, ended children included."""
     total = 0.0
     for pid in pids:
         process = psutil.Process(pid)
-        for each in (process, *process.children(recursive=True)):
-            times = each.cpu_times()
-            total += times.user + times.system
+        total += _used(process)
+        for child in process.children(recursive=True):
+            # Postgres's helpers come and go. What an ended one used is in its parent's time.
+            with suppress(psutil.NoSuchProcess):
+                total += _used(child)
     return total
+
+
+def _used(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system + times.children_user + times.children_system)
 
 
 def stolen_seconds() -> float:

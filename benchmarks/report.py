@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.table import Table
 
 from .machine import Machine
+
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Row:
     baseline: float | None = None
     """The baseline's value in the same unit."""
     goal: str = ""
-    """Goal for the ratio, such as `>= 0.9` or `< 3`."""
+    """Goal for the ratio, such as `>= 0.9`, `<= 0.6` or `< 3`."""
 
     @property
     def ratio(self) -> float | None:
@@ -36,7 +39,7 @@ class Row:
         if not self.goal or self.ratio is None:
             return None
         sign, bound = self.goal.split()
-        return self.ratio >= float(bound) if sign == ">=" else self.ratio < float(bound)
+        return _COMPARISONS[sign](self.ratio, float(bound))
 
     @property
     def reached(self) -> float | None:

@@ -55,7 +55,7 @@ async def running_auth(state_dir: Path, *, people: int) -> AsyncIterator[Running
     environment = _LOOSENED | users_settings()
     async with running_mesh(state_dir, only=_COMPONENTS, environment=environment, durable=True) as mesh:
         target = mesh.address("auth")
-        codes = _Codes(mesh)
+        codes = Codes(mesh)
         try:
             async with grpc.aio.insecure_channel(target) as channel:
                 # At most as many at a time as can be hashed, because more could be refused.
@@ -66,20 +66,28 @@ async def running_auth(state_dir: Path, *, people: int) -> AsyncIterator[Running
         yield RunningAuth(mesh, target, list(registered))
 
 
-async def _register(channel: grpc.aio.Channel, codes: _Codes, number: int, gate: asyncio.Semaphore) -> Person:
-    email = f"reader-{number}@example.com"
-    stub = RegistrationServiceStub(channel)
+async def _register(channel: grpc.aio.Channel, codes: Codes, number: int, gate: asyncio.Semaphore) -> Person:
     async with gate:
-        started = await stub.CreateRegistration(
-            pb.CreateRegistrationRequest(email=email, password=_PASSWORD), timeout=30
-        )
-        code = await codes.of(started.registration_id)
-        request = pb.CompleteRegistrationRequest(registration_id=started.registration_id, code=code)
-        await stub.CompleteRegistration(request, timeout=30)
-    return Person(email, _PASSWORD)
+        await complete_registration(channel, codes, number)
+    return Person(_email(number), _PASSWORD)
 
 
-class _Codes:
+async def complete_registration(channel: grpc.aio.Channel, codes: Codes, number: int) -> str:
+    """Registers an account and returns its access token."""
+    stub = RegistrationServiceStub(channel)
+    started = await stub.CreateRegistration(
+        pb.CreateRegistrationRequest(email=_email(number), password=_PASSWORD), timeout=30
+    )
+    code = await codes.of(started.registration_id)
+    request = pb.CompleteRegistrationRequest(registration_id=started.registration_id, code=code)
+    return (await stub.CompleteRegistration(request, timeout=30)).tokens.access_token
+
+
+def _email(number: int) -> str:
+    return f"reader-{number}@example.com"
+
+
+class Codes:
     """Reads codes from notification's inbox, so that no mail is sent."""
 
     def __init__(self, mesh: RunningMesh) -> None:

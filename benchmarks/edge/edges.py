@@ -1,0 +1,88 @@
+"""Parts of the edge that can be left out, to measure what each costs. What is left is no edge that anybody should run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .running import Change
+
+NO_LIMIT = "the limits"
+"""The name of the edge that does not ask the limiter."""
+
+
+def _manager(configuration: dict[str, Any]) -> dict[str, Any]:
+    """The connection manager of the public listener."""
+    listener = configuration["static_resources"]["listeners"][0]
+    manager: dict[str, Any] = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    return manager
+
+
+def _routes(configuration: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for host in _manager(configuration)["route_config"]["virtual_hosts"]:
+        yield from host["routes"]
+
+
+def _without_filters(*prefixes: str) -> Change:
+    """Takes out the HTTP filters whose names begin so, with what routes say of them."""
+
+    def change(configuration: dict[str, Any]) -> None:
+        manager = _manager(configuration)
+        gone = {each["name"] for each in manager["http_filters"] if each["name"].startswith(prefixes)}
+        if not gone:
+            raise ValueError(f"the edge has no filter {prefixes}")
+        manager["http_filters"] = [each for each in manager["http_filters"] if each["name"] not in gone]
+        for route in _routes(configuration):
+            for name in gone:
+                route.get("typed_per_filter_config", {}).pop(name, None)
+
+    return change
+
+
+def _without_filter(name: str) -> Change:
+    def change(configuration: dict[str, Any]) -> None:
+        manager = _manager(configuration)
+        kept = [each for each in manager["http_filters"] if each["name"] != name]
+        if len(kept) == len(manager["http_filters"]):
+            raise ValueError(f"the edge has no filter {name}")
+        manager["http_filters"] = kept
+        for route in _routes(configuration):
+            route.get("typed_per_filter_config", {}).pop(name, None)
+
+    return change
+
+
+def _without_field(*names: str) -> Change:
+    def change(configuration: dict[str, Any]) -> None:
+        for name in names:
+            _manager(configuration).pop(name, None)
+
+    return change
+
+
+def _without_traces(configuration: dict[str, Any]) -> None:
+    _manager(configuration).pop("tracing", None)
+    for route in _routes(configuration):
+        route.pop("tracing", None)
+
+
+def _without_health_checks(configuration: dict[str, Any]) -> None:
+    for cluster in configuration["static_resources"]["clusters"]:
+        cluster.pop("health_checks", None)
+
+
+PARTS: Mapping[str, Change] = {
+    "nothing": lambda _: None,
+    NO_LIMIT: _without_filters("envoy.filters.http.ratelimit."),
+    "the check of tokens": _without_filter("envoy.filters.http.jwt_authn"),
+    "the check of requests (Lua)": _without_filter("envoy.filters.http.lua"),
+    "the check of bodies (Lua)": _without_filter("envoy.filters.http.lua.bodies"),
+    "the header mutations": _without_filters("envoy.filters.http.header_mutation"),
+    "the early header mutations": _without_field("early_header_mutation_extensions"),
+    "the local limit": _without_filter("envoy.filters.http.local_ratelimit"),
+    "the buffer": _without_filter("envoy.filters.http.buffer"),
+    "traces": _without_traces,
+    "the access log": _without_field("access_log"),
+    "health checks of services": _without_health_checks,
+}
+"""What is left out of each further edge, by its name in the table. The first leaves out nothing."""
