@@ -135,10 +135,15 @@ deliveries = Table(
     Column("changed_at", DateTime(timezone=True), nullable=False),
     # Keyed digest of the address to which a mail goes; null before its first attempt.
     Column("address_digest", LargeBinary),
+    # What the delivery has in common with those that a later one makes worthless, as the challenge of a code; mostly null.
+    Column("series", Uuid),
+    # When its event happened, which orders a series.
+    Column("occurred_at", DateTime(timezone=True)),
     UniqueConstraint("event_id", "channel", "target", name="deliveries_once"),
     Index("deliveries_due", "urgent", "due_at", postgresql_where=text("state = 'QUEUED'")),
     Index("deliveries_sending", "leased_until", postgresql_where=text("state = 'SENDING'")),
     Index("deliveries_by_user", "user_id", "id", postgresql_where=text("user_id IS NOT NULL")),
+    Index("deliveries_by_series", "series", "occurred_at", postgresql_where=text("series IS NOT NULL")),
 )
 
 # What was decided about each notice on each channel, and when. Only added to, in the transaction of the decision.
