@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 import pytest
@@ -80,15 +80,17 @@ def code_issued(
     life: timedelta = timedelta(minutes=10),
     seal: Seal = SEAL,
     purpose: auth_events_pb2.CodePurpose.ValueType = auth_events_pb2.CODE_PURPOSE_REGISTRATION,
+    challenge: UUID | Literal["new", "none"] = "new",
+    occurred_at: datetime | None = None,
 ) -> Event:
     mail = auth_events_pb2.CodeMail(email=to, code=code, first_name=first_name)
     issued = auth_events_pb2.CodeIssued(
-        challenge_id=str(uuid4()),
+        challenge_id="" if challenge == "none" else str(uuid4() if challenge == "new" else challenge),
         purpose=purpose,
         sealed_mail=seal.seal(SEAL_PURPOSE, mail.SerializeToString()),
     )
     issued.expire_time.FromDatetime(datetime.now(UTC) + life)
-    return event(issued)
+    return replace(event(issued), occurred_at=occurred_at or datetime.now(UTC))
 
 
 def email_changed(user: UUID, old: str = "old@example.com", first_name: str = "Ada") -> Event:

@@ -41,6 +41,9 @@ class DeliveryState(StrEnum):
     """Worth nothing any more before anybody took it."""
 
 
+SUPERSEDED = "SUPERSEDED"
+"""Reason of a delivery that is not sent because a later one of its series makes it worthless."""
+
 UNFINISHED = (DeliveryState.QUEUED, DeliveryState.SENDING)
 
 
@@ -104,6 +107,10 @@ class NewDelivery:
     due_at: datetime
     expires_at: datetime
     created_at: datetime
+    series: UUID | None = None
+    """What it shares with those that a later one makes worthless."""
+    occurred_at: datetime | None = None
+    """When the event happened: its place in the series."""
 
     def claimed(self) -> NewDelivery:
         """As a row that its writer holds: its first attempt has begun, and after its lease it is due for others."""

@@ -47,6 +47,8 @@ class Notice:
     """Inside the application it joins the unread notification of its kind that is about the same: "Ada and 12 others"."""
     expires: str = ""
     """The field with the time after which it is not sent any more; empty: `LIFE` after the decision."""
+    series: str = ""
+    """The field with an id that it shares with others of which only the latest is sent; empty: it stands alone."""
     channels: frozenset[Channel] = field(default=_MAIL)
     """The channels on which it goes unless the person wishes otherwise."""
     security: bool = False
@@ -69,6 +71,7 @@ def _code(kind: Kind, purpose: str, *, proven: bool = True) -> Notice:
         person="",
         sealed=("sealed_mail", "CodeMail"),
         expires="expire_time",
+        series="challenge_id",
         proven=proven,
         security=True,
         may_come_twice=True,

@@ -31,6 +31,7 @@ from ..adapters.smtp import Handover, MailError, OutcomeUnknown, Postponed, Refu
 from ..model import Kind
 from ..model.deliveries import (
     RECOGNISES_REPETITIONS,
+    SUPERSEDED,
     Channel,
     Decision,
     Delivery,
@@ -223,7 +224,8 @@ class Delivering:
                 hand_over = await self._prepare(delivery, event)
                 async with self._db.single() as tx:
                     if not await store.deliveries.begin_sending(tx, delivery, self._clock(), self._lease):
-                        return None
+                        superseded = await store.deliveries.is_superseded(tx, delivery)
+                        return Outcome(DeliveryState.SUPPRESSED, SUPERSEDED) if superseded else None
                 await hand_over(handover)
         except Waits:
             return None

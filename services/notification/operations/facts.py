@@ -40,6 +40,8 @@ class Reading:
     """After which it is not sent any more; None: nothing in the event says so."""
     actor: Actor | None = None
     """The person who did what it tells of."""
+    series: UUID | None = None
+    """What it shares with others of which only the latest is sent; None: it stands alone."""
     language: str = ""
     """The person's; empty: the default."""
 
@@ -74,7 +76,8 @@ class FactReader:
         about = uuid_in(message, notice.about) if notice.about else None
         expires_at = time_in(message, notice.expires) if notice.expires else None
         actor = Actor(uuid_in(message, notice.actor[0]), facts[notice.actor[1]]) if notice.actor else None
-        return Reading(notice, facts | self._sealed(notice, message), person, about, expires_at, actor)
+        series = uuid_in(message, notice.series) if facts.get(notice.series) else None
+        return Reading(notice, facts | self._sealed(notice, message), person, about, expires_at, actor, series)
 
     def _sealed(self, notice: Notice, message: Any) -> dict[str, Any]:
         if notice.sealed is None:

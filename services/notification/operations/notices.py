@@ -182,4 +182,6 @@ def _new_delivery(
         due_at=plan.due_at,
         expires_at=reading.expires_at or now + LIFE,
         created_at=now,
+        series=reading.series,
+        occurred_at=event.occurred_at if reading.series else None,
     )

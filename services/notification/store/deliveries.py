@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ColumnElement,
     DateTime,
     Float,
     Integer,
@@ -18,9 +19,12 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    exists,
     func,
     insert,
+    literal,
     select,
+    tuple_,
     union_all,
     update,
 )
@@ -30,7 +34,7 @@ from sqlalchemy.sql.selectable import CTE
 
 from kit.data.database import Transaction
 
-from ..model.deliveries import UNFINISHED, Delivery, DeliveryState, NewDelivery, Step
+from ..model.deliveries import SUPERSEDED, UNFINISHED, Delivery, DeliveryState, NewDelivery, Step
 from ..tables import deliveries, delivery_steps
 
 WAKE = "notification_deliveries"
@@ -46,19 +50,16 @@ _STEP_COLUMNS = ["event_id", "channel", "target", "user_id", "occurred_at", "dec
 
 def _with_step(changed: CTE) -> Any:
     """The statement that changes deliveries and adds a step for each, unless `decision` is empty; returns their number."""
-    step = insert(delivery_steps).from_select(
-        _STEP_COLUMNS,
-        select(
-            changed.c.event_id,
-            changed.c.channel,
-            changed.c.target,
-            changed.c.user_id,
-            bindparam("now", type_=DateTime(timezone=True)),
-            bindparam("decision", type_=Text),
-            bindparam("detail", type_=Text),
-        ).where(bindparam("decision", type_=Text) != ""),
-    )
-    return select(func.count()).select_from(changed).add_cte(step.cte("step"))
+    decision, detail = bindparam("decision", type_=Text), bindparam("detail", type_=Text)
+    return select(func.count()).select_from(changed).add_cte(_step_of(changed, decision, detail, "step"))
+
+
+def _step_of(changed: CTE, decision: ColumnElement[str], detail: ColumnElement[str], name: str) -> CTE:
+    """Adds a step for each of the changed deliveries, unless the decision is empty."""
+    told = (changed.c.event_id, changed.c.channel, changed.c.target, changed.c.user_id)
+    now = bindparam("now", type_=DateTime(timezone=True))
+    steps = select(*told, now, decision, detail).where(decision != "")
+    return insert(delivery_steps).from_select(_STEP_COLUMNS, steps).cte(name)
 
 
 _lease = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam("lease", type_=Float))
@@ -77,6 +78,32 @@ _INSERT = _with_step(
     .returning(*_returned)
     .cte("inserted")
 )
+_superseded = (
+    update(deliveries)
+    .where(
+        _row.series == bindparam("new_series"),
+        tuple_(_row.occurred_at, _row.event_id) < tuple_(bindparam("new_occurred_at"), bindparam("new_event_id")),
+        _row.state == DeliveryState.QUEUED,
+    )
+    .values(
+        state=DeliveryState.SUPPRESSED,
+        reason=SUPERSEDED,
+        answer="",
+        event=None,
+        leased_until=None,
+        changed_at=bindparam("new_created_at"),
+    )
+    .returning(*_returned)
+    .cte("superseded")
+)
+_INSERT_INTO_SERIES = _INSERT.add_cte(
+    _superseded, _step_of(_superseded, literal(DeliveryState.SUPPRESSED), literal(SUPERSEDED), "end")
+)
+"""Inserts a delivery, and ends what is queued before it in its series.
+
+Two transactions at once do not see what the other inserts: `_BEGIN_SENDING` looks once more.
+"""
+
 _ADD_STEP = insert(delivery_steps)
 
 _now = bindparam("now", type_=DateTime(timezone=True))
@@ -113,9 +140,15 @@ _CLAIM = (
 _attempt = update(deliveries).where(
     _row.id == bindparam("delivery", type_=Uuid), _row.attempts == bindparam("number", type_=Integer)
 )
-_BEGIN_SENDING = _attempt.where(_row.state == DeliveryState.QUEUED).values(
+_later = deliveries.alias("later")
+_is_superseded = exists().where(
+    _later.c.series == _row.series,
+    tuple_(_later.c.occurred_at, _later.c.event_id) > tuple_(_row.occurred_at, _row.event_id),
+)
+_BEGIN_SENDING = _attempt.where(_row.state == DeliveryState.QUEUED, ~_is_superseded).values(
     state=DeliveryState.SENDING, leased_until=_lease, changed_at=_now
 )
+_IS_SUPERSEDED = select(_is_superseded).where(_row.id == bindparam("delivery", type_=Uuid))
 _unfinished = _row.state.in_(UNFINISHED)
 _CONTENT_KEPT = (DeliveryState.QUEUED, DeliveryState.UNKNOWN)
 """States in which a delivery may be tried again: an administrator may have one of unknown outcome sent once more."""
@@ -163,12 +196,13 @@ async def insert_new(
 ) -> bool:
     """Insert a delivery with its first step, claimed for the length of the lease if one is given.
 
-    False if the event has one on this channel to this target already.
+    Ends what is queued before it in its series. False if the event has one on this channel to this target already.
     """
     values = {f"new_{name}": getattr(delivery, name) for name in _NEW}
     step = {"now": delivery.created_at, "decision": decision, "detail": detail}
     seconds = {"lease": lease.total_seconds() if lease else None}
-    return bool((await tx.execute(_INSERT, values | step | seconds)).scalar_one())
+    statement = _INSERT_INTO_SERIES if delivery.series else _INSERT
+    return bool((await tx.execute(statement, values | step | seconds)).scalar_one())
 
 
 async def add_step(tx: Transaction, step: Step) -> None:
@@ -190,9 +224,17 @@ async def claim(
 
 
 async def begin_sending(tx: Transaction, delivery: Delivery, now: datetime, lease: timedelta) -> bool:
-    """Record that the content is about to be handed over. False if the attempt was overtaken, or the delivery erased."""
+    """Record that the content is about to be handed over.
+
+    False if the attempt was overtaken, or the delivery erased or superseded.
+    """
     values = {"delivery": delivery.id, "number": delivery.attempts, "now": now, "lease": lease.total_seconds()}
     return (await tx.execute(_BEGIN_SENDING, values)).rowcount == 1
+
+
+async def is_superseded(tx: Transaction, delivery: Delivery) -> bool:
+    """Whether a later delivery of its series makes it worthless."""
+    return bool((await tx.execute(_IS_SUPERSEDED, {"delivery": delivery.id})).scalar_one_or_none())
 
 
 async def settle(
