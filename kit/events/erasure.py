@@ -10,12 +10,14 @@ any age.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Column, DateTime, Table, Uuid, bindparam, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from kit.data.database import Transaction
+from kit.data.given_rows import GivenRows
 
 from . import outbox
 
@@ -37,6 +39,10 @@ _HOLD_OFF = select(func.pg_advisory_xact_lock(_lock))
 _HOLD = select(HOLD)
 _FIND = select(erased_subjects.c.subject_id).where(erased_subjects.c.subject_id == bindparam("id"))
 
+_locks, _subjects = GivenRows("locks", number=BigInteger), GivenRows("subjects", id=Uuid)
+_HOLD_ALL = select(func.count(func.pg_advisory_xact_lock_shared(_locks.rows.c.number)))
+_FIND_ALL = select(erased_subjects.c.subject_id).where(erased_subjects.c.subject_id.in_(select(_subjects.rows.c.id)))
+
 
 async def erase(tx: Transaction, subject_id: UUID) -> None:
     """Record the person as erased, once no transaction is writing about them. Delete their rows in a later transaction."""
@@ -49,6 +55,14 @@ async def is_erased(tx: Transaction, subject_id: UUID) -> bool:
     await tx.execute(_HOLD, {"lock": advisory_lock_key(subject_id)})
     # A statement of its own: in one with the lock, it would see the table as it was before the wait.
     return (await tx.execute(_FIND, {"id": subject_id})).scalar_one_or_none() is not None
+
+
+async def erased_among(tx: Transaction, subject_ids: Collection[UUID]) -> set[UUID]:
+    """As `is_erased`, for many people: those of them about whom nothing may be written any more."""
+    if not subject_ids:
+        return set()
+    await tx.execute(_HOLD_ALL, _locks.values({"number": advisory_lock_key(each)} for each in subject_ids))
+    return set((await tx.execute(_FIND_ALL, _subjects.values({"id": each} for each in subject_ids))).scalars())
 
 
 def advisory_lock_key(subject_id: UUID) -> int:

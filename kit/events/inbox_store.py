@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from sqlalchemy import Column, DateTime, Table, Uuid, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from kit.data.database import Transaction
+from kit.data.given_rows import GivenRows
 
 from . import outbox
 from .dead_letter_store import dead_letters
@@ -27,6 +30,15 @@ processed_events = Table(
 # RETURNING, because SQLAlchemy reports no row count of an INSERT.
 _RECORD = insert(processed_events).on_conflict_do_nothing().returning(processed_events.c.event_id)
 
+_events = GivenRows("events", id=Uuid)
+# In one order: two workers that have copies of the same events wait for each other then, and never both.
+_RECORD_ALL = (
+    insert(processed_events)
+    .from_select(["event_id"], select(_events.rows.c.id).order_by(_events.rows.c.id))
+    .on_conflict_do_nothing()
+    .returning(processed_events.c.event_id)
+)
+
 
 async def mark_processed(tx: Transaction, event: Event) -> bool:
     """Insert the event's id into processed_events in the caller's transaction.
@@ -34,6 +46,14 @@ async def mark_processed(tx: Transaction, event: Event) -> bool:
     False if it is there already: the caller must skip the effect.
     """
     return (await tx.execute(_RECORD, {"event_id": event.id})).scalar_one_or_none() is not None
+
+
+async def mark_all_processed(tx: Transaction, events: Iterable[Event]) -> set[UUID]:
+    """As `mark_processed`, for many events. Returns the ids of those that were not there: the effect of the others is skipped.
+
+    If the caller takes other locks of these events too, it takes them afterwards.
+    """
+    return set((await tx.execute(_RECORD_ALL, _events.values({"id": event.id} for event in events))).scalars())
 
 
 async def purge(tx: Transaction, oldest_at: datetime | None) -> int:

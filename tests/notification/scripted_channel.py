@@ -9,7 +9,7 @@ from uuid import UUID
 
 from services.notification.adapters.smtp import Handover, Stage
 from services.notification.model.deliveries import Delivery
-from services.notification.operations.channels import HandOver
+from services.notification.operations.channels import Prepared
 from services.notification.operations.facts import Reading
 
 Act = Callable[[Delivery], Awaitable[None]]
@@ -30,7 +30,7 @@ class ScriptedChannel:
     """After it. What raises here has been taken all the same, as nobody knows."""
     taken: Counter[UUID] = field(default_factory=Counter)
 
-    async def prepare(self, delivery: Delivery, _reading: Reading) -> HandOver:
+    async def prepare(self, delivery: Delivery, _reading: Reading) -> Prepared:
         await self.prepares(delivery)
 
         async def hand_over(handover: Handover) -> None:
@@ -40,4 +40,4 @@ class ScriptedChannel:
             await self.answers(delivery)
             handover.stage = Stage.TAKEN
 
-        return hand_over
+        return Prepared(hand_over)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from ..adapters.smtp import Handover
@@ -11,6 +12,17 @@ from .facts import Reading
 
 HandOver = Callable[[Handover], Awaitable[None]]
 """Hands the content over and keeps the handover up to date. Raises TryAgain, Refused, OutcomeUnknown or Undeliverable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A delivery of which nothing is left to do but the handover."""
+
+    hand_over: HandOver
+    address_digest: bytes | None = None
+    """The keyed digest of the address, for a channel with suppressions: while it is suppressed, the handover does not begin."""
+    suppressed: Callable[[], Awaitable[None]] | None = None
+    """Asked if it is suppressed. Raises Undeliverable, unless this delivery goes there all the same."""
 
 
 class Undeliverable(Exception):
@@ -28,7 +40,7 @@ class Waits(Exception):
 class DeliveryChannel(Protocol):
     """One way on which deliveries go."""
 
-    async def prepare(self, delivery: Delivery, reading: Reading) -> HandOver:
+    async def prepare(self, delivery: Delivery, reading: Reading) -> Prepared:
         """Do all that can be done before the handover: find the address, check it, render.
 
         Raises Undeliverable, and MeshError while a peer cannot answer. An attempt that breaks off here has sent nothing.

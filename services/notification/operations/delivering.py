@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-from kit.data.database import Database, Transaction
+from kit.data.database import DATABASE_AWAY, Database
 from kit.data.notify import listen
 from kit.errors import MeshError, Unavailable
 from kit.events.envelope import Event, Undecodable, from_bytes
 from kit.events.inbox import Permanent
 from kit.rpc.statuses import as_mesh_error
 from kit.runtime import tracing
+from kit.runtime.batches import Batcher
 from kit.runtime.clock import Clock
 from kit.runtime.loops import every
 
@@ -41,7 +42,8 @@ from ..model.deliveries import (
     growing_pause,
 )
 from ..model.notices import NOTICES
-from .channels import DeliveryChannel, HandOver, Undeliverable, Waits
+from ..store.attempts import Attempt, Beginning, Settlement
+from .channels import DeliveryChannel, Prepared, Undeliverable, Waits
 from .digests import Digests
 from .facts import FactReader
 from .preference_gate import PreferenceGate
@@ -61,6 +63,8 @@ _LONGEST_WAIT_FOR_A_TURN = timedelta(seconds=15)
 _QUEUED = DeliveryState.QUEUED
 _Attempt = tuple[UUID, int]
 """A delivery's id and the number of the attempt."""
+_Ended = tuple[Delivery, Outcome]
+"""An attempt that has ended, and what came of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,8 @@ class Delivering:
         self._tuning = tuning
         self._wake_name = wake_name
         self._lease = timedelta(seconds=tuning.lease_seconds)
+        self._beginning = Batcher(self._begin_together, shared=DATABASE_AWAY)
+        self._settling = Batcher(self._settle_together, shared=DATABASE_AWAY)
         self._due = asyncio.Event()
         self._group = asyncio.TaskGroup()
         self._open = False
@@ -134,14 +140,16 @@ class Delivering:
         if self._more:
             self._due.set()
 
-    async def take_up(self, delivery: Delivery) -> None:
-        """Make the first attempt of a delivery that was written as claimed, without another look at the database."""
-        self._reserved -= 1
+    async def take_up(self, deliveries: Sequence[Delivery]) -> None:
+        """Make the first attempts of deliveries that were written as claimed, without another look at the database."""
+        self._reserved -= len(deliveries)
         if self._open:
-            self._start(delivery)
-        else:
-            async with self._db.single() as tx:
-                await store.deliveries.hand_back(tx, delivery, self._clock())
+            for delivery in deliveries:
+                self._start(delivery)
+        elif deliveries:
+            async with self._db.transaction() as tx:
+                for delivery in deliveries:
+                    await store.deliveries.hand_back(tx, delivery, self._clock())
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Deliver until `stopping` is set, then wait for what is in flight; cancelled, hand back what nobody has seen."""
@@ -221,19 +229,34 @@ class Delivering:
         try:
             event = from_bytes(delivery.event)
             with tracing.continued(event.traceparent, event.type):
-                hand_over = await self._prepare(delivery, event)
-                async with self._db.single() as tx:
-                    if not await store.deliveries.begin_sending(tx, delivery, self._clock(), self._lease):
-                        superseded = await store.deliveries.is_superseded(tx, delivery)
-                        return Outcome(DeliveryState.SUPPRESSED, SUPERSEDED) if superseded else None
-                await hand_over(handover)
+                prepared = await self._prepare(delivery, event)
+                if not await self._begin(delivery, prepared):
+                    return None
+                await prepared.hand_over(handover)
         except Waits:
             return None
         except Exception as error:
             return self._outcome_of(error, delivery, handover)
         return Outcome(DeliveryState.SENT)
 
-    async def _prepare(self, delivery: Delivery, event: Event) -> HandOver:
+    async def _begin(self, delivery: Delivery, prepared: Prepared) -> bool:
+        """Commit the intent to hand over. False if the attempt was overtaken.
+
+        Raises Undeliverable if the address is suppressed, or a later delivery makes this one worthless.
+        """
+        beginning = await self._beginning.add(Attempt(delivery, prepared.address_digest))
+        if beginning is Beginning.SUPPRESSED and prepared.suppressed:
+            await prepared.suppressed()
+            beginning = await self._beginning.add(Attempt(delivery))
+        if beginning is Beginning.SUPERSEDED:
+            raise Undeliverable(Outcome(DeliveryState.SUPPRESSED, SUPERSEDED))
+        return beginning is Beginning.BEGUN
+
+    async def _begin_together(self, attempts: Sequence[Attempt]) -> Sequence[Beginning]:
+        async with self._db.single() as tx:
+            return await store.attempts.begin_sending(tx, attempts, self._clock(), self._lease)
+
+    async def _prepare(self, delivery: Delivery, event: Event) -> Prepared:
         """Prepare the delivery: here what is to be checked at the time of sending, whatever the channel, is checked."""
         judgement = await self._gate.judge(delivery, NOTICES[delivery.kind])
         if judgement.outcome:
@@ -290,8 +313,7 @@ class Delivering:
         """Record the outcome, through outages of the database: what was sent would otherwise be of unknown outcome."""
         while True:
             try:
-                async with self._db.single() as tx:
-                    await self._settle(tx, delivery, outcome)
+                await self._settling.add((delivery, outcome))
             except Exception as error:
                 if not isinstance(as_mesh_error(error), Unavailable):
                     log.error("what became of %s cannot be recorded", _name(delivery), exc_info=error)
@@ -303,8 +325,13 @@ class Delivering:
         if outcome.state not in (_QUEUED, DeliveryState.SENT):
             log.warning("%s is %s: %s %s", _name(delivery), outcome.state, outcome.reason, outcome.answer)
 
-    async def _settle(self, tx: Transaction, delivery: Delivery, outcome: Outcome) -> None:
+    async def _settle_together(self, ended: Sequence[_Ended]) -> Sequence[None]:
         now = self._clock()
+        async with self._db.single() as tx:
+            await store.attempts.settle(tx, [self._settlement(*each, now) for each in ended], now)
+        return [None] * len(ended)
+
+    def _settlement(self, delivery: Delivery, outcome: Outcome, now: datetime) -> Settlement:
         again = outcome.state is _QUEUED
         wait = self._tuning.pause(delivery.attempts, delivery.life)
         if outcome.retry_after is not None:
@@ -312,13 +339,11 @@ class Delivering:
             wait = max(outcome.retry_after, min(wait, _LONGEST_WAIT_FOR_A_TURN))
         # The same reason attempt after attempt is one step: a server may be away for days.
         told = again and (outcome.reason, outcome.answer) == (delivery.reason, delivery.answer)
-        await store.deliveries.settle(
-            tx,
+        return Settlement(
             delivery,
             outcome.state,
-            now,
-            reason=outcome.reason,
-            answer=outcome.answer,
+            outcome.reason,
+            outcome.answer,
             due_at=min(now + wait, delivery.expires_at) if again else now,
             decision="" if told else Decision.DEFERRED if again else outcome.state,
             unforeseen=outcome.unforeseen,
@@ -328,11 +353,11 @@ class Delivering:
     async def _cut_off(self, delivery: Delivery, handover: Handover) -> None:
         """Record how far a delivery has come whose worker is stopped. After the handover it stays in SENDING, as after a crash."""
         try:
-            async with self._db.single() as tx:
-                if handover.stage is Stage.UNSEEN:
+            if handover.stage is Stage.UNSEEN:
+                async with self._db.single() as tx:
                     await store.deliveries.hand_back(tx, delivery, self._clock())
-                elif handover.stage is Stage.TAKEN:
-                    await self._settle(tx, delivery, Outcome(DeliveryState.SENT))
+            elif handover.stage is Stage.TAKEN:
+                await self._settling.add((delivery, Outcome(DeliveryState.SENT)))
         except Exception as error:
             # Do not hide the cancellation, which ends the worker, by this error.
             log.warning("what became of %s cannot be recorded: %s", _name(delivery), error)
@@ -355,8 +380,8 @@ class Delivering:
             for delivery in await store.deliveries.lock_abandoned(tx, self._channels, _ABANDONED_AT_A_TIME):
                 if (delivery.id, delivery.attempts) in self._running:
                     continue  # We were held up, and are still at it.
-                outcome = self._unknown(delivery, "WORKER_DIED")
-                await self._settle(tx, delivery, outcome)
+                outcome, now = self._unknown(delivery, "WORKER_DIED"), self._clock()
+                await store.attempts.settle(tx, [self._settlement(delivery, outcome, now)], now)
                 log.warning("the worker that was sending %s has died; it is %s", _name(delivery), outcome.state)
 
 

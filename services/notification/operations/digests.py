@@ -17,6 +17,7 @@ from ..model import Kind
 from ..model.deliveries import Channel, Delivery, DeliveryState, NewDelivery, Outcome
 from ..model.notices import DIGEST, LIFE, NOTICES
 from ..model.preferences import Action, Preferences, Reason, defaults_of, judge, next_digest
+from ..store.deliveries import Insertion
 from ..store.digests import DigestProgress, WaitingNotice
 from .channels import Undeliverable
 from .facts import FactReader, Reading
@@ -101,7 +102,7 @@ class Digests:
             expires_at=due_at + LIFE,
             created_at=now,
         )
-        await store.deliveries.insert_new(tx, new, decision=DeliveryState.QUEUED, detail=reason)
+        await store.deliveries.insert_new(tx, [Insertion(new, DeliveryState.QUEUED, reason)], now)
         return await store.digests.lock(tx, digest_id)
 
 

@@ -21,7 +21,7 @@ from ..model.rendering import Sender, Unrenderable, render
 from ..model.return_paths import ReturnPaths
 from ..model.suppressions import SuppressionReason
 from ..model.unsubscribing import Subscription, UnsubscribeLinks
-from .channels import HandOver, Undeliverable
+from .channels import Prepared, Undeliverable
 from .facts import Reading
 from .suppressions import SuppressionList
 
@@ -75,18 +75,9 @@ class EmailChannel:
         self._most_to_a_domain = most_to_a_domain
         self._handing_over: Counter[str] = Counter()
 
-    async def prepare(self, delivery: Delivery, reading: Reading) -> HandOver:
-        """Find the recipient, unless the address is suppressed, and render the mail."""
+    async def prepare(self, delivery: Delivery, reading: Reading) -> Prepared:
+        """Find the recipient and render the mail."""
         recipient = await self._recipient(reading)
-        suppression = await self._suppressed.check(
-            delivery,
-            recipient.email,
-            security=reading.notice.security,
-            last=reading.notice.kind is Kind.ACCOUNT_DELETED,
-        )
-        if suppression:
-            reason = f"SUPPRESSED_{suppression.reason}"
-            raise Undeliverable(Outcome(DeliveryState.SUPPRESSED, reason, suppression.code))
         now = self._clock()
         facts = {**reading.facts, "first_name": recipient.first_name, "page_path": await self._page_path(reading)}
         unsubscribe_url = self._unsubscribe_url(reading)
@@ -124,7 +115,18 @@ class EmailChannel:
             finally:
                 self._handing_over[domain] -= 1
 
-        return hand_over
+        async def suppressed() -> None:
+            suppression = await self._suppressed.check(
+                delivery,
+                recipient.email,
+                security=reading.notice.security,
+                last=reading.notice.kind is Kind.ACCOUNT_DELETED,
+            )
+            if suppression:
+                reason = f"SUPPRESSED_{suppression.reason}"
+                raise Undeliverable(Outcome(DeliveryState.SUPPRESSED, reason, suppression.code))
+
+        return Prepared(hand_over, self._suppressed.digest_of(recipient.email), suppressed)
 
     async def _page_path(self, reading: Reading) -> str:
         """The path of the story's page; empty if the notice leads to none, or its owner took the link back."""

@@ -1,21 +1,23 @@
 """Decides what becomes of an event: the notification inside the application, and a delivery on each other channel.
 
-A decision is one transaction, calls nobody and sends nothing. What it decided and why stands in `delivery_steps`.
+A transaction decides about all events that wait for one at the moment. It calls nobody and sends nothing. What it decided and why
+stands in `delivery_steps`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from kit.data.database import Database, Transaction
+from kit.data.database import DATABASE_AWAY, Database, Transaction
 from kit.events import erasure
 from kit.events.envelope import Event
-from kit.events.inbox_store import mark_processed
+from kit.events.inbox_store import mark_all_processed
+from kit.runtime.batches import Batcher
 from kit.runtime.clock import Clock
 
 from .. import store
@@ -24,12 +26,30 @@ from ..model.letters import Letters
 from ..model.notices import LIFE, Notice
 from ..model.notifications import Target, TargetType
 from ..model.preferences import Action, defaults_of, judge
+from ..store.deliveries import Insertion
+from ..store.mails import FormerMail
 from .delivering import Delivering
 from .facts import FactReader, Reading, person_in
 from .notifications import Notifier
 
 _FORMER_VERSION = "FORMER_VERSION"
 """Detail of steps about a mail that the version before `deliveries` sent or began to send."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """An event about which is to be decided."""
+
+    event: Event
+    reading: Reading
+
+    @property
+    def people(self) -> Iterator[UUID]:
+        """Those who may be erased."""
+        if self.reading.person:
+            yield self.reading.person
+        if self.reading.actor:
+            yield self.reading.actor.id
 
 
 class Notices:
@@ -42,22 +62,26 @@ class Notices:
         self._delivering = delivering
         self._clock = clock
         self._notifier = Notifier(clock)
+        self._deciding = Batcher(self._decide_together, shared=DATABASE_AWAY)
 
     async def decide(self, event: Event) -> None:
         """Decide what becomes of the event. Raises Undecodable or Permanent if nothing can be made of it."""
         reading = self._facts.read(event)
-        if reading is None:
-            return
+        if reading is not None:
+            await self._deciding.add(_Question(event, reading))
+
+    async def _decide_together(self, questions: Sequence[_Question]) -> Sequence[None]:
+        """Decide about many events in one transaction, and take up what this worker has claimed of their deliveries."""
         claimed: list[NewDelivery] = []
         try:
             async with self._db.transaction() as tx:
-                await self._decide(tx, event, reading, claimed)
+                await self._decide(tx, questions, claimed)
         except BaseException:
             for _ in claimed:
                 self._delivering.release()
             raise
-        for delivery in claimed:
-            await self._delivering.take_up(delivery.attempt())
+        await self._delivering.take_up([delivery.attempt() for delivery in claimed])
+        return [None] * len(questions)
 
     async def forgotten(self, tx: Transaction, event: Event) -> bool:
         """Whether the event is a notice to an erased person, of which no dead letter is kept.
@@ -67,22 +91,35 @@ class Notices:
         person = person_in(event)
         return person is not None and await erasure.is_erased(tx, person)
 
-    async def _decide(self, tx: Transaction, event: Event, reading: Reading, claimed: list[NewDelivery]) -> None:
-        """Decide in the transaction. Adds to `claimed` what this worker has a place for."""
+    async def _decide(self, tx: Transaction, questions: Sequence[_Question], claimed: list[NewDelivery]) -> None:
+        """Decide in the transaction. Adds to `claimed` what this worker has a place for.
+
+        Locks are taken in one order: of erasures, of events, of deliveries, and of people's lists. So transactions about the same
+        events or people wait for each other, and never in a circle.
+        """
         now = self._clock()
-        if reading.person and await erasure.is_erased(tx, reading.person):
+        erased = await erasure.erased_among(tx, {person for each in questions for person in each.people})
+        asked = [each for each in questions if each.reading.person not in erased]
+        if not asked:
             return
-        first = await mark_processed(tx, event)
-        if reading.address == "":
-            return
-        for channel in sorted(reading.notice.channels):
-            if channel is Channel.IN_APP:
-                await self._add(tx, event, reading, now, first=first)
-            elif channel is Channel.WEBHOOK:
-                if first:
-                    await self._queue_webhooks(tx, event, reading, now)
-            else:
-                claimed += await self._queue(tx, event, reading, channel, now)
+        unseen = await mark_all_processed(tx, (each.event for each in asked))
+        mails: list[_Question] = []
+        told: list[tuple[_Question, bool]] = []
+        for each in sorted(asked, key=lambda each: str(each.reading.person)):
+            if each.reading.address == "":
+                continue
+            if Channel.EMAIL in each.reading.notice.channels:
+                mails.append(each)
+            # Of two copies in one batch, one is the first.
+            told.append((each, each.event.id in unseen))
+            unseen.discard(each.event.id)
+        if mails:
+            await self._queue(tx, mails, now, claimed)
+        for each, first in told:
+            if Channel.IN_APP in each.reading.notice.channels:
+                await self._add(tx, each.event, each.reading, now, first=first)
+            if first and Channel.WEBHOOK in each.reading.notice.channels:
+                await self._queue_webhooks(tx, each.event, each.reading, now)
 
     def _plan(self, _notice: Notice, _person: UUID | None, _channel: Channel, now: datetime) -> Plan:
         """What becomes of the notice on the channel and when: the place where a person's wishes are to be heard."""
@@ -111,7 +148,7 @@ class Notices:
 
         Only the first decision does: a webhook that is registered before a replay is not told what happened before it.
         """
-        due = False
+        insertions: list[Insertion] = []
         for webhook in await store.webhooks.of_person(tx, reading.told):
             plan = self._plan(reading.notice, reading.person, Channel.WEBHOOK, now)
             if webhook.disabled:
@@ -119,47 +156,59 @@ class Notices:
             elif not webhook.wants(reading.notice.kind):
                 plan = Plan(DeliveryState.SUPPRESSED, now, "KIND_NOT_WANTED")
             delivery = _new_delivery(event, reading, Channel.WEBHOOK, plan, now, target=str(webhook.id))
-            await store.deliveries.insert_new(tx, delivery, decision=plan.state, detail=plan.reason)
-            due |= plan.state is DeliveryState.QUEUED
-        if due:
+            insertions.append(Insertion(delivery, plan.state, plan.reason))
+        if insertions:
+            await store.deliveries.insert_new(tx, insertions, now)
+        if any(each.due_for_others for each in insertions):
             await store.deliveries.notify_workers(tx, store.deliveries.WAKE_FOR_WEBHOOKS)
 
     async def _queue(
-        self, tx: Transaction, event: Event, reading: Reading, channel: Channel, now: datetime
-    ) -> Sequence[NewDelivery]:
-        """Write the event's delivery on the channel, unless there is one. Returns it if this worker has claimed it."""
-        notice, plan, detail = reading.notice, self._plan(reading.notice, reading.person, channel, now), ""
-        repeated = Step(event.id, channel, reading.person, now, Decision.DEDUPLICATED)
-        former = await store.mails.lock(tx, event.id) if channel is Channel.EMAIL else None
-        if former and former.final:
-            await store.deliveries.add_step(tx, replace(repeated, detail=_FORMER_VERSION))
-            return ()
-        if former:
-            await store.mails.remove(tx, event.id)
-            detail = _FORMER_VERSION
-            if former.unknown and not notice.may_come_twice:
-                plan = Plan(DeliveryState.UNKNOWN, now, _FORMER_VERSION)
-        delivery = _new_delivery(event, reading, channel, plan, now)
+        self, tx: Transaction, questions: Sequence[_Question], now: datetime, claimed: list[NewDelivery]
+    ) -> None:
+        """Write the mail of each event, unless there is one. Adds to `claimed` those that this worker has claimed."""
+        formers = await store.mails.lock(tx, {each.event.id for each in questions})
+        insertions: list[Insertion] = []
+        steps: list[Step] = []
+        for each in questions:
+            former = formers.get(each.event.id)
+            if former and former.final:
+                repeated = Step(each.event.id, Channel.EMAIL, each.reading.person, now, Decision.DEDUPLICATED)
+                steps.append(replace(repeated, detail=_FORMER_VERSION))
+                continue
+            if former:
+                await store.mails.remove(tx, each.event.id)
+            insertions.append(self._insertion(each, former, now, claimed))
+        written: Collection[UUID] = ()
+        try:
+            written = await store.deliveries.insert_new(tx, insertions, now) if insertions else ()
+        finally:
+            for delivery in [each for each in claimed if each.id not in written]:
+                claimed.remove(delivery)
+                self._delivering.release()
+        there = [new.delivery for new in insertions if new.delivery.id not in written]
+        steps += [Step(of.event_id, of.channel, of.user_id, now, Decision.DEDUPLICATED) for of in there]
+        await store.deliveries.add_step(tx, *steps)
+        if any(new.delivery.id in written and new.due_for_others for new in insertions):
+            await store.deliveries.notify_workers(tx)
+
+    def _insertion(
+        self, question: _Question, former: FormerMail | None, now: datetime, claimed: list[NewDelivery]
+    ) -> Insertion:
+        """The mail of an event, claimed if it is due and this worker has a place for it."""
+        reading, detail = question.reading, _FORMER_VERSION if former else ""
+        plan = self._plan(reading.notice, reading.person, Channel.EMAIL, now)
+        if former and former.unknown and not reading.notice.may_come_twice:
+            plan = Plan(DeliveryState.UNKNOWN, now, _FORMER_VERSION)
+        delivery = _new_delivery(question.event, reading, Channel.EMAIL, plan, now)
         if former:
             delivery = replace(delivery, attempts=former.attempts, unknowns=int(former.unknown))
+        detail = plan.reason or detail
         due = plan.state is DeliveryState.QUEUED and plan.due_at <= now
         if not (due and self._delivering.reserve()):
-            if not await store.deliveries.insert_new(tx, delivery, decision=plan.state, detail=plan.reason or detail):
-                await store.deliveries.add_step(tx, repeated)
-            elif due:
-                await store.deliveries.notify_workers(tx)
-            return ()
+            return Insertion(delivery, plan.state, detail)
         delivery = delivery.claimed()
-        written = False
-        try:
-            lease = self._delivering.lease
-            written = await store.deliveries.insert_new(tx, delivery, decision=plan.state, detail=detail, lease=lease)
-            if not written:
-                await store.deliveries.add_step(tx, repeated)
-        finally:
-            if not written:
-                self._delivering.release()
-        return (delivery,) if written else ()
+        claimed.append(delivery)
+        return Insertion(delivery, plan.state, detail, lease=self._delivering.lease)
 
 
 def _new_delivery(

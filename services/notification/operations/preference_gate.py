@@ -18,6 +18,7 @@ from .. import store
 from ..model.deliveries import UNFINISHED, Channel, Decision, Delivery, DeliveryState, Outcome
 from ..model.notices import Notice
 from ..model.preferences import INTERRUPTING, Action, Preferences, Throttle, Verdict, defaults_of, judge
+from ..store.attempts import Settlement
 from ..store.digests import DigestProgress
 from .digests import Digests
 
@@ -95,31 +96,17 @@ class PreferenceGate:
             return await self._wait(tx, delivery, delivery.reason, until, now)
         # Here and not by the caller: between the two, a crash would put the notice into the next digest too.
         await store.digests.remove(tx, delivery.event_id)
-        await store.deliveries.settle(
-            tx,
-            delivery,
-            digest.state,
-            now,
-            reason=digest.reason or delivery.reason,
-            answer=digest.answer,
-            due_at=now,
-            decision=digest.state,
-        )
+        reason = digest.reason or delivery.reason
+        became = Settlement(delivery, digest.state, reason, digest.answer, due_at=now, decision=digest.state)
+        await store.attempts.settle(tx, [became], now)
         return Judgement(goes_on=False)
 
     async def _wait(
         self, tx: Transaction, delivery: Delivery, reason: str, until: datetime, now: datetime
     ) -> Judgement:
-        await store.deliveries.settle(
-            tx,
-            delivery,
-            DeliveryState.QUEUED,
-            now,
-            reason=reason,
-            answer="",
-            due_at=until,
-            decision="" if reason == delivery.reason else Decision.HELD,
-        )
+        decision = "" if reason == delivery.reason else Decision.HELD
+        waits = Settlement(delivery, DeliveryState.QUEUED, reason, answer="", due_at=until, decision=decision)
+        await store.attempts.settle(tx, [waits], now)
         return Judgement(goes_on=False)
 
 

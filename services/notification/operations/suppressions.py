@@ -73,6 +73,10 @@ class SuppressionList:
         self._digests = digests
         self._clock = clock
 
+    def digest_of(self, address: str) -> bytes:
+        """The keyed digest under which the address would be suppressed."""
+        return self._digests.of(address)
+
     async def check(
         self, delivery: Delivery, address: str, *, security: bool, last: bool = False
     ) -> Suppression | None:

@@ -18,7 +18,7 @@ from ..model.notifications import TargetType, acting
 from ..model.webhook_messages import WebhookMessage, signed_headers
 from ..model.webhook_urls import NotAWebhookUrl, WebhookRules
 from ..model.webhooks import Webhook
-from .channels import HandOver, Undeliverable
+from .channels import Prepared, Undeliverable
 from .facts import Reading
 from .webhook_seals import WebhookSeals
 
@@ -45,7 +45,7 @@ class WebhookChannel:
         self._letters = letters
         self._patience = patience
 
-    async def prepare(self, delivery: Delivery, reading: Reading) -> HandOver:
+    async def prepare(self, delivery: Delivery, reading: Reading) -> Prepared:
         async with self._db.single() as tx:
             webhook = await store.webhooks.find(tx, UUID(delivery.target))
         if webhook is None:
@@ -76,7 +76,7 @@ class WebhookChannel:
             handover.stage = Stage.TAKEN
             await self._succeeded(webhook, status)
 
-        return hand_over
+        return Prepared(hand_over)
 
     def _message(self, delivery: Delivery, reading: Reading) -> WebhookMessage:
         """The message, with the words that stand inside the application."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import (
+    attempts,
     counted_mails,
     deliveries,
     digests,
@@ -18,6 +19,7 @@ from . import (
 )
 
 __all__ = [
+    "attempts",
     "counted_mails",
     "deliveries",
     "digests",

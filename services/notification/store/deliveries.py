@@ -1,25 +1,19 @@
-"""Deliveries: their rows, their leases and their steps."""
+"""Deliveries: their rows, their leases and their steps. What attempts record is in `attempts`."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
-    ColumnElement,
     DateTime,
     Float,
     Integer,
-    LargeBinary,
     Text,
     Uuid,
     bindparam,
-    case,
-    cast,
-    exists,
     func,
     insert,
     literal,
@@ -33,6 +27,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.sql.selectable import CTE
 
 from kit.data.database import Transaction
+from kit.data.given_rows import GivenRows
 
 from ..model.deliveries import SUPERSEDED, UNFINISHED, Delivery, DeliveryState, NewDelivery, Step
 from ..tables import deliveries, delivery_steps
@@ -46,67 +41,91 @@ WAKE_FOR_WEBHOOKS = "notification_webhooks"
 
 _row, _step = deliveries.c, delivery_steps.c
 _STEP_COLUMNS = ["event_id", "channel", "target", "user_id", "occurred_at", "decision", "detail"]
+_now = bindparam("now", type_=DateTime(timezone=True))
 
 
-def _with_step(changed: CTE) -> Any:
-    """The statement that changes deliveries and adds a step for each, unless `decision` is empty; returns their number."""
-    decision, detail = bindparam("decision", type_=Text), bindparam("detail", type_=Text)
-    return select(func.count()).select_from(changed).add_cte(_step_of(changed, decision, detail, "step"))
-
-
-def _step_of(changed: CTE, decision: ColumnElement[str], detail: ColumnElement[str], name: str) -> CTE:
-    """Adds a step for each of the changed deliveries, unless the decision is empty."""
-    told = (changed.c.event_id, changed.c.channel, changed.c.target, changed.c.user_id)
-    now = bindparam("now", type_=DateTime(timezone=True))
-    steps = select(*told, now, decision, detail).where(decision != "")
+def steps_of(changed: CTE, name: str = "steps") -> CTE:
+    """Adds a step at the time `now` for each changed delivery whose `decision` is not empty."""
+    steps = select(
+        changed.c.event_id,
+        changed.c.channel,
+        changed.c.target,
+        changed.c.user_id,
+        _now,
+        changed.c.decision,
+        changed.c.detail,
+    ).where(changed.c.decision != "")
     return insert(delivery_steps).from_select(_STEP_COLUMNS, steps).cte(name)
 
 
-_lease = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam("lease", type_=Float))
-"""NULL without a lease."""
-
 _NEW = tuple(field.name for field in fields(NewDelivery))
-_returned = (_row.event_id, _row.channel, _row.target, _row.user_id)
+changed_columns = (_row.event_id, _row.channel, _row.target, _row.user_id)
+"""What `steps_of` needs of a changed delivery, beside `decision` and `detail`."""
 
-_INSERT = _with_step(
+_new = GivenRows(
+    "new",
+    **{name: _row[name].type for name in _NEW},
+    lease=Float,
+    decision=Text,
+    detail=Text,
+)
+_inserted = (
     upsert(deliveries)
-    .values(
-        {name: bindparam(f"new_{name}", type_=_row[name].type) for name in _NEW}
-        | {"changed_at": bindparam("new_created_at"), "answer": "", "failures": 0, "leased_until": _lease}
+    .from_select(
+        [*_NEW, "changed_at", "answer", "failures", "leased_until"],
+        select(
+            *(_new.rows.c[name] for name in _NEW),
+            _new.rows.c.created_at,
+            literal(""),
+            literal(0),
+            func.now() + func.make_interval(0, 0, 0, 0, 0, 0, _new.rows.c.lease),  # NULL without a lease.
+        ).order_by(_new.rows.c.event_id),
     )
     .on_conflict_do_nothing()
-    .returning(*_returned)
+    .returning(_row.id, *changed_columns)
     .cte("inserted")
+)
+_described = (
+    select(_inserted, _new.rows.c.decision, _new.rows.c.detail)
+    .join(_new.rows, _new.rows.c.id == _inserted.c.id)
+    .cte("described")
+)
+_outdated = (
+    select(_row.id)
+    .where(
+        _row.series == _new.rows.c.series,
+        tuple_(_row.occurred_at, _row.event_id) < tuple_(_new.rows.c.occurred_at, _new.rows.c.event_id),
+        _row.state == DeliveryState.QUEUED,
+    )
+    .order_by(_row.id)
+    .with_for_update(of=deliveries)
+    .cte("outdated")
 )
 _superseded = (
     update(deliveries)
-    .where(
-        _row.series == bindparam("new_series"),
-        tuple_(_row.occurred_at, _row.event_id) < tuple_(bindparam("new_occurred_at"), bindparam("new_event_id")),
-        _row.state == DeliveryState.QUEUED,
-    )
+    .where(_row.id.in_(select(_outdated.c.id)), _row.state == DeliveryState.QUEUED)
     .values(
         state=DeliveryState.SUPPRESSED,
         reason=SUPERSEDED,
         answer="",
         event=None,
         leased_until=None,
-        changed_at=bindparam("new_created_at"),
+        changed_at=_now,
     )
-    .returning(*_returned)
+    .returning(
+        *changed_columns, literal(DeliveryState.SUPPRESSED).label("decision"), literal(SUPERSEDED).label("detail")
+    )
     .cte("superseded")
 )
-_INSERT_INTO_SERIES = _INSERT.add_cte(
-    _superseded, _step_of(_superseded, literal(DeliveryState.SUPPRESSED), literal(SUPERSEDED), "end")
-)
-"""Inserts a delivery, and ends what is queued before it in its series.
+_INSERT = select(_inserted.c.id).add_cte(steps_of(_described))
+_INSERT_INTO_SERIES = _INSERT.add_cte(steps_of(_superseded, "ends"))
+"""Inserts deliveries, and ends what is queued before them in their series.
 
-Two transactions at once do not see what the other inserts: `_BEGIN_SENDING` looks once more.
+Those that are inserted at once do not see one another: what begins to send looks once more.
 """
-
 _ADD_STEP = insert(delivery_steps)
 
-_now = bindparam("now", type_=DateTime(timezone=True))
+_lease = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam("lease", type_=Float))
 _most = bindparam("most", type_=Integer)
 _due = (
     select(_row.id)
@@ -140,44 +159,22 @@ _CLAIM = (
 _attempt = update(deliveries).where(
     _row.id == bindparam("delivery", type_=Uuid), _row.attempts == bindparam("number", type_=Integer)
 )
-_later = deliveries.alias("later")
-_is_superseded = exists().where(
-    _later.c.series == _row.series,
-    tuple_(_later.c.occurred_at, _later.c.event_id) > tuple_(_row.occurred_at, _row.event_id),
-)
-_BEGIN_SENDING = _attempt.where(_row.state == DeliveryState.QUEUED, ~_is_superseded).values(
-    state=DeliveryState.SENDING, leased_until=_lease, changed_at=_now
-)
-_IS_SUPERSEDED = select(_is_superseded).where(_row.id == bindparam("delivery", type_=Uuid))
 _unfinished = _row.state.in_(UNFINISHED)
-_CONTENT_KEPT = (DeliveryState.QUEUED, DeliveryState.UNKNOWN)
-"""States in which a delivery may be tried again: an administrator may have one of unknown outcome sent once more."""
-_outcome = bindparam("outcome", type_=Text)
-_SETTLE = _with_step(
-    _attempt.where(_unfinished)
-    .values(
-        state=_outcome,
-        reason=bindparam("why", type_=Text),
-        answer=bindparam("reply", type_=Text),
-        failures=_row.failures + bindparam("failed", type_=Integer),
-        unknowns=_row.unknowns + bindparam("unclear", type_=Integer),
-        due_at=bindparam("due", type_=DateTime(timezone=True)),
-        event=case((_outcome.in_(_CONTENT_KEPT), _row.event), else_=cast(None, LargeBinary)),
-        leased_until=None,
-        changed_at=_now,
-    )
-    .returning(*_returned)
-    .cte("settled")
-)
+
+
+_unfinished = _row.state.in_(UNFINISHED)
 _HAND_BACK = _attempt.where(_unfinished).values(
     state=DeliveryState.QUEUED, leased_until=None, due_at=_now, changed_at=_now
 )
+_held = select(_row.id).where(_row.id == func.any(bindparam("ids", type_=ARRAY(Uuid))), _unfinished)
 _RENEW = (
     update(deliveries)
-    .where(_row.id == func.any(bindparam("ids", type_=ARRAY(Uuid))), _unfinished)
+    .where(_row.id.in_(select(_held.with_for_update(skip_locked=True).cte("held").c.id)))
     .values(leased_until=_lease)
     .returning(_row.id, _row.attempts)
 )
+"""Passes over what is locked: an attempt that begins or ends at the moment gets or needs no lease by this statement, and
+waiting for one row with others locked could deadlock."""
 _LOCK_ABANDONED = (
     select(*(_row[field.name] for field in fields(Delivery)))
     .where(
@@ -191,23 +188,44 @@ _LOCK_ABANDONED = (
 _NOTIFY = select(func.pg_notify(bindparam("name", type_=Text), ""))
 
 
-async def insert_new(
-    tx: Transaction, delivery: NewDelivery, *, decision: str, detail: str, lease: timedelta | None = None
-) -> bool:
-    """Insert a delivery with its first step, claimed for the length of the lease if one is given.
+@dataclass(frozen=True, slots=True)
+class Insertion:
+    """A delivery that is to be inserted with its first step."""
 
-    Ends what is queued before it in its series. False if the event has one on this channel to this target already.
+    delivery: NewDelivery
+    decision: str
+    detail: str
+    lease: timedelta | None = None
+    """Claims it for so long."""
+
+    @property
+    def due_for_others(self) -> bool:
+        """Whether other workers may have to be told of it."""
+        return self.lease is None and self.delivery.state is DeliveryState.QUEUED
+
+
+async def insert_new(tx: Transaction, insertions: Sequence[Insertion], now: datetime) -> Collection[UUID]:
+    """Insert deliveries with their first steps, and end what is queued before them in their series.
+
+    Returns the ids of those that are new. The others' events have one on this channel to this target already.
     """
-    values = {f"new_{name}": getattr(delivery, name) for name in _NEW}
-    step = {"now": delivery.created_at, "decision": decision, "detail": detail}
-    seconds = {"lease": lease.total_seconds() if lease else None}
-    statement = _INSERT_INTO_SERIES if delivery.series else _INSERT
-    return bool((await tx.execute(statement, values | step | seconds)).scalar_one())
+    values = _new.values(
+        {name: getattr(each.delivery, name) for name in _NEW}
+        | {
+            "decision": each.decision,
+            "detail": each.detail,
+            "lease": each.lease.total_seconds() if each.lease else None,
+        }
+        for each in insertions
+    )
+    statement = _INSERT_INTO_SERIES if any(each.delivery.series for each in insertions) else _INSERT
+    return set((await tx.execute(statement, {**values, "now": now})).scalars())
 
 
-async def add_step(tx: Transaction, step: Step) -> None:
-    """Record a decision that changes no row in `deliveries`."""
-    await tx.execute(_ADD_STEP, {name: getattr(step, name) for name in _STEP_COLUMNS})
+async def add_step(tx: Transaction, *steps: Step) -> None:
+    """Record decisions that change no row in `deliveries`."""
+    if steps:
+        await tx.execute(_ADD_STEP, [{name: getattr(step, name) for name in _STEP_COLUMNS} for step in steps])
 
 
 async def notify_workers(tx: Transaction, name: str = WAKE) -> None:
@@ -223,60 +241,13 @@ async def claim(
     return [Delivery(**row) for row in (await tx.execute(_CLAIM, values)).mappings()]
 
 
-async def begin_sending(tx: Transaction, delivery: Delivery, now: datetime, lease: timedelta) -> bool:
-    """Record that the content is about to be handed over.
-
-    False if the attempt was overtaken, or the delivery erased or superseded.
-    """
-    values = {"delivery": delivery.id, "number": delivery.attempts, "now": now, "lease": lease.total_seconds()}
-    return (await tx.execute(_BEGIN_SENDING, values)).rowcount == 1
-
-
-async def is_superseded(tx: Transaction, delivery: Delivery) -> bool:
-    """Whether a later delivery of its series makes it worthless."""
-    return bool((await tx.execute(_IS_SUPERSEDED, {"delivery": delivery.id})).scalar_one_or_none())
-
-
-async def settle(
-    tx: Transaction,
-    delivery: Delivery,
-    state: DeliveryState,
-    now: datetime,
-    *,
-    reason: str,
-    answer: str,
-    due_at: datetime,
-    decision: str,
-    unforeseen: bool = False,
-    unknown: bool = False,
-) -> bool:
-    """Record the attempt's outcome, with a step unless `decision` is empty.
-
-    False if a later attempt has begun, whose outcome counts instead, or the delivery was settled or erased.
-    """
-    values: Mapping[str, Any] = {
-        "delivery": delivery.id,
-        "number": delivery.attempts,
-        "outcome": state,
-        "why": reason,
-        "reply": answer.replace("\0", "")[:200],
-        "failed": int(unforeseen),
-        "unclear": int(unknown),
-        "due": due_at,
-        "now": now,
-        "decision": decision,
-        "detail": " ".join(filter(None, (reason, answer)))[:200].replace("\0", ""),
-    }
-    return bool((await tx.execute(_SETTLE, values)).scalar_one())
-
-
 async def hand_back(tx: Transaction, delivery: Delivery, now: datetime) -> None:
     """Return a claimed delivery to the other workers at once, unless one of them has begun another attempt."""
     await tx.execute(_HAND_BACK, {"delivery": delivery.id, "number": delivery.attempts, "now": now})
 
 
 async def renew(tx: Transaction, ids: Collection[UUID], lease: timedelta) -> Mapping[UUID, int]:
-    """Extend the leases. Returns the number of the last attempt of each delivery that is unfinished."""
+    """Extend the leases. Returns the number of the last attempt of each delivery that is unfinished and not locked."""
     values = {"ids": list(ids), "lease": lease.total_seconds()}
     return {row.id: row.attempts for row in await tx.execute(_RENEW, values)}
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import Uuid, bindparam, delete, select
 
 from kit.data.database import Transaction
+from kit.data.given_rows import GivenRows
 
 from ..tables import mails
 
 _UNFINISHED = ("WAITING", "SENDING")
 
 _event = mails.c.event_id == bindparam("event")
-_LOCK = select(mails.c.state, mails.c.attempts).where(_event).with_for_update()
+_events = GivenRows("events", id=Uuid)
+_LOCK = (
+    select(mails.c.event_id, mails.c.state, mails.c.attempts)
+    .where(mails.c.event_id.in_(select(_events.rows.c.id)))
+    .order_by(mails.c.event_id)
+    .with_for_update(of=mails)
+)
 _DELETE = delete(mails).where(_event)
 
 
@@ -28,9 +36,12 @@ class FormerMail:
     """Its worker died while it was sending."""
 
 
-async def lock(tx: Transaction, event_id: UUID) -> FormerMail | None:
-    row = (await tx.execute(_LOCK, {"event": event_id})).one_or_none()
-    return FormerMail(row.attempts, row.state not in _UNFINISHED, row.state == "SENDING") if row else None
+async def lock(tx: Transaction, event_ids: Collection[UUID]) -> Mapping[UUID, FormerMail]:
+    """Lock the records of those of the events that have one."""
+    rows = await tx.execute(_LOCK, _events.values({"id": each} for each in event_ids))
+    return {
+        row.event_id: FormerMail(row.attempts, row.state not in _UNFINISHED, row.state == "SENDING") for row in rows
+    }
 
 
 async def remove(tx: Transaction, event_id: UUID) -> None:

@@ -15,7 +15,7 @@ class Work:
 
     def __init__(self, *, open_: bool = True) -> None:
         self.batches: list[list[int]] = []
-        self.gate = asyncio.Event()
+        self.gate, self.begun = asyncio.Event(), asyncio.Event()
         self.poison: dict[int, Exception] = {}
         self.finished = 0
         if open_:
@@ -23,6 +23,7 @@ class Work:
 
     async def __call__(self, numbers: Sequence[int]) -> Sequence[int]:
         self.batches.append(list(numbers))
+        self.begun.set()
         await self.gate.wait()
         self.finished += 1
         for number in numbers:
@@ -42,8 +43,7 @@ async def test_what_comes_during_a_batch_is_the_next_one_and_what_comes_later_be
     work = Work(open_=False)
     batcher = Batcher(work)
     first = asyncio.create_task(batcher.add(1))
-    while not work.batches:
-        await asyncio.sleep(0)
+    await work.begun.wait()
     others = [asyncio.create_task(batcher.add(number)) for number in (2, 3)]
     await asyncio.sleep(0)
     work.gate.set()
@@ -81,8 +81,7 @@ async def test_a_caller_that_is_cancelled_before_its_batch_takes_its_item_back()
     work = Work(open_=False)
     batcher = Batcher(work)
     first = asyncio.create_task(batcher.add(1))
-    while not work.batches:
-        await asyncio.sleep(0)
+    await work.begun.wait()
     second = asyncio.create_task(batcher.add(2))
     await asyncio.sleep(0)
     second.cancel()
@@ -94,12 +93,13 @@ async def test_a_caller_that_is_cancelled_before_its_batch_takes_its_item_back()
     assert work.batches == [[1], [3]]
 
 
-async def test_a_caller_that_is_cancelled_during_its_batch_leaves_after_the_batch_which_goes_on_for_the_others() -> None:
+async def test_a_caller_that_is_cancelled_during_its_batch_leaves_after_the_batch_which_goes_on_for_the_others() -> (
+    None
+):
     work = Work(open_=False)
     batcher = Batcher(work)
     callers = [asyncio.create_task(batcher.add(number)) for number in (1, 2)]
-    while not work.batches:
-        await asyncio.sleep(0)
+    await work.begun.wait()
     callers[0].cancel()
     for _ in range(5):
         await asyncio.sleep(0)
