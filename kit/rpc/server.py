@@ -20,7 +20,9 @@ from kit.runtime.metrics import Metrics
 from kit.runtime.settings import ServiceSettings
 
 from . import reflection
+from .batches import Batch, BatchHandler, BatchServicer
 from .interceptor import MeshInterceptor
+from .limits import MESSAGE_BYTES, METADATA_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,6 @@ Background = Callable[[asyncio.Event], Awaitable[None]]
 """A task that runs until the event is set, and ends by itself soon after."""
 
 _HEALTH = "grpc.health.v1.Health"
-_METADATA_BYTES = 64 << 10
 
 
 class Server:
@@ -58,6 +59,7 @@ class Server:
         self._check_seconds = check_seconds
         self._servicers: dict[str, Callable[[grpc.aio.Server], None]] = {}
         self._foreign: dict[str, Callable[[grpc.aio.Server], None]] = {}
+        self._batches: dict[str, Batch] = {}
         self._background: list[Background] = []
         self.metrics = Metrics()
         """Read at STORYMESH_METRICS_LISTEN while the server runs."""
@@ -73,6 +75,14 @@ class Server:
     def add_foreign(self, add_to_server: AddToServer[S], servicer: S) -> None:
         """A foreign contract without policies (Envoy's), to be reached on an internal network only."""
         self._foreign[_full_name(add_to_server, servicer)] = partial(add_to_server, servicer)
+
+    def add_batched(self, service: str, method: str, handler: BatchHandler, *, most: int = 256) -> None:
+        """A method of a foreign contract whose calls are answered together, at most so many at once.
+
+        Nothing happens around the handler: no access, no validation, no request log, no span. It has to decode and to answer bytes.
+        """
+        path = f"/{service}/{method}"
+        self._batches[path] = Batch(path, handler, most)
 
     def background(self, task: Background) -> None:
         """Runs beside the server. When it raises, the whole process ends, for a supervisor to restart."""
@@ -147,23 +157,11 @@ class Server:
             interceptors.append(
                 MeshInterceptor(served, access, self.metrics, call_seconds=call_seconds, write_seconds=write_seconds)
             )
-        server = grpc.aio.server(
-            interceptors=interceptors,
-            options=[
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", 1 << 20),
-                # More than the edge lets in, as it answers for large headers itself. gRPC's defaults of 8 and 16 KiB refuse at
-                # random between the two, with a status that reads as a rate limit.
-                ("grpc.max_metadata_size", _METADATA_BYTES),
-                ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
-                ("grpc.keepalive_permit_without_calls", 1),
-                # The edge and our own channels ping each second, to miss a process that stands still; gRPC would hang up on them.
-                ("grpc.http2.max_ping_strikes", 0),
-            ],
-        )
-        everything = {**self._servicers, **self._foreign}
-        for add_to_server in everything.values():
+        server = self._transport(interceptors)
+        for add_to_server in (*self._servicers.values(), *self._foreign.values()):
             add_to_server(server)
+        batched = {path.split("/")[1] for path in self._batches}
+        everything = sorted({*self._servicers, *self._foreign, *batched})
         health = Health(
             everything,
             self._required,
@@ -181,6 +179,32 @@ class Server:
                 "end that process or set STORYMESH_LISTEN"
             ) from None
         return server, health
+
+    def _transport(self, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
+        server = grpc.aio.server(
+            interceptors=interceptors,
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", MESSAGE_BYTES),
+                ("grpc.max_metadata_size", METADATA_BYTES),
+                ("grpc.absolute_max_metadata_size", METADATA_BYTES),
+                ("grpc.keepalive_permit_without_calls", 1),
+                # The edge and our own channels ping each second, to miss a process that stands still; gRPC would hang up on them.
+                ("grpc.http2.max_ping_strikes", 0),
+            ],
+        )
+        if self._settings.grpc_server == "native":
+            try:
+                from .native import NativeServer
+            except ImportError:
+                log.warning(
+                    "pygrpc-native is not installed, as it has no wheel for every platform: grpcio serves instead"
+                )
+            else:
+                return NativeServer(server, interceptors, self._batches)
+        for batch in self._batches.values():
+            BatchServicer(batch).add_to(server)
+        return server
 
 
 class _Registrations:

@@ -89,7 +89,7 @@ class Desk:
             self._stream, CreateStoryRequest.FromString, GetStoryResponse.SerializeToString
         )
         handlers = {**dict.fromkeys(_UNARY, unary), **dict.fromkeys(_STREAMS, watch)}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
+        server.add_registered_method_handlers(NAME, handlers)
 
     async def _answer(self, request: CreateStoryRequest, context: Context) -> GetStoryResponse:
         self.calls += 1

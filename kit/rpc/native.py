@@ -1,0 +1,378 @@
+"""The server whose HTTP/2 and gRPC run in Rust, outside the GIL. The only module that knows pygrpc_native.
+
+It stands on that library's front alone, which takes calls by number and answers them. Methods with one request are served here, on
+the event loop; what the front cannot do (reflection and other streams of requests, methods that nobody knows) goes through a Unix
+socket to the grpcio server behind it. Batched methods are answered by the thread that takes them: then all others go behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, cast
+
+import grpc
+from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFront
+
+from .batches import Batch, BatchedCall, code_of
+from .limits import MESSAGE_BYTES, METADATA_BYTES
+
+log = logging.getLogger(__name__)
+
+_CALLS_TAKEN = 64
+_SHORTEST_PAUSE_SECONDS = 0.001
+_LONGEST_PAUSE_SECONDS = 0.5
+_SOCKET_PATH_BYTES = 100
+_NO_DEADLINE = float(2**63 - 1)
+
+# Quoted: these are generic to the type checker only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+if TYPE_CHECKING:
+    _ServicerContext = grpc.aio.ServicerContext[Any, Any]
+else:
+    _ServicerContext = grpc.aio.ServicerContext
+Metadata = Sequence[tuple[str, str | bytes]]
+Event = tuple[int, int, int, bytes, object, tuple[Metadata, str, float | None]]
+
+
+class _CallDetails(NamedTuple):
+    method: str
+    invocation_metadata: Metadata
+
+
+class NativeServer(grpc.aio.Server):
+    """Serves as grpc.aio's server does, in front of one that has the same handlers."""
+
+    def __init__(
+        self,
+        behind: grpc.aio.Server,
+        interceptors: Sequence[grpc.aio.ServerInterceptor],
+        batches: Mapping[str, Batch],
+    ) -> None:
+        self._behind = behind
+        self._interceptors = tuple(interceptors)
+        self._batches = batches
+        self._handlers: dict[str, Handler] = {}
+        self._table: list[tuple[str, Handler]] = []
+        self._calls: dict[int, _Context] = {}
+        self._stopping = False
+        self._idle = asyncio.Event()
+        self._terminated = asyncio.Event()
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        self._behind.add_generic_rpc_handlers(generic_rpc_handlers)
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
+        self._behind.add_registered_method_handlers(service_name, dict(method_handlers))
+        for name, handler in method_handlers.items():
+            if not handler.request_streaming:
+                self._handlers[f"/{service_name}/{name}"] = handler
+
+    def add_insecure_port(self, address: str) -> int:
+        """Raises RuntimeError when the address is taken, as grpcio does."""
+        try:
+            self._front = NativeGrpcFront(
+                address,
+                [],
+                io_threads=1,
+                call_details=True,
+                delay_stream_headers=True,
+                max_metadata_size=METADATA_BYTES,
+                keepalive_permit_without_calls=True,
+            )
+        except OSError as error:
+            raise RuntimeError(f"{address} cannot be bound") from error
+        return self._front.bound_port
+
+    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
+        raise NotImplementedError("the native server knows no TLS; set STORYMESH_GRPC_SERVER=grpcio")
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._folder = _socket_folder()
+        socket = os.path.join(self._folder, "behind.sock")
+        self._behind.add_insecure_port(f"unix:{socket}")
+        await self._behind.start()
+        self._front.set_fallback(socket)
+        if self._batches:
+            self._front.add_methods([(path, False) for path in self._batches])
+            take = self._take_batches
+        else:
+            self._table = list(self._handlers.items())
+            # All as streams: a call with one answer that the front knows as such cannot send its headers before a status.
+            self._front.add_methods([(path, True) for path in self._handlers])
+            take = self._take_calls
+        self._front.start()
+        threading.Thread(target=self._take, args=(take,), name="calls", daemon=True).start()
+
+    async def stop(self, grace: float | None) -> None:
+        """Calls that come meanwhile are still answered: whoever sends them does not know yet."""
+        if self._stopping:
+            await self._terminated.wait()
+            return
+        self._stopping = True
+        behind = asyncio.ensure_future(self._behind.stop(grace))
+        try:
+            async with asyncio.timeout(grace or 0):
+                while self._calls:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            pass
+        tasks = [call.task for call in self._calls.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await behind
+        await self._loop.run_in_executor(None, self._front.close)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._terminated.set()
+
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:
+        try:
+            async with asyncio.timeout(timeout):
+                await self._terminated.wait()
+        except TimeoutError:
+            return True
+        return False
+
+    def _take(self, take: Callable[[], None]) -> None:
+        try:
+            take()
+        except Exception:
+            log.exception("the native server has failed")
+        finally:
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._terminated.set)
+
+    def _take_calls(self) -> None:
+        """In a thread of its own, because the front waits for calls by blocking."""
+        while (events := self._front.recv_batch_details(_CALLS_TAKEN)) is not None:
+            if self._loop.is_closed():
+                self._front.close()
+            else:
+                self._loop.call_soon_threadsafe(self._begin, cast("list[Event]", events))
+
+    def _begin(self, events: Iterable[Event]) -> None:
+        for kind, number, method, data, _, details in events:
+            if kind == EVENT_CANCEL:
+                if number in self._calls:
+                    self._calls[number].cancel()
+                continue
+            path, handler = self._table[method]
+            context = self._calls[number] = _Context(self._front, number, *details)
+            context.task = self._loop.create_task(self._serve(context, path, handler, data))
+
+    async def _serve(self, context: _Context, path: str, handler: Handler, data: bytes) -> None:
+        try:
+            if len(data) > MESSAGE_BYTES:
+                context.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, f"Received message larger than max ({MESSAGE_BYTES})")
+                return
+            found = await self._handler(0, handler, _CallDetails(path, context.invocation_metadata()))
+            if found is None:
+                context.fail(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+                return
+            await context.answer(found, data)
+        except grpc.aio.AbortError:
+            context.fail()
+        except asyncio.CancelledError:
+            # The client is still there when the call cancelled itself, or the server does.
+            context.fail(grpc.StatusCode.UNAVAILABLE if self._stopping else grpc.StatusCode.CANCELLED)
+        except Exception as error:
+            log.exception("unexpected error in %s", path)
+            context.fail(grpc.StatusCode.UNKNOWN, f"Unexpected {type(error)}")
+        finally:
+            del self._calls[context.number]
+            context.finish()
+            if not self._calls:
+                self._idle.set()
+
+    async def _handler(self, index: int, handler: Handler, details: _CallDetails) -> Handler | None:
+        """The handler as the interceptors from this one on have changed it."""
+        if index == len(self._interceptors):
+            return handler
+
+        async def go_on(details: grpc.HandlerCallDetails) -> Handler | None:
+            return await self._handler(index + 1, handler, cast("_CallDetails", details))
+
+        intercept: Any = self._interceptors[index].intercept_service
+        return cast("Handler | None", await intercept(go_on, details))
+
+    def _take_batches(self) -> None:
+        """In the thread that takes the calls, so that no call waits for another thread to wake."""
+        paths, front = list(self._batches), self._front
+        most = max(batch.most for batch in self._batches.values())
+        while (events := front.recv_batch_details(most)) is not None:
+            taken: dict[int, list[Event]] = {}
+            for event in cast("list[Event]", events):
+                if event[0] != EVENT_CANCEL:
+                    taken.setdefault(event[2], []).append(event)
+            for method, calls in taken.items():
+                batch = self._batches[paths[method]]
+                for first in range(0, len(calls), batch.most):
+                    self._answer(batch, calls[first : first + batch.most])
+
+    def _answer(self, batch: Batch, events: Sequence[Event]) -> None:
+        calls = [BatchedCall(data, metadata, remaining, peer) for *_, data, _, (metadata, peer, remaining) in events]
+        answers = batch.answer_in_thread(calls, self._loop)
+        for event, answer in zip(events, answers, strict=True):
+            if isinstance(answer, bytes):
+                self._front.respond(event[1], answer)
+            else:
+                self._front.fail(event[1], code_of(answer), answer.details, list(answer.trailing_metadata or ()))
+
+
+class _Context(_ServicerContext):
+    """One call, and what its servicer sees of it."""
+
+    task: asyncio.Task[None]
+
+    def __init__(
+        self, front: NativeGrpcFront, number: int, metadata: Metadata, peer: str, remaining: float | None
+    ) -> None:
+        self.number = number
+        self._front = front
+        self._metadata = metadata
+        self._peer = peer
+        self._deadline = None if remaining is None else time.monotonic() + remaining
+        self._code: grpc.StatusCode | None = None
+        self._details = ""
+        self._trailing: Metadata = ()
+        self._cancelled = self._done = self._has_headers = False
+        self._serializer: Callable[[Any], bytes] | None = None
+        self._callbacks: list[Callable[[Any], None]] = []
+
+    async def answer(self, handler: Handler, data: bytes) -> None:
+        self._serializer = handler.response_serializer
+        request = handler.request_deserializer(data) if handler.request_deserializer else data
+        behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        answered = behaviour(request, self)
+        if hasattr(answered, "__aiter__"):
+            try:
+                async for message in answered:
+                    await self.write(message)
+            finally:
+                await answered.aclose()
+        else:
+            answer = await answered if inspect.isawaitable(answered) else answered
+            if not handler.response_streaming and self._code in (None, grpc.StatusCode.OK):
+                await self.write(answer)
+        if self._code in (None, grpc.StatusCode.OK):
+            self._front.stream_end(self.number, list(self._trailing) or None)
+        else:
+            self.fail()
+
+    def fail(self, code: grpc.StatusCode | None = None, details: str | None = None) -> None:
+        """Ends the call with this status, or with the one it has. Does nothing when it has ended."""
+        code = code or self._code or grpc.StatusCode.UNKNOWN
+        details = self._details if details is None else details
+        self._front.fail(self.number, code.value[0], details, list(self._trailing) or None)
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self.task.cancel()
+
+    def finish(self) -> None:
+        self._done = True
+        for callback in self._callbacks:
+            callback(self)
+
+    async def read(self) -> NoReturn:
+        raise RuntimeError("the one message of the call has been read")
+
+    async def write(self, message: Any) -> None:
+        """Waits while the client does not read; the front cannot tell when it does, so that it is asked, ever less often."""
+        data = self._serializer(message) if self._serializer else message
+        self._has_headers = True
+        sent = self._front.stream_try_send(self.number, data)
+        began = time.monotonic()
+        while sent == STREAM_FULL:
+            waited = time.monotonic() - began
+            await asyncio.sleep(min(max(waited / 4, _SHORTEST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS))
+            sent = self._front.stream_try_send(self.number, data)
+        if sent == STREAM_CLOSED:
+            self.cancel()
+
+    async def send_initial_metadata(self, initial_metadata: Any) -> None:
+        if self._has_headers:
+            raise grpc.aio.UsageError("the headers have been sent")
+        self._has_headers = True
+        self._front.stream_send_initial_metadata(self.number, list(initial_metadata))
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
+        self._code, self._details = code, details
+        self._trailing = trailing_metadata or self._trailing
+        raise grpc.aio.AbortError("Locally aborted.")
+
+    async def abort_with_status(self, status: grpc.Status) -> NoReturn:
+        await self.abort(status.code, status.details or "", status.trailing_metadata)
+
+    def set_trailing_metadata(self, trailing_metadata: Any) -> None:
+        self._trailing = trailing_metadata
+
+    def trailing_metadata(self) -> Any:
+        return self._trailing
+
+    def invocation_metadata(self) -> Any:
+        return self._metadata
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self._code = code
+
+    def code(self) -> Any:
+        return self._code
+
+    def set_details(self, details: str) -> None:
+        self._details = details
+
+    def details(self) -> str:
+        return self._details
+
+    def set_compression(self, compression: grpc.Compression) -> None:
+        """Nothing: answers go out as they are."""
+
+    def disable_next_message_compression(self) -> None:
+        """Nothing: see above."""
+
+    def peer(self) -> str:
+        return self._peer
+
+    def peer_identities(self) -> None:
+        return None
+
+    def peer_identity_key(self) -> None:
+        return None
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        return {}
+
+    def time_remaining(self) -> float:
+        return _NO_DEADLINE if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        if self._done:
+            callback(self)
+        else:
+            self._callbacks.append(callback)
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def done(self) -> bool:
+        return self._done
+
+
+def _socket_folder() -> str:
+    """A folder that only this user may enter. The path of a socket may not be longer than 107 bytes (unix(7))."""
+    folder = tempfile.mkdtemp(prefix="storymesh-")
+    if len(os.fsencode(folder)) < _SOCKET_PATH_BYTES - len("/behind.sock"):
+        return folder
+    os.rmdir(folder)
+    return tempfile.mkdtemp(prefix="storymesh-", dir="/tmp")  # made anew, for this user alone
