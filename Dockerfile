@@ -4,7 +4,7 @@ RUN pip install --no-cache-dir uv==0.13.9
 WORKDIR /storymesh
 COPY pyproject.toml uv.lock ./
 COPY clients/python/pyproject.toml clients/python/
-RUN uv export --quiet --frozen --no-emit-project --no-default-groups --group edge --extra openai \
+RUN uv export --quiet --frozen --no-emit-project --no-default-groups --group edge --extra openai --extra native \
     --format requirements.txt > /requirements.txt \
  && uv venv --quiet /venv \
  && uv pip install --quiet --compile-bytecode --python /venv/bin/python --require-hashes -r /requirements.txt

@@ -58,6 +58,9 @@ $(V)/.ready: pyproject.toml uv.lock | $(V)/bin/uv
 	@$(EXPORT) --all-groups --no-group bench --extra openai > "$$VENV"/requirements.txt
 	@$(INSTALL) --require-hashes -r "$$VENV"/requirements.txt
 	@$(INSTALL) --no-deps --editable clients/python
+	@$(EXPORT) --extra native --no-default-groups > "$$VENV"/native.txt
+	@$(INSTALL) --require-hashes --no-deps --no-build -r "$$VENV"/native.txt \
+	  || echo "pygrpc-native has no wheel for this machine: every service runs on grpcio" >&2
 	@touch "$$VENV"/.ready
 
 # The local model: about 100 MB, needed only by the demo and the writers' tests.

@@ -56,15 +56,15 @@ class Batch:
     def answer_in_thread(
         self, calls: Sequence[BatchedCall], loop: asyncio.AbstractEventLoop
     ) -> Sequence[bytes | grpc.Status]:
-        """Blocks, also while a coroutine function runs on the loop. Never raises."""
+        """Blocks, also while a coroutine function runs on the loop."""
         if inspect.iscoroutinefunction(self.handler):
-            return asyncio.run_coroutine_threadsafe(self._answer(calls), loop).result()
+            return asyncio.run_coroutine_threadsafe(self.answer_on_loop(calls), loop).result()
         try:
             return self._checked(calls, cast("Sequence[Answer]", self.handler(calls)))
         except Exception as error:
             return self._failed(calls, error)
 
-    async def _answer(self, calls: Sequence[BatchedCall]) -> Sequence[bytes | grpc.Status]:
+    async def answer_on_loop(self, calls: Sequence[BatchedCall]) -> Sequence[bytes | grpc.Status]:
         try:
             return self._checked(calls, await cast("Awaitable[Sequence[Answer]]", self.handler(calls)))
         except Exception as error:
@@ -124,7 +124,7 @@ class BatchServicer:
             taken = [(call, answer) for call, answer in taken if not answer.done()]
             calls = [call for call, _ in taken]
             if inspect.iscoroutinefunction(self._batch.handler):
-                answers = await self._batch._answer(calls)
+                answers = await self._batch.answer_on_loop(calls)
             else:
                 answers = await loop.run_in_executor(self._thread, self._batch.answer_in_thread, calls, loop)
             for (_, answer), answered in zip(taken, answers, strict=True):

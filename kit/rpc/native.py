@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 _CALLS_TAKEN = 64
 _SHORTEST_PAUSE_SECONDS = 0.001
 _LONGEST_PAUSE_SECONDS = 0.5
+_LOOK_SECONDS = 0.01
 _SOCKET_PATH_BYTES = 100
+_TOO_LARGE = f"Received message larger than max ({MESSAGE_BYTES})"
 _NO_DEADLINE = float(2**63 - 1)
 
 # Quoted: these are generic to the type checker only.
@@ -62,8 +64,7 @@ class NativeServer(grpc.aio.Server):
         self._handlers: dict[str, Handler] = {}
         self._table: list[tuple[str, Handler]] = []
         self._calls: dict[int, _Context] = {}
-        self._stopping = False
-        self._idle = asyncio.Event()
+        self._stopping = self._answering = False
         self._terminated = asyncio.Event()
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
@@ -119,13 +120,9 @@ class NativeServer(grpc.aio.Server):
             return
         self._stopping = True
         behind = asyncio.ensure_future(self._behind.stop(grace))
-        try:
-            async with asyncio.timeout(grace or 0):
-                while self._calls:
-                    self._idle.clear()
-                    await self._idle.wait()
-        except TimeoutError:
-            pass
+        until = self._loop.time() + (grace or 0)
+        while (self._calls or self._answering) and self._loop.time() < until:  # noqa: ASYNC110  # batches end in another thread
+            await asyncio.sleep(_LOOK_SECONDS)
         tasks = [call.task for call in self._calls.values()]
         for task in tasks:
             task.cancel()
@@ -173,7 +170,7 @@ class NativeServer(grpc.aio.Server):
     async def _serve(self, context: _Context, path: str, handler: Handler, data: bytes) -> None:
         try:
             if len(data) > MESSAGE_BYTES:
-                context.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, f"Received message larger than max ({MESSAGE_BYTES})")
+                context.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, _TOO_LARGE)
                 return
             found = await self._handler(0, handler, _CallDetails(path, context.invocation_metadata()))
             if found is None:
@@ -191,8 +188,6 @@ class NativeServer(grpc.aio.Server):
         finally:
             del self._calls[context.number]
             context.finish()
-            if not self._calls:
-                self._idle.set()
 
     async def _handler(self, index: int, handler: Handler, details: _CallDetails) -> Handler | None:
         """The handler as the interceptors from this one on have changed it."""
@@ -210,14 +205,20 @@ class NativeServer(grpc.aio.Server):
         paths, front = list(self._batches), self._front
         most = max(batch.most for batch in self._batches.values())
         while (events := front.recv_batch_details(most)) is not None:
+            self._answering = True
             taken: dict[int, list[Event]] = {}
             for event in cast("list[Event]", events):
-                if event[0] != EVENT_CANCEL:
-                    taken.setdefault(event[2], []).append(event)
+                if event[0] == EVENT_CANCEL:
+                    continue
+                if len(event[3]) > MESSAGE_BYTES:
+                    front.fail(event[1], grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], _TOO_LARGE)
+                    continue
+                taken.setdefault(event[2], []).append(event)
             for method, calls in taken.items():
                 batch = self._batches[paths[method]]
                 for first in range(0, len(calls), batch.most):
                     self._answer(batch, calls[first : first + batch.most])
+            self._answering = False
 
     def _answer(self, batch: Batch, events: Sequence[Event]) -> None:
         calls = [BatchedCall(data, metadata, remaining, peer) for *_, data, _, (metadata, peer, remaining) in events]

@@ -52,17 +52,29 @@ class RunningDesk:
     issuer: Issuer
     address: str
     server: Server
+    settings: ServiceSettings
 
 
 @pytest.fixture
-async def desk() -> AsyncIterator[RunningDesk]:
+def transport() -> str:
+    """On grpcio, except in the folder whose tests are about transports."""
+    return "grpcio"
+
+
+@pytest.fixture
+def settings(transport: str) -> ServiceSettings:
+    return SETTINGS.model_copy(update={"grpc_server": transport})
+
+
+@pytest.fixture
+async def desk(settings: ServiceSettings) -> AsyncIterator[RunningDesk]:
     served, issuer = desks.Desk(), Issuer()
-    server = Server(SETTINGS, required={})
+    server = Server(settings, required={})
     desks.add(server, served)
     running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens("desk")))
     address = await server.address
     async with grpc.aio.insecure_channel(address) as channel:
-        yield RunningDesk(served, desks.DeskStub(channel), channel, issuer, address, server)
+        yield RunningDesk(served, desks.DeskStub(channel), channel, issuer, address, server, settings)
     server.stopping.set()
     await running
 

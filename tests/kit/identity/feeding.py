@@ -129,6 +129,8 @@ async def following(address: str, *, silence_seconds: float = 12.0) -> AsyncIter
         running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens("desk")))
         own = await server.address
         async with grpc.aio.insecure_channel(own) as channel:
-            yield FollowingDesk(desk, desks.DeskStub(channel), channel, issuer, own, server, revocations, elapsed)
+            yield FollowingDesk(
+                desk, desks.DeskStub(channel), channel, issuer, own, server, SETTINGS, revocations, elapsed
+            )
         server.stopping.set()
         await running

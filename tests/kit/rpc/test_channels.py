@@ -19,10 +19,11 @@ from storymesh.story.v1.story_service_pb2 import CreateStoryRequest, GetStoryRes
 from kit.errors import DeadlineExceeded, MeshError, NotFound, Unavailable
 from kit.rpc import channels, deadline
 from kit.rpc.server import Server
+from kit.runtime.settings import ServiceSettings
 from tests import identity
 from tests.identity import Issuer, service_tokens
 from tests.kit import desk as desks
-from tests.kit.conftest import SETTINGS, RunningDesk
+from tests.kit.conftest import RunningDesk
 from tests.kit.desk import Context, DeskStub
 from tests.waiting import until
 
@@ -88,9 +89,9 @@ async def test_without_any_time_left_the_call_is_not_given_fresh_time(desk: Runn
 
 
 @pytest.mark.parametrize("method", ["read_service", "keep_service", "service", "watch_service"])
-async def test_a_callee_that_is_just_starting_is_waited_for(desk: RunningDesk, method: str) -> None:
+async def test_a_callee_that_is_just_starting_is_waited_for(settings: ServiceSettings, method: str) -> None:
     """Its replica was restarted: the port is the same, and for a moment nobody listens there."""
-    server = Server(SETTINGS, required={})
+    server = Server(settings, required={})
     served = desks.Desk()
     desks.add(server, served)
     running = asyncio.create_task(server.run(Issuer().access_tokens(), service_tokens("desk")))
@@ -107,7 +108,7 @@ async def test_a_callee_that_is_just_starting_is_waited_for(desk: RunningDesk, m
         await ask()
         server.stopping.set()
         await running
-        again = Server(SETTINGS.model_copy(update={"listen": address}), required={})
+        again = Server(settings.model_copy(update={"listen": address}), required={})
         desks.add(again, served)
         calling = asyncio.ensure_future(ask())
         running = asyncio.create_task(again.run(Issuer().access_tokens(), service_tokens("desk")))

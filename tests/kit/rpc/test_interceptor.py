@@ -29,10 +29,11 @@ from kit.identity.caller import caller_of, current_caller, origin_of
 from kit.rpc import deadline
 from kit.rpc.server import Server
 from kit.runtime import tracing
+from kit.runtime.settings import ServiceSettings
 from mesh import contract
 from tests.identity import Issuer, bearer, service_tokens
 from tests.kit import desk as desks
-from tests.kit.conftest import SETTINGS, RunningDesk
+from tests.kit.conftest import RunningDesk
 from tests.kit.desk import Context
 from tests.statuses import raises_status, reason_of, violated_fields
 from tests.waiting import until
@@ -135,8 +136,8 @@ def test_a_server_with_a_method_without_a_policy_does_not_start() -> None:
         AccessControl([desks.NAME, desks.UNGUARDED], Issuer().access_tokens(), service_tokens("desk"))
 
 
-async def test_a_server_that_would_have_to_admit_people_needs_their_tokens() -> None:
-    server = Server(SETTINGS, required={})
+async def test_a_server_that_would_have_to_admit_people_needs_their_tokens(settings: ServiceSettings) -> None:
+    server = Server(settings, required={})
     desks.add(server, desks.Desk())
     with pytest.raises(ValueError, match="tokens"):
         await server.run()
@@ -250,7 +251,7 @@ async def test_a_servicer_sees_the_callers_time_less_what_is_kept(desk: RunningD
     assert longest is not None
     # gRPC sends whole milliseconds, rounded up.
     assert short <= 0.781
-    assert 0.8 < longest <= SETTINGS.call_seconds
+    assert 0.8 < longest <= desk.settings.call_seconds
 
 
 async def test_a_call_that_takes_too_long_is_ended_and_told_so(desk: RunningDesk) -> None:
@@ -425,9 +426,9 @@ async def test_a_method_that_asks_for_the_caller_of_a_public_call_is_our_mistake
 
 
 @pytest.fixture
-async def bare_stories() -> AsyncIterator[tuple[grpc.aio.Channel, Issuer]]:
+async def bare_stories(settings: ServiceSettings) -> AsyncIterator[tuple[grpc.aio.Channel, Issuer]]:
     """A story service of which no method is written yet."""
-    server, issuer = Server(SETTINGS, required={}), Issuer()
+    server, issuer = Server(settings, required={}), Issuer()
     nothing = StoryServiceServicer()  # type: ignore[abstract]  # that is the point
     server.add(add_StoryServiceServicer_to_server, nothing)
     running = asyncio.create_task(server.run(issuer.access_tokens(), service_tokens("story")))

@@ -29,7 +29,7 @@ from kit.rpc.server import Server
 from kit.rpc.statuses import as_mesh_error
 from tests.identity import bearer, service_tokens
 from tests.kit import desk as desks
-from tests.kit.conftest import SETTINGS, RunningDesk
+from tests.kit.conftest import RunningDesk
 from tests.kit.desk import Context, DeskStub
 from tests.statuses import detail, raises_status, reason_of
 
@@ -328,7 +328,7 @@ async def test_an_answer_of_odd_bytes_is_internal() -> None:
 async def fronting(desk: RunningDesk, *, in_a_persons_name: bool = False) -> AsyncIterator[DeskStub]:
     """A service that asks the desk for whatever it is asked."""
     front = desks.Desk()
-    server = Server(SETTINGS, required={})
+    server = Server(desk.settings, required={})
     desks.add(server, front)
     running = asyncio.create_task(server.run(desk.issuer.access_tokens(), service_tokens("front")))
     async with (
