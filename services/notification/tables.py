@@ -123,6 +123,10 @@ deliveries = Table(
     Column("failures", Integer, nullable=False),
     # Attempts of unknown outcome.
     Column("unknowns", Integer, nullable=False),
+    # Attempts after which another one was planned because they failed: the pauses grow by them.
+    Column("setbacks", Integer, nullable=False, server_default=text("0")),
+    # Claims since the last outcome: those of workers that died one after another.
+    Column("unsettled", Integer, nullable=False, server_default=text("0")),
     # Claimed before others: codes and warnings.
     Column("urgent", Boolean, nullable=False),
     # The event, with its sealed parts sealed, until the state is final; of unknown outcome until the delivery expires.
