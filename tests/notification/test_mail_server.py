@@ -31,8 +31,12 @@ async def test_a_mail_that_is_refused_because_of_us_is_kept_and_sent_once_the_ca
         async with world.working():
             await world.send(code, story)
             await until(lambda: server.attempts >= 4)
-            records = await world.records()
-            assert {records[each.id]["reason"] for each in (code, story)} == {"SENDER_REFUSED"}
+
+            async def both_were_refused() -> bool:
+                records = await world.records()
+                return {records[each.id]["reason"] for each in (code, story)} == {"SENDER_REFUSED"}
+
+            await until(both_were_refused)
             server.recipient = "250 ok"
             await until(world.idle)
     records = await world.records()

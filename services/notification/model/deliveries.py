@@ -111,10 +111,11 @@ class NewDelivery:
     """What it shares with those that a later one makes worthless."""
     occurred_at: datetime | None = None
     """When the event happened: its place in the series."""
+    unsettled: int = 0
 
     def claimed(self) -> NewDelivery:
         """As a row that its writer holds: its first attempt has begun, and after its lease it is due for others."""
-        return replace(self, attempts=self.attempts + 1, due_at=self.due_at + FIRST_PAUSE)
+        return replace(self, attempts=self.attempts + 1, unsettled=1, due_at=self.due_at + FIRST_PAUSE)
 
     def attempt(self) -> Delivery:
         """The attempt that has begun. For a delivery that was `claimed`."""
@@ -130,6 +131,8 @@ class NewDelivery:
             attempts=self.attempts,
             failures=0,
             unknowns=self.unknowns,
+            setbacks=0,
+            unsettled=self.unsettled,
             event=self.event or b"",
             created_at=self.created_at,
             expires_at=self.expires_at,
@@ -157,6 +160,10 @@ class Delivery:
     """Attempts that ended in an error that nobody foresaw."""
     unknowns: int
     """Attempts of unknown outcome."""
+    setbacks: int
+    """Attempts that failed for whatever reason; not those that waited for their turn, were handed back, or whose worker died."""
+    unsettled: int
+    """Claims since the last outcome, this one included: the workers before this one died."""
     event: bytes
     created_at: datetime
     expires_at: datetime
@@ -177,12 +184,14 @@ class Outcome:
     """The numbers of the other side's reply; never its words, which often quote addresses."""
     retry_after: timedelta | None = None
     """The pause before the next attempt, if the other side or a limit names one."""
+    setback: bool = True
+    """Whether the attempt failed, so that the pauses grow. Not if it only waits for its turn."""
     unforeseen: bool = False
     unknown: bool = False
 
 
 Pause = Callable[[int, timedelta], timedelta]
-"""The pause after so many attempts of a delivery with this life."""
+"""The pause after so many failures of a delivery with this life."""
 
 LONGEST_PAUSE = timedelta(minutes=30)
 """RFC 5321, 4.5.4.1: at least 30 minutes, but that is meant for hosts, and our mail server has a queue of its own."""
@@ -198,9 +207,27 @@ def growing_pause(jitter: Callable[[], float]) -> Pause:
     The jitter takes up to a half, so that what failed together does not come back together.
     """
 
-    def pause(attempts: int, life: timedelta) -> timedelta:
+    def pause(failures: int, life: timedelta) -> timedelta:
         longest = min(LONGEST_PAUSE, life / _PARTS_OF_A_LIFE).total_seconds()
-        seconds = min(FIRST_PAUSE.total_seconds() * 2.0 ** min(max(attempts - 1, 0), 20), longest)
+        seconds = min(FIRST_PAUSE.total_seconds() * 2.0 ** min(max(failures - 1, 0), 20), longest)
         return timedelta(seconds=seconds * (1 - jitter() / 2))
 
     return pause
+
+
+_LONGEST_WAIT_FOR_A_TURN = timedelta(seconds=15)
+"""The longest pause of a delivery that a rate limit puts off, unless the limit names a longer one."""
+
+
+def wait_before_next(delivery: Delivery, outcome: Outcome, pause: Pause, *, died: bool) -> timedelta:
+    """The pause before the next attempt. It grows by failures alone; if the worker `died`, by those that did one after another."""
+    count = delivery.setbacks + 1
+    if died:
+        count = delivery.unsettled
+    elif not outcome.setback:
+        # Longer for what has waited for its turn often: a backlog would otherwise ask all the time.
+        count = delivery.attempts - delivery.setbacks
+    wait = pause(count, delivery.life)
+    if outcome.retry_after is None:
+        return wait
+    return max(outcome.retry_after, min(wait, _LONGEST_WAIT_FOR_A_TURN))

@@ -40,6 +40,7 @@ from ..model.deliveries import (
     Outcome,
     Pause,
     growing_pause,
+    wait_before_next,
 )
 from ..model.notices import NOTICES
 from ..store.attempts import Attempt, Beginning, Settlement
@@ -57,8 +58,6 @@ _SLOW_SECONDS = 3.0
 _IN_FLIGHT = 16
 """How many times as many deliveries as there are places may be in flight, the slow ones included."""
 _ABANDONED_AT_A_TIME = 100
-_LONGEST_WAIT_FOR_A_TURN = timedelta(seconds=15)
-"""The longest pause of a delivery that a rate limit puts off, unless the limit names a longer one."""
 
 _QUEUED = DeliveryState.QUEUED
 _Attempt = tuple[UUID, int]
@@ -282,7 +281,8 @@ class Delivering:
     def _outcome_of_mail(self, error: MailError, delivery: Delivery) -> Outcome:
         match error:
             case Postponed():
-                return Outcome(_QUEUED, error.reason, delivery.answer, retry_after=timedelta(seconds=error.seconds))
+                wait = timedelta(seconds=error.seconds)
+                return Outcome(_QUEUED, error.reason, delivery.answer, retry_after=wait, setback=False)
             case Refused():
                 return Outcome(DeliveryState.FAILED, error.reason, error.answer)
             case OutcomeUnknown():
@@ -331,12 +331,9 @@ class Delivering:
             await store.attempts.settle(tx, [self._settlement(*each, now) for each in ended], now)
         return [None] * len(ended)
 
-    def _settlement(self, delivery: Delivery, outcome: Outcome, now: datetime) -> Settlement:
+    def _settlement(self, delivery: Delivery, outcome: Outcome, now: datetime, *, died: bool = False) -> Settlement:
         again = outcome.state is _QUEUED
-        wait = self._tuning.pause(delivery.attempts, delivery.life)
-        if outcome.retry_after is not None:
-            # Longer for what has waited for its turn often: a backlog would otherwise ask all the time.
-            wait = max(outcome.retry_after, min(wait, _LONGEST_WAIT_FOR_A_TURN))
+        wait = wait_before_next(delivery, outcome, self._tuning.pause, died=died) if again else timedelta()
         # The same reason attempt after attempt is one step: a server may be away for days.
         told = again and (outcome.reason, outcome.answer) == (delivery.reason, delivery.answer)
         return Settlement(
@@ -348,6 +345,8 @@ class Delivering:
             decision="" if told else Decision.DEFERRED if again else outcome.state,
             unforeseen=outcome.unforeseen,
             unknown=outcome.unknown,
+            setback=again and outcome.setback and not died,
+            died=died,
         )
 
     async def _cut_off(self, delivery: Delivery, handover: Handover) -> None:
@@ -381,7 +380,7 @@ class Delivering:
                 if (delivery.id, delivery.attempts) in self._running:
                     continue  # We were held up, and are still at it.
                 outcome, now = self._unknown(delivery, "WORKER_DIED"), self._clock()
-                await store.attempts.settle(tx, [self._settlement(delivery, outcome, now)], now)
+                await store.attempts.settle(tx, [self._settlement(delivery, outcome, now, died=True)], now)
                 log.warning("the worker that was sending %s has died; it is %s", _name(delivery), outcome.state)
 
 

@@ -100,7 +100,9 @@ class EmailChannel:
 
         domain = recipient.email.rpartition("@")[2].lower()
         if self._handing_over[domain] >= self._most_to_a_domain:
-            raise Undeliverable(Outcome(DeliveryState.QUEUED, "DOMAIN_SLOW", retry_after=_SLOW_DOMAIN_PAUSE))
+            raise Undeliverable(
+                Outcome(DeliveryState.QUEUED, "DOMAIN_SLOW", retry_after=_SLOW_DOMAIN_PAUSE, setback=False)
+            )
         if self._signer:
             mail = await self._signer.signed(mail)
         return_path = self._return_paths.of(delivery.event_id) if self._return_paths else self._sender.address

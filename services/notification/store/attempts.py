@@ -9,6 +9,7 @@ from enum import Enum, auto
 from typing import Any
 
 from sqlalchemy import (
+    Boolean,
     ColumnElement,
     DateTime,
     Float,
@@ -95,6 +96,8 @@ _outcome = GivenRows(
     answer=Text,
     failed=Integer,
     unclear=Integer,
+    set_back=Integer,
+    died=Boolean,
     due_at=DateTime(timezone=True),
     decision=Text,
     detail=Text,
@@ -113,6 +116,8 @@ _settled = (
         answer=_outcome.rows.c.answer,
         failures=_row.failures + _outcome.rows.c.failed,
         unknowns=_row.unknowns + _outcome.rows.c.unclear,
+        setbacks=_row.setbacks + _outcome.rows.c.set_back,
+        unsettled=case((_outcome.rows.c.died, _row.unsettled), else_=0),
         due_at=_outcome.rows.c.due_at,
         event=case((_outcome.rows.c.state.in_(_CONTENT_KEPT), _row.event), else_=cast(None, LargeBinary)),
         leased_until=None,
@@ -178,6 +183,10 @@ class Settlement:
     """That of the step which is added; empty: none is."""
     unforeseen: bool = False
     unknown: bool = False
+    setback: bool = False
+    """Whether another attempt follows because this one failed."""
+    died: bool = False
+    """Whether the worker died, so that the claim stays without an outcome."""
 
 
 async def settle(tx: Transaction, settlements: Sequence[Settlement], now: datetime) -> None:
@@ -197,6 +206,8 @@ def _outcome_row(settlement: Settlement) -> Mapping[str, Any]:
         "answer": settlement.answer.replace("\0", "")[:200],
         "failed": int(settlement.unforeseen),
         "unclear": int(settlement.unknown),
+        "set_back": int(settlement.setback),
+        "died": settlement.died,
         "due_at": settlement.due_at,
         "decision": settlement.decision,
         "detail": " ".join(filter(None, (settlement.reason, settlement.answer)))[:200].replace("\0", ""),

@@ -143,28 +143,25 @@ _room = _most - select(func.count()).select_from(_urgent).scalar_subquery()
 _others = _due.where(~_row.urgent).limit(_room).cte("others")
 _life_seconds = func.extract("epoch", _row.expires_at - _row.created_at)
 _after_a_crash = func.make_interval(
-    0, 0, 0, 0, 0, 0, func.least(1800, _life_seconds / 20, func.power(2, func.least(_row.attempts, 20)))
+    0, 0, 0, 0, 0, 0, func.least(1800, _life_seconds / 20, func.power(2, func.least(_row.unsettled + 1, 20)))
 )
 _CLAIM = (
     update(deliveries)
     .where(_row.id.in_(union_all(select(_urgent.c.id), select(_others.c.id))))
-    .values(attempts=_row.attempts + 1, leased_until=_lease, due_at=_now + _after_a_crash)
+    .values(attempts=_row.attempts + 1, unsettled=_row.unsettled + 1, leased_until=_lease, due_at=_now + _after_a_crash)
     .returning(*(_row[field.name] for field in fields(Delivery)))
 )
 """Claims what is due, codes and warnings first.
 
-`due_at` is moved on as after a failure, so that what kills its worker comes back more and more seldom.
+`due_at` is moved on by the claims without an outcome, so that what kills its workers comes back more and more seldom.
 """
 
 _attempt = update(deliveries).where(
     _row.id == bindparam("delivery", type_=Uuid), _row.attempts == bindparam("number", type_=Integer)
 )
 _unfinished = _row.state.in_(UNFINISHED)
-
-
-_unfinished = _row.state.in_(UNFINISHED)
 _HAND_BACK = _attempt.where(_unfinished).values(
-    state=DeliveryState.QUEUED, leased_until=None, due_at=_now, changed_at=_now
+    state=DeliveryState.QUEUED, leased_until=None, unsettled=0, due_at=_now, changed_at=_now
 )
 _held = select(_row.id).where(_row.id == func.any(bindparam("ids", type_=ARRAY(Uuid))), _unfinished)
 _RENEW = (
