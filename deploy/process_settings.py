@@ -169,6 +169,7 @@ SETTINGS = {
         "OTLP_ENDPOINT",
         "REDIS_URL",
         "SEAL_KEY",
+        "SYSTEM_WEBHOOKS",
         "TOKEN_AUDIENCE",
         "TOKEN_ISSUER",
         "UNSUBSCRIBE_KEY",

@@ -11,6 +11,7 @@ from storymesh.notification.v1 import bounce_service_pb2_grpc as notification_bo
 from storymesh.notification.v1 import delivery_service_pb2_grpc as notification_delivery_service_pb2_grpc
 from storymesh.notification.v1 import notification_service_pb2_grpc as notification_notification_service_pb2_grpc
 from storymesh.notification.v1 import preference_service_pb2_grpc as notification_preference_service_pb2_grpc
+from storymesh.notification.v1 import system_webhook_service_pb2_grpc as notification_system_webhook_service_pb2_grpc
 from storymesh.notification.v1 import webhook_service_pb2_grpc as notification_webhook_service_pb2_grpc
 from storymesh.ops.v1 import dead_letter_service_pb2_grpc as ops_dead_letter_service_pb2_grpc
 from storymesh.story.v1 import story_link_service_pb2_grpc as story_story_link_service_pb2_grpc
@@ -29,6 +30,7 @@ class Stubs:
         self.deliveries: notification_delivery_service_pb2_grpc.DeliveryServiceAsyncStub = notification_delivery_service_pb2_grpc.DeliveryServiceStub(channel)
         self.notifications: notification_notification_service_pb2_grpc.NotificationServiceAsyncStub = notification_notification_service_pb2_grpc.NotificationServiceStub(channel)
         self.preferences: notification_preference_service_pb2_grpc.PreferenceServiceAsyncStub = notification_preference_service_pb2_grpc.PreferenceServiceStub(channel)
+        self.system_webhooks: notification_system_webhook_service_pb2_grpc.SystemWebhookServiceAsyncStub = notification_system_webhook_service_pb2_grpc.SystemWebhookServiceStub(channel)
         self.webhooks: notification_webhook_service_pb2_grpc.WebhookServiceAsyncStub = notification_webhook_service_pb2_grpc.WebhookServiceStub(channel)
         self.dead_letters: ops_dead_letter_service_pb2_grpc.DeadLetterServiceAsyncStub = ops_dead_letter_service_pb2_grpc.DeadLetterServiceStub(channel)
         self.story_links: story_story_link_service_pb2_grpc.StoryLinkServiceAsyncStub = story_story_link_service_pb2_grpc.StoryLinkServiceStub(channel)

@@ -9,6 +9,7 @@ from storymesh.notification.v1.bounce_service_pb2_grpc import add_BounceServiceS
 from storymesh.notification.v1.delivery_service_pb2_grpc import add_DeliveryServiceServicer_to_server
 from storymesh.notification.v1.notification_service_pb2_grpc import add_NotificationServiceServicer_to_server
 from storymesh.notification.v1.preference_service_pb2_grpc import add_PreferenceServiceServicer_to_server
+from storymesh.notification.v1.system_webhook_service_pb2_grpc import add_SystemWebhookServiceServicer_to_server
 from storymesh.notification.v1.webhook_service_pb2_grpc import add_WebhookServiceServicer_to_server
 from storymesh.ops.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
 
@@ -26,7 +27,14 @@ from .config import NotificationSettings, NotificationWorkerSettings
 from .model.public_urls import opens_here_only
 from .operations import Operations, operations, worker_operations
 from .peers import AccountDirectory, StoryDirectory
-from .servicer import BounceServicer, DeliveryServicer, NotificationServicer, PreferenceServicer, WebhookServicer
+from .servicer import (
+    BounceServicer,
+    DeliveryServicer,
+    NotificationServicer,
+    PreferenceServicer,
+    SystemWebhookServicer,
+    WebhookServicer,
+)
 from .worker import inbox
 
 log = logging.getLogger(__name__)
@@ -43,7 +51,8 @@ def api(settings: NotificationSettings, resources: Resources, ops: Operations) -
     server.add(add_NotificationServiceServicer_to_server, NotificationServicer(ops.notifications, ops.watches))
     server.add(add_BounceServiceServicer_to_server, BounceServicer(ops.provider_bounces))
     server.add(add_DeliveryServiceServicer_to_server, DeliveryServicer(ops.deliveries, ops.suppressions))
-    server.add(add_WebhookServiceServicer_to_server, WebhookServicer(ops.webhooks))
+    server.add(add_WebhookServiceServicer_to_server, WebhookServicer(ops.webhooks, ops.webhook_deliveries))
+    server.add(add_SystemWebhookServiceServicer_to_server, SystemWebhookServicer(ops.webhooks))
     signer = Signer(settings.cursor_key.get_secret_value())
     server.add(add_PreferenceServiceServicer_to_server, PreferenceServicer(ops.preferences, ops.unsubscribing))
     letters = DeadLetterServicer(DeadLetters(resources.db, "notification", signer))

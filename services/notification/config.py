@@ -234,6 +234,9 @@ class NotificationSettings(WebhookSettings, BounceSettings):
     watches_per_person: int = Field(20, ge=1, description="Watches that one person may have open at a process.")
     unsubscribe_key: _UnsubscribeKey
     webhooks_per_person: int = Field(5, ge=1, description="Webhooks that one person may have.")
+    system_webhooks: int = Field(
+        5, ge=1, description="Webhooks that administrators may register for everybody's notices."
+    )
 
 
 class NotificationWorkerSettings(LetterSettings, WebhookSettings, InboxSettings, BounceSettings):

@@ -27,12 +27,12 @@ class DeliveryNotFound(NotFound):
 
 class DeliveryNotUnknown(FailedPrecondition):
     reason = "DELIVERY_NOT_UNKNOWN"
-    message = "only a delivery of unknown outcome can be sent again or settled"
+    message = "only a mail of unknown outcome can be sent again or settled"
 
 
 class DeliveryNotResendable(FailedPrecondition):
     reason = "DELIVERY_NOT_RESENDABLE"
-    message = "the delivery's time is over and its content is deleted"
+    message = "the delivery's content is deleted: its time is over, or it was not to be sent"
 
 
 class WebhookSignatureInvalid(Unauthenticated):
@@ -47,4 +47,9 @@ class WebhookNotFound(NotFound):
 
 class TooManyWebhooks(FailedPrecondition):
     reason = "TOO_MANY_WEBHOOKS"
-    message = "a person has a few webhooks at most; delete one first"
+    message = "there are as many webhooks as there may be; delete one first"
+
+
+class WebhookDisabled(FailedPrecondition):
+    reason = "WEBHOOK_DISABLED"
+    message = "nothing is sent to a webhook that is disabled; enable it first"

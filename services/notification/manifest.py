@@ -43,6 +43,7 @@ MANIFEST = Manifest(
         "DKIM_",
         "FEEDBACK_",
         "WEBHOOK",
+        "SYSTEM_WEBHOOKS",
     ),
     needs=("mail",),
     local_settings={

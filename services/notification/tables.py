@@ -129,7 +129,7 @@ deliveries = Table(
     Column("unsettled", Integer, nullable=False, server_default=text("0")),
     # Claimed before others: codes and warnings.
     Column("urgent", Boolean, nullable=False),
-    # The event, with its sealed parts sealed, until the state is final; of unknown outcome until the delivery expires.
+    # The event, with its sealed parts sealed, until the state is final; until the delivery expires if it can be sent again.
     Column("event", LargeBinary),
     Column("due_at", DateTime(timezone=True), nullable=False),
     # Held by a worker until then, by Postgres's clock.
@@ -148,6 +148,7 @@ deliveries = Table(
     Index("deliveries_sending", "leased_until", postgresql_where=text("state = 'SENDING'")),
     Index("deliveries_by_user", "user_id", "id", postgresql_where=text("user_id IS NOT NULL")),
     Index("deliveries_by_series", "series", "occurred_at", postgresql_where=text("series IS NOT NULL")),
+    Index("deliveries_by_target", "target", "id", postgresql_where=text("target <> ''")),
 )
 
 # What was decided about each notice on each channel, and when. Only added to, in the transaction of the decision.
@@ -188,8 +189,9 @@ webhooks = Table(
     "webhooks",
     metadata,
     Column("id", Uuid, primary_key=True),
-    Column("user_id", Uuid, nullable=False),
-    # Which one of the few that a person may have: the constraint on it keeps two calls at once from making one too many.
+    # The owner; null: the installation, whose webhooks are told everybody's notices.
+    Column("user_id", Uuid),
+    # Which one of the few that an owner may have: the constraints on it keep two calls at once from making one too many.
     Column("place", Integer, nullable=False),
     # Sealed, as the secrets are: receivers' addresses often hold a token.
     Column("url", LargeBinary, nullable=False),
@@ -212,6 +214,22 @@ webhooks = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("changed_at", DateTime(timezone=True), nullable=False),
     UniqueConstraint("user_id", "place", name="webhooks_few"),
+    Index("webhooks_few_of_the_installation", "place", unique=True, postgresql_where=text("user_id IS NULL")),
+)
+
+# What administrators did to webhooks of the installation, and which fields they changed. Only added to.
+webhook_acts = Table(
+    "webhook_acts",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("webhook_id", Uuid, nullable=False),
+    # Null: the administrator's account was deleted.
+    Column("actor_id", Uuid),
+    Column("act", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("occurred_at", DateTime(timezone=True), nullable=False),
+    Index("webhook_acts_by_webhook", "webhook_id", "id"),
+    Index("webhook_acts_by_actor", "actor_id"),
 )
 
 # What the version before `deliveries` recorded of mails; it may still run.

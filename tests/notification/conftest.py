@@ -48,6 +48,7 @@ from tests.identity import MESH_KEY
 from tests.notification.app import app  # noqa: F401  # a fixture
 from tests.notification.directory import Directory, StoryLinks, serving, serving_stories
 from tests.notification.scripted_channel import ScriptedChannel
+from tests.notification.webhook_receivers import authority, receiver, webhooks  # noqa: F401  # fixtures
 from tests.waiting import until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

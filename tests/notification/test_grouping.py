@@ -295,7 +295,7 @@ async def test_an_event_of_a_notice_that_groups_is_grouped_once_however_often_it
 
 @pytest.mark.parametrize("kind", sorted(kind for kind, row in NOTICES.items() if Channel.IN_APP in row.channels))
 def test_whatever_is_told_inside_the_application_has_a_short_text_and_a_name_in_the_contract(kind: str) -> None:
-    facts = {"title": "The Lighthouse", "reason": "CONTENT_REFUSED", "reset": True}
+    facts = {"title": "The Lighthouse", "reason": "CONTENT_REFUSED", "reset": True, "description": "The lamp"}
     text = Letters(Brand(), public_url="https://stories.example").short(kind, facts, now=datetime.now(UTC))
     assert 0 < len(text.title) <= 150
     assert 0 < len(text.body) <= 300

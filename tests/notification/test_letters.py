@@ -44,6 +44,7 @@ def facts(**others: object) -> dict[str, object]:
         "reason": "CONTENT_REFUSED",
         "reset": False,
         "device_name": "Firefox",
+        "description": "The lamp",
         "ip": "2001:db8::a:b",
         "sign_in_time": NOW,
         "stop_token": "sms1_" + 43 * "x",
@@ -57,7 +58,7 @@ def facts(**others: object) -> dict[str, object]:
 
 def people(text: str) -> dict[str, object]:
     """Facts whose texts of people are `text`."""
-    return facts(first_name=text, title=text, excerpt=text, device_name=text, reason=text)
+    return facts(first_name=text, title=text, excerpt=text, device_name=text, description=text, reason=text)
 
 
 ELEMENTS = {"html", "head", "meta", "title", "style", "body", "div", "table", "tr", "td", "p", "h1", "a", "br"}

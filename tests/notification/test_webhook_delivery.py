@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from storymesh.notification.v1.notification_pb2 import NOTIFICATION_TYPE_STORY_F
 from storymesh.notification.v1.webhook_pb2 import WEBHOOK_STATE_DISABLED, WEBHOOK_STATE_ENABLED, Webhook
 
 from services.notification.model.deliveries import DeliveryState
-from services.notification.tables import deliveries, webhooks
+from services.notification.tables import deliveries
+from services.notification.tables import webhooks as webhook_table
 from tests.notification.certificates import Authority
 from tests.notification.conftest import MailWorld, code_issued, event, story_completed, user_deleted
 from tests.notification.webhook_receivers import Receiver, WebhookApi, receiving, webhook_api
@@ -28,23 +28,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def authority(world: MailWorld, tmp_path: Path) -> Authority:
-    """The authority that the worker trusts."""
-    made = Authority.new(tmp_path)
-    world.webhook_ca_file = made.file
-    return made
-
-
-@pytest.fixture
-async def api(world: MailWorld, authority: Authority) -> AsyncIterator[WebhookApi]:
-    async with webhook_api(world) as running:
-        yield running
-
-
-@pytest.fixture
-async def receiver(authority: Authority) -> AsyncIterator[Receiver]:
-    async with receiving(Receiver(authority.server("localhost"))) as running:
-        yield running
+def api(webhooks: WebhookApi) -> WebhookApi:
+    return webhooks
 
 
 async def by_webhook(world: MailWorld) -> list[RowMapping]:
@@ -299,7 +284,7 @@ async def test_erasure_removes_webhooks_and_their_deliveries(
     world.accounts.delete(ada)
     await world.handle(user_deleted(ada))
     async with world.db.transaction() as tx:
-        assert list(await tx.scalars(select(webhooks.c.user_id))) == [bob]
+        assert list(await tx.scalars(select(webhook_table.c.user_id))) == [bob]
     assert [row["user_id"] for row in await by_webhook(world)] == [bob]
 
 

@@ -11,12 +11,21 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import grpc
+import pytest
+from storymesh.notification.v1 import delivery_service_pb2, system_webhook_service_pb2
 from storymesh.notification.v1 import webhook_service_pb2 as pb
-from storymesh.notification.v1.webhook_pb2 import Webhook
+from storymesh.notification.v1.delivery_pb2 import Delivery
+from storymesh.notification.v1.delivery_service_pb2_grpc import DeliveryServiceStub
+from storymesh.notification.v1.notification_pb2 import Notification
+from storymesh.notification.v1.notification_service_pb2 import ListNotificationsRequest
+from storymesh.notification.v1.notification_service_pb2_grpc import NotificationServiceStub
+from storymesh.notification.v1.system_webhook_service_pb2_grpc import SystemWebhookServiceStub
+from storymesh.notification.v1.webhook_pb2 import Webhook, WebhookDelivery
 from storymesh.notification.v1.webhook_service_pb2_grpc import WebhookServiceStub
 
 from kit.rpc.resources import Resources
@@ -24,10 +33,15 @@ from services.notification.__main__ import api as build_api
 from services.notification.config import NotificationSettings
 from services.notification.operations import operations
 from tests.identity import MESH_KEY, Issuer, bearer
-from tests.notification.conftest import SEAL_KEY, MailWorld
+from tests.notification.certificates import Authority
 
 if TYPE_CHECKING:
+    from storymesh.notification.v1.delivery_service_pb2_grpc import DeliveryServiceAsyncStub
+    from storymesh.notification.v1.notification_service_pb2_grpc import NotificationServiceAsyncStub
+    from storymesh.notification.v1.system_webhook_service_pb2_grpc import SystemWebhookServiceAsyncStub
     from storymesh.notification.v1.webhook_service_pb2_grpc import WebhookServiceAsyncStub
+
+    from tests.notification.conftest import MailWorld
 
 
 @dataclass(frozen=True)
@@ -103,12 +117,50 @@ async def receiving(receiver: Receiver, host: str = "127.0.0.1") -> AsyncIterato
 class WebhookApi:
     """The API as its callers see it."""
 
-    def __init__(self, stub: WebhookServiceAsyncStub, issuer: Issuer) -> None:
-        self.stub = stub
+    stub: WebhookServiceAsyncStub
+    system: SystemWebhookServiceAsyncStub
+    records: DeliveryServiceAsyncStub
+    notifications: NotificationServiceAsyncStub
+
+    def __init__(self, channel: grpc.aio.Channel, issuer: Issuer) -> None:
+        self.stub = WebhookServiceStub(channel)
+        self.system = SystemWebhookServiceStub(channel)
+        self.records = DeliveryServiceStub(channel)
+        self.notifications = NotificationServiceStub(channel)
         self._issuer = issuer
+        self.admin_id = uuid4()
 
     def auth(self, user: UUID) -> tuple[tuple[str, str], ...]:
         return bearer(self._issuer.token(user))
+
+    @property
+    def admin(self) -> tuple[tuple[str, str], ...]:
+        """An administrator."""
+        return bearer(self._issuer.token(self.admin_id, role="ADMIN"))
+
+    async def register_for_all(self, url: str, *types: int, description: str = "") -> tuple[Webhook, str]:
+        """Register a webhook of the installation."""
+        request = system_webhook_service_pb2.CreateSystemWebhookRequest(url=url, types=types, description=description)  # type: ignore[arg-type]
+        answer = await self.system.CreateSystemWebhook(request, metadata=self.admin)
+        return answer.webhook, answer.secret
+
+    async def messages(self, user: UUID, webhook: Webhook) -> list[WebhookDelivery]:
+        """The messages to the person's webhook as its owner sees them."""
+        request = pb.ListWebhookDeliveriesRequest(webhook_id=webhook.id)
+        return list((await self.stub.ListWebhookDeliveries(request, metadata=self.auth(user))).deliveries)
+
+    async def deliveries(self, **query: Any) -> list[Delivery]:
+        """Deliveries as administrators see them."""
+        request = delivery_service_pb2.ListDeliveriesRequest(**query)
+        return list((await self.records.ListDeliveries(request, metadata=self.admin)).deliveries)
+
+    async def told(self, user: UUID) -> list[Notification]:
+        """What the person is told inside the application."""
+        return list(
+            (
+                await self.notifications.ListNotifications(ListNotificationsRequest(), metadata=self.auth(user))
+            ).notifications
+        )
 
     async def register(self, user: UUID, url: str, *types: int, description: str = "") -> tuple[Webhook, str]:
         request = pb.CreateWebhookRequest(url=url, types=types, description=description)  # type: ignore[arg-type]
@@ -132,7 +184,7 @@ async def webhook_api(world: MailWorld) -> AsyncIterator[WebhookApi]:
         database_url=world.database_url,
         mesh_key=MESH_KEY,
         cursor_key=MESH_KEY,
-        seal_key=SEAL_KEY,
+        seal_key=world.settings().seal_key.get_secret_value(),
         unsubscribe_key=MESH_KEY,
         address_key=MESH_KEY,
         webhook_ca_file=world.webhook_ca_file,
@@ -145,6 +197,27 @@ async def webhook_api(world: MailWorld) -> AsyncIterator[WebhookApi]:
         server = build_api(settings, resources, operations(settings, resources))
         running = asyncio.create_task(server.run(issuer.access_tokens(), resources.service_tokens))
         async with grpc.aio.insecure_channel(await server.address) as channel:
-            yield WebhookApi(WebhookServiceStub(channel), issuer)
+            yield WebhookApi(channel, issuer)
         server.stopping.set()
         await running
+
+
+@pytest.fixture
+def authority(world: MailWorld, tmp_path: Path) -> Authority:
+    """The authority that the worker trusts."""
+    made = Authority.new(tmp_path)
+    world.webhook_ca_file = made.file
+    return made
+
+
+@pytest.fixture
+async def webhooks(world: MailWorld, authority: Authority) -> AsyncIterator[WebhookApi]:
+    """The API, which trusts the authority."""
+    async with webhook_api(world) as running:
+        yield running
+
+
+@pytest.fixture
+async def receiver(authority: Authority) -> AsyncIterator[Receiver]:
+    async with receiving(Receiver(authority.server("localhost"))) as running:
+        yield running

@@ -28,6 +28,7 @@ from storymesh.notification.v1 import (
     delivery_service_pb2,
     notification_service_pb2,
     preference_service_pb2,
+    system_webhook_service_pb2,
     webhook_service_pb2,
 )
 from storymesh.ops.v1 import dead_letter_service_pb2
@@ -45,6 +46,7 @@ _CONTRACTS = (
     notification_service_pb2,
     preference_service_pb2,
     webhook_service_pb2,
+    system_webhook_service_pb2,
     story_service_pb2,
     story_link_service_pb2,
     dead_letter_service_pb2,

@@ -29,6 +29,7 @@ class Kind(StrEnum):
     EMAIL_CHANGE_BEGUN = "EMAIL_CHANGE_BEGUN"
     EMAIL_CHANGE_STOPPED = "EMAIL_CHANGE_STOPPED"
     ACCOUNT_DELETED = "ACCOUNT_DELETED"
+    WEBHOOK_DISABLED = "WEBHOOK_DISABLED"
     DIGEST = "DIGEST"
     """What waited for a daily or weekly mail. Made by preferences, not by an event."""
 

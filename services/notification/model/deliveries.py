@@ -17,9 +17,12 @@ class Channel(StrEnum):
     EMAIL = "EMAIL"
     WEBHOOK = "WEBHOOK"
     """One delivery for each of the person's webhooks; the delivery's target is the webhook's id."""
+    SYSTEM_WEBHOOK = "SYSTEM_WEBHOOK"
+    """The same for each webhook of the installation: it tells administrators' programs, and does not reach the person."""
 
 
-RECOGNISES_REPETITIONS = frozenset({Channel.WEBHOOK})
+WEBHOOKS = frozenset({Channel.WEBHOOK, Channel.SYSTEM_WEBHOOK})
+RECOGNISES_REPETITIONS = WEBHOOKS
 """Channels whose receivers tell a repetition by its id, so that a delivery of unknown outcome is made again until it is known."""
 
 
@@ -63,7 +66,7 @@ class Decision(StrEnum):
     SUPPRESSION_LIFTED = "SUPPRESSION_LIFTED"
     """An administrator lifted the suppression that this mail had brought about."""
     RESENT = "RESENT"
-    """An administrator had a delivery of unknown outcome sent again."""
+    """Somebody had a delivery sent again that had ended without arriving, as far as known."""
 
 
 @dataclass(frozen=True, slots=True)

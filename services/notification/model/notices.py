@@ -170,8 +170,20 @@ def _by_event() -> Mapping[str, tuple[Notice, ...]]:
 NOTICES_OF: Mapping[str, tuple[Notice, ...]] = _by_event()
 """The rows by the event's message."""
 
+WEBHOOK_DISABLED = Notice(
+    kind=Kind.WEBHOOK_DISABLED,
+    event="",
+    about="webhook_id",
+    target=TargetType.WEBHOOK,
+    channels=frozenset({Channel.IN_APP}),
+)
+"""Tells the owner of a webhook. No event asks for it; the delivery whose failure disabled the webhook does."""
+
 DIGEST = Notice(kind=Kind.DIGEST, event="")
 """One mail instead of those of the notices that wait for it. No event asks for it; preferences make its delivery."""
 
-NOTICES: Mapping[str, Notice] = {notice.kind: notice for notice in (*_NOTICES, DIGEST)}
+NOTICES: Mapping[str, Notice] = {notice.kind: notice for notice in (*_NOTICES, WEBHOOK_DISABLED, DIGEST)}
 """The rows by their kind."""
+
+BY_WEBHOOK = frozenset(notice.kind for notice in _NOTICES if Channel.WEBHOOK in notice.channels)
+"""The kinds that go by webhook, by a person's and by those of the installation."""

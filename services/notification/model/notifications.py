@@ -22,6 +22,7 @@ class TargetType(StrEnum):
     ACCOUNT = "ACCOUNT"
     STORY = "STORY"
     SESSION = "SESSION"
+    WEBHOOK = "WEBHOOK"
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,10 +45,12 @@ class DeliveryQuery:
     state: DeliveryState | None = None
     since: datetime | None = None
     before: datetime | None = None
+    target: str = ""
+    """A webhook's id; empty: no limit by this."""
 
     def __str__(self) -> str:
         """What a page token is bound to."""
-        return f"deliveries:{self.user_id}:{self.event_id}:{self.state}:{self.since}:{self.before}"
+        return f"deliveries:{self.user_id}:{self.event_id}:{self.state}:{self.since}:{self.before}:{self.target}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ AGENT = "Storymesh-Webhooks/1"
 
 @dataclass(frozen=True, slots=True)
 class WebhookMessage:
-    """A message. It names no address and holds no code, because it leaves the mesh for wherever a person has said."""
+    """A message. It names no address and holds no code, because it leaves the mesh for wherever somebody has said."""
 
     id: UUID
     """The same at each attempt, so that a receiver recognises a repetition."""
@@ -28,10 +28,14 @@ class WebhookMessage:
     target_type: str
     """What it is about, such as STORY; empty: nothing that has an id."""
     target_id: str
+    user_id: str = ""
+    """The person who is told, for a receiver that is told everybody's notices; empty for a person's own."""
 
     @property
     def body(self) -> bytes:
         data: dict[str, Any] = {"title": self.title, "text": self.text}
+        if self.user_id:
+            data["user_id"] = self.user_id
         if self.target_type:
             data["target"] = {"type": self.target_type, "id": self.target_id}
         time = self.occurred_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

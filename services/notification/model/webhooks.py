@@ -1,4 +1,4 @@
-"""Webhooks: addresses of receivers at which a person's notices arrive, and how a receiver's failures end them. Pure."""
+"""Webhooks: addresses of receivers at which notices arrive, and how a receiver's failures end them. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from . import Kind
+from .deliveries import Channel
 
 SECRET_BYTES = 32
 SECRET_OVERLAP = timedelta(days=1)
@@ -17,6 +18,16 @@ SECRET_OVERLAP = timedelta(days=1)
 _SECRET_PREFIX = "whsec_"
 _LEAST_FAILURES = 10
 """Failures in a row, however long they take, before a webhook is disabled: two of them may be days apart, with our worker away."""
+
+
+class Act(StrEnum):
+    """What an administrator does to a webhook of the installation. The database stores these names."""
+
+    CREATE = "CREATE"
+    UPDATE = "UPDATE"
+    ROTATE_SECRET = "ROTATE_SECRET"
+    TEST = "TEST"
+    DELETE = "DELETE"
 
 
 class DisableReason(StrEnum):
@@ -31,10 +42,11 @@ class DisableReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A person's webhook, with its secrets sealed."""
+    """A webhook of a person or of the installation, with its secrets sealed."""
 
     id: UUID
-    user_id: UUID
+    user_id: UUID | None
+    """The owner; None: the installation, which is told everybody's notices."""
     url: bytes
     """Sealed, because addresses of receivers often hold a token."""
     description: str
@@ -56,6 +68,10 @@ class Webhook:
     last_succeeded_at: datetime | None
     created_at: datetime
     changed_at: datetime
+
+    @property
+    def channel(self) -> Channel:
+        return Channel.SYSTEM_WEBHOOK if self.user_id is None else Channel.WEBHOOK
 
     def wants(self, kind: Kind) -> bool:
         return not self.kinds or kind in self.kinds

@@ -24,7 +24,7 @@ from ..config import (
     NotificationWorkerSettings,
     WebhookSettings,
 )
-from ..model.deliveries import Channel
+from ..model.deliveries import WEBHOOKS, Channel
 from ..model.letters import Brand, Letters, languages
 from ..model.preferences import KINDS, Throttle
 from ..model.rendering import Sender
@@ -51,11 +51,12 @@ from .unsubscribing import Unsubscribing
 from .watch_positions import WatchPositions
 from .watching import Watches
 from .webhook_channel import WebhookChannel
+from .webhook_deliveries import WebhookDeliveries
 from .webhook_seals import WebhookSeals
 from .webhooks import Webhooks
 
 _SLOW_OF_A_DOMAIN = 4
-"""How many times as many mails as there are places one domain may hold: a quarter of what may be in flight."""
+"""How many times as many deliveries as there are places one domain or receiver may hold: a quarter of what may be in flight."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Operations:
     suppressions: Suppressions
     provider_bounces: ProviderBounces
     webhooks: Webhooks
+    webhook_deliveries: WebhookDeliveries
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def operations(settings: NotificationSettings, resources: Resources) -> Operatio
         rules=settings.webhook_rules,
         random=resources.random,
         most=settings.webhooks_per_person,
+        most_of_the_installation=settings.system_webhooks,
     )
     return Operations(
         Notifications(db, Pages(signer), positions, clock),
@@ -120,6 +123,7 @@ def operations(settings: NotificationSettings, resources: Resources) -> Operatio
         Suppressions(db, _digests(settings), Pages(signer), clock),
         ProviderBounces(_bounces(settings, resources, Refusals()), key.get_secret_value() if key else None, clock),
         webhooks,
+        WebhookDeliveries(db, Pages(signer), clock),
     )
 
 
@@ -197,19 +201,19 @@ def worker_operations(
         database_url=resources.database_url,
         tuning=tuning,
     )
+    webhook_channel = WebhookChannel(
+        db,
+        _sender(settings),
+        settings.webhook_rules,
+        WebhookSeals(seal),
+        clock,
+        letters=letters,
+        patience=timedelta(days=settings.webhook_failing_days),
+        most_to_a_receiver=_SLOW_OF_A_DOMAIN * webhook_tuning.concurrency,
+    )
     webhooks = Delivering(
         db,
-        {
-            Channel.WEBHOOK: WebhookChannel(
-                db,
-                _sender(settings),
-                settings.webhook_rules,
-                WebhookSeals(seal),
-                clock,
-                letters=letters,
-                patience=timedelta(days=settings.webhook_failing_days),
-            )
-        },
+        dict.fromkeys(WEBHOOKS, webhook_channel),
         facts,
         clock,
         gate=gate,

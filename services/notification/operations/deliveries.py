@@ -17,7 +17,7 @@ from kit.runtime.clock import Clock
 
 from .. import store
 from ..errors import DeliveryNotFound, DeliveryNotResendable, DeliveryNotUnknown
-from ..model.deliveries import DeliveryState
+from ..model.deliveries import WEBHOOKS, DeliveryState
 from ..model.records import DeliveryQuery, DeliveryRecord, Explanation, StepRecord, final_decisions
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Deliveries:
         return explanations, self._signer.sign(purpose, f"{last.begun_at.isoformat()} {last.event_id}")
 
     async def resend(self, administrator: Caller, delivery_id: UUID, reason: str) -> DeliveryRecord:
-        """Queue a delivery of unknown outcome again.
+        """Queue a mail of unknown outcome again, or a message to a webhook that has ended without arriving.
 
         Raises DeliveryNotFound, DeliveryNotUnknown, and DeliveryNotResendable when its time is over.
         """
@@ -67,11 +67,10 @@ class Deliveries:
             delivery = await self._locked(tx, delivery_id)
             if delivery.unfinished or delivery.state is DeliveryState.SENT:
                 return delivery
-            if delivery.state is not DeliveryState.UNKNOWN:
+            if delivery.state is not DeliveryState.UNKNOWN and delivery.channel not in WEBHOOKS:
                 raise DeliveryNotUnknown(state=delivery.state)
-            if delivery.expires_at <= now or not await store.records.resend(
-                tx, delivery, now, actor=administrator.user_id, reason=reason
-            ):
+            why = f"by {administrator.user_id}: {reason}"
+            if delivery.expires_at <= now or not await store.records.resend(tx, delivery, now, why=why):
                 raise DeliveryNotResendable
             resent = await self._locked(tx, delivery_id)
         _log("sent again", resent, administrator, reason)
@@ -135,8 +134,9 @@ def _explanations(
 
 def _log(done: str, delivery: DeliveryRecord, administrator: Caller, reason: str) -> None:
     log.warning(
-        'a mail of unknown outcome, %s of event %s, is %s because "%s"',
+        'a delivery that had ended, %s by %s of event %s, is %s because "%s"',
         delivery.kind,
+        delivery.channel,
         delivery.event_id,
         done,
         reason,

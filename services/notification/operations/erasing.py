@@ -21,9 +21,9 @@ class Erasing:
         self._batch = batch
 
     async def erase(self, user_id: UUID) -> None:
-        """Delete the person's notifications, their part in those of others, deliveries, suppressions and dead letters.
+        """Delete the person's notifications, their part in those of others, deliveries, webhooks, suppressions and dead letters.
 
-        Leaves a tombstone that prevents new ones.
+        Removes their id from what they did as an administrator. Leaves a tombstone that prevents new ones.
         """
         async with self._db.transaction() as tx:
             await erasure.erase(tx, user_id)
@@ -33,4 +33,5 @@ class Erasing:
                 erased = await store.erasure.erase_some(tx, user_id, self._batch) > 0
         await self._acts.erase(user_id, self._batch)
         async with self._db.transaction() as tx:
+            await store.webhook_acts.forget_actor(tx, user_id)
             await store.erasure.erase_dead_letters(tx, user_id)

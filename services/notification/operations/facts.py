@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -44,6 +44,8 @@ class Reading:
     """What it shares with others of which only the latest is sent; None: it stands alone."""
     language: str = ""
     """The person's; empty: the default."""
+    open_facts: Facts = field(default_factory=dict)
+    """The facts that are not sealed in the event: no address and no code is among them."""
 
     @property
     def told(self) -> UUID:
@@ -77,7 +79,8 @@ class FactReader:
         expires_at = time_in(message, notice.expires) if notice.expires else None
         actor = Actor(uuid_in(message, notice.actor[0]), facts[notice.actor[1]]) if notice.actor else None
         series = uuid_in(message, notice.series) if facts.get(notice.series) else None
-        return Reading(notice, facts | self._sealed(notice, message), person, about, expires_at, actor, series)
+        sealed = self._sealed(notice, message)
+        return Reading(notice, facts | sealed, person, about, expires_at, actor, series, open_facts=facts)
 
     def _sealed(self, notice: Notice, message: Any) -> dict[str, Any]:
         if notice.sealed is None:

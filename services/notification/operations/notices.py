@@ -24,13 +24,11 @@ from .. import store
 from ..model.deliveries import Channel, Decision, DeliveryState, NewDelivery, Plan, Step
 from ..model.letters import Letters
 from ..model.notices import LIFE, Notice
-from ..model.notifications import Target, TargetType
-from ..model.preferences import Action, defaults_of, judge
 from ..store.deliveries import Insertion
 from ..store.mails import FormerMail
 from .delivering import Delivering
 from .facts import FactReader, Reading, person_in
-from .notifications import Notifier
+from .in_app import InApp
 
 _FORMER_VERSION = "FORMER_VERSION"
 """Detail of steps about a mail that the version before `deliveries` sent or began to send."""
@@ -58,10 +56,9 @@ class Notices:
     def __init__(self, db: Database, facts: FactReader, letters: Letters, delivering: Delivering, clock: Clock) -> None:
         self._db = db
         self._facts = facts
-        self._letters = letters
         self._delivering = delivering
         self._clock = clock
-        self._notifier = Notifier(clock)
+        self._in_app = InApp(letters, clock)
         self._deciding = Batcher(self._decide_together, shared=DATABASE_AWAY)
 
     async def decide(self, event: Event) -> None:
@@ -127,40 +124,30 @@ class Notices:
 
     async def _add(self, tx: Transaction, event: Event, reading: Reading, now: datetime, *, first: bool) -> None:
         """Add the notification inside the application, if this is the first decision about the event."""
-        notice, person = reading.notice, reading.told
         if first:
-            preferences = await store.preferences.find(tx, person)
-            verdict = judge(defaults_of(notice), Channel.IN_APP, preferences, now)
-            if verdict.action is Action.SUPPRESS:
-                step = Step(event.id, Channel.IN_APP, person, now, DeliveryState.SUPPRESSED, verdict.reason)
-                await store.deliveries.add_step(tx, step)
-                return
-            text = self._letters.short(notice.kind, reading.facts, now=now, language=preferences.language)
-            target = Target(notice.target, reading.about) if reading.about else Target(TargetType.ACCOUNT, person)
-            await self._notifier.notify(
-                tx, person, notice.kind, text, target, actor=reading.actor, grouped=notice.grouped
-            )
-        decision = Decision.ADDED if first else Decision.DEDUPLICATED
-        await store.deliveries.add_step(tx, Step(event.id, Channel.IN_APP, person, now, decision))
+            await self._in_app.tell(tx, event.id, reading)
+        else:
+            repeated = Step(event.id, Channel.IN_APP, reading.told, now, Decision.DEDUPLICATED)
+            await store.deliveries.add_step(tx, repeated)
 
     async def _queue_webhooks(self, tx: Transaction, event: Event, reading: Reading, now: datetime) -> None:
-        """Write the event's delivery to each of the person's webhooks.
+        """Write the event's delivery to each of the person's webhooks, and to each of the installation's.
 
         Only the first decision does: a webhook that is registered before a replay is not told what happened before it.
         """
         insertions: list[Insertion] = []
-        for webhook in await store.webhooks.of_person(tx, reading.told):
-            plan = self._plan(reading.notice, reading.person, Channel.WEBHOOK, now)
+        for webhook in await store.webhooks.for_person(tx, reading.told):
+            plan = self._plan(reading.notice, reading.person, webhook.channel, now)
             if webhook.disabled:
-                plan = Plan(DeliveryState.SUPPRESSED, now, "WEBHOOK_DISABLED")
+                plan = Plan(DeliveryState.SUPPRESSED, now, store.deliveries.WEBHOOK_DISABLED)
             elif not webhook.wants(reading.notice.kind):
                 plan = Plan(DeliveryState.SUPPRESSED, now, "KIND_NOT_WANTED")
-            delivery = _new_delivery(event, reading, Channel.WEBHOOK, plan, now, target=str(webhook.id))
+            delivery = _new_delivery(event, reading, webhook.channel, plan, now, target=str(webhook.id))
             insertions.append(Insertion(delivery, plan.state, plan.reason))
         if insertions:
             await store.deliveries.insert_new(tx, insertions, now)
         if any(each.due_for_others for each in insertions):
-            await store.deliveries.notify_workers(tx, store.deliveries.WAKE_FOR_WEBHOOKS)
+            await store.deliveries.notify_workers(tx, Channel.WEBHOOK)
 
     async def _queue(
         self, tx: Transaction, questions: Sequence[_Question], now: datetime, claimed: list[NewDelivery]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from kit.data.database import Database, Transaction
 from kit.events import erasure
@@ -54,6 +55,8 @@ class PreferenceGate:
         user_id = delivery.user_id
         if user_id is None:
             return Judgement(goes_on=True)
+        if delivery.channel == Channel.SYSTEM_WEBHOOK:
+            return await self._judge_for_the_installation(user_id)
         if notice.security:
             async with self._db.single() as tx:
                 return Judgement(goes_on=True, language=(await store.preferences.find(tx, user_id)).language)
@@ -70,6 +73,12 @@ class PreferenceGate:
                 await store.digests.remove(tx, delivery.event_id)
             preferences = await store.preferences.find(tx, user_id)
             return await self._judge(tx, delivery, notice, preferences, now)
+
+    async def _judge_for_the_installation(self, user_id: UUID) -> Judgement:
+        """What administrators' programs are told does not reach the person, whose preferences hold for what does."""
+        async with self._db.transaction() as tx:
+            gone = await erasure.is_erased(tx, user_id)
+        return _ended(Outcome(DeliveryState.SUPPRESSED, "ACCOUNT_GONE")) if gone else Judgement(goes_on=True)
 
     async def _judge(
         self, tx: Transaction, delivery: Delivery, notice: Notice, preferences: Preferences, now: datetime

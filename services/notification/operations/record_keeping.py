@@ -61,13 +61,14 @@ class RecordKeeping:
     async def forget(self) -> None:
         """Delete what has served its time.
 
-        That is old suppressions without a person, the content of mails of unknown outcome that cannot be sent again, and old
-        deliveries with their steps.
+        That is old suppressions without a person, the content of deliveries that have ended and cannot be sent again, old
+        deliveries with their steps, and what administrators did to webhooks that are gone.
         """
         now = self._clock()
         async with self._db.transaction() as tx:
             await store.suppressions.remove_nameless(tx, now - _NAMELESS_KEPT)
             await store.records.forget_events(tx, now)
+            await store.webhook_acts.prune(tx, now - self._kept)
         more = True
         while more:
             async with self._db.transaction() as tx:

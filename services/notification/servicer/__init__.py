@@ -6,6 +6,14 @@ from .bounces import BounceServicer
 from .deliveries import DeliveryServicer
 from .notifications import NotificationServicer
 from .preferences import PreferenceServicer
+from .system_webhooks import SystemWebhookServicer
 from .webhooks import WebhookServicer
 
-__all__ = ["BounceServicer", "DeliveryServicer", "NotificationServicer", "PreferenceServicer", "WebhookServicer"]
+__all__ = [
+    "BounceServicer",
+    "DeliveryServicer",
+    "NotificationServicer",
+    "PreferenceServicer",
+    "SystemWebhookServicer",
+    "WebhookServicer",
+]

@@ -21,7 +21,7 @@ from ..operations.suppressions import Suppressions
 
 Context = ServicerContext[Any, Any]
 
-_STATES = {
+STATES = {
     DeliveryState.QUEUED: delivery_pb2.DELIVERY_STATE_QUEUED,
     DeliveryState.SENDING: delivery_pb2.DELIVERY_STATE_SENDING,
     DeliveryState.SENT: delivery_pb2.DELIVERY_STATE_SENT,
@@ -30,12 +30,13 @@ _STATES = {
     DeliveryState.SUPPRESSED: delivery_pb2.DELIVERY_STATE_SUPPRESSED,
     DeliveryState.EXPIRED: delivery_pb2.DELIVERY_STATE_EXPIRED,
 }
-_STATE_OF = {number: state for state, number in _STATES.items()}
+STATE_OF = {number: state for state, number in STATES.items()}
 
 _CHANNELS = {
     Channel.EMAIL: delivery_pb2.DELIVERY_CHANNEL_EMAIL,
     Channel.IN_APP: delivery_pb2.DELIVERY_CHANNEL_IN_APP,
     Channel.WEBHOOK: delivery_pb2.DELIVERY_CHANNEL_WEBHOOK,
+    Channel.SYSTEM_WEBHOOK: delivery_pb2.DELIVERY_CHANNEL_SYSTEM_WEBHOOK,
 }
 
 _REASONS = {
@@ -61,9 +62,10 @@ class DeliveryServicer(delivery_service_pb2_grpc.DeliveryServiceServicer):
         query = DeliveryQuery(
             user_id=_uuid(request.user_id),
             event_id=_uuid(request.event_id),
-            state=_STATE_OF.get(request.state),
+            state=STATE_OF.get(request.state),
             since=_time(request, "start_time"),
             before=_time(request, "end_time"),
+            target=request.target,
         )
         page = await self._deliveries.list(query, request.page_size, request.page_token)
         return pb.ListDeliveriesResponse(deliveries=map(_delivery, page.items), next_page_token=page.next_token)
@@ -86,7 +88,7 @@ class DeliveryServicer(delivery_service_pb2_grpc.DeliveryServiceServicer):
 
     async def SettleDelivery(self, request: pb.SettleDeliveryRequest, context: Context) -> pb.SettleDeliveryResponse:
         settled = await self._deliveries.settle(
-            caller_of(context), UUID(request.delivery_id), _STATE_OF[request.state], request.reason
+            caller_of(context), UUID(request.delivery_id), STATE_OF[request.state], request.reason
         )
         return pb.SettleDeliveryResponse(delivery=_delivery(settled))
 
@@ -115,7 +117,7 @@ def _delivery(record: DeliveryRecord) -> delivery_pb2.Delivery:
         target=record.target,
         user_id=str(record.user_id or ""),
         kind=record.kind,
-        state=_STATES[record.state],
+        state=STATES[record.state],
         reason=record.reason,
         answer=record.answer,
         attempts=record.attempts,

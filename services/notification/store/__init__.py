@@ -15,6 +15,8 @@ from . import (
     preferences,
     records,
     suppressions,
+    webhook_acts,
+    webhook_deliveries,
     webhooks,
 )
 
@@ -31,5 +33,7 @@ __all__ = [
     "preferences",
     "records",
     "suppressions",
+    "webhook_acts",
+    "webhook_deliveries",
     "webhooks",
 ]

@@ -32,9 +32,9 @@ from sqlalchemy.sql.selectable import CTE
 from kit.data.database import Transaction
 from kit.data.given_rows import GivenRows
 
-from ..model.deliveries import UNFINISHED, Delivery, DeliveryState
+from ..model.deliveries import UNFINISHED, WEBHOOKS, Delivery, DeliveryState
 from ..tables import deliveries, suppressions
-from .deliveries import changed_columns, steps_of
+from .deliveries import WEBHOOK_DISABLED, changed_columns, steps_of
 
 # Built once, because every delivery runs them and building one takes longer than sending it to Postgres.
 
@@ -102,6 +102,11 @@ _outcome = GivenRows(
     decision=Text,
     detail=Text,
 )
+# A message whose receiver was away for long is sent again once somebody has mended it.
+_resendable = _row.channel.in_(sorted(WEBHOOKS)) & (
+    (_outcome.rows.c.state == DeliveryState.FAILED)
+    | ((_outcome.rows.c.state == DeliveryState.SUPPRESSED) & (_outcome.rows.c.reason == WEBHOOK_DISABLED))
+)
 _settled = (
     update(deliveries)
     .where(
@@ -119,7 +124,7 @@ _settled = (
         setbacks=_row.setbacks + _outcome.rows.c.set_back,
         unsettled=case((_outcome.rows.c.died, _row.unsettled), else_=0),
         due_at=_outcome.rows.c.due_at,
-        event=case((_outcome.rows.c.state.in_(_CONTENT_KEPT), _row.event), else_=cast(None, LargeBinary)),
+        event=case((_outcome.rows.c.state.in_(_CONTENT_KEPT) | _resendable, _row.event), else_=cast(None, LargeBinary)),
         leased_until=None,
         changed_at=_now,
     )

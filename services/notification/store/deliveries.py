@@ -29,13 +29,16 @@ from sqlalchemy.sql.selectable import CTE
 from kit.data.database import Transaction
 from kit.data.given_rows import GivenRows
 
-from ..model.deliveries import SUPERSEDED, UNFINISHED, Delivery, DeliveryState, NewDelivery, Step
+from ..model.deliveries import SUPERSEDED, UNFINISHED, WEBHOOKS, Channel, Delivery, DeliveryState, NewDelivery, Step
 from ..tables import deliveries, delivery_steps
 
 WAKE = "notification_deliveries"
 """The channel on which a NOTIFY wakes all workers when deliveries are due that one of them has no room for."""
 WAKE_FOR_WEBHOOKS = "notification_webhooks"
 """The same for deliveries by webhook, which have a loop of their own and are all written for whoever has room."""
+
+WEBHOOK_DISABLED = "WEBHOOK_DISABLED"
+"""Reason of a delivery to a webhook that is disabled."""
 
 # Built once, because every delivery runs them and building one takes longer than sending it to Postgres.
 
@@ -225,9 +228,9 @@ async def add_step(tx: Transaction, *steps: Step) -> None:
         await tx.execute(_ADD_STEP, [{name: getattr(step, name) for name in _STEP_COLUMNS} for step in steps])
 
 
-async def notify_workers(tx: Transaction, name: str = WAKE) -> None:
-    """Wake all workers that listen to this channel of NOTIFY, once the transaction is committed."""
-    await tx.execute(_NOTIFY, {"name": name})
+async def notify_workers(tx: Transaction, channel: str = Channel.EMAIL) -> None:
+    """Wake the loops of all workers that deliver on the channel, once the transaction is committed."""
+    await tx.execute(_NOTIFY, {"name": WAKE_FOR_WEBHOOKS if channel in WEBHOOKS else WAKE})
 
 
 async def claim(

@@ -45,6 +45,9 @@ async def page(tx: Transaction, query: DeliveryQuery, request: PageRequest) -> S
         wanted.append(_row.created_at >= query.since)
     if query.before:
         wanted.append(_row.created_at < query.before)
+    if query.target:
+        # As the index of targets has it, for Postgres to use that.
+        wanted += [_row.target == query.target, _row.target != ""]
     if request.before:
         wanted.append(_row.id < request.before)
     found = _RECORD.where(*wanted).order_by(_row.id.desc()).limit(request.size + 1)
@@ -128,22 +131,25 @@ async def settle(
     await _add_step(tx, unknown, now, state, f"{_BY_ADMINISTRATOR} {actor}: {reason}")
 
 
-async def resend(tx: Transaction, unknown: DeliveryRecord, now: datetime, *, actor: UUID, reason: str) -> bool:
-    """Queue a delivery of unknown outcome again, which is locked. False if its content is not there any more."""
-    again = update(deliveries).where(_row.id == unknown.id, _row.event.is_not(None))
+async def resend(tx: Transaction, ended: DeliveryRecord, now: datetime, *, why: str) -> bool:
+    """Queue a delivery that has ended again, which is locked. False if its content is not there any more.
+
+    `why` says by whom, and for what reason.
+    """
+    again = update(deliveries).where(_row.id == ended.id, _row.event.is_not(None))
     queued = again.values(state=DeliveryState.QUEUED, reason="", due_at=now, leased_until=None, changed_at=now)
     if not (await tx.execute(queued)).rowcount:
         return False
-    await _add_step(tx, unknown, now, Decision.RESENT, f"by {actor}: {reason}")
-    await notify_workers(tx)
+    await _add_step(tx, ended, now, Decision.RESENT, why)
+    await notify_workers(tx, ended.channel)
     return True
 
 
 async def forget_events(tx: Transaction, now: datetime) -> int:
-    """Delete the content of mails of unknown outcome that cannot be sent again, because their time is over. Returns how many."""
+    """Delete the content of what has ended and cannot be sent again, because its time is over. Returns how many."""
     over = (
         update(deliveries)
-        .where(_row.state == DeliveryState.UNKNOWN, _row.event.is_not(None), _row.expires_at <= now)
+        .where(_row.state.not_in(UNFINISHED), _row.event.is_not(None), _row.expires_at <= now)
         .values(event=None)
     )
     return (await tx.execute(over)).rowcount

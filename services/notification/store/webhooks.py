@@ -1,4 +1,4 @@
-"""People's webhooks."""
+"""Webhooks, of people and of the installation, whose owner is None."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Integer, Uuid, bindparam, cast, delete, func, literal, select, update
+from sqlalchemy import ColumnElement, Integer, Uuid, bindparam, cast, delete, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine.row import RowMapping
 
@@ -21,29 +21,37 @@ from ..tables import webhooks
 # Built once, because each notice that goes by webhook runs the first one, and building takes longer than sending it to Postgres.
 
 _row = webhooks.c
-_OF_PERSON = select(webhooks).where(_row.user_id == bindparam("person", type_=Uuid)).order_by(_row.id)
+_FOR_PERSON = (
+    select(webhooks)
+    .where((_row.user_id == bindparam("person", type_=Uuid)) | _row.user_id.is_(None))
+    .order_by(_row.user_id.is_(None), _row.id)
+)
 _FIND = select(webhooks).where(_row.id == bindparam("webhook", type_=Uuid))
 _LOCK = _FIND.with_for_update()
+
+
+def _owned_by(user_id: UUID | None) -> ColumnElement[bool]:
+    return _row.user_id.is_(None) if user_id is None else _row.user_id == user_id
 
 
 async def insert_one(tx: Transaction, webhook: Webhook, most: int) -> bool:
     """Insert a webhook at a free place of its owner. False if none of `most` was free, or another call took it meanwhile."""
     place = func.generate_series(0, literal(most - 1, Integer)).column_valued("free_place")
-    taken = select(_row.id).where(_row.user_id == webhook.user_id, _row.place == place).exists()
+    taken = select(_row.id).where(_owned_by(webhook.user_id), _row.place == place).exists()
     values = _values(webhook)
     row = select(place, *(cast(literal(value, _row[name].type), _row[name].type) for name, value in values.items()))
     statement = insert(webhooks).from_select(["place", *values], row.where(~taken).order_by(place).limit(1))
-    inserted = statement.on_conflict_do_nothing(constraint="webhooks_few").returning(_row.id)
+    inserted = statement.on_conflict_do_nothing().returning(_row.id)
     return await tx.scalar(inserted) is not None
 
 
-async def count(tx: Transaction, user_id: UUID) -> int:
-    return int(await tx.scalar(select(func.count()).where(_row.user_id == user_id)) or 0)
+async def count(tx: Transaction, user_id: UUID | None) -> int:
+    return int(await tx.scalar(select(func.count()).where(_owned_by(user_id))) or 0)
 
 
-async def of_person(tx: Transaction, user_id: UUID) -> Sequence[Webhook]:
-    """The person's webhooks, which are few, the disabled ones included."""
-    return [_webhook(row) for row in (await tx.execute(_OF_PERSON, {"person": user_id})).mappings()]
+async def for_person(tx: Transaction, user_id: UUID) -> Sequence[Webhook]:
+    """The webhooks that a notice to the person concerns, which are few: theirs, then the installation's, all enabled or not."""
+    return [_webhook(row) for row in (await tx.execute(_FOR_PERSON, {"person": user_id})).mappings()]
 
 
 async def find(tx: Transaction, webhook_id: UUID) -> Webhook | None:
@@ -61,15 +69,15 @@ async def save(tx: Transaction, webhook: Webhook) -> None:
     await tx.execute(update(webhooks).where(_row.id == webhook.id).values(**_values(webhook)))
 
 
-async def remove(tx: Transaction, user_id: UUID, webhook_id: UUID) -> bool:
-    """Delete the person's webhook. False if there is none."""
-    mine = (_row.id == webhook_id, _row.user_id == user_id)
+async def remove(tx: Transaction, user_id: UUID | None, webhook_id: UUID) -> bool:
+    """Delete the owner's webhook. False if there is none."""
+    mine = (_row.id == webhook_id, _owned_by(user_id))
     return (await tx.execute(delete(webhooks).where(*mine))).rowcount == 1
 
 
-async def page(tx: Transaction, user_id: UUID, request: PageRequest) -> Sequence[Webhook]:
-    """The person's webhooks, newest first: one more than `size` if there are more."""
-    query = select(webhooks).where(_row.user_id == user_id).order_by(_row.id.desc()).limit(request.size + 1)
+async def page(tx: Transaction, user_id: UUID | None, request: PageRequest) -> Sequence[Webhook]:
+    """The owner's webhooks, newest first: one more than `size` if there are more."""
+    query = select(webhooks).where(_owned_by(user_id)).order_by(_row.id.desc()).limit(request.size + 1)
     if request.before:
         query = query.where(_row.id < request.before)
     return [_webhook(row) for row in (await tx.execute(query)).mappings()]

@@ -31,9 +31,11 @@ class _DeliveryChannelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deliv
     DELIVERY_CHANNEL_EMAIL: _DeliveryChannel.ValueType  # 1
     """Mail."""
     DELIVERY_CHANNEL_WEBHOOK: _DeliveryChannel.ValueType  # 2
-    """A webhook."""
+    """A webhook of the person."""
     DELIVERY_CHANNEL_IN_APP: _DeliveryChannel.ValueType  # 3
     """The list inside the application."""
+    DELIVERY_CHANNEL_SYSTEM_WEBHOOK: _DeliveryChannel.ValueType  # 4
+    """A system webhook, which administrators registered for everybody's notices."""
 
 class DeliveryChannel(_DeliveryChannel, metaclass=_DeliveryChannelEnumTypeWrapper):
     """What a notice travels over."""
@@ -43,9 +45,11 @@ DELIVERY_CHANNEL_UNSPECIFIED: DeliveryChannel.ValueType  # 0
 DELIVERY_CHANNEL_EMAIL: DeliveryChannel.ValueType  # 1
 """Mail."""
 DELIVERY_CHANNEL_WEBHOOK: DeliveryChannel.ValueType  # 2
-"""A webhook."""
+"""A webhook of the person."""
 DELIVERY_CHANNEL_IN_APP: DeliveryChannel.ValueType  # 3
 """The list inside the application."""
+DELIVERY_CHANNEL_SYSTEM_WEBHOOK: DeliveryChannel.ValueType  # 4
+"""A system webhook, which administrators registered for everybody's notices."""
 Global___DeliveryChannel: _TypeAlias = DeliveryChannel  # noqa: Y015
 
 class _DeliveryState:
@@ -63,7 +67,9 @@ class _DeliveryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deliver
     DELIVERY_STATE_SENT: _DeliveryState.ValueType  # 3
     """The server has taken it."""
     DELIVERY_STATE_UNKNOWN: _DeliveryState.ValueType  # 4
-    """The connection broke when the server may have taken it. An administrator can send it again or settle it."""
+    """The connection broke when the server may have taken it. An administrator can send it again or settle it. Never of a webhook, whose
+    receiver recognises a message that comes again.
+    """
     DELIVERY_STATE_FAILED: _DeliveryState.ValueType  # 5
     """It will never arrive: it was refused for good, or came back."""
     DELIVERY_STATE_SUPPRESSED: _DeliveryState.ValueType  # 6
@@ -83,7 +89,9 @@ DELIVERY_STATE_SENDING: DeliveryState.ValueType  # 2
 DELIVERY_STATE_SENT: DeliveryState.ValueType  # 3
 """The server has taken it."""
 DELIVERY_STATE_UNKNOWN: DeliveryState.ValueType  # 4
-"""The connection broke when the server may have taken it. An administrator can send it again or settle it."""
+"""The connection broke when the server may have taken it. An administrator can send it again or settle it. Never of a webhook, whose
+receiver recognises a message that comes again.
+"""
 DELIVERY_STATE_FAILED: DeliveryState.ValueType  # 5
 """It will never arrive: it was refused for good, or came back."""
 DELIVERY_STATE_SUPPRESSED: DeliveryState.ValueType  # 6

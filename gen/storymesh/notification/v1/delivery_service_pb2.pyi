@@ -33,8 +33,9 @@ class ListDeliveriesRequest(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """Only those to this person. Empty: to all, codes included."""
+    """Only those to this person, or of notices to this person that went to system webhooks. Empty: to all, codes included."""
     event_id: _builtins.str
     """Only those about this event. Empty: about all."""
     state: _delivery_pb2.DeliveryState.ValueType
@@ -43,6 +44,8 @@ class ListDeliveriesRequest(_message.Message):
     """At most this many, 1 to 100. 0: 20."""
     page_token: _builtins.str
     """From the page before. Empty: the first page."""
+    target: _builtins.str
+    """Only those to this webhook, a system webhook or a person's. Empty: to all."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Only those that were decided at this time or later. Unset: from the first."""
@@ -61,10 +64,11 @@ class ListDeliveriesRequest(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        target: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "event_id", b"event_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "event_id", b"event_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "state", b"state", "target", b"target", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -94,10 +94,11 @@ class DeliveryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResendDelivery(self, request, context):
-        """Sends a mail of unknown outcome once more, under the same Message-ID. The person may get it twice. Who did it and why is recorded
-        among its steps. Idempotent: one that is queued or sent already is left alone.
-        Errors: INVALID_ARGUMENT with field violations; NOT_FOUND DELIVERY_NOT_FOUND; FAILED_PRECONDITION DELIVERY_NOT_UNKNOWN for one of
-        another state, DELIVERY_NOT_RESENDABLE when its time is over.
+        """Sends a mail of unknown outcome once more, under the same Message-ID, or a message to a webhook that failed, or that was suppressed
+        because the webhook was disabled. The person may get the mail twice. Who did it and why is recorded among its steps. Idempotent:
+        one that is queued or sent already is left alone.
+        Errors: INVALID_ARGUMENT with field violations; NOT_FOUND DELIVERY_NOT_FOUND; FAILED_PRECONDITION DELIVERY_NOT_UNKNOWN for a mail of
+        another state, DELIVERY_NOT_RESENDABLE when its time is over, or somebody's choice suppressed the message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

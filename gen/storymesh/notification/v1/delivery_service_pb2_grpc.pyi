@@ -43,10 +43,11 @@ class DeliveryServiceStub:
     Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out for this query.
     """
     ResendDelivery: _grpc.UnaryUnaryMultiCallable[_delivery_service_pb2.ResendDeliveryRequest, _delivery_service_pb2.ResendDeliveryResponse]
-    """Sends a mail of unknown outcome once more, under the same Message-ID. The person may get it twice. Who did it and why is recorded
-    among its steps. Idempotent: one that is queued or sent already is left alone.
-    Errors: INVALID_ARGUMENT with field violations; NOT_FOUND DELIVERY_NOT_FOUND; FAILED_PRECONDITION DELIVERY_NOT_UNKNOWN for one of
-    another state, DELIVERY_NOT_RESENDABLE when its time is over.
+    """Sends a mail of unknown outcome once more, under the same Message-ID, or a message to a webhook that failed, or that was suppressed
+    because the webhook was disabled. The person may get the mail twice. Who did it and why is recorded among its steps. Idempotent:
+    one that is queued or sent already is left alone.
+    Errors: INVALID_ARGUMENT with field violations; NOT_FOUND DELIVERY_NOT_FOUND; FAILED_PRECONDITION DELIVERY_NOT_UNKNOWN for a mail of
+    another state, DELIVERY_NOT_RESENDABLE when its time is over, or somebody's choice suppressed the message.
     """
     SettleDelivery: _grpc.UnaryUnaryMultiCallable[_delivery_service_pb2.SettleDeliveryRequest, _delivery_service_pb2.SettleDeliveryResponse]
     """Records what an administrator found out about a mail of unknown outcome, such as in the mail server's log. Who did it and why is
@@ -82,10 +83,11 @@ class DeliveryServiceAsyncStub(DeliveryServiceStub):
     Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out for this query.
     """
     ResendDelivery: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.ResendDeliveryRequest, _delivery_service_pb2.ResendDeliveryResponse]  # type: ignore[assignment]
-    """Sends a mail of unknown outcome once more, under the same Message-ID. The person may get it twice. Who did it and why is recorded
-    among its steps. Idempotent: one that is queued or sent already is left alone.
-    Errors: INVALID_ARGUMENT with field violations; NOT_FOUND DELIVERY_NOT_FOUND; FAILED_PRECONDITION DELIVERY_NOT_UNKNOWN for one of
-    another state, DELIVERY_NOT_RESENDABLE when its time is over.
+    """Sends a mail of unknown outcome once more, under the same Message-ID, or a message to a webhook that failed, or that was suppressed
+    because the webhook was disabled. The person may get the mail twice. Who did it and why is recorded among its steps. Idempotent:
+    one that is queued or sent already is left alone.
+    Errors: INVALID_ARGUMENT with field violations; NOT_FOUND DELIVERY_NOT_FOUND; FAILED_PRECONDITION DELIVERY_NOT_UNKNOWN for a mail of
+    another state, DELIVERY_NOT_RESENDABLE when its time is over, or somebody's choice suppressed the message.
     """
     SettleDelivery: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.SettleDeliveryRequest, _delivery_service_pb2.SettleDeliveryResponse]  # type: ignore[assignment]
     """Records what an administrator found out about a mail of unknown outcome, such as in the mail server's log. Who did it and why is
@@ -136,10 +138,11 @@ class DeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_service_pb2.ResendDeliveryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_delivery_service_pb2.ResendDeliveryResponse, _abc.Awaitable[_delivery_service_pb2.ResendDeliveryResponse]]:
-        """Sends a mail of unknown outcome once more, under the same Message-ID. The person may get it twice. Who did it and why is recorded
-        among its steps. Idempotent: one that is queued or sent already is left alone.
-        Errors: INVALID_ARGUMENT with field violations; NOT_FOUND DELIVERY_NOT_FOUND; FAILED_PRECONDITION DELIVERY_NOT_UNKNOWN for one of
-        another state, DELIVERY_NOT_RESENDABLE when its time is over.
+        """Sends a mail of unknown outcome once more, under the same Message-ID, or a message to a webhook that failed, or that was suppressed
+        because the webhook was disabled. The person may get the mail twice. Who did it and why is recorded among its steps. Idempotent:
+        one that is queued or sent already is left alone.
+        Errors: INVALID_ARGUMENT with field violations; NOT_FOUND DELIVERY_NOT_FOUND; FAILED_PRECONDITION DELIVERY_NOT_UNKNOWN for a mail of
+        another state, DELIVERY_NOT_RESENDABLE when its time is over, or somebody's choice suppressed the message.
         """
 
     @_abc_1.abstractmethod

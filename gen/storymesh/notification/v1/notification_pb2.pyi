@@ -34,6 +34,8 @@ class _TargetTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TargetType
     """A story of the person."""
     TARGET_TYPE_SESSION: _TargetType.ValueType  # 3
     """A session of the person, which may have ended."""
+    TARGET_TYPE_WEBHOOK: _TargetType.ValueType  # 4
+    """A webhook of the person, which may have been deleted."""
 
 class TargetType(_TargetType, metaclass=_TargetTypeEnumTypeWrapper):
     """What a target is."""
@@ -46,6 +48,8 @@ TARGET_TYPE_STORY: TargetType.ValueType  # 2
 """A story of the person."""
 TARGET_TYPE_SESSION: TargetType.ValueType  # 3
 """A session of the person, which may have ended."""
+TARGET_TYPE_WEBHOOK: TargetType.ValueType  # 4
+"""A webhook of the person, which may have been deleted."""
 Global___TargetType: _TypeAlias = TargetType  # noqa: Y015
 
 class _NotificationType:
@@ -70,6 +74,8 @@ class _NotificationTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Noti
     """A device was signed out because its sign-in may have been copied."""
     NOTIFICATION_TYPE_EMAIL_CHANGED: _NotificationType.ValueType  # 7
     """The account has another address."""
+    NOTIFICATION_TYPE_WEBHOOK_DISABLED: _NotificationType.ValueType  # 8
+    """A webhook of the person was disabled, because its receiver failed for days or answered 410. Told inside the application alone."""
 
 class NotificationType(_NotificationType, metaclass=_NotificationTypeEnumTypeWrapper):
     """What a notification tells of."""
@@ -90,6 +96,8 @@ NOTIFICATION_TYPE_SESSION_REVOKED: NotificationType.ValueType  # 6
 """A device was signed out because its sign-in may have been copied."""
 NOTIFICATION_TYPE_EMAIL_CHANGED: NotificationType.ValueType  # 7
 """The account has another address."""
+NOTIFICATION_TYPE_WEBHOOK_DISABLED: NotificationType.ValueType  # 8
+"""A webhook of the person was disabled, because its receiver failed for days or answered 410. Told inside the application alone."""
 Global___NotificationType: _TypeAlias = NotificationType  # noqa: Y015
 
 @_typing.final

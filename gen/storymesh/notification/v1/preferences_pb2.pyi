@@ -33,7 +33,9 @@ class _NotificationChannelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_N
     NOTIFICATION_CHANNEL_IN_APP: _NotificationChannel.ValueType  # 2
     """The list inside the application."""
     NOTIFICATION_CHANNEL_WEBHOOK: _NotificationChannel.ValueType  # 3
-    """The person's webhooks. Quiet hours, digests, the limit of mails and the pause do not concern it: it interrupts nobody."""
+    """The person's webhooks. The pause and the choices hold for them. Quiet hours, digests and the limit of mails do not: a program gets the
+    message, at once or never, and can wait with it as long as it wants.
+    """
 
 class NotificationChannel(_NotificationChannel, metaclass=_NotificationChannelEnumTypeWrapper):
     """How a notice reaches a person."""
@@ -45,7 +47,9 @@ NOTIFICATION_CHANNEL_EMAIL: NotificationChannel.ValueType  # 1
 NOTIFICATION_CHANNEL_IN_APP: NotificationChannel.ValueType  # 2
 """The list inside the application."""
 NOTIFICATION_CHANNEL_WEBHOOK: NotificationChannel.ValueType  # 3
-"""The person's webhooks. Quiet hours, digests, the limit of mails and the pause do not concern it: it interrupts nobody."""
+"""The person's webhooks. The pause and the choices hold for them. Quiet hours, digests and the limit of mails do not: a program gets the
+message, at once or never, and can wait with it as long as it wants.
+"""
 Global___NotificationChannel: _TypeAlias = NotificationChannel  # noqa: Y015
 
 class _NotificationTiming:
@@ -127,7 +131,8 @@ Global___DayOfWeek: _TypeAlias = DayOfWeek  # noqa: Y015
 @_typing.final
 class NotificationPreferences(_message.Message):
     """What a person wants to be told, how and when. Notices about the security of the account are always sent, at once.
-    Quiet hours, digests, the limit and the pause hold for what interrupts; the list inside the application goes on.
+    Quiet hours, digests and the limit hold for mails, the pause for mails and webhooks; the list inside the application goes on. None of
+    it holds for the system webhooks of the installation, which do not reach the person.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -23,18 +23,21 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from storymesh.notification.v1 import delivery_pb2 as storymesh_dot_notification_dot_v1_dot_delivery__pb2
 from storymesh.notification.v1 import notification_pb2 as storymesh_dot_notification_dot_v1_dot_notification__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'storymesh/notification/v1/webhook.proto\x12\x19storymesh.notification.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a,storymesh/notification/v1/notification.proto\"\xfb\x05\n\x07Webhook\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n\x03url\x18\x02 \x01(\tR\x03url\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12\x41\n\x05types\x18\x04 \x03(\x0e\x32+.storymesh.notification.v1.NotificationTypeR\x05types\x12=\n\x05state\x18\x05 \x01(\x0e\x32\'.storymesh.notification.v1.WebhookStateR\x05state\x12%\n\x0e\x64isable_reason\x18\x06 \x01(\tR\rdisableReason\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12U\n\x19\x66ormer_secret_expire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x16\x66ormerSecretExpireTime\x12\x46\n\x11last_success_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0flastSuccessTime\x12\x46\n\x11last_failure_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0flastFailureTime\x12.\n\x13last_failure_reason\x18\x0c \x01(\tR\x11lastFailureReason\x12(\n\x10last_status_code\x18\r \x01(\x05R\x0elastStatusCode\x12H\n\x12\x66\x61iling_since_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x66\x61ilingSinceTime*d\n\x0cWebhookState\x12\x1d\n\x19WEBHOOK_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WEBHOOK_STATE_ENABLED\x10\x01\x12\x1a\n\x16WEBHOOK_STATE_DISABLED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'storymesh/notification/v1/webhook.proto\x12\x19storymesh.notification.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(storymesh/notification/v1/delivery.proto\x1a,storymesh/notification/v1/notification.proto\"\xfb\x05\n\x07Webhook\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n\x03url\x18\x02 \x01(\tR\x03url\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12\x41\n\x05types\x18\x04 \x03(\x0e\x32+.storymesh.notification.v1.NotificationTypeR\x05types\x12=\n\x05state\x18\x05 \x01(\x0e\x32\'.storymesh.notification.v1.WebhookStateR\x05state\x12%\n\x0e\x64isable_reason\x18\x06 \x01(\tR\rdisableReason\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12U\n\x19\x66ormer_secret_expire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x16\x66ormerSecretExpireTime\x12\x46\n\x11last_success_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0flastSuccessTime\x12\x46\n\x11last_failure_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0flastFailureTime\x12.\n\x13last_failure_reason\x18\x0c \x01(\tR\x11lastFailureReason\x12(\n\x10last_status_code\x18\r \x01(\x05R\x0elastStatusCode\x12H\n\x12\x66\x61iling_since_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x66\x61ilingSinceTime\"\xe5\x03\n\x0fWebhookDelivery\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12?\n\x04type\x18\x02 \x01(\x0e\x32+.storymesh.notification.v1.NotificationTypeR\x04type\x12>\n\x05state\x18\x03 \x01(\x0e\x32(.storymesh.notification.v1.DeliveryStateR\x05state\x12\x16\n\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1f\n\x0bstatus_code\x18\x05 \x01(\x05R\nstatusCode\x12\x1a\n\x08\x61ttempts\x18\x06 \x01(\x05R\x08\x61ttempts\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0b\x63hange_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nchangeTime\x12\x35\n\x08\x64ue_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x64ueTime\x12;\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime*d\n\x0cWebhookState\x12\x1d\n\x19WEBHOOK_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15WEBHOOK_STATE_ENABLED\x10\x01\x12\x1a\n\x16WEBHOOK_STATE_DISABLED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'storymesh.notification.v1.webhook_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WEBHOOKSTATE']._serialized_start=915
-  _globals['_WEBHOOKSTATE']._serialized_end=1015
-  _globals['_WEBHOOK']._serialized_start=150
-  _globals['_WEBHOOK']._serialized_end=913
+  _globals['_WEBHOOKSTATE']._serialized_start=1445
+  _globals['_WEBHOOKSTATE']._serialized_end=1545
+  _globals['_WEBHOOK']._serialized_start=192
+  _globals['_WEBHOOK']._serialized_end=955
+  _globals['_WEBHOOKDELIVERY']._serialized_start=958
+  _globals['_WEBHOOKDELIVERY']._serialized_end=1443
 # @@protoc_insertion_point(module_scope)

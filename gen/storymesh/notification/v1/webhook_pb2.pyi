@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from storymesh.notification.v1 import delivery_pb2 as _delivery_pb2
 from storymesh.notification.v1 import notification_pb2 as _notification_pb2
 import builtins as _builtins
 import sys
@@ -32,7 +33,9 @@ class _WebhookStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WebhookS
     WEBHOOK_STATE_ENABLED: _WebhookState.ValueType  # 1
     """Messages are sent."""
     WEBHOOK_STATE_DISABLED: _WebhookState.ValueType  # 2
-    """Nothing is sent until its owner enables it again; what happens meanwhile is not sent later."""
+    """Nothing is sent until somebody enables it again; what happens meanwhile is not sent later. What waited for it then is suppressed,
+    and can be sent again until its time is over. An owner is told of it inside the application, unless they disabled it themselves.
+    """
 
 class WebhookState(_WebhookState, metaclass=_WebhookStateEnumTypeWrapper):
     """Whether a webhook gets messages."""
@@ -42,16 +45,19 @@ WEBHOOK_STATE_UNSPECIFIED: WebhookState.ValueType  # 0
 WEBHOOK_STATE_ENABLED: WebhookState.ValueType  # 1
 """Messages are sent."""
 WEBHOOK_STATE_DISABLED: WebhookState.ValueType  # 2
-"""Nothing is sent until its owner enables it again; what happens meanwhile is not sent later."""
+"""Nothing is sent until somebody enables it again; what happens meanwhile is not sent later. What waited for it then is suppressed,
+and can be sent again until its time is over. An owner is told of it inside the application, unless they disabled it themselves.
+"""
 Global___WebhookState: _TypeAlias = WebhookState  # noqa: Y015
 
 @_typing.final
 class Webhook(_message.Message):
-    """A URL at which the notices of its owner arrive as signed POST requests (Standard Webhooks). The body is JSON: `id`, which is the
-    header webhook-id and the same when a message is repeated, `type`, which is a NotificationType without its prefix or TEST,
-    `timestamp`, and `data` with `title`, `text` and, if it is about something that has an id, `target` with `type` and `id`. It holds
-    no address and no code. A status from 200 to 299 is a success; after any other answer, or none, the message is repeated for five
-    days with growing pauses, save after 410, which disables the webhook. Redirects are not followed.
+    """A URL at which notices arrive as signed POST requests (Standard Webhooks): those of its owner, or those of everybody if it is a
+    system webhook, which belongs to the installation. The body is JSON: `id`, which is the header webhook-id and the same when a
+    message is repeated, `type`, which is a NotificationType without its prefix or TEST, `timestamp`, and `data` with `title`, `text`,
+    `target` with `type` and `id` and, from a system webhook, `user_id`, the person to whom the notice is. It holds no address of a
+    person and no code. A status from 200 to 299 is a success; after any other answer, or none, the message is repeated for five days
+    with growing pauses, save after 410, which disables the webhook. Redirects are not followed.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -75,11 +81,11 @@ class Webhook(_message.Message):
     url: _builtins.str
     """Where the messages go."""
     description: _builtins.str
-    """The owner's own words."""
+    """Words of whoever registered it."""
     state: Global___WebhookState.ValueType
     """Whether messages are sent."""
     disable_reason: _builtins.str
-    """Why it is disabled, permanent: BY_OWNER; FAILING after failures for some days in a row; GONE after the answer 410. Empty while it is
+    """Why it is disabled, permanent: BY_OWNER, of a system webhook by an administrator; FAILING after failures for some days in a row; GONE after the answer 410. Empty while it is
     enabled.
     """
     last_failure_reason: _builtins.str
@@ -99,7 +105,7 @@ class Webhook(_message.Message):
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When its owner changed it last."""
+        """When somebody changed it last."""
 
     @_builtins.property
     def former_secret_expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -142,3 +148,69 @@ class Webhook(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Webhook: _TypeAlias = Webhook  # noqa: Y015
+
+@_typing.final
+class WebhookDelivery(_message.Message):
+    """A message to a webhook, and what became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    STATUS_CODE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    CHANGE_TIME_FIELD_NUMBER: _builtins.int
+    DUE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The delivery's id, permanent, which is the `id` of the message as well."""
+    type: _notification_pb2.NotificationType.ValueType
+    """The kind of notice."""
+    state: _delivery_pb2.DeliveryState.ValueType
+    """What became of it so far."""
+    reason: _builtins.str
+    """The permanent name of the reason for the state, such as TIMED_OUT or WEBHOOK_DISABLED; empty when the state says all."""
+    status_code: _builtins.int
+    """The HTTP status of the last answer. 0: there was none."""
+    attempts: _builtins.int
+    """How often it was tried."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was decided."""
+
+    @_builtins.property
+    def change_time(self) -> _timestamp_pb2.Timestamp:
+        """When its state changed last."""
+
+    @_builtins.property
+    def due_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is tried next; unset when it is not tried any more."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """After this it is neither tried nor sent again."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        type: _notification_pb2.NotificationType.ValueType = ...,
+        state: _delivery_pb2.DeliveryState.ValueType = ...,
+        reason: _builtins.str = ...,
+        status_code: _builtins.int = ...,
+        attempts: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        change_time: _timestamp_pb2.Timestamp | None = ...,
+        due_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "create_time", b"create_time", "due_time", b"due_time", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "change_time", b"change_time", "create_time", b"create_time", "due_time", b"due_time", "expire_time", b"expire_time", "id", b"id", "reason", b"reason", "state", b"state", "status_code", b"status_code", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookDelivery: _TypeAlias = WebhookDelivery  # noqa: Y015

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from storymesh.notification.v1 import delivery_pb2 as storymesh_dot_notification_dot_v1_dot_delivery__pb2
 from storymesh.notification.v1 import notification_pb2 as storymesh_dot_notification_dot_v1_dot_notification__pb2
 from storymesh.notification.v1 import webhook_pb2 as storymesh_dot_notification_dot_v1_dot_webhook__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/storymesh/notification/v1/webhook_service.proto\x12\x19storymesh.notification.v1\x1a,storymesh/notification/v1/notification.proto\x1a\'storymesh/notification/v1/webhook.proto\"\xd8\x01\n\x14\x43reateWebhookRequest\x12\x1d\n\x03url\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\x18\xd0\x0f\xc8\x01\x01R\x03url\x12I\n\x0b\x64\x65scription\x18\x02 \x01(\tB\'\xbaH$r\"\x18\x64\x32\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$R\x0b\x64\x65scription\x12V\n\x05types\x18\x03 \x03(\x0e\x32+.storymesh.notification.v1.NotificationTypeB\x13\xbaH\x10\x92\x01\r\x10\x32\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00R\x05types\"m\n\x15\x43reateWebhookResponse\x12<\n\x07webhook\x18\x01 \x01(\x0b\x32\".storymesh.notification.v1.WebhookR\x07webhook\x12\x16\n\x06secret\x18\x02 \x01(\tR\x06secret\"f\n\x13ListWebhooksRequest\x12&\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04R\tpageToken\"~\n\x14ListWebhooksResponse\x12>\n\x08webhooks\x18\x01 \x03(\x0b\x32\".storymesh.notification.v1.WebhookR\x08webhooks\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"<\n\x11GetWebhookRequest\x12\'\n\nwebhook_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\twebhookId\"R\n\x12GetWebhookResponse\x12<\n\x07webhook\x18\x01 \x01(\x0b\x32\".storymesh.notification.v1.WebhookR\x07webhook\"\xb4\x02\n\x14UpdateWebhookRequest\x12\'\n\nwebhook_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\twebhookId\x12!\n\x03url\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xd0\x0fH\x00R\x03url\x88\x01\x01\x12N\n\x0b\x64\x65scription\x18\x03 \x01(\tB\'\xbaH$r\"\x18\x64\x32\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x01R\x0b\x64\x65scription\x88\x01\x01\x12=\n\x05types\x18\x04 \x01(\x0b\x32\'.storymesh.notification.v1.WebhookTypesR\x05types\x12\x1d\n\x07\x65nabled\x18\x05 \x01(\x08H\x02R\x07\x65nabled\x88\x01\x01\x42\x06\n\x04_urlB\x0e\n\x0c_descriptionB\n\n\x08_enabled\"f\n\x0cWebhookTypes\x12V\n\x05types\x18\x01 \x03(\x0e\x32+.storymesh.notification.v1.NotificationTypeB\x13\xbaH\x10\x92\x01\r\x10\x32\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00R\x05types\"U\n\x15UpdateWebhookResponse\x12<\n\x07webhook\x18\x01 \x01(\x0b\x32\".storymesh.notification.v1.WebhookR\x07webhook\"?\n\x14\x44\x65leteWebhookRequest\x12\'\n\nwebhook_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\twebhookId\"\x17\n\x15\x44\x65leteWebhookResponse\"q\n\x1aRotateWebhookSecretRequest\x12\'\n\nwebhook_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\twebhookId\x12*\n\x11\x65nd_former_secret\x18\x02 \x01(\x08R\x0f\x65ndFormerSecret\"s\n\x1bRotateWebhookSecretResponse\x12<\n\x07webhook\x18\x01 \x01(\x0b\x32\".storymesh.notification.v1.WebhookR\x07webhook\x12\x16\n\x06secret\x18\x02 \x01(\tR\x06secret\"=\n\x12TestWebhookRequest\x12\'\n\nwebhook_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\twebhookId\"{\n\x13TestWebhookResponse\x12\x1c\n\tdelivered\x18\x01 \x01(\x08R\tdelivered\x12%\n\x0e\x66\x61ilure_reason\x18\x02 \x01(\tR\rfailureReason\x12\x1f\n\x0bstatus_code\x18\x03 \x01(\x05R\nstatusCode2\xf8\x08\n\x0eWebhookService\x12\x93\x01\n\rCreateWebhook\x12/.storymesh.notification.v1.CreateWebhookRequest\x1a\x30.storymesh.notification.v1.CreateWebhookResponse\"\x1f\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/webhooks:\x01*\x12\x8e\x01\n\x0cListWebhooks\x12..storymesh.notification.v1.ListWebhooksRequest\x1a/.storymesh.notification.v1.ListWebhooksResponse\"\x1d\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/webhooks\x12\x95\x01\n\nGetWebhook\x12,.storymesh.notification.v1.GetWebhookRequest\x1a-.storymesh.notification.v1.GetWebhookResponse\"*\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/webhooks/{webhook_id}\x12\xa3\x01\n\rUpdateWebhook\x12/.storymesh.notification.v1.UpdateWebhookRequest\x1a\x30.storymesh.notification.v1.UpdateWebhookResponse\"/\x90\x02\x02\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x1e\x32\x19/v1/webhooks/{webhook_id}:\x01*\x12\x9e\x01\n\rDeleteWebhook\x12/.storymesh.notification.v1.DeleteWebhookRequest\x1a\x30.storymesh.notification.v1.DeleteWebhookResponse\"*\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1b*\x19/v1/webhooks/{webhook_id}\x12\xbd\x01\n\x13RotateWebhookSecret\x12\x35.storymesh.notification.v1.RotateWebhookSecretRequest\x1a\x36.storymesh.notification.v1.RotateWebhookSecretResponse\"7\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02+\"&/v1/webhooks/{webhook_id}:rotateSecret:\x01*\x12\x9f\x01\n\x0bTestWebhook\x12-.storymesh.notification.v1.TestWebhookRequest\x1a..storymesh.notification.v1.TestWebhookResponse\"1\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02#\"\x1e/v1/webhooks/{webhook_id}:test:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/storymesh/notification/v1/webhook_service.proto\x12\x19storymesh.notification.v1\x1a(storymesh/notification/v1/delivery.proto\x1a,storymesh/notification/v1/notification.proto\x1a\'storymesh/notification/v1/webhook.proto\"\xd8\x01\n\x14\x43reateWebhookRequest\x12\x1d\n\x03url\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\x18\xd0\x0f\xc8\x01\x01R\x03url\x12I\n\x0b\x64\x65scription\x18\x02 \x01(\tB\'\xbaH$r\"\x18\x64\x32\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$R\x0b\x64\x65scription\x12V\n\x05types\x18\x03 \x03(\x0e\x32+.storymesh.notification.v1.NotificationTypeB\x13\xbaH\x10\x92\x01\r\x10\x32\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00R\x05types\"m\n\x15\x43reateWebhookResponse\x12<\n\x07webhook\x18\x01 \x01(\x0b\x32\".storymesh.notification.v1.WebhookR\x07webhook\x12\x16\n\x06secret\x18\x02 \x01(\tR\x06secret\"f\n\x13ListWebhooksRequest\x12&\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04R\tpageToken\"~\n\x14ListWebhooksResponse\x12>\n\x08webhooks\x18\x01 \x03(\x0b\x32\".storymesh.notification.v1.WebhookR\x08webhooks\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"<\n\x11GetWebhookRequest\x12\'\n\nwebhook_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\twebhookId\"R\n\x12GetWebhookResponse\x12<\n\x07webhook\x18\x01 \x01(\x0b\x32\".storymesh.notification.v1.WebhookR\x07webhook\"\xb4\x02\n\x14UpdateWebhookRequest\x12\'\n\nwebhook_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\twebhookId\x12!\n\x03url\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xd0\x0fH\x00R\x03url\x88\x01\x01\x12N\n\x0b\x64\x65scription\x18\x03 \x01(\tB\'\xbaH$r\"\x18\x64\x32\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x01R\x0b\x64\x65scription\x88\x01\x01\x12=\n\x05types\x18\x04 \x01(\x0b\x32\'.storymesh.notification.v1.WebhookTypesR\x05types\x12\x1d\n\x07\x65nabled\x18\x05 \x01(\x08H\x02R\x07\x65nabled\x88\x01\x01\x42\x06\n\x04_urlB\x0e\n\x0c_descriptionB\n\n\x08_enabled\"f\n\x0cWebhookTypes\x12V\n\x05types\x18\x01 \x03(\x0e\x32+.storymesh.notification.v1.NotificationTypeB\x13\xbaH\x10\x92\x01\r\x10\x32\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00R\x05types\"U\n\x15UpdateWebhookResponse\x12<\n\x07webhook\x18\x01 \x01(\x0b\x32\".storymesh.notification.v1.WebhookR\x07webhook\"?\n\x14\x44\x65leteWebhookRequest\x12\'\n\nwebhook_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\twebhookId\"\x17\n\x15\x44\x65leteWebhookResponse\"q\n\x1aRotateWebhookSecretRequest\x12\'\n\nwebhook_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\twebhookId\x12*\n\x11\x65nd_former_secret\x18\x02 \x01(\x08R\x0f\x65ndFormerSecret\"s\n\x1bRotateWebhookSecretResponse\x12<\n\x07webhook\x18\x01 \x01(\x0b\x32\".storymesh.notification.v1.WebhookR\x07webhook\x12\x16\n\x06secret\x18\x02 \x01(\tR\x06secret\"=\n\x12TestWebhookRequest\x12\'\n\nwebhook_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\twebhookId\"{\n\x13TestWebhookResponse\x12\x1c\n\tdelivered\x18\x01 \x01(\x08R\tdelivered\x12%\n\x0e\x66\x61ilure_reason\x18\x02 \x01(\tR\rfailureReason\x12\x1f\n\x0bstatus_code\x18\x03 \x01(\x05R\nstatusCode\"\xe2\x01\n\x1cListWebhookDeliveriesRequest\x12\'\n\nwebhook_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\twebhookId\x12H\n\x05state\x18\x02 \x01(\x0e\x32(.storymesh.notification.v1.DeliveryStateB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x05state\x12&\n\tpage_size\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00R\x08pageSize\x12\'\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03(\x80\x04R\tpageToken\"\x93\x01\n\x1dListWebhookDeliveriesResponse\x12J\n\ndeliveries\x18\x01 \x03(\x0b\x32*.storymesh.notification.v1.WebhookDeliveryR\ndeliveries\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"r\n\x1cResendWebhookDeliveryRequest\x12\'\n\nwebhook_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\twebhookId\x12)\n\x0b\x64\x65livery_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\ndeliveryId\"g\n\x1dResendWebhookDeliveryResponse\x12\x46\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32*.storymesh.notification.v1.WebhookDeliveryR\x08\x64\x65livery2\x9a\x0c\n\x0eWebhookService\x12\x93\x01\n\rCreateWebhook\x12/.storymesh.notification.v1.CreateWebhookRequest\x1a\x30.storymesh.notification.v1.CreateWebhookResponse\"\x1f\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/webhooks:\x01*\x12\x8e\x01\n\x0cListWebhooks\x12..storymesh.notification.v1.ListWebhooksRequest\x1a/.storymesh.notification.v1.ListWebhooksResponse\"\x1d\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/webhooks\x12\x95\x01\n\nGetWebhook\x12,.storymesh.notification.v1.GetWebhookRequest\x1a-.storymesh.notification.v1.GetWebhookResponse\"*\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/webhooks/{webhook_id}\x12\xa3\x01\n\rUpdateWebhook\x12/.storymesh.notification.v1.UpdateWebhookRequest\x1a\x30.storymesh.notification.v1.UpdateWebhookResponse\"/\x90\x02\x02\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x1e\x32\x19/v1/webhooks/{webhook_id}:\x01*\x12\x9e\x01\n\rDeleteWebhook\x12/.storymesh.notification.v1.DeleteWebhookRequest\x1a\x30.storymesh.notification.v1.DeleteWebhookResponse\"*\x90\x02\x02\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x1b*\x19/v1/webhooks/{webhook_id}\x12\xbd\x01\n\x13RotateWebhookSecret\x12\x35.storymesh.notification.v1.RotateWebhookSecretRequest\x1a\x36.storymesh.notification.v1.RotateWebhookSecretResponse\"7\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02+\"&/v1/webhooks/{webhook_id}:rotateSecret:\x01*\x12\x9f\x01\n\x0bTestWebhook\x12-.storymesh.notification.v1.TestWebhookRequest\x1a..storymesh.notification.v1.TestWebhookResponse\"1\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02#\"\x1e/v1/webhooks/{webhook_id}:test:\x01*\x12\xc1\x01\n\x15ListWebhookDeliveries\x12\x37.storymesh.notification.v1.ListWebhookDeliveriesRequest\x1a\x38.storymesh.notification.v1.ListWebhookDeliveriesResponse\"5\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02&\x12$/v1/webhooks/{webhook_id}/deliveries\x12\xdb\x01\n\x15ResendWebhookDelivery\x12\x37.storymesh.notification.v1.ResendWebhookDeliveryRequest\x1a\x38.storymesh.notification.v1.ResendWebhookDeliveryResponse\"O\x90\x02\x02\xb2\xe1\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02>\"9/v1/webhooks/{webhook_id}/deliveries/{delivery_id}:resend:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,6 +60,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROTATEWEBHOOKSECRETREQUEST'].fields_by_name['webhook_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_TESTWEBHOOKREQUEST'].fields_by_name['webhook_id']._loaded_options = None
   _globals['_TESTWEBHOOKREQUEST'].fields_by_name['webhook_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_LISTWEBHOOKDELIVERIESREQUEST'].fields_by_name['webhook_id']._loaded_options = None
+  _globals['_LISTWEBHOOKDELIVERIESREQUEST'].fields_by_name['webhook_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_LISTWEBHOOKDELIVERIESREQUEST'].fields_by_name['state']._loaded_options = None
+  _globals['_LISTWEBHOOKDELIVERIESREQUEST'].fields_by_name['state']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LISTWEBHOOKDELIVERIESREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTWEBHOOKDELIVERIESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\006\032\004\030d(\000'
+  _globals['_LISTWEBHOOKDELIVERIESREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTWEBHOOKDELIVERIESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003(\200\004'
+  _globals['_RESENDWEBHOOKDELIVERYREQUEST'].fields_by_name['webhook_id']._loaded_options = None
+  _globals['_RESENDWEBHOOKDELIVERYREQUEST'].fields_by_name['webhook_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_RESENDWEBHOOKDELIVERYREQUEST'].fields_by_name['delivery_id']._loaded_options = None
+  _globals['_RESENDWEBHOOKDELIVERYREQUEST'].fields_by_name['delivery_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_WEBHOOKSERVICE'].methods_by_name['CreateWebhook']._loaded_options = None
   _globals['_WEBHOOKSERVICE'].methods_by_name['CreateWebhook']._serialized_options = b'\262\341\030\004\010\002\020\002\202\323\344\223\002\021\"\014/v1/webhooks:\001*'
   _globals['_WEBHOOKSERVICE'].methods_by_name['ListWebhooks']._loaded_options = None
@@ -73,36 +86,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WEBHOOKSERVICE'].methods_by_name['RotateWebhookSecret']._serialized_options = b'\262\341\030\002\010\002\202\323\344\223\002+\"&/v1/webhooks/{webhook_id}:rotateSecret:\001*'
   _globals['_WEBHOOKSERVICE'].methods_by_name['TestWebhook']._loaded_options = None
   _globals['_WEBHOOKSERVICE'].methods_by_name['TestWebhook']._serialized_options = b'\262\341\030\004\010\002\020\002\202\323\344\223\002#\"\036/v1/webhooks/{webhook_id}:test:\001*'
-  _globals['_CREATEWEBHOOKREQUEST']._serialized_start=166
-  _globals['_CREATEWEBHOOKREQUEST']._serialized_end=382
-  _globals['_CREATEWEBHOOKRESPONSE']._serialized_start=384
-  _globals['_CREATEWEBHOOKRESPONSE']._serialized_end=493
-  _globals['_LISTWEBHOOKSREQUEST']._serialized_start=495
-  _globals['_LISTWEBHOOKSREQUEST']._serialized_end=597
-  _globals['_LISTWEBHOOKSRESPONSE']._serialized_start=599
-  _globals['_LISTWEBHOOKSRESPONSE']._serialized_end=725
-  _globals['_GETWEBHOOKREQUEST']._serialized_start=727
-  _globals['_GETWEBHOOKREQUEST']._serialized_end=787
-  _globals['_GETWEBHOOKRESPONSE']._serialized_start=789
-  _globals['_GETWEBHOOKRESPONSE']._serialized_end=871
-  _globals['_UPDATEWEBHOOKREQUEST']._serialized_start=874
-  _globals['_UPDATEWEBHOOKREQUEST']._serialized_end=1182
-  _globals['_WEBHOOKTYPES']._serialized_start=1184
-  _globals['_WEBHOOKTYPES']._serialized_end=1286
-  _globals['_UPDATEWEBHOOKRESPONSE']._serialized_start=1288
-  _globals['_UPDATEWEBHOOKRESPONSE']._serialized_end=1373
-  _globals['_DELETEWEBHOOKREQUEST']._serialized_start=1375
-  _globals['_DELETEWEBHOOKREQUEST']._serialized_end=1438
-  _globals['_DELETEWEBHOOKRESPONSE']._serialized_start=1440
-  _globals['_DELETEWEBHOOKRESPONSE']._serialized_end=1463
-  _globals['_ROTATEWEBHOOKSECRETREQUEST']._serialized_start=1465
-  _globals['_ROTATEWEBHOOKSECRETREQUEST']._serialized_end=1578
-  _globals['_ROTATEWEBHOOKSECRETRESPONSE']._serialized_start=1580
-  _globals['_ROTATEWEBHOOKSECRETRESPONSE']._serialized_end=1695
-  _globals['_TESTWEBHOOKREQUEST']._serialized_start=1697
-  _globals['_TESTWEBHOOKREQUEST']._serialized_end=1758
-  _globals['_TESTWEBHOOKRESPONSE']._serialized_start=1760
-  _globals['_TESTWEBHOOKRESPONSE']._serialized_end=1883
-  _globals['_WEBHOOKSERVICE']._serialized_start=1886
-  _globals['_WEBHOOKSERVICE']._serialized_end=3030
+  _globals['_WEBHOOKSERVICE'].methods_by_name['ListWebhookDeliveries']._loaded_options = None
+  _globals['_WEBHOOKSERVICE'].methods_by_name['ListWebhookDeliveries']._serialized_options = b'\220\002\001\262\341\030\002\010\002\202\323\344\223\002&\022$/v1/webhooks/{webhook_id}/deliveries'
+  _globals['_WEBHOOKSERVICE'].methods_by_name['ResendWebhookDelivery']._loaded_options = None
+  _globals['_WEBHOOKSERVICE'].methods_by_name['ResendWebhookDelivery']._serialized_options = b'\220\002\002\262\341\030\004\010\002\020\002\202\323\344\223\002>\"9/v1/webhooks/{webhook_id}/deliveries/{delivery_id}:resend:\001*'
+  _globals['_CREATEWEBHOOKREQUEST']._serialized_start=208
+  _globals['_CREATEWEBHOOKREQUEST']._serialized_end=424
+  _globals['_CREATEWEBHOOKRESPONSE']._serialized_start=426
+  _globals['_CREATEWEBHOOKRESPONSE']._serialized_end=535
+  _globals['_LISTWEBHOOKSREQUEST']._serialized_start=537
+  _globals['_LISTWEBHOOKSREQUEST']._serialized_end=639
+  _globals['_LISTWEBHOOKSRESPONSE']._serialized_start=641
+  _globals['_LISTWEBHOOKSRESPONSE']._serialized_end=767
+  _globals['_GETWEBHOOKREQUEST']._serialized_start=769
+  _globals['_GETWEBHOOKREQUEST']._serialized_end=829
+  _globals['_GETWEBHOOKRESPONSE']._serialized_start=831
+  _globals['_GETWEBHOOKRESPONSE']._serialized_end=913
+  _globals['_UPDATEWEBHOOKREQUEST']._serialized_start=916
+  _globals['_UPDATEWEBHOOKREQUEST']._serialized_end=1224
+  _globals['_WEBHOOKTYPES']._serialized_start=1226
+  _globals['_WEBHOOKTYPES']._serialized_end=1328
+  _globals['_UPDATEWEBHOOKRESPONSE']._serialized_start=1330
+  _globals['_UPDATEWEBHOOKRESPONSE']._serialized_end=1415
+  _globals['_DELETEWEBHOOKREQUEST']._serialized_start=1417
+  _globals['_DELETEWEBHOOKREQUEST']._serialized_end=1480
+  _globals['_DELETEWEBHOOKRESPONSE']._serialized_start=1482
+  _globals['_DELETEWEBHOOKRESPONSE']._serialized_end=1505
+  _globals['_ROTATEWEBHOOKSECRETREQUEST']._serialized_start=1507
+  _globals['_ROTATEWEBHOOKSECRETREQUEST']._serialized_end=1620
+  _globals['_ROTATEWEBHOOKSECRETRESPONSE']._serialized_start=1622
+  _globals['_ROTATEWEBHOOKSECRETRESPONSE']._serialized_end=1737
+  _globals['_TESTWEBHOOKREQUEST']._serialized_start=1739
+  _globals['_TESTWEBHOOKREQUEST']._serialized_end=1800
+  _globals['_TESTWEBHOOKRESPONSE']._serialized_start=1802
+  _globals['_TESTWEBHOOKRESPONSE']._serialized_end=1925
+  _globals['_LISTWEBHOOKDELIVERIESREQUEST']._serialized_start=1928
+  _globals['_LISTWEBHOOKDELIVERIESREQUEST']._serialized_end=2154
+  _globals['_LISTWEBHOOKDELIVERIESRESPONSE']._serialized_start=2157
+  _globals['_LISTWEBHOOKDELIVERIESRESPONSE']._serialized_end=2304
+  _globals['_RESENDWEBHOOKDELIVERYREQUEST']._serialized_start=2306
+  _globals['_RESENDWEBHOOKDELIVERYREQUEST']._serialized_end=2420
+  _globals['_RESENDWEBHOOKDELIVERYRESPONSE']._serialized_start=2422
+  _globals['_RESENDWEBHOOKDELIVERYRESPONSE']._serialized_end=2525
+  _globals['_WEBHOOKSERVICE']._serialized_start=2528
+  _globals['_WEBHOOKSERVICE']._serialized_end=4090
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class WebhookServiceStub:
-    """The caller's webhooks. Everyone sees only their own: another's looks like one that does not exist.
+    """The caller's webhooks. Everyone sees only their own: another's looks like one that does not exist. They follow what their owner has
+    chosen for each kind, and the pause, save notices about security, which are always sent; quiet hours, digests and limits of mails do
+    not concern them.
     """
 
     def __init__(self, channel):
@@ -70,18 +72,30 @@ class WebhookServiceStub:
                 request_serializer=storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.TestWebhookRequest.SerializeToString,
                 response_deserializer=storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.TestWebhookResponse.FromString,
                 _registered_method=True)
+        self.ListWebhookDeliveries = channel.unary_unary(
+                '/storymesh.notification.v1.WebhookService/ListWebhookDeliveries',
+                request_serializer=storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.ListWebhookDeliveriesRequest.SerializeToString,
+                response_deserializer=storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.ListWebhookDeliveriesResponse.FromString,
+                _registered_method=True)
+        self.ResendWebhookDelivery = channel.unary_unary(
+                '/storymesh.notification.v1.WebhookService/ResendWebhookDelivery',
+                request_serializer=storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.ResendWebhookDeliveryRequest.SerializeToString,
+                response_deserializer=storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.ResendWebhookDeliveryResponse.FromString,
+                _registered_method=True)
 
 
 class WebhookServiceServicer:
-    """The caller's webhooks. Everyone sees only their own: another's looks like one that does not exist.
+    """The caller's webhooks. Everyone sees only their own: another's looks like one that does not exist. They follow what their owner has
+    chosen for each kind, and the pause, save notices about security, which are always sent; quiet hours, digests and limits of mails do
+    not concern them.
     """
 
     def CreateWebhook(self, request, context):
         """Registers a webhook; the answer alone shows its secret. Not idempotent: each call makes a webhook. The URL must begin with https://
         and name a host by its full name, with a port that this deployment allows, 443 or 8443 unless set otherwise, without a user name,
         password or fragment; every address of the host must be public.
-        Errors: INVALID_ARGUMENT with field violations, that of the URL with the reason URL_INVALID, URL_NOT_HTTPS, URL_CREDENTIALS,
-        URL_HOST_INVALID, URL_PORT_REFUSED or ADDRESS_REFUSED; FAILED_PRECONDITION TOO_MANY_WEBHOOKS; UNAUTHENTICATED SESSION_REVOKED for an
+        Errors: INVALID_ARGUMENT with field violations, that of a kind that goes by no webhook with the reason TYPE_NOT_BY_WEBHOOK, that of
+        the URL with the reason URL_INVALID, URL_NOT_HTTPS, URL_CREDENTIALS, URL_HOST_INVALID, URL_PORT_REFUSED or ADDRESS_REFUSED; FAILED_PRECONDITION TOO_MANY_WEBHOOKS; UNAUTHENTICATED SESSION_REVOKED for an
         account that was just deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -138,6 +152,24 @@ class WebhookServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListWebhookDeliveries(self, request, context):
+        """Lists the messages to a webhook, newest first, for as long as deliveries are kept.
+        Errors: NOT_FOUND WEBHOOK_NOT_FOUND; INVALID_ARGUMENT for a page_token that this method did not hand out for this query.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResendWebhookDelivery(self, request, context):
+        """Sends a message once more, under the same id: one that waits is tried at once, one that failed or that was suppressed because the
+        webhook was disabled is queued again. One that was sent is left alone. Idempotent.
+        Errors: NOT_FOUND WEBHOOK_NOT_FOUND, DELIVERY_NOT_FOUND; FAILED_PRECONDITION WEBHOOK_DISABLED while nothing is sent to the webhook,
+        DELIVERY_NOT_RESENDABLE when its time is over, or the person's own choice suppressed it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WebhookServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -176,6 +208,16 @@ def add_WebhookServiceServicer_to_server(servicer, server):
                     request_deserializer=storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.TestWebhookRequest.FromString,
                     response_serializer=storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.TestWebhookResponse.SerializeToString,
             ),
+            'ListWebhookDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWebhookDeliveries,
+                    request_deserializer=storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.ListWebhookDeliveriesRequest.FromString,
+                    response_serializer=storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.ListWebhookDeliveriesResponse.SerializeToString,
+            ),
+            'ResendWebhookDelivery': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResendWebhookDelivery,
+                    request_deserializer=storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.ResendWebhookDeliveryRequest.FromString,
+                    response_serializer=storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.ResendWebhookDeliveryResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'storymesh.notification.v1.WebhookService', rpc_method_handlers)
@@ -185,7 +227,9 @@ def add_WebhookServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WebhookService:
-    """The caller's webhooks. Everyone sees only their own: another's looks like one that does not exist.
+    """The caller's webhooks. Everyone sees only their own: another's looks like one that does not exist. They follow what their owner has
+    chosen for each kind, and the pause, save notices about security, which are always sent; quiet hours, digests and limits of mails do
+    not concern them.
     """
 
     @staticmethod
@@ -367,6 +411,60 @@ class WebhookService:
             '/storymesh.notification.v1.WebhookService/TestWebhook',
             storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.TestWebhookRequest.SerializeToString,
             storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.TestWebhookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWebhookDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.notification.v1.WebhookService/ListWebhookDeliveries',
+            storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.ListWebhookDeliveriesRequest.SerializeToString,
+            storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.ListWebhookDeliveriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResendWebhookDelivery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.notification.v1.WebhookService/ResendWebhookDelivery',
+            storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.ResendWebhookDeliveryRequest.SerializeToString,
+            storymesh_dot_notification_dot_v1_dot_webhook__service__pb2.ResendWebhookDeliveryResponse.FromString,
             options,
             channel_credentials,
             insecure,

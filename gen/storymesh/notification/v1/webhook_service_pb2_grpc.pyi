@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WebhookServiceStub:
-    """The caller's webhooks. Everyone sees only their own: another's looks like one that does not exist."""
+    """The caller's webhooks. Everyone sees only their own: another's looks like one that does not exist. They follow what their owner has
+    chosen for each kind, and the pause, save notices about security, which are always sent; quiet hours, digests and limits of mails do
+    not concern them.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -37,8 +40,8 @@ class WebhookServiceStub:
     """Registers a webhook; the answer alone shows its secret. Not idempotent: each call makes a webhook. The URL must begin with https://
     and name a host by its full name, with a port that this deployment allows, 443 or 8443 unless set otherwise, without a user name,
     password or fragment; every address of the host must be public.
-    Errors: INVALID_ARGUMENT with field violations, that of the URL with the reason URL_INVALID, URL_NOT_HTTPS, URL_CREDENTIALS,
-    URL_HOST_INVALID, URL_PORT_REFUSED or ADDRESS_REFUSED; FAILED_PRECONDITION TOO_MANY_WEBHOOKS; UNAUTHENTICATED SESSION_REVOKED for an
+    Errors: INVALID_ARGUMENT with field violations, that of a kind that goes by no webhook with the reason TYPE_NOT_BY_WEBHOOK, that of
+    the URL with the reason URL_INVALID, URL_NOT_HTTPS, URL_CREDENTIALS, URL_HOST_INVALID, URL_PORT_REFUSED or ADDRESS_REFUSED; FAILED_PRECONDITION TOO_MANY_WEBHOOKS; UNAUTHENTICATED SESSION_REVOKED for an
     account that was just deleted.
     """
     ListWebhooks: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.ListWebhooksRequest, _webhook_service_pb2.ListWebhooksResponse]
@@ -67,18 +70,31 @@ class WebhookServiceStub:
     nothing of the webhook.
     Errors: NOT_FOUND WEBHOOK_NOT_FOUND. A receiver that does not take the message is no error of this method.
     """
+    ListWebhookDeliveries: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.ListWebhookDeliveriesRequest, _webhook_service_pb2.ListWebhookDeliveriesResponse]
+    """Lists the messages to a webhook, newest first, for as long as deliveries are kept.
+    Errors: NOT_FOUND WEBHOOK_NOT_FOUND; INVALID_ARGUMENT for a page_token that this method did not hand out for this query.
+    """
+    ResendWebhookDelivery: _grpc.UnaryUnaryMultiCallable[_webhook_service_pb2.ResendWebhookDeliveryRequest, _webhook_service_pb2.ResendWebhookDeliveryResponse]
+    """Sends a message once more, under the same id: one that waits is tried at once, one that failed or that was suppressed because the
+    webhook was disabled is queued again. One that was sent is left alone. Idempotent.
+    Errors: NOT_FOUND WEBHOOK_NOT_FOUND, DELIVERY_NOT_FOUND; FAILED_PRECONDITION WEBHOOK_DISABLED while nothing is sent to the webhook,
+    DELIVERY_NOT_RESENDABLE when its time is over, or the person's own choice suppressed it.
+    """
 
 @_typing.type_check_only
 class WebhookServiceAsyncStub(WebhookServiceStub):
-    """The caller's webhooks. Everyone sees only their own: another's looks like one that does not exist."""
+    """The caller's webhooks. Everyone sees only their own: another's looks like one that does not exist. They follow what their owner has
+    chosen for each kind, and the pause, save notices about security, which are always sent; quiet hours, digests and limits of mails do
+    not concern them.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateWebhook: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.CreateWebhookRequest, _webhook_service_pb2.CreateWebhookResponse]  # type: ignore[assignment]
     """Registers a webhook; the answer alone shows its secret. Not idempotent: each call makes a webhook. The URL must begin with https://
     and name a host by its full name, with a port that this deployment allows, 443 or 8443 unless set otherwise, without a user name,
     password or fragment; every address of the host must be public.
-    Errors: INVALID_ARGUMENT with field violations, that of the URL with the reason URL_INVALID, URL_NOT_HTTPS, URL_CREDENTIALS,
-    URL_HOST_INVALID, URL_PORT_REFUSED or ADDRESS_REFUSED; FAILED_PRECONDITION TOO_MANY_WEBHOOKS; UNAUTHENTICATED SESSION_REVOKED for an
+    Errors: INVALID_ARGUMENT with field violations, that of a kind that goes by no webhook with the reason TYPE_NOT_BY_WEBHOOK, that of
+    the URL with the reason URL_INVALID, URL_NOT_HTTPS, URL_CREDENTIALS, URL_HOST_INVALID, URL_PORT_REFUSED or ADDRESS_REFUSED; FAILED_PRECONDITION TOO_MANY_WEBHOOKS; UNAUTHENTICATED SESSION_REVOKED for an
     account that was just deleted.
     """
     ListWebhooks: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.ListWebhooksRequest, _webhook_service_pb2.ListWebhooksResponse]  # type: ignore[assignment]
@@ -107,9 +123,22 @@ class WebhookServiceAsyncStub(WebhookServiceStub):
     nothing of the webhook.
     Errors: NOT_FOUND WEBHOOK_NOT_FOUND. A receiver that does not take the message is no error of this method.
     """
+    ListWebhookDeliveries: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.ListWebhookDeliveriesRequest, _webhook_service_pb2.ListWebhookDeliveriesResponse]  # type: ignore[assignment]
+    """Lists the messages to a webhook, newest first, for as long as deliveries are kept.
+    Errors: NOT_FOUND WEBHOOK_NOT_FOUND; INVALID_ARGUMENT for a page_token that this method did not hand out for this query.
+    """
+    ResendWebhookDelivery: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.ResendWebhookDeliveryRequest, _webhook_service_pb2.ResendWebhookDeliveryResponse]  # type: ignore[assignment]
+    """Sends a message once more, under the same id: one that waits is tried at once, one that failed or that was suppressed because the
+    webhook was disabled is queued again. One that was sent is left alone. Idempotent.
+    Errors: NOT_FOUND WEBHOOK_NOT_FOUND, DELIVERY_NOT_FOUND; FAILED_PRECONDITION WEBHOOK_DISABLED while nothing is sent to the webhook,
+    DELIVERY_NOT_RESENDABLE when its time is over, or the person's own choice suppressed it.
+    """
 
 class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The caller's webhooks. Everyone sees only their own: another's looks like one that does not exist."""
+    """The caller's webhooks. Everyone sees only their own: another's looks like one that does not exist. They follow what their owner has
+    chosen for each kind, and the pause, save notices about security, which are always sent; quiet hours, digests and limits of mails do
+    not concern them.
+    """
 
     @_abc_1.abstractmethod
     def CreateWebhook(
@@ -120,8 +149,8 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         """Registers a webhook; the answer alone shows its secret. Not idempotent: each call makes a webhook. The URL must begin with https://
         and name a host by its full name, with a port that this deployment allows, 443 or 8443 unless set otherwise, without a user name,
         password or fragment; every address of the host must be public.
-        Errors: INVALID_ARGUMENT with field violations, that of the URL with the reason URL_INVALID, URL_NOT_HTTPS, URL_CREDENTIALS,
-        URL_HOST_INVALID, URL_PORT_REFUSED or ADDRESS_REFUSED; FAILED_PRECONDITION TOO_MANY_WEBHOOKS; UNAUTHENTICATED SESSION_REVOKED for an
+        Errors: INVALID_ARGUMENT with field violations, that of a kind that goes by no webhook with the reason TYPE_NOT_BY_WEBHOOK, that of
+        the URL with the reason URL_INVALID, URL_NOT_HTTPS, URL_CREDENTIALS, URL_HOST_INVALID, URL_PORT_REFUSED or ADDRESS_REFUSED; FAILED_PRECONDITION TOO_MANY_WEBHOOKS; UNAUTHENTICATED SESSION_REVOKED for an
         account that was just deleted.
         """
 
@@ -185,6 +214,28 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends a message of the type TEST at once, also to a disabled webhook, and waits for the answer. It is not repeated, and changes
         nothing of the webhook.
         Errors: NOT_FOUND WEBHOOK_NOT_FOUND. A receiver that does not take the message is no error of this method.
+        """
+
+    @_abc_1.abstractmethod
+    def ListWebhookDeliveries(
+        self,
+        request: _webhook_service_pb2.ListWebhookDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_webhook_service_pb2.ListWebhookDeliveriesResponse, _abc.Awaitable[_webhook_service_pb2.ListWebhookDeliveriesResponse]]:
+        """Lists the messages to a webhook, newest first, for as long as deliveries are kept.
+        Errors: NOT_FOUND WEBHOOK_NOT_FOUND; INVALID_ARGUMENT for a page_token that this method did not hand out for this query.
+        """
+
+    @_abc_1.abstractmethod
+    def ResendWebhookDelivery(
+        self,
+        request: _webhook_service_pb2.ResendWebhookDeliveryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_webhook_service_pb2.ResendWebhookDeliveryResponse, _abc.Awaitable[_webhook_service_pb2.ResendWebhookDeliveryResponse]]:
+        """Sends a message once more, under the same id: one that waits is tried at once, one that failed or that was suppressed because the
+        webhook was disabled is queued again. One that was sent is left alone. Idempotent.
+        Errors: NOT_FOUND WEBHOOK_NOT_FOUND, DELIVERY_NOT_FOUND; FAILED_PRECONDITION WEBHOOK_DISABLED while nothing is sent to the webhook,
+        DELIVERY_NOT_RESENDABLE when its time is over, or the person's own choice suppressed it.
         """
 
 def add_WebhookServiceServicer_to_server(servicer: WebhookServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,6 +26,7 @@ _SAMPLES: Facts = {
     "device_name": "Firefox on Linux",
     "ip": "198.51.100.7",
     "sign_in_time": NOW,
+    "description": "The lamp in the hall",
     "stop_token": "sms1_dGhpcyBpcyBhIHNhbXBsZSBhbmQgc3RvcHMgbm90aGluZw",
     "stop_expire_time": NOW + timedelta(days=7),
 }

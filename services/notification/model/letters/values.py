@@ -12,7 +12,7 @@ from ..words import EXCERPT_LENGTH, NAME_LENGTH, TITLE_LENGTH, plain
 Facts = Mapping[str, Any]
 """The fields of an event and of the message sealed in it, by name; enum values by name, times in UTC."""
 
-_LENGTHS = {"first_name": NAME_LENGTH, "device_name": NAME_LENGTH, "title": TITLE_LENGTH}
+_LENGTHS = {"first_name": NAME_LENGTH, "device_name": NAME_LENGTH, "title": TITLE_LENGTH, "description": TITLE_LENGTH}
 """The longest that a text is shown, by its name; others: EXCERPT_LENGTH."""
 
 _OF_THE_MESH = frozenset({"code", "stop_token", "ip", "page_path"})
