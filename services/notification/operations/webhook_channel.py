@@ -71,7 +71,9 @@ class WebhookChannel:
         if webhook.disabled:
             raise Undeliverable(Outcome(DeliveryState.SUPPRESSED, store.deliveries.WEBHOOK_DISABLED))
         if self._handing_over[webhook.id] >= self._most_to_a_receiver:
-            raise Undeliverable(Outcome(DeliveryState.QUEUED, "RECEIVER_SLOW", retry_after=_SLOW_RECEIVER_PAUSE))
+            raise Undeliverable(
+                Outcome(DeliveryState.QUEUED, "RECEIVER_SLOW", retry_after=_SLOW_RECEIVER_PAUSE, setback=False)
+            )
         try:
             url = self._rules.read(self._seals.url(webhook))
             secrets = self._seals.secrets(webhook, self._clock())

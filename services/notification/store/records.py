@@ -137,7 +137,8 @@ async def resend(tx: Transaction, ended: DeliveryRecord, now: datetime, *, why: 
     `why` says by whom, and for what reason.
     """
     again = update(deliveries).where(_row.id == ended.id, _row.event.is_not(None))
-    queued = again.values(state=DeliveryState.QUEUED, reason="", due_at=now, leased_until=None, changed_at=now)
+    fresh = {"setbacks": 0, "unsettled": 0, "leased_until": None}
+    queued = again.values(state=DeliveryState.QUEUED, reason="", due_at=now, changed_at=now, **fresh)
     if not (await tx.execute(queued)).rowcount:
         return False
     await _add_step(tx, ended, now, Decision.RESENT, why)
