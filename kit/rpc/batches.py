@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, cast
 import grpc
 
 from kit.errors import Internal, MeshError
+from kit.runtime import tracing
 
 from .statuses import as_mesh_error, to_grpc
 
@@ -59,16 +61,30 @@ class Batch:
         """Blocks, also while a coroutine function runs on the loop."""
         if inspect.iscoroutinefunction(self.handler):
             return asyncio.run_coroutine_threadsafe(self.answer_on_loop(calls), loop).result()
+        began = time.time_ns()
         try:
-            return self._checked(calls, cast("Sequence[Answer]", self.handler(calls)))
+            answers = self._checked(calls, cast("Sequence[Answer]", self.handler(calls)))
         except Exception as error:
-            return self._failed(calls, error)
+            answers = self._failed(calls, error)
+        return self._traced(calls, answers, began)
 
     async def answer_on_loop(self, calls: Sequence[BatchedCall]) -> Sequence[bytes | grpc.Status]:
+        began = time.time_ns()
         try:
-            return self._checked(calls, await cast("Awaitable[Sequence[Answer]]", self.handler(calls)))
+            answers = self._checked(calls, await cast("Awaitable[Sequence[Answer]]", self.handler(calls)))
         except Exception as error:
-            return self._failed(calls, error)
+            answers = self._failed(calls, error)
+        return self._traced(calls, answers, began)
+
+    def _traced(
+        self, calls: Sequence[BatchedCall], answers: Sequence[bytes | grpc.Status], began: int
+    ) -> Sequence[bytes | grpc.Status]:
+        """The answers; each call gets a span in its caller's trace, if spans go anywhere."""
+        if tracing.exports():
+            for call, answer in zip(calls, answers, strict=True):
+                code = 0 if isinstance(answer, bytes) else code_of(answer)
+                tracing.served(self.path, call.metadata, began=began, code=code)
+        return answers
 
     def _checked(self, calls: Sequence[BatchedCall], answers: Sequence[Answer]) -> Sequence[bytes | grpc.Status]:
         if len(answers) != len(calls):

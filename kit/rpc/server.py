@@ -79,7 +79,7 @@ class Server:
     def add_batched(self, service: str, method: str, handler: BatchHandler, *, most: int = 256) -> None:
         """A method of a foreign contract whose calls are answered together, at most so many at once.
 
-        Nothing happens around the handler: no access, no validation, no request log, no span. It has to decode and to answer bytes.
+        Around the handler there is nothing but a span: no access, no validation, no request log. It decodes, and answers bytes.
         """
         path = f"/{service}/{method}"
         self._batches[path] = Batch(path, handler, most)

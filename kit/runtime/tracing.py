@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from opentelemetry import context, propagate, trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 _tracer = trace.get_tracer("storymesh")
 
 
+class _Provider(TracerProvider):
+    """A provider that can tell whether its spans go anywhere."""
+
+    exports = False
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        self.exports = True
+        super().add_span_processor(span_processor)
+
+
 def configure(service: str, otlp_endpoint: str) -> TracerProvider:
     """Once per process. Shut the provider down at the end, so that the last spans are sent."""
-    provider = TracerProvider(resource=Resource.create({"service.name": service}))
+    provider = _Provider(resource=Resource.create({"service.name": service}))
     if otlp_endpoint:
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(otlp_endpoint, insecure=True)))
     trace.set_tracer_provider(provider)
@@ -55,12 +66,35 @@ def serving(path: str, metadata: Iterable[tuple[str, str | bytes]]) -> Iterator[
         _tracer.start_as_current_span(
             f"{service}/{method}",
             kind=trace.SpanKind.SERVER,
-            attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": method},
+            attributes=_attributes(service, method),
             record_exception=False,
             set_status_on_exception=False,
         ) as span,
     ):
         yield span
+
+
+def exports() -> bool:
+    """Whether spans are exported. Where they are not, a call too short to be worth one need not make it."""
+    provider = trace.get_tracer_provider()
+    return not isinstance(provider, _Provider) or provider.exports
+
+
+def served(path: str, metadata: Iterable[tuple[str, str | bytes]], *, began: int, code: int) -> None:
+    """Record the span of a call that has just been answered with this status code; `began` is in nanoseconds since 1970.
+
+    For calls that are answered together, which cannot each be the current span meanwhile.
+    """
+    service, _, method = path.lstrip("/").partition("/")
+    parent = propagate.extract({name: value for name, value in metadata if isinstance(value, str)})
+    attributes = _attributes(service, method) | {"rpc.grpc.status_code": code}
+    _tracer.start_span(
+        f"{service}/{method}", parent, kind=trace.SpanKind.SERVER, attributes=attributes, start_time=began
+    ).end()
+
+
+def _attributes(service: str, method: str) -> dict[str, Any]:
+    return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
 
 
 @contextmanager
