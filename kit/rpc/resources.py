@@ -16,6 +16,7 @@ from grpc.aio import Channel
 from redis.asyncio import Redis
 
 from kit.data import redis as kit_redis
+from kit.data.blocking_redis import BlockingRedis
 from kit.data.database import Database
 from kit.identity.jwks import fetch_from
 from kit.identity.revocation_feed import RevocationFollower
@@ -99,6 +100,12 @@ class Resources:
         opened = kit_redis.connect(self._settings.redis_url.get_secret_value())
         self._closing.push_async_callback(opened.aclose)
         self._watches.append(kit_redis.liveness(opened).watch)
+        return opened
+
+    def blocking_redis(self) -> BlockingRedis:
+        """A connection to the same Redis for a thread that may block."""
+        opened = BlockingRedis(self.redis)
+        self.when_closing(opened.close)
         return opened
 
     def channel(self, callee: str) -> Channel:

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from foreign.rls_pb2_grpc import add_RateLimitServiceServicer_to_server
-
+from kit.data.redis import liveness
 from kit.rpc.resources import Resources
 from kit.rpc.server import Server
 from kit.runtime import process
@@ -16,7 +15,8 @@ from kit.runtime import process
 from .commands import check
 from .config import RateLimitSettings
 from .operations import operations
-from .servicer import RateLimits
+from .servicer import METHOD, SERVICE, RateLimits
+from .store.buckets import MOST_CALLS
 from .store.rules_file import BadRules
 
 
@@ -29,8 +29,9 @@ async def serve(settings: RateLimitSettings) -> None:
         # Redis is optional for readiness: without it each rule states its answer, which Envoy could not get from an unhealthy
         # server.
         server = Server(settings, required={}, optional={"redis": resources.redis.ping})
-        server.add_foreign(add_RateLimitServiceServicer_to_server, RateLimits(ops.buckets))
+        server.add_batched(SERVICE, METHOD, RateLimits(ops.buckets).answer, most=MOST_CALLS)
         server.background(ops.rules.follow)
+        server.background(liveness(resources.redis).watch)
         await server.run()
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 
 import pytest
 from redis.asyncio import Redis
 
 from kit.data import redis as kit_redis
+from kit.data.blocking_redis import BlockingRedis
 from local.harness import Servers
 from local.harness import servers as running_servers
 from services.ratelimit.operations.buckets import Buckets
-from services.ratelimit.store.buckets import BucketStore, retrying_once
+from services.ratelimit.store import BucketStore
+from services.ratelimit.store.buckets import RedisBucketStore
 from tests.ratelimit.building import BucketsFor
 
 PATIENT_SECONDS = 10.0
@@ -21,13 +24,14 @@ PATIENT_SECONDS = 10.0
 @pytest.fixture
 async def limiter_redis(servers: Servers, redis: Redis) -> AsyncIterator[Redis]:
     """The emptied Redis, through the limiter's own user."""
-    async with retrying_once(kit_redis.connect(servers.service_redis_url("ratelimit"))) as client:
+    async with kit_redis.connect(servers.service_redis_url("ratelimit")) as client:
         yield client
 
 
 @pytest.fixture
-def store(limiter_redis: Redis) -> BucketStore:
-    return BucketStore(limiter_redis)
+def store(limiter_redis: Redis) -> Iterator[BucketStore]:
+    with closing(BlockingRedis(limiter_redis)) as connection:
+        yield RedisBucketStore(connection)
 
 
 @pytest.fixture

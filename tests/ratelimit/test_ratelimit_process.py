@@ -16,11 +16,13 @@ import grpc
 import pytest
 from foreign import rls_pb2, rls_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from redis.asyncio import Redis
 
 from local.harness import Servers
 from services.ratelimit.__main__ import main, serve
 from services.ratelimit.config import RateLimitSettings
-from tests.ratelimit.building import BY_ADDRESS, LOCAL, PRODUCTION, asking
+from tests.kit.transports import TRANSPORTS
+from tests.ratelimit.building import BY_ADDRESS, LOCAL, PRODUCTION, asking, described
 
 pytestmark = pytest.mark.slow
 
@@ -58,12 +60,15 @@ async def until_redis_is(channel: grpc.aio.Channel, status: int) -> None:
 
 
 @asynccontextmanager
-async def serving(servers: Servers, rules: Path, address: str) -> AsyncIterator[tuple[Process, grpc.aio.Channel]]:
+async def serving(
+    servers: Servers, rules: Path, address: str, *, transport: str = "grpcio"
+) -> AsyncIterator[tuple[Process, grpc.aio.Channel]]:
     process = await started(
         {
             "STORYMESH_SECRETS_DIR": str(servers.secrets_dir("ratelimit")),
             "STORYMESH_RATE_LIMIT_RULES": str(rules),
             "STORYMESH_LISTEN": address,
+            "STORYMESH_GRPC_SERVER": transport,
         }
     )
     try:
@@ -118,6 +123,34 @@ async def test_it_serves_with_and_without_redis_says_which_and_ends_in_order(
         process.send_signal(signal.SIGTERM)
         _, errors = await process.communicate()
     assert (process.returncode, errors) == (0, b"")
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_limiter_that_is_killed_in_the_middle_of_batches_leaves_no_call_half_debited(
+    servers: Servers, redis: Redis, address: str, transport: str
+) -> None:
+    """Both rules have the same limit, so that both buckets are full at the same instant as long as they are debited together."""
+    call = asking(
+        described("class=credentials", "client_ip=192.0.2.7/32"), described("class=credentials", "user=a"), hits=7
+    )
+    keys = [
+        "ratelimit:{storymesh}:credentials-per-address:class=credentials:client_ip=192.0.2.7%2F32",
+        "ratelimit:{storymesh}:credentials-per-user:class=credentials:user=a",
+    ]
+    async with serving(servers, LOCAL, address, transport=transport) as (process, channel):
+        limiter = rls_pb2_grpc.RateLimitServiceStub(channel)
+        calls = [asyncio.ensure_future(limiter.ShouldRateLimit(call, timeout=20)) for _ in range(400)]
+        await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        process.kill()
+        await process.wait()
+        states = await redis.mget(keys)
+        await asyncio.gather(*calls, return_exceptions=True)
+    assert states[0]
+    assert states[0] == states[1]
+    async with serving(servers, LOCAL, address, transport=transport) as (_, channel):
+        answer = await rls_pb2_grpc.RateLimitServiceStub(channel).ShouldRateLimit(call, timeout=5)
+    assert answer.overall_code == rls_pb2.RateLimitResponse.OK
+    assert {status.limit_remaining < 5000 for status in answer.statuses} == {True}
 
 
 async def test_it_does_not_start_with_bad_rules(tmp_path: Path) -> None:

@@ -110,17 +110,17 @@ async def test_an_office_of_a_thousand_devices_refreshes_and_guessing_takes_noth
 ) -> None:
     buckets = buckets_for(load(PRODUCTION))
     for _ in range(100):
-        await buckets.check("storymesh", [by_address(rate_limit_class="credentials")], remaining=None)
+        buckets.check("storymesh", [by_address(rate_limit_class="credentials")], remaining=None)
     refreshes = [
-        await buckets.check("storymesh", [by_address(rate_limit_class="refresh")], remaining=None) for _ in range(1000)
+        buckets.check("storymesh", [by_address(rate_limit_class="refresh")], remaining=None) for _ in range(1000)
     ]
     assert all(decision.admitted for decision in refreshes)
     # Nor do refreshes take anything from a sign-in, here at another address than the guesser uses.
     office = by_address("198.51.100.7/32", rate_limit_class="refresh")
     for _ in range(3000):
-        await buckets.check("storymesh", [office], remaining=None)
+        buckets.check("storymesh", [office], remaining=None)
     sign_in = by_address("198.51.100.7/32", rate_limit_class="credentials")
-    assert (await buckets.check("storymesh", [sign_in], remaining=None)).admitted
+    assert (buckets.check("storymesh", [sign_in], remaining=None)).admitted
 
 
 def test_local_is_production_with_wider_numbers_only() -> None:
@@ -133,7 +133,7 @@ def test_local_is_production_with_wider_numbers_only() -> None:
 
 async def admitted(buckets: Buckets, rate_limit_class: str, calls: int) -> int:
     descriptors = [describe(rate_limit_class=rate_limit_class) for describe in DESCRIBE.values()]
-    decisions = [await buckets.check("storymesh", descriptors, remaining=None) for _ in range(calls)]
+    decisions = [buckets.check("storymesh", descriptors, remaining=None) for _ in range(calls)]
     return sum(decision.admitted for decision in decisions)
 
 

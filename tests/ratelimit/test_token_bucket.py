@@ -7,6 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from services.ratelimit.model import MICROSECONDS, Charge, Limit, take
+from services.ratelimit.store.memory import MemoryBucketStore
 
 NOW = 1_800_000_000 * MICROSECONDS
 
@@ -72,6 +73,37 @@ def test_a_call_is_charged_to_all_its_buckets_or_to_none(
         assert after == [debt + each.limit.interval for debt, each in zip(debts, charges, strict=True)]
     else:
         assert after == debts
+
+
+@given(
+    limits, st.lists(st.tuples(st.integers(-(10**10), 10**10), st.integers(0, 10**7), st.integers(1, 3)), max_size=40)
+)
+def test_a_clock_that_jumps_refills_a_bucket_at_most_once_a_jump_and_blocks_nobody_longer_than_an_empty_one(
+    limit: Limit, steps: list[tuple[int, int, int]]
+) -> None:
+    """Each step is a jump of the clock (backward where negative), true time that passes, and the hits of a call."""
+    clock = [NOW]
+    store = MemoryBucketStore(lambda: clock[0])
+    admitted = jumps = passed = 0
+    for jump, pause, hits in steps:
+        clock[0] += jump + pause
+        jumps += jump != 0
+        passed += pause
+        (taken,) = store.take([[charge(limit, hits)]], seconds=0)
+        admitted += hits if taken.admitted else 0
+        if hits <= limit.burst:
+            assert taken.verdicts[0].wait <= limit.capacity
+    assert admitted <= limit.burst * (1 + jumps) + passed * limit.requests / (limit.period_seconds * MICROSECONDS)
+
+
+def test_a_store_in_memory_forgets_the_buckets_that_are_full() -> None:
+    clock = [NOW]
+    store = MemoryBucketStore(lambda: clock[0])
+    limit = Limit(requests=1, period_seconds=1, burst=1)
+    for number in range(10_000):
+        clock[0] += MICROSECONDS // 100
+        store.take([[charge(limit, key=str(number))]], seconds=0)
+    assert len(store) < 3000
 
 
 @given(limits, st.integers(1, 500))

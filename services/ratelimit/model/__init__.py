@@ -1,14 +1,17 @@
-"""Token buckets as arithmetic: the charges of a check, and their verdicts.
+"""Token buckets as arithmetic: the charges of a call, and their verdicts.
 
 The buckets follow the generic cell rate algorithm: the state of one is the instant at which it will be full again. That number is a
 token bucket with an exact answer to "when may I try again", and a bucket without state is full. Times are whole microseconds: sums
 and differences of instants stay exact in Lua's doubles until the year 2255.
+
+What every check of a limit or a charge needs is computed once, when it is made: rules and repeated calls use the same ones again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 MICROSECONDS = 1_000_000
 
@@ -20,16 +23,15 @@ class Limit:
     requests: int
     period_seconds: int
     burst: int
+    interval: int = field(init=False, repr=False, compare=False)
+    """Microseconds per token, rounded up, so that a limit is never exceeded."""
 
-    @property
-    def interval(self) -> int:
-        """Microseconds per token, rounded up, so that a limit is never exceeded."""
-        return -(-self.period_seconds * MICROSECONDS // self.requests)
+    capacity: int = field(init=False, repr=False, compare=False)
+    """Microseconds in which an empty bucket fills."""
 
-    @property
-    def capacity(self) -> int:
-        """Microseconds in which an empty bucket fills."""
-        return self.interval * self.burst
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "interval", -(-self.period_seconds * MICROSECONDS // self.requests))
+        object.__setattr__(self, "capacity", self.interval * self.burst)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +41,26 @@ class Charge:
     key: str
     limit: Limit
     hits: int
+    debit: int = field(init=False, repr=False, compare=False)
+    """Microseconds by which the charge delays the instant of being full.
 
-    @property
-    def debit(self) -> int:
-        """Microseconds by which the charge delays the instant of being full.
+    More hits than the burst are never admitted; capping them keeps the sum small enough to be exact.
+    """
 
-        More hits than the burst are never admitted; capping them keeps the sum small enough to be exact.
-        """
-        return min(self.hits, self.limit.burst + 1) * self.limit.interval
+    need: int = field(init=False, repr=False, compare=False)
+    """Microseconds' worth of tokens that must be available for the charge to be admitted."""
 
-    @property
-    def need(self) -> int:
-        """Microseconds' worth of tokens that must be available for the charge to be admitted."""
-        return max(self.debit, self.limit.interval)
+    slot: str = field(init=False, repr=False, compare=False)
+    """The key's hash tag: keys with the same tag are in one slot of Redis Cluster."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slot", self.key.partition("{")[2].partition("}")[0])
+        debit = min(self.hits, self.limit.burst + 1) * self.limit.interval
+        object.__setattr__(self, "debit", debit)
+        object.__setattr__(self, "need", max(debit, self.limit.interval))
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """One bucket's answer, and its state after the call."""
 
     limit: Limit
@@ -77,15 +82,16 @@ class Verdict:
     @property
     def more_after(self) -> int:
         """Microseconds until the refused charge is admitted, or else until there is one token more; 0 when the bucket is full."""
-        if not self.admits:
-            return self.wait
-        if self.debt == 0:
+        limit, wait, debt = self
+        if wait > 0:
+            return wait
+        if debt == 0:
             return 0
-        return self.debt - (self.limit.capacity - (self.remaining + 1) * self.limit.interval)
+        # Tokens come back one interval apart, the last one when nothing is owed.
+        return (debt - 1) % limit.interval + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """The result of one call's charges, which are debited all or none."""
 
     at: int
@@ -95,24 +101,48 @@ class Taken:
 
     @property
     def admitted(self) -> bool:
-        return all(verdict.admits for verdict in self.verdicts)
+        return all(verdict.wait <= 0 for verdict in self.verdicts)
 
 
-def take(charges: Sequence[Charge], full_at: Sequence[int | None], *, at: int) -> Taken:
+Call = Sequence[Charge]
+"""The charges of one call, each to another bucket."""
+
+
+def take(charges: Call, full_at: Sequence[int | None], *, at: int) -> Taken:
     """Decide the charges, given each bucket's state; None is a full bucket. The Redis script must give the same results.
 
     A state further off than one whole bucket, left by a wider limit or by a clock that has since been set back, counts as empty.
     """
-    debts = [
-        0 if full is None else min(max(full - at, 0), charge.limit.capacity)
-        for charge, full in zip(charges, full_at, strict=True)
-    ]
-    waits = [debt + charge.need - charge.limit.capacity for charge, debt in zip(charges, debts, strict=True)]
-    admitted = all(wait <= 0 for wait in waits)
+    return judge(charges, [0 if full is None else max(full - at, 0) for full in full_at], at=at)
+
+
+def take_in_order(calls: Sequence[Call], full_at: MutableMapping[str, int], *, at: int) -> list[Taken]:
+    """Decide calls one after the other at one instant, and keep in `full_at` what they leave of each bucket.
+
+    A store that decides many calls at a time must give the same results.
+    """
+    results = []
+    for charges in calls:
+        taken = take(charges, [full_at.get(charge.key) for charge in charges], at=at)
+        if taken.admitted:
+            for charge, verdict in zip(charges, taken.verdicts, strict=True):
+                if charge.debit:
+                    full_at[charge.key] = at + verdict.debt
+        results.append(taken)
+    return results
+
+
+def judge(charges: Call, debts: Sequence[int], *, at: int) -> Taken:
+    """Decide the charges, given the microseconds after which each bucket is full if nothing is debited."""
+    admitted = True
+    pairs = []
+    for charge, owed in zip(charges, debts, strict=True):
+        capacity = charge.limit.capacity
+        debt = min(owed, capacity)
+        wait = debt + charge.need - capacity
+        admitted = admitted and wait <= 0
+        pairs.append((charge, wait, debt))
     return Taken(
         at,
-        tuple(
-            Verdict(charge.limit, wait, debt + (charge.debit if admitted else 0))
-            for charge, wait, debt in zip(charges, waits, debts, strict=True)
-        ),
+        tuple([Verdict(charge.limit, wait, debt + charge.debit if admitted else debt) for charge, wait, debt in pairs]),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kit.rpc.resources import Resources
 
 from ..config import RateLimitSettings
-from ..store.buckets import BucketStore, retrying_once
+from ..store.buckets import RedisBucketStore
 from .buckets import Buckets
 from .classes import load_fitting
 from .reload import LiveRules
@@ -24,5 +24,5 @@ class Operations:
 def operations(settings: RateLimitSettings, resources: Resources) -> Operations:
     """Build the operations. Raises BadRules when the rules file cannot be used."""
     rules = LiveRules(settings.rate_limit_rules, load_fitting)
-    store = BucketStore(retrying_once(resources.redis))
+    store = RedisBucketStore(resources.blocking_redis())
     return Operations(Buckets(store, rules.current, redis_seconds=settings.rate_limit_redis_seconds), rules)

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from ..model import MICROSECONDS
-from .buckets import Decision, tightest
+from ..model.rules import Rule
 
 
-def of(decision: Decision) -> dict[str, str]:
-    """The fields of the most restrictive rule; empty if no bucket was checked.
+def of(rule: Rule, *, admits: bool, remaining: int, seconds: int) -> dict[str, str]:
+    """The fields of a call whose most restrictive rule this is: the tokens that remain, and when there is more.
 
     The policy's quota and window are the burst and the time in which it refills: the remaining tokens never exceed that quota, and
     the quotient is the rate. Envoy keeps a Retry-After that is present, and adds its own otherwise.
+
+    They follow from these values alone: serialised, they are kept for the next call with the same ones.
     """
-    outcome = tightest([outcome for answer in decision.answers for outcome in answer.outcomes])
-    if outcome is None:
-        return {}
-    rule, verdict = outcome.rule, outcome.verdict
-    # Rounded up, so that a client never returns too early.
-    seconds = whole_seconds(verdict.more_after)
-    headers = {
+    fields = {
         "RateLimit-Policy": f'"{rule.name}";q={rule.limit.burst};w={whole_seconds(rule.limit.capacity)}',
-        "RateLimit": f'"{rule.name}";r={verdict.remaining};t={seconds}',
+        "RateLimit": f'"{rule.name}";r={remaining};t={seconds}',
     }
-    if not decision.admitted:
-        headers["Retry-After"] = str(seconds)
-    return headers
+    if not admits:
+        fields["Retry-After"] = str(seconds)
+    return fields
 
 
 def whole_seconds(microseconds: int) -> int:

@@ -2,73 +2,107 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from typing import cast
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from kit.data.blocking_redis import BlockingRedis
 
-from ..model import Charge, Taken, Verdict
+from ..model import Call, Taken, judge
 
 TAKE = """
--- KEYS: the buckets of one call, each once, in one hash slot. ARGV: capacity, need and debit of each bucket, in microseconds.
--- Returns the time, then each bucket's wait and its debt after the call. Debits all buckets or none. The same arithmetic, with its
--- reasons, is in services/ratelimit/model. The time is Redis's own, because the callers' clocks may differ.
+-- KEYS: the buckets of all calls, each once, in one hash slot. ARGV[1]: the calls, packed; each is the number of its charges, and
+-- for each charge the place of its bucket in KEYS and its capacity, need and debit in microseconds. Decides the calls in their
+-- order, and debits all buckets of a call or none. Returns the time, then for each charge the microseconds until its bucket would
+-- be full without it. The same arithmetic, with its reasons, is in services/ratelimit/model. The time is Redis's own, because the
+-- callers' clocks may differ.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
-local answer = {now}
-local admitted = true
-for i, key in ipairs(KEYS) do
-  local capacity, need = tonumber(ARGV[3 * i - 2]), tonumber(ARGV[3 * i - 1])
-  local full_at = tonumber(redis.call('GET', key) or now)
-  local debt = math.min(math.max(full_at - now, 0), capacity)
-  local wait = debt + need - capacity
-  admitted = admitted and wait <= 0
-  answer[2 * i], answer[2 * i + 1] = wait, debt
+local debts = redis.call('MGET', unpack(KEYS))
+for i = 1, #KEYS do
+  debts[i] = math.max((tonumber(debts[i] or now) or now) - now, 0)
 end
-if admitted then
-  for i, key in ipairs(KEYS) do
-    local debit = tonumber(ARGV[3 * i])
-    if debit > 0 then
-      local debt = answer[2 * i + 1] + debit
-      answer[2 * i + 1] = debt
-      -- The key expires when the bucket is full, because no key means a full bucket. %.0f, because Lua would round to 14 digits.
-      redis.call('SET', key, string.format('%.0f', now + debt), 'PXAT', string.format('%.0f', math.ceil((now + debt) / 1000)))
+local answer, answered, changed = {now}, 1, {}
+local calls, position = ARGV[1], 1
+local places, debits, after = {}, {}, {}
+while position <= #calls do
+  local count
+  count, position = struct.unpack('<B', calls, position)
+  local admitted = true
+  for i = 1, count do
+    local place, capacity, need, debit
+    place, capacity, need, debit, position = struct.unpack('<I2ddd', calls, position)
+    local debt = math.min(debts[place], capacity)
+    admitted = admitted and debt + need <= capacity
+    places[i], debits[i], after[i] = place, debit, debt + debit
+    answered = answered + 1
+    answer[answered] = debt
+  end
+  if admitted then
+    for i = 1, count do
+      if debits[i] > 0 then
+        debts[places[i]] = after[i]
+        changed[places[i]] = true
+      end
     end
   end
+end
+for place in pairs(changed) do
+  -- The key expires when the bucket is full, because no key means a full bucket. Redis writes numbers with 17 digits.
+  local full_at = now + debts[place]
+  redis.call('SET', KEYS[place], full_at, 'PXAT', math.ceil(full_at / 1000))
 end
 return answer
 """
 
-_CONNECTIONS = 64
-"""Concurrent checks at Redis. Further ones wait here, because the pool refuses past its limit, which would look like an outage."""
+MOST_CALLS = 256
+"""Calls of one script. Redis does nothing else while a script runs, which must not take much longer than a millisecond."""
+
+MOST_CHARGES = 1024
+"""Charges of one script, for the same reason. Lua itself takes at most 8,000 values from a list."""
+
+_COUNT = struct.Struct("<B")
+_CHARGE = struct.Struct("<Hddd")
 
 
-def retrying_once(client: Redis) -> Redis:
-    """Make the client retry a command once, without a pause, which heals connections that a restart of Redis cut.
+class RedisBucketStore:
+    """Buckets in Redis, for one thread at a time."""
 
-    Because requests wait for their check, a check must fail at once while Redis is down.
-    """
-    client.set_retry(Retry(NoBackoff(), 1))
-    return client
+    def __init__(self, redis: BlockingRedis) -> None:
+        self._script = redis.script(TAKE)
+
+    def take(self, calls: Sequence[Call], *, seconds: float) -> list[Taken]:
+        """Decide the calls as `BucketStore` says, in one script unless they are many or of different hash slots."""
+        results: list[Taken | None] = [None] * len(calls)
+        for numbers in _parts(calls):
+            debts = self._debts([calls[number] for number in numbers], seconds)
+            at = next(debts)
+            for number in numbers:
+                results[number] = judge(calls[number], [next(debts) for _ in calls[number]], at=at)
+        return cast("list[Taken]", results)
+
+    def _debts(self, calls: Sequence[Call], seconds: float) -> Iterator[int]:
+        keys: dict[str, int] = {}
+        packed = []
+        for charges in calls:
+            packed.append(_COUNT.pack(len(charges)))
+            for charge in charges:
+                # Lua counts from 1.
+                place = keys.setdefault(charge.key, len(keys) + 1)
+                packed.append(_CHARGE.pack(place, charge.limit.capacity, charge.need, charge.debit))
+        return iter(cast("list[int]", self._script(list(keys), [b"".join(packed)], seconds=seconds)))
 
 
-class BucketStore:
-    """Access to the buckets."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._take = redis.register_script(TAKE)
-        self._connections = asyncio.Semaphore(_CONNECTIONS)
-
-    async def take(self, charges: Sequence[Charge]) -> Taken:
-        """Debit all charges or none, atomically. No two may name the same bucket.
-
-        Raises the Redis client's errors.
-        """
-        arguments = [number for charge in charges for number in (charge.limit.capacity, charge.need, charge.debit)]
-        async with self._connections:
-            answer = await self._take(keys=[charge.key for charge in charges], args=arguments)
-        at, *numbers = cast("list[int]", answer)
-        return Taken(at, tuple(map(Verdict, (charge.limit for charge in charges), numbers[::2], numbers[1::2])))
+def _parts(calls: Sequence[Call]) -> Iterator[Sequence[int]]:
+    """The numbers of the calls of each script."""
+    by_slot: dict[str, list[int]] = {}
+    for number, charges in enumerate(calls):
+        by_slot.setdefault(charges[0].slot, []).append(number)
+    for numbers in by_slot.values():
+        begin = charges_so_far = 0
+        for place, number in enumerate(numbers):
+            charges_so_far += len(calls[number])
+            if place > begin and (place - begin == MOST_CALLS or charges_so_far > MOST_CHARGES):
+                yield numbers[begin:place]
+                begin, charges_so_far = place, len(calls[number])
+        yield numbers[begin:]
