@@ -98,6 +98,8 @@ notification_changes = Table(
     Column("unread", Integer, nullable=False),
     Column("occurred_at", DateTime(timezone=True), nullable=False),
     Column("before_at", DateTime(timezone=True)),
+    # Random, so that a number that is given again after a restore from backup is not taken for the former one.
+    Column("mark", Uuid, server_default=text("gen_random_uuid()")),
     Index("notification_changes_by_age", "occurred_at"),
 )
 
