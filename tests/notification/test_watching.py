@@ -13,6 +13,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 from sqlalchemy import delete, event, text
+from uuid_utils.compat import uuid7
 
 from kit.data.database import Database
 from kit.runtime.clock import system_clock
@@ -202,6 +203,98 @@ async def test_a_token_of_changes_that_the_database_has_lost_gets_a_snapshot(app
         await tx.execute(delete(notification_changes).where(notification_changes.c.number == 2))
     async with ada.watching(token) as watcher:
         assert await watcher.step() == "snapshot"
+
+
+async def restore(app: App, number: int) -> None:
+    """Leave everybody's changes up to this number, as a backup does that was taken then."""
+    async with app.db.transaction() as tx:
+        await tx.execute(text("UPDATE notification_heads SET number = :number"), {"number": number})
+        await tx.execute(delete(notification_changes).where(notification_changes.c.number > number))
+
+
+@pytest.mark.parametrize("told_since", [1, 2, 3])
+async def test_a_token_from_before_a_restore_gets_a_snapshot_however_much_happened_since(
+    app: App, told_since: int
+) -> None:
+    """The numbers that were lost are given again."""
+    ada = app.person()
+    for title in ("kept", "lost", "lost too"):
+        await ada.told(title)
+    token = (await ada.page()).resume_token
+    await restore(app, 1)
+    for number in range(told_since):
+        await ada.told(str(number))
+    async with ada.watching(token) as watcher:
+        assert (await watcher.step(), watcher.unread) == ("snapshot", 3 + told_since)
+        await ada.told("after it")
+        assert (await watcher.change(), watcher.titles) == ("added", {"after it"})
+
+
+async def test_a_token_from_before_a_restore_gets_a_snapshot_beside_a_watch_that_has_seen_what_happened_since(
+    app: App,
+) -> None:
+    ada = app.person()
+    for title in ("kept", "lost"):
+        await ada.told(title)
+    token = (await ada.page()).resume_token
+    await restore(app, 1)
+    async with ada.watching() as live:
+        await live.step()
+        for number in range(3):
+            await ada.told(str(number))
+            await live.change()
+        async with ada.watching(token) as watcher:
+            assert await watcher.step() == "snapshot"
+
+
+@pytest.mark.parametrize("told_since", [0, 1, 2])
+async def test_a_watch_that_outlives_a_restore_gets_a_snapshot(app: App, told_since: int) -> None:
+    ada = app.person()
+    async with ada.watching() as watcher:
+        await watcher.step()
+        for title in ("kept", "lost"):
+            await ada.told(title)
+            await watcher.change()
+        await restore(app, 1)
+        for number in range(told_since):
+            await ada.told(str(number))
+        await app.ops.watches.look()
+        assert await watcher.change() == "snapshot"
+
+
+INSERT_OF_THE_FORMER_VERSION = text("""
+    INSERT INTO notifications (id, user_id, type, title, body, story_id, created_at, read_at)
+    VALUES (:id, :user, 'WELCOME', :title, 'A letter.', NULL, now(), NULL)
+""")
+
+
+async def told_by_the_former_version(ada: Person, title: str) -> None:
+    async with ada.app.db.transaction() as tx:
+        await tx.execute(INSERT_OF_THE_FORMER_VERSION, {"id": uuid7(), "user": ada.id, "title": title})
+
+
+async def test_what_the_former_version_tells_meanwhile_is_watched_too(app: App) -> None:
+    ada = app.person()
+    token = (await ada.page()).resume_token
+    async with ada.watching() as watcher:
+        await watcher.step()
+        await told_by_the_former_version(ada, "by the former version")
+        assert (await watcher.change(), watcher.unread, watcher.titles) == ("added", 1, {"by the former version"})
+        await ada.told("by this one")
+        assert (await watcher.change(), watcher.unread) == ("added", 2)
+    async with ada.watching(token) as resumed:
+        assert [await resumed.step(), await resumed.step()] == ["added", "added"]
+    assert resumed.shown == watcher.shown
+
+
+async def test_both_versions_number_what_they_tell_at_once_without_a_gap(app: App) -> None:
+    ada = app.person()
+    tell = (ada.told, lambda title: told_by_the_former_version(ada, title))
+    await asyncio.gather(*(tell[number % 2](str(number)) for number in range(40)))
+    changes = await app.changes(ada)
+    assert [each["number"] for each in changes] == list(range(1, 41))
+    assert sorted(each["unread"] for each in changes) == list(range(1, 41))
+    assert len({each["notification_id"] for each in changes}) == 40
 
 
 async def test_more_changes_than_memory_and_a_page_hold_are_resumed_without_a_gap(app: App) -> None:

@@ -132,6 +132,7 @@ class Change:
     """One change. The changes of a person are numbered 1, 2, 3 and so on, so that a missing one shows."""
 
     number: int
+    mark: UUID | None
     kind: ChangeKind
     unread: int
     """The number of unread notifications after it."""
@@ -141,13 +142,34 @@ class Change:
     notification: Notification | None = None
     """Of ADDED and UPDATED the notification as it is by now; None if it has been deleted since."""
 
+    @property
+    def head(self) -> Head:
+        """The state after it."""
+        return Head(ChangePosition(self.number, self.mark), self.unread)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePosition:
+    """The place right after a change."""
+
+    number: int
+    mark: UUID | None
+    """Random for each change: another one means that the database was restored from a backup, and its number given again.
+
+    None at the beginning, of a change that was pruned, and of those from before there were marks.
+    """
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
     """The state after a person's latest change."""
 
-    number: int
+    position: ChangePosition
     unread: int
+
+    @property
+    def number(self) -> int:
+        return self.position.number
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from kit.data.notify import hear
 from kit.runtime.loops import every
 
 from .. import store
-from ..model.notifications import Change, Head
+from ..model.notifications import Change, ChangePosition, Head
 from ..store.notification_changes import CHANNEL, Later
 
 _RETRY_SECONDS = 1.0
@@ -34,7 +34,7 @@ class NotificationFeed:
 
     def __init__(self, user_id: UUID) -> None:
         self.user_id = user_id
-        self.head = Head(0, 0)
+        self.head = Head(ChangePosition(0, None), 0)
         """The state after the latest change that was read."""
         self.opened = False
         """False until `head` was read from the database."""
@@ -44,19 +44,21 @@ class NotificationFeed:
         self.news = asyncio.Event()
         """Set once, at the next change of an attribute, and replaced by a new event."""
         self.watchers = 0
-        # The changes after the number `_base` up to that of `head`, without a gap.
-        self._base = 0
+        # The changes after `_base` up to that of `head`, without a gap.
+        self._base = self.head.position
         self._tail: deque[Change] = deque()
 
-    def after(self, number: int) -> Sequence[Change] | None:
-        """The changes after the number. None when they reach further back than memory."""
-        if number < self._base:
+    def after(self, position: ChangePosition) -> Sequence[Change] | None:
+        """The changes after the position. None when memory does not hold them, or holds others of these numbers."""
+        if position == self.head.position:
+            return ()
+        if position != self._base and not any(change.head.position == position for change in self._tail):
             return None
-        return [change for change in self._tail if change.number > number]
+        return [change for change in self._tail if change.number > position.number]
 
     def begin(self, head: Head) -> None:
         """Go on from a state, without the changes before it."""
-        self.head, self._base, self.opened = head, head.number, True
+        self.head, self._base, self.opened = head, head.position, True
         self._tail.clear()
         self._tell()
 
@@ -65,9 +67,9 @@ class NotificationFeed:
         for change in changes:
             if change.number > self.head.number:
                 self._tail.append(change)
-                self.head = Head(change.number, change.unread)
+                self.head = change.head
         while len(self._tail) > _TAIL_CHANGES:
-            self._base = self._tail.popleft().number
+            self._base = self._tail.popleft().head.position
         self._tell()
 
     def leave(self) -> None:
@@ -110,12 +112,12 @@ class NotificationFeeds:
         """Read the feed's changes now: the token of another process may be ahead of this one."""
         await self._read([feed])
 
-    async def earlier(self, feed: NotificationFeed, number: int) -> Sequence[Change] | None:
-        """Changes after the number, which memory does not hold, from the database. None when the first of them was pruned."""
+    async def earlier(self, feed: NotificationFeed, position: ChangePosition) -> Sequence[Change] | None:
+        """Changes after the position, which memory does not hold, from the database. None when it does not hold them all either."""
         async with self._db.single() as tx:
-            later = await store.notification_changes.later(tx, {feed.user_id: number}, _CHANGES_AT_A_TIME)
+            later = await store.notification_changes.later(tx, {feed.user_id: position}, _CHANGES_AT_A_TIME)
         found = later[feed.user_id]
-        return found.changes if found.continues(number) else None
+        return found.changes if found.continues(position) else None
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Keep the feeds up to date until `stopping` is set; then send every watcher to another replica."""
@@ -181,18 +183,18 @@ class NotificationFeeds:
             self._wake.set()
 
     async def _read(self, feeds: Sequence[NotificationFeed]) -> None:
-        positions = {feed.user_id: feed.head.number for feed in feeds}
+        positions = {feed.user_id: feed.head.position for feed in feeds}
         async with self._db.single() as tx:
             found = await store.notification_changes.later(tx, positions, _CHANGES_AT_A_TIME)
         for feed in feeds:
             await self._take(feed, positions[feed.user_id], found[feed.user_id])
 
-    async def _take(self, feed: NotificationFeed, number: int, later: Later) -> None:
-        if later.continues(number):
+    async def _take(self, feed: NotificationFeed, position: ChangePosition, later: Later) -> None:
+        if later.continues(position):
             feed.take(later.changes)
             if feed.head.number < later.head:
                 self._wake_all([feed.user_id])
-        elif feed.head.number == number:
-            # Pruned before this process has read them.
+        elif feed.head.position == position:
+            # Pruned before this process has read them, or lost with the database that was restored.
             async with self._db.single() as tx:
                 feed.begin(await store.notification_changes.head(tx, feed.user_id))

@@ -50,7 +50,7 @@ class Notifications:
             head = await store.notification_changes.head(tx, caller.user_id)
             rows = await store.notifications.page(tx, caller.user_id, request, unread=unread, kind=kind)
         page = self._pages.page(query, request.size, rows, place=lambda each: each.place)
-        return Listed(page, head.unread, self._positions.token(caller.user_id, head.number))
+        return Listed(page, head.unread, self._positions.token(caller.user_id, head.position))
 
     async def count_unread(self, caller: Caller) -> int:
         async with self._db.single() as tx:

@@ -7,26 +7,30 @@ from uuid import UUID
 from kit.errors import InvalidArgument, Violation
 from kit.identity.signing import Signer
 
+from ..model.notifications import ChangePosition
+
 
 class WatchPositions:
-    """Turns numbers of changes into resume tokens and back."""
+    """Turns positions into resume tokens and back."""
 
     def __init__(self, signer: Signer) -> None:
         self._signer = signer
 
-    def token(self, user_id: UUID, number: int) -> str:
+    def token(self, user_id: UUID, position: ChangePosition) -> str:
         """The token that resumes right after the change."""
-        return self._signer.sign(_scope(user_id), str(number))
+        mark = f".{position.mark.hex}" if position.mark else ""
+        return self._signer.sign(_scope(user_id), f"{position.number}{mark}")
 
-    def number(self, user_id: UUID, token: str) -> int | None:
-        """The number in a token, None without a token. Raises InvalidArgument for one that the person was not given."""
+    def position(self, user_id: UUID, token: str) -> ChangePosition | None:
+        """The position in a token, None without a token. Raises InvalidArgument for one that the person was not given."""
         if not token:
             return None
-        number = self._signer.open(_scope(user_id), token)
-        if number is None:
+        position = self._signer.open(_scope(user_id), token)
+        if position is None:
             description = "is not a token that a watch or list of these notifications handed out"
             raise InvalidArgument([Violation("resume_token", description, "RESUME_TOKEN_INVALID")])
-        return int(number)
+        number, _, mark = position.partition(".")
+        return ChangePosition(int(number), UUID(mark) if mark else None)
 
 
 def _scope(user_id: UUID) -> str:

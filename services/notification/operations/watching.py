@@ -13,7 +13,7 @@ from kit.data.database import DATABASE_AWAY, Database
 from kit.identity.caller import Caller
 from kit.rpc.watches import OpenWatches, reconnect_after
 
-from ..model.notifications import Change, ChangeKind, Head, Heartbeat, Reconnect, Snapshot, Step, Told
+from ..model.notifications import Change, ChangeKind, ChangePosition, Head, Heartbeat, Reconnect, Snapshot, Step, Told
 from .notification_feeds import NotificationFeed, NotificationFeeds
 from .watch_positions import WatchPositions
 
@@ -48,41 +48,41 @@ class Watches:
 
         Raises InvalidArgument for a token of somebody else and TooManyWatches, before the first step.
         """
-        after = self._positions.number(caller.user_id, resume_token)
+        after = self._positions.position(caller.user_id, resume_token)
         with self._limits.admitted(caller.user_id):
             async with self._feeds.follow(caller.user_id) as feed:
                 watch = _Watch(feed, self._feeds, heartbeat_seconds=self._heartbeat_seconds)
                 async with aclosing(watch.steps(after)) as steps:
                     async for step, state in steps:
-                        yield Told(step, self._positions.token(caller.user_id, state.number), state.unread)
+                        yield Told(step, self._positions.token(caller.user_id, state.position), state.unread)
 
 
 class _Watch:
-    """One watcher: the number of the latest change that its client has. Pulled by its client, so it holds no queue."""
+    """One watcher: the position of the latest change that its client has. Pulled by its client, so it holds no queue."""
 
     def __init__(self, feed: NotificationFeed, feeds: NotificationFeeds, *, heartbeat_seconds: float) -> None:
         self._feed = feed
         self._feeds = feeds
         self._heartbeat_seconds = heartbeat_seconds
-        self._number = 0
+        self._position = ChangePosition(0, None)
 
-    async def steps(self, after: int | None) -> AsyncGenerator[tuple[Step, Head], None]:
+    async def steps(self, after: ChangePosition | None) -> AsyncGenerator[tuple[Step, Head], None]:
         """Yield each step with the state after it."""
         try:
-            if after is not None and after > self._feed.head.number:
+            if after is not None and after.number > self._feed.head.number:
                 await self._feeds.catch_up(self._feed)
-            if after is None or after > self._feed.head.number:
+            if after is None or after.number > self._feed.head.number:
                 # A number that nobody has given yet was given before the database lost it.
                 yield self._snapshot()
             else:
-                self._number = after
+                self._position = after
             async with aclosing(self._live(told=after is None)) as live:
                 async for step in live:
                     yield step
         except DATABASE_AWAY:
             # No error: the client resumes here or at another replica, without loss.
             pass
-        yield Reconnect(reconnect_after()), Head(self._number, self._feed.head.unread)
+        yield Reconnect(reconnect_after()), Head(self._position, self._feed.head.unread)
 
     async def _live(self, *, told: bool) -> AsyncGenerator[tuple[Step, Head], None]:
         """`told`: the client has got something already, so that it knows that the watch is open."""
@@ -96,9 +96,9 @@ class _Watch:
                 told_at = clock()
                 continue
             for change in changes:
-                self._number = change.number
+                self._position = change.head.position
                 if change.notification or change.kind not in (ChangeKind.ADDED, ChangeKind.UPDATED):
-                    yield change, Head(change.number, change.unread)
+                    yield change, change.head
                     told_at = clock()
             if changes:
                 continue
@@ -110,9 +110,9 @@ class _Watch:
                 told_at = clock()
 
     async def _later(self) -> Sequence[Change] | None:
-        changes = self._feed.after(self._number)
-        return await self._feeds.earlier(self._feed, self._number) if changes is None else changes
+        changes = self._feed.after(self._position)
+        return await self._feeds.earlier(self._feed, self._position) if changes is None else changes
 
     def _snapshot(self) -> tuple[Snapshot, Head]:
-        self._number = self._feed.head.number
+        self._position = self._feed.head.position
         return Snapshot(), self._feed.head

@@ -1,7 +1,8 @@
 """The numbered changes of each person's notifications.
 
 A person's row in notification_heads is locked before their notifications are changed. So numbers are given in the order of the
-commits and without a gap, and a reader that has seen number 5 knows by 7 that it has missed one.
+commits and without a gap, and a reader that has seen number 5 knows by 7 that it has missed one. By another mark of number 5 it
+knows that the database was restored from a backup, and that there may be changes which it has not seen.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Integer,
+    Result,
     Text,
     Uuid,
     bindparam,
@@ -36,7 +38,7 @@ from sqlalchemy.engine.row import RowMapping
 
 from kit.data.database import Transaction
 
-from ..model.notifications import Change, ChangeKind, Head
+from ..model.notifications import Change, ChangeKind, ChangePosition, Head
 from ..tables import notification_changes as changes
 from ..tables import notification_heads as heads
 from ..tables import notifications
@@ -78,11 +80,19 @@ _RECORD = (
             bindparam("before", type_=DateTime(timezone=True)),
         ),
     )
-    .returning(changes.c.number, changes.c.unread, func.pg_notify(literal(CHANNEL), cast(changes.c.user_id, Text)))
+    .returning(
+        changes.c.number,
+        changes.c.mark,
+        changes.c.unread,
+        func.pg_notify(literal(CHANNEL), cast(changes.c.user_id, Text)),
+    )
 )
 
 _number = select(heads.c.number).where(heads.c.user_id == bindparam("user")).scalar_subquery()
-_HEAD = select(func.coalesce(_number, 0).label("number"), _unread.label("unread"))
+_mark = (
+    select(changes.c.mark).where(changes.c.user_id == bindparam("user"), changes.c.number == _number).scalar_subquery()
+)
+_HEAD = select(func.coalesce(_number, 0).label("number"), _mark.label("mark"), _unread.label("unread"))
 
 _wanted = (
     func.unnest(bindparam("people", type_=ARRAY(Uuid)), bindparam("numbers", type_=ARRAY(BigInteger)))
@@ -96,11 +106,14 @@ _later = (
     .limit(bindparam("most", type_=Integer))
     .lateral("later")
 )
+_known = changes.alias("known")
 _LATER = (
     select(
         _wanted.c.user_id.label("person"),
         func.coalesce(heads.c.number, 0).label("head"),
+        _known.c.mark.label("mark_of_known"),
         _later.c.number,
+        _later.c.mark,
         _later.c.change,
         _later.c.notification_id,
         _later.c.unread,
@@ -110,6 +123,7 @@ _LATER = (
     )
     .select_from(
         _wanted.outerjoin(heads, heads.c.user_id == _wanted.c.user_id)
+        .outerjoin(_known, (_known.c.user_id == _wanted.c.user_id) & (_known.c.number == _wanted.c.after))
         .outerjoin(_later, true())
         .outerjoin(notifications, notifications.c.id == _later.c.notification_id)
     )
@@ -119,16 +133,19 @@ _LATER = (
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """What has changed for a person since a number."""
+    """What has changed for a person since a position."""
 
     head: int
     """The number of the latest change, whether or not it is among these."""
+    mark: UUID | None
+    """The mark of the change that has the position's number."""
     changes: Sequence[Change]
 
-    def continues(self, number: int) -> bool:
-        """Whether these are all changes that follow the number, or the first of them: none has been pruned."""
-        numbers = [change.number for change in self.changes]
-        return numbers == list(range(number + 1, number + 1 + len(numbers))) and (bool(numbers) or self.head == number)
+    def continues(self, position: ChangePosition) -> bool:
+        """Whether these are all changes that follow the position, or the first of them: none was pruned, or lost in a restore."""
+        number, numbers = position.number, [change.number for change in self.changes]
+        dense = numbers == list(range(number + 1, number + 1 + len(numbers))) and (bool(numbers) or self.head == number)
+        return dense and self.mark == position.mark
 
 
 async def lock(tx: Transaction, user_id: UUID) -> None:
@@ -147,25 +164,23 @@ async def record(
 ) -> Head:
     """Number a change that has been made in this transaction under the lock, and wake the watchers when it commits."""
     values = {"user": user_id, "kind": kind, "notification": notification_id, "now": now, "before": before}
-    row = (await tx.execute(_RECORD, values)).one()
-    return Head(row.number, row.unread)
+    return _head(await tx.execute(_RECORD, values))
 
 
 async def head(tx: Transaction, user_id: UUID) -> Head:
     """The person's state, as one statement sees it."""
-    row = (await tx.execute(_HEAD, {"user": user_id})).one()
-    return Head(row.number, row.unread)
+    return _head(await tx.execute(_HEAD, {"user": user_id}))
 
 
-async def later(tx: Transaction, positions: Mapping[UUID, int], most: int) -> dict[UUID, Later]:
-    """For each person the changes after a number, at most `most` of them, as one statement sees them."""
-    values = {"people": list(positions), "numbers": list(positions.values()), "most": most}
-    found: dict[UUID, tuple[int, list[Change]]] = {}
+async def later(tx: Transaction, positions: Mapping[UUID, ChangePosition], most: int) -> dict[UUID, Later]:
+    """For each person the changes after a position, at most `most` of them, as one statement sees them."""
+    values = {"people": list(positions), "numbers": [each.number for each in positions.values()], "most": most}
+    found: dict[UUID, tuple[int, UUID | None, list[Change]]] = {}
     for row in (await tx.execute(_LATER, values)).mappings():
-        _, numbered = found.setdefault(row["person"], (row["head"], []))
+        _, _, numbered = found.setdefault(row["person"], (row["head"], row["mark_of_known"], []))
         if row[_later.c.number] is not None:
             numbered.append(_change(row))
-    return {person: Later(number, numbered) for person, (number, numbered) in found.items()}
+    return {person: Later(*of_person) for person, of_person in found.items()}
 
 
 async def numbers(tx: Transaction, people: Collection[UUID]) -> dict[UUID, int]:
@@ -186,12 +201,18 @@ async def prune(tx: Transaction, before: datetime, limit: int) -> int:
     return (await tx.execute(delete(changes).where(key.in_(oldest)))).rowcount
 
 
+def _head(found: Result[Any]) -> Head:
+    row = found.one()
+    return Head(ChangePosition(row.number, row.mark), row.unread)
+
+
 def _change(row: RowMapping) -> Change:
     kind = ChangeKind(row[_later.c.change])
     shown = kind in (ChangeKind.ADDED, ChangeKind.UPDATED) and row[notifications.c.id] is not None
     values: dict[str, Any] = {each.name: row[each] for each in notifications.c}
     return Change(
         number=row[_later.c.number],
+        mark=row[_later.c.mark],
         kind=kind,
         unread=row[_later.c.unread],
         occurred_at=row[_later.c.occurred_at],

@@ -1,6 +1,6 @@
 """Marks of changes, by which a restored database shows, and changes for the notifications that the version before inserts.
 
-Only adds. That version records no changes and is known by its rows without a target: a trigger records them, for as long as it may run.
+Only adds. That version records no changes. Its rows have no target: a trigger records them, for as long as it may run.
 """
 
 import sqlalchemy as sa
