@@ -300,6 +300,8 @@ class _Context(_ServicerContext):
             sent = self._front.stream_try_send(self.number, data)
         if sent == STREAM_CLOSED:
             self.cancel()
+        # Otherwise a stream that never waits for anything else would keep the loop from all other calls.
+        await asyncio.sleep(0)
 
     async def send_initial_metadata(self, initial_metadata: Any) -> None:
         if self._has_headers:
