@@ -225,3 +225,7 @@ bench-pipeline: $(V)/bench/.ready ## Measure stories and watches beside Celery, 
 .PHONY: bench-ratelimit
 bench-ratelimit: $(V)/bench/.ready $(RATELIMIT_PEER) ## Measure checks of rate limits beside envoyproxy/ratelimit; needs h2load, and Go for the peer
 	@$(BIN)/python -m benchmarks.ratelimit $(ARGS)
+
+.PHONY: bench-transport
+bench-transport: $(V)/.ready ## Measure a call on both gRPC servers; shorter: ARGS="--quick"
+	@$(BIN)/python -m benchmarks.transport $(ARGS)

@@ -44,6 +44,13 @@ Metadata = Sequence[tuple[str, str | bytes]]
 Event = tuple[int, int, int, bytes, object, tuple[Metadata, str, float | None]]
 
 
+class _Metadatum(NamedTuple):
+    """As grpcio hands it over: some instrumentation reads the names."""
+
+    key: str
+    value: str | bytes
+
+
 class _CallDetails(NamedTuple):
     method: str
     invocation_metadata: Metadata
@@ -240,7 +247,7 @@ class _Context(_ServicerContext):
     ) -> None:
         self.number = number
         self._front = front
-        self._metadata = metadata
+        self._metadata = tuple(map(_Metadatum._make, metadata))
         self._peer = peer
         self._deadline = None if remaining is None else time.monotonic() + remaining
         self._code: grpc.StatusCode | None = None

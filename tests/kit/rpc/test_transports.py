@@ -12,10 +12,17 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import grpc
 import pytest
+from foreign.rls_pb2 import RateLimitRequest, RateLimitResponse
+from foreign.rls_pb2_grpc import (
+    RateLimitServiceServicer,
+    RateLimitServiceStub,
+    add_RateLimitServiceServicer_to_server,
+)
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 from h2.config import H2Configuration
@@ -262,6 +269,24 @@ async def test_a_call_that_does_not_end_in_time_is_cancelled_when_the_server_end
             await asyncio.wait_for(asked, 10)
         assert ended.value.code() in {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}
         assert cleaned.is_set()
+
+
+async def test_a_foreign_service_is_served_and_traced(settings: ServiceSettings) -> None:
+    server = Server(settings, required={})
+    server.add_foreign(add_RateLimitServiceServicer_to_server, Limits())
+    running = asyncio.create_task(server.run())
+    async with grpc.aio.insecure_channel(await server.address) as channel:
+        stub: Any = RateLimitServiceStub(channel)
+        answer = await stub.ShouldRateLimit(RateLimitRequest(domain="desk"), metadata=(("x-one", "1"),))
+        assert answer.overall_code == RateLimitResponse.OK
+    server.stopping.set()
+    await running
+
+
+class Limits(RateLimitServiceServicer):
+    async def ShouldRateLimit(self, request: RateLimitRequest, context: Any) -> RateLimitResponse:
+        assert dict(context.invocation_metadata())["x-one"] == "1"
+        return RateLimitResponse(overall_code=RateLimitResponse.OK)
 
 
 async def test_a_call_is_answered_by_ipv6_too(settings: ServiceSettings) -> None:

@@ -1,0 +1,1 @@
+"""What a call costs on each transport of kit's server: `python -m benchmarks.transport`."""
