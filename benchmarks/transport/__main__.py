@@ -31,7 +31,7 @@ _REQUEST = GetUserRequest(user_id="01890000-0000-7000-8000-00000000a11c")
 _PRINTED_WIDTH = 132
 
 NOTES = (
-    "A call passes what kit puts around a method: token, validation, deadline, metrics, log line, span. The method itself does nothing.",
+    "A call passes what kit puts around a method: token, validation, deadline, metrics, log line, span; the method does nothing.",
     f"A stream has {MESSAGES} messages.",
 )
 
