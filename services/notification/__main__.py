@@ -79,7 +79,7 @@ async def work(settings: NotificationWorkerSettings) -> None:
     warn_of_links(settings.public_url, settings.environment)
     async with Resources("notification", settings) as resources:
         accounts, stories = AccountDirectory(resources.channel("auth")), StoryDirectory(resources.channel("story"))
-        ops = worker_operations(settings, resources, accounts.find, stories.page_of)
+        ops = worker_operations(settings, resources, accounts.find, stories)
         server = resources.worker(optional={"smtp": seldom(ops.smtp.check, every_seconds=_SMTP_CHECK_SECONDS)})
         server.background(inbox(settings, resources, ops).run)
         server.background(ops.delivering.run)

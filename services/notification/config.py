@@ -94,12 +94,14 @@ def _written(language: str) -> str:
     return language
 
 
+_MailFrom = Annotated[str, AfterValidator(_with_address), Field(description="The sender of all mail.")]
+_NOBODY = "Storymesh <no-reply@storymesh.invalid>"
+
+
 class LetterSettings(ProcessSettings):
     """Settings of what mails say and how they look; all that previews of them need."""
 
-    mail_from: Annotated[str, AfterValidator(_with_address)] = Field(
-        "Storymesh <no-reply@storymesh.invalid>", description="The sender of all mail."
-    )
+    mail_from: _MailFrom = _NOBODY
     public_url: Annotated[str, AfterValidator(_web_address)] = Field(
         "http://127.0.0.1:8080", description="Where links in mails lead."
     )
@@ -151,9 +153,7 @@ class BounceSettings(DatabaseSettings):
         description="Makes the digests under which suppressed addresses are stored, and signs envelope addresses. With another key "
         "none of the stored ones is found any more."
     )
-    mail_from: Annotated[str, AfterValidator(_with_address)] = Field(
-        "Storymesh <no-reply@storymesh.invalid>", description="The sender of all mail."
-    )
+    mail_from: _MailFrom = _NOBODY
     bounce_address: Annotated[str, AfterValidator(_bounce_mailbox)] = Field(
         "",
         description="A mailbox for mails that come back, which takes mail to `name+anything@domain` too: each mail gets an "
@@ -225,7 +225,8 @@ class NotificationSettings(WebhookSettings, BounceSettings):
     """Settings of the `serve` process."""
 
     bounce_webhook_key: Key | None = Field(
-        None, description="Verifies the mail provider's calls that tell of bounces; without it all of them are refused."
+        None,
+        description="Verifies the mail provider's calls that tell of bounces and complaints; without it all of them are refused.",
     )
 
     cursor_key: Key = Field(description="Signs page tokens and resume tokens; the same for all replicas.")
@@ -294,8 +295,8 @@ class NotificationWorkerSettings(LetterSettings, WebhookSettings, InboxSettings,
     )
     bounce_folder: str = Field(
         "",
-        description="A maildir, or a folder of `*.eml` files, with mails that came back. They are deleted once they are read. "
-        "Empty: none.",
+        description="A maildir, or a folder of `*.eml` files, with mails that came back, and complaints. They are deleted once "
+        "they are read. Empty: none.",
     )
     dkim_key_file: Annotated[str, AfterValidator(_key_file)] = Field(
         "", description="PEM file of the RSA key that signs all mail (DKIM, RFC 6376). Empty: mail is not signed."

@@ -47,6 +47,8 @@ notifications = Table(
     Column("actor_count", Integer, nullable=False, server_default=text("0")),
     Column("latest_id", Uuid),
     Column("updated_at", DateTime(timezone=True)),
+    # Of title and body; the names of actors are put before the title in the same one.
+    Column("language", Text, nullable=False, server_default=text("''")),
     # For the former version's list.
     Index("notifications_by_user", "user_id", "id"),
     Index("notifications_by_place", "user_id", func.coalesce(literal_column("latest_id"), literal_column("id"))),

@@ -161,6 +161,19 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
         link = await self._links.of_mail(UUID(request.story_id))
         return directory_service_pb2.LinkStoryResponse(link=_link_to_proto(self._links, link) if link else None)
 
+    async def LinkStories(
+        self, request: directory_service_pb2.LinkStoriesRequest, context: Context
+    ) -> directory_service_pb2.LinkStoriesResponse:
+        found = await self._links.of_mails([UUID(each) for each in request.story_ids])
+        return directory_service_pb2.LinkStoriesResponse(
+            stories=[
+                directory_service_pb2.LinkedStory(
+                    story_id=str(story_id), link=_link_to_proto(self._links, link) if link else None
+                )
+                for story_id, link in found.items()
+            ]
+        )
+
 
 def _link_to_proto(links: Links, link: Link) -> story_link_pb2.StoryLink:
     message = story_link_pb2.StoryLink(story_id=str(link.story_id), path=links.path_of(link))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,7 +9,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
-import grpc
 import pytest
 from sqlalchemy import select
 from sqlalchemy.engine.row import RowMapping
@@ -19,23 +17,20 @@ from storymesh.notification.v1.notification_pb2 import NOTIFICATION_TYPE_UNSPECI
 from storymesh.notification.v1.notification_service_pb2_grpc import NotificationServiceStub
 
 from kit.data.database import Database
-from kit.rpc.resources import Resources
 from kit.rpc.server import Server
 from kit.runtime.clock import system_clock
-from services.notification.__main__ import api as build_api
-from services.notification.config import NotificationSettings
 from services.notification.model import Kind
 from services.notification.model.notifications import Actor, ShortText, Target, TargetType
-from services.notification.operations import Operations, operations
+from services.notification.operations import Operations
 from services.notification.operations.notifications import Notifier
 from services.notification.tables import notification_changes
 from tests.conftest import empty
 from tests.identity import Issuer, bearer
+from tests.notification.serving import serving_api
 
 if TYPE_CHECKING:
     from storymesh.notification.v1.notification_service_pb2_grpc import NotificationServiceAsyncStub
 
-KEY = "bW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW0="
 HEARTBEAT_SECONDS = 0.5
 
 
@@ -88,12 +83,14 @@ class Person:
         about: UUID | None = None,
         actor: Actor | None = None,
         grouped: bool = False,
+        language: str = "",
     ) -> None:
         """Notify the person, in a transaction of its own."""
         target = Target(TargetType.STORY, about or uuid4())
         notifier = Notifier(self.app.clock)
         async with self.app.db.transaction() as tx:
-            await notifier.notify(tx, self.id, kind, ShortText(title, body), target, actor=actor, grouped=grouped)
+            text = ShortText(title, body, language)
+            await notifier.notify(tx, self.id, kind, text, target, actor=actor, grouped=grouped)
 
     async def page(
         self,
@@ -206,29 +203,11 @@ class Watcher:
 @asynccontextmanager
 async def serving(db: Database, database_url: str, **changes: object) -> AsyncIterator[App]:
     """Run a server of the API during the block. `changes` replace settings."""
-    settings = NotificationSettings.model_validate(
-        {
-            "listen": "127.0.0.1:0",
-            "database_url": database_url,
-            "mesh_key": KEY,
-            "cursor_key": KEY,
-            "seal_key": KEY,
-            "unsubscribe_key": KEY,
-            "address_key": KEY,
-            "drain_seconds": 1,
-            "heartbeat_seconds": HEARTBEAT_SECONDS,
-            **changes,
-        }
-    )
-    issuer, clock = Issuer(), Clock()
-    async with Resources("notification", settings, db=db, clock=clock, revocations=issuer.revocations) as resources:
-        ops = operations(settings, resources)
-        server = build_api(settings, resources, ops)
-        running = asyncio.create_task(server.run(issuer.access_tokens(), resources.service_tokens))
-        async with grpc.aio.insecure_channel(await server.address) as channel:
-            yield App(db, NotificationServiceStub(channel), server, issuer, ops, clock, database_url)
-        server.stopping.set()
-        await running
+    clock = Clock()
+    changes = {"heartbeat_seconds": HEARTBEAT_SECONDS, **changes}
+    async with serving_api(db, database_url, clock=clock, **changes) as served:
+        stub = NotificationServiceStub(served.channel)
+        yield App(db, stub, served.server, served.issuer, served.ops, clock, database_url)
 
 
 @pytest.fixture

@@ -46,18 +46,17 @@ from services.notification.tables import deliveries, delivery_steps, notificatio
 from tests.conftest import empty
 from tests.identity import MESH_KEY
 from tests.notification.app import app  # noqa: F401  # a fixture
+from tests.notification.desk import desk  # noqa: F401  # a fixture
 from tests.notification.directory import Directory, StoryLinks, serving, serving_stories
+from tests.notification.keys import ADDRESS_KEY, SEAL_KEY, SENDER, UNSUBSCRIBE_KEY
+from tests.notification.returned_mail import folder  # noqa: F401  # a fixture
 from tests.notification.scripted_channel import ScriptedChannel
 from tests.notification.webhook_receivers import authority, receiver, webhooks  # noqa: F401  # fixtures
 from tests.waiting import until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
-SEAL_KEY = b"s" * 32
 SEAL = Seal(SEAL_KEY)
-UNSUBSCRIBE_KEY = "dXV1dXV1dXV1dXV1dXV1dXV1dXV1dXV1dXV1dXV1dXU="
-ADDRESS_KEY = b"a" * 32
 DIGESTS = AddressDigests(ADDRESS_KEY)
-SENDER = "Storymesh <no-reply@mail.example>"
 STREAM = stream_of("notification")
 SEAL_PURPOSE = auth_events_pb2.CodeMail.DESCRIPTOR.full_name
 ADDRESS_SEAL_PURPOSE = auth_events_pb2.AddressMail.DESCRIPTOR.full_name
@@ -202,9 +201,11 @@ class MailWorld:
             pause=self.pause,
         )
 
-    def with_channel(self, ops: WorkerOperations, channel: DeliveryChannel) -> WorkerOperations:
+    def with_channel(
+        self, ops: WorkerOperations, channel: DeliveryChannel, stories: StoryDirectory
+    ) -> WorkerOperations:
         facts, channels = FactReader(SEAL), {Channel.EMAIL: channel}
-        digests = Digests(self.db, facts, self.clock)
+        digests = Digests(self.db, facts, stories, self.clock, key=ADDRESS_KEY)
         delivering = Delivering(
             self.db,
             channels,
@@ -231,10 +232,10 @@ class MailWorld:
             resources.clock = self.clock
             accounts = AccountDirectory(resources.channel("auth"))
             stories = StoryDirectory(resources.channel("story"))
-            ops = worker_operations(self.settings(), resources, accounts.find, stories.page_of, tuning=self.tuning())
+            ops = worker_operations(self.settings(), resources, accounts.find, stories, tuning=self.tuning())
             ops = replace(ops, erasing=Erasing(self.db, batch=self.erasing_batch))
             if self.channel:
-                ops = self.with_channel(ops, self.channel)
+                ops = self.with_channel(ops, self.channel, stories)
             # A stopping inbox ends only after its blocking read of Redis.
             tuning = InboxTuning(block_seconds=0.05)
             inbox = worker.inbox(self.settings(), resources, ops, backoff=lambda _: 0.0, tuning=tuning)

@@ -17,7 +17,7 @@ from storymesh.story.v1 import directory_service_pb2 as stories_pb
 from storymesh.story.v1 import directory_service_pb2_grpc as stories_grpc
 from storymesh.story.v1.story_link_pb2 import StoryLink
 
-from kit.errors import NotFound
+from kit.errors import MeshError, NotFound
 from kit.rpc.server import AddToServer, S, Server
 from kit.runtime import base64url
 from kit.runtime.settings import ServiceSettings
@@ -55,6 +55,10 @@ class StoryLinks(stories_grpc.DirectoryServiceServicer):
     def __init__(self) -> None:
         self.deleted: set[UUID] = set()
         self.revoked: set[UUID] = set()
+        self.asked: list[int] = []
+        """The number of stories of each call."""
+        self.error: MeshError | None = None
+        """Raised by the next calls."""
 
     @staticmethod
     def path(story_id: UUID) -> str:
@@ -63,11 +67,27 @@ class StoryLinks(stories_grpc.DirectoryServiceServicer):
     async def LinkStory(
         self, request: stories_pb.LinkStoryRequest, context: ServicerContext[Any, Any]
     ) -> stories_pb.LinkStoryResponse:
+        self._note(1)
         story_id = UUID(request.story_id)
         if story_id in self.deleted:
             raise NotFound
-        link = None if story_id in self.revoked else StoryLink(story_id=str(story_id), path=self.path(story_id))
-        return stories_pb.LinkStoryResponse(link=link)
+        return stories_pb.LinkStoryResponse(link=self._link(story_id))
+
+    async def LinkStories(
+        self, request: stories_pb.LinkStoriesRequest, context: ServicerContext[Any, Any]
+    ) -> stories_pb.LinkStoriesResponse:
+        self._note(len(request.story_ids))
+        left = [each for each in map(UUID, request.story_ids) if each not in self.deleted]
+        linked = [stories_pb.LinkedStory(story_id=str(each), link=self._link(each)) for each in left]
+        return stories_pb.LinkStoriesResponse(stories=linked)
+
+    def _note(self, stories: int) -> None:
+        self.asked.append(stories)
+        if self.error:
+            raise self.error
+
+    def _link(self, story_id: UUID) -> StoryLink | None:
+        return None if story_id in self.revoked else StoryLink(story_id=str(story_id), path=self.path(story_id))
 
 
 def serving(accounts: Directory, address: str = "127.0.0.1:0") -> AbstractAsyncContextManager[str]:

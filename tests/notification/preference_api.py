@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.rpc.error_details_pb2 import BadRequest
@@ -19,19 +17,14 @@ from storymesh.notification.v1 import preference_service_pb2 as pb
 from storymesh.notification.v1.preference_service_pb2_grpc import PreferenceServiceStub
 
 from kit.data.database import Database
-from kit.rpc.resources import Resources
 from kit.runtime.clock import Clock, system_clock
-from services.notification.__main__ import api as build_api
-from services.notification.config import NotificationSettings
-from services.notification.operations import operations
 from tests.identity import Issuer, bearer
-from tests.notification.conftest import UNSUBSCRIBE_KEY
+from tests.notification.serving import serving_api
 from tests.statuses import detail
 
 if TYPE_CHECKING:
     from storymesh.notification.v1.preference_service_pb2_grpc import PreferenceServiceAsyncStub
 
-KEY = "bW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW1tbW0="
 OFF, AT_ONCE, DAILY = (f"NOTIFICATION_TIMING_{name}" for name in ("OFF", "AT_ONCE", "DAILY"))
 UNTOUCHED = {
     "language": "",
@@ -91,22 +84,5 @@ def timings(found: dict[str, Any], kind: str = "STORY_READY") -> dict[str, str]:
 @asynccontextmanager
 async def serving_preferences(db: Database, database_url: str, *, clock: Clock = system_clock) -> AsyncIterator[Api]:
     """Serve the API on the database."""
-    settings = NotificationSettings(
-        listen="127.0.0.1:0",
-        database_url=database_url,
-        mesh_key=KEY,
-        cursor_key=KEY,
-        address_key=KEY,
-        seal_key=KEY,
-        unsubscribe_key=UNSUBSCRIBE_KEY,
-        drain_seconds=1,
-    )
-    issuer = Issuer()
-    async with Resources("notification", settings, db=db, revocations=issuer.revocations) as resources:
-        resources.clock = clock
-        server = build_api(settings, resources, operations(settings, resources))
-        running = asyncio.create_task(server.run(issuer.access_tokens(), resources.service_tokens))
-        async with grpc.aio.insecure_channel(await server.address) as channel:
-            yield Api(db, PreferenceServiceStub(channel), issuer)
-        server.stopping.set()
-        await running
+    async with serving_api(db, database_url, clock=clock) as served:
+        yield Api(db, PreferenceServiceStub(served.channel), served.issuer)

@@ -9,40 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.notification.model import bounces
-from services.notification.model.bounces import BounceKind, NotABounce
+from services.notification.model import returned as reports
+from services.notification.model.bounces import BounceKind, Report
+from services.notification.model.report_parts import NotABounce
 from services.notification.model.return_paths import ReturnPaths
+from tests.notification.returned_mail import MESSAGE_ID, report
 
-MESSAGE_ID = "<018f2f6e-0000-7000-8000-000000000001@mail.example>"
 
-
-def report(
-    *,
-    action: str = "failed",
-    status: str = "5.1.1",
-    diagnostic: str = "",
-    returned: str | None = f"Message-ID: {MESSAGE_ID}\r\nSubject: Your code\r\n",
-    returned_type: str = "message/rfc822",
-    final: str = "ada@example.com",
-    to: str = "no-reply@mail.example",
-) -> bytes:
-    """A report as Postfix writes it."""
-    parts = [
-        "Content-Type: text/plain; charset=us-ascii\r\n\r\nThis is the mail system. I am sorry.\r\n",
-        "Content-Description: Delivery report\r\nContent-Type: message/delivery-status\r\n\r\n"
-        "Reporting-MTA: dns; mx.example\r\nX-Postfix-Queue-ID: 4Xyz\r\nArrival-Date: Mon, 30 Nov 2026 00:00:00 +0000\r\n\r\n"
-        f"Final-Recipient: rfc822; {final}\r\nOriginal-Recipient: rfc822;{final}\r\nAction: {action}\r\n"
-        f"Status: {status}\r\nRemote-MTA: dns; mx.example\r\n"
-        + (f"Diagnostic-Code: smtp; {diagnostic}\r\n" if diagnostic else ""),
-    ]
-    if returned is not None:
-        parts.append(f"Content-Type: {returned_type}\r\n\r\n{returned}\r\nHello Ada\r\n")
-    head = (
-        f"From: MAILER-DAEMON@mx.example\r\nTo: {to}\r\nSubject: Undelivered Mail\r\nMIME-Version: 1.0\r\n"
-        'Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary="4X/mx.example"\r\n\r\n'
-    )
-    body = "".join(f"--4X/mx.example\r\n{part}\r\n" for part in parts)
-    return (head + body + "--4X/mx.example--\r\n").encode()
+def read(raw: bytes) -> Report:
+    """The report of a returned mail."""
+    found = reports.read(raw)
+    assert isinstance(found, Report)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -63,7 +41,7 @@ def report(
     ],
 )
 def test_the_enhanced_code_says_whose_fault_a_bounce_is(status: str, kind: BounceKind) -> None:
-    (recipient,) = bounces.read(report(status=status)).recipients
+    (recipient,) = read(report(status=status)).recipients
     assert recipient.kind is kind
 
 
@@ -82,25 +60,25 @@ def test_the_enhanced_code_says_whose_fault_a_bounce_is(status: str, kind: Bounc
 def test_the_servers_own_words_count_where_the_status_says_nothing(
     status: str, diagnostic: str, kind: BounceKind
 ) -> None:
-    (recipient,) = bounces.read(report(status=status, diagnostic=diagnostic)).recipients
+    (recipient,) = read(report(status=status, diagnostic=diagnostic)).recipients
     assert recipient.kind is kind
 
 
 @pytest.mark.parametrize("action", ["delayed", "delivered", "relayed", "expanded", "", "x-failed", "fail"])
 def test_a_report_that_is_no_final_failure_is_none(action: str) -> None:
-    (recipient,) = bounces.read(report(action=action)).recipients
+    (recipient,) = read(report(action=action)).recipients
     assert recipient.kind is None
 
 
 @pytest.mark.parametrize("action", ["failed", "Failed", "FAILED (permanent)", " failed"])
 def test_a_failure_is_read_in_every_spelling(action: str) -> None:
-    (recipient,) = bounces.read(report(action=action)).recipients
+    (recipient,) = read(report(action=action)).recipients
     assert recipient.kind is BounceKind.NO_ADDRESS
 
 
 @pytest.mark.parametrize("returned_type", ["message/rfc822", "text/rfc822-headers", "Message/RFC822", "message/global"])
 def test_the_returned_mail_is_named_by_its_message_id_whole_or_by_its_headers(returned_type: str) -> None:
-    assert bounces.read(report(returned_type=returned_type)).message_id == MESSAGE_ID
+    assert read(report(returned_type=returned_type)).message_id == MESSAGE_ID
 
 
 @pytest.mark.parametrize(
@@ -114,13 +92,13 @@ def test_the_returned_mail_is_named_by_its_message_id_whole_or_by_its_headers(re
     ids=["none", "without", "two", "in the body"],
 )
 def test_a_returned_mail_without_one_message_id_names_no_mail(returned: str | None) -> None:
-    assert bounces.read(report(returned=returned)).message_id == ""
+    assert read(report(returned=returned)).message_id == ""
 
 
 def test_lines_may_end_in_any_way_and_a_report_may_be_cut() -> None:
     whole = report()
     for text in (whole.replace(b"\r\n", b"\n"), whole.replace(b"\r\n", b"\r"), whole[: whole.index(b"Hello Ada")]):
-        assert bounces.read(text) == bounces.read(whole)
+        assert read(text) == read(whole)
 
 
 def test_a_report_inside_another_multipart_and_a_status_in_base64_are_read() -> None:
@@ -130,18 +108,18 @@ def test_a_report_inside_another_multipart_and_a_status_in_base64_are_read() -> 
         + inner
         + b"\r\n--out\r\n\r\nfooter\r\n--out--\r\n"
     )
-    assert bounces.read(outer).recipients == bounces.read(inner).recipients
+    assert read(outer).recipients == read(inner).recipients
     encoded = (
         b'Content-Type: multipart/report; boundary="b"\n\n--b\nContent-Type: message/global-delivery-status\n'
         b"Content-Transfer-Encoding: base64\n\n"
         b"UmVwb3J0aW5nLU1UQTogZG5zOyBteA0KDQpBY3Rpb246IGZhaWxlZA0KU3RhdHVzOiA1LjEuMQ0K\n--b--\n"
     )
-    (recipient,) = bounces.read(encoded).recipients
+    (recipient,) = read(encoded).recipients
     assert recipient.kind is BounceKind.NO_ADDRESS
 
 
 def test_addresses_are_told_in_canonical_form_and_the_original_beside_the_final() -> None:
-    (recipient,) = bounces.read(report(final="Ada@EXAMPLE.com")).recipients
+    (recipient,) = read(report(final="Ada@EXAMPLE.com")).recipients
     assert recipient.addresses == {"ada@example.com"}
 
 
@@ -168,7 +146,7 @@ NO_REPORTS = {
 def test_what_is_no_report_is_refused_in_a_moment(name: str) -> None:
     begun = process_time()
     with pytest.raises(NotABounce):
-        bounces.read(NO_REPORTS[name])
+        read(NO_REPORTS[name])
     # The worst form takes a tenth of it; nested or repeated reading would take minutes.
     assert process_time() - begun < 5
 
@@ -186,8 +164,8 @@ HOSTILE = {
 def test_a_hostile_status_costs_no_more_than_its_length(name: str) -> None:
     begun = process_time()
     head = b'Content-Type: multipart/report; boundary="b"\n\n--b\nContent-Type: message/delivery-status\n\n'
-    read = bounces.read(head + HOSTILE[name] + b"\n--b--\n")
-    assert len(read.recipients) <= 50
+    found = read(head + HOSTILE[name] + b"\n--b--\n")
+    assert len(found.recipients) <= 50
     assert process_time() - begun < 5
 
 
@@ -196,7 +174,7 @@ def test_any_bytes_in_any_place_are_read_or_refused(noise: bytes, begin: int, en
     whole = report()
     for raw in (noise, whole[:begin] + noise + whole[end:]):
         try:
-            bounces.read(raw)
+            read(raw)
         except NotABounce:
             continue
 

@@ -19,7 +19,8 @@ from local.harness import Servers
 from services.notification.model.deliveries import UNFINISHED, DeliveryState
 from services.notification.tables import deliveries
 from tests.identity import MESH_KEY
-from tests.notification.conftest import ADDRESS_KEY, SEAL_KEY, UNSUBSCRIBE_KEY, MailWorld, code_issued, story_completed
+from tests.notification.conftest import MailWorld, code_issued, story_completed
+from tests.notification.keys import ADDRESS_KEY, SEAL_KEY, UNSUBSCRIBE_KEY
 from tests.notification.smtp_servers import MailServer, listening, smtp
 from tests.waiting import until
 

@@ -15,10 +15,11 @@ from storymesh.notification.v1 import notification_pb2
 from kit.events import erasure
 from kit.runtime.clock import system_clock
 from services.notification.model import Kind
+from services.notification.model.acting import acting
 from services.notification.model.deliveries import Channel
 from services.notification.model.letters import Brand, Letters
 from services.notification.model.notices import NOTICES, NOTICES_OF, Notice
-from services.notification.model.notifications import Actor, acting
+from services.notification.model.notifications import Actor
 from services.notification.operations.erasing import Erasing
 from services.notification.operations.pruning import Pruning
 from services.notification.tables import notification_actors, notifications
@@ -38,19 +39,37 @@ async def erase(app: App, user_id: UUID, batch: int = 1000) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "count", "words"),
+    ("names", "count", "english", "german"),
     [
-        (["Ada"], 1, "Ada"),
-        (["Ada", "Bob"], 2, "Ada and Bob"),
-        (["Ada", "Bob", "Eve"], 3, "Ada and 2 others"),
-        (["Ada", "Bob", "Eve"], 13, "Ada and 12 others"),
-        (["\u200b", "Bob"], 2, "Somebody and Bob"),
-        (["x" * 41], 1, "x" * 39 + "…"),
-        (["see www.evil.example"], 1, "see …"),
+        (["Ada"], 1, "Ada", "Ada"),
+        (["Ada", "Bob"], 2, "Ada and Bob", "Ada und Bob"),
+        (["Ada", "Bob", "Eve"], 3, "Ada and 2 others", "Ada und 2 andere"),
+        (["Ada", "Bob", "Eve"], 13, "Ada and 12 others", "Ada und 12 andere"),
+        (["\u200b", "Bob"], 2, "Somebody and Bob", "Jemand und Bob"),
+        (["{}", "{0}"], 2, "{} and {0}", "{} und {0}"),
+        (["x" * 41], 1, "x" * 39 + "…", "x" * 39 + "…"),
+        (["see www.evil.example"], 1, "see …", "see …"),
     ],
 )
-def test_actors_are_named_in_words(names: list[str], count: int, words: str) -> None:
-    assert acting([Actor(uuid4(), name) for name in names], count) == words
+def test_actors_are_named_in_the_words_of_the_language(names: list[str], count: int, english: str, german: str) -> None:
+    assert [acting(names, count, language) for language in ("en", "de", "", "fr")] == [
+        english,
+        german,
+        english,
+        english,
+    ]
+
+
+async def test_actors_are_named_in_the_language_of_the_text_also_after_one_of_them_is_erased(app: App) -> None:
+    person, story = app.person(), uuid4()
+    for actor in (ADA, BOB, EVE, DAN):
+        await person.told("mögen deine Geschichte", about=story, actor=actor, grouped=True, language="de")
+    assert await person.titles() == ["Dan und 3 andere mögen deine Geschichte"]
+    await erase(app, BOB.id)
+    assert await person.titles() == ["Dan und 2 andere mögen deine Geschichte"]
+    # The person reads English from now on: the whole line changes with the next occurrence, and never half of it.
+    await person.told("like your story", about=story, actor=ADA, grouped=True, language="en")
+    assert await person.titles() == ["Ada and 2 others like your story"]
 
 
 async def test_what_many_people_do_to_one_thing_is_one_notification_with_the_latest_first(app: App) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, time, timedelta
 from random import Random
 from typing import Any
 
+import grpc
 import pytest
 from sqlalchemy import func, select
 
@@ -20,8 +21,10 @@ from services.notification.model.preferences import Timing
 from services.notification.operations.digests import Digests
 from services.notification.operations.facts import FactReader
 from services.notification.operations.preference_gate import PreferenceGate
+from services.notification.peers import StoryDirectory
 from services.notification.tables import counted_mails, deliveries, digest_items, preferences
 from tests.notification.conftest import SEAL, MailWorld, code_issued, story_completed, user_deleted
+from tests.notification.keys import ADDRESS_KEY
 from tests.notification.people import MAIL, START, STORY, People, password_changed, welcome
 from tests.waiting import until
 
@@ -127,10 +130,12 @@ async def test_judgements_at_the_same_moment_do_not_both_take_the_last_place_of_
     await people.tell(*(story_completed(user) for _ in range(12)))
     await people.prefer(user, mails_per_day=1)
     people.at(START + timedelta(hours=2))
-    gate = PreferenceGate(db, Digests(db, FactReader(SEAL), people.clock), people.clock, throttles=[])
-    async with db.single() as tx:
-        claimed = await store.deliveries.claim(tx, [MAIL], 12, people.clock.now, timedelta(seconds=60))
-    judged = await asyncio.gather(*(gate.judge(each, NOTICES[each.kind]) for each in claimed))
+    async with grpc.aio.insecure_channel(people.world.story_address) as channel:
+        digests = Digests(db, FactReader(SEAL), StoryDirectory(channel), people.clock, key=ADDRESS_KEY)
+        gate = PreferenceGate(db, digests, people.clock, throttles=[])
+        async with db.single() as tx:
+            claimed = await store.deliveries.claim(tx, [MAIL], 12, people.clock.now, timedelta(seconds=60))
+        judged = await asyncio.gather(*(gate.judge(each, NOTICES[each.kind]) for each in claimed))
     assert sorted(each.goes_on for each in judged) == [False] * 11 + [True]
     assert Counter((await people.states(user))["STORY_READY"])["QUEUED", "THROTTLED"] == 11
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import pytest
 from google.api.httpbody_pb2 import HttpBody
 from grpc import StatusCode
@@ -17,44 +15,22 @@ from grpc.aio import AioRpcError
 from storymesh.notification.v1.bounce_service_pb2 import ReportBouncesRequest
 from storymesh.notification.v1.bounce_service_pb2_grpc import BounceServiceStub
 
-from kit.rpc.resources import Resources
-from services.notification.__main__ import api as build_api
-from services.notification.config import NotificationSettings
 from services.notification.model.webhook_signatures import signature
-from services.notification.operations import operations
-from tests.identity import Issuer
-from tests.notification.conftest import ADDRESS_KEY, SEAL_KEY, UNSUBSCRIBE_KEY, MailWorld, story_completed
-from tests.notification.test_returned import returned, suppressed
+from tests.notification.conftest import MailWorld, story_completed
+from tests.notification.returned_mail import returned, suppressed
+from tests.notification.serving import serving_api
 from tests.statuses import raises_status, violated_fields
 
 if TYPE_CHECKING:
     from storymesh.notification.v1.bounce_service_pb2_grpc import BounceServiceAsyncStub
 
-KEY, WEBHOOK_KEY = b"k" * 32, b"w" * 32
+WEBHOOK_KEY = b"w" * 32
 
 
 @asynccontextmanager
 async def webhook(world: MailWorld, key: bytes | None = WEBHOOK_KEY) -> AsyncIterator[BounceServiceAsyncStub]:
-    settings = NotificationSettings(
-        listen="127.0.0.1:0",
-        database_url=world.database_url,
-        mesh_key=KEY,
-        cursor_key=KEY,
-        seal_key=SEAL_KEY,
-        address_key=ADDRESS_KEY,
-        unsubscribe_key=UNSUBSCRIBE_KEY,
-        bounce_webhook_key=key,
-        mail_from="Storymesh <no-reply@mail.example>",
-        drain_seconds=1,
-    )
-    issuer = Issuer()
-    async with Resources("notification", settings, db=world.db, revocations=issuer.revocations) as resources:
-        server = build_api(settings, resources, operations(settings, resources))
-        running = asyncio.create_task(server.run(issuer.access_tokens(), resources.service_tokens))
-        async with grpc.aio.insecure_channel(await server.address) as channel:
-            yield BounceServiceStub(channel)
-        server.stopping.set()
-        await running
+    async with serving_api(world.db, world.database_url, bounce_webhook_key=key) as served:
+        yield BounceServiceStub(served.channel)
 
 
 def signed(body: bytes, *, key: bytes = WEBHOOK_KEY, at: datetime | None = None) -> tuple[tuple[str, str], ...]:

@@ -7,17 +7,15 @@ import os
 from datetime import timedelta
 from email.message import EmailMessage
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
-from sqlalchemy import select, text
-from sqlalchemy.engine.row import RowMapping
+from sqlalchemy import text
 from storymesh.events.v1 import auth_events_pb2
 
 from kit.events.envelope import Event
 from services.notification.model.deliveries import DeliveryState
 from services.notification.operations.record_keeping import RecordKeeping
-from services.notification.tables import suppressions
 from tests.notification.conftest import (
     DIGESTS,
     MailWorld,
@@ -26,50 +24,14 @@ from tests.notification.conftest import (
     story_completed,
     user_deleted,
 )
+from tests.notification.returned_mail import put, read_all, report, returned, suppressed
 from tests.notification.smtp_servers import MailServer, listening
-from tests.notification.test_bounces import report
 from tests.waiting import until
-
-DOMAIN = "mail.example"
-
-
-@pytest.fixture
-def folder(world: MailWorld, tmp_path: Path) -> Path:
-    path = tmp_path / "bounces"
-    path.mkdir()
-    world.bounce_folder = str(path)
-    return path
-
-
-def put(folder: Path, *reports: bytes) -> None:
-    """Put reports where a mail server does, long ago enough to be whole."""
-    for raw in reports:
-        path = folder / f"{uuid4()}.eml"
-        path.write_bytes(raw)
-        os.utime(path, (1, 1))
-
-
-def returned(of: Event, *, status: str = "5.1.1", final: str = "ada@example.com", to: str = "", **parts: str) -> bytes:
-    """The report of an event's mail."""
-    headers = f"Message-ID: <{of.id}@{DOMAIN}>\r\nSubject: x\r\n"
-    return report(status=status, final=final, returned=headers, to=to or f"no-reply@{DOMAIN}", **parts)
-
-
-async def read_all(world: MailWorld, folder: Path, *reports: bytes) -> None:
-    """Have a worker read the reports."""
-    put(folder, *reports)
-    async with world.working():
-        await until(lambda: not list(folder.glob("*.eml")))
 
 
 def envelope(server: MailServer, step: str) -> list[str]:
     """The addresses that the server was given at this step."""
     return [line.partition("<")[2].partition(">")[0] for line in server.lines if line.upper().startswith(step)]
-
-
-async def suppressed(world: MailWorld) -> list[RowMapping]:
-    async with world.db.transaction() as tx:
-        return list((await tx.execute(select(suppressions).order_by(suppressions.c.id))).mappings())
 
 
 def password_changed(user: UUID) -> Event:

@@ -116,7 +116,13 @@ async def test_each_code_says_what_it_is_for_and_what_its_absence_means(
     subject, effect, consolation = CODES[purpose]
     assert (mail["X-RcptTo"], mail["Subject"]) == ("ada@example.com", subject)
     greeting = "Hello," if purpose in UNPROVEN else "Hello Ada,"
-    for words in (greeting, "Your code is 04213755.", effect, "It works once, for the next 10 minutes.", consolation):
+    for words in (
+        greeting,
+        "Your code is 04213755.",
+        effect,
+        "It works once, for the next 10 minutes: until ",
+        consolation,
+    ):
         assert words in text_of(mail)
     assert await world.notifications() == []
 
@@ -192,7 +198,7 @@ async def test_a_begun_change_of_address_is_told_to_the_one_that_there_is_with_a
     )
     content = text_of(told_of)
     assert call in content.splitlines()
-    assert "Until 2026-12-06 18:05 UTC" in content
+    assert "Until 6 December 2026, 18:05 (UTC) that works" in content
     assert await world.notifications() == []
 
 
@@ -200,7 +206,7 @@ async def test_a_new_device_is_named_without_a_link(world: MailWorld) -> None:
     user = world.accounts.add("ada@example.com", "Ada")
     await world.handle(event(new_device(str(user), 'see http://evil.example/x "now"')))
     content = text_of(await world.mailbox.one())
-    assert '"see … "now"" signed in on 2026-11-29 at 18:05 UTC, at the address 198.51.100.7.' in content
+    assert '"see … "now"" signed in on 29 November 2026, 18:05 (UTC), at the address 198.51.100.7.' in content
     assert "evil" not in content
 
 

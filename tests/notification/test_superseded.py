@@ -16,9 +16,9 @@ from kit.events.envelope import Event
 from services.notification.adapters.smtp import TryAgain
 from services.notification.model.deliveries import Delivery, DeliveryState
 from tests.notification.conftest import MailWorld, code_issued
+from tests.notification.desk import Desk, shown
 from tests.notification.scripted_channel import ScriptedChannel
 from tests.notification.smtp_servers import MailServer, listening
-from tests.notification.test_records import Desk, desk, shown  # noqa: F401  # a fixture
 from tests.waiting import until
 
 KINDS = [name for name, number in auth.CodePurpose.items() if number]
@@ -60,7 +60,7 @@ def about(server: MailServer) -> list[str]:
 @pytest.mark.parametrize("purpose", KINDS)
 async def test_of_two_codes_that_waited_for_the_mail_server_only_the_later_one_is_mailed(
     world: MailWorld,
-    desk: Desk,  # noqa: F811  # a fixture
+    desk: Desk,
     purpose: str,
     order: str,
 ) -> None:

@@ -18,7 +18,8 @@ from services.notification.model.deliveries import Channel
 from services.notification.model.preferences import Timing
 from services.notification.model.unsubscribing import Subscription, UnsubscribeLinks
 from services.notification.operations.erasing import Erasing
-from tests.notification.conftest import UNSUBSCRIBE_KEY, MailWorld, code_issued, email_changed, story_completed
+from tests.notification.conftest import MailWorld, code_issued, email_changed, story_completed
+from tests.notification.keys import UNSUBSCRIBE_KEY
 from tests.notification.people import STORY, People, password_changed, welcome
 from tests.notification.preference_api import Api, serving_preferences, timings
 from tests.statuses import raises_status

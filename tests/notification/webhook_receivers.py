@@ -28,12 +28,9 @@ from storymesh.notification.v1.system_webhook_service_pb2_grpc import SystemWebh
 from storymesh.notification.v1.webhook_pb2 import Webhook, WebhookDelivery
 from storymesh.notification.v1.webhook_service_pb2_grpc import WebhookServiceStub
 
-from kit.rpc.resources import Resources
-from services.notification.__main__ import api as build_api
-from services.notification.config import NotificationSettings
-from services.notification.operations import operations
-from tests.identity import MESH_KEY, Issuer, bearer
+from tests.identity import Issuer, bearer
 from tests.notification.certificates import Authority
+from tests.notification.serving import serving_api
 
 if TYPE_CHECKING:
     from storymesh.notification.v1.delivery_service_pb2_grpc import DeliveryServiceAsyncStub
@@ -179,27 +176,9 @@ class WebhookApi:
 @asynccontextmanager
 async def webhook_api(world: MailWorld) -> AsyncIterator[WebhookApi]:
     """The API on the world's database, with the rules of its worker."""
-    settings = NotificationSettings(
-        listen="127.0.0.1:0",
-        database_url=world.database_url,
-        mesh_key=MESH_KEY,
-        cursor_key=MESH_KEY,
-        seal_key=world.settings().seal_key.get_secret_value(),
-        unsubscribe_key=MESH_KEY,
-        address_key=MESH_KEY,
-        webhook_ca_file=world.webhook_ca_file,
-        webhook_local=world.webhook_local,
-        webhook_seconds=world.webhook_seconds,
-        drain_seconds=1,
-    )
-    issuer = Issuer()
-    async with Resources("notification", settings, db=world.db, revocations=issuer.revocations) as resources:
-        server = build_api(settings, resources, operations(settings, resources))
-        running = asyncio.create_task(server.run(issuer.access_tokens(), resources.service_tokens))
-        async with grpc.aio.insecure_channel(await server.address) as channel:
-            yield WebhookApi(channel, issuer)
-        server.stopping.set()
-        await running
+    rules = {name: getattr(world, name) for name in ("webhook_ca_file", "webhook_local", "webhook_seconds")}
+    async with serving_api(world.db, world.database_url, **rules) as served:
+        yield WebhookApi(served.channel, served.issuer)
 
 
 @pytest.fixture

@@ -81,6 +81,14 @@ class Desk:
         answer = await stub.LinkStory(request, metadata=bearer(tokens.mint("story")))
         return answer.link if answer.HasField("link") else None
 
+    async def mailed_together(self, *story_ids: str) -> dict[str, story_link_pb2.StoryLink | None]:
+        """The links that notification gets for a mail about many stories."""
+        tokens = ServiceTokens(MESH_KEY, service="notification", clock=self.world.resources.clock)
+        request = directory_service_pb2.LinkStoriesRequest(story_ids=story_ids)
+        stub = DirectoryServiceStub(self.world.channel)
+        answer = await stub.LinkStories(request, metadata=bearer(tokens.mint("story")))
+        return {each.story_id: each.link if each.HasField("link") else None for each in answer.stories}
+
 
 @pytest.fixture
 def desk(world: StoryWorld) -> Desk:
@@ -329,10 +337,52 @@ async def test_no_log_line_holds_a_token(desk: Desk, caplog: pytest.LogCaptureFi
     assert path.removeprefix("/s/") not in "".join(str(record.__dict__) for record in caplog.records)
 
 
-async def test_only_services_ask_for_the_link_of_a_mail(desk: Desk) -> None:
+async def test_a_mail_about_many_stories_has_the_link_of_each_that_a_mail_about_it_alone_would_have(desk: Desk) -> None:
+    new, linked, revoked, deleted, expired = [await desk.story() for _ in range(5)]
+    running = (await calls.create(desk.person)).id
+    before = await desk.mailed(linked)
+    await desk.mailed(revoked)
+    await desk.revoke(revoked)
+    await desk.alter(deleted, deleted_at=datetime.now(UTC))
+    ended = await desk.mailed(expired)
+    async with desk.world.db.transaction() as tx:
+        past = update(story_links).where(story_links.c.story_id == UUID(expired))
+        await tx.execute(past.values(expires_at=datetime.now(UTC) - timedelta(seconds=1)))
+    found = await desk.mailed_together(new, linked, revoked, deleted, expired, running, str(uuid4()))
+    assert set(found) == {new, linked, revoked, expired}
+    assert found[linked] == before
+    assert found[revoked] is None
+    renewed = found[expired]
+    assert renewed
+    assert ended
+    assert renewed.path != ended.path
+    assert found == await desk.mailed_together(expired, revoked, linked, new)
+    assert found[new] == await desk.mailed(new)
+
+
+async def test_mails_about_the_same_stories_at_once_hold_the_same_links(desk: Desk) -> None:
+    stories_of_all = [await desk.story() for _ in range(5)]
+    answers = await asyncio.gather(
+        *(desk.mailed_together(*stories_of_all) for _ in range(10)),
+        *(desk.mailed_together(*reversed(stories_of_all)) for _ in range(10)),
+    )
+    assert all(answer == answers[0] for answer in answers)
+    assert len(answers[0]) == 5
+
+
+@pytest.mark.parametrize("story_ids", [[], ["x"], ["019ad1c2-7e55-7c1a-9d5e-3a1f0c9b7e21"] * 2])
+async def test_a_list_of_stories_names_each_once(desk: Desk, story_ids: list[str]) -> None:
+    with raises_status(StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT"):
+        await desk.mailed_together(*story_ids)
+
+
+async def test_only_services_ask_for_the_links_of_mails(desk: Desk) -> None:
     story_id = await desk.story()
     stub = DirectoryServiceStub(desk.world.channel)
-    request = directory_service_pb2.LinkStoryRequest(story_id=story_id)
+    one = directory_service_pb2.LinkStoryRequest(story_id=story_id)
+    many = directory_service_pb2.LinkStoriesRequest(story_ids=[story_id])
     for metadata in ((), desk.person.auth):
         with raises_status(StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"):
-            await stub.LinkStory(request, metadata=metadata)
+            await stub.LinkStory(one, metadata=metadata)
+        with raises_status(StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"):
+            await stub.LinkStories(many, metadata=metadata)

@@ -167,7 +167,7 @@ class CodeProofs:
             challenge = Challenge(challenge_id, purpose, owner_id, address, code.expires_at, epoch)
             await store.challenges.insert(tx, challenge)
             if code.is_due:
-                event = self._mails.code_issued(challenge_id, purpose, code, address or "", first_name)
+                event = self._mails.code_issued(challenge_id, purpose, code, address or "", first_name, reader=owner_id)
                 await outbox.add(tx, event, key=owner_id or challenge_id)
         return Started(challenge_id, code.expires_at)
 
@@ -191,7 +191,9 @@ class CodeProofs:
             await confirm(tx)
             challenge = Challenge(challenge_id, purpose, user.id, email, code.expires_at, account.proof_epoch)
             await store.challenges.insert(tx, challenge)
-            issued = self._mails.code_issued(challenge_id, purpose, code, email, user.profile.first_name)
+            issued = self._mails.code_issued(
+                challenge_id, purpose, code, email, user.profile.first_name, reader=user.id
+            )
             owner = await store.users.find_by_email(tx, email)
             if code.is_due and owner is None:
                 await outbox.add(tx, issued, key=user.id)

@@ -28,11 +28,21 @@ class SealedMails:
         self._seal = seal
 
     def code_issued(
-        self, challenge_id: UUID, purpose: Purpose, code: Code, email: str, first_name: str
+        self,
+        challenge_id: UUID,
+        purpose: Purpose,
+        code: Code,
+        email: str,
+        first_name: str,
+        *,
+        reader: UUID | None = None,
     ) -> events.CodeIssued:
-        """A code's event; without an address a decoy, dropped by the mail worker, so that events do not tell who has an account."""
+        """A code's event; without an address a decoy, dropped by the mail worker, so that events do not tell who has an account.
+
+        `reader` is the account in whose language the mail is written.
+        """
         name = "" if purpose in _TO_UNPROVEN_ADDRESSES else first_name
-        mail = events.CodeMail(email=email, code=code.digits, first_name=name)
+        mail = events.CodeMail(email=email, code=code.digits, first_name=name, user_id=str(reader or ""))
         event = events.CodeIssued(
             challenge_id=str(challenge_id), purpose=_PURPOSES[purpose], sealed_mail=_sealed(self._seal, mail)
         )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
 from . import Kind
-from .words import NAME_LENGTH, plain
+from .acting import acting
 
 ACTORS_SHOWN = 3
 """The actors of a grouped notification that are shown by name to programs; the title names fewer."""
 
 _TEXT_LENGTH = 300
-_SOMEBODY = "Somebody"
 
 
 class TargetType(StrEnum):
@@ -48,6 +46,8 @@ class ShortText:
     title: str
     """One line. With an actor it is what follows the names, such as "liked your post"."""
     body: str = ""
+    language: str = ""
+    """The language of both, as a BCP 47 tag. Empty: unknown, as with texts of the former version."""
 
     def cut(self) -> ShortText:
         """The text with a body of at most 300 characters."""
@@ -77,7 +77,10 @@ class Notification:
     @property
     def title(self) -> str:
         """The line to show, with the actors at its beginning."""
-        return f"{acting(self.actors, self.actor_count)} {self.text.title}" if self.actor_count else self.text.title
+        if not self.actor_count:
+            return self.text.title
+        names = [actor.name for actor in self.actors]
+        return f"{acting(names, self.actor_count, self.text.language)} {self.text.title}"
 
     @property
     def place(self) -> UUID:
@@ -97,14 +100,6 @@ class Notification:
             latest_id=occurrence,
             updated_at=now,
         )
-
-
-def acting(actors: Sequence[Actor], count: int) -> str:
-    """The actors in words: "Ada", "Ada and Bob", "Ada and 12 others"."""
-    names = [plain(actor.name, NAME_LENGTH) or _SOMEBODY for actor in actors]
-    if count <= 1:
-        return names[0]
-    return f"{names[0]} and {names[1]}" if count == 2 else f"{names[0]} and {count - 1} others"
 
 
 def first_sentences(letter: str) -> str:

@@ -8,28 +8,36 @@ from typing import Any
 
 from kit.identity.email_addresses import canonical
 
-from .bounces import NotABounce, RecipientReport, Report
+from .bounces import RecipientReport, Report
+from .complaints import Complaint, feedback_type
 from .enhanced_codes import EnhancedCode
+from .report_parts import NotABounce
 
-_MOST_BOUNCES = 100
+_MOST_REPORTS = 100
 _MOST_CHARACTERS = 1000
 
 
-def read(body: bytes) -> Sequence[Report]:
+def read(body: bytes) -> Sequence[Report | Complaint]:
     """Read reports. Raises NotABounce."""
     try:
         told = json.loads(body)
     except (ValueError, RecursionError):
         raise NotABounce("it is no JSON") from None
-    listed = told.get("bounces") if isinstance(told, dict) else None
-    if not isinstance(listed, list) or not 0 < len(listed) <= _MOST_BOUNCES:
-        raise NotABounce(f"it needs a list `bounces` of 1 to {_MOST_BOUNCES} objects")
-    return [_report(each) for each in listed]
+    told = told if isinstance(told, dict) else {}
+    bounces, complaints = told.get("bounces", []), told.get("complaints", [])
+    listed = isinstance(bounces, list) and isinstance(complaints, list)
+    if not listed or not 0 < len(bounces) + len(complaints) <= _MOST_REPORTS:
+        raise NotABounce(f"it needs a list `bounces` or `complaints` of 1 to {_MOST_REPORTS} objects")
+    if not all(isinstance(each, dict) for each in (*bounces, *complaints)):
+        raise NotABounce("each of `bounces` and `complaints` must be an object")
+    return [*map(_report, bounces), *map(_complaint, complaints)]
 
 
-def _report(told: Any) -> Report:
-    if not isinstance(told, dict):
-        raise NotABounce("each of `bounces` must be an object")
+def _complaint(told: dict[str, Any]) -> Complaint:
+    return Complaint(_text(told, "message_id", None), (), feedback_type(_text(told, "type", "abuse")))
+
+
+def _report(told: dict[str, Any]) -> Report:
     recipient = _text(told, "recipient", "")
     code = EnhancedCode.begins(_text(told, "status", ""))
     addresses = frozenset({canonical(recipient)} if recipient else ())

@@ -1,4 +1,4 @@
-"""Suppressed addresses, which get no mail because an earlier one came back.
+"""Suppressed addresses, which get no mail because an earlier one came back, or its reader complained.
 
 An address is stored as a keyed digest only: who reads the table learns no address, and cannot try addresses without the key.
 """
@@ -25,6 +25,9 @@ class SuppressionReason(StrEnum):
     """It does not exist. No mail goes there, security mail included: nobody could read it."""
     MAILBOX = "MAILBOX"
     """It exists, and its mailbox takes no mail. Security mail is still tried, because the mailbox may work again."""
+    COMPLAINT = "COMPLAINT"
+    """Its reader marked a mail as spam. Security mail still goes: a code is asked for, and by a complaint a thief would silence the
+    warnings."""
 
     def stops(self, *, security: bool) -> bool:
         """Whether a mail of this kind is not sent."""
@@ -37,7 +40,7 @@ class SuppressionSource(StrEnum):
     ANSWER = "ANSWER"
     """The mail server's answer while we sent."""
     REPORT = "REPORT"
-    """A delivery status notification in the folder of bounces."""
+    """A report in the folder of bounces."""
     PROVIDER = "PROVIDER"
     """The mail provider's webhook."""
 
@@ -62,10 +65,10 @@ class Suppression:
     user_id: UUID | None
     """The person to whom the mail went; None for a code to an address without a person, until a mail to a person meets it."""
     event_id: UUID
-    """The event whose mail came back."""
+    """The event whose mail came back, or was complained about."""
     reason: SuppressionReason
     code: str
-    """The enhanced status code that said so, such as 5.1.1."""
+    """The enhanced status code that said so, such as 5.1.1; of a complaint the type of the feedback, such as abuse."""
     source: SuppressionSource
     created_at: datetime
 

@@ -34,10 +34,11 @@ from ..model.unsubscribing import UnsubscribeLinks
 from ..store.deliveries import WAKE_FOR_WEBHOOKS
 from ..store.mail_rates import MailRates
 from .bounces import BounceReader, Bounces, ProviderBounces
+from .channels import StoryPages
 from .deliveries import Deliveries
 from .delivering import Delivering, DeliveryTuning
 from .digests import Digests
-from .email import EmailChannel, FindAccount, FindPage
+from .email import EmailChannel, FindAccount
 from .erasing import Erasing
 from .facts import FactReader
 from .notices import Notices
@@ -131,7 +132,7 @@ def worker_operations(
     settings: NotificationWorkerSettings,
     resources: Resources,
     find_account: FindAccount,
-    find_page: FindPage,
+    stories: StoryPages,
     *,
     tuning: DeliveryTuning | None = None,
 ) -> WorkerOperations:
@@ -175,7 +176,7 @@ def worker_operations(
         Channel.EMAIL: EmailChannel(
             smtp,
             find_account,
-            find_page,
+            stories,
             letters,
             clock,
             suppressed=suppressed,
@@ -188,7 +189,7 @@ def worker_operations(
             most_to_a_domain=_SLOW_OF_A_DOMAIN * tuning.concurrency,
         ),
     }
-    digests = Digests(db, facts, clock)
+    digests = Digests(db, facts, stories, clock, key=settings.address_key.get_secret_value())
     throttles = [Throttle(settings.mails_per_hour, timedelta(hours=1))] if settings.mails_per_hour else []
     gate = PreferenceGate(db, digests, clock, throttles)
     delivering = Delivering(

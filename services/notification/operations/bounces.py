@@ -1,4 +1,4 @@
-"""Bounces: mails that came back after a server had taken them.
+"""What comes back about mails after a server had taken them: bounces, and complaints of their readers.
 
 A report is believed about one thing: a mail of ours that it names by our Message-ID or by the envelope address that we gave it.
 What it then says concerns the address to which that mail went, of which the digest stands with the delivery. An address that it
@@ -15,17 +15,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
-from kit.data.database import Database
-from kit.errors import InvalidArgument, Violation
+from kit.data.database import Database, Transaction
+from kit.errors import InvalidArgument, Unavailable, Violation
 from kit.events import erasure
+from kit.rpc.statuses import as_mesh_error
 from kit.runtime.clock import Clock
 
 from .. import store
 from ..adapters.bounce_folder import BounceFolder
 from ..adapters.refusals import Refusals
 from ..errors import WebhookSignatureInvalid
-from ..model import bounces, provider_reports
-from ..model.bounces import BounceKind, NotABounce, Report
+from ..model import provider_reports, report_parts, returned
+from ..model.bounces import BounceKind, Report
+from ..model.complaints import Complaint
+from ..model.records import DeliveryRecord
+from ..model.report_parts import NotABounce
 from ..model.return_paths import ReturnPaths
 from ..model.suppressions import AddressDigests, SuppressionReason, SuppressionSource
 from ..model.webhook_signatures import is_signed
@@ -48,9 +52,9 @@ class Taken(StrEnum):
     """What became of a report."""
 
     RECORDED = "RECORDED"
-    """A mail of ours came back."""
+    """A mail of ours came back, or its reader complained."""
     NO_FAILURE = "NO_FAILURE"
-    """It says nothing final, such as that the mail is delayed."""
+    """It says nothing final, such as that the mail is delayed, or nothing about whether the mail is wanted."""
     NOT_OURS = "NOT_OURS"
     """It names no mail that we sent, or one of which nothing is known any more."""
 
@@ -90,23 +94,42 @@ class Bounces:
         self._return_paths = return_paths
 
     async def take(self, raw: bytes, source: SuppressionSource) -> Taken:
-        """Record what a delivery status notification says. Raises NotABounce."""
+        """Record what a delivery status notification or a complaint says. Raises NotABounce."""
         # In a thread: a hostile report costs up to a second.
-        return await self.take_report(await asyncio.to_thread(bounces.read, raw), source)
+        return await self.take_report(await asyncio.to_thread(returned.read, raw), source)
 
-    async def take_report(self, report: Report, source: SuppressionSource) -> Taken:
+    async def take_report(self, report: Report | Complaint, source: SuppressionSource) -> Taken:
         """Record what a report says that was read already."""
-        if not any(recipient.kind for recipient in report.recipients):
+        if not report.counts:
             return Taken.NO_FAILURE
         event_id = self._event_of(report)
-        return await self._record(event_id, report, source) if event_id else Taken.NOT_OURS
+        if event_id is None:
+            return Taken.NOT_OURS
+        if isinstance(report, Complaint):
+            return await self._complained(event_id, report, source)
+        return await self._record(event_id, report, source)
+
+    async def _complained(self, event_id: UUID, complaint: Complaint, source: SuppressionSource) -> Taken:
+        """Suppress the address to which the mail went. The mail itself arrived, so its state stays as it is."""
+        async with self._db.transaction() as tx:
+            mail = await self._mail(tx, event_id)
+            if mail is None or mail.address_digest is None:
+                return Taken.NOT_OURS
+            reason = SuppressionReason.COMPLAINT
+            await self._suppressed.add(tx, mail, mail.address_digest, reason=reason, code=complaint.type, source=source)
+        return Taken.RECORDED
+
+    @staticmethod
+    async def _mail(tx: Transaction, event_id: UUID) -> DeliveryRecord | None:
+        """The mail of an event; None if nothing may be kept about its person any more."""
+        mail = await store.records.find_mail(tx, event_id)
+        erased = mail and mail.user_id and await erasure.is_erased(tx, mail.user_id)
+        return None if erased else mail
 
     async def _record(self, event_id: UUID, report: Report, source: SuppressionSource) -> Taken:
         async with self._db.transaction() as tx:
-            mail = await store.records.find_mail(tx, event_id)
+            mail = await self._mail(tx, event_id)
             if mail is None or mail.address_digest is None:
-                return Taken.NOT_OURS
-            if mail.user_id and await erasure.is_erased(tx, mail.user_id):
                 return Taken.NOT_OURS
             kind, code = self._gravest(report, mail.address_digest)
             await store.records.bounce(tx, mail, code, self._clock())
@@ -116,7 +139,7 @@ class Bounces:
             self._refusals.note(code)
         return Taken.RECORDED
 
-    def _event_of(self, report: Report) -> UUID | None:
+    def _event_of(self, report: Report | Complaint) -> UUID | None:
         found = _MESSAGE_ID.fullmatch(report.message_id)
         if found and found[2].lower() == self._domain.lower():
             return UUID(found[1])
@@ -176,13 +199,19 @@ class BounceReader:
         """One round. True if more is waiting. Raises OSError, and what the database raises."""
         waiting = await asyncio.to_thread(self._folder.waiting, _FILES_OF_A_ROUND)
         for path in waiting:
-            raw = await asyncio.to_thread(self._folder.read, path, bounces.MOST_BYTES)
+            raw = await asyncio.to_thread(self._folder.read, path, report_parts.MOST_BYTES)
             if raw is None:
                 continue
             try:
                 taken = await self._bounces.take(raw, SuppressionSource.REPORT)
-            except NotABounce as error:
-                log.warning("a mail in the folder of bounces is put aside: %s", error)
+            except Exception as error:
+                # A report that nothing can be made of must not be read again and again, before all others.
+                if isinstance(as_mesh_error(error), Unavailable):
+                    raise
+                if isinstance(error, NotABounce):
+                    log.warning("a mail in the folder of bounces is put aside: %s", error)
+                else:
+                    log.exception("a mail in the folder of bounces is put aside: it broke the reader")
                 await asyncio.to_thread(self._folder.put_aside, path)
                 continue
             log.info("a report in the folder of bounces was read: %s", taken)

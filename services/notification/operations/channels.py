@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+from uuid import UUID
 
 from ..adapters.smtp import Handover
 from ..model.deliveries import Delivery, Outcome
@@ -35,6 +36,18 @@ class Undeliverable(Exception):
 
 class Waits(Exception):
     """Raised when the delivery is to be tried at a later time, which is recorded already."""
+
+
+class StoryPages(Protocol):
+    """Where stories are read, asked for when a mail goes, so that no link is stored. Both raise MeshError."""
+
+    async def page_of(self, story_id: UUID) -> str | None:
+        """The path of a story's page; empty if its owner took the link back, None if the story is gone."""
+        ...
+
+    async def pages_of(self, story_ids: Collection[UUID]) -> Mapping[UUID, str]:
+        """The same of up to 100 stories by one call; those that are gone are missing."""
+        ...
 
 
 class DeliveryChannel(Protocol):

@@ -265,7 +265,13 @@ class Delivering:
         reading = await self._digests.read(delivery) if delivery.kind == Kind.DIGEST else self._facts.read(event)
         if reading is None:
             raise Undeliverable(Outcome(DeliveryState.SUPPRESSED, "NO_NEWS"))
-        reading = replace(reading, language=judgement.language)
+        preferences = judgement.preferences
+        if preferences is None and reading.reader:
+            preferences = await self._gate.preferences_of(reading.reader)
+        if preferences:
+            # Where nobody has proven the address, its reader may be a stranger, who must not learn where the person lives.
+            zone = preferences.time_zone if reading.notice.proven else reading.time_zone
+            reading = replace(reading, language=preferences.language, time_zone=zone)
         return await self._channels[Channel(delivery.channel)].prepare(delivery, reading)
 
     def _outcome_of(self, error: Exception, delivery: Delivery, handover: Handover) -> Outcome:

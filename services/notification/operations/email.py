@@ -21,7 +21,7 @@ from ..model.rendering import Sender, Unrenderable, render
 from ..model.return_paths import ReturnPaths
 from ..model.suppressions import SuppressionReason
 from ..model.unsubscribing import Subscription, UnsubscribeLinks
-from .channels import Prepared, Undeliverable
+from .channels import Prepared, StoryPages, Undeliverable
 from .facts import Reading
 from .suppressions import SuppressionList
 
@@ -33,10 +33,6 @@ FindAccount = Callable[[UUID], Awaitable[Recipient | None]]
 """The address and name of an account; None if it was deleted. Raises MeshError."""
 
 
-FindPage = Callable[[UUID], Awaitable[str | None]]
-"""The path of a story's page; empty if its owner took the link back, None if the story is gone. Raises MeshError."""
-
-
 class EmailChannel:
     """Asks for the address, and for the page of a story, at the moment of sending, so that neither is stored."""
 
@@ -44,7 +40,7 @@ class EmailChannel:
         self,
         smtp: Smtp,
         find_account: FindAccount,
-        find_page: FindPage,
+        stories: StoryPages,
         letters: Letters,
         clock: Clock,
         *,
@@ -62,7 +58,7 @@ class EmailChannel:
         """
         self._smtp = smtp
         self._find_account = find_account
-        self._find_page = find_page
+        self._stories = stories
         self._letters = letters
         self._suppressed = suppressed
         self._feedback_sender = feedback_sender
@@ -82,7 +78,12 @@ class EmailChannel:
         facts = {**reading.facts, "first_name": recipient.first_name, "page_path": await self._page_path(reading)}
         unsubscribe_url = self._unsubscribe_url(reading)
         letter = self._letters.write(
-            reading.notice.kind, facts, now=now, language=reading.language, unsubscribe_url=unsubscribe_url
+            reading.notice.kind,
+            facts,
+            now=now,
+            language=reading.language,
+            time_zone=reading.time_zone,
+            unsubscribe_url=unsubscribe_url,
         )
         try:
             mail = render(
@@ -134,7 +135,7 @@ class EmailChannel:
         """The path of the story's page; empty if the notice leads to none, or its owner took the link back."""
         if not (reading.notice.links_story and reading.about):
             return ""
-        path = await self._find_page(reading.about)
+        path = await self._stories.page_of(reading.about)
         if path is None:
             raise Undeliverable(Outcome(DeliveryState.SUPPRESSED, "STORY_GONE"))
         return path

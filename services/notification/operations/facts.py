@@ -14,7 +14,7 @@ from kit.events.envelope import Event, Undecodable, time_in, uuid_in
 from kit.events.inbox import Permanent
 from kit.identity.sealing import Seal, Unsealable
 
-from ..model.letters import Facts
+from ..model.letters import Facts, by_actors
 from ..model.notices import NO_NEWS_OTHERWISE, NOTICES_OF, Notice
 from ..model.notifications import Actor
 
@@ -23,6 +23,7 @@ _PACKAGE = auth_events_pb2.DESCRIPTOR.package
 _MESSAGES: Mapping[str, Any] = {
     name: getattr(file, name) for file in _FILES for name in file.DESCRIPTOR.message_types_by_name
 }
+_UTC = "UTC"
 _TIME = "google.protobuf.Timestamp"
 
 
@@ -42,8 +43,12 @@ class Reading:
     """The person who did what it tells of."""
     series: UUID | None = None
     """What it shares with others of which only the latest is sent; None: it stands alone."""
+    reader: UUID | None = None
+    """The account whose owner reads it in their language, although it is told to an address alone, as a code is."""
     language: str = ""
-    """The person's; empty: the default."""
+    """The reader's; empty: the default."""
+    time_zone: str = _UTC
+    """The reader's, by its IANA name."""
     open_facts: Facts = field(default_factory=dict)
     """The facts that are not sealed in the event: no address and no code is among them."""
 
@@ -79,8 +84,11 @@ class FactReader:
         expires_at = time_in(message, notice.expires) if notice.expires else None
         actor = Actor(uuid_in(message, notice.actor[0]), facts[notice.actor[1]]) if notice.actor else None
         series = uuid_in(message, notice.series) if facts.get(notice.series) else None
+        if actor:
+            facts |= by_actors([actor.name], 1)
         sealed = self._sealed(notice, message)
-        return Reading(notice, facts | sealed, person, about, expires_at, actor, series, open_facts=facts)
+        reader = None if person else _reader(sealed)
+        return Reading(notice, facts | sealed, person, about, expires_at, actor, series, reader, open_facts=facts)
 
     def _sealed(self, notice: Notice, message: Any) -> dict[str, Any]:
         if notice.sealed is None:
@@ -112,6 +120,14 @@ def person_in(event: Event) -> UUID | None:
             except Undecodable:
                 return None
     return None
+
+
+def _reader(facts: Facts) -> UUID | None:
+    """The account that a sealed mail names; None if it names none."""
+    try:
+        return UUID(facts.get("user_id", ""))
+    except ValueError:
+        return None
 
 
 def _row_of(name: str, facts: Facts) -> Notice | None:

@@ -36,7 +36,9 @@ class InApp:
             step = Step(event_id, Channel.IN_APP, person, now, DeliveryState.SUPPRESSED, verdict.reason)
             await store.deliveries.add_step(tx, step)
             return
-        text = self._letters.short(notice.kind, reading.facts, now=now, language=preferences.language)
+        text = self._letters.short(
+            notice.kind, reading.facts, now=now, language=preferences.language, time_zone=preferences.time_zone
+        )
         target = Target(notice.target, reading.about) if reading.about else Target(TargetType.ACCOUNT, person)
         await self._notifier.notify(tx, person, notice.kind, text, target, actor=reading.actor, grouped=notice.grouped)
         await store.deliveries.add_step(tx, Step(event_id, Channel.IN_APP, person, now, Decision.ADDED))

@@ -36,8 +36,8 @@ class Judgement:
     """Whether an attempt goes on."""
 
     goes_on: bool
-    language: str = ""
-    """The person's; empty: the default."""
+    preferences: Preferences | None = None
+    """The person's, of an attempt that goes on; None if it is made to an address alone."""
     outcome: Outcome | None = None
     """What is to be recorded of an attempt that does not go on; None: that is done."""
 
@@ -59,7 +59,7 @@ class PreferenceGate:
             return await self._judge_for_the_installation(user_id)
         if notice.security:
             async with self._db.single() as tx:
-                return Judgement(goes_on=True, language=(await store.preferences.find(tx, user_id)).language)
+                return Judgement(goes_on=True, preferences=await store.preferences.find(tx, user_id))
         now = self._clock()
         async with self._db.transaction() as tx:
             if await erasure.is_erased(tx, user_id):
@@ -80,6 +80,11 @@ class PreferenceGate:
             gone = await erasure.is_erased(tx, user_id)
         return _ended(Outcome(DeliveryState.SUPPRESSED, "ACCOUNT_GONE")) if gone else Judgement(goes_on=True)
 
+    async def preferences_of(self, reader: UUID) -> Preferences:
+        """Those of somebody who reads what is told to an address alone."""
+        async with self._db.single() as tx:
+            return await store.preferences.find(tx, reader)
+
     async def _judge(
         self, tx: Transaction, delivery: Delivery, notice: Notice, preferences: Preferences, now: datetime
     ) -> Judgement:
@@ -96,7 +101,7 @@ class PreferenceGate:
                 return await self._wait(tx, delivery, reason, due_at + _AFTER_DIGEST, now)
         if channel in INTERRUPTING:
             await store.counted_mails.count(tx, user_id, delivery.event_id, now, forget_before=now - _COUNTED)
-        return Judgement(goes_on=True, language=preferences.language)
+        return Judgement(goes_on=True, preferences=preferences)
 
     async def _follow(self, tx: Transaction, delivery: Delivery, digest: DigestProgress, now: datetime) -> Judgement:
         """What became of a digest has become of the notices in it."""

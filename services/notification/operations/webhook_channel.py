@@ -18,9 +18,9 @@ from .. import store
 from ..adapters.smtp import Handover, Stage
 from ..adapters.webhooks import ReceiverFailed, WebhookSender
 from ..model.deliveries import Channel, Delivery, DeliveryState, Outcome
-from ..model.letters import Letters
+from ..model.letters import Letters, headed
 from ..model.notices import WEBHOOK_DISABLED
-from ..model.notifications import TargetType, acting
+from ..model.notifications import TargetType
 from ..model.webhook_messages import WebhookMessage, signed_headers
 from ..model.webhook_urls import NotAWebhookUrl, WebhookRules
 from ..model.webhooks import Webhook
@@ -108,8 +108,10 @@ class WebhookChannel:
     def _message(self, delivery: Delivery, reading: Reading) -> WebhookMessage:
         """The message, with the words that stand inside the application, made of nothing that was sealed."""
         notice = reading.notice
-        text = self._letters.short(notice.kind, reading.open_facts, now=self._clock(), language=reading.language).cut()
-        title = f"{acting([reading.actor], 1)} {text.title}" if reading.actor else text.title
+        text = self._letters.short(
+            notice.kind, reading.open_facts, now=self._clock(), language=reading.language, time_zone=reading.time_zone
+        ).cut()
+        title = headed(text.title, reading.open_facts, text.language)
         target_type = notice.target if reading.about else TargetType.ACCOUNT
         target_id = str(reading.about or reading.told)
         user_id = str(reading.told) if delivery.channel == Channel.SYSTEM_WEBHOOK else ""

@@ -42,6 +42,7 @@ _CHANNELS = {
 _REASONS = {
     SuppressionReason.NO_ADDRESS: delivery_pb2.SUPPRESSION_REASON_NO_ADDRESS,
     SuppressionReason.MAILBOX: delivery_pb2.SUPPRESSION_REASON_MAILBOX,
+    SuppressionReason.COMPLAINT: delivery_pb2.SUPPRESSION_REASON_COMPLAINT,
 }
 
 _SOURCES = {

@@ -13,8 +13,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from kit.data.database import Transaction
 
-from ..model.deliveries import Channel, DeliveryState
+from ..model.deliveries import Channel, DeliveryState, Step
 from ..tables import deliveries, digest_items
+from .deliveries import add_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,22 @@ async def release(tx: Transaction, digest_id: UUID, kinds_of_notices: Collection
     chosen = _waits_for(digest_id) & deliveries.c.kind.in_(kinds_of_notices)
     released = update(deliveries).where(chosen).values(due_at=now).returning(deliveries.c.event_id).cte("released")
     await tx.execute(delete(digest_items).where(digest_items.c.event_id.in_(select(released.c.event_id))))
+
+
+async def leave_out(tx: Transaction, digest_id: UUID, event_ids: Collection[UUID], reason: str, now: datetime) -> None:
+    """End notices that wait for the digest and are not to be told any more. The caller has locked the person's preferences."""
+    chosen = _waits_for(digest_id) & deliveries.c.event_id.in_(event_ids)
+    ended = {
+        "state": DeliveryState.SUPPRESSED,
+        "reason": reason,
+        "event": None,
+        "leased_until": None,
+        "changed_at": now,
+    }
+    left_out = update(deliveries).where(chosen).values(ended).returning(deliveries.c.event_id, deliveries.c.user_id)
+    for row in (await tx.execute(left_out)).all():
+        await remove(tx, row.event_id)
+        await add_step(tx, Step(row.event_id, Channel.EMAIL, row.user_id, now, DeliveryState.SUPPRESSED, reason))
 
 
 def _waits_for(digest_id: UUID) -> ColumnElement[bool]:

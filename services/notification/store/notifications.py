@@ -46,6 +46,7 @@ _FIND_OPEN_GROUP = select(notifications).where(
 _JOIN = _UPDATE.values(
     title=bindparam("new_title"),
     body=bindparam("new_body"),
+    language=bindparam("new_language"),
     actors=bindparam("new_actors"),
     actor_count=bindparam("new_count"),
     latest_id=bindparam("new_latest"),
@@ -72,6 +73,7 @@ async def insert(tx: Transaction, notification: Notification) -> None:
         "type": notification.type,
         "title": notification.text.title,
         "body": notification.text.body,
+        "language": notification.text.language,
         # For the former version, which knows no targets.
         "story_id": notification.target.id if notification.target.type is TargetType.STORY else None,
         "target_type": notification.target.type,
@@ -91,6 +93,7 @@ async def save_joined(tx: Transaction, notification: Notification) -> None:
         "notification": notification.id,
         "new_title": notification.text.title,
         "new_body": notification.text.body,
+        "new_language": notification.text.language,
         "new_actors": _stored(notification.actors),
         "new_count": notification.actor_count,
         "new_latest": notification.latest_id,
@@ -206,7 +209,7 @@ def notification_of(row: Mapping[Any, Any]) -> Notification:
         id=row["id"],
         user_id=row["user_id"],
         type=Kind(row["type"]),
-        text=ShortText(row["title"], first_sentences(row["body"]) if former else row["body"]).cut(),
+        text=ShortText(row["title"], first_sentences(row["body"]) if former else row["body"], row["language"]).cut(),
         target=_former_target(row) if former else Target(TargetType(row["target_type"]), row["target_id"]),
         created_at=row["created_at"],
         read_at=row["read_at"],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Integer, LargeBinary, Uuid, bindparam, delete, func, select
+from sqlalchemy import ColumnElement, Integer, LargeBinary, Uuid, bindparam, case, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine.row import RowMapping
 
@@ -17,15 +17,24 @@ from ..model.suppressions import Suppression, SuppressionReason, SuppressionSour
 from ..tables import deliveries, suppressions
 
 _new = insert(suppressions)
-_worse = _new.excluded.reason == SuppressionReason.NO_ADDRESS
+_GRAVITY = {SuppressionReason.MAILBOX: 0, SuppressionReason.COMPLAINT: 1, SuppressionReason.NO_ADDRESS: 2}
+"""A mailbox may work again, a complaint stands until an administrator lifts it, and nobody reads what has no address."""
+
+
+def _gravity(reason: ColumnElement[str]) -> ColumnElement[int]:
+    return case(_GRAVITY, value=reason)
+
+
 _ADD = _new.on_conflict_do_update(
     index_elements=["address_digest"],
     set_={
         "user_id": func.coalesce(suppressions.c.user_id, _new.excluded.user_id),
         "reason": _new.excluded.reason,
+        "event_id": _new.excluded.event_id,
         "code": _new.excluded.code,
+        "source": _new.excluded.source,
     },
-    where=_worse & (suppressions.c.reason != SuppressionReason.NO_ADDRESS),
+    where=_gravity(_new.excluded.reason) > _gravity(suppressions.c.reason),
 ).returning(suppressions.c.id)
 
 # Asked for every mail, so built once.
@@ -47,7 +56,7 @@ _ADOPT = (
 
 
 async def add(tx: Transaction, suppression: Suppression) -> bool:
-    """Suppress the address. One that is suppressed stays so, under the reason that stops more. False: nothing changed."""
+    """Suppress the address. One that is suppressed stays so, under the graver reason. False: nothing changed."""
     values = {
         "id": suppression.id,
         "address_digest": suppression.address_digest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -32,10 +33,10 @@ class Links:
             story = await store.stories.find(tx, story_id)
             if story is None or story.owner_id != caller.user_id:
                 raise StoryNotFound  # strangers must not learn that it exists
-            link = await store.links.create(tx, story_id, uuid7(), now=now, expires_at=now + LIFE, renewed=True)
-        if link is None:
+            links = await store.links.create(tx, {story_id: uuid7()}, now=now, expires_at=now + LIFE, renewed=True)
+        if not links:
             raise StoryNotCompleted
-        return link
+        return links[0]
 
     async def list(self, caller: Caller, page_size: int, page_token: str) -> Page[Link]:
         """Return a page of the links that work, newest first. Raises InvalidArgument for a page token of another list."""
@@ -57,12 +58,17 @@ class Links:
 
         Raises StoryNotFound.
         """
-        now = self._clock()
-        async with self._db.transaction() as tx:
-            link = await store.links.create(tx, story_id, uuid7(), now=now, expires_at=now + LIFE, renewed=False)
-        if link is None:
+        found = await self.of_mails([story_id])
+        if story_id not in found:
             raise StoryNotFound
-        return link if link.revoked_at is None else None
+        return found[story_id]
+
+    async def of_mails(self, story_ids: Collection[UUID]) -> Mapping[UUID, Link | None]:
+        """As `of_mail`, by the ids of those of the stories that are finished."""
+        now, link_ids = self._clock(), {story_id: uuid7() for story_id in story_ids}
+        async with self._db.transaction() as tx:
+            links = await store.links.create(tx, link_ids, now=now, expires_at=now + LIFE, renewed=False)
+        return {link.story_id: link if link.revoked_at is None else None for link in links}
 
     async def open(self, token: str) -> SharedStory:
         """The story that a link's token opens. Raises StoryLinkNotFound, whatever the reason is.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import DateTime, Uuid, and_, bindparam, case, delete, literal, null, or_, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import DateTime, Uuid, and_, bindparam, case, column, delete, func, literal, null, or_, select
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.engine.row import RowMapping
 
 from kit.data.database import Transaction
@@ -22,29 +22,38 @@ _SHOWN = and_(stories.c.state == State.COMPLETED, stories.c.deleted_at.is_(None)
 
 
 async def create(
-    tx: Transaction, story_id: UUID, link_id: UUID, *, now: datetime, expires_at: datetime, renewed: bool
-) -> Link | None:
-    """Insert a completed story's link, `link_id`, unless it has one, and return what it has then; None if there is no such story.
+    tx: Transaction, link_ids: Mapping[UUID, UUID], *, now: datetime, expires_at: datetime, renewed: bool
+) -> Sequence[Link]:
+    """Insert links of completed stories that have none, and return what each story has then; nothing for one that is not there.
 
+    `link_ids` are the ids of the new links by those of the stories.
     `renewed` is an owner's wish: the link works until `expires_at`, and a revoked one is replaced. Otherwise a link that works and
     one that was revoked stay as they are. An expired one is replaced in either case.
     """
     row = story_links.c
     expired = row.expires_at <= now
     replaced = or_(row.revoked_at.is_not(None), expired) if renewed else and_(row.revoked_at.is_(None), expired)
-    # The lock lets a concurrent deletion of the story wait, or this statement find no story.
-    story = (
+    wanted = (
+        func.unnest(literal(list(link_ids), ARRAY(Uuid)), literal(list(link_ids.values()), ARRAY(Uuid)))
+        .table_valued(column("story_id", Uuid), column("link_id", Uuid), name="wanted")
+        .render_derived()
+    )
+    # The lock lets a concurrent deletion of a story wait, or this statement find no story. In order, so that two calls that share
+    # stories cannot wait for each other.
+    found = (
         select(
             stories.c.id,
             stories.c.owner_id,
-            literal(link_id, Uuid),
+            wanted.c.link_id,
             literal(now, DateTime(timezone=True)),
             literal(expires_at, DateTime(timezone=True)),
         )
-        .where(stories.c.id == story_id, _SHOWN)
-        .with_for_update(key_share=True)
+        .join_from(stories, wanted, stories.c.id == wanted.c.story_id)
+        .where(_SHOWN)
+        .order_by(stories.c.id)
+        .with_for_update(key_share=True, of=stories)
     )
-    adding = insert(story_links).from_select(["story_id", "owner_id", "id", "created_at", "expires_at"], story)
+    adding = insert(story_links).from_select(["story_id", "owner_id", "id", "created_at", "expires_at"], found)
     new = adding.excluded
     statement = adding.on_conflict_do_update(
         index_elements=["story_id"],
@@ -55,8 +64,7 @@ async def create(
             "revoked_at": case((replaced, null()), else_=row.revoked_at),
         },
     ).returning(*(row[name] for name in _COLUMNS))
-    found = (await tx.execute(statement)).mappings().one_or_none()
-    return _link(found) if found else None
+    return [_link(row) for row in (await tx.execute(statement)).mappings()]
 
 
 async def revoke(tx: Transaction, story_id: UUID, owner_id: UUID, link_id: UUID, *, now: datetime) -> None:

@@ -143,22 +143,26 @@ class CodeMail(_message.Message):
     EMAIL_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     FIRST_NAME_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """The recipient. Empty for an address that nobody has: the event exists so that both cases take the same work, and is dropped."""
     code: _builtins.str
     """The code's digits."""
     first_name: _builtins.str
     """How to address the recipient, empty when unknown, and for an address that is still to be proven."""
+    user_id: _builtins.str
+    """The account whose owner reads the mail, in their language and time zone; empty if there is none, as with registrations."""
     def __init__(
         self,
         *,
         email: _builtins.str = ...,
         code: _builtins.str = ...,
         first_name: _builtins.str = ...,
+        user_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "email", b"email", "first_name", b"first_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "email", b"email", "first_name", b"first_name", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,7 +50,7 @@ class ReportBouncesResponse(_message.Message):
     RECORDED_FIELD_NUMBER: _builtins.int
     IGNORED_FIELD_NUMBER: _builtins.int
     recorded: _builtins.int
-    """How many of our mails came back by it."""
+    """How many of our mails came back, or were complained about, by it."""
     ignored: _builtins.int
     """How many reports were left aside: no final failure, or of no mail of which anything is known."""
     def __init__(

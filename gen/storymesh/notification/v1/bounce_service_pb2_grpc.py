@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class BounceServiceStub:
-    """Where the mail provider tells of mails that came back.
+    """Where the mail provider tells of mails that came back, and of complaints.
     """
 
     def __init__(self, channel):
@@ -43,7 +43,7 @@ class BounceServiceStub:
 
 
 class BounceServiceServicer:
-    """Where the mail provider tells of mails that came back.
+    """Where the mail provider tells of mails that came back, and of complaints.
     """
 
     def ReportBounces(self, request, context):
@@ -52,10 +52,12 @@ class BounceServiceServicer:
         `webhook-id`, `webhook-timestamp` (seconds since 1970, at most five minutes off) and `webhook-signature` (`v1,` and the digest in
         base64; several are separated by blanks). Without such a key, which is the default, every call is refused.
 
-        The body is a delivery status notification as it came (message/rfc822, RFC 3464), or JSON (application/json):
-        `{"bounces": [{"message_id": "<...>", "action": "failed", "status": "5.1.1", "recipient": "ada@example.com"}]}`, of which `action`
-        and `recipient` may be left out, at most 100 in a call. Only mails count that we sent, which their Message-ID shows; a mail to
-        another recipient than the one named suppresses nothing. Idempotent: what is known changes nothing.
+        The body is a delivery status notification (RFC 3464) or a complaint (RFC 5965) as it came (message/rfc822), or JSON
+        (application/json) with one list or both, of at most 100 together:
+        `{"bounces": [{"message_id": "<...>", "action": "failed", "status": "5.1.1", "recipient": "ada@example.com"}],
+        "complaints": [{"message_id": "<...>", "type": "abuse"}]}`, of which `action`, `recipient` and `type` may be left out. Only mails
+        count that we sent, which their Message-ID shows; a bounce to another recipient than the one named suppresses nothing. Idempotent:
+        what is known changes nothing.
         Errors: UNAUTHENTICATED WEBHOOK_SIGNATURE_INVALID; INVALID_ARGUMENT for a body of another form.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -79,7 +81,7 @@ def add_BounceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class BounceService:
-    """Where the mail provider tells of mails that came back.
+    """Where the mail provider tells of mails that came back, and of complaints.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class BounceServiceStub:
-    """Where the mail provider tells of mails that came back."""
+    """Where the mail provider tells of mails that came back, and of complaints."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -39,16 +39,18 @@ class BounceServiceStub:
     `webhook-id`, `webhook-timestamp` (seconds since 1970, at most five minutes off) and `webhook-signature` (`v1,` and the digest in
     base64; several are separated by blanks). Without such a key, which is the default, every call is refused.
 
-    The body is a delivery status notification as it came (message/rfc822, RFC 3464), or JSON (application/json):
-    `{"bounces": [{"message_id": "<...>", "action": "failed", "status": "5.1.1", "recipient": "ada@example.com"}]}`, of which `action`
-    and `recipient` may be left out, at most 100 in a call. Only mails count that we sent, which their Message-ID shows; a mail to
-    another recipient than the one named suppresses nothing. Idempotent: what is known changes nothing.
+    The body is a delivery status notification (RFC 3464) or a complaint (RFC 5965) as it came (message/rfc822), or JSON
+    (application/json) with one list or both, of at most 100 together:
+    `{"bounces": [{"message_id": "<...>", "action": "failed", "status": "5.1.1", "recipient": "ada@example.com"}],
+    "complaints": [{"message_id": "<...>", "type": "abuse"}]}`, of which `action`, `recipient` and `type` may be left out. Only mails
+    count that we sent, which their Message-ID shows; a bounce to another recipient than the one named suppresses nothing. Idempotent:
+    what is known changes nothing.
     Errors: UNAUTHENTICATED WEBHOOK_SIGNATURE_INVALID; INVALID_ARGUMENT for a body of another form.
     """
 
 @_typing.type_check_only
 class BounceServiceAsyncStub(BounceServiceStub):
-    """Where the mail provider tells of mails that came back."""
+    """Where the mail provider tells of mails that came back, and of complaints."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReportBounces: _aio.UnaryUnaryMultiCallable[_bounce_service_pb2.ReportBouncesRequest, _bounce_service_pb2.ReportBouncesResponse]  # type: ignore[assignment]
@@ -57,15 +59,17 @@ class BounceServiceAsyncStub(BounceServiceStub):
     `webhook-id`, `webhook-timestamp` (seconds since 1970, at most five minutes off) and `webhook-signature` (`v1,` and the digest in
     base64; several are separated by blanks). Without such a key, which is the default, every call is refused.
 
-    The body is a delivery status notification as it came (message/rfc822, RFC 3464), or JSON (application/json):
-    `{"bounces": [{"message_id": "<...>", "action": "failed", "status": "5.1.1", "recipient": "ada@example.com"}]}`, of which `action`
-    and `recipient` may be left out, at most 100 in a call. Only mails count that we sent, which their Message-ID shows; a mail to
-    another recipient than the one named suppresses nothing. Idempotent: what is known changes nothing.
+    The body is a delivery status notification (RFC 3464) or a complaint (RFC 5965) as it came (message/rfc822), or JSON
+    (application/json) with one list or both, of at most 100 together:
+    `{"bounces": [{"message_id": "<...>", "action": "failed", "status": "5.1.1", "recipient": "ada@example.com"}],
+    "complaints": [{"message_id": "<...>", "type": "abuse"}]}`, of which `action`, `recipient` and `type` may be left out. Only mails
+    count that we sent, which their Message-ID shows; a bounce to another recipient than the one named suppresses nothing. Idempotent:
+    what is known changes nothing.
     Errors: UNAUTHENTICATED WEBHOOK_SIGNATURE_INVALID; INVALID_ARGUMENT for a body of another form.
     """
 
 class BounceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Where the mail provider tells of mails that came back."""
+    """Where the mail provider tells of mails that came back, and of complaints."""
 
     @_abc_1.abstractmethod
     def ReportBounces(
@@ -78,10 +82,12 @@ class BounceServiceServicer(metaclass=_abc_1.ABCMeta):
         `webhook-id`, `webhook-timestamp` (seconds since 1970, at most five minutes off) and `webhook-signature` (`v1,` and the digest in
         base64; several are separated by blanks). Without such a key, which is the default, every call is refused.
 
-        The body is a delivery status notification as it came (message/rfc822, RFC 3464), or JSON (application/json):
-        `{"bounces": [{"message_id": "<...>", "action": "failed", "status": "5.1.1", "recipient": "ada@example.com"}]}`, of which `action`
-        and `recipient` may be left out, at most 100 in a call. Only mails count that we sent, which their Message-ID shows; a mail to
-        another recipient than the one named suppresses nothing. Idempotent: what is known changes nothing.
+        The body is a delivery status notification (RFC 3464) or a complaint (RFC 5965) as it came (message/rfc822), or JSON
+        (application/json) with one list or both, of at most 100 together:
+        `{"bounces": [{"message_id": "<...>", "action": "failed", "status": "5.1.1", "recipient": "ada@example.com"}],
+        "complaints": [{"message_id": "<...>", "type": "abuse"}]}`, of which `action`, `recipient` and `type` may be left out. Only mails
+        count that we sent, which their Message-ID shows; a bounce to another recipient than the one named suppresses nothing. Idempotent:
+        what is known changes nothing.
         Errors: UNAUTHENTICATED WEBHOOK_SIGNATURE_INVALID; INVALID_ARGUMENT for a body of another form.
         """
 

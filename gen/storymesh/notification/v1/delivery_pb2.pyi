@@ -112,6 +112,8 @@ class _SuppressionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sup
     """It does not exist. No mail goes there, security mail included."""
     SUPPRESSION_REASON_MAILBOX: _SuppressionReason.ValueType  # 2
     """Its mailbox takes no mail. Security mail is still tried."""
+    SUPPRESSION_REASON_COMPLAINT: _SuppressionReason.ValueType  # 3
+    """Its reader marked a mail as spam. Security mail still goes."""
 
 class SuppressionReason(_SuppressionReason, metaclass=_SuppressionReasonEnumTypeWrapper):
     """Why an address is suppressed."""
@@ -122,6 +124,8 @@ SUPPRESSION_REASON_NO_ADDRESS: SuppressionReason.ValueType  # 1
 """It does not exist. No mail goes there, security mail included."""
 SUPPRESSION_REASON_MAILBOX: SuppressionReason.ValueType  # 2
 """Its mailbox takes no mail. Security mail is still tried."""
+SUPPRESSION_REASON_COMPLAINT: SuppressionReason.ValueType  # 3
+"""Its reader marked a mail as spam. Security mail still goes."""
 Global___SuppressionReason: _TypeAlias = SuppressionReason  # noqa: Y015
 
 class _SuppressionSource:
@@ -135,7 +139,7 @@ class _SuppressionSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sup
     SUPPRESSION_SOURCE_ANSWER: _SuppressionSource.ValueType  # 1
     """The mail server refused the recipient."""
     SUPPRESSION_SOURCE_REPORT: _SuppressionSource.ValueType  # 2
-    """A delivery status notification came back."""
+    """A report came in the folder of bounces: a delivery status notification, or a complaint."""
     SUPPRESSION_SOURCE_PROVIDER: _SuppressionSource.ValueType  # 3
     """The mail provider's webhook told of it."""
 
@@ -147,7 +151,7 @@ SUPPRESSION_SOURCE_UNSPECIFIED: SuppressionSource.ValueType  # 0
 SUPPRESSION_SOURCE_ANSWER: SuppressionSource.ValueType  # 1
 """The mail server refused the recipient."""
 SUPPRESSION_SOURCE_REPORT: SuppressionSource.ValueType  # 2
-"""A delivery status notification came back."""
+"""A report came in the folder of bounces: a delivery status notification, or a complaint."""
 SUPPRESSION_SOURCE_PROVIDER: SuppressionSource.ValueType  # 3
 """The mail provider's webhook told of it."""
 Global___SuppressionSource: _TypeAlias = SuppressionSource  # noqa: Y015
@@ -374,13 +378,13 @@ class Suppression(_message.Message):
     id: _builtins.str
     """A UUIDv7, permanent."""
     user_id: _builtins.str
-    """The person to whom the mail went that came back; empty for an address of which no person is known."""
+    """The person to whom the mail went that came back or was complained about; empty for an address of which no person is known."""
     event_id: _builtins.str
-    """The event whose mail came back: its steps tell more."""
+    """The event whose mail came back or was complained about: its steps tell more."""
     reason: Global___SuppressionReason.ValueType
     """What is wrong with the address, and so which mail is not sent."""
     code: _builtins.str
-    """The enhanced status code (RFC 3463) that said so, such as 5.1.1."""
+    """The enhanced status code (RFC 3463) that said so, such as 5.1.1; of a complaint the type of the feedback, such as abuse."""
     source: Global___SuppressionSource.ValueType
     """How it was learned."""
     @_builtins.property

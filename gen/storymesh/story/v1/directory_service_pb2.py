@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from storymesh.story.v1 import story_link_pb2 as storymesh_dot_story_dot_v1_dot_story__link__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*storymesh/story/v1/directory_service.proto\x12\x12storymesh.story.v1\x1a#storymesh/story/v1/story_link.proto\":\n\x10LinkStoryRequest\x12&\n\x08story_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x07storyId\"F\n\x11LinkStoryResponse\x12\x31\n\x04link\x18\x01 \x01(\x0b\x32\x1d.storymesh.story.v1.StoryLinkR\x04link2w\n\x10\x44irectoryService\x12\x63\n\tLinkStory\x12$.storymesh.story.v1.LinkStoryRequest\x1a%.storymesh.story.v1.LinkStoryResponse\"\t\x90\x02\x02\xb2\xe1\x18\x02\x08\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*storymesh/story/v1/directory_service.proto\x12\x12storymesh.story.v1\x1a#storymesh/story/v1/story_link.proto\":\n\x10LinkStoryRequest\x12&\n\x08story_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x07storyId\"F\n\x11LinkStoryResponse\x12\x31\n\x04link\x18\x01 \x01(\x0b\x32\x1d.storymesh.story.v1.StoryLinkR\x04link\"F\n\x12LinkStoriesRequest\x12\x30\n\tstory_ids\x18\x01 \x03(\tB\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x64\x18\x01\"\x05r\x03\xb0\x01\x01R\x08storyIds\"P\n\x13LinkStoriesResponse\x12\x39\n\x07stories\x18\x01 \x03(\x0b\x32\x1f.storymesh.story.v1.LinkedStoryR\x07stories\"[\n\x0bLinkedStory\x12\x19\n\x08story_id\x18\x01 \x01(\tR\x07storyId\x12\x31\n\x04link\x18\x02 \x01(\x0b\x32\x1d.storymesh.story.v1.StoryLinkR\x04link2\xe2\x01\n\x10\x44irectoryService\x12\x63\n\tLinkStory\x12$.storymesh.story.v1.LinkStoryRequest\x1a%.storymesh.story.v1.LinkStoryResponse\"\t\x90\x02\x02\xb2\xe1\x18\x02\x08\x04\x12i\n\x0bLinkStories\x12&.storymesh.story.v1.LinkStoriesRequest\x1a\'.storymesh.story.v1.LinkStoriesResponse\"\t\x90\x02\x02\xb2\xe1\x18\x02\x08\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,12 +34,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LINKSTORYREQUEST'].fields_by_name['story_id']._loaded_options = None
   _globals['_LINKSTORYREQUEST'].fields_by_name['story_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
+  _globals['_LINKSTORIESREQUEST'].fields_by_name['story_ids']._loaded_options = None
+  _globals['_LINKSTORIESREQUEST'].fields_by_name['story_ids']._serialized_options = b'\272H\020\222\001\r\010\001\020d\030\001\"\005r\003\260\001\001'
   _globals['_DIRECTORYSERVICE'].methods_by_name['LinkStory']._loaded_options = None
   _globals['_DIRECTORYSERVICE'].methods_by_name['LinkStory']._serialized_options = b'\220\002\002\262\341\030\002\010\004'
+  _globals['_DIRECTORYSERVICE'].methods_by_name['LinkStories']._loaded_options = None
+  _globals['_DIRECTORYSERVICE'].methods_by_name['LinkStories']._serialized_options = b'\220\002\002\262\341\030\002\010\004'
   _globals['_LINKSTORYREQUEST']._serialized_start=103
   _globals['_LINKSTORYREQUEST']._serialized_end=161
   _globals['_LINKSTORYRESPONSE']._serialized_start=163
   _globals['_LINKSTORYRESPONSE']._serialized_end=233
-  _globals['_DIRECTORYSERVICE']._serialized_start=235
-  _globals['_DIRECTORYSERVICE']._serialized_end=354
+  _globals['_LINKSTORIESREQUEST']._serialized_start=235
+  _globals['_LINKSTORIESREQUEST']._serialized_end=305
+  _globals['_LINKSTORIESRESPONSE']._serialized_start=307
+  _globals['_LINKSTORIESRESPONSE']._serialized_end=387
+  _globals['_LINKEDSTORY']._serialized_start=389
+  _globals['_LINKEDSTORY']._serialized_end=480
+  _globals['_DIRECTORYSERVICE']._serialized_start=483
+  _globals['_DIRECTORYSERVICE']._serialized_end=709
 # @@protoc_insertion_point(module_scope)

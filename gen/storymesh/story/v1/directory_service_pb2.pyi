@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from storymesh.story.v1 import story_link_pb2 as _story_link_pb2
 import builtins as _builtins
 import sys
@@ -62,3 +64,79 @@ class LinkStoryResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LinkStoryResponse: _TypeAlias = LinkStoryResponse  # noqa: Y015
+
+@_typing.final
+class LinkStoriesRequest(_message.Message):
+    """Asks for the links of stories."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORY_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def story_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The stories' ids."""
+
+    def __init__(
+        self,
+        *,
+        story_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["story_ids", b"story_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkStoriesRequest: _TypeAlias = LinkStoriesRequest  # noqa: Y015
+
+@_typing.final
+class LinkStoriesResponse(_message.Message):
+    """The stories' links."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def stories(self) -> _containers.RepeatedCompositeFieldContainer[Global___LinkedStory]:
+        """The finished stories among those asked for, in no order."""
+
+    def __init__(
+        self,
+        *,
+        stories: _abc.Iterable[Global___LinkedStory] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stories", b"stories"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkStoriesResponse: _TypeAlias = LinkStoriesResponse  # noqa: Y015
+
+@_typing.final
+class LinkedStory(_message.Message):
+    """A finished story, and its link."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORY_ID_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
+    story_id: _builtins.str
+    """The story's id."""
+    @_builtins.property
+    def link(self) -> _story_link_pb2.StoryLink:
+        """Not set when the owner has taken the link back: a mail then holds none."""
+
+    def __init__(
+        self,
+        *,
+        story_id: _builtins.str = ...,
+        link: _story_link_pb2.StoryLink | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["link", b"link"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["link", b"link", "story_id", b"story_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkedStory: _TypeAlias = LinkedStory  # noqa: Y015

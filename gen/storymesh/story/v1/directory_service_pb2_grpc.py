@@ -40,6 +40,11 @@ class DirectoryServiceStub:
                 request_serializer=storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoryRequest.SerializeToString,
                 response_deserializer=storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoryResponse.FromString,
                 _registered_method=True)
+        self.LinkStories = channel.unary_unary(
+                '/storymesh.story.v1.DirectoryService/LinkStories',
+                request_serializer=storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoriesRequest.SerializeToString,
+                response_deserializer=storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoriesResponse.FromString,
+                _registered_method=True)
 
 
 class DirectoryServiceServicer:
@@ -55,6 +60,14 @@ class DirectoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LinkStories(self, request, context):
+        """Does for many stories at once what LinkStory does for one: a mail that tells of all of them costs one call and one transaction.
+        Stories that are not written to their end, or deleted, are left out of the answer. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DirectoryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +75,11 @@ def add_DirectoryServiceServicer_to_server(servicer, server):
                     servicer.LinkStory,
                     request_deserializer=storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoryRequest.FromString,
                     response_serializer=storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoryResponse.SerializeToString,
+            ),
+            'LinkStories': grpc.unary_unary_rpc_method_handler(
+                    servicer.LinkStories,
+                    request_deserializer=storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoriesRequest.FromString,
+                    response_serializer=storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +110,33 @@ class DirectoryService:
             '/storymesh.story.v1.DirectoryService/LinkStory',
             storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoryRequest.SerializeToString,
             storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LinkStories(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.story.v1.DirectoryService/LinkStories',
+            storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoriesRequest.SerializeToString,
+            storymesh_dot_story_dot_v1_dot_directory__service__pb2.LinkStoriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

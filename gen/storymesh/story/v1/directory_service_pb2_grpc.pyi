@@ -38,6 +38,10 @@ class DirectoryServiceStub:
     answers with the same one, so that a repeated mail holds the same link. Idempotent.
     Errors: NOT_FOUND STORY_NOT_FOUND for a story that is not written to its end, or deleted.
     """
+    LinkStories: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.LinkStoriesRequest, _directory_service_pb2.LinkStoriesResponse]
+    """Does for many stories at once what LinkStory does for one: a mail that tells of all of them costs one call and one transaction.
+    Stories that are not written to their end, or deleted, are left out of the answer. Idempotent.
+    """
 
 @_typing.type_check_only
 class DirectoryServiceAsyncStub(DirectoryServiceStub):
@@ -48,6 +52,10 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     """Answers with the link of a finished story, for a mail about it, and makes the link if the story never had one. Asked again, it
     answers with the same one, so that a repeated mail holds the same link. Idempotent.
     Errors: NOT_FOUND STORY_NOT_FOUND for a story that is not written to its end, or deleted.
+    """
+    LinkStories: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.LinkStoriesRequest, _directory_service_pb2.LinkStoriesResponse]  # type: ignore[assignment]
+    """Does for many stories at once what LinkStory does for one: a mail that tells of all of them costs one call and one transaction.
+    Stories that are not written to their end, or deleted, are left out of the answer. Idempotent.
     """
 
 class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -62,6 +70,16 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Answers with the link of a finished story, for a mail about it, and makes the link if the story never had one. Asked again, it
         answers with the same one, so that a repeated mail holds the same link. Idempotent.
         Errors: NOT_FOUND STORY_NOT_FOUND for a story that is not written to its end, or deleted.
+        """
+
+    @_abc_1.abstractmethod
+    def LinkStories(
+        self,
+        request: _directory_service_pb2.LinkStoriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_directory_service_pb2.LinkStoriesResponse, _abc.Awaitable[_directory_service_pb2.LinkStoriesResponse]]:
+        """Does for many stories at once what LinkStory does for one: a mail that tells of all of them costs one call and one transaction.
+        Stories that are not written to their end, or deleted, are left out of the answer. Idempotent.
         """
 
 def add_DirectoryServiceServicer_to_server(servicer: DirectoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

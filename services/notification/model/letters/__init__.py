@@ -7,6 +7,7 @@ by the macros of `parts.html.jinja` and `parts.txt.jinja`:
 - `short`: what the notice in the application says;
 - `preheader`: what mailboxes show beside the subject. Without it: the short text;
 - `heading`: the first line of the HTML part. Without it: the subject;
+- `action`: the words of the link to its page, on its button and in digests, if it leads to one;
 - `content`: what stands between the greeting and the end.
 
 A language is a folder. A kind that the folder lacks is written in the default language, wholly: no letter mixes languages. English
@@ -14,7 +15,7 @@ has all kinds.
 """
 
 from .brand import Brand
-from .values import Facts, Link
+from .values import Facts, Link, by_actors, headed
 from .writing import Letters, kinds, languages
 
-__all__ = ["Brand", "Facts", "Letters", "Link", "kinds", "languages"]
+__all__ = ["Brand", "Facts", "Letters", "Link", "by_actors", "headed", "kinds", "languages"]

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from .. import Letter
 from ..rendering import Sender, render
-from .samples import NOW, samples
+from .samples import NOW, TIME_ZONE, samples
 from .writing import Letters, languages, page
 
 PAGE = "index.html"
@@ -36,8 +36,10 @@ def previews(letters: Letters, sender: Sender, *, kind: str = "", language: str 
         if kind and each != kind:
             continue
         for tongue in [language] if language else languages():
-            letter = letters.write(each, facts, now=NOW, language=tongue, unsubscribe_url=unsubscribe_url)
-            short = letters.short(each, facts, now=NOW, language=tongue).body
+            letter = letters.write(
+                each, facts, now=NOW, language=tongue, time_zone=TIME_ZONE, unsubscribe_url=unsubscribe_url
+            )
+            short = letters.short(each, facts, now=NOW, language=tongue, time_zone=TIME_ZONE).body
             file = f"{name}.{tongue}"
             shown.append(Preview(name, file, letter, short))
             files[f"{file}.html"] = letter.html.encode()

@@ -11,6 +11,9 @@ from .writing import kinds
 
 NOW = datetime(2026, 11, 29, 18, 5, tzinfo=UTC)
 
+TIME_ZONE = "Europe/Berlin"
+"""Of the reader of all previews."""
+
 _SAMPLES: Facts = {
     "first_name": "Ada",
     "code": "40718263",
@@ -35,13 +38,16 @@ _DIGEST: Facts = {
     "notices": [
         ("STORY_READY", _SAMPLES),
         ("STORY_FAILED", _SAMPLES),
-        ("STORY_READY", {**_SAMPLES, "title": "<b>A</b>"}),
+        ("STORY_READY", {**_SAMPLES, "title": "<b>A</b>", "page_path": ""}),
     ],
     "more": 4,
 }
 
 _VARIANTS: Mapping[str, Mapping[str, Facts]] = {
-    "DIGEST": {"single": {"notices": [("STORY_READY", _SAMPLES)], "more": 0}},
+    "DIGEST": {
+        "single": {"notices": [("STORY_READY", _SAMPLES)], "more": 0},
+        "long": {"notices": [("STORY_READY", _SAMPLES)] * 50, "more": 9000},
+    },
     "PASSWORD_CHANGED": {"reset": {"reset": True}},
     "STORY_READY": {
         "bare": {"excerpt": "", "first_name": "", "page_path": ""},

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from ..acting import acting
 from ..words import EXCERPT_LENGTH, NAME_LENGTH, TITLE_LENGTH, plain
 
 Facts = Mapping[str, Any]
 """The fields of an event and of the message sealed in it, by name; enum values by name, times in UTC."""
+
+_ACTORS = "actors"
 
 _LENGTHS = {"first_name": NAME_LENGTH, "device_name": NAME_LENGTH, "title": TITLE_LENGTH, "description": TITLE_LENGTH}
 """The longest that a text is shown, by its name; others: EXCERPT_LENGTH."""
@@ -31,6 +34,19 @@ class Link(str):
         if not _HTTP.fullmatch(text):
             raise ValueError("is no http or https URL")
         return super().__new__(cls, text)
+
+
+def by_actors(names: Sequence[str], count: int) -> dict[str, Any]:
+    """The fact that `count` people, the latest with these names, did what a notice tells of."""
+    return {_ACTORS: (tuple(names), count)}
+
+
+def headed(title: str, facts: Facts, language: str) -> str:
+    """The title, with those at its beginning who did what it tells of, if that is somebody else than its reader."""
+    if _ACTORS not in facts:
+        return title
+    names, count = facts[_ACTORS]
+    return f"{acting(names, count, language)} {title}"
 
 
 def harmless(facts: Facts, *, of_people: bool = True) -> dict[str, object]:

@@ -18,7 +18,8 @@ from .. import Letter
 from ..notices import NOTICES
 from ..notifications import ShortText
 from .brand import Brand
-from .values import Facts, Link, harmless
+from .moments import Moments
+from .values import Facts, Link, harmless, headed
 
 TEMPLATES = Path(__file__).parent / "templates"
 _BASE = "en"
@@ -28,6 +29,7 @@ UNPROVEN = frozenset(notice.kind for notice in NOTICES.values() if not notice.pr
 """The kinds that go to addresses which nobody has proven: text of people in them would reach strangers."""
 
 _LAYOUT = "layout"
+_UTC = "UTC"
 _EMPTY_LINES = re.compile(r"\n{3,}")
 
 
@@ -51,34 +53,36 @@ class Letters:
         *,
         now: datetime,
         language: str = "",
+        time_zone: str = _UTC,
         unsubscribe_url: str = "",
     ) -> Letter:
         """Write a letter of the facts, by the names that the event's contract gives them.
 
-        The fact `notices`, which digests have, is a list of kinds and facts; the template gets the title and text of each.
-        `language` is the reader's, as a BCP 47 tag; empty: the default. The greeting names the fact `first_name`, if there is one.
+        The fact `notices`, which digests have, is a list of kinds and facts; the template gets the title and link of each.
+        `language` is the reader's, as a BCP 47 tag; empty: the default. `time_zone` is the reader's, by its IANA name.
+        The greeting names the fact `first_name`, if there is one.
         With `unsubscribe_url`, a page where the reader stops such mails, the letter ends with a link to it.
         """
         found = self._language(kind, language)
-        given = self._given(kind, facts, now, found)
+        given = self._given(kind, facts, now, found, time_zone)
         given["first_name"] = given.get("first_name", "")
         given["unsubscribe_url"] = Link(unsubscribe_url) if unsubscribe_url else ""
         text = self._text.of(found, kind, given)
         around = self._text.of(found, _LAYOUT, given)
         given |= {name: around.block(name) for name in around.names}
         given["language"] = found
-        given["subject"] = subject = text.block("subject")
+        given["subject"] = subject = headed(text.block("subject"), facts, found)
         given["preheader"] = text.block("preheader" if "preheader" in text.names else "short")
-        given["heading"] = text.block("heading" if "heading" in text.names else "subject")
+        given["heading"] = text.block("heading") if "heading" in text.names else subject
         body = self._text.whole(given, text.content())
         html = self._html.whole(given, self._html.of(found, kind, given).content())
         return Letter(subject, body, html, found)
 
-    def short(self, kind: str, facts: Facts, *, now: datetime, language: str = "") -> ShortText:
+    def short(self, kind: str, facts: Facts, *, now: datetime, language: str = "", time_zone: str = _UTC) -> ShortText:
         """The title and the text of a notice inside the application, which names nobody."""
         found = self._language(kind, language)
-        blocks = self._text.of(found, kind, self._given(kind, facts, now, found))
-        return ShortText(blocks.block("subject"), blocks.block("short"))
+        blocks = self._text.of(found, kind, self._given(kind, facts, now, found, time_zone))
+        return ShortText(blocks.block("subject"), blocks.block("short"), found)
 
     def _language(self, kind: str, language: str) -> str:
         """The language of the letter: the reader's, or the default, or English, the first that has the kind."""
@@ -86,15 +90,33 @@ class Letters:
         has = _languages_of(kind, self._templates)
         return next((each for each in (wanted, self._default_language) if each in has), _BASE)
 
-    def _given(self, kind: str, facts: Facts, now: datetime, language: str) -> dict[str, Any]:
+    def _given(self, kind: str, facts: Facts, now: datetime, language: str, time_zone: str) -> dict[str, Any]:
         def minutes_until(time: datetime) -> int:
             return max(math.ceil((time - now).total_seconds() / 60), 0)
 
-        given = {**harmless(facts, of_people=kind not in UNPROVEN), "minutes_until": minutes_until}
+        moments = Moments(time_zone, language, now)
+        given = {
+            **harmless(facts, of_people=kind not in UNPROVEN),
+            "minutes_until": minutes_until,
+            "moment": moments.moment,
+            "clock": moments.clock,
+        }
         if "notices" in facts:
-            told = (self.short(each, facts_of_it, now=now, language=language) for each, facts_of_it in facts["notices"])
-            given["notices"] = [{"title": each.title, "text": each.body} for each in told]
+            given["notices"] = [self._entry(kind, of_it, now, language, time_zone) for kind, of_it in facts["notices"]]
         return given
+
+    def _entry(self, kind: str, facts: Facts, now: datetime, language: str, time_zone: str) -> dict[str, str]:
+        """What a digest shows of a notice: its title and, if a mail of its own would lead to a page, the link and its words."""
+        found = self._language(kind, language)
+        given = self._given(kind, facts, now, found, time_zone)
+        blocks = self._text.of(found, kind, given)
+        path = given.get("page_path", "")
+        leads = bool(path) and "action" in blocks.names
+        return {
+            "title": headed(blocks.block("subject"), facts, found),
+            "link": self._public_link(path) if leads else "",
+            "action": blocks.block("action") if leads else "",
+        }
 
     def _public_link(self, path: str) -> Link:
         return Link(self._public_url + path)

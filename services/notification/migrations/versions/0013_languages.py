@@ -1,0 +1,15 @@
+"""The language in which a notification's text was written. Only adds: the version before writes none."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0013"
+down_revision = "0012"
+
+
+def upgrade() -> None:
+    op.add_column("notifications", sa.Column("language", sa.Text, nullable=False, server_default=sa.text("''")))
+
+
+def downgrade() -> None:
+    op.drop_column("notifications", "language")
