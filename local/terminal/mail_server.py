@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from local.failures import LocalError
 from local.layout import Layout
+from local.supervision.supervisor import is_running
 from local.terminal import mail_pages
 
 LISTED = 200
@@ -34,7 +35,10 @@ _TEXT = "text/plain; charset=utf-8"
 def show(layout: Layout, *, port: int, browser: bool, output: TextIO) -> None:
     """Serve the mails until interrupted, and open them in a browser if there is one. Raises LocalError."""
     with server(layout.mail, port) as running:
-        print(f"The mails of {layout.mail} are at {running.url}\nCtrl-C ends it.", file=output, flush=True)
+        print(f"The mails of {layout.mail} are at {running.url}", file=output)
+        if not is_running(layout):
+            print("No mesh is running, so no others will come: `make up` starts one.", file=output)
+        print("Ctrl-C ends it.", file=output, flush=True)
         if browser and _has_screen():
             webbrowser.open(running.url)
         try:
@@ -46,7 +50,10 @@ def show(layout: Layout, *, port: int, browser: bool, output: TextIO) -> None:
 def server(folder: Path, port: int = 0) -> MailServer:
     """A server of the folder's mails; port 0 is any free one. Raises LocalError."""
     if not folder.is_dir():
-        raise LocalError(f"There is no folder {folder}: no mesh has run there yet; start one with `make up`.")
+        raise LocalError(
+            f"There is no folder {folder}: no mesh has run there yet; start one with `make up`. "
+            "Without one, `make mails` writes a sample of every mail."
+        )
     try:
         return MailServer(folder, port)
     except OSError as error:

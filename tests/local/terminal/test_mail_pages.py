@@ -2,6 +2,10 @@
 
 import http.client
 import io
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from email.message import EmailMessage
@@ -163,8 +167,26 @@ def test_only_who_has_the_url_sees_anything_and_only_mails_are_there(
 
 
 def test_without_a_mesh_it_is_said_in_a_sentence(layout: Layout) -> None:
-    with pytest.raises(LocalError, match="no mesh has run there yet"):
+    with pytest.raises(
+        LocalError, match=r"no mesh has run there yet; start one with `make up`. Without one, `make mails`"
+    ):
         mail_server.show(layout, port=0, browser=False, output=io.StringIO())
+
+
+def test_the_mails_of_a_mesh_that_is_down_are_shown_and_that_no_others_come_is_said(tmp_path: Path) -> None:
+    (tmp_path / "mail").mkdir()
+    put(tmp_path / "mail", letter("Your code", "123456"))
+    command = [sys.executable, "-m", "local", "mail", "--no-browser"]
+    environment = os.environ | {"STORYMESH_STATE_DIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as shown:
+        assert shown.stdout
+        told = [shown.stdout.readline() for _ in range(3)]
+        url = told[0].split()[-1]
+        listed = httpx2.get(url).text
+        shown.send_signal(signal.SIGINT)
+        assert shown.wait(timeout=20) == 0
+    assert "Your code" in listed
+    assert told[1:] == ["No mesh is running, so no others will come: `make up` starts one.\n", "Ctrl-C ends it.\n"]
 
 
 def test_a_name_that_the_sink_does_not_give_is_no_mail(tmp_path: Path) -> None:
