@@ -6,8 +6,8 @@ Only adds. That version records no changes. Its rows have no target: a trigger r
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0012"
-down_revision = "0011"
+revision = "0013"
+down_revision = "0012"
 
 
 def upgrade() -> None:
