@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from email.header import Header, decode_header, make_header
 from email.message import Message
-from email.parser import BytesParser
+from email.parser import BytesHeaderParser
 from email.policy import compat32
 from email.utils import format_datetime, getaddresses
 from unicodedata import category
@@ -34,6 +34,8 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _LINE = 76
 _PART_HEADERS = ("Content-Type", "Content-Transfer-Encoding")
+_ENCODINGS = _SEVEN_BITS, _QUOTED_PRINTABLE = "7bit", "quoted-printable"
+_HEADERS = BytesHeaderParser(policy=compat32)
 _KINDS = ("text/plain", "text/html")
 """From the plainest to the richest: programs show the last that they can (RFC 2046, 5.1.4)."""
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
@@ -149,12 +151,15 @@ def _part(kind: str, text: str) -> str:
     """A part with its headers. Quoted-printable, unless it is short lines of ASCII: every server accepts seven bits (RFC 6152)."""
     lines = text.splitlines()
     encoded = "".join(f"{line}\n" for line in lines)
-    encoding = "7bit"
+    encoding = _SEVEN_BITS
     if not text.isascii() or max(map(len, lines), default=0) > _LINE:
-        encoding = "quoted-printable"
+        encoding = _QUOTED_PRINTABLE
         encoded = binascii.b2a_qp(encoded.encode(), istext=True).decode("ascii")
-    head = f'Content-Type: {kind}; charset="utf-8"\nContent-Transfer-Encoding: {encoding}\n\n'
-    return (head + encoded).replace("\n", "\r\n")
+    return f"{_part_head(kind, encoding)}\r\n\r\n" + encoded.replace("\n", "\r\n")
+
+
+def _part_head(kind: str, encoding: str) -> str:
+    return f'Content-Type: {kind}; charset="utf-8"\r\nContent-Transfer-Encoding: {encoding}'
 
 
 def _language(tag: str) -> str:
@@ -187,13 +192,18 @@ def _encoded(header: str, text: str) -> str:
 
 
 def _verify(rendered: bytes, texts: Mapping[str, str], letter: Letter) -> None:
-    """Parse the mail as mail servers and clients do. Raises Unrenderable if that does not give the input."""
+    """Read the mail as mail servers and clients do. Raises Unrenderable if that does not give the input.
+
+    The headers are read by the standard library's parser. Its parser of contents takes as long as all the rest of a mail: it goes
+    line by line, and compiles an expression for each boundary.
+    """
     to = f"\r\nTo: {texts['To']}\r\n".encode()
     if not rendered.replace(to, b"\r\n", 1).isascii() or re.search(rb"\r(?!\n)|(?<!\r)\n|\0", rendered):
         raise Unrenderable("it has other bytes than lines of text")
-    read = BytesParser(policy=compat32).parsebytes(rendered)
+    head, _, content = rendered.partition(b"\r\n\r\n")
+    read = _HEADERS.parsebytes(head)
     described = ["Content-Type"] if letter.html else list(_PART_HEADERS)
-    if sorted(read.keys()) != sorted([*texts, *described]):
+    if read.defects or read.get_payload() or sorted(read.keys()) != sorted([*texts, *described]):
         raise Unrenderable("it has other headers than were put")
     found = {name: str(text) for name, text in read.raw_items()}
     for name, text in texts.items():
@@ -201,26 +211,34 @@ def _verify(rendered: bytes, texts: Mapping[str, str], letter: Letter) -> None:
             raise Unrenderable(f"its {name} is not what was put")
     if _shown(read["Subject"]) != letter.subject:
         raise Unrenderable("its Subject would show something else")
-    if not letter.html:
-        _verify_part(read, "text/plain", letter.body)
-        return
-    parts = read.get_payload()
-    if read.get_content_type() != "multipart/alternative" or not isinstance(parts, list) or len(parts) != len(_KINDS):
+    if letter.html:
+        _verify_parts(read, content, (letter.body, letter.html))
+    else:
+        _verify_part(
+            "\r\n".join(f"{name}: {read[name]}" for name in _PART_HEADERS).encode(), content, _KINDS[0], letter.body
+        )
+
+
+def _verify_parts(read: Message, content: bytes, texts: Sequence[str]) -> None:
+    """Split the content at its boundary as RFC 2046, 5.1.1 has it: at each line that begins with it."""
+    boundary = read.get_boundary("")
+    begin, *parts, end = (b"\r\n" + content).split(f"\r\n--{boundary}".encode())
+    if read.get_content_type() != "multipart/alternative" or not boundary or len(parts) != len(_KINDS):
         raise Unrenderable("it has other parts than were put")
-    if read.defects or read.preamble or read.epilogue:
+    if (begin, end) != (b"", b"--\r\n"):
         raise Unrenderable("it has text beside its parts")
-    for part, kind, text in zip(parts, _KINDS, (letter.body, letter.html), strict=True):
-        if not isinstance(part, Message) or tuple(part.keys()) != _PART_HEADERS:
-            raise Unrenderable("a part has other headers than were put")
-        _verify_part(part, kind, text)
+    for part, kind, text in zip(parts, _KINDS, texts, strict=True):
+        head, _, body = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+        _verify_part(head, body, kind, text)
 
 
-def _verify_part(part: Message, kind: str, text: str) -> None:
-    if part.get_content_type() != kind or part.get_content_charset() != "utf-8" or part.is_multipart() or part.defects:
-        raise Unrenderable("a part is of another type than was put")
-    body = part.get_payload(decode=True)
+def _verify_part(head: bytes, body: bytes, kind: str, text: str) -> None:
+    """Decode a part whose headers are exactly what one of its encodings needs."""
+    encoding = next((each for each in _ENCODINGS if head == _part_head(kind, each).encode()), None)
+    if encoding is None:
+        raise Unrenderable("a part has other headers than were put")
     try:
-        shown = body.decode().splitlines() if isinstance(body, bytes) else None
+        shown = (binascii.a2b_qp(body) if encoding == _QUOTED_PRINTABLE else body).decode().splitlines()
     except UnicodeDecodeError:
         shown = None
     if shown != text.splitlines():
