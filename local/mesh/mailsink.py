@@ -51,6 +51,13 @@ class Folder:
         self._path = path
         self._numbers = itertools.count()
 
+    async def handle_EHLO(  # noqa: N802, aiosmtpd's name
+        self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        """Offer PIPELINING (RFC 2920), as the servers do that take mail from strangers: aiosmtpd reads one line after the other."""
+        session.host_name = hostname
+        return [*responses[:-1], "250-PIPELINING", responses[-1]]
+
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802, aiosmtpd's name
         content = envelope.original_content or b""
         arrived = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")

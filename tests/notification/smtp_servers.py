@@ -36,7 +36,11 @@ class MailServer:
     data: str = "354 go on"
     taken: str | None = "250 ok"
     """The reply to the final dot. None: cut the connection instead."""
+    takes_for_nobody: bool = False
+    """Consent to DATA although every recipient was refused, as RFC 2920, 3.1, allows."""
     reset: str = "250 ok"
+    holds_replies: bool = False
+    """Send the replies to the commands of a mail only after DATA, together, as a server far away seems to."""
     stalls: bool = False
     """Never reply to the final dot."""
     held: asyncio.Event | None = None
@@ -115,6 +119,10 @@ class _Session:
     writer: asyncio.StreamWriter
     welcome: bool = False
     """The client has logged in."""
+    held_back: str = ""
+    """Replies that are yet to be sent."""
+    has_recipient: bool = False
+    """The server has consented to a recipient of the mail."""
 
     @property
     def secure(self) -> bool:
@@ -146,13 +154,17 @@ class _Session:
             case "AUTH":
                 await self.log_in(line)
             case "MAIL":
+                self.has_recipient = False
                 await self.say("530 5.7.0 log in" if server.accounts and not self.welcome else server.sender)
             case "RCPT":
                 address = line.partition("<")[2].partition(">")[0]
-                await self.say(server.recipients.get(address, server.recipient))
+                reply = server.recipients.get(address, server.recipient)
+                self.has_recipient = reply.startswith("2")
+                await self.say(reply)
             case "DATA":
                 await self.take()
             case "RSET":
+                self.has_recipient = False
                 await self.say(server.reset)
             case _:
                 await self.say("250 ok")
@@ -194,6 +206,9 @@ class _Session:
 
     async def take(self) -> None:
         server = self.server
+        if not (self.has_recipient or server.takes_for_nobody):
+            await self.say("554 5.5.1 no valid recipients")
+            return
         await self.say(server.data)
         if not server.data.startswith("354"):
             return
@@ -220,7 +235,11 @@ class _Session:
             raise _Cut
 
     async def say(self, reply: str) -> None:
-        self.writer.write(reply.encode() + b"\r\n")
+        said, self.held_back = f"{self.held_back}{reply}\r\n", ""
+        if self.server.holds_replies and self.server.verbs and self.server.verbs[-1] in ("RSET", "MAIL", "RCPT"):
+            self.held_back = said
+            return
+        self.writer.write(said.encode())
         await self.writer.drain()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
@@ -23,16 +24,19 @@ from services.notification.adapters.smtp import (
     TryAgain,
 )
 from services.notification.store.mail_rates import MailRates
-from tests.notification.smtp_servers import MailServer, listening, smtp
+from tests.notification.smtp_servers import OFFERS, MailServer, listening, smtp
 from tests.waiting import until
+
+WITHOUT_PIPELINING = tuple(offer for offer in OFFERS if offer != "PIPELINING")
 
 
 async def send(client: Smtp, recipient: str = "ada@example.com") -> None:
     await client.send("no-reply@mail.example", recipient, b"Subject: hello\r\n\r\nhi\r\n", Handover())
 
 
-async def test_mails_one_after_the_other_share_a_connection() -> None:
-    server = MailServer()
+@pytest.mark.parametrize("offers", [OFFERS, WITHOUT_PIPELINING])
+async def test_mails_one_after_the_other_share_a_connection(offers: tuple[str, ...]) -> None:
+    server = MailServer(offers=offers)
     async with listening(server):
         client = smtp(server)
         for _ in range(3):
@@ -80,8 +84,11 @@ async def test_a_mail_that_hangs_holds_no_other_up() -> None:
     ("recipient", "error"),
     [("550 5.1.1 no such user", Refused), ("450 4.2.0 later", TryAgain), ("554 5.7.1 relay", TryAgain)],
 )
-async def test_a_refused_mail_leaves_its_connection_good_for_the_next(recipient: str, error: type[MailError]) -> None:
-    server = MailServer(recipients={"eve@example.com": recipient})
+@pytest.mark.parametrize("pipelines", [True, False])
+async def test_a_refused_mail_leaves_its_connection_good_for_the_next(
+    recipient: str, error: type[MailError], pipelines: bool
+) -> None:
+    server = MailServer(recipients={"eve@example.com": recipient}, offers=OFFERS if pipelines else WITHOUT_PIPELINING)
     async with listening(server):
         client = smtp(server)
         with pytest.raises(error):
@@ -89,7 +96,53 @@ async def test_a_refused_mail_leaves_its_connection_good_for_the_next(recipient:
         await send(client)
         client.close()
     assert server.connections == len(server.mails) == 1
-    assert server.verbs[:5] == ["EHLO", "MAIL", "RCPT", "RSET", "MAIL"]
+    assert server.verbs[:6] == ["EHLO", "MAIL", "RCPT", *["DATA"] * pipelines, "RSET", "MAIL", "RCPT"][:6]
+
+
+async def test_the_commands_of_a_mail_are_one_round_trip_where_the_server_pipelines() -> None:
+    server = MailServer(holds_replies=True)
+    async with listening(server):
+        client = smtp(server, seconds=1)
+        for _ in range(3):
+            await send(client)
+        client.close()
+    assert (server.connections, len(server.mails)) == (1, 3)
+
+
+async def test_a_server_that_does_not_pipeline_gets_one_command_at_a_time() -> None:
+    server = MailServer(offers=WITHOUT_PIPELINING, holds_replies=True)
+    async with listening(server):
+        client = smtp(server, seconds=0.3)
+        with pytest.raises(NoConnection):
+            await send(client)
+        client.close()
+    assert server.verbs == ["EHLO", "MAIL"]
+
+
+async def test_a_server_that_takes_a_content_for_nobody_gets_none() -> None:
+    server = MailServer(recipients={"eve@example.com": "550 5.1.1 no such user"}, takes_for_nobody=True)
+    async with listening(server):
+        client = smtp(server)
+        with pytest.raises(Refused):
+            await send(client, "eve@example.com")
+        await send(client)
+        client.close()
+        await until(lambda: server.open == 0)
+    assert (server.connections, len(server.mails)) == (2, 1)
+
+
+async def test_what_a_server_says_unasked_is_taken_for_no_reply_to_the_next_mail() -> None:
+    server = MailServer()
+    async with listening(server):
+        client = smtp(server)
+        await send(client)
+        (writer,) = server.writers
+        writer.write(b"550 5.1.1 no such user\r\n")
+        await writer.drain()
+        await until(lambda: not any(connection.usable for connection in client._pool._idle))
+        await send(client)
+        client.close()
+    assert (server.connections, len(server.mails)) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +159,9 @@ async def test_a_refused_mail_leaves_its_connection_good_for_the_next(recipient:
         MailServer(stalls=True),
     ],
 )
-async def test_a_connection_that_is_in_doubt_is_not_used_again(server: MailServer) -> None:
+@pytest.mark.parametrize("offers", [OFFERS, WITHOUT_PIPELINING])
+async def test_a_connection_that_is_in_doubt_is_not_used_again(server: MailServer, offers: tuple[str, ...]) -> None:
+    server = replace(server, offers=offers)
     async with listening(server):
         client = smtp(server, seconds=0.5, final_reply_seconds=0.5)
         with pytest.raises((TryAgain, OutcomeUnknown)):
@@ -120,8 +175,11 @@ async def test_a_connection_that_is_in_doubt_is_not_used_again(server: MailServe
 
 
 @pytest.mark.parametrize("kind", ["hangs up meanwhile", "refuses RSET", "closes at RSET", "hangs at RSET", "restarts"])
-async def test_a_connection_that_the_server_has_given_up_is_replaced_without_a_failed_mail(kind: str) -> None:
-    server = MailServer()
+@pytest.mark.parametrize("offers", [OFFERS, WITHOUT_PIPELINING])
+async def test_a_connection_that_the_server_has_given_up_is_replaced_without_a_failed_mail(
+    kind: str, offers: tuple[str, ...]
+) -> None:
+    server = MailServer(offers=offers)
     async with listening(server):
         client = smtp(server, seconds=0.5)
         await send(client)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, TypeVar, cast
 
 import aiosmtplib
-import idna
-from aiosmtplib.protocol import PERIOD_REGEX, normalize_message_line_endings
 
 from .replies import (
     ContentRefused,
@@ -32,17 +31,23 @@ from .replies import (
     TryAgain,
     error_of_reply,
 )
+from .session import NoReply, Reply, Session
+from .syntax import path, stuffed, with_ascii_domain
 
 log = logging.getLogger(__name__)
 
 Tls = Literal["opportunistic", "starttls", "implicit"]
 """`opportunistic`: STARTTLS where it is offered. `starttls`: never without it. `implicit`: TLS from the first byte (RFC 8314)."""
 
-_NOT_IN_A_PATH = frozenset('<>\\"(),;: ') | set(map(chr, range(0x20))) | set(map(chr, range(0x7F, 0xA0)))
 _GO_ON = 354
 _SERVICE_CLOSING = 421
+_CONTROLS = re.compile(rb"[\x00-\x1f\x7f]")
 
 T = TypeVar("T")
+
+
+class Stale(NoConnection):
+    """A connection that was used before serves no more. Nothing was sent of the mail: another connection may take it at once."""
 
 
 class _TlsFailed(TryAgain):
@@ -85,6 +90,19 @@ def unchecked() -> ssl.SSLContext:
     return context
 
 
+@dataclass(frozen=True, slots=True)
+class _Command:
+    step: Step
+    line: bytes
+    wanted: int = 2
+    """The code of consent, or its first digit."""
+    international: bool = False
+
+    def __post_init__(self) -> None:
+        if _CONTROLS.search(self.line):
+            raise Refused("its address cannot be written in SMTP")
+
+
 class Connection:
     """A session with the server. After an error that leaves it in doubt it is closed, and `usable` is False."""
 
@@ -92,12 +110,19 @@ class Connection:
         self._server = server
         self._context = context
         self._client = self._new_client()
+        self._session: Session | None = None
+        """Takes over from the client when the connection is open."""
         self.mails = 0
         """Mails that were begun."""
 
     @property
     def usable(self) -> bool:
-        return self._client.is_connected
+        return self._session.is_open if self._session else self._client.is_connected
+
+    @property
+    def pipelines(self) -> bool:
+        """Whether the server takes several commands at a time (RFC 2920)."""
+        return self._client.supports_extension("pipelining")
 
     async def open(self) -> None:
         """Connect, encrypt and log in as the server's settings say. Raises TryAgain."""
@@ -112,17 +137,20 @@ class Connection:
             await self._open(encrypt=False)
 
     async def reset(self) -> bool:
-        """End what a former mail may have left (RSET), and prove that the server still answers. Closes the connection if not."""
+        """End what a former mail may have left (RSET), and prove that the server still answers. Closes the connection if not.
+
+        Without a round trip of its own where the server pipelines: RSET goes with the next mail's commands then.
+        """
+        if self.pipelines:
+            return self.usable
         try:
-            reply = await self._within(self._server.seconds, Step.HELLO, self._client.execute_command(b"RSET"))
-        except TryAgain:
-            return False
-        if reply.code // 100 != 2:
+            await self._commands([_Command(Step.HELLO, b"RSET")])
+        except MailError:
             self.close()
         return self.usable
 
     async def send(self, sender: str, recipient: str, mail: bytes, handover: Handover) -> None:
-        """Send a mail and keep `handover` up to date. Raises TryAgain, Refused or OutcomeUnknown."""
+        """Send a mail and keep `handover` up to date. Raises TryAgain, of which Stale is one, Refused or OutcomeUnknown."""
         self.mails += 1
         try:
             await self._send(sender, recipient, mail, handover)
@@ -132,9 +160,9 @@ class Connection:
 
     def leave(self) -> None:
         """Say QUIT, which keeps an error out of the server's log, and close without waiting: no mail depends on the reply."""
-        if self.usable and self._client.protocol:
-            with suppress(aiosmtplib.SMTPException, OSError):
-                self._client.protocol.write(b"QUIT\r\n")
+        if self.usable and self._session:
+            with suppress(OSError):
+                self._session.write(b"QUIT\r\n")
         self.close()
 
     def close(self) -> None:
@@ -159,9 +187,15 @@ class Connection:
             secure = self._server.tls == "implicit" or (encrypt and await self._start_tls())
             if self._server.username:
                 await self._log_in(secure=secure)
+            self._take_over()
         except (MailError, asyncio.CancelledError):
             self.close()
             raise
+
+    def _take_over(self) -> None:
+        if self._client.transport is None:
+            raise NoConnection("hung up")
+        self._session = Session(self._client.transport)
 
     async def _greet(self) -> None:
         """Say EHLO, or HELO to a server that does not know it (RFC 5321, 3.2)."""
@@ -197,10 +231,15 @@ class Connection:
         recipient = with_ascii_domain(recipient)
         international = not recipient.isascii()
         options = self._options(mail, international=international)
-        await self._command(Step.SENDER, b"MAIL", b"FROM:" + _path(sender), *options)
-        await self._command(Step.RECIPIENT, b"RCPT", b"TO:" + _path(recipient), international=international)
-        await self._command(Step.DATA, b"DATA", wanted=_GO_ON, international=international)
-        content = PERIOD_REGEX.sub(b"..", normalize_message_line_endings(mail)) + b".\r\n"
+        commands = [
+            _Command(Step.SENDER, b" ".join([b"MAIL FROM:" + path(sender), *options])),
+            _Command(Step.RECIPIENT, b"RCPT TO:" + path(recipient), international=international),
+            _Command(Step.DATA, b"DATA", wanted=_GO_ON, international=international),
+        ]
+        if self.pipelines and self.mails > 1:
+            commands.insert(0, _Command(Step.RESET, b"RSET"))
+        await self._commands(commands)
+        content = stuffed(mail)
         handover.stage = Stage.HANDED_OVER
         try:
             reply = await self._within(
@@ -209,10 +248,10 @@ class Connection:
         except TryAgain:
             handover.stage = Stage.UNSEEN
             raise
-        if reply.code // 100 == 2:
+        if reply.consents:
             handover.stage = Stage.TAKEN
             return
-        error = error_of_reply(Step.FINAL_DOT, reply.code, reply.message, international=international)
+        error = error_of_reply(Step.FINAL_DOT, reply.code, reply.text, international=international)
         if isinstance(error, OutcomeUnknown) or reply.code == _SERVICE_CLOSING:
             self.close()
         if not isinstance(error, OutcomeUnknown):
@@ -228,21 +267,64 @@ class Connection:
             raise ContentRefused("the mail server does not offer 8BITMIME, which the mail needs")
         return [b"BODY=8BITMIME"] * eight_bits + [b"SMTPUTF8"] * international
 
-    async def _command(self, step: Step, *words: bytes, wanted: int = 2, international: bool = False) -> None:
-        """Have the server consent to a command. `wanted` is the reply's code or first digit. Raises MailError."""
-        reply = await self._within(self._server.seconds, step, self._client.execute_command(*words))
-        if wanted not in (reply.code, reply.code // 100):
-            error = error_of_reply(step, reply.code, reply.message, international=international)
-            if not 400 <= reply.code < 600 or reply.code == _SERVICE_CLOSING:
-                self.close()  # Its replies may no longer belong to our commands.
-            raise error
+    async def _commands(self, commands: Sequence[_Command]) -> None:
+        """Have the server consent to commands, all at once if it pipelines. Raises the error of the first that it refuses."""
+        if not self.pipelines:
+            for command in commands:
+                self._write(command.step, command.line)
+                await self._consent(command)
+            return
+        self._write(commands[0].step, b"\r\n".join(command.line for command in commands))
+        refused: MailError | None = None
+        for command in commands:
+            try:
+                await self._consent(command)
+            except MailError as error:
+                refused = refused or error
+                if not self._session_stands:
+                    break
+            else:
+                if refused and command.wanted == _GO_ON:
+                    # It waits for a content although it refused the recipient (RFC 2920, 3.1): it gets none.
+                    self.close()
+        if refused:
+            raise refused
 
-    async def _content_and_reply(self, content: bytes) -> aiosmtplib.SMTPResponse:
-        protocol = self._client.protocol
-        if protocol is None:
-            raise aiosmtplib.SMTPServerDisconnected("hung up")
-        protocol.write(content)
-        return await protocol.read_response()
+    @property
+    def _session_stands(self) -> bool:
+        """Whether replies to the commands under way may still come."""
+        return self._session is not None and not self._session.is_closed
+
+    async def _consent(self, command: _Command) -> None:
+        reply = await self._within(self._server.seconds, command.step, self._replied())
+        if command.wanted in (reply.code, reply.code // 100):
+            return
+        if not 400 <= reply.code < 600 or reply.code == _SERVICE_CLOSING:
+            self.close()  # Its replies may no longer belong to our commands.
+        if command.step is Step.RESET:
+            self.close()
+            raise Stale("RSET was refused")
+        raise error_of_reply(command.step, reply.code, reply.text, international=command.international)
+
+    def _write(self, step: Step, commands: bytes) -> None:
+        try:
+            if self._session is None:
+                raise NoReply("hung up")
+            self._session.write(commands + b"\r\n")
+        except NoReply as error:
+            self.close()
+            raise _failure(step, error, unsent=True) from None
+
+    async def _replied(self) -> Reply:
+        if self._session is None:
+            raise NoReply("hung up")
+        return await self._session.reply()
+
+    async def _content_and_reply(self, content: bytes) -> Reply:
+        if self._session is None:
+            raise NoReply("hung up")
+        self._session.write(content)
+        return await self._session.reply()
 
     async def _within(self, seconds: float, step: Step, doing: Awaitable[T]) -> T:
         """Wait for a step of the server. If it brings no reply, the connection is closed. Raises MailError."""
@@ -261,6 +343,8 @@ class Connection:
 
 def _failure(step: Step, error: Exception, *, unsent: bool) -> MailError:
     failure = _meaning(step, error, unsent=unsent)
+    if step is Step.RESET:
+        return Stale(str(failure))
     return _TlsFailed(failure) if step is Step.TLS else failure
 
 
@@ -282,25 +366,3 @@ def _meaning(step: Step, error: Exception, *, unsent: bool) -> MailError:
 def _words(error: Exception) -> str:
     """What the library says of the connection; nothing of a reply that could not be read, which may quote the address."""
     return "no valid reply" if isinstance(error, aiosmtplib.SMTPResponseException) else str(error) or "hung up"
-
-
-def with_ascii_domain(address: str) -> str:
-    """The address with its domain as the DNS has it (IDNA 2008), so that only a local part in another script needs SMTPUTF8."""
-    local, _, domain = address.rpartition("@")
-    if domain.isascii():
-        return address
-    try:
-        return f"{local}@{idna.encode(domain, uts46=True).decode()}"
-    except idna.IDNAError:
-        return address
-
-
-def _path(address: str) -> bytes:
-    """The address as SMTP writes it. Raises Refused for one that would be read as something else."""
-    local, _, domain = address.rpartition("@")
-    if not local or not domain or "@" in local or not _NOT_IN_A_PATH.isdisjoint(address):
-        raise Refused("its address cannot be written in SMTP")
-    try:
-        return f"<{address}>".encode()
-    except UnicodeEncodeError:
-        raise Refused("its address cannot be written in SMTP") from None

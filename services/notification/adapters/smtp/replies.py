@@ -33,19 +33,20 @@ _ABOUT_US = re.compile(
 
 
 class Step(Enum):
-    """The step of an SMTP session to which a reply belongs. The first five concern us, whoever the recipient is."""
+    """The step of an SMTP session to which a reply belongs. The first six concern us, whoever the recipient is."""
 
     CONNECT = auto()
     HELLO = auto()
     TLS = auto()
     LOGIN = auto()
+    RESET = auto()
     SENDER = auto()
     RECIPIENT = auto()
     DATA = auto()
     FINAL_DOT = auto()
 
 
-_BEFORE_RECIPIENT = frozenset({Step.CONNECT, Step.HELLO, Step.TLS, Step.LOGIN, Step.SENDER})
+_BEFORE_RECIPIENT = frozenset({Step.CONNECT, Step.HELLO, Step.TLS, Step.LOGIN, Step.RESET, Step.SENDER})
 
 
 class MailError(Exception):

@@ -9,7 +9,7 @@ from typing import Protocol
 import aiosmtplib
 
 from ..refusals import Refusals
-from .connection import Connection, MailServer, authorities, unchecked
+from .connection import Connection, MailServer, Stale, authorities, unchecked
 from .pool import IDLE_SECONDS, MAILS_PER_CONNECTION, Pool
 from .replies import ContentRefused, Handover, NeedsOperator, Postponed, Refused
 
@@ -54,8 +54,7 @@ class Smtp:
         """
         await self._wait_for_turn(recipient)
         try:
-            async with self._pool.connection() as connection:
-                await connection.send(sender, recipient, mail, handover)
+            await self._send(sender, recipient, mail, handover)
         except NeedsOperator as refusal:
             self._refusals.note(str(refusal))
             raise
@@ -64,6 +63,14 @@ class Smtp:
                 self._refusals.accepted()  # A server that judges recipients takes mail from us.
             raise
         self._refusals.accepted()
+
+    async def _send(self, sender: str, recipient: str, mail: bytes, handover: Handover) -> None:
+        while True:
+            try:
+                async with self._pool.connection() as connection:
+                    return await connection.send(sender, recipient, mail, handover)
+            except Stale:
+                continue  # To an end, because a new connection is not stale.
 
     async def check(self) -> None:
         """Health check. Raises when the server does not answer, or refused the last mail because of us."""
