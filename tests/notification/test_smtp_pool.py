@@ -125,9 +125,9 @@ async def test_a_server_that_takes_a_content_for_nobody_gets_none() -> None:
         client = smtp(server)
         with pytest.raises(Refused):
             await send(client, "eve@example.com")
+        await until(lambda: server.open == 0)
         await send(client)
         client.close()
-        await until(lambda: server.open == 0)
     assert (server.connections, len(server.mails)) == (2, 1)
 
 

@@ -1,6 +1,7 @@
 """Hands mails to a mail server over SMTP (RFC 5321).
 
-`replies` says what each answer means, `syntax` how things are written, `session` carries commands and replies, `connection` speaks to the server, `pool` reuses connections, `sending` puts them together.
+`replies` says what each answer means, `syntax` how addresses and mails are written, `session` carries commands and replies,
+`connection` speaks to the server, `pool` reuses connections, `sending` puts them together.
 """
 
 from .connection import MailServer, Tls, authorities
