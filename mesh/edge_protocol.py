@@ -23,3 +23,9 @@ TOKEN_AUDIENCE = "storymesh"
 
 CLOCK_SKEW_SECONDS = 30
 """Tolerated difference between the clocks of two processes when a token's times are checked."""
+
+RATE_LIMIT_METADATA = "envoy.filters.http.ratelimit"
+"""The namespace into which Envoy puts the limiter's dynamic metadata: the rule that decided, its verdict, perhaps a reason."""
+
+RATE_LIMIT_UNSATISFIABLE = "RATE_LIMIT_UNSATISFIABLE"
+"""The permanent reason of a refusal that no wait ends: a block, no rule, or a cost above what the limit ever holds."""

@@ -74,7 +74,8 @@ def global_limits(settings: RateLimit) -> list[Config]:
             # Stated, because the default UNAVAILABLE makes gRPC clients retry at once.
             rate_limited_as_resource_exhausted=True,
             enable_x_ratelimit_headers="DRAFT_VERSION_03",
-            enable_retry_after_header=True,
+            # The limiter writes it, and leaves it out where no wait helps; Envoy would write one even then.
+            enable_retry_after_header=False,
             disable_x_envoy_ratelimited_header=True,
             rate_limit_service={
                 "transport_api_version": "V3",

@@ -12,6 +12,7 @@ from edge.clusters import COLLECTOR_CLUSTER
 from edge.config import Config, extension, header
 from edge.settings import Tracing
 from mesh.contract import BOUND_VERBS, Method
+from mesh.edge_protocol import RATE_LIMIT_METADATA
 
 _ECS_VERSION = "8.11.0"
 FORMER_METHOD = "x-envoy-original-method"
@@ -183,6 +184,10 @@ def _lines(path: str, filter_: Config | None) -> Config:
                     "rpc": {"method": "%ROUTE_NAME%", "grpc_status": "%GRPC_STATUS%"},
                     "client": {"ip": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"},
                     "user": {"id": f"%DYNAMIC_METADATA({JWT_AUTHN}:{PAYLOAD}:sub)%"},
+                    "rate_limit": {
+                        "rule": f"%DYNAMIC_METADATA({RATE_LIMIT_METADATA}:rule)%",
+                        "verdict": f"%DYNAMIC_METADATA({RATE_LIMIT_METADATA}:verdict)%",
+                    },
                     "user_agent": {"original": "%REQ(user-agent)%"},
                     "trace": {"id": "%TRACE_ID%"},
                     "service": {"name": "edge"},

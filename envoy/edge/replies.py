@@ -21,7 +21,7 @@ from edge.requests import REFUSAL_METADATA, REFUSALS
 from edge.settings import Cors
 from edge.statuses import NOT_IN_TIME, UNREACHABLE, details, details_with_delay
 from edge.transcoding import is_compressed
-from mesh.edge_protocol import ERROR_DOMAIN
+from mesh.edge_protocol import ERROR_DOMAIN, RATE_LIMIT_METADATA, RATE_LIMIT_UNSATISFIABLE
 
 _ENVOYS_WORDS = "%LOCAL_REPLY_BODY%"
 # gRPC percent-encodes a message's bytes outside printable ASCII, and the percent sign itself.
@@ -156,6 +156,13 @@ def _replies() -> Iterator[Reply]:
         reason="CONTENT_ENCODING_NOT_SUPPORTED",
         message="The request body must not be compressed; send it without the header content-encoding.",
         headers={"accept-encoding": "identity"},
+    )
+    yield Reply(
+        when=_noted(RATE_LIMIT_METADATA, "reason", RATE_LIMIT_UNSATISFIABLE),
+        status=429,
+        code=code_pb2.RESOURCE_EXHAUSTED,
+        reason=RATE_LIMIT_UNSATISFIABLE,
+        message="This call is over a limit at any time: it is blocked, or costs more than the limit ever holds.",
     )
     for status, code, reason, message in (
         (400, code_pb2.INVALID_ARGUMENT, "REQUEST_MALFORMED", "The request is not well-formed HTTP."),

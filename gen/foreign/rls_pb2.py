@@ -23,34 +23,35 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11\x66oreign/rls.proto\x12\x1a\x65nvoy.service.ratelimit.v3\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x9e\x01\n\x10RateLimitRequest\x12\x16\n\x06\x64omain\x18\x01 \x01(\tR\x06\x64omain\x12Q\n\x0b\x64\x65scriptors\x18\x02 \x03(\x0b\x32/.envoy.service.ratelimit.v3.RateLimitDescriptorR\x0b\x64\x65scriptors\x12\x1f\n\x0bhits_addend\x18\x03 \x01(\rR\nhitsAddend\"\xd6\x01\n\x13RateLimitDescriptor\x12O\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x35.envoy.service.ratelimit.v3.RateLimitDescriptor.EntryR\x07\x65ntries\x12=\n\x0bhits_addend\x18\x03 \x01(\x0b\x32\x1c.google.protobuf.UInt64ValueR\nhitsAddend\x1a/\n\x05\x45ntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value\"\x83\x07\n\x11RateLimitResponse\x12U\n\x0coverall_code\x18\x01 \x01(\x0e\x32\x32.envoy.service.ratelimit.v3.RateLimitResponse.CodeR\x0boverallCode\x12Z\n\x08statuses\x18\x02 \x03(\x0b\x32>.envoy.service.ratelimit.v3.RateLimitResponse.DescriptorStatusR\x08statuses\x12^\n\x17response_headers_to_add\x18\x03 \x03(\x0b\x32\'.envoy.service.ratelimit.v3.HeaderValueR\x14responseHeadersToAdd\x1a\xfc\x01\n\tRateLimit\x12*\n\x11requests_per_unit\x18\x01 \x01(\rR\x0frequestsPerUnit\x12P\n\x04unit\x18\x02 \x01(\x0e\x32<.envoy.service.ratelimit.v3.RateLimitResponse.RateLimit.UnitR\x04unit\x12\x12\n\x04name\x18\x03 \x01(\tR\x04name\"]\n\x04Unit\x12\x0b\n\x07UNKNOWN\x10\x00\x12\n\n\x06SECOND\x10\x01\x12\n\n\x06MINUTE\x10\x02\x12\x08\n\x04HOUR\x10\x03\x12\x07\n\x03\x44\x41Y\x10\x04\x12\t\n\x05MONTH\x10\x05\x12\x08\n\x04YEAR\x10\x06\x12\x08\n\x04WEEK\x10\x07\x1a\xae\x02\n\x10\x44\x65scriptorStatus\x12\x46\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x32.envoy.service.ratelimit.v3.RateLimitResponse.CodeR\x04\x63ode\x12\\\n\rcurrent_limit\x18\x02 \x01(\x0b\x32\x37.envoy.service.ratelimit.v3.RateLimitResponse.RateLimitR\x0c\x63urrentLimit\x12\'\n\x0flimit_remaining\x18\x03 \x01(\rR\x0elimitRemaining\x12K\n\x14\x64uration_until_reset\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x12\x64urationUntilReset\"+\n\x04\x43ode\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x06\n\x02OK\x10\x01\x12\x0e\n\nOVER_LIMIT\x10\x02\"5\n\x0bHeaderValue\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value2\x82\x01\n\x10RateLimitService\x12n\n\x0fShouldRateLimit\x12,.envoy.service.ratelimit.v3.RateLimitRequest\x1a-.envoy.service.ratelimit.v3.RateLimitResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11\x66oreign/rls.proto\x12\x1a\x65nvoy.service.ratelimit.v3\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x9e\x01\n\x10RateLimitRequest\x12\x16\n\x06\x64omain\x18\x01 \x01(\tR\x06\x64omain\x12Q\n\x0b\x64\x65scriptors\x18\x02 \x03(\x0b\x32/.envoy.service.ratelimit.v3.RateLimitDescriptorR\x0b\x64\x65scriptors\x12\x1f\n\x0bhits_addend\x18\x03 \x01(\rR\nhitsAddend\"\xd6\x01\n\x13RateLimitDescriptor\x12O\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x35.envoy.service.ratelimit.v3.RateLimitDescriptor.EntryR\x07\x65ntries\x12=\n\x0bhits_addend\x18\x03 \x01(\x0b\x32\x1c.google.protobuf.UInt64ValueR\nhitsAddend\x1a/\n\x05\x45ntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value\"\xc7\x07\n\x11RateLimitResponse\x12U\n\x0coverall_code\x18\x01 \x01(\x0e\x32\x32.envoy.service.ratelimit.v3.RateLimitResponse.CodeR\x0boverallCode\x12Z\n\x08statuses\x18\x02 \x03(\x0b\x32>.envoy.service.ratelimit.v3.RateLimitResponse.DescriptorStatusR\x08statuses\x12^\n\x17response_headers_to_add\x18\x03 \x03(\x0b\x32\'.envoy.service.ratelimit.v3.HeaderValueR\x14responseHeadersToAdd\x12\x42\n\x10\x64ynamic_metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.StructR\x0f\x64ynamicMetadata\x1a\xfc\x01\n\tRateLimit\x12*\n\x11requests_per_unit\x18\x01 \x01(\rR\x0frequestsPerUnit\x12P\n\x04unit\x18\x02 \x01(\x0e\x32<.envoy.service.ratelimit.v3.RateLimitResponse.RateLimit.UnitR\x04unit\x12\x12\n\x04name\x18\x03 \x01(\tR\x04name\"]\n\x04Unit\x12\x0b\n\x07UNKNOWN\x10\x00\x12\n\n\x06SECOND\x10\x01\x12\n\n\x06MINUTE\x10\x02\x12\x08\n\x04HOUR\x10\x03\x12\x07\n\x03\x44\x41Y\x10\x04\x12\t\n\x05MONTH\x10\x05\x12\x08\n\x04YEAR\x10\x06\x12\x08\n\x04WEEK\x10\x07\x1a\xae\x02\n\x10\x44\x65scriptorStatus\x12\x46\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x32.envoy.service.ratelimit.v3.RateLimitResponse.CodeR\x04\x63ode\x12\\\n\rcurrent_limit\x18\x02 \x01(\x0b\x32\x37.envoy.service.ratelimit.v3.RateLimitResponse.RateLimitR\x0c\x63urrentLimit\x12\'\n\x0flimit_remaining\x18\x03 \x01(\rR\x0elimitRemaining\x12K\n\x14\x64uration_until_reset\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x12\x64urationUntilReset\"+\n\x04\x43ode\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x06\n\x02OK\x10\x01\x12\x0e\n\nOVER_LIMIT\x10\x02\"5\n\x0bHeaderValue\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value2\x82\x01\n\x10RateLimitService\x12n\n\x0fShouldRateLimit\x12,.envoy.service.ratelimit.v3.RateLimitRequest\x1a-.envoy.service.ratelimit.v3.RateLimitResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'foreign.rls_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RATELIMITREQUEST']._serialized_start=114
-  _globals['_RATELIMITREQUEST']._serialized_end=272
-  _globals['_RATELIMITDESCRIPTOR']._serialized_start=275
-  _globals['_RATELIMITDESCRIPTOR']._serialized_end=489
-  _globals['_RATELIMITDESCRIPTOR_ENTRY']._serialized_start=442
-  _globals['_RATELIMITDESCRIPTOR_ENTRY']._serialized_end=489
-  _globals['_RATELIMITRESPONSE']._serialized_start=492
-  _globals['_RATELIMITRESPONSE']._serialized_end=1391
-  _globals['_RATELIMITRESPONSE_RATELIMIT']._serialized_start=789
-  _globals['_RATELIMITRESPONSE_RATELIMIT']._serialized_end=1041
-  _globals['_RATELIMITRESPONSE_RATELIMIT_UNIT']._serialized_start=948
-  _globals['_RATELIMITRESPONSE_RATELIMIT_UNIT']._serialized_end=1041
-  _globals['_RATELIMITRESPONSE_DESCRIPTORSTATUS']._serialized_start=1044
-  _globals['_RATELIMITRESPONSE_DESCRIPTORSTATUS']._serialized_end=1346
-  _globals['_RATELIMITRESPONSE_CODE']._serialized_start=1348
-  _globals['_RATELIMITRESPONSE_CODE']._serialized_end=1391
-  _globals['_HEADERVALUE']._serialized_start=1393
-  _globals['_HEADERVALUE']._serialized_end=1446
-  _globals['_RATELIMITSERVICE']._serialized_start=1449
-  _globals['_RATELIMITSERVICE']._serialized_end=1579
+  _globals['_RATELIMITREQUEST']._serialized_start=144
+  _globals['_RATELIMITREQUEST']._serialized_end=302
+  _globals['_RATELIMITDESCRIPTOR']._serialized_start=305
+  _globals['_RATELIMITDESCRIPTOR']._serialized_end=519
+  _globals['_RATELIMITDESCRIPTOR_ENTRY']._serialized_start=472
+  _globals['_RATELIMITDESCRIPTOR_ENTRY']._serialized_end=519
+  _globals['_RATELIMITRESPONSE']._serialized_start=522
+  _globals['_RATELIMITRESPONSE']._serialized_end=1489
+  _globals['_RATELIMITRESPONSE_RATELIMIT']._serialized_start=887
+  _globals['_RATELIMITRESPONSE_RATELIMIT']._serialized_end=1139
+  _globals['_RATELIMITRESPONSE_RATELIMIT_UNIT']._serialized_start=1046
+  _globals['_RATELIMITRESPONSE_RATELIMIT_UNIT']._serialized_end=1139
+  _globals['_RATELIMITRESPONSE_DESCRIPTORSTATUS']._serialized_start=1142
+  _globals['_RATELIMITRESPONSE_DESCRIPTORSTATUS']._serialized_end=1444
+  _globals['_RATELIMITRESPONSE_CODE']._serialized_start=1446
+  _globals['_RATELIMITRESPONSE_CODE']._serialized_end=1489
+  _globals['_HEADERVALUE']._serialized_start=1491
+  _globals['_HEADERVALUE']._serialized_end=1544
+  _globals['_RATELIMITSERVICE']._serialized_start=1547
+  _globals['_RATELIMITSERVICE']._serialized_end=1677
 # @@protoc_insertion_point(module_scope)

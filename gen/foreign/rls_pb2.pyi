@@ -9,6 +9,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import wrappers_pb2 as _wrappers_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -248,6 +249,7 @@ class RateLimitResponse(_message.Message):
     OVERALL_CODE_FIELD_NUMBER: _builtins.int
     STATUSES_FIELD_NUMBER: _builtins.int
     RESPONSE_HEADERS_TO_ADD_FIELD_NUMBER: _builtins.int
+    DYNAMIC_METADATA_FIELD_NUMBER: _builtins.int
     overall_code: Global___RateLimitResponse.Code.ValueType
     """OVER_LIMIT when that holds for any descriptor."""
     @_builtins.property
@@ -258,16 +260,21 @@ class RateLimitResponse(_message.Message):
     def response_headers_to_add(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeaderValue]:
         """What Envoy is to add to the answer that the client gets."""
 
+    @_builtins.property
+    def dynamic_metadata(self) -> _struct_pb2.Struct:
+        """What Envoy puts into the request's dynamic metadata, for access logs and local replies."""
+
     def __init__(
         self,
         *,
         overall_code: Global___RateLimitResponse.Code.ValueType = ...,
         statuses: _abc.Iterable[Global___RateLimitResponse.DescriptorStatus] | None = ...,
         response_headers_to_add: _abc.Iterable[Global___HeaderValue] | None = ...,
+        dynamic_metadata: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dynamic_metadata", b"dynamic_metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["overall_code", b"overall_code", "response_headers_to_add", b"response_headers_to_add", "statuses", b"statuses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dynamic_metadata", b"dynamic_metadata", "overall_code", b"overall_code", "response_headers_to_add", b"response_headers_to_add", "statuses", b"statuses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,10 +15,13 @@ from google.protobuf.message import DecodeError
 from kit.errors import InvalidArgument, MalformedRequest, MeshError, Violation
 from kit.rpc.batches import Answer, BatchedCall
 
-from .model import Limit, Verdict
+from .model import Verdict
+from .model.decisions import Answer as DescriptorAnswer
+from .model.decisions import Decision, Descriptor, Outcome, tightest
 from .model.rules import Rule
-from .operations import headers
-from .operations.buckets import Asking, Buckets, Check, Decision, Descriptor, Outcome, tightest
+from .operations import headers, metadata
+from .operations.buckets import Asking, Buckets
+from .operations.planning import Check
 
 _Response = rls_pb2.RateLimitResponse
 _RateLimit = rls_pb2.RateLimitResponse.RateLimit
@@ -39,13 +42,16 @@ _KEPT_REQUEST_BYTES = 1024
 _KEPT_PARTS = 4096
 """Parts of responses that are kept for each rule."""
 
-_UNITS = (
-    (1, _RateLimit.SECOND),
-    (60, _RateLimit.MINUTE),
-    (3600, _RateLimit.HOUR),
-    (86_400, _RateLimit.DAY),
-    (30 * 86_400, _RateLimit.MONTH),
-)
+_UNITS = {
+    1: _RateLimit.SECOND,
+    60: _RateLimit.MINUTE,
+    3600: _RateLimit.HOUR,
+    86_400: _RateLimit.DAY,
+    30 * 86_400: _RateLimit.MONTH,
+}
+"""By seconds, as Envoy shows them."""
+
+_MOST_SHOWN = 2**32 - 1
 
 
 class RateLimits:
@@ -54,7 +60,7 @@ class RateLimits:
     def __init__(self, buckets: Buckets) -> None:
         self._buckets = buckets
         self._kept_check = lru_cache(_KEPT_CHECKS)(_check)
-        self._parts: dict[str, _Parts] = {}
+        self._parts: dict[tuple[str, str], _Parts] = {}
 
     def answer(self, calls: Sequence[BatchedCall]) -> list[Answer]:
         """Serialised responses, or errors, in the order of the calls. Blocks while the buckets are asked."""
@@ -73,28 +79,59 @@ class RateLimits:
         """Concatenated parts of a message are their merged message (protobuf: encoding, "last one wins")."""
         if isinstance(decision, MeshError):
             return decision
-        admitted, statuses = True, []
-        tightest_ones: list[Outcome] = []
+        if decision.shadow:
+            return b"".join([_ADMITTED, *[_UNLIMITED for _ in decision.answers], self._metadata(decision, None, True)])
+        admitted = True
+        outcomes = []
         for answer in decision.answers:
             outcome = tightest(answer.outcomes)
-            if outcome is None:
-                admitted = admitted and answer.admitted
-                statuses.append(_UNLIMITED if answer.admitted else _UNMATCHED)
-            else:
-                # No rule of this answer refuses the call if the tightest one does not.
-                admitted = admitted and outcome.verdict.admits
-                statuses.append(self._parts_of(outcome.rule).status(*_told(outcome.verdict)))
-                tightest_ones.append(outcome)
-        outcome = tightest(tightest_ones)
-        if outcome is not None:
-            statuses.append(self._parts_of(outcome.rule).headers(*_told(outcome.verdict)))
-        return b"".join([_ADMITTED if admitted else _REFUSED, *statuses])
+            outcomes.append(outcome)
+            # No rule of this answer refuses the call if the tightest one does not.
+            admitted = admitted and (answer.admitted if outcome is None else outcome.admits)
+        deciding = tightest([each for each in outcomes if each is not None])
+        shown = outcomes if admitted else _with_limits_to_show(outcomes, deciding)
+        parts = [_ADMITTED if admitted else _REFUSED, *map(self._status, decision.answers, shown)]
+        if deciding is not None and deciding.verdict is not None:
+            parts.append(self._parts_of(deciding.rule).headers(*_told(deciding.verdict)))
+        parts.append(self._metadata(decision, deciding, admitted))
+        return b"".join(parts)
+
+    def _status(self, answer: DescriptorAnswer, outcome: Outcome | None) -> bytes:
+        """The status of a descriptor: with the limit of its tightest outcome, if that is to be shown."""
+        if outcome is None or outcome.verdict is None:
+            return _UNLIMITED if answer.admitted else _UNMATCHED
+        return self._parts_of(outcome.rule).status(*_told(outcome.verdict))
+
+    def _metadata(self, decision: Decision, deciding: Outcome | None, admitted: bool) -> bytes:
+        """What the edge's access log and its refusals say: the rule that decided, and how."""
+        outcome, how = metadata.of(decision, deciding, admitted)
+        if outcome is None:
+            return _UNMATCHED_METADATA if how == metadata.REFUSED else b""
+        return self._parts_of(outcome.rule).metadata(how, not admitted and decision.permanent)
 
     def _parts_of(self, rule: Rule) -> _Parts:
-        parts = self._parts.get(rule.name)
+        parts = self._parts.get((rule.domain, rule.name))
         if parts is None or parts.rule is not rule:
-            parts = self._parts[rule.name] = _Parts(rule)
+            parts = self._parts[rule.domain, rule.name] = _Parts(rule)
         return parts
+
+
+def _with_limits_to_show(outcomes: Sequence[Outcome | None], deciding: Outcome | None) -> list[Outcome | None]:
+    """Leave out those that Envoy would show in place of the one that decides: it takes the first of which the least remains."""
+    if deciding is None or deciding.verdict is None:
+        return [None for _ in outcomes]
+    least, before = deciding.verdict.remaining, True
+    shown: list[Outcome | None] = []
+    for outcome in outcomes:
+        if outcome is deciding:
+            before = False
+        elif outcome is not None and outcome.verdict is not None:
+            remaining = outcome.verdict.remaining
+            if remaining < least or (before and remaining == least):
+                shown.append(None)
+                continue
+        shown.append(outcome)
+    return shown
 
 
 def _check(request: bytes) -> Check:
@@ -136,12 +173,12 @@ _ADMITTED, _REFUSED = (_Response(overall_code=_code(admitted)).SerializeToString
 _UNLIMITED, _UNMATCHED = _with_status(True), _with_status(False)
 
 
-def _told(verdict: Verdict) -> tuple[bool, int, int]:
-    """What a client is told: whether it passed, the tokens that remain, and when there is more, in seconds.
+def _told(verdict: Verdict) -> tuple[bool, int, int, bool]:
+    """What a client is told: whether it passed, the tokens that remain, when there is more in seconds, and if it never passes.
 
     Round up, because Envoy truncates to seconds, which would make clients return too early.
     """
-    return verdict.admits, verdict.remaining, headers.whole_seconds(verdict.more_after)
+    return verdict.admits, verdict.remaining, headers.whole_seconds(verdict.more_after), verdict.never
 
 
 class _Parts:
@@ -149,26 +186,40 @@ class _Parts:
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self.status: Callable[[bool, int, int], bytes] = lru_cache(_KEPT_PARTS)(self._status)
-        self.headers: Callable[[bool, int, int], bytes] = lru_cache(_KEPT_PARTS)(self._headers)
+        self.status: Callable[[bool, int, int, bool], bytes] = lru_cache(_KEPT_PARTS)(self._status)
+        self.headers: Callable[[bool, int, int, bool], bytes] = lru_cache(_KEPT_PARTS)(self._headers)
+        self.metadata: Callable[[str, bool], bytes] = lru_cache(_KEPT_PARTS)(self._metadata)
 
-    def _status(self, admits: bool, remaining: int, seconds: int) -> bytes:
-        requests, unit = _per_unit(self.rule.limit)
+    def _status(self, admits: bool, remaining: int, seconds: int, _never: bool) -> bytes:
         status = _Response.DescriptorStatus(
             code=_code(admits),
-            current_limit=_RateLimit(name=self.rule.name, requests_per_unit=requests, unit=unit),
-            limit_remaining=remaining,
+            current_limit=_shown(self.rule),
+            limit_remaining=min(remaining, _MOST_SHOWN),
             duration_until_reset=duration_pb2.Duration(seconds=seconds),
         )
         return _Response(statuses=[status]).SerializeToString()
 
-    def _headers(self, admits: bool, remaining: int, seconds: int) -> bytes:
-        fields = headers.of(self.rule, admits=admits, remaining=remaining, seconds=seconds)
+    def _headers(self, admits: bool, remaining: int, seconds: int, never: bool) -> bytes:
+        fields = headers.of(self.rule, admits=admits, remaining=remaining, seconds=seconds, permanent=never)
         added = [rls_pb2.HeaderValue(key=name, value=value) for name, value in fields.items()]
         return _Response(response_headers_to_add=added).SerializeToString()
 
+    def _metadata(self, how: str, permanent: bool) -> bytes:
+        return _with_metadata(metadata.fields(self.rule, how, permanent=permanent))
 
-def _per_unit(limit: Limit) -> tuple[int, rls_pb2.RateLimitResponse.RateLimit.Unit.ValueType]:
-    """The rate per shortest protocol unit that spans the rule's period, rounded down to a whole number."""
-    seconds, unit = next((seconds, unit) for seconds, unit in _UNITS if seconds >= limit.period_seconds)
-    return limit.requests * seconds // limit.period_seconds, unit
+
+def _with_metadata(fields: dict[str, str]) -> bytes:
+    response = _Response()
+    response.dynamic_metadata.update(fields)
+    return response.SerializeToString()
+
+
+_UNMATCHED_METADATA = _with_metadata(metadata.fields(None, metadata.REFUSED, permanent=True))
+
+
+def _shown(rule: Rule) -> _RateLimit | None:
+    """The limit as Envoy shows it: what a full bucket holds, so that no more can remain; its window if the protocol has it."""
+    if rule.limit is None:
+        return None
+    unit = _UNITS.get(rule.limit.window_seconds, _RateLimit.UNKNOWN)
+    return _RateLimit(name=rule.name, requests_per_unit=min(rule.limit.burst, _MOST_SHOWN), unit=unit)

@@ -28,7 +28,25 @@ async def over_limit(_context: Any) -> rls_pb2.RateLimitResponse:
         ),
     )
     status.duration_until_reset.FromSeconds(7)
-    return rls_pb2.RateLimitResponse(overall_code=rls_pb2.RateLimitResponse.OVER_LIMIT, statuses=[status])
+    return rls_pb2.RateLimitResponse(
+        overall_code=rls_pb2.RateLimitResponse.OVER_LIMIT,
+        statuses=[status],
+        response_headers_to_add=[rls_pb2.HeaderValue(key="Retry-After", value="7")],
+    )
+
+
+async def never(context: Any) -> rls_pb2.RateLimitResponse:
+    """A refusal that no wait ends: the limiter writes no Retry-After, and its reason into the metadata."""
+    response = await over_limit(context)
+    del response.response_headers_to_add[:]
+    response.dynamic_metadata.update({"rule": "small", "verdict": "refused", "reason": "RATE_LIMIT_UNSATISFIABLE"})
+    return response
+
+
+async def admitted_by_rule(_context: Any) -> rls_pb2.RateLimitResponse:
+    response = rls_pb2.RateLimitResponse(overall_code=rls_pb2.RateLimitResponse.OK)
+    response.dynamic_metadata.update({"rule": "some-rule", "verdict": "admitted"})
+    return response
 
 
 async def failing(context: Any) -> rls_pb2.RateLimitResponse:
@@ -161,6 +179,40 @@ async def test_over_the_limit_grpc_is_answered_resource_exhausted(channel: grpc.
     assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert grpc_reason(error.value) == "RATE_LIMITED"
     assert dict(error.value.trailing_metadata())["retry-after"] == "7"
+
+
+async def test_a_refusal_that_no_wait_ends_has_its_own_reason_and_no_retry_after(
+    http: httpx2.AsyncClient, ada: httpx2.AsyncClient, channel: grpc.aio.Channel, mesh: Mesh
+) -> None:
+    mesh.limiter.verdict = never
+    # Through the filter that fails closed, and through the one that fails open.
+    for answer in (await http.post("/v1/sessions", json=LOGIN), await ada.get("/v1/account")):
+        assert (answer.status_code, reason(answer)) == (429, "RATE_LIMIT_UNSATISFIABLE")
+        assert "retry-after" not in answer.headers
+        assert "RetryInfo" not in answer.text
+        assert answer.headers["x-ratelimit-remaining"] == "0"
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await session_grpc.SessionServiceStub(channel).CreateSession(session.CreateSessionRequest())
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert grpc_reason(error.value) == "RATE_LIMIT_UNSATISFIABLE"
+    assert "retry-after" not in dict(error.value.trailing_metadata())
+
+
+async def test_the_access_log_names_the_rule_that_decided(ada: httpx2.AsyncClient, mesh: Mesh, edge: Edge) -> None:
+    for verdict, expected in (
+        (never, {"rule": "small", "verdict": "refused"}),
+        (admitted_by_rule, {"rule": "some-rule", "verdict": "admitted"}),
+        (ok, None),
+    ):
+        before = len(edge.access_lines())
+        mesh.limiter.verdict = verdict
+        await ada.get("/v1/account")
+
+        async def logged(before: int = before) -> bool:
+            return len(edge.access_lines()) > before
+
+        await until(logged, 10)
+        assert edge.access_lines()[-1].get("rate_limit") == expected
 
 
 @pytest.mark.usefixtures("_limiter_comes_back")

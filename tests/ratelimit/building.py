@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 from foreign import rls_pb2
 from google.protobuf import wrappers_pb2
 
 import services.ratelimit
 from services.ratelimit.model import Limit
-from services.ratelimit.model.rules import DescriptorEntry, OnNoMatch, OnRedisDown, Rule, RuleSet
-from services.ratelimit.operations.buckets import Buckets, Descriptor
+from services.ratelimit.model.decisions import Descriptor
+from services.ratelimit.model.matching import Address, DescriptorEntry
+from services.ratelimit.model.quotas import Quota
+from services.ratelimit.model.rules import Action, DomainRules, OnNoMatch, OnRedisDown, Rule, RuleSet
+from services.ratelimit.operations.buckets import Buckets
 
 DOMAIN = "storymesh"
 RULES_FOLDER = Path(next(iter(services.ratelimit.__path__))) / "rules"
@@ -24,21 +29,29 @@ def rule(
     name: str = "a-rule",
     match: str = "class=default client_ip",
     *,
-    limit: Limit | None = None,
+    limit: Limit | Quota | None = None,
     on_redis_down: OnRedisDown = OnRedisDown.OPEN,
+    action: Action = Action.LIMIT,
+    **more: Any,
 ) -> Rule:
-    """A rule. `match` holds entries such as `class=default`, or `client_ip` for any value."""
-    entries = (entry.partition("=") for entry in match.split())
-    return Rule(
-        name,
-        tuple(DescriptorEntry(key, value if equals else None) for key, equals, value in entries),
-        limit or Limit(requests=60, period_seconds=60, burst=3),
-        on_redis_down,
-    )
+    """A rule. `match` holds entries such as `class=default`, `user=a*`, `client_ip~192.0.2.0/24`, or `client_ip` for any value."""
+    if action is Action.LIMIT:
+        limit = limit or Limit(requests=60, period_seconds=60, burst=3)
+    return Rule(name, tuple(map(entry, match.split())), limit, on_redis_down, action, **more)
 
 
-def rule_set(*rules: Rule, on_no_match: OnNoMatch = OnNoMatch.ALLOW) -> RuleSet:
-    return RuleSet(DOMAIN, on_no_match, rules)
+def entry(text: str) -> DescriptorEntry:
+    key, tilde, network = text.partition("~")
+    if tilde:
+        return DescriptorEntry(key, network=ip_network(str(Address.parse(network))))
+    key, equals, value = text.partition("=")
+    if value.endswith("*"):
+        return DescriptorEntry(key, prefix=value[:-1])
+    return DescriptorEntry(key, value if equals else None)
+
+
+def rule_set(*rules: Rule, on_no_match: OnNoMatch = OnNoMatch.ALLOW, shadow: bool = False) -> RuleSet:
+    return RuleSet((DomainRules(DOMAIN, on_no_match, rules, shadow),))
 
 
 def descriptor(*entries: tuple[str, str], hits: int = 1) -> Descriptor:

@@ -18,8 +18,10 @@ from kit.errors import DeadlineExceeded, Internal, InvalidArgument
 from local.harness import Servers
 from services.ratelimit.errors import BucketsUnreachable
 from services.ratelimit.model import Call, Limit, Taken
-from services.ratelimit.model.rules import Entries, OnNoMatch, OnRedisDown, Rule, RuleSet
-from services.ratelimit.operations.buckets import Asking, Buckets, Check, Decision, tightest
+from services.ratelimit.model.decisions import Decision, tightest
+from services.ratelimit.model.rules import DomainRules, Entries, OnNoMatch, OnRedisDown, Rule, RuleSet
+from services.ratelimit.operations.buckets import Asking, Buckets
+from services.ratelimit.operations.planning import Check
 from services.ratelimit.store import BucketStore
 from services.ratelimit.store.buckets import RedisBucketStore
 from services.ratelimit.store.memory import MemoryBucketStore
@@ -30,7 +32,8 @@ USERS = rule("users", "class=default user", limit=Limit(60, 60, burst=2))
 
 
 def remaining(decision: Decision) -> dict[str, int]:
-    return {outcome.rule.name: outcome.verdict.remaining for answer in decision.answers for outcome in answer.outcomes}
+    outcomes = [outcome for answer in decision.answers for outcome in answer.outcomes]
+    return {outcome.rule.name: outcome.verdict.remaining for outcome in outcomes if outcome.verdict is not None}
 
 
 async def test_a_refused_call_costs_none_of_its_buckets_anything(buckets_for: BucketsFor) -> None:
@@ -83,7 +86,7 @@ async def test_the_tightest_is_the_longest_refusal_else_the_emptiest_bucket(buck
     for _ in range(3):
         decision = buckets.check(DOMAIN, [by_user(), by_address()], remaining=None)
         found = tightest([outcome for answer in decision.answers for outcome in answer.outcomes])
-        names.append(found and (found.rule.name, found.verdict.admits))
+        names.append(found and (found.rule.name, found.admits))
     assert names == [("users", True), ("users", True), ("slow", False)]
 
 
@@ -221,13 +224,13 @@ def test_a_near_deadline_takes_no_time_from_the_other_calls_of_its_batch() -> No
 
 
 def test_one_call_that_cannot_be_dealt_with_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
-    class Poisoned(RuleSet):
-        def matching(self, domain: str, entries: Entries) -> tuple[Rule, ...]:
+    class Poisoned(DomainRules):
+        def matching(self, entries: Entries) -> tuple[Rule, ...]:
             if entries[0][0] == "poison":
                 raise ZeroDivisionError
-            return super().matching(domain, entries)
+            return super().matching(entries)
 
-    rules = Poisoned(DOMAIN, OnNoMatch.ALLOW, (USERS,))
+    rules = RuleSet((Poisoned(DOMAIN, OnNoMatch.ALLOW, (USERS,)),))
     buckets = Buckets(MemoryBucketStore(lambda: 1_800_000_000_000_000), lambda: rules, redis_seconds=0.5)
     calls = [[by_user()], [descriptor(("poison", ""))], [], [by_user()], [by_user()]]
     answers = buckets.check_many([Asking(Check(DOMAIN, call), None) for call in calls])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from kit.data.blocking_redis import BlockingRedis
-from services.ratelimit.model import MICROSECONDS, Charge, Limit, take_in_order
+from services.ratelimit.model import MICROSECONDS, Charge, Limit, State, take_in_order
 from services.ratelimit.store import MOST_BUCKETS_OF_A_CALL, BucketStore
 from services.ratelimit.store.buckets import MOST_CALLS, MOST_CHARGES, RedisBucketStore
 from services.ratelimit.store.memory import MemoryBucketStore
@@ -78,7 +78,7 @@ def test_batches_are_decided_as_the_arithmetic_decides_their_calls_in_order(
     open_store: Open, batches: list[list[list[tuple[str, Limit, int]]]]
 ) -> None:
     store, example = open_store(), next(examples)
-    full_at: dict[str, int] = {}
+    full_at: dict[str, State] = {}
     for batch in batches:
         charges = [[bucket(f"{example}:{name}", limit, hit) for name, limit, hit in call] for call in batch]
         taken = store.take(charges, seconds=SECONDS)

@@ -79,9 +79,9 @@ async def test_an_admitted_call_is_told_its_limits(limiter: Stub) -> None:
     assert response.overall_code == Response.OK
     addresses, users = response.statuses
     assert (addresses.code, addresses.limit_remaining, addresses.current_limit.name) == (Response.OK, 9, "addresses")
-    assert (addresses.current_limit.requests_per_unit, addresses.current_limit.unit) == (300, Response.RateLimit.MINUTE)
+    assert (addresses.current_limit.requests_per_unit, addresses.current_limit.unit) == (10, Response.RateLimit.UNKNOWN)
     assert (users.code, users.limit_remaining, users.current_limit.name) == (Response.OK, 1, "users")
-    assert (users.current_limit.requests_per_unit, users.current_limit.unit) == (20, Response.RateLimit.HOUR)
+    assert (users.current_limit.requests_per_unit, users.current_limit.unit) == (2, Response.RateLimit.UNKNOWN)
     assert users.duration_until_reset.seconds == 180
     assert added(response) == {"RateLimit-Policy": '"users";q=2;w=360', "RateLimit": '"users";r=1;t=180'}
 

@@ -12,7 +12,7 @@ from storymesh.options.v1 import policy_pb2
 
 from mesh import contract
 from mesh.contract import Contract
-from services.ratelimit.model import MICROSECONDS
+from services.ratelimit.model import MICROSECONDS, Limit
 from services.ratelimit.model.rules import OnNoMatch, OnRedisDown, RuleSet
 from services.ratelimit.operations.buckets import Buckets
 from services.ratelimit.operations.classes import load_fitting, misfits
@@ -33,7 +33,7 @@ def test_these_are_all_files() -> None:
 @pytest.mark.parametrize("path", [PRODUCTION, LOCAL], ids=lambda path: path.stem)
 def test_every_class_is_limited_by_address_and_by_user_and_what_is_unknown_is_denied(path: Path) -> None:
     rules = load(path)
-    assert rules.on_no_match is OnNoMatch.DENY
+    assert rules.of("storymesh").on_no_match is OnNoMatch.DENY
     for rate_limit_class, describe in product(CLASSES, DESCRIBE.values()):
         assert rules.matching("storymesh", describe(rate_limit_class=rate_limit_class).entries), rate_limit_class
 
@@ -86,6 +86,54 @@ def test_a_rule_for_a_part_of_a_class_does_not_limit_the_class(tmp_path: Path) -
         load_fitting(path)
 
 
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        (
+            "key: client_ip, value: 192.0.2.7",
+            "counted by networks, so the value 192.0.2.7 matches none; write cidr: 192.0.2.7",
+        ),
+        ('key: client_ip, value: "2001:db8::1"', "the value 2001:db8::1 matches none; write cidr: 2001:db8::1"),
+        (
+            'key: client_ip, cidr: "2001:db8::1"',
+            "IPv6 clients are counted by their /64, so 2001:db8::1/128 matches none",
+        ),
+        (
+            'key: client_ip, cidr: "2001:db8::/65"',
+            "IPv6 clients are counted by their /64, so 2001:db8::/65 matches none",
+        ),
+        ("key: client_ip, cidr: 192.0.2.7", ""),
+        ("key: client_ip, value: 192.0.2.7/32", ""),
+        ('key: client_ip, cidr: "2001:db8::/64"', ""),
+    ],
+)
+def test_an_address_in_a_form_that_the_edge_never_sends_is_refused(tmp_path: Path, entry: str, sentence: str) -> None:
+    path = tmp_path / "rules.yaml"
+    special = f"{{name: special, match: [{{key: class, value: default}}, {{{entry}}}], unlimited: true}}"
+    path.write_text(f"{PRODUCTION.read_text()}\n  - {special}\n")
+    faults = list(misfits(load(path), contract.read()))
+    assert [sentence in fault for fault in faults] == ([True] if sentence else [])
+
+
+def test_rules_of_other_domains_need_not_fit_the_contract(tmp_path: Path) -> None:
+    other = "domain: other\non_no_match: allow\nrules: [{name: a, match: [{key: class, value: no-such}], unlimited: true}]\n"
+    (tmp_path / "edge.yaml").write_text(PRODUCTION.read_text())
+    (tmp_path / "other.yaml").write_text(other)
+    assert [each.domain for each in load_fitting(tmp_path).domains] == ["storymesh", "other"]
+    (tmp_path / "edge.yaml").unlink()
+    with pytest.raises(BadRules, match="no rule matches every call of the rate-limit class default by client_ip"):
+        load_fitting(tmp_path)
+
+
+def test_a_prefix_of_classes_limits_each_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text(PRODUCTION.read_text().replace("value: stream", "value: str*"))
+    load_fitting(path)
+    path.write_text(PRODUCTION.read_text().replace("value: stream", "value: strange*"))
+    with pytest.raises(BadRules, match=r"the contract has no rate-limit class strange\*"):
+        load_fitting(path)
+
+
 @pytest.mark.parametrize("path", [PRODUCTION, LOCAL], ids=lambda path: path.stem)
 def test_only_reading_goes_on_while_redis_is_down(path: Path) -> None:
     for rule in load(path).rules:
@@ -93,8 +141,12 @@ def test_only_reading_goes_on_while_redis_is_down(path: Path) -> None:
         assert rule.on_redis_down is (OnRedisDown.CLOSED if costly else OnRedisDown.OPEN), rule.name
 
 
+def limits_of(path: Path) -> dict[str, Limit]:
+    return {rule.name: rule.limit for rule in load(path).rules if isinstance(rule.limit, Limit)}
+
+
 def test_production_lets_nobody_guess_passwords_or_generate_without_end() -> None:
-    limits = {rule.name: rule.limit for rule in load(PRODUCTION).rules}
+    limits = limits_of(PRODUCTION)
     for name, most_in_an_hour in {
         "credentials-per-address": 700,
         "credentials-per-user": 400,
@@ -126,9 +178,9 @@ async def test_an_office_of_a_thousand_devices_refreshes_and_guessing_takes_noth
 def test_local_is_production_with_wider_numbers_only() -> None:
     strict, loose = load(PRODUCTION), load(LOCAL)
     assert [(rule.name, rule.match) for rule in loose.rules] == [(rule.name, rule.match) for rule in strict.rules]
-    for narrow, wide in zip(strict.rules, loose.rules, strict=True):
-        assert wide.limit.interval < narrow.limit.interval
-        assert wide.limit.burst > narrow.limit.burst
+    for narrow, wide in zip(limits_of(PRODUCTION).values(), limits_of(LOCAL).values(), strict=True):
+        assert wide.interval < narrow.interval
+        assert wide.burst > narrow.burst
 
 
 async def admitted(buckets: Buckets, rate_limit_class: str, calls: int) -> int:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from kit.runtime.metrics import Metrics
+from services.ratelimit.model.rules import RuleSet
 from services.ratelimit.operations.reload import LiveRules
 from services.ratelimit.store.rules_file import BadRules, load
+from tests.kit.numbers import numbers
 
 RULES = """\
 domain: storymesh
@@ -105,6 +108,61 @@ async def test_bad_rules_leave_those_in_force_and_are_told_once(
     write(path, "mended")
     await until(lambda: names(rules) == ["mended"])
     assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 2
+
+
+async def test_health_and_metrics_say_while_the_file_cannot_be_used(rules: LiveRules, path: Path) -> None:
+    metrics = Metrics()
+    rules.show_in(metrics)
+    await rules.check()
+    assert (await numbers(metrics))["storymesh_rate_limit_rules_current"] == 1
+    spoil(path)
+    await until(lambda: rules.faulty)
+    with pytest.raises(BadRules, match="has no on_no_match"):
+        await rules.check()
+    shown = await numbers(metrics)
+    assert shown["storymesh_rate_limit_rules_current"] == 0
+    assert shown["storymesh_rate_limit_rules"] == 1
+    assert shown['storymesh_rate_limit_reloads_total{outcome="refused"}'] == 1
+    assert names(rules) == ["first"]
+    write(path, "mended")
+    await until(lambda: not rules.faulty)
+    await rules.check()
+    shown = await numbers(metrics)
+    assert shown["storymesh_rate_limit_rules_current"] == 1
+    assert shown['storymesh_rate_limit_reloads_total{outcome="taken"}'] == 1
+
+
+async def test_a_failure_of_any_kind_leaves_the_rules_in_force(path: Path) -> None:
+    def fail(_path: Path) -> RuleSet:
+        raise MemoryError("too much")
+
+    loads = iter([load, fail])
+
+    def load_once(each: Path) -> RuleSet:
+        return next(loads)(each)
+
+    rules, stopping = LiveRules(path, load_once, look_every_seconds=0.02), asyncio.Event()
+    following = asyncio.create_task(rules.follow(stopping))
+    write(path, "second-version")
+    await until(lambda: rules.faulty)
+    assert names(rules) == ["first"]
+    stopping.set()
+    await following
+
+
+async def test_a_file_that_a_folder_gains_or_loses_is_noticed(tmp_path: Path) -> None:
+    folder = tmp_path / "rules"
+    folder.mkdir()
+    write(folder / "a.yaml", "first")
+    rules, stopping = LiveRules(folder, load, look_every_seconds=0.02), asyncio.Event()
+    following = asyncio.create_task(rules.follow(stopping))
+    (tmp_path / "b").write_text(RULES.replace("NAME", "second").replace("storymesh", "other"))
+    (tmp_path / "b").replace(folder / "b.yaml")
+    await until(lambda: names(rules) == ["first", "second"])
+    (folder / "b.yaml").unlink()
+    await until(lambda: names(rules) == ["first"])
+    stopping.set()
+    await following
 
 
 def test_bad_rules_at_the_start_are_refused(path: Path) -> None:

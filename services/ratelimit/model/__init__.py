@@ -13,7 +13,21 @@ from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-MICROSECONDS = 1_000_000
+from .quotas import MICROSECONDS, Window
+
+__all__ = [
+    "MICROSECONDS",
+    "Call",
+    "Charge",
+    "Limit",
+    "State",
+    "Taken",
+    "Verdict",
+    "Window",
+    "judge",
+    "take",
+    "take_in_order",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +47,23 @@ class Limit:
         object.__setattr__(self, "interval", -(-self.period_seconds * MICROSECONDS // self.requests))
         object.__setattr__(self, "capacity", self.interval * self.burst)
 
+    @property
+    def window_seconds(self) -> int:
+        """Seconds in which an empty bucket fills, rounded up."""
+        return -(-self.capacity // MICROSECONDS)
+
+    def share(self, part: float) -> Limit:
+        """A part of the limit, for a bucket that counts the calls of one process alone. It holds at least one token."""
+        thousandths = max(1, round(part * 1000))
+        return Limit(self.requests * thousandths, self.period_seconds * 1000, max(1, self.burst * thousandths // 1000))
+
 
 @dataclass(frozen=True, slots=True)
 class Charge:
     """One call's charge to one bucket: `hits` tokens. 0 hits only ask whether a token is available."""
 
     key: str
-    limit: Limit
+    limit: Limit | Window
     hits: int
     debit: int = field(init=False, repr=False, compare=False)
     """Microseconds by which the charge delays the instant of being full.
@@ -63,16 +87,24 @@ class Charge:
 class Verdict(NamedTuple):
     """One bucket's answer, and its state after the call."""
 
-    limit: Limit
+    limit: Limit | Window
     wait: int
     """Microseconds after which this bucket would admit the charge; zero or less if it does so now."""
 
     debt: int
-    """Microseconds until the bucket is full again."""
+    """Microseconds until the bucket is full again; of a quota, the tokens that are used."""
+
+    ends: int = 0
+    """Of a quota, the microseconds until its period ends."""
 
     @property
     def admits(self) -> bool:
         return self.wait <= 0
+
+    @property
+    def never(self) -> bool:
+        """Whether even a full bucket would refuse the charge."""
+        return self.wait > (self.ends or self.debt)
 
     @property
     def remaining(self) -> int:
@@ -81,9 +113,14 @@ class Verdict(NamedTuple):
 
     @property
     def more_after(self) -> int:
-        """Microseconds until the refused charge is admitted, or else until there is one token more; 0 when the bucket is full."""
-        limit, wait, debt = self
-        if wait > 0:
+        """Microseconds until a refused charge is admitted, or else until there is one token more; 0 when the bucket is full.
+
+        Of a charge that is never admitted, the latter.
+        """
+        limit, wait, debt, ends = self
+        if ends:
+            return ends if debt else 0
+        if 0 < wait <= debt:
             return wait
         if debt == 0:
             return 0
@@ -108,41 +145,66 @@ Call = Sequence[Charge]
 """The charges of one call, each to another bucket."""
 
 
-def take(charges: Call, full_at: Sequence[int | None], *, at: int) -> Taken:
+State = int | tuple[int, int]
+"""A bucket's state: the instant of being full, or the end of a quota's period and the tokens that are used in it."""
+
+
+def take(charges: Call, states: Sequence[State | None], *, at: int) -> Taken:
     """Decide the charges, given each bucket's state; None is a full bucket. The Redis script must give the same results.
 
     A state further off than one whole bucket, left by a wider limit or by a clock that has since been set back, counts as empty.
     """
-    return judge(charges, [0 if full is None else max(full - at, 0) for full in full_at], at=at)
+    return judge(charges, [_debt(charge, state, at) for charge, state in zip(charges, states, strict=True)], at=at)
 
 
-def take_in_order(calls: Sequence[Call], full_at: MutableMapping[str, int], *, at: int) -> list[Taken]:
-    """Decide calls one after the other at one instant, and keep in `full_at` what they leave of each bucket.
+def _debt(charge: Charge, state: State | None, at: int) -> int:
+    if state is None:
+        return 0
+    if isinstance(state, tuple):
+        stop, used = state
+        return used if isinstance(charge.limit, Window) and charge.limit.stop(at) == stop else 0
+    return 0 if isinstance(charge.limit, Window) else max(state - at, 0)
+
+
+def take_in_order(calls: Sequence[Call], states: MutableMapping[str, State], *, at: int) -> list[Taken]:
+    """Decide calls one after the other at one instant, and keep in `states` what they leave of each bucket.
 
     A store that decides many calls at a time must give the same results.
     """
     results = []
     for charges in calls:
-        taken = take(charges, [full_at.get(charge.key) for charge in charges], at=at)
+        taken = take(charges, [states.get(charge.key) for charge in charges], at=at)
         if taken.admitted:
             for charge, verdict in zip(charges, taken.verdicts, strict=True):
                 if charge.debit:
-                    full_at[charge.key] = at + verdict.debt
+                    states[charge.key] = (at + verdict.ends, verdict.debt) if verdict.ends else at + verdict.debt
         results.append(taken)
     return results
 
 
 def judge(charges: Call, debts: Sequence[int], *, at: int) -> Taken:
-    """Decide the charges, given the microseconds after which each bucket is full if nothing is debited."""
+    """Decide the charges, given what is owed to each bucket: the microseconds until it is full, or the tokens used of a quota."""
     admitted = True
     pairs = []
     for charge, owed in zip(charges, debts, strict=True):
-        capacity = charge.limit.capacity
+        limit = charge.limit
+        capacity = limit.capacity
         debt = min(owed, capacity)
         wait = debt + charge.need - capacity
-        admitted = admitted and wait <= 0
-        pairs.append((charge, wait, debt))
+        ends = 0
+        if wait > 0:
+            admitted = False
+        if limit.__class__ is Window:
+            ends = limit.stop(at) - at
+            if wait > 0:
+                wait = ends + (charge.need > capacity)
+        pairs.append((charge, wait, debt, ends))
     return Taken(
         at,
-        tuple([Verdict(charge.limit, wait, debt + charge.debit if admitted else debt) for charge, wait, debt in pairs]),
+        tuple(
+            [
+                Verdict(charge.limit, wait, debt + charge.debit if admitted else debt, ends)
+                for charge, wait, debt, ends in pairs
+            ]
+        ),
     )

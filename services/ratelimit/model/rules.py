@@ -1,24 +1,35 @@
-"""Rules: the limits that apply to a call."""
+"""Rules: what limits a call.
+
+Of the rules that match a descriptor, those with the most specific match apply; a rule that is `always` on applies beside them.
+So a general rule has exceptions, and two rules with one match both apply, of which one can bound bursts and the other days.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from urllib.parse import quote
+from hashlib import sha256
 
 from . import Limit
+from .matching import DescriptorEntry, Entries, Index, canonical
+from .quotas import Quota
 
-Entries = tuple[tuple[str, str], ...]
-"""A descriptor: keys and values in the order in which Envoy's actions produced them."""
+__all__ = ["Action", "DescriptorEntry", "DomainRules", "Entries", "OnNoMatch", "OnRedisDown", "Rule", "RuleSet"]
+
+_LONGEST_VALUE = 128
+"""Characters of a value in a bucket's key. A longer one is hashed, so that nobody fills Redis with one call's descriptors."""
+
+_ESCAPES = str.maketrans({"%": "%25", ":": "%3A", "=": "%3D"})
 
 
 class OnRedisDown(StrEnum):
-    """A rule's answer while its buckets cannot be reached: OPEN admits, CLOSED fails."""
+    """A rule's answer while its buckets cannot be reached: OPEN admits, CLOSED fails, LOCAL asks buckets in the process."""
 
     OPEN = "open"
     CLOSED = "closed"
+    LOCAL = "local"
 
 
 class OnNoMatch(StrEnum):
@@ -28,25 +39,41 @@ class OnNoMatch(StrEnum):
     DENY = "deny"
 
 
-@dataclass(frozen=True, slots=True)
-class DescriptorEntry:
-    """Matches one entry of a descriptor: its key, and its value unless that is None."""
+class Action(StrEnum):
+    """What a rule does with a call: LIMIT counts it, UNLIMITED passes it, BLOCK refuses it."""
 
-    key: str
-    value: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.key}={'*' if self.value is None else self.value}"
+    LIMIT = "limit"
+    UNLIMITED = "unlimited"
+    BLOCK = "block"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rule:
     """A limit for descriptors with exactly these entries, with one bucket per combination of values."""
 
     name: str
     match: tuple[DescriptorEntry, ...]
-    limit: Limit
+    limit: Limit | Quota | None
+    """None for a rule that does not count."""
+
     on_redis_down: OnRedisDown
+    action: Action = Action.LIMIT
+    cost: int = 1
+    """Tokens per hit."""
+
+    shadow: bool = False
+    """Counts and tells, but never refuses."""
+
+    always: bool = False
+    """Applies even where a more specific rule matches."""
+
+    replaces: frozenset[str] = frozenset()
+    """Names of rules that do not apply to a call to which this one applies."""
+
+    local_share: float = 1.0
+    """The part of the limit that one process admits by itself while Redis is down, if `on_redis_down` is LOCAL."""
+
+    domain: str = "storymesh"
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -55,39 +82,113 @@ class Rule:
     def matches(self, entries: Entries) -> bool:
         """Whether the rule matches. Order counts, because the protocol's descriptors are ordered."""
         return len(entries) == len(self.match) and all(
-            key == entry.key and entry.value in (None, value)
-            for (key, value), entry in zip(entries, self.match, strict=True)
+            key == entry.key and entry.matches(value) for (key, value), entry in zip(entries, self.match, strict=True)
+        )
+
+    def bucket(self, entries: Entries) -> str:
+        """The Redis key of the bucket for these entries, which the rule matches.
+
+        Each value is escaped, so that none can imitate the separators and reach another's bucket. The hash tag puts all buckets of
+        a domain into one slot of Redis Cluster: a call's buckets are debited together or not at all, and addresses and users occur
+        in every combination, so no narrower tag would hold them.
+        """
+        key = self._head
+        for (part, shared, is_network), (_, value) in zip(self._parts, entries, strict=True):
+            if shared is not None:
+                key += shared
+                continue
+            text = canonical(value) if is_network else value
+            key += part + (text.translate(_ESCAPES) if len(text) <= _LONGEST_VALUE else _hashed(text))
+        return key
+
+    @cached_property
+    def _head(self) -> str:
+        # A quota's state has another form, and an entry's part always has an equals sign.
+        of_quota = f":{self.limit.period}" if isinstance(self.limit, Quota) else ""
+        return f"ratelimit:{{{self.domain}}}:{self.name}{of_quota}"
+
+    @cached_property
+    def _parts(self) -> tuple[tuple[str, str | None, bool], ...]:
+        """Each entry's part of a key up to its value, the whole part if its values share a bucket, and whether it is a network."""
+        return tuple(
+            (
+                f":{entry.key.translate(_ESCAPES)}=",
+                # No value's own key can end like this, because its percent signs are escaped.
+                f":{entry.key.translate(_ESCAPES)}=%*" if entry.shared else None,
+                entry.network is not None,
+            )
+            for entry in self.match
         )
 
 
+def _hashed(value: str) -> str:
+    return f"%#{sha256(value.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
 @dataclass(frozen=True)
-class RuleSet:
-    """All rules in force. Every rule that matches a descriptor applies, so that one can bound bursts and another days."""
+class DomainRules:
+    """The rules of one domain."""
 
     domain: str
     on_no_match: OnNoMatch
     rules: tuple[Rule, ...]
+    shadow: bool = False
+    """No rule of the domain refuses; each counts and tells."""
 
-    def matching(self, domain: str, entries: Entries) -> tuple[Rule, ...]:
-        """The rules that match, in the order of the file; none in a foreign domain."""
-        if domain != self.domain:
-            return ()
-        candidates = self._by_keys.get(tuple(key for key, _ in entries), ())
-        return tuple(rule for rule in candidates if rule.matches(entries))
-
-    def bucket(self, rule: Rule, entries: Entries) -> str:
-        """The Redis key of the bucket that `rule` keeps for these entries.
-
-        Each part is percent-encoded, so that no value can imitate the separators and reach another's bucket. The hash tag puts all
-        buckets of a domain into one slot of Redis Cluster: a call's buckets are debited together or not at all, and addresses and
-        users occur in every combination, so no narrower tag would hold them.
-        """
-        parts = (f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in entries)
-        return ":".join((f"ratelimit:{{{self.domain}}}", rule.name, *parts))
+    def matching(self, entries: Entries) -> tuple[Rule, ...]:
+        """The rules that apply, in the order of the file."""
+        places = self._index.most_specific(entries)
+        if self._always and (beside := self._always.all(entries)):
+            places = tuple(sorted({*places, *beside}))
+        return tuple([self.rules[place] for place in places])
 
     @cached_property
-    def _by_keys(self) -> dict[tuple[str, ...], list[Rule]]:
-        by_keys: dict[tuple[str, ...], list[Rule]] = defaultdict(list)
-        for rule in self.rules:
-            by_keys[rule.keys].append(rule)
-        return dict(by_keys)
+    def _index(self) -> Index[int]:
+        return Index([(rule.match, place) for place, rule in enumerate(self.rules) if not rule.always])
+
+    @cached_property
+    def _always(self) -> Index[int]:
+        return Index([(rule.match, place) for place, rule in enumerate(self.rules) if rule.always])
+
+    @cached_property
+    def replacing(self) -> bool:
+        """Whether any rule replaces others."""
+        return any(rule.replaces for rule in self.rules)
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """All rules in force, by domain."""
+
+    domains: tuple[DomainRules, ...]
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        return tuple(rule for each in self.domains for rule in each.rules)
+
+    def of(self, domain: str) -> DomainRules:
+        """The rules of the domain. One without any denies its calls if any other domain denies where nothing matches."""
+        return self._by_domain.get(domain) or self._elsewhere
+
+    def matching(self, domain: str, entries: Entries) -> tuple[Rule, ...]:
+        """The rules that apply to a descriptor, in the order of the file; none in a domain without rules."""
+        return self.of(domain).matching(entries)
+
+    def bucket(self, rule: Rule, entries: Entries) -> str:
+        """The Redis key of the bucket that `rule` keeps for these entries."""
+        return rule.bucket(entries)
+
+    @cached_property
+    def _by_domain(self) -> dict[str, DomainRules]:
+        return {each.domain: each for each in self.domains}
+
+    @cached_property
+    def _elsewhere(self) -> DomainRules:
+        denied = any(each.on_no_match is OnNoMatch.DENY for each in self.domains)
+        return DomainRules("", OnNoMatch.DENY if denied else OnNoMatch.ALLOW, ())
+
+
+def replaced(applying: Sequence[tuple[Rule, ...]]) -> list[tuple[Rule, ...]]:
+    """Leave out the rules that another one of the same call replaces."""
+    names = frozenset[str]().union(*(rule.replaces for rules in applying for rule in rules))
+    return [tuple(rule for rule in rules if rule.name not in names) for rules in applying]

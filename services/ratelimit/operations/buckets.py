@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, time_ns
 from typing import NamedTuple
 
 import redis.exceptions
 
-from kit.errors import DeadlineExceeded, Internal, InvalidArgument, MeshError, Violation
+from kit.errors import DeadlineExceeded, Internal, MeshError
 
 from ..errors import BucketsUnreachable
-from ..model import Charge, Taken, Verdict
-from ..model.rules import Entries, OnNoMatch, OnRedisDown, Rule, RuleSet
-from ..store import MOST_BUCKETS_OF_A_CALL, BucketStore
+from ..model import Charge, Taken
+from ..model.decisions import Decision, Descriptor
+from ..model.rules import RuleSet
+from ..store import BucketStore
+from ..store.local_buckets import LocalBuckets
+from .planning import Check, Plan
+from .rule_counts import RuleCounts
 
 log = logging.getLogger(__name__)
 
@@ -23,30 +26,7 @@ _KEEP_SECONDS = 0.01
 """Subtracted from a caller's deadline, so that the answer without Redis still reaches the caller."""
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
-    """A description of a call, and the tokens that it costs; 0 hits only ask."""
-
-    entries: Entries
-    hits: int = 1
-
-
-class Check:
-    """A call to be checked. It keeps its plan by the rules in force, because equal calls may share one check."""
-
-    __slots__ = ("_plan", "descriptors", "domain")
-
-    def __init__(self, domain: str, descriptors: Sequence[Descriptor]) -> None:
-        self.domain = domain
-        self.descriptors = descriptors
-        self._plan: Plan | None = None
-
-    def plan(self, rules: RuleSet) -> Plan:
-        """Raises InvalidArgument for a call without domain or descriptors, or with more buckets than can be checked."""
-        plan = self._plan
-        if plan is None or plan.rules is not rules:
-            plan = self._plan = _planned(self, rules)
-        return plan
+_UNASKED = Taken(0, ())
 
 
 class Asking(NamedTuple):
@@ -56,72 +36,22 @@ class Asking(NamedTuple):
     remaining: float | None
 
 
-class Outcome(NamedTuple):
-    """One rule's verdict on the call."""
-
-    rule: Rule
-    verdict: Verdict
-
-
-class Answer(NamedTuple):
-    """The outcomes for one descriptor. Empty if no rule matches, or if Redis is down and the matching rules are open."""
-
-    outcomes: tuple[Outcome, ...] = ()
-    denied_unmatched: bool = False
-
-    @property
-    def admitted(self) -> bool:
-        return not self.denied_unmatched and all(outcome.verdict.admits for outcome in self.outcomes)
-
-
-class Decision(NamedTuple):
-    """One answer per descriptor, in order. The call passes if all admit it."""
-
-    answers: tuple[Answer, ...]
-
-    @property
-    def admitted(self) -> bool:
-        return all(answer.admitted for answer in self.answers)
-
-
-class Plan(NamedTuple):
-    """What the rules say of a call before its buckets are asked."""
-
-    rules: RuleSet
-    charges: tuple[Charge, ...]
-    """One for each bucket of the call."""
-
-    applying: tuple[tuple[tuple[Rule, int], ...], ...]
-    """For each descriptor the rules that match it, and the place of each rule's charge."""
-
-    without_buckets: Decision
-    """The decision if no bucket is asked: there is none to ask, or Redis is down and all rules are open."""
-
-    closed: bool
-    """Whether a rule lets nothing pass while Redis is down."""
-
-    def decision(self, taken: Taken) -> Decision:
-        verdicts = taken.verdicts
-        return Decision(
-            tuple([Answer(tuple([Outcome(rule, verdicts[place]) for rule, place in each])) for each in self.applying])
-        )
-
-
-def tightest(outcomes: Sequence[Outcome]) -> Outcome | None:
-    """The outcome that a client must obey: the longest refusal, else the bucket with the fewest tokens."""
-    return outcomes[0] if len(outcomes) == 1 else min(outcomes, key=_looseness, default=None)
-
-
-def _looseness(outcome: Outcome) -> tuple[bool, int]:
-    verdict = outcome.verdict
-    return verdict.admits, verdict.remaining if verdict.admits else -verdict.wait
-
-
 class Buckets:
     """Checks calls against the rules in force, many at a time, for one thread at a time."""
 
-    def __init__(self, store: BucketStore, rules: Callable[[], RuleSet], *, redis_seconds: float) -> None:
+    def __init__(
+        self,
+        store: BucketStore,
+        rules: Callable[[], RuleSet],
+        *,
+        redis_seconds: float,
+        clock: Callable[[], int] = lambda: time_ns() // 1000,
+    ) -> None:
+        """`clock` returns microseconds since 1970. It only says which period of a quota is near: Redis's own clock decides."""
+        self.counts = RuleCounts(rules)
         self._store = store
+        self._local = LocalBuckets(clock)
+        self._clock = clock
         self._rules = rules
         self._redis_seconds = redis_seconds
         self._redis_answers = True
@@ -140,13 +70,13 @@ class Buckets:
         and BucketsUnreachable if Redis is down and a matching rule is closed. Calls are answered before the nearest of their
         deadlines, or after at most twice the time until then.
         """
-        rules, begun = self._rules(), monotonic()
+        rules, begun, at = self._rules(), monotonic(), self._clock()
         answers: list[Decision | MeshError] = []
         waiting: list[tuple[float, int, Plan]] = []
         for number, (check, remaining) in enumerate(asking):
             seconds = self._redis_seconds if remaining is None else min(self._redis_seconds, remaining - _KEEP_SECONDS)
             try:
-                plan = check.plan(rules)
+                plan = check.plan(rules, at)
             except MeshError as error:
                 answers.append(error)
                 continue
@@ -159,23 +89,58 @@ class Buckets:
                 answers.append(DeadlineExceeded())
                 continue
             answers.append(plan.without_buckets)
-            if plan.charges:
+            if plan.charges or plan.shadow:
                 waiting.append((seconds, number, plan))
         for group in _by_urgency(waiting):
-            taken = self._take([plan.charges for _, _, plan in group], begun + group[0][0] - monotonic())
+            deadline = begun + group[0][0]
+            taken = self._take([plan.charges for _, _, plan in group], deadline - monotonic())
             if taken is None:
                 for _, number, plan in group:
-                    if plan.closed:
-                        answers[number] = BucketsUnreachable()
+                    answers[number] = self._without_redis(plan)
                 continue
+            shadowed = False
             for (_, number, plan), each in zip(group, taken, strict=True):
                 answers[number] = plan.decision(each)
+                shadowed = shadowed or bool(plan.shadow)
+            if shadowed:
+                self._ask_in_shadow(group, taken, answers, deadline)
+        for answer in answers:
+            if isinstance(answer, Decision):
+                self.counts.add(answer)
         return answers
 
+    def _ask_in_shadow(
+        self,
+        group: Sequence[tuple[float, int, Plan]],
+        taken: Sequence[Taken],
+        answers: list[Decision | MeshError],
+        deadline: float,
+    ) -> None:
+        """Add to the decisions what rules in shadow mode say of the calls that pass."""
+        passed = [(number, plan, each) for (_, number, plan), each in zip(group, taken, strict=True) if each.admitted]
+        charges = [(charge,) for _, plan, _ in passed for charge in plan.shadow]
+        said = self._take(charges, deadline - monotonic()) if charges else None
+        if said is None:
+            return
+        each_said = iter(said)
+        for number, plan, each in passed:
+            answers[number] = plan.decision(each, [next(each_said) for _ in plan.shadow])
+
+    def _without_redis(self, plan: Plan) -> Decision | MeshError:
+        if plan.closed:
+            return BucketsUnreachable()
+        if not plan.local:
+            return plan.without_buckets
+        verdicts = self._local.take([charge for _, charge in plan.local])
+        return plan.decided(dict(zip([place for place, _ in plan.local], verdicts, strict=True)))
+
     def _take(self, calls: Sequence[tuple[Charge, ...]], seconds: float) -> list[Taken] | None:
-        """The results; None if Redis does not answer in time. The calls may have been debited even so."""
+        """The results; None if Redis does not answer in time. The calls may have been debited even so.
+
+        A call without charges, of which only rules in shadow mode speak, passes unasked.
+        """
         try:
-            taken = self._store.take(calls, seconds=seconds)
+            asked = iter(self._store.take([charges for charges in calls if charges], seconds=seconds))
         except (redis.exceptions.RedisError, OSError) as error:
             if self._redis_answers:
                 log.error("the buckets cannot be reached, each rule's on_redis_down applies: %s", error)
@@ -184,7 +149,7 @@ class Buckets:
         if not self._redis_answers:
             log.info("the buckets can be reached again")
         self._redis_answers = True
-        return taken
+        return [next(asked) if charges else _UNASKED for charges in calls]
 
 
 def _by_urgency(waiting: list[tuple[float, int, Plan]]) -> Iterator[list[tuple[float, int, Plan]]]:
@@ -200,45 +165,3 @@ def _by_urgency(waiting: list[tuple[float, int, Plan]]) -> Iterator[list[tuple[f
             del waiting[:number]
     if waiting:
         yield waiting
-
-
-def _planned(check: Check, rules: RuleSet) -> Plan:
-    _require(check)
-    matched = [rules.matching(check.domain, descriptor.entries) for descriptor in check.descriptors]
-    if rules.on_no_match is OnNoMatch.DENY and not all(matched):
-        # Debit nothing for a call that is refused anyway.
-        refusal = Decision(tuple(Answer(denied_unmatched=not applying) for applying in matched))
-        return Plan(rules, (), (), refusal, closed=False)
-    charges: dict[str, Charge] = {}
-    applying = []
-    for descriptor, matching in zip(check.descriptors, matched, strict=True):
-        keys = [rules.bucket(rule, descriptor.entries) for rule in matching]
-        for rule, key in zip(matching, keys, strict=True):
-            # Descriptors of a call may share a bucket, which must then hold enough for all of them.
-            before = charges[key].hits if key in charges else 0
-            charges[key] = Charge(key, rule.limit, before + descriptor.hits)
-        applying.append(tuple(zip(matching, keys, strict=True)))
-    if len(charges) > MOST_BUCKETS_OF_A_CALL:
-        what = f"match rules with {len(charges)} buckets together; {MOST_BUCKETS_OF_A_CALL} are the most"
-        raise InvalidArgument([Violation("descriptors", what, "TOO_MANY")])
-    places = {key: place for place, key in enumerate(charges)}
-    return Plan(
-        rules,
-        tuple(charges.values()),
-        tuple(tuple((rule, places[key]) for rule, key in each) for each in applying),
-        Decision(tuple(Answer() for _ in matched)),
-        # Fail open or closed as each rule says: guessing and computing time must not become free, reading must not stop. A closed
-        # rule is an error and not a refusal (429), because the client has exceeded nothing. Envoy turns the error into 503 where
-        # its own failure mode denies, which holds for the same classes when this whole service does not answer.
-        closed=any(rule.on_redis_down is OnRedisDown.CLOSED for matching in matched for rule in matching),
-    )
-
-
-def _require(check: Check) -> None:
-    violations = []
-    if not check.domain:
-        violations.append(Violation("domain", "is empty; it names the rules' domain", "REQUIRED"))
-    if not check.descriptors:
-        violations.append(Violation("descriptors", "is empty; there is nothing to limit by", "REQUIRED"))
-    if violations:
-        raise InvalidArgument(violations)

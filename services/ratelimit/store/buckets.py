@@ -8,19 +8,26 @@ from typing import cast
 
 from kit.data.blocking_redis import BlockingRedis
 
-from ..model import Call, Taken, judge
+from ..model import Call, Taken, Window, judge
 
 TAKE = """
 -- KEYS: the buckets of all calls, each once, in one hash slot. ARGV[1]: the calls, packed; each is the number of its charges, and
--- for each charge the place of its bucket in KEYS and its capacity, need and debit in microseconds. Decides the calls in their
--- order, and debits all buckets of a call or none. Returns the time, then for each charge the microseconds until its bucket would
--- be full without it. The same arithmetic, with its reasons, is in services/ratelimit/model. The time is Redis's own, because the
--- callers' clocks may differ.
+-- for each charge the place of its bucket in KEYS and its capacity, need and debit in microseconds. A negative capacity is that of
+-- a quota, in tokens, and three beginnings of periods follow: of the present, the next and the next but one. Decides the calls in
+-- their order, and debits all buckets of a call or none. Returns the time, then for each charge the microseconds until its bucket
+-- would be full without it, or the tokens of its quota that are used. The same arithmetic, with its reasons, is in
+-- services/ratelimit/model. The time is Redis's own, because the callers' clocks may differ.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
-local debts = redis.call('MGET', unpack(KEYS))
+local debts, ends = redis.call('MGET', unpack(KEYS)), {}
 for i = 1, #KEYS do
-  debts[i] = math.max((tonumber(debts[i] or now) or now) - now, 0)
+  local full_at = tonumber(debts[i] or now)
+  if full_at then
+    debts[i] = math.max(full_at - now, 0)
+  else
+    local stop, used = string.match(debts[i], '^(%d+):(%d+)$')
+    ends[i], debts[i] = tonumber(stop), tonumber(used or 0)
+  end
 end
 local answer, answered, changed = {now}, 1, {}
 local calls, position = ARGV[1], 1
@@ -32,6 +39,15 @@ while position <= #calls do
   for i = 1, count do
     local place, capacity, need, debit
     place, capacity, need, debit, position = struct.unpack('<I2ddd', calls, position)
+    if capacity < 0 then
+      capacity = -capacity
+      local starts, stops, after
+      starts, stops, after, position = struct.unpack('<ddd', calls, position)
+      local stop = now < starts and starts or now < stops and stops or after
+      if ends[place] ~= stop then
+        ends[place], debts[place] = stop, 0
+      end
+    end
     local debt = math.min(debts[place], capacity)
     admitted = admitted and debt + need <= capacity
     places[i], debits[i], after[i] = place, debit, debt + debit
@@ -49,8 +65,9 @@ while position <= #calls do
 end
 for place in pairs(changed) do
   -- The key expires when the bucket is full, because no key means a full bucket. Redis writes numbers with 17 digits.
-  local full_at = now + debts[place]
-  redis.call('SET', KEYS[place], full_at, 'PXAT', math.ceil(full_at / 1000))
+  local full_at = ends[place] or now + debts[place]
+  local state = ends[place] and string.format('%.0f:%.0f', full_at, debts[place]) or full_at
+  redis.call('SET', KEYS[place], state, 'PXAT', math.ceil(full_at / 1000))
 end
 return answer
 """
@@ -63,6 +80,7 @@ MOST_CHARGES = 1024
 
 _COUNT = struct.Struct("<B")
 _CHARGE = struct.Struct("<Hddd")
+_PERIODS = struct.Struct("<ddd")
 
 
 class RedisBucketStore:
@@ -89,7 +107,12 @@ class RedisBucketStore:
             for charge in charges:
                 # Lua counts from 1.
                 place = keys.setdefault(charge.key, len(keys) + 1)
-                packed.append(_CHARGE.pack(place, charge.limit.capacity, charge.need, charge.debit))
+                limit = charge.limit
+                if limit.__class__ is Window:
+                    packed.append(_CHARGE.pack(place, -limit.capacity, charge.need, charge.debit))
+                    packed.append(_PERIODS.pack(limit.starts, limit.ends, limit.after))
+                else:
+                    packed.append(_CHARGE.pack(place, limit.capacity, charge.need, charge.debit))
         return iter(cast("list[int]", self._script(list(keys), [b"".join(packed)], seconds=seconds)))
 
 

@@ -1,145 +1,337 @@
-"""Reads rules from YAML. A mistake is refused with its place in the file and the correction, never guessed at."""
+"""Reads rules from YAML. A mistake is refused with its place in the file and the correction, never guessed at.
+
+A file has a document for each domain; a folder has files. docs/rate-limits.md describes each key.
+"""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable
+from ipaddress import ip_network
+from math import gcd
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
-
-from services.ratelimit.model.rules import DescriptorEntry, OnNoMatch, OnRedisDown, Rule, RuleSet
+from typing import NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ..model import MICROSECONDS, Limit
+from ..model.matching import Address, DescriptorEntry
+from ..model.quotas import Period, Quota
+from ..model.rules import Action, DomainRules, OnNoMatch, OnRedisDown, Rule, RuleSet
+from .yaml_reading import BadRules, Faults, Node, documents, optional, required
 
-_RATE = re.compile(r"(?P<requests>[1-9]\d{0,9})/(?P<count>[1-9]\d{0,3})?(?P<unit>s|min|h|d)")
-_UNIT_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
-_LONGEST_PERIOD_SECONDS = 30 * 86_400
-_SHORTEST_INTERVAL = 100
-"""Microseconds. Below it, rounding to whole microseconds would distort a rate by more than 1 %."""
+__all__ = ["BadRules", "load"]
 
+_RATE = re.compile(r"(?P<requests>[1-9]\d{0,9})/(?P<count>[1-9]\d{0,8})?(?P<unit>ms|s|min|h|d|w)")
+_UNIT_MILLISECONDS = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+_LONGEST_PERIOD_MILLISECONDS = 366 * 86_400_000
 _LONGEST_FILL = 366 * 86_400 * MICROSECONDS
 """Microseconds. Keeps every sum in the range where doubles are exact."""
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}")
 
-class BadRules(Exception):
-    """The rules cannot be used. The message has a sentence for each mistake."""
+_FILE_KEYS = ("domain", "on_no_match", "shadow", "rules")
+_RULE_KEYS = (
+    "name",
+    "match",
+    "rate",
+    "burst",
+    "quota",
+    "time_zone",
+    "unlimited",
+    "block",
+    "cost",
+    "on_redis_down",
+    "local_share",
+    "shadow",
+    "always",
+    "replaces",
+)
+_GROUP_KEYS = ("match", "rules")
+_ENTRY_KEYS = ("key", "value", "exact", "cidr", "shared")
+_KINDS = ("rate", "quota", "unlimited", "block")
+_NOT_BESIDE = {
+    "rate": ("time_zone",),
+    "quota": ("burst",),
+    "unlimited": ("burst", "time_zone", "cost", "on_redis_down", "local_share"),
+    "block": ("burst", "time_zone", "cost", "on_redis_down", "local_share"),
+}
+_QUOTA = re.compile(r"(?P<requests>[1-9]\d{0,11})/(?P<period>day|month)")
+_DEEPEST = 32
+
+
+class _Placed(NamedTuple):
+    """A rule, and where its name stands."""
+
+    rule: Rule
+    at: Node
+    replaces: list[Node]
 
 
 def load(path: Path) -> RuleSet:
-    """Read and check the file. Raises BadRules."""
-    try:
-        content = yaml.load(path.read_bytes(), Loader=_Loader)  # noqa: S506  # derived from the safe loader
-        return _File.model_validate(content).to_rules()
-    except OSError as error:
-        raise BadRules(f"{path} cannot be read: {error.strerror}") from None
-    except ValidationError as error:
-        raise BadRules("\n".join(f"{path}: {_sentence(details)}" for details in error.errors())) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # Some mistakes are not a YAMLError: an impossible date and text that is not UTF-8 are a ValueError.
-        raise BadRules(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    """Read and check a file, or all files of a folder whose names end in .yaml or .yml. Raises BadRules."""
+    faults = Faults()
+    domains: list[DomainRules] = []
+    first: dict[str, Node] = {}
+    for file in _files(path):
+        found = documents(file, faults)
+        if not found:
+            raise BadRules(f"{file}:1: must be a mapping of keys to values")
+        for document in found:
+            domain = _Document(document).read()
+            if domain is None:
+                continue
+            if domain.domain in first:
+                before = first[domain.domain]
+                document.fault(f"the domain {domain.domain} has rules in {before.path}:{before.line} already")
+            first.setdefault(domain.domain, document)
+            domains.append(domain)
+    faults.raise_if_any()
+    return RuleSet(tuple(domains))
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses duplicate keys in a mapping, of which YAML would silently drop one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        for key, times in keys.items():
-            if times > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is written twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(each for each in path.iterdir() if each.suffix in (".yaml", ".yml") and each.is_file())
+    if not files:
+        raise BadRules(f"{path} has no file whose name ends in .yaml")
+    return files
 
 
-def _rate(value: object) -> tuple[int, int]:
-    match = _RATE.fullmatch(value) if isinstance(value, str) else None
+class _Document:
+    """One domain's rules."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._domain = ""
+        self._rules: list[_Placed] = []
+
+    def read(self) -> DomainRules | None:
+        fields = self._node.fields((*_FILE_KEYS, "descriptors"), "a file of rules")
+        if fields is None:
+            return None
+        if "descriptors" in fields:
+            fields["descriptors"].fault(
+                "is of envoyproxy/ratelimit; `python -m services.ratelimit import FILE` writes these as rules"
+            )
+            return None
+        domain = required(fields, self._node, "domain", _named(_DOMAIN, "/"))
+        on_no_match = required(fields, self._node, "on_no_match", lambda node: node.choice("allow", "deny"))
+        shadow = optional(fields, "shadow", Node.truth, default=False)
+        self._domain = domain or "?"
+        if rules := required(fields, self._node, "rules", Node.items):
+            for rule in rules:
+                self._rule_or_group(rule, (), 1)
+        self._check_names()
+        return DomainRules(
+            self._domain, OnNoMatch(on_no_match or OnNoMatch.DENY), tuple(placed.rule for placed in self._rules), shadow
+        )
+
+    def _rule_or_group(self, node: Node, outer: tuple[DescriptorEntry, ...], depth: int) -> None:
+        """Read a rule, or a group, whose `match` comes before that of each rule in it."""
+        fields = node.fields((*_RULE_KEYS, "rules"), "a rule")
+        if fields is None:
+            return
+        match = outer + tuple(required(fields, node, "match", _match) or ())
+        if "rules" not in fields:
+            self._rule(node, fields, match)
+            return
+        for key in fields.keys() - set(_GROUP_KEYS):
+            fields[key].fault("stands beside rules; a group has match and rules only, so write it in each of its rules")
+        if depth == _DEEPEST:
+            node.fault(f"groups stand more than {_DEEPEST} deep")
+            return
+        for inner in fields["rules"].items():
+            self._rule_or_group(inner, match, depth + 1)
+
+    def _rule(self, node: Node, fields: dict[str, Node], match: tuple[DescriptorEntry, ...]) -> None:
+        name = required(fields, node, "name", _named(_NAME))
+        kinds = [key for key in _KINDS if key in fields]
+        if len(kinds) != 1:
+            node.fault(f"must have one of {', '.join(_KINDS)}" + (f", not {' and '.join(kinds)}" if kinds else ""))
+        action = Action.LIMIT
+        for key, then in (("unlimited", Action.UNLIMITED), ("block", Action.BLOCK)):
+            if key in fields:
+                action = then
+                if fields[key].truth() is False:
+                    fields[key].fault("may only be true; leave the key out otherwise")
+        limit: Limit | Quota | None = None
+        on_redis_down, share = OnRedisDown.OPEN, 1.0
+        if action is Action.LIMIT and kinds:
+            limit = _quota(fields) if "quota" in fields else _limit(node, fields)
+            answer = required(fields, node, "on_redis_down", lambda each: each.choice("open", "closed", "local"))
+            on_redis_down = OnRedisDown(answer or OnRedisDown.OPEN)
+            share = _local_share(node, fields, on_redis_down)
+        for key in _NOT_BESIDE[kinds[0]] if kinds else ():
+            if key in fields:
+                fields[key].fault(f"says nothing beside {kinds[0]}; remove it")
+        replaces = fields["replaces"].items() if "replaces" in fields else []
+        rule = Rule(
+            name or "?",
+            match,
+            limit,
+            on_redis_down,
+            action,
+            cost=optional(fields, "cost", lambda each: each.number(1, 1_000_000), default=1),
+            shadow=optional(fields, "shadow", Node.truth, default=False),
+            always=optional(fields, "always", Node.truth, default=False),
+            replaces=frozenset(each for each in (item.text() for item in replaces) if each is not None),
+            local_share=share,
+            domain=self._domain,
+        )
+        if name is not None:
+            self._rules.append(_Placed(rule, fields["name"], replaces))
+
+    def _check_names(self) -> None:
+        first: dict[str, Node] = {}
+        for rule, at, _ in self._rules:
+            if rule.name in first:
+                line = first[rule.name].line
+                at.fault(f"{rule.name} is the name of the rule in line {line} too; they would share their buckets")
+            first.setdefault(rule.name, at)
+        for rule, _, replaces in self._rules:
+            for node in replaces:
+                name = node.text()
+                if name == rule.name:
+                    node.fault("a rule cannot replace itself")
+                elif name is not None and name not in first:
+                    node.fault(f"no rule of this domain has the name {name}")
+
+
+def _named(pattern: re.Pattern[str], also: str = "") -> Callable[[Node], str | None]:
+    def read(node: Node) -> str | None:
+        text = node.text()
+        if text is not None and not pattern.fullmatch(text):
+            signs = "".join(f"{sign} " for sign in f"_.-{also}").strip()
+            node.fault(f"may have letters, digits and {signs} only, at most 128, and begins with a letter or digit")
+            return None
+        return text
+
+    return read
+
+
+def _match(node: Node) -> list[DescriptorEntry] | None:
+    return [entry for entry in map(_entry, node.items()) if entry is not None]
+
+
+def _entry(node: Node) -> DescriptorEntry | None:
+    fields = node.fields(_ENTRY_KEYS, "an entry of match")
+    if fields is None:
+        return None
+    key = required(fields, node, "key", Node.text)
+    if key == "":
+        fields["key"].fault("is empty; a descriptor's key never is")
+    patterns = [name for name in ("value", "exact", "cidr") if name in fields]
+    if len(patterns) > 1:
+        node.fault(f"has {' and '.join(patterns)}; choose one")
+        return None
+    shared = optional(fields, "shared", Node.truth, default=False)
+    if not patterns:
+        return DescriptorEntry(key or "?", shared=shared)
+    at = fields[patterns[0]]
+    if at.is_null:
+        at.fault("is empty; leave the key out to match any value")
+        return None
+    text = at.text()
+    if text is None:
+        return None
+    entry = _pattern(patterns[0], key or "?", text, at, shared=shared)
+    if entry is not None and shared and entry.value is not None:
+        fields["shared"].fault("says nothing beside one exact value; remove it")
+    return entry
+
+
+def _pattern(kind: str, key: str, text: str, at: Node, *, shared: bool) -> DescriptorEntry | None:
+    if kind == "cidr":
+        address = Address.parse(text)
+        if address is None:
+            at.fault(f"{text!r} is not an address or network; write one such as 192.0.2.0/24 or 2001:db8::/32")
+            return None
+        network = ip_network(str(address))
+        if "/" in text and (wider := str(network).partition("/")[0]) != _host(text):
+            at.fault(f"{text!r} has bits beyond its length; write {wider}/{text.partition('/')[2]}")
+            return None
+        return DescriptorEntry(key, network=network, shared=shared)
+    if kind == "value" and text.endswith("*"):
+        prefix = text[:-1]
+        return DescriptorEntry(key, prefix=prefix, shared=shared) if prefix else DescriptorEntry(key, shared=shared)
+    if kind == "value" and "*" in text:
+        at.fault(f"{text!r} has a * before its end, where none is a wildcard; write exact: if the value has it")
+        return None
+    return DescriptorEntry(key, value=text)
+
+
+def _host(text: str) -> str:
+    """The address of a network's text, in its one spelling."""
+    address = Address.parse(text.partition("/")[0])
+    return "" if address is None else str(address).partition("/")[0]
+
+
+def _limit(node: Node, fields: dict[str, Node]) -> Limit | None:
+    burst = required(fields, node, "burst", lambda each: each.number(1, 1_000_000_000))
+    rate = _rate(fields["rate"]) if "rate" in fields else None
+    if rate is None or burst is None:
+        return None
+    limit = Limit(*rate, burst)
+    if limit.capacity > _LONGEST_FILL:
+        fields["burst"].fault("a burst this large takes more than a year to come back; lower burst or raise rate")
+        return None
+    return limit
+
+
+def _quota(fields: dict[str, Node]) -> Quota | None:
+    node = fields["quota"]
+    match = _QUOTA.fullmatch(node.scalar)
     if match is None:
-        raise ValueError(f"{value!r} is not a rate; write requests per time, such as 10/s, 300/min or 5/15min")
+        node.fault(f"{node.scalar!r} is not a quota; write calls per calendar period, such as 1000/day or 20000/month")
+    zone = fields["time_zone"].text() if "time_zone" in fields else "UTC"
+    if zone is not None and not _is_zone(zone):
+        fields["time_zone"].fault(f"there is no time zone {zone!r}; write one such as Europe/Berlin")
+        zone = None
+    return Quota(int(match["requests"]), Period(match["period"]), zone) if match and zone else None
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
+
+
+def _rate(node: Node) -> tuple[int, int] | None:
+    """Requests and seconds. Redis's clock has microseconds, so a token comes back after a whole number of them."""
+    scalar = node.scalar
+    if scalar == "0" or scalar.startswith("0/"):
+        node.fault("lets nothing pass; write block: true in place of rate and burst")
+        return None
+    match = _RATE.fullmatch(scalar)
+    if match is None:
+        node.fault(f"{scalar!r} is not a rate; write requests per time, such as 10/s, 5/15min, 10/90s or 100/d")
+        return None
     requests = int(match["requests"])
-    period_seconds = int(match["count"] or 1) * _UNIT_SECONDS[match["unit"]]
-    if period_seconds > _LONGEST_PERIOD_SECONDS:
-        raise ValueError(f"{value!r} spans more than 30 days; choose a shorter time")
-    if requests * _SHORTEST_INTERVAL > period_seconds * MICROSECONDS:
-        raise ValueError(f"{value!r} is more than 10000 in a second; choose a lower rate")
-    return requests, period_seconds
+    milliseconds = int(match["count"] or 1) * _UNIT_MILLISECONDS[match["unit"]]
+    if milliseconds > _LONGEST_PERIOD_MILLISECONDS:
+        node.fault(f"{scalar!r} spans more than 366 days; choose a shorter time")
+        return None
+    microseconds = milliseconds * 1000
+    interval = -(-microseconds // requests)
+    if interval * requests * 100 > microseconds * 101:
+        lower, higher = (-(-MICROSECONDS // each) for each in (interval, max(1, interval - 1)))
+        node.fault(
+            f"{scalar!r} cannot be counted to one percent, because a token comes back after whole microseconds; "
+            f"write {lower}/s" + (f" or {higher}/s" if higher != lower else "")
+        )
+        return None
+    # A limit has whole seconds: 10/500ms is 20/s.
+    shared = gcd(1000, milliseconds)
+    return requests * 1000 // shared, milliseconds // shared
 
 
-_Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class _Entry(_Strict):
-    key: Annotated[str, Field(min_length=1)]
-    value: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _value_is_meant(cls, content: object) -> object:
-        if isinstance(content, dict) and "value" in content and content["value"] is None:
-            raise ValueError("value is empty; leave the key out to match any value")
-        return content
-
-
-class _Rule(_Strict):
-    name: _Name
-    match: Annotated[list[_Entry], Field(min_length=1)]
-    rate: Annotated[tuple[int, int], BeforeValidator(_rate)]
-    burst: Annotated[int, Field(ge=1, le=1_000_000_000)]
-    on_redis_down: Literal["open", "closed"]
-
-    @model_validator(mode="after")
-    def _fills_within_a_year(self) -> _Rule:
-        if self.limit.capacity > _LONGEST_FILL:
-            raise ValueError("a burst this large takes more than a year to come back; lower burst or raise rate")
-        return self
-
-    @property
-    def limit(self) -> Limit:
-        requests, period_seconds = self.rate
-        return Limit(requests, period_seconds, self.burst)
-
-    def to_rule(self) -> Rule:
-        match = tuple(DescriptorEntry(entry.key, entry.value) for entry in self.match)
-        return Rule(self.name, match, self.limit, OnRedisDown(self.on_redis_down))
-
-
-class _File(_Strict):
-    domain: _Name
-    on_no_match: Literal["allow", "deny"]
-    rules: Annotated[list[_Rule], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> _File:
-        twice = sorted(name for name, times in Counter(rule.name for rule in self.rules).items() if times > 1)
-        if twice:
-            raise ValueError(f"rules share the name {', '.join(twice)}; rules with one name would share their buckets")
-        return self
-
-    def to_rules(self) -> RuleSet:
-        return RuleSet(self.domain, OnNoMatch(self.on_no_match), tuple(rule.to_rule() for rule in self.rules))
-
-
-_SENTENCES = {
-    "missing": "is missing; write it, nothing here has a default",
-    "extra_forbidden": "is not a key that rules have; remove it or correct its spelling",
-    "string_type": "must be text; put it in quotes",
-    "string_pattern_mismatch": "may have small letters, digits and hyphens only",
-    "model_type": "must be a mapping of keys to values",
-    "list_type": "must be a list, each item after a hyphen",
-    "too_short": "must have at least one item",
-}
-
-
-def _sentence(details: ErrorDetails) -> str:
-    problem = _SENTENCES.get(details["type"]) or details["msg"].removeprefix("Value error, ")
-    place = ""
-    for part in details["loc"]:
-        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
-    return f"{place}: {problem}" if place else problem
+def _local_share(node: Node, fields: dict[str, Node], on_redis_down: OnRedisDown) -> float:
+    if on_redis_down is OnRedisDown.LOCAL:
+        return required(fields, node, "local_share", Node.share) or 1.0
+    if "local_share" in fields:
+        fields["local_share"].fault("says nothing without on_redis_down: local; remove it")
+    return 1.0
