@@ -20,7 +20,8 @@ def _manager(configuration: dict[str, Any]) -> dict[str, Any]:
 
 def _routes(configuration: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for host in _manager(configuration)["route_config"]["virtual_hosts"]:
-        yield from host["routes"]
+        for each in host["matcher"]["matcher_tree"]["prefix_match_map"]["map"].values():
+            yield from each["action"]["typed_config"]["routes"]
 
 
 def _without_filters(*prefixes: str) -> Change:

@@ -16,6 +16,7 @@ from edge.authentication import JWKS_METHOD, without_token
 from edge.config import Config, header, seconds, typed
 from edge.limits import CLIENT_NETWORK_HEADER, rate_limits, without_local_limit
 from edge.observability import hidden_url, method_tracing, path_tracing
+from edge.route_tree import by_beginning
 from edge.scripts import DOCUMENTS, PAGES, STREAMS, VERBS, running
 from edge.settings import Settings
 from edge.sizes import without_waiting
@@ -42,14 +43,16 @@ def route_configuration(settings: Settings, contract: Contract) -> Config:
             {
                 "name": "edge",
                 "domains": ["*"],
-                "routes": [
-                    *(_preflight(method, settings) for method in contract.exposed),
-                    *(_method(method, settings) for method in contract.exposed),
-                    *_documents(settings),
-                    *_templates(contract, settings),
-                    *(_below_secrets(prefix, settings) for prefix in contract.hidden_below),
-                    _unknown(),
-                ],
+                "matcher": by_beginning(
+                    [
+                        *(_preflight(method, settings) for method in contract.exposed),
+                        *(_method(method, settings) for method in contract.exposed),
+                        *_documents(settings),
+                        *_templates(contract, settings),
+                        *(_below_secrets(prefix, settings) for prefix in contract.hidden_below),
+                        _unknown(),
+                    ]
+                ),
             }
         ],
     }
@@ -275,7 +278,8 @@ def _path_pattern(template: str) -> str:
 
 
 def _method_is(*verbs: str) -> Config:
-    return {"name": ":method", "string_match": {"safe_regex": {"regex": "|".join(verbs)}}}
+    one = {"exact": verbs[0]} if len(verbs) == 1 else {"safe_regex": {"regex": "|".join(verbs)}}
+    return {"name": ":method", "string_match": one}
 
 
 def _media_type_is_not_json() -> Config:
