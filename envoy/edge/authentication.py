@@ -7,6 +7,9 @@ Key rotation: Envoy does not fetch the key set again when a token has an unknown
 copy, 5 s before `keys_cache_seconds` end. So auth must publish a key for longer than that before the key signs: it publishes 15
 minutes ahead, and the cache holds 5. When the copy is too old and the set cannot be fetched, calls that need a token get 503, not
 401, because the token may be valid.
+
+Remembered tokens: Envoy verifies a token's signature once, and then looks at its end alone, with a skew of a minute. It does not
+forget a token when its key leaves the set. The services do: they refuse tokens of a withdrawn key, and revoked ones, at once.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ PAYLOAD = "payload"
 """Key of the verified claims in the filter's dynamic metadata."""
 
 _PROVIDER = "auth"
+
+_REMEMBERED = 4096
+"""Verified tokens that each worker thread remembers, the latest used: some 2 KB each."""
 
 
 def jwt_authn(settings: Authentication, contract: Contract) -> Config:
@@ -59,6 +65,8 @@ def _provider(settings: Authentication) -> Config:
         "from_headers": [{"name": "authorization", "value_prefix": "Bearer "}],
         "forward": True,
         "payload_in_metadata": PAYLOAD,
+        # A client sends the same token with every call.
+        "jwt_cache_config": {"jwt_cache_size": _REMEMBERED},
         "remote_jwks": {
             "http_uri": {
                 "uri": "http://edge.internal/.well-known/jwks.json",

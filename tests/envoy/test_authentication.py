@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,10 +17,11 @@ from storymesh.auth.v1 import account_service_pb2 as account
 from storymesh.auth.v1 import account_service_pb2_grpc as account_grpc
 from storymesh.auth.v1 import directory_service_pb2 as directory
 from storymesh.auth.v1 import directory_service_pb2_grpc as directory_grpc
+from storymesh.auth.v1 import key_service_pb2
 from storymesh.auth.v1 import session_service_pb2 as session
 from storymesh.auth.v1 import session_service_pb2_grpc as session_grpc
 
-from tests.envoy.conftest import Mesh
+from tests.envoy.conftest import Mesh, envoy, settings_for, until
 from tests.envoy.statuses import grpc_reason, reason
 from tests.envoy.tokens import SigningKey
 
@@ -167,3 +169,46 @@ async def test_a_failure_to_serve_keys_is_not_cached(http: httpx2.AsyncClient, m
     answer = await http.get("/.well-known/jwks.json")
     assert answer.status_code == 503
     assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_no_further_token_passes_once_its_key_has_left_the_key_set(mesh: Mesh, tmp_path: Path) -> None:
+    # Envoy renews its copy 5 s before the end of its time: after one second here.
+    settings = settings_for(mesh.endpoints, "authentication.keys_cache_seconds=6")
+
+    async def another_key(_request: Any, _context: Any) -> key_service_pb2.GetJwksResponse:
+        return key_service_pb2.GetJwksResponse(keys=[key_service_pb2.JsonWebKey(**SigningKey("next").jwk())])
+
+    async with envoy(settings, tmp_path) as own, httpx2.AsyncClient(base_url=own.url) as client:
+
+        async def answered(status: int) -> bool:
+            # Another token each time: the services refuse the ones that the edge remembers.
+            headers = {"authorization": f"Bearer {mesh.key.sign(jti=str(time.monotonic_ns()))}"}
+            return (await client.get("/v1/account", headers=headers)).status_code == status
+
+        await until(lambda: answered(200))
+        mesh.calls.instead["GetJwks"] = another_key
+        await until(lambda: answered(401), 20)
+
+
+async def test_a_token_whose_signature_was_changed_is_not_taken_for_a_remembered_one(
+    http: httpx2.AsyncClient, mesh: Mesh
+) -> None:
+    token = mesh.key.sign(sub="remembered")
+    assert (await http.get("/v1/account", headers={"authorization": f"Bearer {token}"})).status_code == 200
+    signed, _, signature = token.rpartition(".")
+    for forged in (f"{signed}.{signature[::-1]}", f"{mesh.key.sign(sub='another').rpartition('.')[0]}.{signature}"):
+        assert (await http.get("/v1/account", headers={"authorization": f"Bearer {forged}"})).status_code == 401
+
+
+async def test_a_remembered_token_is_refused_once_it_has_expired(mesh: Mesh, tmp_path: Path) -> None:
+    # The skew that Envoy allows a remembered token is a minute, and cannot be set.
+    token = mesh.key.sign(exp=int(time.time()) - 55)
+    settings = settings_for(mesh.endpoints, "authentication.clock_skew_seconds=60")
+    headers = {"authorization": f"Bearer {token}"}
+    async with envoy(settings, tmp_path) as own, httpx2.AsyncClient(base_url=own.url, headers=headers) as client:
+
+        async def answered(status: int) -> bool:
+            return (await client.get("/v1/account")).status_code == status
+
+        await until(lambda: answered(200))
+        await until(lambda: answered(401), 20)

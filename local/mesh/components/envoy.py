@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def component(layout: Layout) -> Component:
     return Component(
         name=NAME,
         command=(
-            *(str(program()), "--config-path", str(configuration), "--concurrency", "2"),
+            *(str(program()), "--config-path", str(configuration), "--concurrency", str(_worker_threads())),
             # Hot restart shares memory between all Envoys of the machine, so two meshes would collide.
             *("--disable-hot-restart", "--log-level", "warning"),
             # The default, 10 s, delays the log lines of an edge with little traffic.
@@ -58,6 +59,12 @@ def component(layout: Layout) -> Component:
         probe=health.http_answers(f"{admin}/ready"),
         drain=lambda: _drain(admin),
     )
+
+
+def _worker_threads() -> int:
+    """Half of the processors: the services need the others, and each further thread costs a call more switches between them."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, processors // 2)
 
 
 def runs_with(layout: Layout) -> bool:
