@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 from uuid import UUID
@@ -62,9 +63,15 @@ def caller_of(_context: ServicerContext[Any, Any]) -> Caller:
 def origin_of(context: ServicerContext[Any, Any]) -> Origin:
     """The address and agent that the edge reports, or the peer's own when the call did not come through the edge."""
     metadata = dict(current_metadata.get())
-    peer = unquote(context.peer()).removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
     agent = str(metadata.get("x-user-agent") or metadata.get("user-agent") or "")
-    return Origin(ip=address_told(metadata) or _address(peer), user_agent=visible(agent)[:256])
+    return Origin(ip=address_of(context, metadata), user_agent=visible(agent)[:256])
+
+
+def address_of(context: ServicerContext[Any, Any], metadata: Mapping[str, str | bytes]) -> str:
+    """The client's address according to the edge, or else the peer's own."""
+    return address_told(metadata) or _address(
+        unquote(context.peer()).removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
+    )
 
 
 def address_told(metadata: Mapping[str, str | bytes]) -> str:
@@ -72,6 +79,7 @@ def address_told(metadata: Mapping[str, str | bytes]) -> str:
     return _address(str(metadata.get(CLIENT_ADDRESS_HEADER, "")))
 
 
+@lru_cache(4096)
 def _address(text: str) -> str:
     """One spelling for each address: IPv4 as such when it comes mapped into IPv6, and without a zone. Empty for what is none."""
     try:

@@ -133,6 +133,8 @@ class Revocations:
 
     def covers(self, *, session_id: UUID, user_id: UUID, kid: str, epoch: int = 0) -> bool:
         """Whether a token with these is revoked, as far as is known."""
+        if not self._entries:
+            return False
         return any(self._in_force(target, session_id, epoch) for target in _targets(session_id, user_id, kid))
 
     @property

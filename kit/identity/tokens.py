@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -105,6 +106,7 @@ class AccessTokens:
         self._clock = clock
         self._issuer = issuer
         self._audience = audience
+        self._key_ids = lru_cache(_REMEMBERED)(_key_id)
         # By the key itself, not by its name: a token is verified anew under each key set, and refused when its key is gone.
         self._verified = lru_cache(_REMEMBERED)(self._verify)
 
@@ -119,31 +121,53 @@ class AccessTokens:
         return caller
 
     async def _caller(self, token: str) -> Caller:
+        key = await self._keys.find(self._key_ids(token))
+        if key is None:
+            raise Unauthenticated
+        verified = self._verified(token, key)
+        if not verified.begins_at <= self._clock() < verified.ends_at:
+            raise Unauthenticated
+        return verified.caller
+
+    def _verify(self, token: str, key: jwt.PyJWK) -> _Verified:
+        """All that stays true as time goes on."""
         try:
-            header = jwt.get_unverified_header(token)
-            if header.get("typ") != ACCESS_TOKEN_TYPE or _FOREIGN_KEY_HEADERS & header.keys():
-                raise Unauthenticated
-            key = await self._keys.find(header["kid"])
-            if key is None:
-                raise Unauthenticated
-            claims = self._verified(token, key)
-            _check_times(claims, self._clock())
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=["ES256"],
+                issuer=self._issuer,
+                audience=self._audience,
+                options={"require": ["iss", "sub", "aud", "exp", "iat", "jti", "sid"], **_TIMES_OURSELVES},
+            )
             # A version of auth without epochs issued some of the tokens that are about: all in the first one.
             epoch = int(claims.get("epoch", 0))
-            return Caller(UUID(claims["sub"]), UUID(claims["sid"]), Role(claims["role"]), header["kid"], epoch)
+            caller = Caller(UUID(claims["sub"]), UUID(claims["sid"]), Role(claims["role"]), _key_id(token), epoch)
+            return _Verified(caller, *_life(claims))
         except _MALFORMED:
             raise Unauthenticated from None
 
-    def _verify(self, token: str, key: jwt.PyJWK) -> Mapping[str, Any]:
-        """All that stays true as time goes on."""
-        return jwt.decode(
-            token,
-            key,
-            algorithms=["ES256"],
-            issuer=self._issuer,
-            audience=self._audience,
-            options={"require": ["iss", "sub", "aud", "exp", "iat", "jti", "sid"], **_TIMES_OURSELVES},
-        )
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """A token whose signature and claims are good."""
+
+    caller: Caller
+    begins_at: datetime
+    """The beginning of its life, and the end, with the skew that clocks may have."""
+    ends_at: datetime
+
+
+def _key_id(token: str) -> str:
+    """The `kid` of an access token. Raises Unauthenticated when its header is not one of ours."""
+    try:
+        header = jwt.get_unverified_header(token)
+        if header.get("typ") != ACCESS_TOKEN_TYPE or _FOREIGN_KEY_HEADERS & header.keys():
+            raise Unauthenticated
+        key_id: str = header["kid"]
+        return key_id
+    except _MALFORMED:
+        raise Unauthenticated from None
 
 
 class ServiceTokens:
@@ -179,8 +203,14 @@ class ServiceTokens:
 
 def _check_times(claims: Mapping[str, Any], now: datetime) -> None:
     """Raises Unauthenticated outside of the token's life, within the skew that clocks may have."""
+    begins_at, ends_at = _life(claims)
+    if not begins_at <= now < ends_at:
+        raise Unauthenticated
+
+
+def _life(claims: Mapping[str, Any]) -> tuple[datetime, datetime]:
+    """When a token begins and ends, within the skew that clocks may have."""
     begin, end = (datetime.fromtimestamp(claims[name], UTC) for name in ("iat", "exp"))
     if "nbf" in claims:
         begin = max(begin, datetime.fromtimestamp(claims["nbf"], UTC))
-    if not begin - SKEW <= now < end + SKEW:
-        raise Unauthenticated
+    return begin - SKEW, end + SKEW

@@ -21,7 +21,7 @@ from opentelemetry.trace import StatusCode as SpanStatusCode
 
 from kit.errors import Internal, MalformedRequest, MeshError, StreamStalled, Unimplemented
 from kit.identity.access import AccessControl
-from kit.identity.caller import Caller, Metadata, current_caller, current_metadata, origin_of
+from kit.identity.caller import Caller, Metadata, address_of, current_caller, current_metadata
 from kit.runtime import tracing
 from kit.runtime.metrics import Metrics
 
@@ -236,15 +236,16 @@ class _Call:
         if code in _FAULTS:
             self._span.set_status(Status(SpanStatusCode.ERROR))
         seconds = perf_counter() - self._started
+        metadata = dict(current_metadata.get())
         fields: dict[str, object] = {
             "event.action": self._path,
             "event.category": "web",
             "event.outcome": outcome,
             "event.duration": int(seconds * 1e9),
             "rpc.grpc.status_code": code.name,
-            "client.ip": origin_of(self._context).ip,
+            "client.ip": address_of(self._context, metadata),
         }
-        request_id = dict(current_metadata.get()).get("x-request-id")
+        request_id = metadata.get("x-request-id")
         if request_id:
             fields["http.request.id"] = str(request_id)[:64]
         if self.caller:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 from opentelemetry import context, propagate, trace
@@ -11,8 +13,16 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 _tracer = trace.get_tracer("storymesh")
+
+_UNSAMPLED = re.compile("00-([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-00")
+"""A traceparent of a trace that is not sampled (W3C Trace Context, 3.2)."""
+
+_NOT_SAMPLED = trace.TraceFlags(trace.TraceFlags.DEFAULT)
+_FURTHER_CONTEXT = ("tracestate", "baggage")
+_ids = RandomIdGenerator()
 
 
 class _Provider(TracerProvider):
@@ -54,12 +64,39 @@ def continued(parent: str, name: str) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def serving(path: str, metadata: Iterable[tuple[str, str | bytes]]) -> Iterator[trace.Span]:
+class serving:  # noqa: N801  # reads as a function does; generators would take longer than all that happens here
     """The span of a call that is served, in its caller's trace (OpenTelemetry's conventions for gRPC servers).
 
-    Errors are not recorded by themselves: a refused call is no fault of the server's.
+    Errors are not recorded by themselves: a refused call is no fault of the server's. In a trace that its beginning did not sample,
+    the span only hands the context on, for the lines of the log and for further calls, at a tenth of the price.
     """
+
+    __slots__ = ("_metadata", "_path", "_recorded", "_token")
+
+    def __init__(self, path: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        self._path = path
+        self._metadata = metadata
+
+    def __enter__(self) -> trace.Span:
+        unsampled = _unsampled(self._metadata)
+        if unsampled is None:
+            self._token = None
+            self._recorded = _recorded(self._path, self._metadata)
+            return self._recorded.__enter__()
+        self._token = context.attach(trace.set_span_in_context(unsampled))
+        return unsampled
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._token is None:
+            self._recorded.__exit__(kind, error, traceback)
+        else:
+            context.detach(self._token)
+
+
+@contextmanager
+def _recorded(path: str, metadata: Iterable[tuple[str, str | bytes]]) -> Iterator[trace.Span]:
     service, _, method = path.lstrip("/").partition("/")
     with (
         _under({name: value for name, value in metadata if isinstance(value, str)}),
@@ -72,6 +109,25 @@ def serving(path: str, metadata: Iterable[tuple[str, str | bytes]]) -> Iterator[
         ) as span,
     ):
         yield span
+
+
+def _unsampled(metadata: Iterable[tuple[str, str | bytes]]) -> trace.Span | None:
+    """The span of a call in a trace that is not sampled, as OpenTelemetry would make it; None for any other call."""
+    found = None
+    for name, value in metadata:
+        if name == "traceparent":
+            found = _UNSAMPLED.fullmatch(value) if isinstance(value, str) else None
+            if found is None:
+                return None
+        elif name in _FURTHER_CONTEXT:
+            return None
+    if found is None:
+        return None
+    trace_id = int(found[1], 16)
+    if not trace_id:
+        return None
+    span_id = _ids.generate_span_id()
+    return trace.NonRecordingSpan(trace.SpanContext(trace_id, span_id, is_remote=False, trace_flags=_NOT_SAMPLED))
 
 
 def exports() -> bool:

@@ -31,7 +31,6 @@ PACKAGES = (
     "argon2",
     "cryptography.hazmat.primitives.asymmetric.ec",
     "cryptography.hazmat.primitives.ciphers.aead",
-    "ecs_logging",
     "grpc.aio",
     "grpc_health.v1.health_pb2_grpc",
     "grpc_reflection.v1alpha.reflection",

@@ -64,6 +64,20 @@ async def test_calls_are_counted_by_method_and_status(desk: RunningDesk) -> None
     await until(counted)
 
 
+async def test_a_call_is_counted_in_every_bucket_that_it_fits_into() -> None:
+    metrics = Metrics()
+    for seconds in (0.004, 0.005, 0.3, 1000.0):
+        metrics.called("/desk.v1.Desk/Ask", "OK", seconds, None)
+    labels = 'rpc_method="desk.v1.Desk/Ask",rpc_response_status_code="OK",rpc_system_name="grpc"'
+    values = await numbers(metrics)
+    name = "rpc_server_call_duration_seconds"
+    expected = {"0.005": 2, "0.25": 2, "0.5": 3, "600.0": 3, "+Inf": 4}
+    found = {bound: values[f'{name}_bucket{{le="{bound}",{labels}}}'] for bound in expected}
+    assert found == expected
+    assert values[f"{name}_count{{{labels}}}"] == 4
+    assert values[f"{name}_sum{{{labels}}}"] == pytest.approx(1000.309)
+
+
 async def test_the_refused_are_counted_by_reason_from_zero_on(desk: RunningDesk) -> None:
     before = await numbers(desk.server.metrics)
     assert before[refused("SESSION_REVOKED")] == before[refused("REVOCATIONS_UNKNOWN")] == 0
