@@ -141,6 +141,12 @@ class _Probe:
             await self._connection.close()
 
 
+async def driver_connection(tx: Transaction) -> psycopg.AsyncConnection:
+    """The driver's own connection of a transaction."""
+    proxied = (await tx.get_raw_connection()).driver_connection
+    return cast("psycopg.AsyncConnection", proxied)
+
+
 def _driver_connection(connection: DBAPIConnection) -> psycopg.AsyncConnection:
     return cast("psycopg.AsyncConnection", connection.driver_connection)
 

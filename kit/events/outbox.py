@@ -25,6 +25,7 @@ from sqlalchemy import (
 from uuid_utils.compat import uuid7
 
 from kit.data.database import Transaction
+from kit.data.prepared import Prepared
 from kit.runtime import tracing
 
 from .envelope import VERSION
@@ -56,7 +57,10 @@ table = Table(
 )
 
 
-_ADD = insert(table).returning(func.pg_notify(CHANNEL, ""))
+_ADD = Prepared(
+    insert(table).returning(func.pg_notify(CHANNEL, "")),
+    columns=("id", "key", "type", "version", "payload", "traceparent"),
+)
 
 
 async def add(tx: Transaction, message: Message, *, key: object) -> None:
@@ -69,7 +73,7 @@ async def add(tx: Transaction, message: Message, *, key: object) -> None:
         "payload": message.SerializeToString(),
         "traceparent": tracing.traceparent(),
     }
-    await tx.execute(_ADD, row)
+    await _ADD.execute(tx, row)
 
 
 async def forget(tx: Transaction, *, key: object) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import DateTime, Integer, ScalarSelect, Select, String, Uuid, bi
 from sqlalchemy.dialects.postgresql import insert
 
 from kit.data.database import Transaction
+from kit.data.prepared import Prepared
 from kit.events.erasure import HOLD, advisory_lock_key, erased_subjects
 
 from ..model import Demand, Limits, State
@@ -26,29 +27,35 @@ def _count(rows: Select[Any]) -> ScalarSelect[int]:
 
 
 _owner = bindparam("owner", type_=Uuid)
-_ADMIT = select(
-    _count(
-        select(stories.c.id)
-        .where(stories.c.owner_id == _owner, stories.c.state.in_(UNFINISHED))
-        .limit(bindparam("most", type_=Integer))
-    ),
-    select(admissions.c.admitted_at)
-    .where(admissions.c.owner_id == _owner)
-    .order_by(admissions.c.admitted_at.desc())
-    .offset(bindparam("a_day", type_=Integer) - 1)
-    .limit(1)
-    .scalar_subquery(),
-    _count(select(stories.c.id).where(stories.c.state == State.QUEUED).limit(bindparam("backlog", type_=Integer))),
-    exists().where(erased_subjects.c.subject_id == _owner),
-).add_cte(
-    insert(admissions)
-    .values(owner_id=_owner, admitted_at=bindparam("now", type_=DateTime(timezone=True)))
-    .cte("admitted")
+_ADMIT = Prepared(
+    select(
+        _count(
+            select(stories.c.id)
+            .where(stories.c.owner_id == _owner, stories.c.state.in_(UNFINISHED))
+            .limit(bindparam("most", type_=Integer))
+        ),
+        select(admissions.c.admitted_at)
+        .where(admissions.c.owner_id == _owner)
+        .order_by(admissions.c.admitted_at.desc())
+        .offset(bindparam("a_day", type_=Integer) - 1)
+        .limit(1)
+        .scalar_subquery(),
+        _count(select(stories.c.id).where(stories.c.state == State.QUEUED).limit(bindparam("backlog", type_=Integer))),
+        exists().where(erased_subjects.c.subject_id == _owner),
+    ).add_cte(
+        insert(admissions)
+        .values(owner_id=_owner, admitted_at=bindparam("now", type_=DateTime(timezone=True)))
+        .cte("admitted")
+    )
 )
 
-_LOCK = select(
-    HOLD,
-    func.pg_advisory_xact_lock(bindparam("locks", _LOCKS, Integer), func.hashtext(bindparam("owner_id", type_=String))),
+_LOCK = Prepared(
+    select(
+        HOLD,
+        func.pg_advisory_xact_lock(
+            bindparam("locks", _LOCKS, Integer), func.hashtext(bindparam("owner_id", type_=String))
+        ),
+    )
 )
 
 
@@ -57,7 +64,7 @@ async def lock(tx: Transaction, owner_id: UUID) -> None:
 
     Two owners whose keys collide only wait for each other.
     """
-    await tx.execute(_LOCK, {"lock": advisory_lock_key(owner_id), "owner_id": str(owner_id)})
+    await _LOCK.execute(tx, {"lock": advisory_lock_key(owner_id), "owner_id": str(owner_id)})
 
 
 async def admit(tx: Transaction, owner_id: UUID, limits: Limits, now: datetime) -> Demand:
@@ -72,7 +79,8 @@ async def admit(tx: Transaction, owner_id: UUID, limits: Limits, now: datetime) 
         "a_day": limits.a_day,
         "backlog": limits.backlog,
     }
-    return Demand(*(await tx.execute(_ADMIT, values)).one())
+    (row,) = await _ADMIT.execute(tx, values)
+    return Demand(*row.values())
 
 
 async def forget(tx: Transaction, *, before: datetime) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.engine.row import RowMapping
 
 from kit.data.database import Transaction
 from kit.data.paging import PageRequest
+from kit.data.prepared import Prepared, Row
 from kit.events import dead_letter_store, outbox
 
 from ..model import Length, State, Story, Wish
@@ -42,9 +43,9 @@ _STORIES = select(
     .label("queue_position"),
 ).where(stories.c.deleted_at.is_(None))
 
-_FIND = _STORIES.where(stories.c.id == bindparam("story"))
+_FIND = Prepared(_STORIES.where(stories.c.id == bindparam("story")))
 
-_INSERT = (
+_INSERT = Prepared(
     insert_into(stories)
     .values(
         state=State.QUEUED,
@@ -64,7 +65,11 @@ _INSERT = (
     .returning(
         stories,
         (select(func.count()).where(_ahead.c.state == State.QUEUED).scalar_subquery() + 1).label("queue_position"),
-    )
+    ),
+    columns=(
+        *("id", "owner_id", "request_id", "request_digest", "preferences", "theme", "prompt", "length", "language"),
+        *("created_at", "queued_at"),
+    ),
 )
 
 
@@ -88,12 +93,12 @@ async def insert(
         "created_at": now,
         "queued_at": now,
     }
-    row = (await tx.execute(_INSERT, values)).mappings().one_or_none()
+    row = await _INSERT.one_or_none(tx, values)
     return story_of(row) if row else None
 
 
 async def find(tx: Transaction, story_id: UUID) -> Story | None:
-    row = (await tx.execute(_FIND, {"story": story_id})).mappings().one_or_none()
+    row = await _FIND.one_or_none(tx, {"story": story_id})
     return story_of(row) if row else None
 
 
@@ -207,7 +212,7 @@ async def erase(tx: Transaction, story_ids: Collection[UUID]) -> None:
     await tx.execute(delete(dead_letter_store.dead_letters).where(dead_letter_store.dead_letters.c.key.in_(keys)))
 
 
-def story_of(row: RowMapping) -> Story:
+def story_of(row: Row | RowMapping) -> Story:
     return Story(
         id=row["id"],
         owner_id=row["owner_id"],
