@@ -68,7 +68,7 @@ class serving:  # noqa: N801  # reads as a function does; generators would take 
     """The span of a call that is served, in its caller's trace (OpenTelemetry's conventions for gRPC servers).
 
     Errors are not recorded by themselves: a refused call is no fault of the server's. In a trace that its beginning did not sample,
-    the span only hands the context on, for the lines of the log and for further calls, at a tenth of the price.
+    the span only hands the context on, for the lines of the log and for further calls, at a sixth of the price.
     """
 
     __slots__ = ("_metadata", "_path", "_recorded", "_token")
