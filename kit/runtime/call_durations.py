@@ -1,7 +1,7 @@
 """The histogram of how long calls took, read as Prometheus text.
 
-Of our own making, because every call records into it and OpenTelemetry's takes more than ten times as long. The name, the unit and the
-attributes are those of OpenTelemetry's conventions for RPC.
+Of our own making, because every call records into it and OpenTelemetry's takes more than ten times as long. The name, the unit and
+the attributes are those of OpenTelemetry's conventions for RPC.
 """
 
 from __future__ import annotations
