@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -265,3 +267,19 @@ def test_no_template_of_a_notice_that_goes_by_webhook_reads_what_is_sealed(world
         facts = {field.name: getattr(message(), field.name) for field in message.DESCRIPTOR.fields}
         for language in languages():
             assert letters.short(kind, facts, now=datetime.now(UTC), language=language).title
+
+
+async def test_the_example_for_receivers_takes_what_is_signed_and_nothing_else(
+    world: MailWorld, webhooks: WebhookApi, receiver: Receiver
+) -> None:
+    ada = world.accounts.add()
+    _, secret = await webhooks.register(ada, receiver.url)
+    await world.handle(story_completed(ada))
+    (request,) = receiver.requests
+    example = Path(__file__).parents[2] / "examples" / "python" / "webhook_receiver.py"
+    is_ours = runpy.run_path(str(example))["is_ours"]
+    assert is_ours(request.headers, request.body, secret)
+    assert not is_ours(request.headers, request.body + b" ", secret)
+    assert not is_ours(request.headers, request.body, "whsec_" + "A" * 43 + "=")
+    old = {**request.headers, "webhook-timestamp": str(int(request.headers["webhook-timestamp"]) - 600)}
+    assert not is_ours(old, request.body, secret)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -117,6 +118,58 @@ NOT_PUBLIC = [
 @pytest.mark.parametrize("address", NOT_PUBLIC)
 def test_addresses_that_are_not_public_are_refused(address: str) -> None:
     assert not RULES.allows(ip_address(address))
+
+
+PRIVATE_4 = [each for each in NOT_PUBLIC if "." in each and ":" not in each]
+
+
+@pytest.mark.parametrize("inner", PRIVATE_4)
+def test_no_ipv6_address_hides_an_ipv4_address_that_is_not_public(inner: str) -> None:
+    number = int(ip_address(inner))
+    high, low = number >> 16, number & 0xFFFF
+    forms = [
+        f"::{inner}",
+        f"::ffff:{inner}",
+        f"::ffff:0:{inner}",
+        f"64:ff9b::{inner}",
+        f"64:ff9b:1::{inner}",
+        f"2002:{high:x}:{low:x}::1",
+        f"2001:0:{high:x}:{low:x}::1",
+        f"2001::{high ^ 0xFFFF:x}:{low ^ 0xFFFF:x}",
+        f"2a00:1450::5efe:{inner}",
+        f"2a00:1450::200:5efe:{inner}",
+        f"fe80::5efe:{inner}",
+    ]
+    assert [form for form in forms if RULES.allows(ip_address(form))] == []
+
+
+@pytest.mark.parametrize("rules", [RULES, LOCAL], ids=["production", "development"])
+@pytest.mark.parametrize("address", [*PRIVATE_4, *PUBLIC[:4]])
+def test_no_spelling_of_an_ipv4_address_is_a_host(address: str, rules: WebhookRules) -> None:
+    number = int(ip_address(address))
+    first, *_, last = parts = [int(part) for part in address.split(".")]
+    spellings = [
+        address,
+        f"{address}.",
+        str(number),
+        hex(number),
+        f"0{number:o}",
+        ".".join(map(hex, parts)),
+        ".".join(f"0{part:o}" for part in parts),
+        f"{first}.{number & 0xFFFFFF}",
+        f"{first}.{parts[1]}.{number & 0xFFFF}",
+        f"0x{first:X}.{parts[1]}.{parts[2]}.{last}",
+        f"{address}%2e",
+        f"[{address}]",
+        f"[::ffff:{address}]",
+        "\uff10".join(address.split("0")) if "0" in address else f"\uff11.{address}",
+        "\u3002".join(address.split(".")),
+    ]
+    taken = []
+    for spelling in spellings:
+        with suppress(NotAWebhookUrl):
+            taken.append(rules.read(f"https://{spelling}/"))
+    assert taken == []
 
 
 def test_an_operator_refuses_further_networks() -> None:

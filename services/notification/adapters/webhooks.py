@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import httpcore2
 
 from ..model.webhook_urls import WebhookRules, WebhookUrl
+from .lookups import Lookups
 
 _MOST_ADDRESSES = 4
 """Addresses of a name that are tried one after the other."""
 _LONGEST_PAUSE_SECONDS = 3600.0
-_LOOKUPS = 8
-"""Threads for lookups. They are apart from the others of the process, because a server of a domain may never answer."""
+_MOST_BYTES = 32 * 1024
+"""What is read of an answer at most. Its head alone counts, which HTTP libraries bound, but not how many 1xx answers precede it."""
 _BUSY = frozenset({429, 503})
 
 
@@ -48,32 +46,39 @@ class WebhookSender:
         self._tls = ssl.create_default_context(cafile=ca_file or None)
         self._connect_seconds = connect_seconds
         self._seconds = seconds
-        self._threads = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="webhook-lookup")
+        self._lookups = Lookups()
 
-    async def look_up(self, url: WebhookUrl) -> Sequence[str]:
-        """The addresses of the URL's host, each of them allowed. Raises ReceiverFailed.
+    async def look_up(self, url: WebhookUrl, owner: Hashable) -> Sequence[str]:
+        """The addresses of the URL's host, each of them allowed. Raises ReceiverFailed and LookupsBusy.
 
         A name with one refused address is refused whole: it is either an attack or a mistake.
         """
         # With a dot at the end, so that no domain of the resolver's search list is tried.
         name = f"{url.host}." if "." in url.host else url.host
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._threads, _addresses, name, url.port)
+            found = await self._lookups.addresses(name, url.port, owner)
         except (OSError, UnicodeError):
             raise ReceiverFailed("HOST_UNKNOWN") from None
         if not found or not all(self._rules.allows(address) for address in found):
             raise ReceiverFailed("ADDRESS_REFUSED")
         return [str(address) for address in found[:_MOST_ADDRESSES]]
 
-    async def send(self, url: WebhookUrl, headers: Mapping[str, str], body: bytes, begins: Callable[[], None]) -> int:
+    async def send(
+        self,
+        url: WebhookUrl,
+        headers: Mapping[str, str],
+        body: bytes,
+        begins: Callable[[], None] = lambda: None,
+        *,
+        owner: Hashable,
+    ) -> int:
         """Send a message and return the status of a success. `begins` is called before the first byte of it is sent.
 
-        Raises ReceiverFailed.
+        `owner`: who chose the URL. Raises ReceiverFailed and LookupsBusy.
         """
         try:
             async with asyncio.timeout(self._seconds):
-                status, pause = await self._post(url, headers, body, begins)
+                status, pause = await self._post(url, await self.look_up(url, owner), headers, body, begins)
         except TimeoutError:
             raise ReceiverFailed("TIMED_OUT") from None
         if 200 <= status < 300:
@@ -82,9 +87,14 @@ class WebhookSender:
         raise ReceiverFailed(reason, status=status, seconds=pause)
 
     async def _post(
-        self, url: WebhookUrl, headers: Mapping[str, str], body: bytes, begins: Callable[[], None]
+        self,
+        url: WebhookUrl,
+        addresses: Sequence[str],
+        headers: Mapping[str, str],
+        body: bytes,
+        begins: Callable[[], None],
     ) -> tuple[int, float | None]:
-        pinned = _Pinned(await self.look_up(url))
+        pinned = _Pinned(addresses)
 
         async def trace(event: str, _info: Mapping[str, Any]) -> None:
             if event == "http11.send_request_headers.started":
@@ -134,15 +144,39 @@ class _Pinned(httpcore2.AsyncNetworkBackend):
         for address in others:
             try:
                 share = None if timeout is None else timeout / len(self._addresses)
-                return await self._network.connect_tcp(address, port, share, local_address, socket_options)
+                return _Bounded(await self._network.connect_tcp(address, port, share, local_address, socket_options))
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 continue
-        return await self._network.connect_tcp(last, port, timeout, local_address, socket_options)
+        return _Bounded(await self._network.connect_tcp(last, port, timeout, local_address, socket_options))
 
 
-def _addresses(name: str, port: int) -> list[IPv4Address | IPv6Address]:
-    found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(ip_address(place[0]) for *_, place in found))
+class _Bounded(httpcore2.AsyncNetworkStream):
+    """A connection of which so much is read at most, because a receiver may answer without end."""
+
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._left = _MOST_BYTES
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._left <= 0:
+            raise httpcore2.ReadError
+        read = await self._stream.read(min(max_bytes, self._left), timeout)
+        self._left -= len(read)
+        return read
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.AsyncNetworkStream:
+        return _Bounded(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 def _pause(status: int, headers: Iterable[tuple[bytes, bytes]]) -> float | None:

@@ -101,9 +101,12 @@ class WebhookRules:
         if isinstance(address, IPv4Address):
             return not any(address in network for network in _REFUSED_4)
         # The one block of public IPv6 addresses. Mapped IPv4 addresses, NAT64, site-local and others are outside of it.
-        return address in _GLOBAL_6 and not any(address in network for network in _REFUSED_6)
+        tunnelled = (int(address) >> 32) & 0xFDFF_FFFF == _ISATAP
+        return address in _GLOBAL_6 and not tunnelled and not any(address in network for network in _REFUSED_6)
 
 
+_ISATAP = 0x5EFE
+"""In the middle of an address that holds an IPv4 address at its end, whatever its network (RFC 5214, 6.1). One bit may differ."""
 _LOOPBACK_4, _LOOPBACK_6 = ip_network("127.0.0.0/8"), ip_network("::1/128")
 _GLOBAL_6 = ip_network("2000::/3")
 _REFUSED_4 = tuple(

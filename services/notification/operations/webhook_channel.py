@@ -15,6 +15,7 @@ from kit.identity.sealing import Unsealable
 from kit.runtime.clock import Clock
 
 from .. import store
+from ..adapters.lookups import LookupsBusy
 from ..adapters.smtp import Handover, Stage
 from ..adapters.webhooks import ReceiverFailed, WebhookSender
 from ..model.deliveries import Channel, Delivery, DeliveryState, Outcome
@@ -31,7 +32,7 @@ from .webhook_seals import WebhookSeals
 
 log = logging.getLogger(__name__)
 
-_SLOW_RECEIVER_PAUSE = timedelta(seconds=15)
+_PAUSE_FOR_OTHERS = timedelta(seconds=15)
 
 
 class WebhookChannel:
@@ -71,9 +72,7 @@ class WebhookChannel:
         if webhook.disabled:
             raise Undeliverable(Outcome(DeliveryState.SUPPRESSED, store.deliveries.WEBHOOK_DISABLED))
         if self._handing_over[webhook.id] >= self._most_to_a_receiver:
-            raise Undeliverable(
-                Outcome(DeliveryState.QUEUED, "RECEIVER_SLOW", retry_after=_SLOW_RECEIVER_PAUSE, setback=False)
-            )
+            raise Undeliverable(_later("RECEIVER_SLOW"))
         try:
             url = self._rules.read(self._seals.url(webhook))
             secrets = self._seals.secrets(webhook, self._clock())
@@ -93,7 +92,10 @@ class WebhookChannel:
             headers = signed_headers(delivery.id, body, secrets, self._clock())
             self._handing_over[webhook.id] += 1
             try:
-                status = await self._sender.send(url, headers, body, begins)
+                status = await self._sender.send(url, headers, body, begins, owner=webhook.user_id)
+            except LookupsBusy:
+                # Names of others occupy all threads, which is no fault of this receiver.
+                raise Undeliverable(_later("LOOKUPS_BUSY")) from None
             except ReceiverFailed as failed:
                 raise Undeliverable(await self._failed(webhook.id, failed, self._clock())) from None
             finally:
@@ -148,3 +150,8 @@ class WebhookChannel:
             return
         facts = {"description": webhook.description, "reason": webhook.disabled}
         await self._in_app.tell(tx, uuid7(), Reading(WEBHOOK_DISABLED, facts, webhook.user_id, webhook.id, None))
+
+
+def _later(reason: str) -> Outcome:
+    """The outcome of an attempt that gave way to others."""
+    return Outcome(DeliveryState.QUEUED, reason, retry_after=_PAUSE_FOR_OTHERS, setback=False)

@@ -19,6 +19,7 @@ from kit.identity.caller import Caller
 from kit.runtime.clock import Clock
 
 from .. import store
+from ..adapters.lookups import LookupsBusy
 from ..adapters.webhooks import ReceiverFailed, WebhookSender
 from ..errors import TooManyWebhooks, WebhookNotFound
 from ..model import Kind
@@ -130,7 +131,7 @@ class Webhooks:
         checked = self._read(url)
         async with self._db.transaction() as tx:
             await self._require_room(tx, registrar)
-        await self._look_up(checked)
+        await self._look_up(checked, registrar)
         now, webhook_id, secret = self._clock(), uuid7(), self._random(SECRET_BYTES)
         webhook = Webhook(
             id=webhook_id,
@@ -180,7 +181,7 @@ class Webhooks:
         if change.url is not None:
             checked = self._read(change.url)
             await self.get(registrar, webhook_id)
-            await self._look_up(checked)
+            await self._look_up(checked, registrar)
         async with self._db.transaction() as tx:
             found = _own(await store.webhooks.lock(tx, webhook_id), registrar)
             changed = replace(found, changed_at=self._clock())
@@ -234,7 +235,9 @@ class Webhooks:
         headers = signed_headers(message.id, message.body, self._seals.secrets(webhook, now), now)
         try:
             url = self._rules.read(self._seals.url(webhook))
-            status = await self._sender.send(url, headers, message.body, lambda: None)
+            status = await self._sender.send(url, headers, message.body, owner=registrar.owner_id)
+        except LookupsBusy:
+            return TestResult(False, "LOOKUPS_BUSY")
         except NotAWebhookUrl as refused:
             return TestResult(False, refused.reason)
         except ReceiverFailed as failed:
@@ -247,12 +250,12 @@ class Webhooks:
         except NotAWebhookUrl as refused:
             raise InvalidArgument([Violation("url", str(refused), refused.reason)]) from None
 
-    async def _look_up(self, url: WebhookUrl) -> None:
+    async def _look_up(self, url: WebhookUrl, registrar: Registrar) -> None:
         """Refuse at once what would be refused at each message. A name that nobody knows now may be known by then."""
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, LookupsBusy):
             try:
                 async with asyncio.timeout(_LOOK_UP_SECONDS):
-                    await self._sender.look_up(url)
+                    await self._sender.look_up(url, registrar.owner_id)
             except ReceiverFailed as failed:
                 if failed.reason == "ADDRESS_REFUSED":
                     words = "must name a host that has public addresses alone"

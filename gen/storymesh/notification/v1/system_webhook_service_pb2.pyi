@@ -383,7 +383,9 @@ class TestSystemWebhookResponse(_message.Message):
     delivered: _builtins.bool
     """Whether the receiver answered with a status from 200 to 299."""
     failure_reason: _builtins.str
-    """Why not, permanent: as last_failure_reason of the webhook. Empty if it was delivered."""
+    """Why not, permanent: as last_failure_reason of the webhook, or LOOKUPS_BUSY if the name could not be looked up now because of others.
+    Empty if it was delivered.
+    """
     status_code: _builtins.int
     """The HTTP status of the answer. 0: there was none."""
     def __init__(
