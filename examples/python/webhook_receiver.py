@@ -30,8 +30,9 @@ def is_ours(headers: Mapping[str, str], body: bytes, secret: str) -> bool:
 class Receiver(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(min(int(self.headers.get("content-length", 0)), MOST_BYTES))
-        signed = {"webhook-id", "webhook-timestamp", "webhook-signature"} <= {name.lower() for name in self.headers}
-        ours = signed and is_ours(self.headers, body, os.environ["WEBHOOK_SECRET"])
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        signed = {"webhook-id", "webhook-timestamp", "webhook-signature"} <= headers.keys()
+        ours = signed and is_ours(headers, body, os.environ["WEBHOOK_SECRET"])
         self.send_response(204 if ours else 401)
         self.end_headers()
         if ours:
@@ -40,4 +41,6 @@ class Receiver(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
+    if not os.environ.get("WEBHOOK_SECRET"):
+        sys.exit("set WEBHOOK_SECRET to what CreateWebhook answered: whsec_...")
     HTTPServer(("127.0.0.1", int(sys.argv[1]) if sys.argv[1:] else 9000), Receiver).serve_forever()

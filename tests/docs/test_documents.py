@@ -89,8 +89,11 @@ def test_every_command_of_the_command_line_that_a_page_shows_exists() -> None:
         assert help_of.returncode == 0, f"storymesh {' '.join(words)}: {help_of.stderr}"
 
 
+RECEIVER = "examples/python/webhook_receiver.py"
+"""Calls no mesh: the mesh calls it."""
 PROGRAMS = sorted(
-    str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("examples/*/*") if path.name != "lib.sh"
+    {str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("examples/*/*") if path.name != "lib.sh"}
+    - {RECEIVER}
 )
 
 
@@ -112,6 +115,22 @@ def test_an_example_that_finds_no_mesh_says_so_in_a_sentence(program: str) -> No
     assert answer.returncode != 0
     assert "Traceback" not in answer.stderr
     assert "make up" in answer.stderr or "make grpcurl" in answer.stderr, answer.stderr
+
+
+def test_the_example_of_a_receiver_that_has_no_secret_says_so_in_a_sentence() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "WEBHOOK_SECRET"}
+    answer = subprocess.run(
+        [sys.executable, RECEIVER],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=REPOSITORY,
+        env=environment,
+    )
+    assert answer.returncode != 0
+    assert "Traceback" not in answer.stderr
+    assert "WEBHOOK_SECRET" in answer.stderr
 
 
 def _http_rows() -> dict[tuple[str, str], tuple[set[str], str]]:
