@@ -122,7 +122,7 @@ class Notification(_message.Message):
     type: Global___NotificationType.ValueType
     """What happened."""
     title: _builtins.str
-    """One line. Of a grouped notification it begins with the actors, such as "Ada and 12 others liked your post"."""
+    """One line. Of a grouped notification it begins with the actors, such as "Ada and 12 others liked your post", in its language."""
     body: _builtins.str
     """A sentence or two of plain text, at most 300 characters; the whole letter is in the mail. May be empty."""
     story_id: _builtins.str

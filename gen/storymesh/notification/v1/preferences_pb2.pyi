@@ -150,7 +150,9 @@ class NotificationPreferences(_message.Message):
     language: _builtins.str
     """The language of mails and notifications, a BCP 47 tag out of `languages`. Empty: the language of the installation."""
     time_zone: _builtins.str
-    """A name of the IANA time zone database, such as Europe/Berlin. Quiet hours and digests go by its clocks. UTC until it is set."""
+    """A name of the IANA time zone database, such as Europe/Berlin. Quiet hours and digests go by its clocks, and mails tell times
+    by them. UTC until it is set.
+    """
     paused: _builtins.bool
     """True: nothing that can be paused is sent; it is not sent later either, and says PAUSED where an administrator asks why."""
     digest_time: _builtins.str
