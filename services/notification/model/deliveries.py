@@ -84,10 +84,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a decision makes of a notice on one channel: a row in this state, to be tried at `due_at`."""
+    """What a decision makes of a notice on one channel: a row in this state. What a person wishes is asked at each attempt."""
 
     state: DeliveryState
-    due_at: datetime
     reason: str = ""
 
 

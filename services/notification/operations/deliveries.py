@@ -49,7 +49,7 @@ class Deliveries:
         async with self._db.transaction() as tx:
             found = await store.records.explained_events(tx, query, size, after)
             events = dict(found[:size])
-            steps = await store.records.steps(tx, events)
+            steps = [*await store.mails.steps(tx, events), *await store.records.steps(tx, events)]
             deliveries = await store.records.of_events(tx, events)
         explanations = _explanations(events, steps, deliveries)
         if len(found) <= size:

@@ -21,17 +21,14 @@ from kit.runtime.batches import Batcher
 from kit.runtime.clock import Clock
 
 from .. import store
-from ..model.deliveries import Channel, Decision, DeliveryState, NewDelivery, Plan, Step
+from ..model.deliveries import WEBHOOKS, Channel, Decision, DeliveryState, NewDelivery, Plan, Step
 from ..model.letters import Letters
-from ..model.notices import LIFE, Notice
+from ..model.notices import LIFE
 from ..store.deliveries import Insertion
-from ..store.mails import FormerMail
+from ..store.mails import FORMER_VERSION, FormerMail
 from .delivering import Delivering
 from .facts import FactReader, Reading, person_in
 from .in_app import InApp
-
-_FORMER_VERSION = "FORMER_VERSION"
-"""Detail of steps about a mail that the version before `deliveries` sent or began to send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +114,8 @@ class Notices:
                 await self._add(tx, each.event, each.reading, now, first=first)
             if first and Channel.WEBHOOK in each.reading.notice.channels:
                 await self._queue_webhooks(tx, each.event, each.reading, now)
-
-    def _plan(self, _notice: Notice, _person: UUID | None, _channel: Channel, now: datetime) -> Plan:
-        """What becomes of the notice on the channel and when: the place where a person's wishes are to be heard."""
-        return Plan(DeliveryState.QUEUED, now)
+        if repeated := [each.event.id for each, first in told if not first]:
+            await store.deliveries.add_repeated(tx, repeated, WEBHOOKS, now)
 
     async def _add(self, tx: Transaction, event: Event, reading: Reading, now: datetime, *, first: bool) -> None:
         """Add the notification inside the application, if this is the first decision about the event."""
@@ -137,11 +132,11 @@ class Notices:
         """
         insertions: list[Insertion] = []
         for webhook in await store.webhooks.for_person(tx, reading.told):
-            plan = self._plan(reading.notice, reading.person, webhook.channel, now)
+            plan = Plan(DeliveryState.QUEUED)
             if webhook.disabled:
-                plan = Plan(DeliveryState.SUPPRESSED, now, store.deliveries.WEBHOOK_DISABLED)
+                plan = Plan(DeliveryState.SUPPRESSED, store.deliveries.WEBHOOK_DISABLED)
             elif not webhook.wants(reading.notice.kind):
-                plan = Plan(DeliveryState.SUPPRESSED, now, "KIND_NOT_WANTED")
+                plan = Plan(DeliveryState.SUPPRESSED, "KIND_NOT_WANTED")
             delivery = _new_delivery(event, reading, webhook.channel, plan, now, target=str(webhook.id))
             insertions.append(Insertion(delivery, plan.state, plan.reason))
         if insertions:
@@ -160,7 +155,7 @@ class Notices:
             former = formers.get(each.event.id)
             if former and former.final:
                 repeated = Step(each.event.id, Channel.EMAIL, each.reading.person, now, Decision.DEDUPLICATED)
-                steps.append(replace(repeated, detail=_FORMER_VERSION))
+                steps.append(replace(repeated, detail=FORMER_VERSION))
                 continue
             if former:
                 await store.mails.remove(tx, each.event.id)
@@ -182,15 +177,15 @@ class Notices:
         self, question: _Question, former: FormerMail | None, now: datetime, claimed: list[NewDelivery]
     ) -> Insertion:
         """The mail of an event, claimed if it is due and this worker has a place for it."""
-        reading, detail = question.reading, _FORMER_VERSION if former else ""
-        plan = self._plan(reading.notice, reading.person, Channel.EMAIL, now)
+        reading, detail = question.reading, FORMER_VERSION if former else ""
+        plan = Plan(DeliveryState.QUEUED)
         if former and former.unknown and not reading.notice.may_come_twice:
-            plan = Plan(DeliveryState.UNKNOWN, now, _FORMER_VERSION)
+            plan = Plan(DeliveryState.UNKNOWN, FORMER_VERSION)
         delivery = _new_delivery(question.event, reading, Channel.EMAIL, plan, now)
         if former:
             delivery = replace(delivery, attempts=former.attempts, unknowns=int(former.unknown))
         detail = plan.reason or detail
-        due = plan.state is DeliveryState.QUEUED and plan.due_at <= now
+        due = plan.state is DeliveryState.QUEUED
         if not (due and self._delivering.reserve()):
             return Insertion(delivery, plan.state, detail)
         delivery = delivery.claimed()
@@ -215,7 +210,7 @@ def _new_delivery(
         unknowns=0,
         urgent=notice.security,
         event=event.to_bytes() if plan.state is DeliveryState.QUEUED else None,
-        due_at=plan.due_at,
+        due_at=now,
         expires_at=reading.expires_at or now + LIFE,
         created_at=now,
         series=reading.series,

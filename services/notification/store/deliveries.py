@@ -29,7 +29,17 @@ from sqlalchemy.sql.selectable import CTE
 from kit.data.database import Transaction
 from kit.data.given_rows import GivenRows
 
-from ..model.deliveries import SUPERSEDED, UNFINISHED, WEBHOOKS, Channel, Delivery, DeliveryState, NewDelivery, Step
+from ..model.deliveries import (
+    SUPERSEDED,
+    UNFINISHED,
+    WEBHOOKS,
+    Channel,
+    Decision,
+    Delivery,
+    DeliveryState,
+    NewDelivery,
+    Step,
+)
 from ..tables import deliveries, delivery_steps
 
 WAKE = "notification_deliveries"
@@ -127,6 +137,13 @@ _INSERT_INTO_SERIES = _INSERT.add_cte(steps_of(_superseded, "ends"))
 Those that are inserted at once do not see one another: what begins to send looks once more.
 """
 _ADD_STEP = insert(delivery_steps)
+_repeated = select(
+    *changed_columns, _now, literal(Decision.DEDUPLICATED).label("decision"), literal("").label("detail")
+).where(
+    _row.event_id == func.any(bindparam("events", type_=ARRAY(Uuid))),
+    _row.channel == func.any(bindparam("channels", type_=ARRAY(Text))),
+)
+_ADD_REPEATED = insert(delivery_steps).from_select(_STEP_COLUMNS, _repeated)
 
 _lease = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam("lease", type_=Float))
 _most = bindparam("most", type_=Integer)
@@ -226,6 +243,11 @@ async def add_step(tx: Transaction, *steps: Step) -> None:
     """Record decisions that change no row in `deliveries`."""
     if steps:
         await tx.execute(_ADD_STEP, [{name: getattr(step, name) for name in _STEP_COLUMNS} for step in steps])
+
+
+async def add_repeated(tx: Transaction, event_ids: Collection[UUID], channels: Collection[str], now: datetime) -> None:
+    """Record of each delivery of these events on these channels that its event came again."""
+    await tx.execute(_ADD_REPEATED, {"events": list(event_ids), "channels": list(channels), "now": now})
 
 
 async def notify_workers(tx: Transaction, channel: str = Channel.EMAIL) -> None:

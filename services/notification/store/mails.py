@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Uuid, bindparam, delete, select
+from sqlalchemy import Uuid, bindparam, delete, exists, select
 
 from kit.data.database import Transaction
 from kit.data.given_rows import GivenRows
 
-from ..tables import mails
+from ..model.deliveries import Channel, DeliveryState
+from ..model.records import StepRecord
+from ..tables import deliveries, mails
+
+FORMER_VERSION = "FORMER_VERSION"
+"""Detail of steps about a mail that the version before `deliveries` sent or began to send."""
 
 _UNFINISHED = ("WAITING", "SENDING")
+_STATES = {
+    "SENDING": DeliveryState.SENDING,
+    "SENT": DeliveryState.SENT,
+    "REFUSED": DeliveryState.FAILED,
+    "EXPIRED": DeliveryState.EXPIRED,
+    "UNKNOWN": DeliveryState.UNKNOWN,
+}
+_NUMBERS = re.compile(r"[\d. ]+")
 
 _event = mails.c.event_id == bindparam("event")
 _events = GivenRows("events", id=Uuid)
@@ -42,6 +57,23 @@ async def lock(tx: Transaction, event_ids: Collection[UUID]) -> Mapping[UUID, Fo
     return {
         row.event_id: FormerMail(row.attempts, row.state not in _UNFINISHED, row.state == "SENDING") for row in rows
     }
+
+
+async def steps(tx: Transaction, event_ids: Collection[UUID]) -> Sequence[tuple[UUID, StepRecord]]:
+    """What is known of these events' mails, as steps. Those that have a delivery too are left out: it tells more."""
+    taken_over = exists().where(deliveries.c.event_id == mails.c.event_id, deliveries.c.channel == Channel.EMAIL)
+    query = select(mails).where(mails.c.event_id.in_(event_ids), ~taken_over).order_by(mails.c.created_at)
+    return [step for row in await tx.execute(query) for step in _steps_of(row)]
+
+
+def _steps_of(row: Any) -> Iterator[tuple[UUID, StepRecord]]:
+    begun = StepRecord(Channel.EMAIL, "", row.user_id, row.created_at, DeliveryState.QUEUED, FORMER_VERSION)
+    yield row.event_id, begun
+    if state := _STATES.get(row.state):
+        # The words of mail servers often quote addresses.
+        numbers = row.error if _NUMBERS.fullmatch(row.error) else ""
+        detail = f"{FORMER_VERSION} {numbers}".strip()
+        yield row.event_id, replace(begun, occurred_at=row.changed_at, decision=state, detail=detail)
 
 
 async def remove(tx: Transaction, event_id: UUID) -> None:

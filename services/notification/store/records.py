@@ -8,14 +8,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, func, select, tuple_, union_all, update
 
 from kit.data.database import Transaction
 from kit.data.paging import PageRequest
 
 from ..model.deliveries import UNFINISHED, Channel, Decision, DeliveryState, Step
 from ..model.records import DeliveryQuery, DeliveryRecord, StepRecord
-from ..tables import deliveries, delivery_steps
+from ..tables import deliveries, delivery_steps, mails
 from .deliveries import add_step, notify_workers
 
 BOUNCED = "BOUNCED"
@@ -27,6 +27,12 @@ _STEPS_SHOWN = 500
 _row, _step = deliveries.c, delivery_steps.c
 _RECORD = select(*(_row[field.name] for field in fields(DeliveryRecord)))
 _MAIL = _RECORD.where(_row.channel == Channel.EMAIL, _row.target == "")
+
+_TOLD = union_all(
+    select(_step.event_id, _step.user_id, _step.occurred_at),
+    select(mails.c.event_id, mails.c.user_id, mails.c.created_at),
+).subquery("told")
+"""All that tells something about an event."""
 
 Position = tuple[datetime, UUID]
 """When the first step about an event was taken, and the event."""
@@ -74,23 +80,24 @@ async def of_events(tx: Transaction, event_ids: Collection[UUID]) -> Sequence[De
 async def explained_events(
     tx: Transaction, query: DeliveryQuery, size: int, after: Position | None
 ) -> Sequence[tuple[UUID, datetime]]:
-    """Events with steps, each with the time of its first one, newest first: one more than `size` if there are more."""
-    begun = func.min(_step.occurred_at)
+    """Events with steps or a former version's mail, and the time of the first, newest first: one more than `size` if there are more."""
+    told = _TOLD.c
+    begun = func.min(told.occurred_at)
     in_span: list[ColumnElement[bool]] = []
     if query.since:
-        in_span.append(_step.occurred_at >= query.since)
+        in_span.append(told.occurred_at >= query.since)
     if query.before:
-        in_span.append(_step.occurred_at < query.before)
-    events = select(_step.event_id, begun.label("begun")).group_by(_step.event_id)
+        in_span.append(told.occurred_at < query.before)
+    events = select(told.event_id, begun.label("begun")).group_by(told.event_id)
     if query.event_id:
-        events = events.where(_step.event_id == query.event_id)
+        events = events.where(told.event_id == query.event_id)
     if query.user_id:
-        events = events.where(_step.user_id == query.user_id)
+        events = events.where(told.user_id == query.user_id)
     if in_span:
         events = events.having(func.count().filter(*in_span) > 0)
     if after:
-        events = events.having(tuple_(begun, _step.event_id) < after)
-    events = events.order_by(begun.desc(), _step.event_id.desc()).limit(size + 1)
+        events = events.having(tuple_(begun, told.event_id) < after)
+    events = events.order_by(begun.desc(), told.event_id.desc()).limit(size + 1)
     return [(row.event_id, row.begun) for row in await tx.execute(events)]
 
 
