@@ -80,7 +80,7 @@ async def of_events(tx: Transaction, event_ids: Collection[UUID]) -> Sequence[De
 async def explained_events(
     tx: Transaction, query: DeliveryQuery, size: int, after: Position | None
 ) -> Sequence[tuple[UUID, datetime]]:
-    """Events with steps or a former version's mail, and the time of the first, newest first: one more than `size` if there are more."""
+    """Events with steps or a former mail, and the time of the first one, newest first: one more than `size` if there are more."""
     told = _TOLD.c
     begun = func.min(told.occurred_at)
     in_span: list[ColumnElement[bool]] = []
