@@ -89,10 +89,15 @@ class RateLimits:
             # No rule of this answer refuses the call if the tightest one does not.
             admitted = admitted and (answer.admitted if outcome is None else outcome.admits)
         deciding = tightest([each for each in outcomes if each is not None])
-        shown = outcomes if admitted else _with_limits_to_show(outcomes, deciding)
-        parts = [_ADMITTED if admitted else _REFUSED, *map(self._status, decision.answers, shown)]
+        if not admitted:
+            outcomes = _with_limits_to_show(outcomes, deciding)
+        parts = [_ADMITTED if admitted else _REFUSED, *map(self._status, decision.answers, outcomes)]
         if deciding is not None and deciding.verdict is not None:
-            parts.append(self._parts_of(deciding.rule).headers(*_told(deciding.verdict)))
+            of_rule = self._parts_of(deciding.rule)
+            parts.append(of_rule.headers(*_told(deciding.verdict)))
+            if admitted and not decision.trying:
+                parts.append(of_rule.admitted)
+                return b"".join(parts)
         parts.append(self._metadata(decision, deciding, admitted))
         return b"".join(parts)
 
@@ -110,9 +115,9 @@ class RateLimits:
         return self._parts_of(outcome.rule).metadata(how, not admitted and decision.permanent)
 
     def _parts_of(self, rule: Rule) -> _Parts:
-        parts = self._parts.get((rule.domain, rule.name))
+        parts = self._parts.get(rule.full_name)
         if parts is None or parts.rule is not rule:
-            parts = self._parts[rule.domain, rule.name] = _Parts(rule)
+            parts = self._parts[rule.full_name] = _Parts(rule)
         return parts
 
 
@@ -188,6 +193,7 @@ class _Parts:
         self.rule = rule
         self.status: Callable[[bool, int, int, bool], bytes] = lru_cache(_KEPT_PARTS)(self._status)
         self.headers: Callable[[bool, int, int, bool], bytes] = lru_cache(_KEPT_PARTS)(self._headers)
+        self.admitted = self._metadata(metadata.ADMITTED, permanent=False)
         self.metadata: Callable[[str, bool], bytes] = lru_cache(_KEPT_PARTS)(self._metadata)
 
     def _status(self, admits: bool, remaining: int, seconds: int, _never: bool) -> bytes:

@@ -56,6 +56,8 @@ class Decision(NamedTuple):
     answers: tuple[Answer, ...]
     domain: str = ""
     shadow: bool = False
+    trying: bool = False
+    """Whether the domain or any of the rules is in shadow mode."""
 
     @property
     def admitted(self) -> bool:
@@ -75,8 +77,9 @@ def tightest(outcomes: Sequence[Outcome]) -> Outcome | None:
 
     Rules in shadow mode ask nothing of a client, nor do those that only pass.
     """
-    asking = [each for each in outcomes if not each.rule.shadow and each.rule.action is not Action.UNLIMITED]
-    return asking[0] if len(asking) == 1 else min(asking, key=_looseness, default=None)
+    if len(outcomes) == 1:
+        return outcomes[0] if outcomes[0].rule.asks else None
+    return min([each for each in outcomes if each.rule.asks], key=_looseness, default=None)
 
 
 def _looseness(outcome: Outcome) -> tuple[bool, bool, int]:

@@ -102,6 +102,16 @@ class Rule:
         return key
 
     @cached_property
+    def asks(self) -> bool:
+        """Whether a client has to heed the rule: one in shadow mode and one that only passes ask nothing of it."""
+        return not self.shadow and self.action is not Action.UNLIMITED
+
+    @cached_property
+    def full_name(self) -> tuple[str, str]:
+        """The names of domain and rule."""
+        return self.domain, self.name
+
+    @cached_property
     def _head(self) -> str:
         # A quota's state has another form, and an entry's part always has an equals sign.
         of_quota = f":{self.limit.period}" if isinstance(self.limit, Quota) else ""

@@ -15,7 +15,7 @@ def of(decision: Decision, deciding: Outcome | None, admitted: bool) -> tuple[Ou
     if not admitted:
         unmatched = any(answer.denied_unmatched for answer in decision.answers)
         return (None if unmatched else deciding), REFUSED
-    for answer in decision.answers:
+    for answer in decision.answers if decision.trying else ():
         for outcome in answer.outcomes:
             if outcome.exceeded:
                 return outcome, SHADOW

@@ -62,14 +62,20 @@ class Plan(NamedTuple):
     local: tuple[tuple[int, Charge], ...]
     """What is asked of the process's own buckets while Redis is down, in place of the charge of a place."""
 
+    counted: tuple[tuple[tuple[Rule, int], ...], ...] | None = None
+    """The same as `applying`, if every rule counts and neither they nor the domain are in shadow mode, as is most common."""
+
     starts: int = 0
     ends: float = inf
     """The plan holds from `starts` until `ends`, while the periods of all its quotas last."""
 
     def decision(self, taken: Taken, shadow: Sequence[Taken] = ()) -> Decision:
         """The decision by what the buckets say; rules in shadow mode say nothing if they were not asked."""
-        verdicts = dict(enumerate([*taken.verdicts, *[each.verdicts[0] for each in shadow]]))
-        return self.decided(verdicts)
+        verdicts = taken.verdicts
+        if self.counted is None:
+            return self.decided(dict(enumerate([*verdicts, *[each.verdicts[0] for each in shadow]])))
+        answers = [Answer(tuple([Outcome(rule, verdicts[place]) for rule, place in rules])) for rules in self.counted]
+        return Decision(tuple(answers), self.domain.domain)
 
     def decided(self, verdicts: dict[int, Verdict]) -> Decision:
         """The decision by the verdicts of some places."""
@@ -91,6 +97,7 @@ class Plan(NamedTuple):
             ),
             self.domain.domain,
             self.domain.shadow,
+            trying=True,
         )
 
 
@@ -127,6 +134,7 @@ def _planned(check: Check, rules: RuleSet, at: int) -> Plan:
         ),
         domain.domain,
         domain.shadow,
+        trying=True,
     )
     # Fail open, closed or local as each rule says: guessing and computing time must not become free, reading must not stop. A
     # closed rule is an error and not a refusal (429), because the client has exceeded nothing. Envoy turns the error into 503 where
@@ -147,9 +155,21 @@ def _planned(check: Check, rules: RuleSet, at: int) -> Plan:
         without_buckets,
         closed,
         tuple(_local(with_places, tuple(charges.values())).items()),
+        _counted(with_places, len(charges)) if not (domain.shadow or any(unmatched)) else None,
         max((each.starts for each in windows), default=0),
         min((each.ends for each in windows), default=inf),
     )
+
+
+def _counted(
+    applying: tuple[tuple[tuple[Rule, int | None], ...], ...], charges: int
+) -> tuple[tuple[tuple[Rule, int], ...], ...] | None:
+    """The rules and places, if each place is that of a charge to be debited with the others."""
+    counted = tuple(
+        tuple((rule, place) for rule, place in rules if place is not None and 0 <= place < charges)
+        for rules in applying
+    )
+    return counted if sum(map(len, counted)) == sum(map(len, applying)) else None
 
 
 def _local(applying: Iterable[Iterable[tuple[Rule, int | None]]], charges: Sequence[Charge]) -> dict[int, Charge]:

@@ -14,12 +14,12 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from kit.runtime.metrics import Metrics
 
-from ..model.decisions import Decision
+from ..model.decisions import Decision, Outcome
 from ..model.rules import Rule, RuleSet
 
 log = logging.getLogger(__name__)
 
-ADMITTED, REFUSED, SHADOW = "admitted", "refused", "shadow"
+VERDICTS = ADMITTED, REFUSED, SHADOW = "admitted", "refused", "shadow"
 _LOG_EVERY_SECONDS = 60.0
 
 
@@ -29,33 +29,52 @@ class RuleCounts:
     def __init__(self, rules: Callable[[], RuleSet], clock: Callable[[], float] = monotonic) -> None:
         self._rules = rules
         self._clock = clock
-        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._counts: dict[tuple[str, str], dict[str, int]] = {}
+        """By the names of domain and rule, then by verdict."""
         self._unmatched: Counter[str] = Counter()
         self._in_shadow: dict[tuple[str, str], tuple[float, int]] = {}
         """By domain and rule: when the log told of it last, and the calls since."""
 
     def add(self, decision: Decision) -> None:
         """Count a decision. An admission counts where the call as a whole passed, because otherwise nothing was debited."""
-        admitted = decision.admitted
-        counts, name = self._counts, decision.domain
+        if not decision.trying:
+            self._add_counted([each for answer in decision.answers for each in answer.outcomes])
+            return
+        admitted, name = decision.admitted, decision.domain
         for answer in decision.answers:
             for outcome in answer.outcomes:
                 rule = outcome.rule
                 if not outcome.exceeded:
                     if admitted:
-                        counts[name, rule.name, ADMITTED] += 1
+                        self._of(rule)[ADMITTED] += 1
                 elif rule.shadow or decision.shadow:
-                    counts[name, rule.name, SHADOW] += 1
+                    self._of(rule)[SHADOW] += 1
                     self._tell(name, rule.name)
                 else:
-                    counts[name, rule.name, REFUSED] += 1
+                    self._of(rule)[REFUSED] += 1
             if answer.denied_unmatched:
                 self._unmatched[name] += 1
                 if decision.shadow:
                     self._tell(name, "")
 
+    def _add_counted(self, outcomes: list[Outcome]) -> None:
+        """The same where every rule has counted and none is in shadow mode: almost every call, so it is made to cost little."""
+        refusing = [rule for rule, verdict in outcomes if verdict is not None and verdict.wait > 0]
+        if refusing:
+            for rule in refusing:
+                self._of(rule)[REFUSED] += 1
+        else:
+            for rule, _ in outcomes:
+                self._of(rule)[ADMITTED] += 1
+
+    def _of(self, rule: Rule) -> dict[str, int]:
+        counts = self._counts.get(rule.full_name)
+        if counts is None:
+            counts = self._counts[rule.full_name] = dict.fromkeys(VERDICTS, 0)
+        return counts
+
     def of(self, rule: Rule, verdict: str) -> int:
-        return self._counts[rule.domain, rule.name, verdict]
+        return self._counts.get(rule.full_name, {}).get(verdict, 0)
 
     def show_in(self, metrics: Metrics) -> None:
         """Show the counts of the rules in force."""
@@ -75,7 +94,7 @@ class RuleCounts:
         return [
             Observation(self.of(rule, verdict), {"domain": rule.domain, "rule": rule.name, "verdict": verdict})
             for rule in self._rules().rules
-            for verdict in (ADMITTED, REFUSED, SHADOW)
+            for verdict in VERDICTS
         ]
 
     def _observe_unmatched(self, _options: CallbackOptions) -> Iterable[Observation]:
