@@ -79,7 +79,8 @@ def facts(method: Method) -> tuple[object, ...]:
 def routes() -> list[Any]:
     """The edge's routes for methods, which match the paths of gRPC calls."""
     configuration: Any = route_configuration(load(ROOT / "envoy/edge.yaml"), CONTRACT)
-    found = configuration["virtual_hosts"][0]["routes"]
+    lists = configuration["virtual_hosts"][0]["matcher"]["matcher_tree"]["prefix_match_map"]["map"]
+    found = [route for each in lists.values() for route in each["action"]["typed_config"]["routes"]]
     return [each for each in found if "retry_policy" in each.get("route", {})]
 
 
