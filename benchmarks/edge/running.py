@@ -168,8 +168,9 @@ async def another_edge(running: Running, name: str, change: Change) -> AsyncIter
     change(configuration)
     rendered = layout.run / f"{name}.json"
     rendered.write_text(json.dumps(configuration))
-    command = [str(envoy.program()), "--config-path", str(rendered), "--concurrency", "2", "--disable-hot-restart"]
-    async with _process(running, name, [*command, "--log-level", "warning"], {}) as pid:
+    command = [str(envoy.program()), "--config-path", str(rendered), "--disable-hot-restart"]
+    command += ["--concurrency", str(envoy.worker_threads()), "--log-level", "warning"]
+    async with _process(running, name, command, {}) as pid:
         await _answers(
             f"http://127.0.0.1:{ports['listen']}/v1/stories/{running.readers[0].story_id}", running.readers[0]
         )

@@ -44,7 +44,7 @@ def component(layout: Layout) -> Component:
     return Component(
         name=NAME,
         command=(
-            *(str(program()), "--config-path", str(configuration), "--concurrency", str(_worker_threads())),
+            *(str(program()), "--config-path", str(configuration), "--concurrency", str(worker_threads())),
             # Hot restart shares memory between all Envoys of the machine, so two meshes would collide.
             *("--disable-hot-restart", "--log-level", "warning"),
             # The default, 10 s, delays the log lines of an edge with little traffic.
@@ -61,7 +61,7 @@ def component(layout: Layout) -> Component:
     )
 
 
-def _worker_threads() -> int:
+def worker_threads() -> int:
     """Half of the processors: the services need the others, and each further thread costs a call more switches between them."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, processors // 2)
