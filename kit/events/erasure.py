@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from kit.data.database import Transaction
 from kit.data.given_rows import GivenRows
+from kit.data.prepared import Prepared
 
 from . import outbox
 
@@ -40,8 +41,10 @@ _HOLD = select(HOLD)
 _FIND = select(erased_subjects.c.subject_id).where(erased_subjects.c.subject_id == bindparam("id"))
 
 _locks, _subjects = GivenRows("locks", number=BigInteger), GivenRows("subjects", id=Uuid)
-_HOLD_ALL = select(func.count(func.pg_advisory_xact_lock_shared(_locks.rows.c.number)))
-_FIND_ALL = select(erased_subjects.c.subject_id).where(erased_subjects.c.subject_id.in_(select(_subjects.rows.c.id)))
+_HOLD_ALL = Prepared(select(func.count(func.pg_advisory_xact_lock_shared(_locks.rows.c.number))))
+_FIND_ALL = Prepared(
+    select(erased_subjects.c.subject_id).where(erased_subjects.c.subject_id.in_(select(_subjects.rows.c.id)))
+)
 
 
 async def erase(tx: Transaction, subject_id: UUID) -> None:
@@ -61,8 +64,9 @@ async def erased_among(tx: Transaction, subject_ids: Collection[UUID]) -> set[UU
     """As `is_erased`, for many people: those of them about whom nothing may be written any more."""
     if not subject_ids:
         return set()
-    await tx.execute(_HOLD_ALL, _locks.values({"number": advisory_lock_key(each)} for each in subject_ids))
-    return set((await tx.execute(_FIND_ALL, _subjects.values({"id": each} for each in subject_ids))).scalars())
+    await _HOLD_ALL.execute(tx, _locks.values({"number": advisory_lock_key(each)} for each in subject_ids))
+    found = await _FIND_ALL.execute(tx, _subjects.values({"id": each} for each in subject_ids))
+    return {row["subject_id"] for row in found}
 
 
 def advisory_lock_key(subject_id: UUID) -> int:

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from kit.data.database import Transaction
 from kit.data.given_rows import GivenRows
+from kit.data.prepared import Prepared
 
 from . import outbox
 from .dead_letter_store import dead_letters
@@ -32,7 +33,7 @@ _RECORD = insert(processed_events).on_conflict_do_nothing().returning(processed_
 
 _events = GivenRows("events", id=Uuid)
 # In one order: two workers that have copies of the same events wait for each other then, and never both.
-_RECORD_ALL = (
+_RECORD_ALL = Prepared(
     insert(processed_events)
     .from_select(["event_id"], select(_events.rows.c.id).order_by(_events.rows.c.id))
     .on_conflict_do_nothing()
@@ -53,7 +54,8 @@ async def mark_all_processed(tx: Transaction, events: Iterable[Event]) -> set[UU
 
     If the caller takes other locks of these events too, it takes them afterwards.
     """
-    return set((await tx.execute(_RECORD_ALL, _events.values({"id": event.id} for event in events))).scalars())
+    recorded = await _RECORD_ALL.execute(tx, _events.values({"id": event.id} for event in events))
+    return {row["event_id"] for row in recorded}
 
 
 async def purge(tx: Transaction, oldest_at: datetime | None) -> int:

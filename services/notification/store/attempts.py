@@ -31,12 +31,11 @@ from sqlalchemy.sql.selectable import CTE
 
 from kit.data.database import Transaction
 from kit.data.given_rows import GivenRows
+from kit.data.prepared import Prepared, Row
 
 from ..model.deliveries import UNFINISHED, WEBHOOKS, Delivery, DeliveryState
 from ..tables import deliveries, suppressions
 from .deliveries import WEBHOOK_DISABLED, changed_columns, steps_of
-
-# Built once, because every delivery runs them and building one takes longer than sending it to Postgres.
 
 _row = deliveries.c
 _now = bindparam("now", type_=DateTime(timezone=True))
@@ -78,11 +77,13 @@ _begun = (
     .returning(_row.id)
     .cte("begun")
 )
-_BEGIN_SENDING = select(
-    _beginning.rows.c.id,
-    _beginning.rows.c.id.in_(select(_begun.c.id)).label("begun"),
-    _beginning.rows.c.id.in_(select(_suppressed.c.id)).label("suppressed"),
-    select(_is_superseded).where(_row.id == _beginning.rows.c.id).scalar_subquery().label("superseded"),
+_BEGIN_SENDING = Prepared(
+    select(
+        _beginning.rows.c.id,
+        _beginning.rows.c.id.in_(select(_begun.c.id)).label("begun"),
+        _beginning.rows.c.id.in_(select(_suppressed.c.id)).label("suppressed"),
+        select(_is_superseded).where(_row.id == _beginning.rows.c.id).scalar_subquery().label("superseded"),
+    )
 )
 
 _CONTENT_KEPT = (DeliveryState.QUEUED, DeliveryState.UNKNOWN)
@@ -131,7 +132,7 @@ _settled = (
     .returning(_row.id, *changed_columns, _outcome.rows.c.decision, _outcome.rows.c.detail)
     .cte("settled")
 )
-_SETTLE = select(_settled.c.id).add_cte(steps_of(_settled))
+_SETTLE = Prepared(select(_settled.c.id).add_cte(steps_of(_settled)))
 
 
 class Beginning(Enum):
@@ -163,16 +164,16 @@ async def begin_sending(
         {"id": each.delivery.id, "number": each.delivery.attempts, "digest": each.address_digest} for each in attempts
     )
     given = {**values, "now": now, "lease": lease.total_seconds()}
-    found = {row.id: _beginning_of(row) for row in await tx.execute(_BEGIN_SENDING, given)}
+    found = {row["id"]: _beginning_of(row) for row in await _BEGIN_SENDING.execute(tx, given)}
     return [found[each.delivery.id] for each in attempts]
 
 
-def _beginning_of(row: Any) -> Beginning:
-    if row.begun:
+def _beginning_of(row: Row) -> Beginning:
+    if row["begun"]:
         return Beginning.BEGUN
-    if row.superseded:
+    if row["superseded"]:
         return Beginning.SUPERSEDED
-    return Beginning.SUPPRESSED if row.suppressed else Beginning.OVERTAKEN
+    return Beginning.SUPPRESSED if row["suppressed"] else Beginning.OVERTAKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +200,7 @@ async def settle(tx: Transaction, settlements: Sequence[Settlement], now: dateti
 
     Changes nothing where a later attempt has begun, whose outcome counts instead, or the delivery was settled or erased.
     """
-    await tx.execute(_SETTLE, {**_outcome.values(map(_outcome_row, settlements)), "now": now})
+    await _SETTLE.execute(tx, {**_outcome.values(map(_outcome_row, settlements)), "now": now})
 
 
 def _outcome_row(settlement: Settlement) -> Mapping[str, Any]:

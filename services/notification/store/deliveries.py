@@ -28,6 +28,7 @@ from sqlalchemy.sql.selectable import CTE
 
 from kit.data.database import Transaction
 from kit.data.given_rows import GivenRows
+from kit.data.prepared import Prepared
 
 from ..model.deliveries import (
     SUPERSEDED,
@@ -130,8 +131,9 @@ _superseded = (
     )
     .cte("superseded")
 )
-_INSERT = select(_inserted.c.id).add_cte(steps_of(_described))
-_INSERT_INTO_SERIES = _INSERT.add_cte(steps_of(_superseded, "ends"))
+_inserting = select(_inserted.c.id).add_cte(steps_of(_described))
+_INSERT = Prepared(_inserting)
+_INSERT_INTO_SERIES = Prepared(_inserting.add_cte(steps_of(_superseded, "ends")))
 """Inserts deliveries, and ends what is queued before them in their series.
 
 Those that are inserted at once do not see one another: what begins to send looks once more.
@@ -165,7 +167,7 @@ _life_seconds = func.extract("epoch", _row.expires_at - _row.created_at)
 _after_a_crash = func.make_interval(
     0, 0, 0, 0, 0, 0, func.least(1800, _life_seconds / 20, func.power(2, func.least(_row.unsettled + 1, 20)))
 )
-_CLAIM = (
+_CLAIM = Prepared(
     update(deliveries)
     .where(_row.id.in_(union_all(select(_urgent.c.id), select(_others.c.id))))
     .values(attempts=_row.attempts + 1, unsettled=_row.unsettled + 1, leased_until=_lease, due_at=_now + _after_a_crash)
@@ -236,7 +238,7 @@ async def insert_new(tx: Transaction, insertions: Sequence[Insertion], now: date
         for each in insertions
     )
     statement = _INSERT_INTO_SERIES if any(each.delivery.series for each in insertions) else _INSERT
-    return set((await tx.execute(statement, {**values, "now": now})).scalars())
+    return {row["id"] for row in await statement.execute(tx, {**values, "now": now})}
 
 
 async def add_step(tx: Transaction, *steps: Step) -> None:
@@ -260,7 +262,7 @@ async def claim(
 ) -> Sequence[Delivery]:
     """Claim at most so many due deliveries for the length of the lease, and begin an attempt of each."""
     values = {"channels": list(channels), "most": most, "now": now, "lease": lease.total_seconds()}
-    return [Delivery(**row) for row in (await tx.execute(_CLAIM, values)).mappings()]
+    return [Delivery(**row) for row in await _CLAIM.execute(tx, values)]
 
 
 async def hand_back(tx: Transaction, delivery: Delivery, now: datetime) -> None:

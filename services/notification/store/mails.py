@@ -12,6 +12,7 @@ from sqlalchemy import Uuid, bindparam, delete, exists, select
 
 from kit.data.database import Transaction
 from kit.data.given_rows import GivenRows
+from kit.data.prepared import Prepared
 
 from ..model.deliveries import Channel, DeliveryState
 from ..model.records import StepRecord
@@ -32,7 +33,7 @@ _NUMBERS = re.compile(r"[\d. ]+")
 
 _event = mails.c.event_id == bindparam("event")
 _events = GivenRows("events", id=Uuid)
-_LOCK = (
+_LOCK = Prepared(
     select(mails.c.event_id, mails.c.state, mails.c.attempts)
     .where(mails.c.event_id.in_(select(_events.rows.c.id)))
     .order_by(mails.c.event_id)
@@ -53,9 +54,10 @@ class FormerMail:
 
 async def lock(tx: Transaction, event_ids: Collection[UUID]) -> Mapping[UUID, FormerMail]:
     """Lock the records of those of the events that have one."""
-    rows = await tx.execute(_LOCK, _events.values({"id": each} for each in event_ids))
+    rows = await _LOCK.execute(tx, _events.values({"id": each} for each in event_ids))
     return {
-        row.event_id: FormerMail(row.attempts, row.state not in _UNFINISHED, row.state == "SENDING") for row in rows
+        row["event_id"]: FormerMail(row["attempts"], row["state"] not in _UNFINISHED, row["state"] == "SENDING")
+        for row in rows
     }
 
 
