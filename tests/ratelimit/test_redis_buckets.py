@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-import redis as blocking
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
@@ -26,7 +27,7 @@ from local.harness import Servers
 from local.mesh.components.redis import program
 from services.ratelimit.model import MICROSECONDS, Charge, Limit, take
 from services.ratelimit.store import BucketStore
-from services.ratelimit.store.buckets import MOST_CALLS, RedisBucketStore
+from services.ratelimit.store.buckets import MOST_CALLS, MOST_CHARGES, RedisBucketStore
 from tests.ratelimit.test_bucket_stores import SECONDS, SLOW, WIDE, bucket, hits, limits
 from tests.waiting import until
 
@@ -102,32 +103,45 @@ async def test_a_value_that_is_no_instant_counts_as_a_full_bucket(store: BucketS
     assert [verdict.remaining for verdict in taken.verdicts] == [29, 29]
 
 
+@pytest.mark.parametrize(
+    ("batch", "scripts"),
+    [
+        ([[bucket("a", WIDE)]] * MOST_CALLS, 1),
+        ([[bucket("a", WIDE)]] * (MOST_CALLS + 1), 2),
+        ([[bucket(f"{call}:{place}") for place in range(64)] for call in range(MOST_CHARGES // 64)], 1),
+        ([[bucket(f"{call}:{place}") for place in range(64)] for call in range(MOST_CHARGES // 64 + 1)], 2),
+    ],
+    ids=["most calls", "one call more", "most charges", "one call's charges more"],
+)
+async def test_no_script_holds_redis_up_for_more_calls_and_charges_than_are_set(
+    store: BucketStore, redis: Redis, batch: list[list[Charge]], scripts: int
+) -> None:
+    store.take([[bucket("a")]], seconds=SECONDS)
+    await redis.config_resetstat()
+    store.take(batch, seconds=SECONDS)
+    assert (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"] == scripts
+
+
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[int]:
+async def cluster(tmp_path: Path) -> AsyncIterator[int]:
     """The port of a Redis Cluster of one node, which has all slots. It refuses a script whose keys are in different ones."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = [
-        "--port",
-        str(port),
-        "--cluster-enabled",
-        "yes",
-        "--cluster-port",
-        str(port + 1 if port < 65_535 else 1025),
-    ]
-    process = subprocess.Popen(
-        [str(program()), *options, "--dir", str(tmp_path), "--save", ""], stdout=subprocess.DEVNULL
-    )
+    with ExitStack() as free:
+        port, bus = (free.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(2))
+    options = {"port": port, "cluster-port": bus, "cluster-enabled": "yes", "dir": tmp_path, "save": ""}
+    command = [str(program()), *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
     try:
-        with blocking.Redis(port=port, retry=blocking.retry.Retry(blocking.backoff.ConstantBackoff(0.05), 200)) as node:
-            node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
-            while b"cluster_state:ok" not in node.execute_command("CLUSTER", "INFO"):
-                time.sleep(0.02)
+        async with Redis(port=port, retry=Retry(ConstantBackoff(0.05), 400)) as node:
+            await node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+
+            async def is_ready() -> bool:
+                return b"cluster_state:ok" in await node.execute_command("CLUSTER", "INFO")
+
+            await until(is_ready)
         yield port
     finally:
         process.kill()
-        process.wait()
+        await process.wait()
 
 
 async def test_a_batch_of_several_domains_keeps_to_one_hash_slot_a_script(cluster: int) -> None:
