@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -132,10 +133,11 @@ async def cluster(tmp_path: Path) -> AsyncIterator[int]:
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
     try:
         async with Redis(port=port, retry=Retry(ConstantBackoff(0.05), 400)) as node:
-            await node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+            ask: Any = node.execute_command
+            await ask("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
 
             async def is_ready() -> bool:
-                return b"cluster_state:ok" in await node.execute_command("CLUSTER", "INFO")
+                return b"cluster_state:ok" in await ask("CLUSTER", "INFO")
 
             await until(is_ready)
         yield port
