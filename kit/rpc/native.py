@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 _CALLS_TAKEN = 64
 _SHORTEST_PAUSE_SECONDS = 0.001
 _LONGEST_PAUSE_SECONDS = 0.5
+_NO_LIMIT = 2**31 - 1
+"""Of streams on one connection, as grpcio has none; the edge has one for those from outside."""
 _LOOK_SECONDS = 0.01
 _SOCKET_PATH_BYTES = 100
 _TOO_LARGE = f"Received message larger than max ({MESSAGE_BYTES})"
@@ -93,6 +95,7 @@ class NativeServer(grpc.aio.Server):
                 call_details=True,
                 delay_stream_headers=True,
                 max_metadata_size=METADATA_BYTES,
+                max_concurrent_streams=_NO_LIMIT,
                 keepalive_permit_without_calls=True,
             )
         except OSError as error:

@@ -193,6 +193,26 @@ async def test_many_clients_that_do_not_read_delay_nobody_and_are_given_up(setti
     await asyncio.wait_for(running, 10)
 
 
+async def test_a_connection_carries_more_than_a_thousand_streams(desk: RunningDesk) -> None:
+    """As all watches of a feed between two services do; gRPC's clients let a call wait while a connection has no room."""
+
+    async def speak_once(_request: CreateStoryRequest, _context: Context) -> AsyncGenerator[GetStoryResponse, None]:
+        yield GetStoryResponse()
+        await asyncio.Event().wait()
+
+    desk.desk.stream = speak_once
+    token = bearer(desk.issuer.token(ALICE))
+    watches = []
+    # Not all at once: grpcio refuses calls while a thousand wait to be taken.
+    for _ in range(11):
+        further = [desk.stub.watch(ANYTHING, metadata=token) for _ in range(100)]
+        await asyncio.wait_for(asyncio.gather(*(watch.read() for watch in further)), 10)
+        watches += further
+    await desk.stub.public(ANYTHING, timeout=5)
+    for watch in watches:
+        watch.cancel()
+
+
 async def test_a_slow_reader_gets_everything_and_its_stream_is_not_far_ahead(desk: RunningDesk) -> None:
     written = 0
 
