@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from kit.data.blocking_redis import BlockingRedis
-from services.ratelimit.model import MICROSECONDS, Charge, Limit, State, take_in_order
+from services.ratelimit.model import MICROSECONDS, Charge, Limit, State, Taken, take_in_order
 from services.ratelimit.store import MOST_BUCKETS_OF_A_CALL, BucketStore
 from services.ratelimit.store.buckets import MOST_CALLS, MOST_CHARGES, RedisBucketStore
 from services.ratelimit.store.memory import MemoryBucketStore
@@ -103,12 +103,13 @@ def test_a_refused_call_leaves_its_tokens_to_the_next_of_the_batch(open_store: O
 def test_many_threads_get_exactly_the_burst_and_never_one_bucket_without_the_other(open_store: Open) -> None:
     both = [bucket("narrow"), bucket("wide", WIDE)]
     stores = [open_store() for _ in range(8)]
+
+    def four_batches(store: BucketStore) -> list[Taken]:
+        """In one thread, as a store is for one at a time."""
+        return [each for _ in range(4) for each in store.take([both] * 50, seconds=SECONDS)]
+
     with ThreadPoolExecutor(8) as threads:
-        taken = [
-            each
-            for batch in threads.map(lambda store: store.take([both] * 50, seconds=SECONDS), stores * 4)
-            for each in batch
-        ]
+        taken = [each for of_store in threads.map(four_batches, stores) for each in of_store]
     assert sum(each.admitted for each in taken) == 30
     (look,) = open_store().take([[bucket("wide", WIDE, 0)]], seconds=SECONDS)
     assert look.verdicts[0].remaining == 100_000 - 30
