@@ -24,7 +24,8 @@ from services.ratelimit.store.memory import MemoryBucketStore
 from services.ratelimit.store.rules_file import load
 from tests.ratelimit import envoyproxy
 
-pytestmark = pytest.mark.slow
+# The first build of the other service takes a minute, and more on a busy machine.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 NOW = 1_800_000_000_000_000
 
