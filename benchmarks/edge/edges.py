@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .running import Change
@@ -24,14 +24,14 @@ def _routes(configuration: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from each["action"]["typed_config"]["routes"]
 
 
-def _without_filters(*prefixes: str) -> Change:
-    """Takes out the HTTP filters whose names begin so, with what routes say of them."""
+def _without_filters(fits: Callable[[str], bool]) -> Change:
+    """Takes out the HTTP filters whose names fit, with what routes say of them."""
 
     def change(configuration: dict[str, Any]) -> None:
         manager = _manager(configuration)
-        gone = {each["name"] for each in manager["http_filters"] if each["name"].startswith(prefixes)}
+        gone = {each["name"] for each in manager["http_filters"] if fits(each["name"])}
         if not gone:
-            raise ValueError(f"the edge has no filter {prefixes}")
+            raise ValueError("the edge has no such filter")
         manager["http_filters"] = [each for each in manager["http_filters"] if each["name"] not in gone]
         for route in _routes(configuration):
             for name in gone:
@@ -40,23 +40,19 @@ def _without_filters(*prefixes: str) -> Change:
     return change
 
 
-def _without_filter(name: str) -> Change:
-    def change(configuration: dict[str, Any]) -> None:
-        manager = _manager(configuration)
-        kept = [each for each in manager["http_filters"] if each["name"] != name]
-        if len(kept) == len(manager["http_filters"]):
-            raise ValueError(f"the edge has no filter {name}")
-        manager["http_filters"] = kept
-        for route in _routes(configuration):
-            route.get("typed_per_filter_config", {}).pop(name, None)
+def _without_all(prefix: str) -> Change:
+    return _without_filters(lambda name: name.startswith(prefix))
 
-    return change
+
+def _without_filter(name: str) -> Change:
+    return _without_filters(name.__eq__)
 
 
 def _without_field(*names: str) -> Change:
     def change(configuration: dict[str, Any]) -> None:
         for name in names:
-            _manager(configuration).pop(name, None)
+            # KeyError if the edge has no such field, as it would measure nothing.
+            del _manager(configuration)[name]
 
     return change
 
@@ -74,11 +70,11 @@ def _without_health_checks(configuration: dict[str, Any]) -> None:
 
 PARTS: Mapping[str, Change] = {
     "nothing": lambda _: None,
-    NO_LIMIT: _without_filters("envoy.filters.http.ratelimit."),
+    NO_LIMIT: _without_all("envoy.filters.http.ratelimit."),
     "the check of tokens": _without_filter("envoy.filters.http.jwt_authn"),
     "the check of requests (Lua)": _without_filter("envoy.filters.http.lua"),
     "the check of bodies (Lua)": _without_filter("envoy.filters.http.lua.bodies"),
-    "the header mutations": _without_filters("envoy.filters.http.header_mutation"),
+    "the header mutations": _without_all("envoy.filters.http.header_mutation"),
     "the early header mutations": _without_field("early_header_mutation_extensions"),
     "the local limit": _without_filter("envoy.filters.http.local_ratelimit"),
     "the buffer": _without_filter("envoy.filters.http.buffer"),
