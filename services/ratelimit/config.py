@@ -17,7 +17,9 @@ class RateLimitSettings(ServiceSettings):
         "native",
         description="As for every service. Only the edge calls the limiter, and a check costs a tenth on the native server.",
     )
-    rate_limit_rules: Path = Field(description="The YAML file of the rate-limit rules; re-read when it changes.")
+    rate_limit_rules: Path = Field(
+        description="The YAML file of the rate-limit rules, or a folder of them; read again when it changes."
+    )
     rate_limit_redis_seconds: float = Field(
         0.5,
         gt=0,
