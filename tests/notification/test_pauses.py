@@ -141,6 +141,42 @@ async def test_workers_that_die_one_after_another_over_a_delivery_claim_it_more_
     assert (await world.records())[code.id]["due_at"] - now == timedelta(seconds=2)
 
 
+@pytest.mark.parametrize("order", ["the overtaken one first", "both at once"])
+async def test_an_attempt_that_was_overtaken_while_it_was_prepared_hands_nothing_over(
+    world: MailWorld, order: str
+) -> None:
+    """The later one is being prepared too, and has not begun to hand over."""
+    code, other, prepared = code_issued(), code_issued(), [asyncio.Event(), asyncio.Event()]
+    begun: list[int] = []
+    handed_over: list[int] = []
+
+    async def prepares(delivery: Delivery) -> None:
+        if delivery.event_id == code.id:
+            begun.append(delivery.attempts)
+            await prepared[delivery.attempts - 1].wait()
+
+    async def connects(delivery: Delivery) -> None:
+        if delivery.event_id == code.id:
+            handed_over.append(delivery.attempts)
+
+    world.channel = ScriptedChannel(prepares=prepares, connects=connects)
+    async with world.working():
+        await world.send(code)
+        await until(lambda: begun == [1])
+        async with world.db.transaction() as tx:
+            await tx.execute(text("UPDATE deliveries SET due_at = now(), leased_until = now() - interval '1 second'"))
+        await until(lambda: begun == [1, 2])
+        prepared[0].set()
+        if order == "the overtaken one first":
+            # What begins later has begun: so the overtaken one was answered.
+            await world.send(other)
+            await until(lambda: world.channel and world.channel.taken[other.id])
+        prepared[1].set()
+        await until(world.idle)
+    assert handed_over == [2]
+    assert (await world.records())[code.id]["state"] == DeliveryState.SENT
+
+
 async def decided(world: MailWorld, event: Event) -> None:
     """Decide the event with no worker that has room for it."""
     world.concurrency = 0

@@ -74,13 +74,16 @@ _begun = (
         changed_at=_now,
         address_digest=func.coalesce(_beginning.rows.c.digest, _row.address_digest),
     )
-    .returning(_row.id)
+    .returning(_row.id, _row.attempts)
     .cte("begun")
 )
 _BEGIN_SENDING = Prepared(
     select(
         _beginning.rows.c.id,
-        _beginning.rows.c.id.in_(select(_begun.c.id)).label("begun"),
+        _beginning.rows.c.number,
+        tuple_(_beginning.rows.c.id, _beginning.rows.c.number)
+        .in_(select(_begun.c.id, _begun.c.attempts))
+        .label("begun"),
         _beginning.rows.c.id.in_(select(_suppressed.c.id)).label("suppressed"),
         select(_is_superseded).where(_row.id == _beginning.rows.c.id).scalar_subquery().label("superseded"),
     )
@@ -164,8 +167,9 @@ async def begin_sending(
         {"id": each.delivery.id, "number": each.delivery.attempts, "digest": each.address_digest} for each in attempts
     )
     given = {**values, "now": now, "lease": lease.total_seconds()}
-    found = {row["id"]: _beginning_of(row) for row in await _BEGIN_SENDING.execute(tx, given)}
-    return [found[each.delivery.id] for each in attempts]
+    # By the number too: an overtaken attempt and the later one may stand in one batch.
+    found = {(row["id"], row["number"]): _beginning_of(row) for row in await _BEGIN_SENDING.execute(tx, given)}
+    return [found[each.delivery.id, each.delivery.attempts] for each in attempts]
 
 
 def _beginning_of(row: Row) -> Beginning:
