@@ -141,6 +141,20 @@ async def test_workers_that_die_one_after_another_over_a_delivery_claim_it_more_
     assert (await world.records())[code.id]["due_at"] - now == timedelta(seconds=2)
 
 
+async def test_a_lease_is_renewed_while_an_attempt_lasts_and_not_after_its_end(world: MailWorld) -> None:
+    """A worker still counts an attempt among its own for a moment after it has recorded the end."""
+    code = code_issued()
+    await decided(world, code)
+    now = datetime.now(UTC)
+    claimed = await claim(world, now)
+    assert claimed
+    async with world.db.transaction() as tx:
+        assert await store.deliveries.renew(tx, {claimed.id}, LEASE) == {claimed.id: 1}
+        await store.deliveries.hand_back(tx, claimed, now)
+        assert await store.deliveries.renew(tx, {claimed.id}, LEASE) == {}
+    assert (await world.records())[code.id]["leased_until"] is None
+
+
 @pytest.mark.parametrize("order", ["the overtaken one first", "both at once"])
 async def test_an_attempt_that_was_overtaken_while_it_was_prepared_hands_nothing_over(
     world: MailWorld, order: str

@@ -185,7 +185,9 @@ _unfinished = _row.state.in_(UNFINISHED)
 _HAND_BACK = _attempt.where(_unfinished).values(
     state=DeliveryState.QUEUED, leased_until=None, unsettled=0, due_at=_now, changed_at=_now
 )
-_held = select(_row.id).where(_row.id == func.any(bindparam("ids", type_=ARRAY(Uuid))), _unfinished)
+_held = select(_row.id).where(
+    _row.id == func.any(bindparam("ids", type_=ARRAY(Uuid))), _unfinished, _row.leased_until.is_not(None)
+)
 _RENEW = (
     update(deliveries)
     .where(_row.id.in_(select(_held.with_for_update(skip_locked=True).cte("held").c.id)))
@@ -193,7 +195,8 @@ _RENEW = (
     .returning(_row.id, _row.attempts)
 )
 """Passes over what is locked: an attempt that begins or ends at the moment gets or needs no lease by this statement, and
-waiting for one row with others locked could deadlock."""
+waiting for one row with others locked could deadlock. Passes over what has no lease any more: its attempt was settled a moment
+ago, and a lease would keep other workers from the next one."""
 _LOCK_ABANDONED = (
     select(*(_row[field.name] for field in fields(Delivery)))
     .where(
@@ -271,7 +274,7 @@ async def hand_back(tx: Transaction, delivery: Delivery, now: datetime) -> None:
 
 
 async def renew(tx: Transaction, ids: Collection[UUID], lease: timedelta) -> Mapping[UUID, int]:
-    """Extend the leases. Returns the number of the last attempt of each delivery that is unfinished and not locked."""
+    """Extend the leases. Returns the number of the last attempt of each delivery that has one and is not locked."""
     values = {"ids": list(ids), "lease": lease.total_seconds()}
     return {row.id: row.attempts for row in await tx.execute(_RENEW, values)}
 
