@@ -81,8 +81,12 @@ async def test_a_deleted_person_is_nowhere_in_the_mesh(mesh: RunningMesh, both_d
         return {place: needle.decode(errors="replace") for place, needle in held.items() if needle}
 
     named = [word.encode() for word in words]
-    everywhere = await found(named)
-    assert {place.partition(".")[0] for place in everywhere} >= {"auth", "story", "notification"}
+
+    async def is_everywhere() -> bool:
+        return {place.partition(".")[0] for place in await found(named)} >= {"auth", "story", "notification"}
+
+    # Notifications are told of the story by an event, a moment after it.
+    await until(is_everywhere)
 
     await member.must("DeleteAccount", password=member.password)
     await ends(lambda: member.call("GetAccount"), ("UNAUTHENTICATED", "SESSION_REVOKED"))
