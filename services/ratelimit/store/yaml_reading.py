@@ -56,10 +56,6 @@ class Node:
         return self._tag == "null"
 
     @property
-    def is_list(self) -> bool:
-        return isinstance(self._node, yaml.SequenceNode)
-
-    @property
     def scalar(self) -> str:
         """The text as it is written, a number's too; empty for a list or a mapping."""
         return str(self._node.value) if isinstance(self._node, yaml.ScalarNode) else ""
