@@ -15,13 +15,13 @@ from google.protobuf.message import DecodeError
 from kit.errors import InvalidArgument, MalformedRequest, MeshError, Violation
 from kit.rpc.batches import Answer, BatchedCall
 
-from .model import Verdict
-from .model.decisions import Answer as DescriptorAnswer
-from .model.decisions import Decision, Descriptor, Outcome, tightest
-from .model.rules import Rule
-from .operations import headers, metadata
-from .operations.buckets import Asking, Buckets
-from .operations.planning import Check
+from ..model import Verdict
+from ..model.decisions import Answer as DescriptorAnswer
+from ..model.decisions import Decision, Descriptor, Outcome, tightest
+from ..model.rules import Rule
+from ..operations import headers, metadata
+from ..operations.buckets import Asking, Buckets
+from ..operations.planning import Check
 
 _Response = rls_pb2.RateLimitResponse
 _RateLimit = rls_pb2.RateLimitResponse.RateLimit

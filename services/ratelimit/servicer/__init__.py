@@ -1,0 +1,7 @@
+"""Translation between protobuf messages and operations, one module per service of the contract."""
+
+from __future__ import annotations
+
+from .checks import METHOD, MOST_DESCRIPTORS, MOST_ENTRIES, MOST_REQUEST_BYTES, SERVICE, RateLimits
+
+__all__ = ["METHOD", "MOST_DESCRIPTORS", "MOST_ENTRIES", "MOST_REQUEST_BYTES", "SERVICE", "RateLimits"]
