@@ -21,7 +21,7 @@ from services.ratelimit.model import Call, Limit, Taken
 from services.ratelimit.model.decisions import Decision, tightest
 from services.ratelimit.model.rules import DomainRules, Entries, OnNoMatch, OnRedisDown, Rule, RuleSet
 from services.ratelimit.operations.buckets import Asking, Buckets
-from services.ratelimit.operations.planning import Check
+from services.ratelimit.operations.planning import Check, Passed
 from services.ratelimit.store import BucketStore
 from services.ratelimit.store.buckets import RedisBucketStore
 from services.ratelimit.store.memory import MemoryBucketStore
@@ -219,7 +219,7 @@ def test_a_near_deadline_takes_no_time_from_the_other_calls_of_its_batch() -> No
     answers = buckets.check_many(
         [Asking(Check(DOMAIN, [by_address(f"192.0.2.{number}")]), left) for number, left in enumerate(deadlines)]
     )
-    assert all(isinstance(answer, Decision) and answer.admitted for answer in answers)
+    assert all(isinstance(answer, Passed) for answer in answers)
     assert [(calls, round(seconds, 1)) for calls, seconds in store.asked] == [(2, 0.0), (1, 0.1), (3, 0.4)]
 
 
@@ -234,8 +234,8 @@ def test_one_call_that_cannot_be_dealt_with_fails_alone(caplog: pytest.LogCaptur
     buckets = Buckets(MemoryBucketStore(lambda: 1_800_000_000_000_000), lambda: rules, redis_seconds=0.5)
     calls = [[by_user()], [descriptor(("poison", ""))], [], [by_user()], [by_user()]]
     answers = buckets.check_many([Asking(Check(DOMAIN, call), None) for call in calls])
-    assert [type(answer) for answer in answers] == [Decision, Internal, InvalidArgument, Decision, Decision]
-    assert [answer.admitted for answer in answers if isinstance(answer, Decision)] == [True, True, False]
+    assert [type(answer) for answer in answers] == [Passed, Internal, InvalidArgument, Passed, Decision]
+    assert [answer.admitted for answer in answers if isinstance(answer, Decision)] == [False]
 
 
 def test_a_call_with_more_buckets_than_a_store_takes_is_invalid() -> None:

@@ -24,7 +24,6 @@ __all__ = [
     "Taken",
     "Verdict",
     "Window",
-    "judge",
     "take",
     "take_in_order",
 ]
@@ -74,6 +73,9 @@ class Charge:
     need: int = field(init=False, repr=False, compare=False)
     """Microseconds' worth of tokens that must be available for the charge to be admitted."""
 
+    most_owed: int = field(init=False, repr=False, compare=False)
+    """The charge is admitted if no more than this is owed to the bucket."""
+
     slot: str = field(init=False, repr=False, compare=False)
     """The key's hash tag: keys with the same tag are in one slot of Redis Cluster."""
 
@@ -82,6 +84,7 @@ class Charge:
         debit = min(self.hits, self.limit.burst + 1) * self.limit.interval
         object.__setattr__(self, "debit", debit)
         object.__setattr__(self, "need", max(debit, self.limit.interval))
+        object.__setattr__(self, "most_owed", self.limit.capacity - self.need)
 
 
 class Verdict(NamedTuple):
@@ -128,21 +131,42 @@ class Verdict(NamedTuple):
         return (debt - 1) % limit.interval + 1
 
 
+Call = Sequence[Charge]
+"""The charges of one call, each to another bucket."""
+
+
 class Taken(NamedTuple):
     """The result of one call's charges, which are debited all or none."""
 
     at: int
     """The store's clock, in microseconds since 1970."""
 
-    verdicts: tuple[Verdict, ...]
+    charges: Call = ()
+    owed: Sequence[int] = ()
+    """What was owed to each bucket before, at most its capacity: microseconds until it is full, or the tokens used of a quota."""
 
     @property
     def admitted(self) -> bool:
-        return all(verdict.wait <= 0 for verdict in self.verdicts)
+        for charge, owed in zip(self.charges, self.owed, strict=True):  # noqa: SIM110  # a generator would cost twice as much
+            if owed > charge.most_owed:
+                return False
+        return True
 
-
-Call = Sequence[Charge]
-"""The charges of one call, each to another bucket."""
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What each bucket says. Made when they are asked for, because most calls pass and need no more than the numbers."""
+        admitted = self.admitted
+        verdicts = []
+        for charge, owed in zip(self.charges, self.owed, strict=True):
+            limit = charge.limit
+            wait = owed - charge.most_owed
+            ends = 0
+            if isinstance(limit, Window):
+                ends = limit.stop(self.at) - self.at
+                if wait > 0:
+                    wait = ends + (charge.need > limit.capacity)
+            verdicts.append(Verdict(limit, wait, owed + charge.debit if admitted else owed, ends))
+        return tuple(verdicts)
 
 
 State = int | tuple[int, int]
@@ -154,7 +178,8 @@ def take(charges: Call, states: Sequence[State | None], *, at: int) -> Taken:
 
     A state further off than one whole bucket, left by a wider limit or by a clock that has since been set back, counts as empty.
     """
-    return judge(charges, [_debt(charge, state, at) for charge, state in zip(charges, states, strict=True)], at=at)
+    owed = [_debt(charge, state, at) for charge, state in zip(charges, states, strict=True)]
+    return Taken(at, charges, [min(debt, charge.limit.capacity) for charge, debt in zip(charges, owed, strict=True)])
 
 
 def _debt(charge: Charge, state: State | None, at: int) -> int:
@@ -180,31 +205,3 @@ def take_in_order(calls: Sequence[Call], states: MutableMapping[str, State], *, 
                     states[charge.key] = (at + verdict.ends, verdict.debt) if verdict.ends else at + verdict.debt
         results.append(taken)
     return results
-
-
-def judge(charges: Call, debts: Sequence[int], *, at: int) -> Taken:
-    """Decide the charges, given what is owed to each bucket: the microseconds until it is full, or the tokens used of a quota."""
-    admitted = True
-    pairs = []
-    for charge, owed in zip(charges, debts, strict=True):
-        limit = charge.limit
-        capacity = limit.capacity
-        debt = min(owed, capacity)
-        wait = debt + charge.need - capacity
-        ends = 0
-        if wait > 0:
-            admitted = False
-        if limit.__class__ is Window:
-            ends = limit.stop(at) - at
-            if wait > 0:
-                wait = ends + (charge.need > capacity)
-        pairs.append((charge, wait, debt, ends))
-    return Taken(
-        at,
-        tuple(
-            [
-                Verdict(charge.limit, wait, debt + charge.debit if admitted else debt, ends)
-                for charge, wait, debt, ends in pairs
-            ]
-        ),
-    )

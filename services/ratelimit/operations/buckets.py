@@ -17,7 +17,7 @@ from ..model.decisions import Decision, Descriptor
 from ..model.rules import RuleSet
 from ..store import BucketStore
 from ..store.local_buckets import LocalBuckets
-from .planning import Check, Plan
+from .planning import Check, Passed, Plan
 from .rule_counts import RuleCounts
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _KEEP_SECONDS = 0.01
 """Subtracted from a caller's deadline, so that the answer without Redis still reaches the caller."""
 
 
-_UNASKED = Taken(0, ())
+_UNASKED = Taken(0)
 
 
 class Asking(NamedTuple):
@@ -61,9 +61,9 @@ class Buckets:
         (answer,) = self.check_many([Asking(Check(domain, descriptors), remaining)])
         if isinstance(answer, MeshError):
             raise answer
-        return answer
+        return answer.decision() if isinstance(answer, Passed) else answer
 
-    def check_many(self, asking: Sequence[Asking]) -> list[Decision | MeshError]:
+    def check_many(self, asking: Sequence[Asking]) -> list[Passed | Decision | MeshError]:
         """Decide calls in their order; debit every matching bucket of a call, or none if one refuses.
 
         An answer is InvalidArgument for a call that cannot be checked, DeadlineExceeded if its deadline is too near for an answer,
@@ -71,7 +71,7 @@ class Buckets:
         deadlines, or after at most twice the time until then.
         """
         rules, begun, at = self._rules(), monotonic(), self._clock()
-        answers: list[Decision | MeshError] = []
+        answers: list[Passed | Decision | MeshError] = []
         waiting: list[tuple[float, int, Plan]] = []
         for number, (check, remaining) in enumerate(asking):
             seconds = self._redis_seconds if remaining is None else min(self._redis_seconds, remaining - _KEEP_SECONDS)
@@ -100,20 +100,33 @@ class Buckets:
                 continue
             shadowed = False
             for (_, number, plan), each in zip(group, taken, strict=True):
+                if plan.plain and each.admitted:
+                    answers[number] = Passed(plan, each)
+                    continue
                 answers[number] = plan.decision(each)
                 shadowed = shadowed or bool(plan.shadow)
             if shadowed:
                 self._ask_in_shadow(group, taken, answers, deadline)
-        for answer in answers:
-            if isinstance(answer, Decision):
-                self.counts.add(answer)
+        self._count(answers)
         return answers
+
+    def _count(self, answers: Sequence[Passed | Decision | MeshError]) -> None:
+        passed: dict[int, tuple[Plan, int]] = {}
+        for answer in answers:
+            if isinstance(answer, Passed):
+                # Equal calls mostly share their plan, and are counted together.
+                plan = answer.plan
+                passed[id(plan)] = plan, passed[id(plan)][1] + 1 if id(plan) in passed else 1
+            elif isinstance(answer, Decision):
+                self.counts.add(answer)
+        for plan, calls in passed.values():
+            self.counts.add_admitted([rule for rules in plan.counted or () for rule, _ in rules], calls)
 
     def _ask_in_shadow(
         self,
         group: Sequence[tuple[float, int, Plan]],
         taken: Sequence[Taken],
-        answers: list[Decision | MeshError],
+        answers: list[Passed | Decision | MeshError],
         deadline: float,
     ) -> None:
         """Add to the decisions what rules in shadow mode say of the calls that pass."""

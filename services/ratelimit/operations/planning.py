@@ -69,6 +69,9 @@ class Plan(NamedTuple):
     ends: float = inf
     """The plan holds from `starts` until `ends`, while the periods of all its quotas last."""
 
+    plain: bool = False
+    """Whether every rule counts by a token bucket and none is in shadow mode: then what is owed says all of a call that passes."""
+
     def decision(self, taken: Taken, shadow: Sequence[Taken] = ()) -> Decision:
         """The decision by what the buckets say; rules in shadow mode say nothing if they were not asked."""
         verdicts = taken.verdicts
@@ -99,6 +102,20 @@ class Plan(NamedTuple):
             self.domain.shadow,
             trying=True,
         )
+
+
+class Passed(NamedTuple):
+    """A call with a plain plan that passed, as almost all do. Its decision is not worked out unless somebody wants to know."""
+
+    plan: Plan
+    taken: Taken
+
+    @property
+    def admitted(self) -> bool:
+        return True
+
+    def decision(self) -> Decision:
+        return self.plan.decision(self.taken)
 
 
 def _planned(check: Check, rules: RuleSet, at: int) -> Plan:
@@ -145,6 +162,7 @@ def _planned(check: Check, rules: RuleSet, at: int) -> Plan:
         for rule in applying
     )
     windows = [charge.limit for charge in (*charges.values(), *shadow.values()) if isinstance(charge.limit, Window)]
+    counted = _counted(with_places, len(charges)) if not (domain.shadow or any(unmatched)) else None
     return Plan(
         rules,
         domain,
@@ -155,9 +173,10 @@ def _planned(check: Check, rules: RuleSet, at: int) -> Plan:
         without_buckets,
         closed,
         tuple(_local(with_places, tuple(charges.values())).items()),
-        _counted(with_places, len(charges)) if not (domain.shadow or any(unmatched)) else None,
+        counted,
         max((each.starts for each in windows), default=0),
         min((each.ends for each in windows), default=inf),
+        plain=bool(counted and charges and not windows),
     )
 
 

@@ -57,6 +57,11 @@ class RuleCounts:
                 if decision.shadow:
                     self._tell(name, "")
 
+    def add_admitted(self, rules: Iterable[Rule], calls: int) -> None:
+        """Count so many calls that passed, each with these rules, of which none is in shadow mode."""
+        for rule in rules:
+            self._of(rule)[ADMITTED] += calls
+
     def _add_counted(self, outcomes: list[Outcome]) -> None:
         """The same where every rule has counted and none is in shadow mode: almost every call, so it is made to cost little."""
         refusing = [rule for rule, verdict in outcomes if verdict is not None and verdict.wait > 0]

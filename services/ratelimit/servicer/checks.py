@@ -15,13 +15,13 @@ from google.protobuf.message import DecodeError
 from kit.errors import InvalidArgument, MalformedRequest, MeshError, Violation
 from kit.rpc.batches import Answer, BatchedCall
 
-from ..model import Verdict
+from ..model import MICROSECONDS, Verdict
 from ..model.decisions import Answer as DescriptorAnswer
 from ..model.decisions import Decision, Descriptor, Outcome, tightest
 from ..model.rules import Rule
 from ..operations import headers, metadata
 from ..operations.buckets import Asking, Buckets
-from ..operations.planning import Check
+from ..operations.planning import Check, Passed, Plan
 
 _Response = rls_pb2.RateLimitResponse
 _RateLimit = rls_pb2.RateLimitResponse.RateLimit
@@ -77,8 +77,10 @@ class RateLimits:
         except MeshError as error:
             return error
 
-    def _answered(self, decision: Decision | MeshError) -> Answer:
+    def _answered(self, decision: Passed | Decision | MeshError) -> Answer:
         """Concatenated parts of a message are their merged message (protobuf: encoding, "last one wins")."""
+        if isinstance(decision, Passed):
+            return self._passed(decision.plan, decision.taken.owed)
         if isinstance(decision, MeshError):
             return decision
         if decision.shadow:
@@ -101,6 +103,35 @@ class RateLimits:
                 parts.append(of_rule.admitted)
                 return b"".join(parts)
         parts.append(self._metadata(decision, deciding, admitted))
+        return b"".join(parts)
+
+    def _passed(self, plan: Plan, owed: Sequence[int]) -> bytes:
+        """The same as of its decision: of each descriptor the rule of which the least remains, and of these again the least."""
+        charges = plan.charges
+        parts = [_ADMITTED]
+        least = None
+        for rules in plan.counted or ():
+            shown = None
+            for rule, place in rules:
+                charge = charges[place]
+                interval = charge.limit.interval
+                debt = owed[place] + charge.debit
+                remaining = (charge.limit.capacity - debt) // interval
+                if shown is None or remaining < shown[0]:
+                    # As Verdict.more_after in whole seconds.
+                    shown = remaining, 1 + (debt - 1) % interval // MICROSECONDS if debt else 0, rule
+            if shown is None:
+                parts.append(_UNLIMITED)
+                continue
+            remaining, seconds, rule = shown
+            of_rule = self._parts_of(rule)
+            parts.append(of_rule.status(True, remaining, seconds, False))
+            if least is None or remaining < least[0]:
+                least = remaining, seconds, of_rule
+        if least is not None:
+            remaining, seconds, of_rule = least
+            parts.append(of_rule.headers(True, remaining, seconds, False))
+            parts.append(of_rule.admitted)
         return b"".join(parts)
 
     def _status(self, answer: DescriptorAnswer, outcome: Outcome | None) -> bytes:

@@ -8,7 +8,7 @@ from typing import cast
 
 from kit.data.blocking_redis import BlockingRedis
 
-from ..model import Call, Taken, Window, judge
+from ..model import Call, Taken, Window
 
 TAKE = """
 -- KEYS: the buckets of all calls, each once, in one hash slot. ARGV[1]: the calls, packed; each is the number of its charges, and
@@ -91,29 +91,52 @@ class RedisBucketStore:
 
     def take(self, calls: Sequence[Call], *, seconds: float) -> list[Taken]:
         """Decide the calls as `BucketStore` says, in one script unless they are many or of different hash slots."""
+        if _fit_one_script(calls):
+            return self._take(calls, seconds)
         results: list[Taken | None] = [None] * len(calls)
         for numbers in _parts(calls):
-            debts = self._debts([calls[number] for number in numbers], seconds)
-            at = next(debts)
-            for number in numbers:
-                results[number] = judge(calls[number], [next(debts) for _ in calls[number]], at=at)
+            for number, taken in zip(numbers, self._take([calls[number] for number in numbers], seconds), strict=True):
+                results[number] = taken
         return cast("list[Taken]", results)
 
-    def _debts(self, calls: Sequence[Call], seconds: float) -> Iterator[int]:
+    def _take(self, calls: Sequence[Call], seconds: float) -> list[Taken]:
         keys: dict[str, int] = {}
-        packed = []
+        packed: dict[int, bytes] = {}
+        # Equal calls mostly share their charges, which need to be packed but once.
+        arguments = [packed.get(id(charges)) or _packed(charges, keys, packed) for charges in calls]
+        at, *owed = cast("list[int]", self._script(list(keys), [b"".join(arguments)], seconds=seconds))
+        taken = []
+        first = 0
         for charges in calls:
-            packed.append(_COUNT.pack(len(charges)))
-            for charge in charges:
-                # Lua counts from 1.
-                place = keys.setdefault(charge.key, len(keys) + 1)
-                limit = charge.limit
-                if limit.__class__ is Window:
-                    packed.append(_CHARGE.pack(place, -limit.capacity, charge.need, charge.debit))
-                    packed.append(_PERIODS.pack(limit.starts, limit.ends, limit.after))
-                else:
-                    packed.append(_CHARGE.pack(place, limit.capacity, charge.need, charge.debit))
-        return iter(cast("list[int]", self._script(list(keys), [b"".join(packed)], seconds=seconds)))
+            after = first + len(charges)
+            taken.append(Taken(at, charges, owed[first:after]))
+            first = after
+        return taken
+
+
+def _packed(charges: Call, keys: dict[str, int], packed: dict[int, bytes]) -> bytes:
+    """The call as the script reads it. Adds its buckets to `keys`, and the result to `packed` by the identity of the charges."""
+    parts = [_COUNT.pack(len(charges))]
+    for charge in charges:
+        # Lua counts from 1.
+        place = keys.setdefault(charge.key, len(keys) + 1)
+        limit = charge.limit
+        if isinstance(limit, Window):
+            parts.append(_CHARGE.pack(place, -limit.capacity, charge.need, charge.debit))
+            parts.append(_PERIODS.pack(limit.starts, limit.ends, limit.after))
+        else:
+            parts.append(_CHARGE.pack(place, limit.capacity, charge.need, charge.debit))
+    whole = packed[id(charges)] = b"".join(parts)
+    return whole
+
+
+def _fit_one_script(calls: Sequence[Call]) -> bool:
+    """As almost all batches do."""
+    return (
+        len(calls) <= MOST_CALLS
+        and sum(map(len, calls)) <= MOST_CHARGES
+        and len({charges[0].slot for charges in calls}) == 1
+    )
 
 
 def _parts(calls: Sequence[Call]) -> Iterator[Sequence[int]]:
