@@ -276,6 +276,7 @@ SETTINGS = {
         "METRICS_LISTEN",
         "NOTIFICATION_TARGET",
         "OTLP_ENDPOINT",
+        "RATELIMIT_TARGET",
         "REDIS_URL",
         "STORY_TARGET",
         "TOKEN_AUDIENCE",

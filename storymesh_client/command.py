@@ -16,7 +16,7 @@ from grpc import StatusCode
 from storymesh.auth.v1 import account_service_pb2, key_service_pb2, session_service_pb2
 from storymesh.auth.v1.user_pb2 import Role, User
 
-from . import printing, reading
+from . import limits, printing, reading
 from .client import DEFAULT_TARGET, Storymesh
 from .errors import StorymeshError
 from .tokens import FileTokens, TokenFileError, default_path
@@ -104,6 +104,9 @@ def parser() -> argparse.ArgumentParser:
     drop = _add(auth, "drop-key", "Withdraw a key that has leaked: whatever it signed is refused", place)
     drop.add_argument("kid", metavar="KID", help="the key's id, as in the key set")
 
+    operated = _group(commands, "limits", "Ask the rate limiter and change what it does; for administrators")
+    limits.add(operated, place, listing)
+
     stories = _group(commands, "stories", "Ask for stories and read them")
     _add(stories, "list", "List the stories, newest first", place, listing)
     ask = _add(stories, "ask", "Ask for a story and read it while it is written", place)
@@ -186,6 +189,8 @@ async def _execute(options: argparse.Namespace) -> int:
             case "auth", _:
                 dropped = await mesh.keys.DropKey(key_service_pb2.DropKeyRequest(kid=options.kid))
                 print(f"{options.kid} is withdrawn; {dropped.active_kid} signs now.")
+            case "limits", _:
+                await limits.run(mesh, options)
             case _, "list":
                 print(printing.stories(await reading.all_stories(mesh), as_json=options.json))
             case _, verb:

@@ -67,7 +67,7 @@ def sessions(listed: Sequence[Session], *, as_json: bool) -> str:
         )
         for each in listed
     ]
-    return _table(("id", "device", "address", "last used", "ends", ""), rows)
+    return table(("id", "device", "address", "last used", "ends", ""), rows)
 
 
 def stories(listed: Sequence[Story], *, as_json: bool) -> str:
@@ -82,7 +82,7 @@ def stories(listed: Sequence[Story], *, as_json: bool) -> str:
         )
         for each in listed
     ]
-    return _table(("id", "asked for", "state", "title"), rows)
+    return table(("id", "asked for", "state", "title"), rows)
 
 
 def fields(pairs: Iterable[tuple[str, str]]) -> str:
@@ -112,7 +112,7 @@ def _document(message: Message) -> dict[str, Any]:
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     clean = [headings, *([plain(cell).replace("\n", " ") for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in clean) for column in range(len(headings))]
     return "\n".join(

@@ -14,6 +14,7 @@ from storymesh.notification.v1 import preference_service_pb2_grpc as notificatio
 from storymesh.notification.v1 import system_webhook_service_pb2_grpc as notification_system_webhook_service_pb2_grpc
 from storymesh.notification.v1 import webhook_service_pb2_grpc as notification_webhook_service_pb2_grpc
 from storymesh.ops.v1 import dead_letter_service_pb2_grpc as ops_dead_letter_service_pb2_grpc
+from storymesh.ops.v1 import rate_limit_service_pb2_grpc as ops_rate_limit_service_pb2_grpc
 from storymesh.story.v1 import story_link_service_pb2_grpc as story_story_link_service_pb2_grpc
 from storymesh.story.v1 import story_service_pb2_grpc as story_story_service_pb2_grpc
 
@@ -33,5 +34,6 @@ class Stubs:
         self.system_webhooks: notification_system_webhook_service_pb2_grpc.SystemWebhookServiceAsyncStub = notification_system_webhook_service_pb2_grpc.SystemWebhookServiceStub(channel)
         self.webhooks: notification_webhook_service_pb2_grpc.WebhookServiceAsyncStub = notification_webhook_service_pb2_grpc.WebhookServiceStub(channel)
         self.dead_letters: ops_dead_letter_service_pb2_grpc.DeadLetterServiceAsyncStub = ops_dead_letter_service_pb2_grpc.DeadLetterServiceStub(channel)
+        self.rate_limits: ops_rate_limit_service_pb2_grpc.RateLimitServiceAsyncStub = ops_rate_limit_service_pb2_grpc.RateLimitServiceStub(channel)
         self.story_links: story_story_link_service_pb2_grpc.StoryLinkServiceAsyncStub = story_story_link_service_pb2_grpc.StoryLinkServiceStub(channel)
         self.stories: story_story_service_pb2_grpc.StoryServiceAsyncStub = story_story_service_pb2_grpc.StoryServiceStub(channel)

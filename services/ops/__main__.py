@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from storymesh.ops.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
+from storymesh.ops.v1.rate_limit_service_pb2_grpc import add_RateLimitServiceServicer_to_server
 
 from kit.events.dead_letter_service import DeadLetterServicer
 from kit.rpc.resources import Resources
@@ -11,12 +12,14 @@ from kit.runtime import process
 
 from .config import OpsSettings
 from .operations import Operations, operations
-from .peers import dead_letter_stores
+from .peers import RateLimits, dead_letter_stores
+from .servicer import RateLimitServicer
 
 
 def api(resources: Resources, ops: Operations) -> Server:
     server = resources.api()
     server.add(add_DeadLetterServiceServicer_to_server, DeadLetterServicer(ops.dead_letters))
+    server.add(add_RateLimitServiceServicer_to_server, RateLimitServicer(RateLimits(resources.channel("ratelimit"))))
     return server
 
 

@@ -26,4 +26,5 @@ def _with_targets() -> type[ServiceSettings]:
 class OpsSettings(_with_targets()):  # type: ignore[misc]  # a base that only the manifests know
     """Settings of the `serve` process."""
 
+    ratelimit_target: str = Field("127.0.0.1:50051", description="Address and port of the ratelimit service.")
     cursor_key: Key = Field(description="Signs page tokens; the same for all replicas.")

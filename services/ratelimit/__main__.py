@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from storymesh.ops.v1.rate_limit_service_pb2_grpc import add_RateLimitServiceServicer_to_server
+
 from kit.data.redis import liveness
 from kit.rpc.resources import Resources
 from kit.rpc.server import Server
@@ -16,7 +18,7 @@ from .commands import check, compare, convert, explain
 from .config import RateLimitSettings
 from .operations import operations
 from .operations.classes import EDGE_DOMAIN
-from .servicer import METHOD, SERVICE, RateLimits
+from .servicer import METHOD, SERVICE, RateLimits, RateLimitServicer
 from .store.buckets import MOST_CALLS
 from .store.rules_file import BadRules
 
@@ -33,9 +35,12 @@ async def serve(settings: RateLimitSettings) -> None:
         ops.buckets.counts.show_in(server.metrics)
         ops.rules.show_in(server.metrics)
         server.add_batched(SERVICE, METHOD, RateLimits(ops.buckets).answer, most=MOST_CALLS)
+        server.add(add_RateLimitServiceServicer_to_server, RateLimitServicer(ops.inspection, ops.listing))
         server.background(ops.rules.follow)
         server.background(liveness(resources.redis).watch)
-        await server.run()
+        # Only for administrators' calls: checks need nothing of auth.
+        server.background(resources.revocation_feed.run)
+        await server.run(resources.access_tokens, resources.service_tokens)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

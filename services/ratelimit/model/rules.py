@@ -7,7 +7,7 @@ So a general rule has exceptions, and two rules with one match both apply, of wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from hashlib import sha256
@@ -74,6 +74,9 @@ class Rule:
     """The part of the limit that one process admits by itself while Redis is down, if `on_redis_down` is LOCAL."""
 
     domain: str = "storymesh"
+
+    place: str = field(default="", compare=False)
+    """The file and line where it stands."""
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -5,24 +5,43 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kit.rpc.resources import Resources
+from mesh import contract
 
 from ..config import RateLimitSettings
+from ..store.administration import RedisAdminStore
 from ..store.buckets import RedisBucketStore
 from .buckets import Buckets
 from .classes import load_fitting
+from .inspecting import Inspection
+from .listing import Listing
 from .reload import LiveRules
 
 
 @dataclass(frozen=True)
 class Operations:
-    """The operation that the servicer calls, and the rules that it follows."""
+    """The operations that the servicers call, and the rules that they follow."""
 
     buckets: Buckets
     rules: LiveRules
+    inspection: Inspection
+    listing: Listing
 
 
 def operations(settings: RateLimitSettings, resources: Resources) -> Operations:
     """Build the operations. Raises BadRules when the rules file cannot be used."""
     rules = LiveRules(settings.rate_limit_rules, load_fitting)
     store = RedisBucketStore(resources.blocking_redis())
-    return Operations(Buckets(store, rules.current, redis_seconds=settings.rate_limit_redis_seconds), rules)
+    admin = RedisAdminStore(resources.redis, resources.clock)
+    return Operations(
+        Buckets(store, rules.current, redis_seconds=settings.rate_limit_redis_seconds),
+        rules,
+        # A connection of its own, because checks may be using the other one.
+        Inspection(
+            RedisBucketStore(resources.blocking_redis()),
+            admin,
+            rules.current,
+            contract.read().rate_limit_classes,
+            resources.clock,
+        ),
+        Listing(rules.loaded, admin),
+    )

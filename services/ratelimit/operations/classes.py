@@ -15,7 +15,7 @@ from ..store.rules_file import BadRules, load
 EDGE_DOMAIN = "storymesh"
 """The domain of the edge's calls (`rate_limit.domain` in envoy/edge.yaml). Rules of other domains are for other callers."""
 
-_IPV6_LENGTH = 64
+IPV6_LENGTH = 64
 """The edge counts an IPv6 client by its /64."""
 
 CLASS, CLIENT_ADDRESS, USER = "class", "client_ip", "user"
@@ -57,8 +57,8 @@ def _never_sent(entry: DescriptorEntry) -> str:
     if address is not None and entry.value != str(address):
         return f"clients are counted by networks, so the value {entry.value} matches none; write cidr: {entry.value}"
     network = entry.network
-    if network is not None and network.version == 6 and network.prefixlen > _IPV6_LENGTH:
-        return f"IPv6 clients are counted by their /{_IPV6_LENGTH}, so {network} matches none; write a network of that length"
+    if network is not None and network.version == 6 and network.prefixlen > IPV6_LENGTH:
+        return f"IPv6 clients are counted by their /{IPV6_LENGTH}, so {network} matches none; write a network of that length"
     return ""
 
 

@@ -88,24 +88,45 @@ def _crosses(first: Sequence[DescriptorEntry], second: Sequence[DescriptorEntry]
     return meet and True in orders and True in less and orders.index(True) < less.index(True)
 
 
+def applications(domain: DomainRules, descriptors: Sequence[Descriptor]) -> list[list[tuple[Rule, str]]]:
+    """For each descriptor the rules that match it, in the order of the file, and why one does not apply; empty if it does."""
+    matching = [domain.matching(descriptor.entries) for descriptor in descriptors]
+    return [
+        list(_reasoned(domain, descriptor, matched, left, matching))
+        for descriptor, matched, left in zip(descriptors, matching, replaced(matching), strict=True)
+    ]
+
+
+def _reasoned(
+    domain: DomainRules,
+    descriptor: Descriptor,
+    matched: Sequence[Rule],
+    left: Sequence[Rule],
+    matching: Sequence[Sequence[Rule]],
+) -> Iterator[tuple[Rule, str]]:
+    for rule in domain.rules:
+        if rule in left:
+            yield rule, ""
+        elif rule in matched:
+            by = next(each.name for rules in matching for each in rules if rule.name in each.replaces)
+            yield rule, f"{by} replaces it"
+        elif rule.matches(descriptor.entries):
+            yield rule, f"{matched[0].name if matched else '?'} is more specific"
+
+
 def explain(rules: RuleSet, domain: str, descriptors: Sequence[Descriptor]) -> str:
     """Say for each descriptor which rules apply and with which bucket, and why others that match do not."""
     of_domain = rules.of(domain)
-    matching = [of_domain.matching(descriptor.entries) for descriptor in descriptors]
-    applying = replaced(matching)
     lines = []
-    for descriptor, matched, left in zip(descriptors, matching, applying, strict=True):
+    for descriptor, reasoned in zip(descriptors, applications(of_domain, descriptors), strict=True):
         lines.append(" ".join(f"{key}={value}" for key, value in descriptor.entries))
-        for rule in of_domain.rules:
-            if rule in left:
+        for rule, why_not in reasoned:
+            if why_not:
+                lines.append(f"  {rule.name} does not apply: {why_not}")
+            else:
                 bucket = f", bucket {rule.bucket(descriptor.entries)}" if rule.limit is not None else ""
                 lines.append(f"  {rule.name} applies: {limit_of(rule)}{bucket}")
-            elif rule in matched:
-                by = next(each.name for rules in matching for each in rules if rule.name in each.replaces)
-                lines.append(f"  {rule.name} does not apply: {by} replaces it")
-            elif rule.matches(descriptor.entries):
-                lines.append(f"  {rule.name} does not apply: {matched[0].name if matched else '?'} is more specific")
-        if not matched:
+        if not reasoned:
             lines.append(f"  no rule matches: on_no_match is {of_domain.on_no_match}")
     return "\n".join(lines)
 

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from .administration import RateLimitServicer
 from .checks import METHOD, MOST_DESCRIPTORS, MOST_ENTRIES, MOST_REQUEST_BYTES, SERVICE, RateLimits
 
-__all__ = ["METHOD", "MOST_DESCRIPTORS", "MOST_ENTRIES", "MOST_REQUEST_BYTES", "SERVICE", "RateLimits"]
+__all__ = [
+    "METHOD",
+    "MOST_DESCRIPTORS",
+    "MOST_ENTRIES",
+    "MOST_REQUEST_BYTES",
+    "SERVICE",
+    "RateLimitServicer",
+    "RateLimits",
+]

@@ -20,3 +20,10 @@ class BucketStore(Protocol):
         All buckets of a call must be in one hash slot of Redis Cluster. Raises OSError or RedisError if the buckets cannot be
         reached within `seconds`; some calls may have been debited even so.
         """
+
+
+class ResettableStore(BucketStore, Protocol):
+    """A store whose buckets can be filled by hand."""
+
+    def forget(self, keys: Sequence[str], *, seconds: float) -> int:
+        """Fill the buckets with these keys; returns how many had a state. Raises as `take` does."""

@@ -87,6 +87,7 @@ class RedisBucketStore:
     """Buckets in Redis, for one thread at a time."""
 
     def __init__(self, redis: BlockingRedis) -> None:
+        self._redis = redis
         self._script = redis.script(TAKE)
 
     def take(self, calls: Sequence[Call], *, seconds: float) -> list[Taken]:
@@ -98,6 +99,10 @@ class RedisBucketStore:
             for number, taken in zip(numbers, self._take([calls[number] for number in numbers], seconds), strict=True):
                 results[number] = taken
         return cast("list[Taken]", results)
+
+    def forget(self, keys: Sequence[str], *, seconds: float) -> int:
+        """Fill the buckets with these keys: one without state is full. One command a bucket, as they may be of several slots."""
+        return sum(cast("int", self._redis.command("DEL", key, seconds=seconds)) for key in keys)
 
     def _take(self, calls: Sequence[Call], seconds: float) -> list[Taken]:
         keys: dict[str, int] = {}

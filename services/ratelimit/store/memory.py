@@ -32,6 +32,11 @@ class MemoryBucketStore:
             self._sweep_at = max(2 * len(self._states), _SWEEP_AT_LEAST)
         return results
 
+    def forget(self, keys: Sequence[str], *, seconds: float) -> int:
+        """Fill the buckets with these keys."""
+        at = self._now()
+        return sum(over_at(self._states.pop(key, 0)) > at for key in keys)
+
 
 def over_at(state: State) -> int:
     """The instant from which a state says no more than none does."""

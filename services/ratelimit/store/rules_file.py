@@ -179,6 +179,7 @@ class _Document:
             replaces=frozenset(each for each in (item.text() for item in replaces) if each is not None),
             local_share=share,
             domain=self._domain,
+            place=f"{node.path}:{node.line}",
         )
         if name is not None:
             self._rules.append(_Placed(rule, fields["name"], replaces))

@@ -1,0 +1,93 @@
+"""What administrators see of the limiter and change in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from . import Taken
+from .matching import Entries
+from .rules import Rule
+
+
+class Act(StrEnum):
+    """A kind of change."""
+
+    RESET = "reset"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change that an administrator made, to be recorded."""
+
+    act: Act
+    actor_id: UUID
+    reason: str
+    subject: str
+    """What it concerned, in words. May hold an address or a user's id, so changes are kept for a bounded time."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedChange:
+    """A change as it was recorded."""
+
+    id: str
+    """Ids grow with time."""
+
+    change: Change
+    made_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What a rule's bucket holds now."""
+
+    rule: Rule
+    key: str
+    look: Taken
+    """The answer to a charge of no hits."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedRule:
+    """A rule that matches a descriptor."""
+
+    rule: Rule
+    why_not: str
+    """Why it does not apply; empty if it does."""
+
+    refuses: bool
+    level: Level | None
+    """None for a rule that does not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedDescriptor:
+    """What the rules say of a descriptor."""
+
+    entries: Entries
+    rules: tuple[ExplainedRule, ...]
+    denied_unmatched: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedCall:
+    """What the limiter says of a call now, without debiting it."""
+
+    rate_limit_class: str
+    """Empty for a call that is told by its descriptors."""
+
+    admitted: bool
+    permanent: bool
+    """Whether no wait helps."""
+
+    retry_at: int | None
+    """When the call would pass, in microseconds since 1970; None if it passes now, or never."""
+
+    deciding: Rule | None
+    shadow: bool
+    """Whether the whole domain is in shadow mode."""
+
+    descriptors: tuple[ExplainedDescriptor, ...]

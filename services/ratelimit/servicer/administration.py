@@ -1,0 +1,172 @@
+"""storymesh.ops.v1.RateLimitService: what administrators see of the limiter and change in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc.aio import ServicerContext
+from storymesh.ops.v1 import rate_limit_pb2 as messages
+from storymesh.ops.v1 import rate_limit_service_pb2 as pb
+from storymesh.ops.v1.rate_limit_service_pb2_grpc import RateLimitServiceServicer
+
+from kit.identity.caller import caller_of
+from kit.rpc.timestamps import set_time
+from mesh.edge_protocol import RATE_LIMIT_UNSATISFIABLE
+
+from ..model.administration import (
+    Act,
+    ExplainedCall,
+    ExplainedDescriptor,
+    ExplainedRule,
+    Level,
+    RecordedChange,
+)
+from ..model.matching import Entries
+from ..model.rules import Rule
+from ..operations.explaining import limit_of
+from ..operations.inspecting import Inspection
+from ..operations.listing import Listing
+from ..operations.subjects import Subject
+
+Context = ServicerContext[Any, Any]
+
+_ACTS: Mapping[Act, messages.RateLimitAct.ValueType] = {Act.RESET: messages.RATE_LIMIT_ACT_RESET}
+
+_LIMITED = "RATE_LIMITED"
+"""The reason that the edge gives where a wait helps."""
+
+
+class RateLimitServicer(RateLimitServiceServicer):
+    """Protobuf in, protobuf out."""
+
+    def __init__(self, inspection: Inspection, listing: Listing) -> None:
+        self._inspection = inspection
+        self._listing = listing
+
+    async def ExplainRateLimit(
+        self, request: pb.ExplainRateLimitRequest, context: Context
+    ) -> pb.ExplainRateLimitResponse:
+        calls = await self._inspection.explain(_subject(request.subject))
+        return pb.ExplainRateLimitResponse(calls=map(_call, calls))
+
+    async def InspectRateLimit(
+        self, request: pb.InspectRateLimitRequest, context: Context
+    ) -> pb.InspectRateLimitResponse:
+        levels = await self._inspection.inspect(_subject(request.subject))
+        return pb.InspectRateLimitResponse(buckets=map(_bucket, levels))
+
+    async def ResetRateLimit(self, request: pb.ResetRateLimitRequest, context: Context) -> pb.ResetRateLimitResponse:
+        administrator = caller_of(context).user_id
+        count = await self._inspection.reset(administrator, _subject(request.subject), request.rule, request.reason)
+        return pb.ResetRateLimitResponse(reset_count=count)
+
+    async def ListRateLimitRules(
+        self, request: pb.ListRateLimitRulesRequest, context: Context
+    ) -> pb.ListRateLimitRulesResponse:
+        page = self._listing.rules(request.page_size, request.page_token)
+        shadow = {each.domain for each in page.loaded.rules.domains if each.shadow}
+        response = pb.ListRateLimitRulesResponse(
+            rules=[_rule(rule, shadow=rule.domain in shadow) for rule in page.rules],
+            next_page_token=page.next_token,
+            source=str(page.loaded.source),
+            digest=page.loaded.digest,
+            fault=page.loaded.fault,
+        )
+        set_time(response.load_time, page.loaded.loaded_at)
+        set_time(response.fault_time, page.loaded.faulted_at)
+        return response
+
+    async def ListRateLimitChanges(
+        self, request: pb.ListRateLimitChangesRequest, context: Context
+    ) -> pb.ListRateLimitChangesResponse:
+        page = await self._listing.changes(request.page_size, request.page_token)
+        return pb.ListRateLimitChangesResponse(changes=map(_change, page.items), next_page_token=page.next_token)
+
+
+def _subject(message: messages.RateLimitSubject) -> Subject:
+    return Subject(
+        message.client_address,
+        message.user_id,
+        message.rate_limit_class,
+        tuple(tuple((entry.key, entry.value) for entry in each.entries) for each in message.descriptors),
+        message.domain,
+    )
+
+
+def _call(call: ExplainedCall) -> messages.ExplainedCall:
+    reason = "" if call.admitted else RATE_LIMIT_UNSATISFIABLE if call.permanent else _LIMITED
+    message = messages.ExplainedCall(
+        rate_limit_class=call.rate_limit_class,
+        admitted=call.admitted,
+        reason=reason,
+        deciding_rule=call.deciding.name if call.deciding else "",
+        descriptors=[_descriptor(each, shadow=call.shadow) for each in call.descriptors],
+    )
+    if call.retry_at is not None:
+        _set_instant(message.retry_time, call.retry_at)
+    return message
+
+
+def _descriptor(descriptor: ExplainedDescriptor, *, shadow: bool) -> messages.ExplainedDescriptor:
+    return messages.ExplainedDescriptor(
+        entries=_entries(descriptor.entries),
+        rules=[_explained(each, shadow=shadow) for each in descriptor.rules],
+        denied_unmatched=descriptor.denied_unmatched,
+    )
+
+
+def _explained(explained: ExplainedRule, *, shadow: bool) -> messages.ExplainedRule:
+    return messages.ExplainedRule(
+        rule=_rule(explained.rule, shadow=shadow),
+        applies=not explained.why_not,
+        why_not=explained.why_not,
+        refuses=explained.refuses,
+        bucket=_bucket(explained.level) if explained.level else None,
+    )
+
+
+def _entries(entries: Entries) -> list[messages.RateLimitEntry]:
+    return [messages.RateLimitEntry(key=key, value=value) for key, value in entries]
+
+
+def _bucket(level: Level) -> messages.RateLimitBucket:
+    (verdict,) = level.look.verdicts
+    message = messages.RateLimitBucket(
+        rule=level.rule.name, key=level.key, limit=verdict.limit.burst, remaining=verdict.remaining
+    )
+    if verdict.debt:
+        _set_instant(message.more_time, level.look.at + verdict.more_after)
+        _set_instant(message.full_time, level.look.at + (verdict.ends or verdict.debt))
+    return message
+
+
+def _rule(rule: Rule, *, shadow: bool) -> messages.RateLimitRule:
+    return messages.RateLimitRule(
+        domain=rule.domain,
+        name=rule.name,
+        place=rule.place,
+        match=" ".join(map(str, rule.match)),
+        limit=limit_of(rule),
+        on_redis_down=rule.on_redis_down if rule.limit is not None else "",
+        shadow=rule.shadow or shadow,
+    )
+
+
+def _change(recorded: RecordedChange) -> messages.RateLimitChange:
+    change = recorded.change
+    message = messages.RateLimitChange(
+        id=recorded.id,
+        act=_ACTS[change.act],
+        actor=str(change.actor_id),
+        reason=change.reason,
+        subject=change.subject,
+    )
+    set_time(message.create_time, recorded.made_at)
+    return message
+
+
+def _set_instant(field: Timestamp, microseconds: int) -> None:
+    """Sets a time that is given in microseconds since 1970."""
+    field.FromMicroseconds(microseconds)

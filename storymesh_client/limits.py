@@ -1,0 +1,146 @@
+"""The group `limits` of the command: what administrators ask of the rate limiter and change in it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+from storymesh.ops.v1 import rate_limit_pb2 as messages
+from storymesh.ops.v1 import rate_limit_service_pb2 as pb
+
+from . import printing
+from .client import Storymesh
+
+_PAGE_SIZE = 100
+
+
+def add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    place: argparse.ArgumentParser,
+    listing: argparse.ArgumentParser,
+) -> None:
+    """Adds the group's commands, each with the options of both parents that concern it."""
+    of_whom = argparse.ArgumentParser(add_help=False)
+    of_whom.add_argument("--address", default="", metavar="ADDRESS", help="a client's address, such as 192.0.2.7")
+    of_whom.add_argument("--user", default="", metavar="ID", help="a user's id")
+    of_whom.add_argument("--class", default="", dest="rate_limit_class", metavar="CLASS", help="only this class")
+    why = argparse.ArgumentParser(add_help=False)
+    why.add_argument("--reason", required=True, metavar="WORDS", help="why, for the record")
+
+    _add(commands, "explain", "Say why calls pass or are refused, by which rules and buckets", place, of_whom, listing)
+    _add(commands, "inspect", "Show what buckets hold", place, of_whom, listing)
+    reset = _add(commands, "reset", "Fill buckets", place, of_whom, why)
+    reset.add_argument("--rule", default="", metavar="NAME", help="only the bucket of this rule")
+    _add(commands, "rules", "List the rules in force", place, listing)
+    _add(commands, "changes", "List what administrators changed, newest first", place, listing)
+
+
+async def run(mesh: Storymesh, options: argparse.Namespace) -> None:
+    """Runs one of them and prints its answer. Raises StorymeshError."""
+    match options.verb:
+        case "explain":
+            explained = await mesh.rate_limits.ExplainRateLimit(pb.ExplainRateLimitRequest(subject=_subject(options)))
+            print(printing.as_json(explained) if options.json else "\n".join(_explanation(explained)))
+        case "inspect":
+            inspected = await mesh.rate_limits.InspectRateLimit(pb.InspectRateLimitRequest(subject=_subject(options)))
+            print(printing.as_json(inspected) if options.json else _buckets(inspected))
+        case "reset":
+            request = pb.ResetRateLimitRequest(subject=_subject(options), rule=options.rule, reason=options.reason)
+            count = (await mesh.rate_limits.ResetRateLimit(request)).reset_count
+            print(
+                f"{count} bucket{' was' if count == 1 else 's were'} not full and {'is' if count == 1 else 'are'} now."
+            )
+        case "rules":
+            await _print_rules(mesh, options)
+        case _:
+            await _print_changes(mesh, options)
+
+
+async def _print_rules(mesh: Storymesh, options: argparse.Namespace) -> None:
+    request = pb.ListRateLimitRulesRequest(page_size=_PAGE_SIZE)
+    page = await mesh.rate_limits.ListRateLimitRules(request)
+    whole = pb.ListRateLimitRulesResponse()
+    whole.CopyFrom(page)
+    while page.next_page_token:
+        request.page_token = page.next_page_token
+        page = await mesh.rate_limits.ListRateLimitRules(request)
+        whole.rules.extend(page.rules)
+    whole.next_page_token = ""
+    if options.json:
+        print(printing.as_json(whole))
+        return
+    print(f"{whole.source}, read {printing.time(whole.load_time)}, SHA-256 {whole.digest[:12]}")
+    if whole.fault:
+        print(printing.plain(f"The file as it is now cannot be used, so these rules stay in force:\n{whole.fault}"))
+    rows = [
+        (each.name, each.match, each.limit, each.on_redis_down, "shadow" if each.shadow else "", each.place)
+        for each in whole.rules
+    ]
+    print(printing.table(("rule", "matches", "limit", "Redis down", "", "place"), rows))
+
+
+async def _print_changes(mesh: Storymesh, options: argparse.Namespace) -> None:
+    request, changes = pb.ListRateLimitChangesRequest(page_size=_PAGE_SIZE), pb.ListRateLimitChangesResponse()
+    while True:
+        page = await mesh.rate_limits.ListRateLimitChanges(request)
+        changes.changes.extend(page.changes)
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    if options.json:
+        print(printing.as_json(changes))
+        return
+    rows = [
+        (
+            printing.time(each.create_time),
+            messages.RateLimitAct.Name(each.act).removeprefix("RATE_LIMIT_ACT_").lower().replace("_", " "),
+            each.subject,
+            each.actor,
+            each.reason,
+        )
+        for each in changes.changes
+    ]
+    print(printing.table(("when", "what", "whom", "by", "why"), rows))
+
+
+def _subject(options: argparse.Namespace) -> messages.RateLimitSubject:
+    return messages.RateLimitSubject(
+        client_address=options.address, user_id=options.user, rate_limit_class=options.rate_limit_class
+    )
+
+
+def _explanation(explained: pb.ExplainRateLimitResponse) -> Iterator[str]:
+    for call in explained.calls:
+        verdict = "passes" if call.admitted else f"is refused: {call.reason}"
+        by = f", by {call.deciding_rule}" if call.deciding_rule else ""
+        when = f", until {printing.time(call.retry_time)}" if call.HasField("retry_time") else ""
+        yield printing.plain(f"{call.rate_limit_class or 'the call'} {verdict}{by}{when}")
+        for descriptor in call.descriptors:
+            for each in descriptor.rules:
+                if each.why_not:
+                    told = f"does not apply: {each.why_not}"
+                else:
+                    told = f"{'refuses' if each.refuses else 'applies'}: {each.rule.limit}"
+                    if each.HasField("bucket"):
+                        told += f", {each.bucket.remaining} of {each.bucket.limit} left"
+                yield printing.plain(f"  {each.rule.name} {told} ({each.rule.place})")
+            if not descriptor.rules:
+                entries = " ".join(f"{entry.key}={entry.value}" for entry in descriptor.entries)
+                yield printing.plain(f"  no rule matches {entries}")
+
+
+def _buckets(inspected: pb.InspectRateLimitResponse) -> str:
+    rows = [
+        (each.rule, f"{each.remaining} of {each.limit}", printing.time(each.more_time), printing.time(each.full_time))
+        for each in inspected.buckets
+    ]
+    return printing.table(("rule", "left", "one more", "full"), rows)
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    description: str,
+    *parents: argparse.ArgumentParser,
+) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=description, description=f"{description}.", parents=list(parents))

@@ -1,0 +1,113 @@
+"""What every store promises for administrators' work, held against both kinds: in memory and in Redis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from redis.asyncio import Redis
+
+from kit.data.blocking_redis import BlockingRedis
+from services.ratelimit.model import MICROSECONDS, Charge, Limit, Window
+from services.ratelimit.model.administration import Act, Change
+from services.ratelimit.store import ResettableStore
+from services.ratelimit.store.administration import (
+    KEEP_CHANGES,
+    MOST_CHANGES,
+    AdminStore,
+    MemoryAdminStore,
+    RedisAdminStore,
+)
+from services.ratelimit.store.buckets import RedisBucketStore
+from services.ratelimit.store.memory import MemoryBucketStore
+
+ACTOR = UUID(int=7)
+
+
+class Now:
+    """A clock that a test moves. It begins at the present, because Redis numbers changes by its own."""
+
+    def __init__(self) -> None:
+        self.at = datetime.now(UTC)
+
+    def __call__(self) -> datetime:
+        return self.at
+
+
+@pytest.fixture
+def now() -> Now:
+    return Now()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest, now: Now) -> AdminStore:
+    if request.param == "memory":
+        return MemoryAdminStore(now)
+    return RedisAdminStore(request.getfixturevalue("limiter_redis"), now)
+
+
+def change(subject: str) -> Change:
+    return Change(Act.RESET, ACTOR, "a reason", subject)
+
+
+async def subjects(store: AdminStore, size: int = 2 * MOST_CHANGES, before: str = "") -> list[str]:
+    return [each.change.subject for each in await store.changes(size, before)]
+
+
+async def test_changes_are_told_newest_first_and_go_on_where_a_page_ended(store: AdminStore) -> None:
+    for number in range(5):
+        await store.record(change(str(number)))
+    first = await store.changes(2, "")
+    assert [each.change for each in first] == [change("4"), change("3")]
+    assert await subjects(store, 2, first[-1].id) == ["2", "1"]
+    assert await subjects(store, 9, first[-1].id) == ["2", "1", "0"]
+
+
+async def test_the_oldest_changes_are_dropped_beyond_a_number(store: AdminStore) -> None:
+    for number in range(MOST_CHANGES + 2):
+        await store.record(change(str(number)))
+    kept = await subjects(store)
+    assert (len(kept), kept[0], kept[-1]) == (MOST_CHANGES, str(MOST_CHANGES + 1), "2")
+
+
+async def test_changes_are_forgotten_after_their_time(store: AdminStore, now: Now) -> None:
+    await store.record(change("old"))
+    now.at += KEEP_CHANGES + timedelta(minutes=1)
+    assert await subjects(store) == []
+
+
+@pytest.fixture(params=["memory", "redis"])
+def buckets(request: pytest.FixtureRequest) -> ResettableStore:
+    if request.param == "memory":
+        return MemoryBucketStore(lambda: time.time_ns() // 1000)
+    store: RedisBucketStore = request.getfixturevalue("store_in_redis")
+    return store
+
+
+@pytest.fixture
+def store_in_redis(limiter_redis: Redis) -> Iterator[RedisBucketStore]:
+    with closing(BlockingRedis(limiter_redis)) as connection:
+        yield RedisBucketStore(connection)
+
+
+def test_buckets_and_quotas_that_are_forgotten_are_full_and_counted_if_they_were_not(buckets: ResettableStore) -> None:
+    now = time.time_ns() // 1000
+    hour = 3600 * MICROSECONDS
+    limits: dict[str, Limit | Window] = {
+        "bucket": Limit(1, 3600, burst=30),
+        "quota": Window(30, now - hour, now + hour, now + 2 * hour),
+    }
+    keys = {name: f"ratelimit:{{{name}}}:{name}" for name in limits}
+
+    def remaining(hits: int) -> set[int]:
+        calls = [(Charge(keys[name], limit, hits),) for name, limit in limits.items()]
+        return {each.verdicts[0].remaining for each in buckets.take(calls, seconds=10)}
+
+    assert remaining(7) == {23}
+    assert buckets.forget([*keys.values(), "ratelimit:{other}:full"], seconds=10) == 2
+    assert remaining(0) == {30}
+    assert buckets.forget(list(keys.values()), seconds=10) == 0
