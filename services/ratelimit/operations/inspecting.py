@@ -10,7 +10,7 @@ from uuid import UUID
 from kit.errors import InvalidArgument, Violation
 from kit.runtime.clock import Clock, unix_milliseconds
 
-from ..model import Charge, Taken, judge
+from ..model import Charge, Taken
 from ..model.administration import Act, Change, ExplainedCall, ExplainedDescriptor, ExplainedRule, Level
 from ..model.decisions import Decision, Outcome, tightest
 from ..model.quotas import Quota
@@ -148,7 +148,7 @@ def _decision(plan: Plan, levels: dict[str, Level]) -> Decision:
     def taken(charges: Sequence[Charge]) -> Taken:
         looks = [levels[charge.key].look for charge in charges]
         at = looks[0].at if looks else 0
-        return judge(charges, [look.verdicts[0].debt for look in looks], at=at)
+        return Taken(at, charges, [look.owed[0] for look in looks])
 
     if not plan.charges and not plan.shadow:
         return plan.without_buckets
