@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from storymesh.ops.v1.rate_limit_service_pb2_grpc import add_RateLimitServiceServicer_to_server
+from storymesh.ratelimit.v1.lease_service_pb2_grpc import add_LeaseServiceServicer_to_server
+from storymesh.ratelimit.v1.reservation_service_pb2_grpc import add_ReservationServiceServicer_to_server
 
 from kit.data.redis import liveness
 from kit.rpc.resources import Resources
@@ -18,7 +20,7 @@ from .commands import check, compare, convert, explain
 from .config import RateLimitSettings
 from .operations import operations
 from .operations.classes import EDGE_DOMAIN
-from .servicer import METHOD, SERVICE, RateLimits, RateLimitServicer
+from .servicer import METHOD, SERVICE, LeaseServicer, RateLimits, RateLimitServicer, ReservationServicer
 from .store.buckets import MOST_CALLS
 from .store.rules_file import BadRules
 
@@ -35,6 +37,9 @@ async def serve(settings: RateLimitSettings) -> None:
         ops.buckets.counts.show_in(server.metrics)
         ops.rules.show_in(server.metrics)
         server.add_batched(SERVICE, METHOD, RateLimits(ops.buckets).answer, most=MOST_CALLS)
+        ops.leases.show_in(server.metrics)
+        server.add(add_LeaseServiceServicer_to_server, LeaseServicer(ops.leases))
+        server.add(add_ReservationServiceServicer_to_server, ReservationServicer(ops.reservations))
         server.add(add_RateLimitServiceServicer_to_server, RateLimitServicer(ops.inspection, ops.listing))
         server.background(ops.rules.follow)
         server.background(liveness(resources.redis).watch)

@@ -21,7 +21,8 @@ def check(path: Path) -> None:
         sys.exit(str(error))
     for each in rules.domains:
         shadow = "; shadow: refuses nothing" if each.shadow else ""
-        print(f"{path}: {len(each.rules)} rules of the domain {each.domain}; on_no_match: {each.on_no_match}{shadow}")
+        count = len(each.rules) + len(each.leases)
+        print(f"{path}: {count} rules of the domain {each.domain}; on_no_match: {each.on_no_match}{shadow}")
         print(explaining.table(each))
         for hint in explaining.hints(each):
             print(f"hint: {hint}")

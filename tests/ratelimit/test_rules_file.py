@@ -51,6 +51,26 @@ def test_a_good_file_is_read_whole(path: Path) -> None:
     )
 
 
+def test_a_bound_of_leases_is_read_and_checks_of_calls_know_nothing_of_it(path: Path) -> None:
+    path.write_text(GOOD.replace(RATE, "    concurrency: 5\n    ttl: 2min\n"))
+    rules = load(path)
+    (bound,) = rules.leases
+    assert (bound.name, bound.most, bound.ttl_seconds, bound.on_redis_down) == ("logins", 5, 120, OnRedisDown.CLOSED)
+    entries = (("class", "credentials"), ("client_ip", "192.0.2.7/32"))
+    assert rules.of("storymesh").matching_leases(entries) == (bound,)
+    assert rules.matching("storymesh", entries) == rules.rules == ()
+
+
+def test_a_bound_of_leases_shares_its_names_with_the_other_rules(path: Path) -> None:
+    bound = "  - name: logins\n    match: [{key: a}]\n    concurrency: 5\n    ttl: 9s\n    on_redis_down: open\n"
+    path.write_text(GOOD + bound)
+    with pytest.raises(BadRules, match="logins is the name of the rule in line 4 too"):
+        load(path)
+    path.write_text(GOOD.replace(RATE, f"{RATE}    replaces: [bound]\n") + bound.replace("logins", "bound"))
+    with pytest.raises(BadRules, match="no rule of this domain has the name bound"):
+        load(path)
+
+
 def limit_of(rate: str, path: Path) -> Limit:
     path.write_text(GOOD.replace("10/min", rate))
     limit = load(path).rules[0].limit
@@ -126,11 +146,20 @@ def nearest_count(requests: int) -> int:
         ("burst: 20", "burst: 20\n    brust: 1", 8, "rules[0].brust: is not a key that a rule has; it has name, "),
         ("burst: 20", "burst: 20\n    cost: 0", 8, "rules[0].cost: must be a whole number from 1 to 1000000"),
         ("burst: 20", "burst: 20\n    shadow: maybe", 8, "rules[0].shadow: must be true or false"),
-        ("burst: 20", "burst: 20\n    block: true", 4, "one of rate, quota, unlimited, block, not rate and block"),
+        ("burst: 20", "burst: 20\n    block: true", 4, "one of rate, quota, concurrency, unlimited, block, not rate and block"),
         (RATE, "    block: true\n", 7, "on_redis_down: says nothing beside block; remove it"),
-        (RATE + "    on_redis_down: closed\n", "", 4, "rules[0]: must have one of rate, quota, unlimited, block"),
+        (RATE + "    on_redis_down: closed\n", "", 4, "rules[0]: must have one of rate, quota, concurrency, unlimited, block"),
         ("rate: 10/min", "quota: 10/week", 6, "'10/week' is not a quota; write calls per calendar period"),
         ("rate: 10/min", "quota: 0/day", 6, "rules[0].quota: '0/day' is not a quota"),
+        (RATE, "    concurrency: 5\n", 4, "rules[0]: has no ttl; write it, it has no default"),
+        (RATE, "    concurrency: 0\n    ttl: 30s\n", 6, "concurrency: must be a whole number from 1 to 1000000"),
+        (RATE, "    concurrency: 5\n    ttl: 30\n", 7, "'30' is not a time; write one such as 30s or 5min"),
+        (RATE, "    concurrency: 5\n    ttl: 2d\n", 7, "'2d' is longer than a day"),
+        (RATE, "    concurrency: 5\n    ttl: 9s\n    cost: 2\n", 8, "cost: says nothing beside concurrency; remove it"),
+        (RATE, "    concurrency: 5\n    ttl: 9s\n    shadow: true\n", 8, "shadow: says nothing beside concurrency"),
+        (RATE, "    concurrency: 5\n    ttl: 9s\n    rate: 1/s\n", 4, "quota, concurrency, unlimited, block, not rate and conc"),
+        (RATE + "    on_redis_down: closed", "    concurrency: 5\n    ttl: 9s\n    on_redis_down: local", 8, "open or closed"),
+        ("burst: 20", "burst: 20\n    ttl: 9s", 8, "rules[0].ttl: says nothing beside rate; remove it"),
         ("rate: 10/min", "quota: 10/day", 7, "rules[0].burst: says nothing beside quota; remove it"),
         ("burst: 20", "burst: 20\n    time_zone: UTC", 8, "rules[0].time_zone: says nothing beside rate; remove it"),
         (RATE, "    quota: 10/day\n    time_zone: Europe/Nowhere\n", 7, "there is no time zone 'Europe/Nowhere'"),

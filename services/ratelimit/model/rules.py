@@ -16,7 +16,17 @@ from . import Limit
 from .matching import DescriptorEntry, Entries, Index, canonical
 from .quotas import Quota
 
-__all__ = ["Action", "DescriptorEntry", "DomainRules", "Entries", "OnNoMatch", "OnRedisDown", "Rule", "RuleSet"]
+__all__ = [
+    "Action",
+    "DescriptorEntry",
+    "DomainRules",
+    "Entries",
+    "LeaseRule",
+    "OnNoMatch",
+    "OnRedisDown",
+    "Rule",
+    "RuleSet",
+]
 
 _LONGEST_VALUE = 128
 """Characters of a value in a bucket's key. A longer one is hashed, so that nobody fills Redis with one call's descriptors."""
@@ -134,6 +144,20 @@ class Rule:
         )
 
 
+@dataclass(frozen=True)
+class LeaseRule(Rule):
+    """A bound on leases: `most` at a time for each combination of values. Checks of calls know nothing of it."""
+
+    most: int = 1
+    ttl_seconds: int = 1
+    """How long a lease lasts that is not renewed."""
+
+    @cached_property
+    def _head(self) -> str:
+        # The holders of leases have another form than a bucket, and an entry's part always has an equals sign.
+        return f"ratelimit:{{{self.domain}}}:{self.name}:leases"
+
+
 def _hashed(value: str) -> str:
     return f"%#{sha256(value.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
@@ -148,6 +172,12 @@ class DomainRules:
     shadow: bool = False
     """No rule of the domain refuses; each counts and tells."""
 
+    leases: tuple[LeaseRule, ...] = ()
+
+    def matching_leases(self, entries: Entries) -> tuple[LeaseRule, ...]:
+        """The rules that bound a lease, in the order of the file."""
+        return tuple([self.leases[place] for place in self._lease_index.most_specific(entries)])
+
     def matching(self, entries: Entries) -> tuple[Rule, ...]:
         """The rules that apply, in the order of the file."""
         places = self._index.most_specific(entries)
@@ -158,6 +188,10 @@ class DomainRules:
     @cached_property
     def _index(self) -> Index[int]:
         return Index([(rule.match, place) for place, rule in enumerate(self.rules) if not rule.always])
+
+    @cached_property
+    def _lease_index(self) -> Index[int]:
+        return Index([(rule.match, place) for place, rule in enumerate(self.leases)])
 
     @cached_property
     def _always(self) -> Index[int]:
@@ -177,7 +211,13 @@ class RuleSet:
 
     @property
     def rules(self) -> tuple[Rule, ...]:
+        """Those that calls are checked by."""
         return tuple(rule for each in self.domains for rule in each.rules)
+
+    @property
+    def leases(self) -> tuple[LeaseRule, ...]:
+        """Those that bound leases."""
+        return tuple(rule for each in self.domains for rule in each.leases)
 
     def of(self, domain: str) -> DomainRules:
         """The rules of the domain. One without any denies its calls if any other domain denies where nothing matches."""

@@ -10,11 +10,15 @@ from mesh import contract
 from ..config import RateLimitSettings
 from ..store.administration import RedisAdminStore
 from ..store.buckets import RedisBucketStore
+from ..store.leases import RedisLeaseStore
+from ..store.reservations import RedisReservationStore
 from .buckets import Buckets
 from .classes import load_fitting
 from .inspecting import Inspection
 from .listing import Listing
+from .leases import Leases
 from .reload import LiveRules
+from .reservations import Reservations
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Operations:
     """The operations that the servicers call, and the rules that they follow."""
 
     buckets: Buckets
+    leases: Leases
+    reservations: Reservations
     rules: LiveRules
     inspection: Inspection
     listing: Listing
@@ -30,10 +36,12 @@ class Operations:
 def operations(settings: RateLimitSettings, resources: Resources) -> Operations:
     """Build the operations. Raises BadRules when the rules file cannot be used."""
     rules = LiveRules(settings.rate_limit_rules, load_fitting)
-    store = RedisBucketStore(resources.blocking_redis())
+    store, seconds = RedisBucketStore(resources.blocking_redis()), settings.rate_limit_redis_seconds
     admin = RedisAdminStore(resources.redis, resources.clock)
     return Operations(
-        Buckets(store, rules.current, redis_seconds=settings.rate_limit_redis_seconds),
+        Buckets(store, rules.current, redis_seconds=seconds),
+        Leases(RedisLeaseStore(resources.redis), rules.current, redis_seconds=seconds),
+        Reservations(RedisReservationStore(resources.redis), rules.current, redis_seconds=seconds),
         rules,
         # A connection of its own, because checks may be using the other one.
         Inspection(

@@ -13,7 +13,7 @@ from ..model import MICROSECONDS, State, Taken, take_in_order
 from ..model.decisions import Decision, Descriptor, tightest
 from ..model.matching import DescriptorEntry
 from ..model.quotas import Quota
-from ..model.rules import Action, DomainRules, Rule, RuleSet, replaced
+from ..model.rules import Action, DomainRules, LeaseRule, Rule, RuleSet, replaced
 from . import metadata
 from .planning import Check
 
@@ -26,7 +26,7 @@ def table(rules: DomainRules) -> str:
     """A line for each rule."""
     rows = [
         (rule.name, " ".join(map(str, rule.match)), limit_of(rule), _when_away(rule), ", ".join(_further(rule)))
-        for rule in rules.rules
+        for rule in (*rules.rules, *rules.leases)
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -36,6 +36,8 @@ def table(rules: DomainRules) -> str:
 
 def limit_of(rule: Rule) -> str:
     """What a rule allows: its rate as it is kept, and what may pass at once."""
+    if isinstance(rule, LeaseRule):
+        return f"{rule.most} at a time, each for {rule.ttl_seconds} s"
     if rule.action is Action.UNLIMITED:
         return "unlimited"
     if rule.limit is None:
@@ -49,7 +51,7 @@ def limit_of(rule: Rule) -> str:
 
 
 def _when_away(rule: Rule) -> str:
-    return f"{rule.on_redis_down} when Redis is down" if rule.limit is not None else ""
+    return f"{rule.on_redis_down} when Redis is down" if rule.limit is not None or isinstance(rule, LeaseRule) else ""
 
 
 def _further(rule: Rule) -> Iterator[str]:
@@ -126,7 +128,15 @@ def explain(rules: RuleSet, domain: str, descriptors: Sequence[Descriptor]) -> s
             else:
                 bucket = f", bucket {rule.bucket(descriptor.entries)}" if rule.limit is not None else ""
                 lines.append(f"  {rule.name} applies: {limit_of(rule)}{bucket}")
-        if not reasoned:
+        bounding = of_domain.matching_leases(descriptor.entries)
+        for lease in of_domain.leases:
+            if lease in bounding:
+                lines.append(
+                    f"  {lease.name} bounds leases: {limit_of(lease)}, holders {lease.bucket(descriptor.entries)}"
+                )
+            elif lease.matches(descriptor.entries):
+                lines.append(f"  {lease.name} does not bound leases: {bounding[0].name} is more specific")
+        if not reasoned and not bounding:
             lines.append(f"  no rule matches: on_no_match is {of_domain.on_no_match}")
     return "\n".join(lines)
 

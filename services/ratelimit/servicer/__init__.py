@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .administration import RateLimitServicer
 from .checks import METHOD, MOST_DESCRIPTORS, MOST_ENTRIES, MOST_REQUEST_BYTES, SERVICE, RateLimits
+from .leases import LeaseServicer, ReservationServicer
 
 __all__ = [
     "METHOD",
@@ -11,6 +12,8 @@ __all__ = [
     "MOST_ENTRIES",
     "MOST_REQUEST_BYTES",
     "SERVICE",
+    "LeaseServicer",
     "RateLimitServicer",
     "RateLimits",
+    "ReservationServicer",
 ]

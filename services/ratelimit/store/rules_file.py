@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from ..model import MICROSECONDS, Limit
 from ..model.matching import Address, DescriptorEntry
 from ..model.quotas import Period, Quota
-from ..model.rules import Action, DomainRules, OnNoMatch, OnRedisDown, Rule, RuleSet
+from ..model.rules import Action, DomainRules, LeaseRule, OnNoMatch, OnRedisDown, Rule, RuleSet
 from .yaml_reading import BadRules, Faults, Node, documents, optional, required
 
 __all__ = ["BadRules", "load"]
@@ -38,6 +38,8 @@ _RULE_KEYS = (
     "burst",
     "quota",
     "time_zone",
+    "concurrency",
+    "ttl",
     "unlimited",
     "block",
     "cost",
@@ -49,13 +51,17 @@ _RULE_KEYS = (
 )
 _GROUP_KEYS = ("match", "rules")
 _ENTRY_KEYS = ("key", "value", "exact", "cidr", "shared")
-_KINDS = ("rate", "quota", "unlimited", "block")
+_KINDS = ("rate", "quota", "concurrency", "unlimited", "block")
 _NOT_BESIDE = {
-    "rate": ("time_zone",),
-    "quota": ("burst",),
-    "unlimited": ("burst", "time_zone", "cost", "on_redis_down", "local_share"),
-    "block": ("burst", "time_zone", "cost", "on_redis_down", "local_share"),
+    "rate": ("time_zone", "ttl"),
+    "quota": ("burst", "ttl"),
+    "concurrency": ("burst", "time_zone", "cost", "local_share", "shadow", "always", "replaces"),
+    "unlimited": ("burst", "time_zone", "ttl", "cost", "on_redis_down", "local_share"),
+    "block": ("burst", "time_zone", "ttl", "cost", "on_redis_down", "local_share"),
 }
+_TTL = re.compile(r"(?P<count>[1-9]\d{0,8})(?P<unit>s|min|h|d)")
+_LONGEST_TTL_SECONDS = 86_400
+"""The holders of leases that died keep their places for so long."""
 _QUOTA = re.compile(r"(?P<requests>[1-9]\d{0,11})/(?P<period>day|month)")
 _DEEPEST = 32
 
@@ -124,8 +130,13 @@ class _Document:
             for rule in rules:
                 self._rule_or_group(rule, (), 1)
         self._check_names()
+        rules_read = [placed.rule for placed in self._rules]
         return DomainRules(
-            self._domain, OnNoMatch(on_no_match or OnNoMatch.DENY), tuple(placed.rule for placed in self._rules), shadow
+            self._domain,
+            OnNoMatch(on_no_match or OnNoMatch.DENY),
+            tuple(each for each in rules_read if not isinstance(each, LeaseRule)),
+            shadow,
+            tuple(each for each in rules_read if isinstance(each, LeaseRule)),
         )
 
     def _rule_or_group(self, node: Node, outer: tuple[DescriptorEntry, ...], depth: int) -> None:
@@ -158,14 +169,15 @@ class _Document:
                     fields[key].fault("may only be true; leave the key out otherwise")
         limit: Limit | Quota | None = None
         on_redis_down, share = OnRedisDown.OPEN, 1.0
+        if kinds == ["concurrency"]:
+            self._lease_rule(node, fields, match, name)
+            return
         if action is Action.LIMIT and kinds:
             limit = _quota(fields) if "quota" in fields else _limit(node, fields)
             answer = required(fields, node, "on_redis_down", lambda each: each.choice("open", "closed", "local"))
             on_redis_down = OnRedisDown(answer or OnRedisDown.OPEN)
             share = _local_share(node, fields, on_redis_down)
-        for key in _NOT_BESIDE[kinds[0]] if kinds else ():
-            if key in fields:
-                fields[key].fault(f"says nothing beside {kinds[0]}; remove it")
+        _refuse_beside(kinds[0] if kinds else None, fields)
         replaces = fields["replaces"].items() if "replaces" in fields else []
         rule = Rule(
             name or "?",
@@ -184,6 +196,20 @@ class _Document:
         if name is not None:
             self._rules.append(_Placed(rule, fields["name"], replaces))
 
+    def _lease_rule(
+        self, node: Node, fields: dict[str, Node], match: tuple[DescriptorEntry, ...], name: str | None
+    ) -> None:
+        most = required(fields, node, "concurrency", lambda each: each.number(1, 1_000_000))
+        ttl = required(fields, node, "ttl", _ttl)
+        answer = required(fields, node, "on_redis_down", lambda each: each.choice("open", "closed"))
+        _refuse_beside("concurrency", fields)
+        on_redis_down = OnRedisDown(answer or OnRedisDown.OPEN)
+        rule = LeaseRule(
+            name or "?", match, None, on_redis_down, domain=self._domain, most=most or 1, ttl_seconds=ttl or 1
+        )
+        if name is not None:
+            self._rules.append(_Placed(rule, fields["name"], []))
+
     def _check_names(self) -> None:
         first: dict[str, Node] = {}
         for rule, at, _ in self._rules:
@@ -191,13 +217,34 @@ class _Document:
                 line = first[rule.name].line
                 at.fault(f"{rule.name} is the name of the rule in line {line} too; they would share their buckets")
             first.setdefault(rule.name, at)
+        by_name = {rule.name: rule for rule, _, _ in self._rules}
         for rule, _, replaces in self._rules:
             for node in replaces:
                 name = node.text()
                 if name == rule.name:
                     node.fault("a rule cannot replace itself")
-                elif name is not None and name not in first:
+                elif name is not None and (name not in first or isinstance(by_name[name], LeaseRule)):
                     node.fault(f"no rule of this domain has the name {name}")
+
+
+def _refuse_beside(kind: str | None, fields: dict[str, Node]) -> None:
+    """Fault the keys that say nothing in a rule of this kind."""
+    for key in _NOT_BESIDE[kind] if kind else ():
+        if key in fields:
+            fields[key].fault(f"says nothing beside {kind}; remove it")
+
+
+def _ttl(node: Node) -> int | None:
+    """Seconds."""
+    match = _TTL.fullmatch(node.scalar)
+    if match is None:
+        node.fault(f"{node.scalar!r} is not a time; write one such as 30s or 5min")
+        return None
+    seconds = int(match["count"]) * _UNIT_MILLISECONDS[match["unit"]] // 1000
+    if seconds > _LONGEST_TTL_SECONDS:
+        node.fault(f"{node.scalar!r} is longer than a day, for which a holder that died would keep its place")
+        return None
+    return seconds
 
 
 def _named(pattern: re.Pattern[str], also: str = "") -> Callable[[Node], str | None]:
