@@ -24,6 +24,9 @@ TOKEN_AUDIENCE = "storymesh"
 CLOCK_SKEW_SECONDS = 30
 """Tolerated difference between the clocks of two processes when a token's times are checked."""
 
+RATE_LIMIT_DOMAIN = "storymesh"
+"""The domain of the limiter's rules for the mesh: for the edge's calls, and for what services ask leases and reservations of."""
+
 RATE_LIMIT_METADATA = "envoy.filters.http.ratelimit"
 """The namespace into which Envoy puts the limiter's dynamic metadata: the rule that decided, its verdict, perhaps a reason."""
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from uuid import UUID
 
 from kit.errors import ResourceExhausted
+
+from .watch_leases import PlacesTaken, WatchLeases
 
 _COME_BACK_AFTER = timedelta(seconds=5)
 
@@ -23,25 +26,47 @@ class TooManyWatches(ResourceExhausted):
 
 
 class OpenWatches:
-    """Counts the open watches of one process."""
+    """Counts the open watches of one process, and with leases those of a person at all replicas."""
 
-    def __init__(self, *, per_person: int, altogether: int) -> None:
+    def __init__(self, *, per_person: int, altogether: int, leases: WatchLeases | None = None) -> None:
+        self._leases = leases
         self._per_person = per_person
         self._altogether = altogether
         self._open: Counter[UUID] = Counter()
 
-    @contextmanager
-    def admitted(self, user_id: UUID) -> Iterator[None]:
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Keep the leases. Must run beside watches."""
+        if self._leases:
+            await self._leases.run(stopping)
+        else:
+            await stopping.wait()
+
+    @asynccontextmanager
+    async def admitted(self, user_id: UUID) -> AsyncIterator[None]:
         """Count a watch of the person during the block. Raises TooManyWatches."""
         if self._open.total() >= self._altogether or self._open[user_id] >= self._per_person:
             raise TooManyWatches
+        # Counted before the limiter is asked: this process's own bound would not hold otherwise for watches that begin together.
         self._open[user_id] += 1
         try:
-            yield
+            async with self._leased(user_id):
+                yield
         finally:
             self._open[user_id] -= 1
             if not self._open[user_id]:
                 del self._open[user_id]
+
+    @asynccontextmanager
+    async def _leased(self, user_id: UUID) -> AsyncIterator[None]:
+        try:
+            key = await self._leases.acquire(user_id) if self._leases else None
+        except PlacesTaken:
+            raise TooManyWatches from None
+        try:
+            yield
+        finally:
+            if self._leases and key:
+                self._leases.release(key)
 
 
 def reconnect_after() -> timedelta:

@@ -233,6 +233,10 @@ class NotificationSettings(WebhookSettings, BounceSettings):
     heartbeat_seconds: float = Field(15.0, gt=0, description="Silence on a watch after which a heartbeat is sent.")
     watches: int = Field(5000, ge=1, description="Watches that a process serves at a time.")
     watches_per_person: int = Field(20, ge=1, description="Watches that one person may have open at a process.")
+    ratelimit_target: str = Field(
+        "",
+        description="Address and port of the rate limiter, which bounds a person's watches over all replicas; empty: none.",
+    )
     unsubscribe_key: _UnsubscribeKey
     webhooks_per_person: int = Field(5, ge=1, description="Webhooks that one person may have.")
     system_webhooks: int = Field(

@@ -28,6 +28,10 @@ class StorySettings(DatabaseSettings):
     heartbeat_seconds: float = Field(15.0, gt=0, description="Silence on a watch after which a heartbeat is sent.")
     watches: int = Field(5000, ge=1, description="Watches that a process serves at a time.")
     watches_per_person: int = Field(20, ge=1, description="Watches that one person may have open at a process.")
+    ratelimit_target: str = Field(
+        "",
+        description="Address and port of the rate limiter, which bounds a person's watches over all replicas; empty: none.",
+    )
     watched_stories: int = Field(
         1500, ge=1, description="Different stories watched at a process; each holds a connection to Redis."
     )

@@ -7,7 +7,7 @@ MANIFEST = Manifest(
     ports=34,
     database=True,
     workers=2,
-    calls=("auth",),
+    calls=("auth", "ratelimit"),
     keys=("cursor_key", "link_key"),
     takes={
         "story": ("StoryRequested",),

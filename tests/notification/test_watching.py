@@ -366,6 +366,26 @@ async def test_a_leaving_server_tells_its_watchers_to_come_back_and_nothing_is_l
             assert (await watcher.step(), watcher.titles) == ("added", {"meanwhile"})
 
 
+async def test_a_person_has_only_so_many_watches_open_at_all_replicas_together(app: App, servers: Servers) -> None:
+    async with (
+        bounding_watches(servers) as limiter,
+        serving(app.db, app.database_url, ratelimit_target=limiter) as one,
+        serving(app.db, app.database_url, ratelimit_target=limiter) as other,
+        AsyncExitStack() as stack,
+    ):
+        ada = one.person()
+        elsewhere = Person(other, ada.id, bearer(other.issuer.token(ada.id)))
+
+        async def opens(number: int) -> bool:
+            watcher = await stack.enter_async_context((ada, elsewhere)[number % 2].watching())
+            try:
+                return await watcher.step() == "snapshot"
+            except AioRpcError as refused:
+                return reason_of(refused) != "TOO_MANY_WATCHES"
+
+        assert sum(await asyncio.gather(*map(opens, range(10)))) == MOST
+
+
 async def test_whoever_has_too_many_watches_open_is_told_when_to_try_again(app: App) -> None:
     async with (
         serving(app.db, app.database_url, watches=3, watches_per_person=2) as limited,

@@ -10,6 +10,7 @@ from kit.data.paging import Pages
 from kit.identity.sealing import Seal
 from kit.identity.signing import Signer
 from kit.rpc.resources import Resources
+from kit.rpc.watch_leases import watch_leases
 from kit.rpc.watches import OpenWatches
 
 from ..adapters.bounce_folder import BounceFolder
@@ -100,7 +101,11 @@ def operations(settings: NotificationSettings, resources: Resources) -> Operatio
     watches = Watches(
         db,
         positions,
-        OpenWatches(per_person=settings.watches_per_person, altogether=settings.watches),
+        OpenWatches(
+            per_person=settings.watches_per_person,
+            altogether=settings.watches,
+            leases=watch_leases(resources, settings.ratelimit_target, "notifications"),
+        ),
         database_url=resources.database_url,
         heartbeat_seconds=settings.heartbeat_seconds,
     )

@@ -37,7 +37,9 @@ class Watches:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Listen for changes; when `stopping` is set, send watchers to other replicas. Must run beside watches."""
-        await self._feeds.run(stopping)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._feeds.run(stopping))
+            group.create_task(self._limits.run(stopping))
 
     async def look(self) -> None:
         """Compare with the database now, as is done every few seconds in case that a message of Postgres was lost."""
@@ -49,12 +51,11 @@ class Watches:
         Raises InvalidArgument for a token of somebody else and TooManyWatches, before the first step.
         """
         after = self._positions.position(caller.user_id, resume_token)
-        with self._limits.admitted(caller.user_id):
-            async with self._feeds.follow(caller.user_id) as feed:
-                watch = _Watch(feed, self._feeds, heartbeat_seconds=self._heartbeat_seconds)
-                async with aclosing(watch.steps(after)) as steps:
-                    async for step, state in steps:
-                        yield Told(step, self._positions.token(caller.user_id, state.position), state.unread)
+        async with self._limits.admitted(caller.user_id), self._feeds.follow(caller.user_id) as feed:
+            watch = _Watch(feed, self._feeds, heartbeat_seconds=self._heartbeat_seconds)
+            async with aclosing(watch.steps(after)) as steps:
+                async for step, state in steps:
+                    yield Told(step, self._positions.token(caller.user_id, state.position), state.unread)
 
 
 class _Watch:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from mesh import contract
 from mesh.contract import Access, Contract
+from mesh.edge_protocol import RATE_LIMIT_DOMAIN
 
 from ..model.matching import Address, DescriptorEntry
 from ..model.rules import DomainRules, OnNoMatch, RuleSet
 from ..store.rules_file import BadRules, load
 
-EDGE_DOMAIN = "storymesh"
+EDGE_DOMAIN = RATE_LIMIT_DOMAIN
 """The domain of the edge's calls (`rate_limit.domain` in envoy/edge.yaml). Rules of other domains are for other callers."""
 
 IPV6_LENGTH = 64

@@ -11,6 +11,7 @@ from kit.data.paging import Pages
 from kit.events.inbox_stream import waiting_since
 from kit.identity.signing import Signer
 from kit.rpc.resources import Resources
+from kit.rpc.watch_leases import watch_leases
 
 from ..adapters.writers import LANGUAGES, Writer
 from ..config import StorySettings, StoryWorkerSettings
@@ -78,7 +79,13 @@ def operations(settings: StorySettings, resources: Resources, preferences_of: Pr
         entries_behind=settings.watch_entries_behind,
     )
     watches = Watches(
-        resources.db, stories, progress, signer, watch_limits, heartbeat_seconds=settings.heartbeat_seconds
+        resources.db,
+        stories,
+        progress,
+        signer,
+        watch_limits,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        leases=watch_leases(resources, settings.ratelimit_target, "stories"),
     )
     return Operations(stories, links, watches, admission)
 

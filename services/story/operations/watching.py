@@ -15,6 +15,7 @@ from kit.data.database import Database
 from kit.errors import InvalidArgument, Violation
 from kit.identity.caller import Caller
 from kit.identity.signing import Signer
+from kit.rpc.watch_leases import WatchLeases
 from kit.rpc.watches import OpenWatches, reconnect_after
 from services.story.store.progress import Progress, ProgressEntry, ProgressKind, merged
 
@@ -59,6 +60,7 @@ class Watches:
         limits: WatchLimits,
         *,
         heartbeat_seconds: float,
+        leases: WatchLeases | None = None,
     ) -> None:
         self._stories = stories
         self._progress = progress
@@ -66,11 +68,13 @@ class Watches:
         self._limits = limits
         self._heartbeat_seconds = heartbeat_seconds
         self._feeds = StoryFeeds(db, progress, most=limits.stories)
-        self._open = OpenWatches(per_person=limits.per_person, altogether=limits.altogether)
+        self._open = OpenWatches(per_person=limits.per_person, altogether=limits.altogether, leases=leases)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Poll the states of watched stories; when `stopping` is set, send watchers to other replicas. Must run beside watches."""
-        await self._feeds.run(stopping)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._feeds.run(stopping))
+            group.create_task(self._open.run(stopping))
 
     async def watch(self, caller: Caller, story_id: UUID, resume_token: str) -> AsyncGenerator[tuple[str, Step], None]:
         """Yield resume tokens and steps. The first step is a Snapshot; the stream ends after Done or Reconnect.
@@ -88,10 +92,10 @@ class Watches:
             entries_behind=self._limits.entries_behind,
             heartbeat_seconds=self._heartbeat_seconds,
         )
-        with self._open.admitted(caller.user_id):
-            async with aclosing(watch.steps(story_id, after, standing=standing)) as steps:
-                async for step in steps:
-                    yield self._signer.sign(scope, watch.place), step
+        steps_after = watch.steps(story_id, after, standing=standing)
+        async with self._open.admitted(caller.user_id), aclosing(steps_after) as steps:
+            async for step in steps:
+                yield self._signer.sign(scope, watch.place), step
 
     async def nothing_is_new(self, caller: Caller, story_id: UUID, resume_token: str) -> bool:
         """True if the token came with the Done of the present final state, so that a watch could only repeat it.
