@@ -17,9 +17,12 @@ from uuid_utils.compat import uuid7
 
 from kit.data.database import Database
 from kit.runtime.clock import system_clock
+from local.harness import Servers
 from services.notification.operations.pruning import Pruning
 from services.notification.tables import notification_changes
+from tests.identity import bearer
 from tests.notification.app import App, Person, Watcher, serving
+from tests.ratelimit.watch_rules import MOST, bounding_watches
 from tests.statuses import detail, reason_of, violated_fields
 from tests.waiting import until
 

@@ -98,7 +98,7 @@ async def test_an_open_watch_keeps_its_place_beyond_the_time_to_live(
         async def renewed() -> bool:
             now = await redis.zrange(f"{HOLDERS}{ada}", 0, -1, withscores=True)
             # Twice renewed, it ends later than it could without.
-            return bool(now) and now[0][0] == first[0][0] and now[0][1] - first[0][1] > 1_500_000
+            return bool(now) and now[0][0] == first[0][0] and float(now[0][1]) - float(first[0][1]) > 1_500_000
 
         await until(renewed)
 

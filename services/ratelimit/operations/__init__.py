@@ -15,8 +15,8 @@ from ..store.reservations import RedisReservationStore
 from .buckets import Buckets
 from .classes import load_fitting
 from .inspecting import Inspection
-from .listing import Listing
 from .leases import Leases
+from .listing import Listing
 from .reload import LiveRules
 from .reservations import Reservations
 

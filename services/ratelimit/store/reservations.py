@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from redis.asyncio import Redis
 
-from ..model import MICROSECONDS, Charge, State, Taken, Window, judge, take
+from ..model import MICROSECONDS, Charge, State, Taken, Window, take
 from ..model.reservations import Debit, Part, Reserved, Settled, Stage
 
 KEPT_SECONDS = 600
@@ -149,7 +149,7 @@ class RedisReservationStore:
         at, stage, known, *debts = await self._reserve(keys, words)
         if stage:
             return Reserved(None, stage=Stage(stage.decode()), fingerprint=known.decode())
-        return _reserved(parts, judge(charges, debts, at=at))
+        return _reserved(parts, Taken(at, charges, debts))
 
     async def settle(self, record: str, stage: Stage, used: int) -> Settled | None:
         # What a record says of its buckets never changes, so it may be read before the script that needs their names.
