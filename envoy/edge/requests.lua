@@ -2,8 +2,6 @@
 -- requests.py writes the tables in capitals in front of this script. Envoy lets a request pass when its script fails, so this script
 -- must not fail for any bytes that a client can send.
 
-local COMPRESSIONS = { identity = true, deflate = true, gzip = true }
-
 local ODD = "[^ -~]"
 local BLANK, TAB = 32, 9
 -- Not a valid token (RFC 6750, 2.1), but present, so that the call counts as an attempt to authenticate.
@@ -94,13 +92,10 @@ function envoy_on_request(handle)
   if timeout and not (#timeout <= 9 and timeout:find("^%d+[HMSmun]$")) then
     return refuse(handle, "timeout")
   end
+  -- Never passed on, so that no service unpacks anything. It has no meaning for JSON.
   local compression = headers:get("grpc-encoding")
-  if compression and not COMPRESSIONS[compression] then
-    if is_grpc(headers) then
-      return refuse(handle, "compression")
-    end
-    -- Has no meaning for JSON.
-    headers:remove("grpc-encoding")
+  if compression and compression ~= "identity" and is_grpc(headers) then
+    return refuse(handle, "compression")
   end
 
   local unwanted = {}

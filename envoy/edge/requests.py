@@ -2,7 +2,8 @@
 
 All clients' calls share one connection to each process of a service, and gRPC's library fails on bytes that it does not expect: a
 malformed `grpc-timeout` fails others' later calls (grpc#34721), a query that is not UTF-8 ends the whole server, and each odd
-header is logged in full. So only listed headers pass, with values in printable ASCII.
+header is logged in full. So only listed headers pass, with values in printable ASCII. `grpc-encoding` is not among them: a gRPC
+server answers a compressed message with an error when no encoding was named, and unpacks nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ _PSEUDO_HEADERS = (":authority", ":method", ":path", ":scheme")
 _FOR_THE_SERVICES = (
     "authorization",
     "content-type",
-    "grpc-encoding",
     "grpc-timeout",
     "traceparent",
     "tracestate",
@@ -74,7 +74,8 @@ REFUSALS: dict[str, EdgeRefusal] = {
         415,
         code_pb2.UNIMPLEMENTED,
         "GRPC_ENCODING_NOT_SUPPORTED",
-        "The header grpc-encoding has to be one of identity, deflate and gzip.",
+        "Compressed messages are not taken; the header grpc-encoding may be identity or left out.",
+        headers={"grpc-accept-encoding": "identity"},
     ),
     "connect": EdgeRefusal(
         405,

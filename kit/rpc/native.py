@@ -10,9 +10,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +20,7 @@ from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFr
 
 from .batches import Batch, BatchedCall, code_of
 from .limits import MESSAGE_BYTES, METADATA_BYTES
+from .socket_folder import SocketFolder
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +30,6 @@ _LONGEST_PAUSE_SECONDS = 0.5
 _NO_LIMIT = 2**31 - 1
 """Of streams on one connection, as grpcio has none; the edge has one for those from outside."""
 _LOOK_SECONDS = 0.01
-_SOCKET_PATH_BYTES = 100
 _TOO_LARGE = f"Received message larger than max ({MESSAGE_BYTES})"
 _NO_DEADLINE = float(2**63 - 1)
 
@@ -107,11 +104,10 @@ class NativeServer(grpc.aio.Server):
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._folder = _socket_folder()
-        socket = os.path.join(self._folder, "behind.sock")
-        self._behind.add_insecure_port(f"unix:{socket}")
+        self._folder = SocketFolder()
+        self._behind.add_insecure_port(f"unix:{self._folder.socket}")
         await self._behind.start()
-        self._front.set_fallback(socket)
+        self._front.set_fallback(self._folder.socket)
         if self._batches:
             self._front.add_methods([(path, False) for path in self._batches])
             take = self._take_batches
@@ -139,7 +135,7 @@ class NativeServer(grpc.aio.Server):
         await asyncio.gather(*tasks, return_exceptions=True)
         await behind
         await self._loop.run_in_executor(None, self._front.close)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.remove()
         self._terminated.set()
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:
@@ -380,12 +376,3 @@ class _Context(_ServicerContext):
 
     def done(self) -> bool:
         return self._done
-
-
-def _socket_folder() -> str:
-    """A folder that only this user may enter. The path of a socket may not be longer than 107 bytes (unix(7))."""
-    folder = tempfile.mkdtemp(prefix="storymesh-")
-    if len(os.fsencode(folder)) < _SOCKET_PATH_BYTES - len("/behind.sock"):
-        return folder
-    os.rmdir(folder)
-    return tempfile.mkdtemp(prefix="storymesh-", dir="/tmp")  # made anew, for this user alone

@@ -173,8 +173,8 @@ class ServiceSettings(ProcessSettings):
 
     listen: str = Field("127.0.0.1:50051", description="Address and port of the gRPC server.")
     grpc_server: Literal["grpcio", "native"] = Field(
-        "grpcio",
-        description="The gRPC server: grpcio's own, or pygrpc-native's, whose HTTP/2 runs in Rust. ratelimit: native by default.",
+        "native",
+        description="The gRPC server: pygrpc-native's, whose HTTP/2 runs in Rust, or grpcio's own.",
     )
     redis_url: Annotated[SecretStr, AfterValidator(_for_redis)] = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="Redis 6.2 or newer, or Valkey."
