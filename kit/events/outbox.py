@@ -6,9 +6,11 @@ from datetime import timedelta
 
 from google.protobuf.message import Message
 from sqlalchemy import (
+    CTE,
     BigInteger,
     Column,
     DateTime,
+    FromClause,
     Identity,
     Index,
     Integer,
@@ -17,9 +19,11 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    bindparam,
     delete,
     func,
     insert,
+    select,
     text,
 )
 from uuid_utils.compat import uuid7
@@ -57,23 +61,31 @@ table = Table(
 )
 
 
-_ADD = Prepared(
-    insert(table).returning(func.pg_notify(CHANNEL, "")),
-    columns=("id", "key", "type", "version", "payload", "traceparent"),
-)
+_COLUMNS = ("id", "key", "type", "version", "payload", "traceparent")
+_ADD = Prepared(insert(table).returning(func.pg_notify(CHANNEL, "")), columns=_COLUMNS)
 
 
 async def add(tx: Transaction, message: Message, *, key: object) -> None:
     """Writes the event into the caller's transaction. Events of one key are published in the order they were written."""
-    row = {
-        "id": uuid7(),
-        "key": str(key),
-        "type": message.DESCRIPTOR.full_name,
-        "version": VERSION,
-        "payload": message.SerializeToString(),
-        "traceparent": tracing.traceparent(),
+    await _ADD.execute(tx, dict(zip(_COLUMNS, values_of(message, key=key).values(), strict=True)))
+
+
+def addition(changed: FromClause) -> CTE:
+    """Writes the event of `values_of` if `changed` has a row, as a part of the statement that makes the change."""
+    values = select(*(bindparam(f"event_{name}", type_=table.c[name].type) for name in _COLUMNS)).select_from(changed)
+    return insert(table).from_select(_COLUMNS, values).returning(func.pg_notify(CHANNEL, "")).cte("event")
+
+
+def values_of(message: Message, *, key: object) -> dict[str, object]:
+    """The values that a statement with `addition` takes for the event."""
+    return {
+        "event_id": uuid7(),
+        "event_key": str(key),
+        "event_type": message.DESCRIPTOR.full_name,
+        "event_version": VERSION,
+        "event_payload": message.SerializeToString(),
+        "event_traceparent": tracing.traceparent(),
     }
-    await _ADD.execute(tx, row)
 
 
 async def forget(tx: Transaction, *, key: object) -> None:

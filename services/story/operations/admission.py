@@ -11,7 +11,7 @@ from kit.errors import SessionRevoked
 
 from .. import store
 from ..errors import BacklogFull, StoryQuotaExceeded
-from ..model import Limits, wait_for_day, wait_for_places
+from ..model import Demand, Limits, wait_for_day, wait_for_places
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,11 @@ class Admission:
 
         Raises StoryQuotaExceeded and BacklogFull, each with `retry_after`, and SessionRevoked for a deleted account.
         """
+        await self.require(tx, owner_id, await store.admissions.admit(tx, owner_id, self.limits, now), now)
+
+    async def require(self, tx: Transaction, owner_id: UUID, demand: Demand, now: datetime) -> None:
+        """Raises like `admit` unless the demand leaves a place for one request more."""
         limits = self.limits
-        demand = await store.admissions.admit(tx, owner_id, limits, now)
         if demand.erased:
             raise SessionRevoked
         if demand.unfinished >= limits.unfinished:

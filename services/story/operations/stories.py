@@ -68,7 +68,7 @@ class Stories:
         """
         if request_id:
             # Before the preferences are read: a repetition is answered alike even after they have changed.
-            async with self._db.transaction() as tx:
+            async with self._db.single() as tx:
                 repeated = await self._repeated(tx, caller, wish, request_id)
             if repeated:
                 return repeated
@@ -78,23 +78,29 @@ class Stories:
             raise InvalidArgument([Violation("language", description, StoryLanguageUnsupported.reason)])
         preferences = wish.preferences or await self._preferences_of(caller.user_id)
         whole, digest = replace(wish, preferences=preferences), wish.digest()
-        story_id = uuid7()
-        async with self._db.transaction() as tx:
-            await self._admission.hold(tx, caller.user_id)
-            # Checked again under the lock, because a concurrent repetition may have held it. A repetition counts for no quota.
+        story_id, now = uuid7(), self._clock()
+        requested = events.StoryRequested(story_id=str(story_id))
+        async with self._db.single() as tx:
+            story, demand = await store.requests.insert_admitted(
+                tx,
+                story_id,
+                caller.user_id,
+                whole,
+                requested,
+                digest=digest,
+                request_id=request_id,
+                limits=self._admission.limits,
+                now=now,
+            )
+            if story:
+                return story
+            # A concurrent repetition was faster. Looked at before the demand, because a repetition counts for no quota.
             repeated = await self._repeated(tx, caller, wish, request_id) if request_id else None
             if repeated:
                 return repeated
-            now = self._clock()
-            await self._admission.admit(tx, caller.user_id, now)
-            story = await store.stories.insert(
-                tx, story_id, caller.user_id, whole, digest=digest, request_id=request_id, now=now
-            )
-            if story is None:
-                # A replica of the previous version, which does not take the person's lock, has inserted the same request.
-                raise Unavailable
-            await outbox.add(tx, events.StoryRequested(story_id=str(story_id)), key=story_id)
-        return story
+            await self._admission.require(tx, caller.user_id, demand, now)
+        # The repetition's story was deleted in this moment.
+        raise Unavailable
 
     async def get(self, caller: Caller, story_id: UUID) -> Story:
         """Raises StoryNotFound."""

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import admissions, attempts, links, stories
+from . import admissions, attempts, links, requests, stories
 
-__all__ = ["admissions", "attempts", "links", "stories"]
+__all__ = ["admissions", "attempts", "links", "requests", "stories"]

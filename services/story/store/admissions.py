@@ -3,48 +3,42 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import DateTime, Integer, ScalarSelect, Select, String, Uuid, bindparam, delete, exists, func, select
+from sqlalchemy import BigInteger, Boolean, DateTime, Integer, String, Uuid, bindparam, column, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from kit.data.database import Transaction
-from kit.data.prepared import Prepared
-from kit.events.erasure import HOLD, advisory_lock_key, erased_subjects
+from kit.data.prepared import Prepared, Row
+from kit.events.erasure import HOLD, advisory_lock_key
 
-from ..model import Demand, Limits, State
-from ..tables import admissions, stories
-from .stories import UNFINISHED
+from ..model import Demand, Limits
+from ..tables import admissions
 
 _LOCKS = 0x5354
 """The first key of these two-key advisory locks. An arbitrary constant that keeps them apart from other two-key locks."""
 
 
-def _count(rows: Select[Any]) -> ScalarSelect[int]:
-    """Count the rows of a query with a LIMIT, so that Postgres reads no more rows than the limit."""
-    return select(func.count()).select_from(rows.subquery()).scalar_subquery()
+demanded = select(
+    func.story_demand(
+        bindparam("person", type_=Uuid),
+        bindparam("erasure_lock", type_=BigInteger),
+        bindparam("locks", _LOCKS, Integer),
+        *(bindparam(name, type_=Integer) for name in ("most", "a_day", "backlog")),
+    ).table_valued(
+        column("unfinished", BigInteger),
+        column("earliest_of_day", DateTime(timezone=True)),
+        column("queued", BigInteger),
+        column("erased", Boolean),
+        name="demanded",
+    )
+)
+"""Takes the person's locks, as `lock` does, and then finds their demand; takes the values of `person`."""
 
-
-_owner = bindparam("owner", type_=Uuid)
 _ADMIT = Prepared(
-    select(
-        _count(
-            select(stories.c.id)
-            .where(stories.c.owner_id == _owner, stories.c.state.in_(UNFINISHED))
-            .limit(bindparam("most", type_=Integer))
-        ),
-        select(admissions.c.admitted_at)
-        .where(admissions.c.owner_id == _owner)
-        .order_by(admissions.c.admitted_at.desc())
-        .offset(bindparam("a_day", type_=Integer) - 1)
-        .limit(1)
-        .scalar_subquery(),
-        _count(select(stories.c.id).where(stories.c.state == State.QUEUED).limit(bindparam("backlog", type_=Integer))),
-        exists().where(erased_subjects.c.subject_id == _owner),
-    ).add_cte(
+    demanded.add_cte(
         insert(admissions)
-        .values(owner_id=_owner, admitted_at=bindparam("now", type_=DateTime(timezone=True)))
+        .values(owner_id=bindparam("person", type_=Uuid), admitted_at=bindparam("now", type_=DateTime(timezone=True)))
         .cte("admitted")
     )
 )
@@ -68,19 +62,25 @@ async def lock(tx: Transaction, owner_id: UUID) -> None:
 
 
 async def admit(tx: Transaction, owner_id: UUID, limits: Limits, now: datetime) -> Demand:
-    """Record an admission and return the demand before it. The caller refuses it by rolling back.
+    """Record an admission and return the demand before it. The caller refuses it by rolling back."""
+    (row,) = await _ADMIT.execute(tx, person(owner_id, limits) | {"now": now})
+    return demand_of(row)
 
-    One statement saves round trips, because every request takes this path.
-    """
-    values = {
-        "owner": owner_id,
-        "now": now,
+
+def person(owner_id: UUID, limits: Limits) -> dict[str, object]:
+    """The values of `demanded`."""
+    return {
+        "person": owner_id,
+        "erasure_lock": advisory_lock_key(owner_id),
         "most": limits.unfinished,
         "a_day": limits.a_day,
         "backlog": limits.backlog,
     }
-    (row,) = await _ADMIT.execute(tx, values)
-    return Demand(*row.values())
+
+
+def demand_of(row: Row) -> Demand:
+    """The demand in a row of `demanded`."""
+    return Demand(row["unfinished"], row["earliest_of_day"], row["queued"], row["erased"])
 
 
 async def forget(tx: Transaction, *, before: datetime) -> None:

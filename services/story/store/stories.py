@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, FromClause, and_, bindparam, case, delete, func, select, tuple_, update
-from sqlalchemy.dialects.postgresql import insert as insert_into
 from sqlalchemy.engine.row import RowMapping
 
 from kit.data.database import Transaction
@@ -44,57 +43,6 @@ _STORIES = select(
 ).where(stories.c.deleted_at.is_(None))
 
 _FIND = Prepared(_STORIES.where(stories.c.id == bindparam("story")))
-
-_INSERT = Prepared(
-    insert_into(stories)
-    .values(
-        state=State.QUEUED,
-        title="",
-        text="",
-        attempt=0,
-        failures=0,
-        writer="",
-        model="",
-        prompt_tokens=0,
-        completion_tokens=0,
-        failure_reason="",
-        dispatched_at=func.now(),
-    )
-    .on_conflict_do_nothing(index_elements=["owner_id", "request_id"])
-    # The count does not include the new row, because a statement does not see its own inserts.
-    .returning(
-        stories,
-        (select(func.count()).where(_ahead.c.state == State.QUEUED).scalar_subquery() + 1).label("queue_position"),
-    ),
-    columns=(
-        *("id", "owner_id", "request_id", "request_digest", "preferences", "theme", "prompt", "length", "language"),
-        *("created_at", "queued_at"),
-    ),
-)
-
-
-async def insert(
-    tx: Transaction, story_id: UUID, owner_id: UUID, wish: Wish, *, digest: bytes, request_id: str | None, now: datetime
-) -> Story | None:
-    """Insert a queued story. `digest` is that of the wish as requested, before preferences were filled in.
-
-    None when the owner's request id was used before; then nothing is written.
-    """
-    values = {
-        "id": story_id,
-        "owner_id": owner_id,
-        "request_id": request_id,
-        "request_digest": digest,
-        "preferences": list(wish.preferences),
-        "theme": wish.theme,
-        "prompt": wish.prompt,
-        "length": wish.length,
-        "language": wish.language,
-        "created_at": now,
-        "queued_at": now,
-    }
-    row = await _INSERT.one_or_none(tx, values)
-    return story_of(row) if row else None
 
 
 async def find(tx: Transaction, story_id: UUID) -> Story | None:

@@ -1,0 +1,113 @@
+"""The one statement that requests a story: it admits it, inserts it and writes its event."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from google.protobuf.message import Message
+from sqlalchemy import DateTime, Text, Uuid, bindparam, func, insert, literal, or_, select, true
+from sqlalchemy.dialects.postgresql import insert as insert_into
+
+from kit.data.database import Transaction
+from kit.data.prepared import Prepared
+from kit.events import outbox
+
+from ..model import DAY, Demand, Limits, State, Story, Wish
+from ..tables import admissions, stories
+from .admissions import demand_of, demanded, person
+from .stories import story_of
+
+# What a queued story has before anybody writes it.
+_BEGINNING: dict[str, Any] = {
+    "state": State.QUEUED,
+    "title": "",
+    "text": "",
+    "attempt": 0,
+    "failures": 0,
+    "writer": "",
+    "model": "",
+    "prompt_tokens": 0,
+    "completion_tokens": 0,
+    "failure_reason": "",
+}
+_GIVEN = (
+    *("id", "owner_id", "request_id", "request_digest", "preferences", "theme", "prompt", "length", "language"),
+    *("created_at", "queued_at"),
+)
+
+_demand = demanded.cte("demand")
+_fits = (
+    ~_demand.c.erased,
+    _demand.c.unfinished < bindparam("most"),
+    or_(_demand.c.earliest_of_day.is_(None), _demand.c.earliest_of_day <= bindparam("day_began", type_=DateTime(True))),
+    _demand.c.queued < bindparam("backlog"),
+)
+_inserted = (
+    insert_into(stories)
+    .from_select(
+        [*_GIVEN, *_BEGINNING, "dispatched_at"],
+        select(
+            *(bindparam(name, type_=stories.c[name].type) for name in _GIVEN),
+            *(literal(value, stories.c[name].type, literal_execute=True) for name, value in _BEGINNING.items()),
+            func.now(),
+        )
+        .select_from(_demand)
+        .where(*_fits),
+    )
+    .on_conflict_do_nothing(index_elements=["owner_id", "request_id"])
+    .returning(stories.c.id, stories.c.owner_id, stories.c.created_at)
+    .cte("inserted")
+)
+_admitted = (
+    insert(admissions)
+    .from_select(["owner_id", "admitted_at"], select(_inserted.c.owner_id, _inserted.c.created_at))
+    .cte("admitted")
+)
+_REQUEST = Prepared(
+    select(*_demand.c, _inserted.c.id.is_not(None).label("inserted"))
+    .select_from(_demand.outerjoin(_inserted, true()))
+    .add_cte(_admitted, outbox.addition(_inserted))
+)
+
+
+async def insert_admitted(
+    tx: Transaction,
+    story_id: UUID,
+    owner_id: UUID,
+    wish: Wish,
+    event: Message,
+    *,
+    digest: bytes,
+    request_id: str | None,
+    limits: Limits,
+    now: datetime,
+) -> tuple[Story | None, Demand]:
+    """Insert a queued story with its event, and record its admission, if the demand before it allows it.
+
+    It takes the owner's locks as `admissions.lock` does, until the transaction ends. `digest` is that of the wish as requested,
+    before preferences were filled in. The story is None, and nothing is written, when the demand does not allow it, or when the
+    owner's request id was used before. One statement, because every request takes this path, and without other statements it needs
+    neither BEGIN nor COMMIT.
+    """
+    given = {
+        "id": story_id,
+        "owner_id": owner_id,
+        "request_id": request_id,
+        "request_digest": digest,
+        "preferences": list(wish.preferences),
+        "theme": wish.theme,
+        "prompt": wish.prompt,
+        "length": wish.length,
+        "language": wish.language,
+        "created_at": now,
+        "queued_at": now,
+    }
+    admission = person(owner_id, limits) | {"day_began": now - DAY}
+    (row,) = await _REQUEST.execute(tx, given | admission | outbox.values_of(event, key=story_id))
+    demand = demand_of(row)
+    if not row["inserted"]:
+        return None, demand
+    made = {**_BEGINNING, **given, "queue_position": demand.queued + 1, "started_at": None, "completed_at": None}
+    return story_of(made), demand
