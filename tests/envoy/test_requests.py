@@ -183,7 +183,7 @@ async def test_a_compressed_call_is_unimplemented_and_the_answer_says_what_is_ta
     """A gRPC server would unpack it before its size is known: 1 MiB of gzip may hold 1 GiB."""
     listen, auth = edge.settings.listen, token(ada)
     async with unharmed_strangers(edge, ada):
-        for value in (b"gzip", b"deflate", b"snappy", b"GZIP", b"identity, gzip", b"gzip,identity", b"bogus", b"", b"\xff"):
+        for value in (b"gzip", b"deflate", b"GZIP", b"identity, gzip", b"gzip,identity", b"bogus", b"", b"\xff"):
             header = (("grpc-encoding", value),)
             native = await http2(listen, GET_ACCOUNT, (*auth, *GRPC, *header), frame(b""))
             web = await http1(listen, "POST", GET_ACCOUNT, (*auth, *GRPC_WEB, *header), frame(b""))

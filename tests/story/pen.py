@@ -6,25 +6,37 @@ from datetime import timedelta
 from uuid import UUID
 
 from redis.asyncio import Redis
+from sqlalchemy import delete
+from storymesh.events.v1.story_events_pb2 import StoryRequested
 from uuid_utils.compat import uuid7
 
 from kit.data.database import Database
+from kit.events import outbox
 from kit.runtime.clock import system_clock
 from services.story import store
-from services.story.model import Checkpoint, Length, Position, Wish
+from services.story.model import Checkpoint, Length, Limits, Position, Wish
 from services.story.store.progress import Progress, ProgressKind
 
 LEASE = timedelta(minutes=5)
+ROOMY = Limits(unfinished=1_000_000, a_day=1_000_000, backlog=1_000_000)
 WISH = Wish(preferences=("rain",), theme="", prompt="", length=Length.SHORT, language="en")
 
 
 async def queued(db: Database, owner_id: UUID) -> UUID:
     """Insert a queued story without its event, so that no worker begins it."""
     story_id = uuid7()
+    event = outbox.values_of(StoryRequested(story_id=str(story_id)), key=story_id)
     async with db.transaction() as tx:
-        await store.stories.insert(
-            tx, story_id, owner_id, WISH, digest=WISH.digest(), request_id=None, now=system_clock()
+        story, _ = await store.requests.insert_admitted(
+            *(tx, story_id, owner_id, WISH, event),
+            digest=WISH.digest(),
+            request_id=None,
+            limits=ROOMY,
+            now=system_clock(),
         )
+        assert story
+        await tx.execute(delete(outbox.table).where(outbox.table.c.key == str(story_id)))
+        await store.admissions.erase(tx, owner_id)
     return story_id
 
 

@@ -79,7 +79,7 @@ class Stories:
         preferences = wish.preferences or await self._preferences_of(caller.user_id)
         whole, digest = replace(wish, preferences=preferences), wish.digest()
         story_id, now = uuid7(), self._clock()
-        requested = events.StoryRequested(story_id=str(story_id))
+        requested = outbox.values_of(events.StoryRequested(story_id=str(story_id)), key=story_id)
         async with self._db.single() as tx:
             story, demand = await store.requests.insert_admitted(
                 tx,

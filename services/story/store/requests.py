@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from google.protobuf.message import Message
-from sqlalchemy import DateTime, Text, Uuid, bindparam, func, insert, literal, or_, select, true
+from sqlalchemy import DateTime, bindparam, func, insert, literal, or_, select, true
 from sqlalchemy.dialects.postgresql import insert as insert_into
 
 from kit.data.database import Transaction
@@ -77,7 +77,7 @@ async def insert_admitted(
     story_id: UUID,
     owner_id: UUID,
     wish: Wish,
-    event: Message,
+    event: Mapping[str, object],
     *,
     digest: bytes,
     request_id: str | None,
@@ -87,9 +87,9 @@ async def insert_admitted(
     """Insert a queued story with its event, and record its admission, if the demand before it allows it.
 
     It takes the owner's locks as `admissions.lock` does, until the transaction ends. `digest` is that of the wish as requested,
-    before preferences were filled in. The story is None, and nothing is written, when the demand does not allow it, or when the
-    owner's request id was used before. One statement, because every request takes this path, and without other statements it needs
-    neither BEGIN nor COMMIT.
+    before preferences were filled in; `event` holds the `outbox.values_of` of the story's event. The story is None, and nothing is
+    written, when the demand does not allow it, or when the owner's request id was used before. One statement, because every
+    request takes this path, and without other statements it needs neither BEGIN nor COMMIT.
     """
     given = {
         "id": story_id,
@@ -105,7 +105,7 @@ async def insert_admitted(
         "queued_at": now,
     }
     admission = person(owner_id, limits) | {"day_began": now - DAY}
-    (row,) = await _REQUEST.execute(tx, given | admission | outbox.values_of(event, key=story_id))
+    (row,) = await _REQUEST.execute(tx, {**given, **admission, **event})
     demand = demand_of(row)
     if not row["inserted"]:
         return None, demand

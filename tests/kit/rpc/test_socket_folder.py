@@ -57,7 +57,7 @@ def test_the_folder_of_a_killed_process_is_removed_by_the_next_and_that_of_a_liv
         assert held.exists()
         living.communicate("\n")
     SocketFolder().remove()
-    assert not any(temporary.iterdir())
+    assert os.listdir(temporary) == []
 
 
 def test_folders_of_other_kinds_are_left_alone(temporary: Path) -> None:
@@ -74,7 +74,7 @@ async def test_many_that_begin_at_once_keep_their_folders(temporary: Path) -> No
     assert all(Path(folder.socket).parent.is_dir() for folder in folders)
     for folder in folders:
         folder.remove()
-    assert not any(temporary.iterdir())
+    assert os.listdir(temporary) == []
 
 
 def test_only_its_user_may_enter_it(temporary: Path) -> None:

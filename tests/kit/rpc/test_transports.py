@@ -346,4 +346,4 @@ async def test_a_native_server_leaves_nothing_in_the_folder_for_temporary_files(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     async with serving(settings, desks.Desk()) as (_, stub):
         await stub.public(ANYTHING)
-    assert not any(tmp_path.iterdir())
+    assert os.listdir(tmp_path) == []
