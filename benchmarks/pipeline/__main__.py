@@ -7,7 +7,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +21,25 @@ from benchmarks.report import Row, as_json, show
 from kit.data import redis as kit_redis
 from kit.data.database import Database
 from local.failures import LocalError
+from local.harness import Servers, servers
 
 from . import first_words, recovery, stories, watches
 from .jobs import contest, on_events
 from .jobs.contest import Rates
-from .running import Running, running
+from .running import running
 
 _WORKERS = 2
 _SLOTS = 10
 """Concurrent jobs of each worker, the mesh's and the job queues'."""
 _SLOTS_ENOUGH = 64
 _PRINTED_WIDTH = 132
+_BY_PROCESSOR_TIME = ", for each second of processor time"
+_OURS = {
+    "no-op jobs, inbox alone": contest.INBOX.name,
+    "no-op events, durable": contest.EVENTS,
+    "no-op events, recorded": contest.RECORDED_EVENTS,
+}
+"""What is compared with the job queues, and the contender's name."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ async def measure(state_dir: Path, length: Length) -> tuple[list[Row], list[str]
     with load.process() as others, _timed(took, "altogether"):
         async with running(state_dir, people=length.people) as mesh:
             with _timed(took, "jobs"):
-                rates = await _jobs(mesh, length)
+                rates = await _jobs(mesh.mesh, length)
             with _timed(took, "stories"):
                 whole, used = await stories.measure(
                     mesh, others, workers=_WORKERS, slots=_SLOTS, rounds=length.rounds, seconds=length.seconds
@@ -85,9 +93,7 @@ async def measure(state_dir: Path, length: Length) -> tuple[list[Row], list[str]
                     for over_stories in (1, length.stories)
                 ]
     rows = [
-        *_against("no-op jobs, inbox alone", rates[contest.INBOX.name], rates, goal=">= 1"),
-        *_against("no-op events, durable", rates[contest.EVENTS], rates, goal=">= 1"),
-        *_against("no-op events, recorded", rates[contest.RECORDED_EVENTS], rates, goal=">= 1"),
+        *_about_jobs(rates),
         *_against("whole stories, durable", whole, rates),
         *_first_words(words),
         *(
@@ -96,7 +102,7 @@ async def measure(state_dir: Path, length: Length) -> tuple[list[Row], list[str]
         ),
         *(row for each in watched for row in _watching(each)),
     ]
-    notes = [*_about_rates(rates, whole, used), *_about_words(words), *map(_about_watching, watched)]
+    notes = [*_about_rates(rates), _about_stories(used), *_about_words(words), *map(_about_watching, watched)]
     return rows, [*notes, f"It took {', '.join(f'{part} {seconds:.0f} s' for part, seconds in took.items())}."]
 
 
@@ -107,17 +113,25 @@ def _timed(took: dict[str, float], part: str) -> Iterator[None]:
     took[part] = time.perf_counter() - began
 
 
-async def _jobs(mesh: Running, length: Length) -> dict[str, Rates]:
-    database_url = on_events.create_database(mesh.mesh.postgres_admin_url)
+async def measure_jobs(state_dir: Path, length: Length) -> tuple[list[Row], list[str]]:
+    """As `measure`, of jobs and events alone: the mesh is not started."""
+    async with servers(state_dir, mail=False, durable=True) as stores:
+        rates = await _jobs(stores, length)
+    return _about_jobs(rates), _about_rates(rates)
+
+
+async def _jobs(stores: Servers, length: Length) -> dict[str, Rates]:
+    database_url = on_events.create_database(stores.postgres_admin_url)
     db = Database(database_url, pool=1)
     try:
-        async with kit_redis.connect(mesh.mesh.redis_url) as redis:
+        async with kit_redis.connect(stores.redis_url) as redis:
             events = contest.event_contenders(database_url, lambda redis: on_events.drained(redis, db))
             return await contest.measure(
                 redis,
-                mesh.mesh.redis_url,
+                stores.redis_url,
                 [contest.INBOX, *events, *contest.PEER_CONTENDERS],
-                mesh.mesh.layout.logs,
+                stores.layout.logs,
+                servers={name: stores.pid(name) for name in ("redis", "postgres")},
                 workers=_WORKERS,
                 slots=_SLOTS,
                 rounds=length.rounds,
@@ -127,11 +141,28 @@ async def _jobs(mesh: Running, length: Length) -> dict[str, Rates]:
         await db.close()
 
 
-def _against(what: str, ours: Rates, rates: Mapping[str, Rates], goal: str = "") -> list[Row]:
+_Figure = Callable[[Rates], float]
+
+
+def _rate(seen: Rates) -> float:
+    return seen.rate
+
+
+def _about_jobs(rates: Mapping[str, Rates]) -> list[Row]:
+    """Each kind of ours beside each job queue, by rate and by processor time."""
     return [
-        Row(what, ours.rate, "/s", beside=peer.name, baseline=rates[peer.name].rate, goal=goal)
+        row
+        for what, name in _OURS.items()
+        for how, figure in (("", _rate), (_BY_PROCESSOR_TIME, lambda seen: seen.per_cpu_second))
+        for row in _against(f"{what}{how}", rates[name], rates, figure, goal=">= 1")
+    ]
+
+
+def _against(what: str, ours: Rates, rates: Mapping[str, Rates], figure: _Figure = _rate, goal: str = "") -> list[Row]:
+    return [
+        Row(what, figure(ours), "/s", beside=peer.name, baseline=figure(rates[peer.name]), goal=goal)
         if peer.name in rates
-        else Row(what, ours.rate, "/s", beside=f"{peer.name} (not installed: make bench-pipeline)")
+        else Row(what, figure(ours), "/s", beside=f"{peer.name} (not installed: make bench-pipeline)")
         for peer in contest.PEER_CONTENDERS
     ]
 
@@ -162,18 +193,27 @@ def _watching(seen: watches.Watching) -> list[Row]:
     ]
 
 
-def _about_rates(rates: Mapping[str, Rates], whole: Rates, used: Mapping[str, float]) -> list[str]:
-    costs = ", ".join(f"{name} {1000 * statistics.median(each.cpu_seconds):.2f}" for name, each in rates.items())
-    parts = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in used.items())
+def _about_rates(rates: Mapping[str, Rates]) -> list[str]:
+    costs = "; ".join(
+        f"{name} " + ", ".join(f"{part} {1000 * seconds:.2f}" for part, seconds in each.parts.items())
+        for name, each in rates.items()
+    )
     return [
         f"Jobs and events: {_WORKERS} worker processes of {_SLOTS} slots and one process that hands in, for each alike. 'Inbox "
         "alone' is the job queues' own unit of work: into Redis, run, acknowledged after the run. 'Durable' is handed in by a "
         "commit to Postgres with fsync, and relayed: neither the loss of Redis nor anybody's death loses it. 'Recorded' adds "
-        "another commit, with which an effect happens once; a no-op has none. The others make neither.",
-        f"Processor time of a job in ms, in the processes that hand in and work (Redis and Postgres not counted): {costs}.",
-        "A whole story is: CreateStory over gRPC, outbox, inbox, attempt, title, text, completion, a second event, an in-app "
-        f"notification and a mail that an SMTP server took. Its processor time in ms: {parts}.",
+        "a record of the event in the commit of its effect, so that the effect happens once; a no-op has none. The others make "
+        "neither commit. Events are handled in batches, by a handler that takes many at once; jobs each by themselves.",
+        f"Processor time of a job in ms, by who used it (workers relay as well): {costs}.",
     ]
+
+
+def _about_stories(used: Mapping[str, float]) -> str:
+    parts = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in used.items())
+    return (
+        "A whole story is: CreateStory over gRPC, outbox, inbox, attempt, title, text, completion, a second event, an in-app "
+        f"notification and a mail that an SMTP server took. Its processor time in ms: {parts}."
+    )
 
 
 def _about_words(seen: first_words.FirstWords) -> list[str]:
@@ -199,12 +239,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="half a second, one round, few watchers: shows that it runs"
     )
+    parser.add_argument("--jobs", action="store_true", help="jobs and events alone, without the mesh")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
     machine, stolen = this_machine(), stolen_seconds()
     try:
         with tempfile.TemporaryDirectory(prefix="storymesh-bench-") as folder:
-            rows, notes = uvloop.run(measure(Path(folder) / "mesh", _QUICK if options.quick else _DEFAULT))
+            measuring = measure_jobs if options.jobs else measure
+            rows, notes = uvloop.run(measuring(Path(folder) / "mesh", _QUICK if options.quick else _DEFAULT))
     except LocalError as failure:
         print(failure, file=sys.stderr)
         return 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -104,12 +104,12 @@ async def record(
     )
 
 
-async def is_put_aside(tx: Transaction, event_id: UUID) -> bool:
-    """True if the event is unsettled or was discarded: a copy of it must not be handled."""
+async def put_aside_among(tx: Transaction, event_ids: Collection[UUID]) -> set[UUID]:
+    """Those of the events that are unsettled or were discarded: a copy of such an event must not be handled."""
     table = dead_letters
     kept = or_(table.c.settled_at.is_(None), table.c.settlement == Settlement.DISCARDED)
-    query = select(table.c.event_id).where(table.c.event_id == event_id, kept)
-    return (await tx.execute(query)).scalar_one_or_none() is not None
+    query = select(table.c.event_id).where(table.c.event_id.in_(event_ids), kept)
+    return set((await tx.execute(query)).scalars())
 
 
 async def page(tx: Transaction, service: str, limit: int, *, after: Position | None) -> Sequence[DeadLetter]:

@@ -11,63 +11,37 @@ by.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from uuid import NAMESPACE_OID, UUID, uuid5
 
 import redis.exceptions
 from redis.asyncio import Redis
 
-from kit.data.database import Database, Transaction
+from kit.data.database import Database
 from kit.errors import Unavailable
 from kit.rpc.statuses import as_mesh_error
-from kit.runtime import tracing
 from kit.runtime.loops import every, pause
 from mesh.event_routes import check_handlers
 
-from .dead_letter_store import is_put_aside, record
-from .envelope import Event, Undecodable, from_bytes
+from .handlers import BatchHandler, Forgotten, Handler, backoff_seconds
+from .inbox_batches import InboxBatches, Lane
 from .inbox_heartbeat import LeaseHeartbeat
+from .inbox_outcomes import InboxOutcomes, Item
 from .inbox_stream import InboxEntry, InboxStream, InboxTuning
 from .inbox_upkeep import InboxUpkeep
 
 log = logging.getLogger(__name__)
 
-_BACKOFF_BASE = 1.0
-_BACKOFF_CAP = 300.0
 _MOVE_EVERY_SECONDS = 0.25
 _SILENT_LEASES = 4
 """A consumer that said nothing for so many leases has ended: one that lives speaks at least three times a lease."""
 
+_GATHERING_SECONDS = 0.1
+"""How long a read waits for a batch to end, so that the next one is larger. Entries of other handlers wait no longer."""
+
 _TUNING = InboxTuning()
 _REDIS_DOWN = (redis.exceptions.RedisError, OSError)
-
-Handler = Callable[[Event], Awaitable[None]]
-
-Forgotten = Callable[[Transaction, Event], Awaitable[bool]]
-"""Whether the event is about an erased person. Asked in the transaction that would keep a dead letter of it."""
-
-
-class Permanent(Exception):
-    """Raised by a handler when trying again cannot help. Its text is kept with the dead letter: no secrets in it."""
-
-
-class Later(Exception):
-    """Raised by a handler to get the event again after a time of its choosing; counts as no failure."""
-
-    def __init__(self, delay: timedelta) -> None:
-        super().__init__(f"later, in {delay}")
-        self.delay = delay
-
-
-def backoff_seconds(failures: int, *, base: float = _BACKOFF_BASE) -> float:
-    """Full jitter: anywhere up to the doubling bound. The exponent is clamped before it is raised."""
-    bound = min(base * 2.0 ** min(failures - 1, 20), _BACKOFF_CAP)
-    return random.uniform(0, bound)  # noqa: S311  # spreads load; nothing secret depends on it
 
 
 class Inbox:
@@ -98,16 +72,25 @@ class Inbox:
             db, redis, service, self._stream, records_events=records_events, look_seconds=tuning.look_seconds
         )
         self._tuning = tuning
-        self._service = service
-        self._handlers = handlers
         self._lease_seconds = lease_seconds
         check_handlers(service, handlers)
         self._concurrency = concurrency
-        self._max_failures = max_failures
-        self._backoff = backoff
-        self._forgotten = forgotten
+        self._outcomes = InboxOutcomes(
+            db,
+            self._stream,
+            service,
+            handlers,
+            max_failures=max_failures,
+            crash_limit=tuning.crash_limit,
+            backoff=backoff,
+            forgotten=forgotten,
+        )
+        self._batches = InboxBatches(handlers)
+        self._slots = asyncio.Semaphore(concurrency)
         self._running: dict[bytes, asyncio.Task[None]] = {}
-        self._handling: dict[bytes, asyncio.Task[bool]] = {}
+        """Entries that are handled by themselves."""
+        self._together: dict[Lane, asyncio.Task[None]] = {}
+        self._handling: dict[bytes, asyncio.Task[object]] = {}
         self._heartbeat = LeaseHeartbeat(self._stream, lease_seconds=lease_seconds, lost=self._lost)
         self._stopping = asyncio.Event()
         self._uncounted: list[InboxEntry] = []
@@ -127,11 +110,14 @@ class Inbox:
             try:
                 while not stopping.is_set():
                     for entry in await self._take(stopping):
-                        task = group.create_task(self._work(entry))
-                        self._running[entry.id] = task
-                        task.add_done_callback(partial(self._ended, entry.id))
-                if self._running:
-                    await asyncio.wait(self._running.values())
+                        self._begin(entry, group)
+                    self._begin_batches(group)
+                await self._hand_back(self._withdrawn())
+                while tasks := self._tasks():
+                    await asyncio.wait(tasks)
+            except asyncio.CancelledError:
+                await self._hand_back(self._withdrawn())
+                raise
             finally:
                 empty.set()
         try:
@@ -140,39 +126,76 @@ class Inbox:
         except _REDIS_DOWN as error:
             log.warning("the inbox cannot be left in order: %s", error)
 
+    def _begin(self, entry: InboxEntry, group: asyncio.TaskGroup) -> None:
+        """Begins with the entry, unless it waits for the next batch."""
+        if self._batches.add(entry):
+            self._heartbeat.keep(entry)
+            return
+        task = self._running[entry.id] = group.create_task(self._work(entry))
+        task.add_done_callback(partial(self._ended, entry.id))
+
     def _ended(self, entry_id: bytes, _task: asyncio.Task[None]) -> None:
         del self._running[entry_id]
 
+    def _begin_batches(self, group: asyncio.TaskGroup) -> None:
+        for lane in self._batches.due():
+            task = self._together[lane] = group.create_task(self._work_together(lane.handler, lane.begin()))
+            task.add_done_callback(partial(self._batch_ended, lane, group))
+
+    def _batch_ended(self, lane: Lane, group: asyncio.TaskGroup, task: asyncio.Task[None]) -> None:
+        del self._together[lane]
+        lane.handling = []
+        if not task.cancelled():
+            self._begin_batches(group)
+
+    def _tasks(self) -> set[asyncio.Task[None]]:
+        return {*self._running.values(), *self._together.values()}
+
     async def _take(self, stopping: asyncio.Event) -> Sequence[InboxEntry]:
-        """No more than can start at once: what is fetched early only ages."""
-        free = self._concurrency - len(self._running)
-        if free == 0:
-            await self._one_done(stopping)
+        """No more than can start at once, or in the next batch: what is fetched early only ages."""
+        if self._together:
+            await self._one_done(stopping, self._together.values(), _GATHERING_SECONDS)
+        alone, new = self._places()
+        if not new or stopping.is_set():
+            await self._one_done(stopping, self._tasks())
             return ()
         try:
-            entries = await self._stream.take(free)
+            entries = await self._stream.take(new, claimed=alone)
         except _REDIS_DOWN as error:
             log.warning("the inbox cannot be read now: %s", error)
             await pause(self._tuning.outage_seconds, stopping)
             return ()
         # When the heartbeat was held up for a whole lease, our own look claims what we are still at.
-        fresh = [entry for entry in entries if entry.id not in self._running]
-        self._uncounted += [entry for entry in entries if entry.id in self._running]
+        fresh = [entry for entry in entries if not self._has(entry)]
+        self._uncounted += [entry for entry in entries if self._has(entry)]
         if stopping.is_set():
             await self._hand_back(fresh)
             return ()
         return fresh
 
-    async def _one_done(self, stopping: asyncio.Event) -> None:
+    def _has(self, entry: InboxEntry) -> bool:
+        return entry.id in self._running or entry in self._batches
+
+    def _places(self) -> tuple[int, int]:
+        """How many entries may be taken from dead workers, which are handled by themselves, and how many new ones."""
+        alone = max(self._concurrency - len(self._running), 0)
+        if not self._batches.lanes or not alone:
+            return alone, alone
+        return alone, self._batches.free if self._batches.everything else min(alone, self._batches.free)
+
+    async def _one_done(
+        self, stopping: asyncio.Event, tasks: Iterable[asyncio.Task[None]], seconds: float | None = None
+    ) -> None:
         stop = asyncio.create_task(stopping.wait())
         try:
-            await asyncio.wait({stop, *self._running.values()}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({stop, *tasks}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
 
     async def _work(self, entry: InboxEntry) -> None:
         """Deals with one entry, whatever happens; only cancellation leaves here."""
-        handling = self._handling[entry.id] = asyncio.create_task(self._handle_through_outages(entry))
+        handling = asyncio.create_task(self._handle(entry))
+        self._handling[entry.id] = handling
         try:
             with self._heartbeat.keeping(entry):
                 ours = await handling
@@ -190,17 +213,76 @@ class Inbox:
             # Whether it was taken over or will be, we have not died of it.
             self._uncounted.append(entry)
 
-    def _lost(self, entry: InboxEntry) -> None:
-        """Ends the handler, for another worker has begun the same work."""
-        if handling := self._handling.get(entry.id):
-            log.warning("lost the lease of %s; its new owner goes on", entry.id.decode())
-            handling.cancel()
+    async def _work_together(self, handler: BatchHandler, batch: Sequence[Item]) -> None:
+        """Deals with a batch like `_work`, and if that fails or another worker has a part of it, with each entry by itself."""
+        entries = [entry for entry, _ in batch]
+        handling = asyncio.create_task(self._handle_together(handler, batch))
+        self._handling.update((entry.id, handling) for entry in entries)
+        left = entries
+        try:
+            try:
+                gone = await handling
+            except asyncio.CancelledError:
+                if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # always inside a task
+                    raise
+                gone = None
+            finally:
+                for entry in entries:
+                    del self._handling[entry.id]
+            if gone is not None:
+                self._uncounted += gone
+                return
+            while left:
+                # Here the lease counts, not the stream: another worker may have taken the entry over in the meantime.
+                if self._heartbeat.keeps(left[0]):
+                    await self._work(left[0])
+                else:
+                    self._uncounted.append(left[0])
+                left = left[1:]
+        except asyncio.CancelledError:
+            await self._hand_back(left)
+            raise
+        except Exception as error:
+            log.warning("%d entries stay pending until their leases end", len(left), exc_info=error)
+            self._uncounted += left
+        finally:
+            for entry in entries:
+                self._heartbeat.let_go(entry)
 
-    async def _handle_through_outages(self, entry: InboxEntry) -> bool:
-        """Tries again, under the lease, while Redis or Postgres is away and no outcome can be recorded. False as in `_handle`."""
+    async def _handle_together(self, handler: BatchHandler, batch: Sequence[Item]) -> Sequence[InboxEntry] | None:
+        """As `InboxOutcomes.handle_together`, through outages like `_handle`."""
         while True:
             try:
-                return await self._handle(entry)
+                return await self._outcomes.handle_together(handler, batch)
+            except Exception as error:
+                if not isinstance(as_mesh_error(error), Unavailable):
+                    raise
+                log.warning("%d entries cannot be dealt with now: %s", len(batch), error)
+            await pause(self._tuning.outage_seconds, self._stopping)
+            if self._stopping.is_set():
+                await self._hand_back([entry for entry, _ in batch])
+                return ()
+
+    def _lost(self, entry: InboxEntry) -> None:
+        """Ends the handler, for another worker has begun the same work. The rest of a batch is handled without the entry."""
+        if handling := self._handling.get(entry.id):
+            handling.cancel()
+        elif self._batches.remove(entry):
+            self._uncounted.append(entry)
+        else:
+            return
+        log.warning("lost the lease of %s; its new owner goes on", entry.id.decode())
+
+    async def _handle(self, entry: InboxEntry) -> bool:
+        """Tries again, under the lease, while Redis or Postgres is away and no outcome can be recorded.
+
+        False when the entry has another owner by now, and the outcome changed nothing.
+        """
+        while True:
+            try:
+                # More than can be handled by themselves come from a read for a batch.
+                async with self._slots:
+                    return await self._outcomes.handle(entry)
             except Exception as error:
                 if not isinstance(as_mesh_error(error), Unavailable):
                     raise
@@ -210,67 +292,12 @@ class Inbox:
                 await self._hand_back([entry])
                 return True
 
-    async def _handle(self, entry: InboxEntry) -> bool:
-        """False when the entry has another owner by now, and the outcome changed nothing."""
-        try:
-            event = from_bytes(entry.data)
-        except Undecodable as error:
-            return await self._dead_letter(entry, None, str(error), entry.failures)
-        if entry.claimed and await self._stream.deliveries(entry) > self._tuning.crash_limit:
-            return await self._dead_letter(entry, event, "its workers keep dying", entry.failures)
-        if (entry.again or entry.claimed or entry.failures) and await self._is_put_aside(event):
-            return await self._stream.acknowledge(entry)
-        return await self._dispatch(entry, event)
-
-    async def _dispatch(self, entry: InboxEntry, event: Event) -> bool:
-        """Runs the handler and records what came of it. False as in `_handle`."""
-        with tracing.continued(event.traceparent, event.type):
-            try:
-                await self._handler_of(event)(event)
-            except Later as later:
-                return await self._stream.postpone(entry, later.delay.total_seconds(), entry.failures)
-            except (Permanent, Undecodable) as error:
-                return await self._dead_letter(entry, event, str(error), entry.failures)
-            except Exception as error:
-                return await self._failed(entry, event, error)
-            return await self._stream.acknowledge(entry)
-
-    def _handler_of(self, event: Event) -> Handler:
-        handler = self._handlers.get(event.type)
-        if handler is None:
-            # Kept for a version that knows it, which an acknowledgement would rob of it.
-            raise Permanent(f"{event.type} has no handler in this version of the {self._service} service")
-        return handler
-
-    async def _is_put_aside(self, event: Event) -> bool:
-        """Asked of everything that is not new, and so may be a copy."""
-        async with self._db.single() as tx:
-            return await is_put_aside(tx, event.id)
-
-    async def _failed(self, entry: InboxEntry, event: Event, error: Exception) -> bool:
-        failures = entry.failures + 1
-        log.warning("handling %s %s failed, failure %d", event.type, event.id, failures, exc_info=error)
-        if failures >= self._max_failures:
-            # Only the error's type is kept: its text may quote what the handler worked on.
-            return await self._dead_letter(entry, event, f"{type(error).__name__} after {failures} failures", failures)
-        return await self._stream.postpone(entry, self._backoff(failures), failures)
-
-    async def _dead_letter(self, entry: InboxEntry, event: Event | None, reason: str, failures: int) -> bool:
-        """Dead-letters the entry: it is in Postgres before it leaves the stream. False as in `_handle`."""
-        log.error("dead-lettered %s: %s", event.type if event else "an undecodable entry", reason)
-        async with self._db.transaction() as tx:
-            if not (event and self._forgotten and await self._forgotten(tx, event)):
-                await record(
-                    tx,
-                    event_id=event.id if event else _id_of(entry.data),
-                    inbox=self._service,
-                    type_=_text(event.type) if event else "",
-                    key=_text(event.key) if event else "",
-                    event=entry.data,
-                    reason=_text(reason[:500]),
-                    failures=failures,
-                )
-        return await self._stream.acknowledge(entry)
+    def _withdrawn(self) -> Sequence[InboxEntry]:
+        """Takes out what waits for a batch that will not begin."""
+        entries = self._batches.withdraw()
+        for entry in entries:
+            self._heartbeat.let_go(entry)
+        return entries
 
     async def _hand_back(self, entries: Sequence[InboxEntry]) -> None:
         try:
@@ -296,13 +323,3 @@ class Inbox:
     async def _tidy(self) -> None:
         """Forgets the consumers of ended processes."""
         await self._stream.forget_ended(_SILENT_LEASES * self._lease_seconds)
-
-
-def _id_of(data: bytes) -> UUID:
-    """For bytes that are no event: always the same, so that they keep their name when they are replayed and die again."""
-    return uuid5(NAMESPACE_OID, hashlib.sha256(data).hexdigest())
-
-
-def _text(text: str) -> str:
-    """Postgres keeps no NUL in a text, and a dead letter that cannot be written would come back for ever."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -36,11 +36,22 @@ class LeaseHeartbeat:
     @contextmanager
     def keeping(self, entry: InboxEntry) -> Iterator[None]:
         """Keeps the lease of the entry during the block."""
-        self._kept[entry.id] = entry
+        self.keep(entry)
         try:
             yield
         finally:
-            self._kept.pop(entry.id, None)
+            self.let_go(entry)
+
+    def keep(self, entry: InboxEntry) -> None:
+        """Keeps the lease of the entry until it is let go."""
+        self._kept[entry.id] = entry
+
+    def let_go(self, entry: InboxEntry) -> None:
+        self._kept.pop(entry.id, None)
+
+    def keeps(self, entry: InboxEntry) -> bool:
+        """Whether the entry is kept: not let go, and not lost to another worker."""
+        return entry.id in self._kept
 
     @asynccontextmanager
     async def beating(self) -> AsyncIterator[None]:
@@ -68,14 +79,17 @@ class LeaseHeartbeat:
 
     async def _renew(self, stream: InboxStream, loop: asyncio.AbstractEventLoop) -> None:
         # A copy, for entries come and go meanwhile.
-        for entry in list(self._kept.values()):
-            try:
-                kept = await stream.keep(entry)
-            except Exception as error:
-                # Whatever it is: a thread that ends would let every lease go, unnoticed.
-                log.warning("leases cannot be renewed now: %s", error)
-                return
-            if not kept and self._kept.pop(entry.id, None) is not None:
+        entries = list(self._kept.values())
+        if not entries:
+            return
+        try:
+            lost = await stream.keep(entries)
+        except Exception as error:
+            # Whatever it is: a thread that ends would let every lease go, unnoticed.
+            log.warning("leases cannot be renewed now: %s", error)
+            return
+        for entry in entries:
+            if entry.id in lost and self._kept.pop(entry.id, None) is not None:
                 loop.call_soon_threadsafe(self._lost, entry)
 
     def _sign_of_life(self) -> None:

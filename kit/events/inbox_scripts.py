@@ -1,22 +1,37 @@
 """The inbox's Lua scripts: each is one step that Redis does whole or not at all. All keys of a call share a hash slot."""
 
 KEEP = """
--- KEYS: stream. ARGV: group, consumer, entry. Renews the lease if it is still ours; JUSTID leaves the delivery count alone.
--- An entry that nobody has was lost by Redis or is done: whoever works on it may as well go on.
-local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
-if #pending == 0 then return 1 end
-if pending[1][2] ~= ARGV[2] then return 0 end
-redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'JUSTID')
-return 1
+-- KEYS: stream. ARGV: group, consumer, entries. Renews the leases that are still ours, and returns the entries that another worker
+-- has. JUSTID leaves the delivery count alone. An entry that nobody has was lost by Redis or is done: whoever works on it may as
+-- well go on.
+local lost = {}
+for i = 3, #ARGV do
+  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)
+  if #pending > 0 then
+    if pending[1][2] == ARGV[2] then
+      redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
+    else
+      lost[#lost + 1] = ARGV[i]
+    end
+  end
+end
+return lost
 """
 
 ACKNOWLEDGE = """
--- KEYS: stream. ARGV: group, consumer, entry. What is done leaves the stream, so its length is the backlog and nothing needs
--- trimming. Only the owner may say so: to a worker that lost its lease the entry belongs no more.
-local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
-if #pending == 0 or pending[1][2] ~= ARGV[2] then return 0 end
-redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
-return redis.call('XDEL', KEYS[1], ARGV[3])
+-- KEYS: stream. ARGV: group, consumer, entries. What is done leaves the stream, so its length is the backlog and nothing needs
+-- trimming. Only the owner may say so: to a worker that lost its lease the entry belongs no more. Returns those.
+local lost = {}
+for i = 3, #ARGV do
+  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)
+  if #pending == 0 or pending[1][2] ~= ARGV[2] then
+    lost[#lost + 1] = ARGV[i]
+  else
+    redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
+    redis.call('XDEL', KEYS[1], ARGV[i])
+  end
+end
+return lost
 """
 
 POSTPONE = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import redis.exceptions
 from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
 
 from kit.data import redis as kit_redis
 from kit.runtime.clock import from_unix_milliseconds, milliseconds
@@ -128,11 +129,14 @@ class InboxStream:
             lease_seconds = self._lease / 1000
             yield InboxStream(redis, self._service, lease_seconds=lease_seconds, consumer=self._consumer)
 
-    async def take(self, count: int) -> list[InboxEntry]:
-        """The entries of dead workers, else new ones; waits for these up to a second, then returns none."""
+    async def take(self, count: int, *, claimed: int | None = None) -> list[InboxEntry]:
+        """The entries of dead workers, else new ones; waits for these up to a second, then returns none.
+
+        `count` new ones at most, and `claimed` of dead workers if that is another number.
+        """
         try:
-            if monotonic() >= self._claim_at and (claimed := await self._claim(count)):
-                return claimed
+            if monotonic() >= self._claim_at and (taken := await self._claim(count if claimed is None else claimed)):
+                return taken
             return await self._read(count)
         except redis.exceptions.ResponseError as error:
             # The group is gone, also under the feet of a waiting read: a new or emptied Redis.
@@ -141,9 +145,9 @@ class InboxStream:
             await self._create_group()
             return []
 
-    async def keep(self, entry: InboxEntry) -> bool:
-        """Renews the lease. False: another worker has the entry."""
-        return bool(await self._keep(keys=[self._stream], args=[GROUP, self._consumer, entry.id]))
+    async def keep(self, entries: Sequence[InboxEntry]) -> Collection[bytes]:
+        """Renews the leases. Returns the ids of entries that another worker has."""
+        return await self._of_others(self._keep, entries)
 
     async def deliveries(self, entry: InboxEntry) -> int:
         """How often the entry was given to a worker that has not been heard of since."""
@@ -152,7 +156,11 @@ class InboxStream:
 
     async def acknowledge(self, entry: InboxEntry) -> bool:
         """Removes the entry. False when it is not ours any more."""
-        return bool(await self._acknowledge(keys=[self._stream], args=[GROUP, self._consumer, entry.id]))
+        return not await self.acknowledge_all([entry])
+
+    async def acknowledge_all(self, entries: Sequence[InboxEntry]) -> Collection[bytes]:
+        """Removes the entries in one step. Returns the ids of those that are not ours any more, which stay."""
+        return await self._of_others(self._acknowledge, entries)
 
     async def postpone(self, entry: InboxEntry, seconds: float, failures: int) -> bool:
         """Takes the entry out of the stream for a time. False when it is not ours any more."""
@@ -194,6 +202,9 @@ class InboxStream:
         """When the entry that waits the longest came; None when none does."""
         answer = cast("list[_Raw]", await self._redis.xrange(self._stream, count=1))
         return _came_at(answer[0][0]) if answer else None
+
+    async def _of_others(self, script: AsyncScript, entries: Sequence[InboxEntry]) -> Collection[bytes]:
+        return set(await script(keys=[self._stream], args=[GROUP, self._consumer, *(each.id for each in entries)]))
 
     async def _claim(self, count: int) -> list[InboxEntry]:
         # The cursor goes round: a look covers only part of a long list of pending entries.

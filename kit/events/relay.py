@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from operator import itemgetter
+from time import monotonic
 from typing import Any
 
 from redis.asyncio import Redis
@@ -23,6 +24,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from kit.data.database import Database, Transaction
 from kit.data.notify import listen
+from kit.data.prepared import Prepared
 from kit.runtime.loops import every
 
 from . import outbox
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _BATCH = 100
 _POLL_SECONDS = 1.0
+_GATHERING_SECONDS = 0.005
+"""Pause after a batch: a transaction for every row that is written would cost more than all else. A quiet relay does not wait."""
 _PURGE_EVERY_SECONDS = 3600.0
 _PURGED_AT_A_TIME = 5_000
 _LONGEST_BACKLOG = 1000
@@ -73,7 +77,13 @@ def _marked(due: Select[tuple[int]]) -> ReturningUpdate[Any]:
     )
 
 
-_MARK = _marked(_DUE)
+_MARK = Prepared(_marked(_DUE))
+
+_ADD = """
+-- KEYS: stream. ARGV: events. One step, so that a waiting worker gets them all, and not the first alone.
+for _, event in ipairs(ARGV) do redis.call('XADD', KEYS[1], '*', 'event', event) end
+return #ARGV
+"""
 
 
 class Relay:
@@ -110,6 +120,8 @@ class Relay:
         self._memory = RedisMemory(db, redis, self._name, self._lost)
         self._more = False
         """True when more was due than the last batch took, such as a second row of one key. What came later wakes us."""
+        self._gathered_at = 0.0
+        """When the next batch may begin."""
         self._repeating = True
         """True until we know that no repeat is pending: a previous run or another relay may have left one."""
 
@@ -125,8 +137,12 @@ class Relay:
             listening.cancel()
 
     async def _relay(self) -> bool:
-        """True when more is due."""
+        """True when more is due. Rows that are written within `_GATHERING_SECONDS` of a batch are the next one."""
+        if (wait := self._gathered_at - monotonic()) > 0:
+            await asyncio.sleep(wait)
         more = await self.publish() > 0 and self._more
+        if not more:
+            self._gathered_at = monotonic() + _GATHERING_SECONDS
         if self._repeating:
             more = await self.repeat() > 0 or more
         return more
@@ -140,8 +156,13 @@ class Relay:
         async with self._db.transaction() as tx:
             # With its values, not joined: a planner without statistics would compare every row with every other.
             plan = await self._plan(tx) if self._repeating else None
-            mark = _marked(_DUE.where(~exists().where(_before, *_in(plan, _earlier)))) if plan else _MARK
-            marked = sorted((await tx.execute(mark)).mappings(), key=itemgetter("position"))
+            rows: Iterable[Mapping[str, Any] | RowMapping]
+            if plan:
+                unrepeated = _DUE.where(~exists().where(_before, *_in(plan, _earlier)))
+                rows = (await tx.execute(_marked(unrepeated))).mappings()
+            else:
+                rows = await _MARK.execute(tx, {})
+            marked = sorted(rows, key=itemgetter("position"))
             if not marked:
                 return 0
             self._more = marked[0]["unpublished"] > len(marked)
@@ -167,7 +188,7 @@ class Relay:
             rows = (await tx.execute(lost)).mappings().all()
             if rows:
                 async with self._redis.pipeline(transaction=False) as pipeline:
-                    self._copy(pipeline, rows, again=True)
+                    self._copy_again(pipeline, rows)
                     await pipeline.execute()
                 progress = {"repeat_after": rows[-1]["position"]}
             else:
@@ -196,13 +217,20 @@ class Relay:
                 pipeline.xlen(stream_of(inbox))
             return max(await pipeline.execute(), default=0) > self._longest_backlog
 
-    def _copy(self, pipeline: Pipeline, rows: Sequence[RowMapping], again: bool = False) -> None:
+    def _copy(self, pipeline: Pipeline, rows: Sequence[Mapping[str, Any]] | Sequence[RowMapping]) -> None:
+        events: dict[str, list[bytes]] = {}
         for each in rows:
-            fields: dict[Any, Any] = {"event": _event(each).to_bytes()}
-            if again:
-                fields["again"] = "1"
+            inboxes = self._inboxes(each["type"])
+            data = _event(each).to_bytes() if inboxes else b""
+            for inbox in inboxes:
+                events.setdefault(inbox, []).append(data)
+        for inbox, copies in events.items():
+            pipeline.eval(_ADD, 1, stream_of(inbox), *copies)
+
+    def _copy_again(self, pipeline: Pipeline, rows: Sequence[Mapping[str, Any]] | Sequence[RowMapping]) -> None:
+        for each in rows:
             for inbox in self._inboxes(each["type"]):
-                pipeline.xadd(stream_of(inbox), fields)
+                pipeline.xadd(stream_of(inbox), {"event": _event(each).to_bytes(), "again": "1"})
 
     def _inboxes(self, event_type: str) -> Sequence[str]:
         inboxes = self._routes.get(event_type)
@@ -231,7 +259,7 @@ def _in(plan: RowMapping, row: FromClause) -> Sequence[ColumnElement[bool]]:
     )
 
 
-def _event(row: RowMapping) -> Event:
+def _event(row: Mapping[str, Any] | RowMapping) -> Event:
     return Event(
         id=row["id"],
         type=row["type"],

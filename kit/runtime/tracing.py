@@ -149,6 +149,12 @@ def served(path: str, metadata: Iterable[tuple[str, str | bytes]], *, began: int
     ).end()
 
 
+def consumed(parent: str, name: str, *, began: int) -> None:
+    """Record the span of an event that has just been handled with others, in the trace that it carries. `began` as in `served`."""
+    extracted = propagate.extract({"traceparent": parent})
+    _tracer.start_span(name, extracted, kind=trace.SpanKind.CONSUMER, start_time=began).end()
+
+
 def _attributes(service: str, method: str) -> dict[str, Any]:
     return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
 

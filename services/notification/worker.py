@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from storymesh.events.v1 import auth_events_pb2
 
 from kit.events.envelope import Event, uuid_in
-from kit.events.inbox import Handler, Inbox, backoff_seconds
+from kit.events.handlers import BatchHandler, Handler, backoff_seconds
+from kit.events.inbox import Inbox
 from kit.events.inbox_stream import InboxTuning
 from kit.rpc.resources import Resources
 
@@ -24,7 +25,8 @@ def handlers(ops: WorkerOperations) -> Mapping[str, Handler]:
     async def erase(event: Event) -> None:
         await ops.erasing.erase(uuid_in(event.decode(auth_events_pb2.UserDeleted), "user_id"))
 
-    notices: dict[str, Handler] = dict.fromkeys(event_types(), ops.notices.decide)
+    # All decisions of a moment are one transaction. An erasure has several, and calls others.
+    notices: dict[str, Handler] = dict.fromkeys(event_types(), BatchHandler(ops.notices.decide))
     return notices | {auth_events_pb2.UserDeleted.DESCRIPTOR.full_name: erase}
 
 

@@ -9,7 +9,8 @@ from storymesh.events.v1 import auth_events_pb2
 from storymesh.events.v1 import story_events_pb2 as events
 
 from kit.events.envelope import Event, uuid_in
-from kit.events.inbox import Handler, Inbox
+from kit.events.handlers import Handler
+from kit.events.inbox import Inbox
 from kit.rpc.resources import Resources
 from kit.runtime.process import Misconfigured
 

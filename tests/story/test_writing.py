@@ -14,7 +14,7 @@ from storymesh.story.v1 import story_pb2
 from storymesh.story.v1 import story_service_pb2 as pb
 
 from kit.events import outbox
-from kit.events.inbox import Later
+from kit.events.handlers import Later
 from kit.events.inbox_stream import GROUP, stream_of
 from kit.runtime.clock import system_clock
 from services.story import store

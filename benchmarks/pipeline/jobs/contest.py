@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,14 +49,26 @@ class Contender:
 
 @dataclass
 class Rates:
-    """Results of one contender: jobs per second for each round, and processor time of its processes per job."""
+    """Results of one contender for each round: jobs per second, and processor time per job by who used it."""
 
     rates: list[float] = field(default_factory=list)
-    cpu_seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[Mapping[str, float]] = field(default_factory=list)
+    """Of the process that hands in (`hands in`), of the workers (`work`), and of each server, such as `redis`."""
 
     @property
     def rate(self) -> float:
         return statistics.median(self.rates)
+
+    @property
+    def per_cpu_second(self) -> float:
+        """Jobs per second of processor time, in all processes and servers together."""
+        return 1 / statistics.median(sum(each.values()) for each in self.cpu_seconds)
+
+    @property
+    def parts(self) -> Mapping[str, float]:
+        """Medians of the processor time per job."""
+        names = self.cpu_seconds[0] if self.cpu_seconds else {}
+        return {name: statistics.median(each[name] for each in self.cpu_seconds) for name in names}
 
 
 INBOX = Contender("inbox alone", on_inbox.__name__, on_inbox.drained, database_url="postgresql+psycopg://")
@@ -74,26 +86,28 @@ async def measure(
     contenders: Sequence[Contender],
     logs: Path,
     *,
+    servers: Mapping[str, int],
     workers: int,
     slots: int,
     rounds: int,
     seconds: float,
 ) -> dict[str, Rates]:
-    """Measures the installed contenders; the results are by name."""
+    """Measures the installed contenders; the results are by name. `servers` are the pids of Redis and Postgres by name."""
     installed = [contender for contender in contenders if contender.installed]
     seen = {contender.name: Rates() for contender in installed}
     for number in range(rounds):
         # Every second round runs in reverse order, so that none has an advantage from its place.
         for contender in installed[:: -1 if number % 2 else 1]:
             async with _running(contender, redis_url, logs, workers=workers, slots=slots) as processes:
-                turn = _Turn(contender, processes, redis)
+                turn = _Turn(contender, processes, redis, servers)
                 warm = await turn.rate(_FEWEST)
                 count = max(
                     _FEWEST, int(min(await turn.rate(max(_FEWEST, int(warm * seconds / 10))), 10_000) * seconds)
                 )
                 before = turn.cpu_seconds()
                 seen[contender.name].rates.append(await turn.rate(count))
-                seen[contender.name].cpu_seconds.append((turn.cpu_seconds() - before) / count)
+                used = {name: (seconds - before[name]) / count for name, seconds in turn.cpu_seconds().items()}
+                seen[contender.name].cpu_seconds.append(used)
     return seen
 
 
@@ -102,6 +116,7 @@ class _Turn:
     contender: Contender
     processes: Sequence[subprocess.Popen[str]]
     redis: Redis
+    servers: Mapping[str, int]
 
     async def rate(self, count: int) -> float:
         """Enqueues jobs and waits until all are done, by what Redis holds. Returns jobs per second."""
@@ -113,8 +128,10 @@ class _Turn:
                 await asyncio.sleep(_LOOK_SECONDS)
         return count / (time.perf_counter() - began)
 
-    def cpu_seconds(self) -> float:
-        return cpu_seconds(process.pid for process in self.processes)
+    def cpu_seconds(self) -> Mapping[str, float]:
+        feeder, *workers = (process.pid for process in self.processes)
+        whose = {"hands in": [feeder], "work": workers} | {name: [pid] for name, pid in self.servers.items()}
+        return {name: cpu_seconds(pids) for name, pids in whose.items()}
 
 
 def _order(feeder: subprocess.Popen[str], count: int) -> None:

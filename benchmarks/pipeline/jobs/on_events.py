@@ -6,7 +6,7 @@ The handler is idempotent, as story's handlers are, so no event is recorded as p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from uuid import uuid4
 
@@ -21,7 +21,8 @@ from kit.data import redis as kit_redis
 from kit.data.database import Database
 from kit.events import outbox
 from kit.events.envelope import Event
-from kit.events.inbox import Handler, Inbox
+from kit.events.handlers import BatchHandler, Handler
+from kit.events.inbox import Inbox
 from kit.events.inbox_stream import stream_of
 from kit.events.relay import Relay
 
@@ -51,8 +52,8 @@ async def drained(redis: Redis, db: Database) -> bool:
     return not unpublished and not await redis.xlen(stream_of(_SERVICE))
 
 
-async def noop(_event: Event) -> None:
-    """The job."""
+async def noop(_events: Sequence[Event]) -> None:
+    """The job, as a handler of batches."""
 
 
 async def work(url: str, slots: int, database_url: str, handler_on: Callable[[Database], Handler]) -> None:
@@ -78,4 +79,4 @@ async def feed_events(_: str, database_url: str) -> None:
 
 
 if __name__ == "__main__":
-    run(partial(work, handler_on=lambda _: noop), feed_events)
+    run(partial(work, handler_on=lambda _: BatchHandler(noop)), feed_events)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from kit.data.database import Database
 from kit.events.envelope import Event
-from kit.events.inbox import Handler
-from kit.events.inbox_store import mark_processed
+from kit.events.handlers import BatchHandler, Handler
+from kit.events.inbox_store import mark_all_processed
 
 from .on_events import feed_events, work
 from .process import run
 
 
 def recording(db: Database) -> Handler:
-    """The job, in a transaction that would hold its effect."""
+    """The job, in a transaction that would hold the effects of a batch."""
 
-    async def record(event: Event) -> None:
+    async def record(events: Sequence[Event]) -> None:
         async with db.single() as tx:
-            await mark_processed(tx, event)
+            await mark_all_processed(tx, events)
 
-    return record
+    return BatchHandler(record)
 
 
 if __name__ == "__main__":

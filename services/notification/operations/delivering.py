@@ -20,7 +20,7 @@ from kit.data.database import DATABASE_AWAY, Database
 from kit.data.notify import listen
 from kit.errors import MeshError, Unavailable
 from kit.events.envelope import Event, Undecodable, from_bytes
-from kit.events.inbox import Permanent
+from kit.events.handlers import Permanent
 from kit.rpc.statuses import as_mesh_error
 from kit.runtime import tracing
 from kit.runtime.batches import Batcher

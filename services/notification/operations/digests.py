@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 from kit.data.database import Database, Transaction
 from kit.errors import DeadlineExceeded, MeshError, ResourceExhausted, Unavailable
 from kit.events.envelope import Event, Undecodable, from_bytes
-from kit.events.inbox import Permanent
+from kit.events.handlers import Permanent
 from kit.runtime.clock import Clock
 
 from .. import store

@@ -11,7 +11,7 @@ from uuid import UUID
 from storymesh.events.v1 import auth_events_pb2, story_events_pb2
 
 from kit.events.envelope import Event, Undecodable, time_in, uuid_in
-from kit.events.inbox import Permanent
+from kit.events.handlers import Permanent
 from kit.identity.sealing import Seal, Unsealable
 
 from ..model.letters import Facts, by_actors

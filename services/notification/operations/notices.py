@@ -1,7 +1,7 @@
 """Decides what becomes of an event: the notification inside the application, and a delivery on each other channel.
 
-A transaction decides about all events that wait for one at the moment. It calls nobody and sends nothing. What it decided and why
-stands in `delivery_steps`.
+A transaction decides about all events that the inbox hands over together. It calls nobody and sends nothing. What it decided and
+why stands in `delivery_steps`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from kit.data.database import DATABASE_AWAY, Database, Transaction
+from kit.data.database import Database, Transaction
 from kit.events import erasure
 from kit.events.envelope import Event
 from kit.events.inbox_store import mark_all_processed
-from kit.runtime.batches import Batcher
 from kit.runtime.clock import Clock
 
 from .. import store
@@ -56,16 +55,16 @@ class Notices:
         self._delivering = delivering
         self._clock = clock
         self._in_app = InApp(letters, clock)
-        self._deciding = Batcher(self._decide_together, shared=DATABASE_AWAY)
 
-    async def decide(self, event: Event) -> None:
-        """Decide what becomes of the event. Raises Undecodable or Permanent if nothing can be made of it."""
-        reading = self._facts.read(event)
-        if reading is not None:
-            await self._deciding.add(_Question(event, reading))
+    async def decide(self, events: Sequence[Event]) -> None:
+        """Decide about the events in one transaction, and take up what this worker has claimed of their deliveries.
 
-    async def _decide_together(self, questions: Sequence[_Question]) -> Sequence[None]:
-        """Decide about many events in one transaction, and take up what this worker has claimed of their deliveries."""
+        Raises Undecodable or Permanent if nothing can be made of one of them, and has decided nothing then.
+        """
+        readings = [(event, self._facts.read(event)) for event in events]
+        questions = [_Question(event, reading) for event, reading in readings if reading is not None]
+        if not questions:
+            return
         claimed: list[NewDelivery] = []
         try:
             async with self._db.transaction() as tx:
@@ -75,7 +74,6 @@ class Notices:
                 self._delivering.release()
             raise
         await self._delivering.take_up([delivery.attempt() for delivery in claimed])
-        return [None] * len(questions)
 
     async def forgotten(self, tx: Transaction, event: Event) -> bool:
         """Whether the event is a notice to an erased person, of which no dead letter is kept.
@@ -104,9 +102,7 @@ class Notices:
                 continue
             if Channel.EMAIL in each.reading.notice.channels:
                 mails.append(each)
-            # Of two copies in one batch, one is the first.
             told.append((each, each.event.id in unseen))
-            unseen.discard(each.event.id)
         if mails:
             await self._queue(tx, mails, now, claimed)
         for each, first in told:

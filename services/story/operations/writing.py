@@ -16,7 +16,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from kit.data.database import DATABASE_AWAY, Database, DatabaseError, Transaction
 from kit.events import outbox
-from kit.events.inbox import Later, backoff_seconds
+from kit.events.handlers import Later, backoff_seconds
 from kit.runtime.clock import Clock
 from services.story.adapters.writers import (
     Brief,

@@ -28,7 +28,7 @@ from kit.events import dead_letter_store
 from kit.events.dead_letter_service import DeadLetterServicer
 from kit.events.dead_letters import DeadLetters
 from kit.events.envelope import Event
-from kit.events.inbox import Permanent
+from kit.events.handlers import Permanent
 from kit.events.inbox_store import mark_processed, processed_events
 from kit.events.inbox_stream import InboxStream, stream_of
 from kit.events.inbox_upkeep import InboxUpkeep

@@ -22,7 +22,8 @@ from kit.data import redis as kit_redis
 from kit.data.database import Database, Transaction
 from kit.events.dead_letter_store import dead_letters
 from kit.events.envelope import Event
-from kit.events.inbox import Forgotten, Handler, Inbox, Later, Permanent, backoff_seconds
+from kit.events.handlers import Forgotten, Handler, Later, Permanent, backoff_seconds
+from kit.events.inbox import Inbox
 from kit.events.inbox_store import mark_processed
 from kit.events.inbox_stream import GROUP, InboxStream, InboxTuning, delayed_of, stream_of
 from kit.runtime import tracing

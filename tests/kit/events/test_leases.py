@@ -194,8 +194,8 @@ async def test_a_delivery_is_taken_back_from_its_count_whoever_has_the_entry(red
     assert await mine.deliveries(entry) == 2
     await mine.uncount([entry])
     assert await theirs.deliveries(claimed) == 1
-    assert await theirs.keep(claimed)
-    assert not await mine.keep(entry)
+    assert not await theirs.keep([claimed])
+    assert await mine.keep([entry]) == {entry.id}
     assert not await mine.acknowledge(entry)
     assert await theirs.acknowledge(claimed)
     await mine.uncount([entry])

@@ -1,4 +1,4 @@
-"""Two relays and three workers, processes all of them, are killed again and again while events come."""
+"""Two relays and three workers, two of which take batches, processes all of them, are killed again and again while events come."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
-ROLES = ("relay", "relay", "worker", "worker", "worker")
+ROLES = ("relay", "relay", "worker", "batches", "batches")
 KEYS = "abcdefgh"
 EVENTS_OF_A_KEY = 40
 KILLS = 14
