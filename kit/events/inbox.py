@@ -5,7 +5,7 @@ that commit. A working process keeps its leases by a heartbeat; a dead worker's 
 entry that kills one worker after the other is given up. A worker that was only slow takes its part in that count back when it
 comes to itself. Failures are retried with full-jitter backoff, then dead-lettered; what can never succeed is dead-lettered at
 once. An event that waits for an administrator's decision, or was discarded by one, is not handled when another copy of it comes
-by.
+by. What waits for a `BatchHandler` is handled and acknowledged together; a batch that fails is handled event by event.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Inbox:
         records_events: bool = False,
         tuning: InboxTuning = _TUNING,
     ) -> None:
-        """`records_events` says that handlers use `mark_processed`, whose records then have to be removed in time.
+        """`records_events` says that handlers record events in `processed_events`, which then has to be purged.
 
         Raises ManifestError when the handlers are not for the events that the manifest takes for this inbox.
         """

@@ -42,6 +42,9 @@ _PURGE_EVERY_SECONDS = 3600.0
 _PURGED_AT_A_TIME = 5_000
 _LONGEST_BACKLOG = 1000
 
+_Row = Mapping[str, Any] | RowMapping
+"""A row of the outbox, as psycopg or SQLAlchemy reads it."""
+
 _row, _earlier, _plans = outbox.table, outbox.table.alias("earlier"), redis_memories
 _before = (_earlier.c.key == _row.c.key) & (_earlier.c.position < _row.c.position)
 
@@ -140,6 +143,8 @@ class Relay:
         """True when more is due. Rows that are written within `_GATHERING_SECONDS` of a batch are the next one."""
         if (wait := self._gathered_at - monotonic()) > 0:
             await asyncio.sleep(wait)
+            # This look sees what woke us meanwhile.
+            self._wake.clear()
         more = await self.publish() > 0 and self._more
         if not more:
             self._gathered_at = monotonic() + _GATHERING_SECONDS
@@ -156,7 +161,7 @@ class Relay:
         async with self._db.transaction() as tx:
             # With its values, not joined: a planner without statistics would compare every row with every other.
             plan = await self._plan(tx) if self._repeating else None
-            rows: Iterable[Mapping[str, Any] | RowMapping]
+            rows: Iterable[_Row]
             if plan:
                 unrepeated = _DUE.where(~exists().where(_before, *_in(plan, _earlier)))
                 rows = (await tx.execute(_marked(unrepeated))).mappings()
@@ -217,7 +222,7 @@ class Relay:
                 pipeline.xlen(stream_of(inbox))
             return max(await pipeline.execute(), default=0) > self._longest_backlog
 
-    def _copy(self, pipeline: Pipeline, rows: Sequence[Mapping[str, Any]] | Sequence[RowMapping]) -> None:
+    def _copy(self, pipeline: Pipeline, rows: Iterable[_Row]) -> None:
         events: dict[str, list[bytes]] = {}
         for each in rows:
             inboxes = self._inboxes(each["type"])
@@ -227,7 +232,7 @@ class Relay:
         for inbox, copies in events.items():
             pipeline.eval(_ADD, 1, stream_of(inbox), *copies)
 
-    def _copy_again(self, pipeline: Pipeline, rows: Sequence[Mapping[str, Any]] | Sequence[RowMapping]) -> None:
+    def _copy_again(self, pipeline: Pipeline, rows: Iterable[_Row]) -> None:
         for each in rows:
             for inbox in self._inboxes(each["type"]):
                 pipeline.xadd(stream_of(inbox), {"event": _event(each).to_bytes(), "again": "1"})
@@ -259,7 +264,7 @@ def _in(plan: RowMapping, row: FromClause) -> Sequence[ColumnElement[bool]]:
     )
 
 
-def _event(row: Mapping[str, Any] | RowMapping) -> Event:
+def _event(row: _Row) -> Event:
     return Event(
         id=row["id"],
         type=row["type"],

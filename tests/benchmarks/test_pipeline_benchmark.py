@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-JOBS = {"no-op jobs, inbox alone", "no-op events, durable", "no-op events, recorded", "whole stories, durable"}
+ALONE = {"no-op jobs, inbox alone", "no-op events, durable", "no-op events, recorded"}
+JOBS = ALONE | {f"{job}, for each second of processor time" for job in ALONE} | {"whole stories, durable"}
 PEERS = ("Celery", "taskiq", "arq")
 QUANTITIES = {
     "request to first words by SSE, p50",
