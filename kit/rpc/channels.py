@@ -72,6 +72,8 @@ def connect(target: str, callee: str, tokens: ServiceTokens, *, wait: Wait = wai
         target,
         options=[
             ("grpc.lb_policy_name", "round_robin"),
+            # Not the target: a list of addresses is no authority by RFC 3986, and the native server resets such calls.
+            ("grpc.default_authority", callee),
             # A replica that stands still is missed within 2.5 s, and what was asked of it asked of another.
             ("grpc.keepalive_time_ms", 1_000),
             # Also for pings that keep nothing alive: gRPC's own setting for those that do has no effect on calls in flight.

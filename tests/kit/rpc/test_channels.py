@@ -215,6 +215,12 @@ async def replica() -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
         await process.communicate()
 
 
+async def test_a_target_may_be_a_list_of_addresses(desk: RunningDesk) -> None:
+    addresses = f"ipv4:{desk.address},{desk.address}"
+    async with channels.connect(addresses, "desk", service_tokens("story")) as channel:
+        await DeskStub(channel).read_service(ANYTHING)
+
+
 @pytest.mark.slow
 async def test_a_replica_that_stands_still_is_missed_and_what_it_was_asked_is_asked_of_another() -> None:
     async with AsyncExitStack() as stack:
