@@ -32,3 +32,6 @@ RATE_LIMIT_METADATA = "envoy.filters.http.ratelimit"
 
 RATE_LIMIT_UNSATISFIABLE = "RATE_LIMIT_UNSATISFIABLE"
 """The permanent reason of a refusal that no wait ends: a block, no rule, or a cost above what the limit ever holds."""
+
+RATE_LIMIT_BANNED = "RATE_LIMIT_BANNED"
+"""The permanent reason of a refusal by a ban, which ends after the answer's `Retry-After`."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from storymesh.ops.v1 import rate_limit_pb2 as messages
 from storymesh.ops.v1 import rate_limit_service_pb2 as pb
 
@@ -12,6 +14,9 @@ from . import printing
 from .client import Storymesh
 
 _PAGE_SIZE = 100
+_UNITS = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+_LONGEST_DURATION = 6
+"""Characters of a duration, whose end is a time that a message can hold."""
 
 
 def add(
@@ -31,6 +36,18 @@ def add(
     _add(commands, "inspect", "Show what buckets hold", place, of_whom, listing)
     reset = _add(commands, "reset", "Fill buckets", place, of_whom, why)
     reset.add_argument("--rule", default="", metavar="NAME", help="only the bucket of this rule")
+    until = argparse.ArgumentParser(add_help=False)
+    until.add_argument(
+        "--for", required=True, dest="lasts", type=_duration, metavar="TIME", help="such as 90s, 15m, 2h or 30d"
+    )
+    grant = _add(commands, "grant", "Raise or lift a limit for a time", place, of_whom, until, why)
+    grant.add_argument("--rate", default="", metavar="RATE", help="calls per time, such as 100/s; with --burst")
+    grant.add_argument("--burst", default=0, type=int, metavar="N", help="how many may pass at once")
+    grant.add_argument("--unlimited", action="store_true", help="count nothing; in place of --rate and --burst")
+    _add(commands, "ban", "Refuse all calls for a time; --address may be a network", place, of_whom, until, why)
+    lift = _add(commands, "lift", "End a grant or a ban before its time", place, why)
+    lift.add_argument("override_id", metavar="ID", help="from the list")
+    _add(commands, "overrides", "List grants and bans that have not ended, newest first", place, listing)
     _add(commands, "rules", "List the rules in force", place, listing)
     _add(commands, "changes", "List what administrators changed, newest first", place, listing)
 
@@ -50,10 +67,68 @@ async def run(mesh: Storymesh, options: argparse.Namespace) -> None:
             print(
                 f"{count} bucket{' was' if count == 1 else 's were'} not full and {'is' if count == 1 else 'are'} now."
             )
+        case "grant" | "ban" | "lift":
+            print(printing.plain(await _changed(mesh, options)))
+        case "overrides":
+            await _print_overrides(mesh, options)
         case "rules":
             await _print_rules(mesh, options)
         case _:
             await _print_changes(mesh, options)
+
+
+async def _changed(mesh: Storymesh, options: argparse.Namespace) -> str:
+    """Makes or lifts a grant or a ban, and says what was done."""
+    if options.verb == "lift":
+        request = pb.LiftRateLimitOverrideRequest(override_id=options.override_id, reason=options.reason)
+        lifted = (await mesh.rate_limits.LiftRateLimitOverride(request)).override
+        return f"Lifted: {_kind(lifted)} for {lifted.match}."
+    ends = Timestamp()
+    ends.FromDatetime(datetime.now(UTC) + options.lasts)
+    if options.verb == "ban":
+        banning = pb.BanCallerRequest(subject=_subject(options), expire_time=ends, reason=options.reason)
+        made = (await mesh.rate_limits.BanCaller(banning)).override
+    else:
+        granting = pb.GrantRateLimitRequest(
+            subject=_subject(options),
+            expire_time=ends,
+            reason=options.reason,
+            unlimited=options.unlimited,
+            rate=options.rate,
+            burst=options.burst,
+        )
+        made = (await mesh.rate_limits.GrantRateLimit(granting)).override
+    return f"Made: {_kind(made)} for {made.match}: {made.limit} until {printing.time(made.expire_time)}, {made.id}"
+
+
+async def _print_overrides(mesh: Storymesh, options: argparse.Namespace) -> None:
+    request, overrides = pb.ListRateLimitOverridesRequest(page_size=_PAGE_SIZE), pb.ListRateLimitOverridesResponse()
+    while True:
+        page = await mesh.rate_limits.ListRateLimitOverrides(request)
+        overrides.overrides.extend(page.overrides)
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    if options.json:
+        print(printing.as_json(overrides))
+        return
+    rows = [
+        (each.id, _kind(each), each.match, each.limit, printing.time(each.expire_time), each.actor, each.reason)
+        for each in overrides.overrides
+    ]
+    print(printing.table(("id", "kind", "whom", "limit", "until", "by", "why"), rows))
+
+
+def _kind(override: messages.RateLimitOverride) -> str:
+    return "ban" if override.kind == messages.RATE_LIMIT_OVERRIDE_KIND_BAN else "grant"
+
+
+def _duration(text: str) -> timedelta:
+    """A time written as 90s, 15m, 2h or 30d. Raises ArgumentTypeError."""
+    unit = _UNITS.get(text[-1:])
+    if unit is None or not (text[:-1].isascii() and text[:-1].isdigit()) or len(text) > _LONGEST_DURATION:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time; write one such as 90s, 15m, 2h or 30d")
+    return int(text[:-1]) * unit
 
 
 async def _print_rules(mesh: Storymesh, options: argparse.Namespace) -> None:

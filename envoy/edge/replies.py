@@ -21,7 +21,7 @@ from edge.requests import REFUSAL_METADATA, REFUSALS
 from edge.settings import Cors
 from edge.statuses import NOT_IN_TIME, UNREACHABLE, details, details_with_delay
 from edge.transcoding import is_compressed
-from mesh.edge_protocol import ERROR_DOMAIN, RATE_LIMIT_METADATA, RATE_LIMIT_UNSATISFIABLE
+from mesh.edge_protocol import ERROR_DOMAIN, RATE_LIMIT_BANNED, RATE_LIMIT_METADATA, RATE_LIMIT_UNSATISFIABLE
 
 _ENVOYS_WORDS = "%LOCAL_REPLY_BODY%"
 # gRPC percent-encodes a message's bytes outside printable ASCII, and the percent sign itself.
@@ -163,6 +163,14 @@ def _replies() -> Iterator[Reply]:
         code=code_pb2.RESOURCE_EXHAUSTED,
         reason=RATE_LIMIT_UNSATISFIABLE,
         message="This call is over a limit at any time: it is blocked, or costs more than the limit ever holds.",
+    )
+    yield Reply(
+        when=_noted(RATE_LIMIT_METADATA, "reason", RATE_LIMIT_BANNED),
+        status=429,
+        code=code_pb2.RESOURCE_EXHAUSTED,
+        reason=RATE_LIMIT_BANNED,
+        message="Calls from here, or of this account, are refused for some time; the header retry-after says for how long.",
+        retry_info=True,
     )
     for status, code, reason, message in (
         (400, code_pb2.INVALID_ARGUMENT, "REQUEST_MALFORMED", "The request is not well-formed HTTP."),

@@ -39,6 +39,22 @@ class RateLimitServicer(RateLimitServiceServicer):
     async def ResetRateLimit(self, request: pb.ResetRateLimitRequest, context: Context) -> pb.ResetRateLimitResponse:
         return await self._passed_on("ResetRateLimit", request, context, pb.ResetRateLimitResponse)
 
+    async def GrantRateLimit(self, request: pb.GrantRateLimitRequest, context: Context) -> pb.GrantRateLimitResponse:
+        return await self._passed_on("GrantRateLimit", request, context, pb.GrantRateLimitResponse)
+
+    async def BanCaller(self, request: pb.BanCallerRequest, context: Context) -> pb.BanCallerResponse:
+        return await self._passed_on("BanCaller", request, context, pb.BanCallerResponse)
+
+    async def ListRateLimitOverrides(
+        self, request: pb.ListRateLimitOverridesRequest, context: Context
+    ) -> pb.ListRateLimitOverridesResponse:
+        return await self._passed_on("ListRateLimitOverrides", request, context, pb.ListRateLimitOverridesResponse)
+
+    async def LiftRateLimitOverride(
+        self, request: pb.LiftRateLimitOverrideRequest, context: Context
+    ) -> pb.LiftRateLimitOverrideResponse:
+        return await self._passed_on("LiftRateLimitOverride", request, context, pb.LiftRateLimitOverrideResponse)
+
     async def ListRateLimitRules(
         self, request: pb.ListRateLimitRulesRequest, context: Context
     ) -> pb.ListRateLimitRulesResponse:

@@ -40,8 +40,9 @@ async def serve(settings: RateLimitSettings) -> None:
         ops.leases.show_in(server.metrics)
         server.add(add_LeaseServiceServicer_to_server, LeaseServicer(ops.leases))
         server.add(add_ReservationServiceServicer_to_server, ReservationServicer(ops.reservations))
-        server.add(add_RateLimitServiceServicer_to_server, RateLimitServicer(ops.inspection, ops.listing))
+        server.add(add_RateLimitServiceServicer_to_server, RateLimitServicer(ops))
         server.background(ops.rules.follow)
+        server.background(ops.overrides.follow)
         server.background(liveness(resources.redis).watch)
         # Only for administrators' calls: checks need nothing of auth.
         server.background(resources.revocation_feed.run)

@@ -36,3 +36,18 @@ class ReservationSettled(FailedPrecondition):
 class ReservationNotFound(NotFound):
     reason = "RESERVATION_NOT_FOUND"
     message = "there is no such reservation, or it has expired"
+
+
+class OverridesFull(FailedPrecondition):
+    reason = "RATE_LIMIT_OVERRIDES_FULL"
+    message = "as many grants and bans are in force as there may be; lift some, or write rules"
+
+
+class BanOfOneself(FailedPrecondition):
+    reason = "RATE_LIMIT_BAN_OF_ONESELF"
+    message = "this would ban the administrator who asks for it"
+
+
+class OverrideNotFound(NotFound):
+    reason = "RATE_LIMIT_OVERRIDE_NOT_FOUND"
+    message = "no grant or ban of this id is in force"

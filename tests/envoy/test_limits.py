@@ -43,6 +43,13 @@ async def never(context: Any) -> rls_pb2.RateLimitResponse:
     return response
 
 
+async def banned(context: Any) -> rls_pb2.RateLimitResponse:
+    """A refusal that a ban's end ends: the limiter says when, and its reason in the metadata."""
+    response = await over_limit(context)
+    response.dynamic_metadata.update({"rule": "ban-1", "verdict": "refused", "reason": "RATE_LIMIT_BANNED"})
+    return response
+
+
 async def admitted_by_rule(_context: Any) -> rls_pb2.RateLimitResponse:
     response = rls_pb2.RateLimitResponse(overall_code=rls_pb2.RateLimitResponse.OK)
     response.dynamic_metadata.update({"rule": "some-rule", "verdict": "admitted"})
@@ -196,6 +203,21 @@ async def test_a_refusal_that_no_wait_ends_has_its_own_reason_and_no_retry_after
     assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert grpc_reason(error.value) == "RATE_LIMIT_UNSATISFIABLE"
     assert "retry-after" not in dict(error.value.trailing_metadata())
+
+
+async def test_a_ban_has_its_own_reason_and_says_when_it_ends(
+    http: httpx2.AsyncClient, ada: httpx2.AsyncClient, channel: grpc.aio.Channel, mesh: Mesh
+) -> None:
+    mesh.limiter.verdict = banned
+    for answer in (await http.post("/v1/sessions", json=LOGIN), await ada.get("/v1/account")):
+        assert (answer.status_code, reason(answer)) == (429, "RATE_LIMIT_BANNED")
+        assert answer.headers["retry-after"] == "7"
+        assert "RetryInfo" in answer.text
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await session_grpc.SessionServiceStub(channel).CreateSession(session.CreateSessionRequest())
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert grpc_reason(error.value) == "RATE_LIMIT_BANNED"
+    assert dict(error.value.trailing_metadata())["retry-after"] == "7"
 
 
 async def test_the_access_log_names_the_rule_that_decided(ada: httpx2.AsyncClient, mesh: Mesh, edge: Edge) -> None:

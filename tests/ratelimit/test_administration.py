@@ -189,7 +189,9 @@ async def test_the_rules_in_force_are_listed_with_their_places_and_what_is_wrong
         listed += page.rules
         if not (token := page.next_page_token):
             break
-    assert [each.name for each in listed] == [each.name for each in limiter.operations.rules.current().rules]
+    in_force = limiter.operations.rules.current()
+    assert [each.name for each in listed] == [each.name for each in (*in_force.rules, *in_force.leases)]
+    assert all(str(rules) in each.place for each in listed)
     assert {each.limit for each in listed[:2]} == {"unlimited", "blocked"}
     assert (page.source, page.fault, page.HasField("fault_time")) == (str(rules), "", False)
     assert len(page.digest) == 64

@@ -5,19 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
+from ipaddress import ip_network
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from redis.asyncio import Redis
 
 from kit.data.blocking_redis import BlockingRedis
+from kit.runtime.clock import unix_milliseconds
 from services.ratelimit.model import MICROSECONDS, Charge, Limit, Window
 from services.ratelimit.model.administration import Act, Change
+from services.ratelimit.model.matching import DescriptorEntry
+from services.ratelimit.model.overrides import Override, OverrideKind
 from services.ratelimit.store import ResettableStore
 from services.ratelimit.store.administration import (
     KEEP_CHANGES,
     MOST_CHANGES,
+    MOST_OVERRIDES,
     AdminStore,
     MemoryAdminStore,
     RedisAdminStore,
@@ -78,6 +85,65 @@ async def test_changes_are_forgotten_after_their_time(store: AdminStore, now: No
     await store.record(change("old"))
     now.at += KEEP_CHANGES + timedelta(minutes=1)
     assert await subjects(store) == []
+
+
+def override(now: Now, wait: timedelta, **more: Any) -> Override:
+    at = unix_milliseconds(now()) * 1000
+    network = DescriptorEntry("client_ip", network=ip_network("203.0.113.0/24"))
+    made = Override(
+        uuid4(),
+        OverrideKind.GRANT,
+        "storymesh",
+        (DescriptorEntry("class"), network, DescriptorEntry("user", "a=b")),
+        Limit(5, 60, burst=7),
+        made_at=at,
+        ends_at=at + wait // timedelta(microseconds=1),
+        actor_id=ACTOR,
+        reason="a reason",
+    )
+    return replace(made, **more)
+
+
+async def test_an_override_is_told_as_it_was_put_until_it_ends_or_is_lifted(store: AdminStore, now: Now) -> None:
+    short, long = (override(now, timedelta(minutes=minutes)) for minutes in (5, 10))
+    ban = override(now, timedelta(minutes=10), kind=OverrideKind.BAN, limit=None)
+    for each in (short, long, ban):
+        assert await store.put(each, change(f"{each.id}"))
+    assert {each.id: each for each in await store.overrides()} == {each.id: each for each in (short, long, ban)}
+    assert await store.lift(ban.id, change("lifted")) == ban
+    assert await store.lift(ban.id, change("lifted again")) is None
+    now.at += timedelta(minutes=6)
+    assert list(await store.overrides()) == [long]
+    assert await subjects(store) == ["lifted", str(ban.id), str(long.id), str(short.id)]
+
+
+async def test_the_version_changes_with_every_change_of_overrides_alone(store: AdminStore, now: Now) -> None:
+    versions = [await store.version()]
+    one = override(now, timedelta(minutes=5))
+    for step in (
+        store.put(one, change("put")),
+        store.put(replace(one, limit=None), change("put again")),
+        store.lift(one.id, change("lifted")),
+    ):
+        await step
+        versions.append(await store.version())
+    assert len(set(versions)) == 4
+    assert await store.lift(one.id, change("again")) is None
+    await store.record(change("another"))
+    assert await store.version() == versions[-1]
+
+
+async def test_there_is_a_most_of_overrides_and_those_that_ended_do_not_count(store: AdminStore, now: Now) -> None:
+    kept = override(now, timedelta(minutes=10))
+    assert await store.put(kept, change("kept"))
+    for _ in range(MOST_OVERRIDES - 1):
+        assert await store.put(override(now, timedelta(minutes=5)), change("short"))
+    assert not await store.put(override(now, timedelta(minutes=5)), change("too many"))
+    assert "too many" not in await subjects(store, 1)
+    assert await store.put(replace(kept, reason="another"), change("in place of itself"))
+    now.at += timedelta(minutes=6)
+    assert await store.put(override(now, timedelta(minutes=5)), change("again"))
+    assert len(await store.overrides()) == 2
 
 
 @pytest.fixture(params=["memory", "redis"])

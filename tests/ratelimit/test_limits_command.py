@@ -59,8 +59,34 @@ async def test_a_refusal_is_explained_and_its_bucket_shown_and_filled(limiter: L
 
 
 async def test_the_rules_in_force_are_listed_with_their_places(limiter: Limiter, terminal: Terminal) -> None:
-    listed = await terminal("rules")
-    assert [line.split()[0] for line in listed.splitlines()[2:]] == [
-        each.name for each in limiter.operations.rules.current().rules
-    ]
+    listed, of_file = await terminal("rules"), limiter.operations.rules.current()
+    names = [each.name for each in (*of_file.rules, *of_file.leases)]
+    assert [line.split()[0] for line in listed.splitlines()[2:]] == names
     assert "rules.yaml:" in listed
+
+
+async def test_a_caller_is_banned_and_granted_for_a_time_listed_and_lifted(
+    limiter: Limiter, terminal: Terminal
+) -> None:
+    banned = await terminal("ban", "--address", "192.0.2.0/24", "--for", "15m", "--reason", "floods us")
+    assert banned.startswith("Made: ban for class=* client_ip=192.0.2.0/24: blocked until 2")
+    assert not await limiter.passes(BY_ADDRESS)
+    explained = await terminal("explain", "--address", ADDRESS, "--class", "default")
+    assert explained.startswith("default is refused: RATE_LIMIT_BANNED, by ban-")
+    override_id = banned.rpartition(" ")[2].strip()
+    assert f"{override_id}  ban   class=* client_ip=192.0.2.0/24" in await terminal("overrides")
+    assert await terminal("lift", override_id, "--reason", "over") == (
+        "Lifted: ban for class=* client_ip=192.0.2.0/24.\n"
+    )
+    granted = await terminal(
+        "grant", "--address", ADDRESS, "--rate", "100/s", "--burst", "200", "--for", "2h", "--reason", "an import"
+    )
+    assert "grant for class=* client_ip=192.0.2.7/32: 100/s, burst 200 until 2" in granted
+    assert await limiter.passes(BY_ADDRESS, hits=200)
+
+
+@pytest.mark.parametrize("lasts", ["", "h", "1", "1w", "-1h", "1.5h", "9999999d"])
+def test_a_duration_that_is_none_is_told(lasts: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["limits", "ban", "--user", "x", f"--for={lasts}", "--reason", "r"])
+    assert "is not a time; write one such as 90s, 15m, 2h or 30d" in capsys.readouterr().err

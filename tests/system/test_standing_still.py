@@ -59,6 +59,8 @@ def values(member: Member, story_id: str) -> Mapping[str, Any]:
         "event_ids": [str(uuid4())],
         "delivery_id": str(uuid4()),
         "suppression_id": str(uuid4()),
+        "override_id": str(uuid4()),
+        "expire_time": "2100-01-01T00:00:00Z",
         "subject": {"client_address": "192.0.2.7"},
         "reason": "because a test wants it",
     }

@@ -16,6 +16,9 @@ class Act(StrEnum):
     """A kind of change."""
 
     RESET = "reset"
+    GRANTED = "granted"
+    BANNED = "banned"
+    LIFTED = "lifted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,9 @@ class Outcome(NamedTuple):
     @property
     def permanent(self) -> bool:
         """Whether the rule refuses a call like this one at any time."""
-        return self.exceeded and (self.verdict is None or self.verdict.never)
+        if self.verdict is None:
+            return self.exceeded and not self.rule.ends_at
+        return self.exceeded and self.verdict.never
 
 
 class Answer(NamedTuple):

@@ -7,7 +7,7 @@ So a general rule has exceptions, and two rules with one match both apply, of wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from hashlib import sha256
@@ -88,6 +88,13 @@ class Rule:
     place: str = field(default="", compare=False)
     """The file and line where it stands."""
 
+    group: str = ""
+    """Of a rule that an administrator made for a time, its kind, under which metrics count all such rules together."""
+
+    made_at: int = 0
+    ends_at: int = 0
+    """When such a rule was made and when it ends, in microseconds since 1970."""
+
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(entry.key for entry in self.match)
@@ -123,6 +130,16 @@ class Rule:
     def full_name(self) -> tuple[str, str]:
         """The names of domain and rule."""
         return self.domain, self.name
+
+    @cached_property
+    def counted_as(self) -> tuple[str, str]:
+        """The names of domain and rule in metrics, of which there are no more than the rules of files and some."""
+        return self.domain, self.group or self.name
+
+    @cached_property
+    def closed(self) -> Rule:
+        """The same rule, but letting nothing pass while Redis is down."""
+        return replace(self, on_redis_down=OnRedisDown.CLOSED)
 
     @cached_property
     def _head(self) -> str:
@@ -196,6 +213,11 @@ class DomainRules:
     @cached_property
     def _always(self) -> Index[int]:
         return Index([(rule.match, place) for place, rule in enumerate(self.rules) if rule.always])
+
+    @cached_property
+    def overridden(self) -> bool:
+        """Whether an administrator made any of the rules for a time."""
+        return any(rule.ends_at for rule in self.rules)
 
     @cached_property
     def replacing(self) -> bool:

@@ -17,6 +17,7 @@ from .classes import load_fitting
 from .inspecting import Inspection
 from .leases import Leases
 from .listing import Listing
+from .overrides import Overrides, RulesInForce
 from .reload import LiveRules
 from .reservations import Reservations
 
@@ -31,25 +32,25 @@ class Operations:
     rules: LiveRules
     inspection: Inspection
     listing: Listing
+    overrides: Overrides
 
 
 def operations(settings: RateLimitSettings, resources: Resources) -> Operations:
     """Build the operations. Raises BadRules when the rules file cannot be used."""
     rules = LiveRules(settings.rate_limit_rules, load_fitting)
+    in_force = RulesInForce(rules.current)
     store, seconds = RedisBucketStore(resources.blocking_redis()), settings.rate_limit_redis_seconds
     admin = RedisAdminStore(resources.redis, resources.clock)
+    classes = contract.read().rate_limit_classes
+    overrides = Overrides(admin, in_force, classes, resources.clock)
+    # A connection of its own, because checks may be using the other one.
+    apart = RedisBucketStore(resources.blocking_redis())
     return Operations(
-        Buckets(store, rules.current, redis_seconds=seconds),
+        Buckets(store, in_force.current, redis_seconds=seconds),
         Leases(RedisLeaseStore(resources.redis), rules.current, redis_seconds=seconds),
-        Reservations(RedisReservationStore(resources.redis), rules.current, redis_seconds=seconds),
+        Reservations(RedisReservationStore(resources.redis), in_force.current, redis_seconds=seconds),
         rules,
-        # A connection of its own, because checks may be using the other one.
-        Inspection(
-            RedisBucketStore(resources.blocking_redis()),
-            admin,
-            rules.current,
-            contract.read().rate_limit_classes,
-            resources.clock,
-        ),
-        Listing(rules.loaded, admin),
+        Inspection(apart, admin, in_force.current, classes, resources.clock),
+        Listing(rules.loaded, admin, overrides),
+        overrides,
     )

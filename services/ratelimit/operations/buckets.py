@@ -51,7 +51,7 @@ class Buckets:
         self.counts = RuleCounts(rules)
         self._store = store
         self._local = LocalBuckets(clock)
-        self._clock = clock
+        self.clock = clock
         self._rules = rules
         self._redis_seconds = redis_seconds
         self._redis_answers = True
@@ -70,7 +70,7 @@ class Buckets:
         and BucketsUnreachable if Redis is down and a matching rule is closed. Calls are answered before the nearest of their
         deadlines, or after at most twice the time until then.
         """
-        rules, begun, at = self._rules(), monotonic(), self._clock()
+        rules, begun, at = self._rules(), monotonic(), self.clock()
         answers: list[Passed | Decision | MeshError] = []
         waiting: list[tuple[float, int, Plan]] = []
         for number, (check, remaining) in enumerate(asking):

@@ -12,6 +12,7 @@ from typing import Any
 from ..model import MICROSECONDS, State, Taken, take_in_order
 from ..model.decisions import Decision, Descriptor, tightest
 from ..model.matching import DescriptorEntry
+from ..model.overrides import OverrideKind, in_force
 from ..model.quotas import Quota
 from ..model.rules import Action, DomainRules, LeaseRule, Rule, RuleSet, replaced
 from . import metadata
@@ -90,12 +91,16 @@ def _crosses(first: Sequence[DescriptorEntry], second: Sequence[DescriptorEntry]
     return meet and True in orders and True in less and orders.index(True) < less.index(True)
 
 
-def applications(domain: DomainRules, descriptors: Sequence[Descriptor]) -> list[list[tuple[Rule, str]]]:
-    """For each descriptor the rules that match it, in the order of the file, and why one does not apply; empty if it does."""
+def applications(domain: DomainRules, descriptors: Sequence[Descriptor], at: int = 0) -> list[list[tuple[Rule, str]]]:
+    """For each descriptor the rules that match it, in the order of the file, and why one does not apply; empty if it does.
+
+    `at` is the instant, in microseconds since 1970, that decides which grants and bans have ended.
+    """
     matching = [domain.matching(descriptor.entries) for descriptor in descriptors]
+    left, _ = in_force(matching, at)
     return [
-        list(_reasoned(domain, descriptor, matched, left, matching))
-        for descriptor, matched, left in zip(descriptors, matching, replaced(matching), strict=True)
+        list(_reasoned(domain, descriptor, matched, applying, left, at=at))
+        for descriptor, matched, applying in zip(descriptors, matching, replaced(left), strict=True)
     ]
 
 
@@ -103,16 +108,20 @@ def _reasoned(
     domain: DomainRules,
     descriptor: Descriptor,
     matched: Sequence[Rule],
-    left: Sequence[Rule],
-    matching: Sequence[Sequence[Rule]],
+    applying: Sequence[Rule],
+    left: Sequence[Sequence[Rule]],
+    *,
+    at: int,
 ) -> Iterator[tuple[Rule, str]]:
+    names = {rule.name for rule in applying}
     for rule in domain.rules:
-        if rule in left:
+        if rule.name in names:
             yield rule, ""
-        elif rule in matched:
-            by = next(each.name for rules in matching for each in rules if rule.name in each.replaces)
-            yield rule, f"{by} replaces it"
-        elif rule.matches(descriptor.entries):
+        elif rule in matched and not 0 < rule.ends_at <= at:
+            instead = [each.name for each in applying if each.group == OverrideKind.GRANT]
+            by = [each.name for rules in left for each in rules if rule.name in each.replaces]
+            yield rule, f"{(by or instead or ['a rule without limit'])[0]} replaces it"
+        elif not rule.ends_at and rule.matches(descriptor.entries):
             yield rule, f"{matched[0].name if matched else '?'} is more specific"
 
 

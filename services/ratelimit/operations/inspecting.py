@@ -78,7 +78,9 @@ class Inspection:
             call.check.plan(rules, now)
             for descriptor in call.check.descriptors:
                 for rule in rules.of(call.check.domain).rules:
-                    if rule.limit is not None and rule.matches(descriptor.entries):
+                    if rule.limit is None or 0 < rule.ends_at <= now:
+                        continue
+                    if rule.matches(descriptor.entries):
                         look = _look(rule, descriptor.entries, now)
                         found[look.key] = rule, look
         return found
@@ -94,7 +96,7 @@ class Inspection:
     async def _explained(self, call: Call, rules: RuleSet, now: int) -> ExplainedCall:
         plan = call.check.plan(rules, now)
         descriptors = call.check.descriptors
-        matching = applications(plan.domain, descriptors)
+        matching = applications(plan.domain, descriptors, now)
         looks = {}
         for descriptor, each in zip(descriptors, matching, strict=True):
             for rule, _ in each:
@@ -158,7 +160,9 @@ def _decision(plan: Plan, levels: dict[str, Level]) -> Decision:
 
 def _passing(outcomes: Sequence[Outcome], levels: Sequence[Level]) -> Iterator[int]:
     """For each rule that refuses, when it would admit the call."""
-    at = max(level.look.at for level in levels)
+    at = max((level.look.at for level in levels), default=0)
     for outcome in outcomes:
-        if outcome.verdict is not None and outcome.verdict.wait > 0 and outcome.rule.asks:
+        if outcome.rule.action is Action.BLOCK and outcome.rule.asks:
+            yield outcome.rule.ends_at
+        elif outcome.verdict is not None and outcome.verdict.wait > 0 and outcome.rule.asks:
             yield at + outcome.verdict.wait

@@ -12,13 +12,16 @@ from kit.errors import InvalidArgument, Violation
 from kit.runtime import base64url
 
 from ..model.administration import RecordedChange
+from ..model.overrides import Override
 from ..model.rules import Rule
 from ..store.administration import AdminStore
+from .overrides import Overrides
 from .reload import LoadedRules
 
 T = TypeVar("T")
 
 _PLACE = re.compile(r"\d{1,6}")
+_MADE = re.compile(r"\d{1,18}:[0-9a-f-]{36}")
 _CHANGE = re.compile(r"\d{1,15}-\d{1,15}")
 
 
@@ -39,16 +42,18 @@ class RulePage:
 
 
 class Listing:
-    """Lists rules in force and changes."""
+    """Lists rules in force, changes, and grants and bans."""
 
-    def __init__(self, loaded: Callable[[], LoadedRules], admin: AdminStore) -> None:
+    def __init__(self, loaded: Callable[[], LoadedRules], admin: AdminStore, overrides: Overrides) -> None:
         self._loaded = loaded
         self._admin = admin
+        self._overrides = overrides
 
     def rules(self, page_size: int, page_token: str) -> RulePage:
         """Raises InvalidArgument for a foreign page token, also one of rules that are in force no more."""
         loaded = self._loaded()
-        page = _sliced(f"rules of {loaded.digest}", loaded.rules.rules, page_size, page_token)
+        rules = (*loaded.rules.rules, *loaded.rules.leases)
+        page = _sliced(f"rules of {loaded.digest}", rules, page_size, page_token)
         return RulePage(page.items, loaded, page.next_token)
 
     async def changes(self, page_size: int, page_token: str) -> ListPage[RecordedChange]:
@@ -56,6 +61,21 @@ class Listing:
         size = page_size or DEFAULT_SIZE
         found = await self._admin.changes(size + 1, _position("changes", page_token, _CHANGE))
         return ListPage(tuple(found[:size]), _token("changes", found[size - 1].id) if len(found) > size else "")
+
+    async def overrides(self, page_size: int, page_token: str) -> ListPage[Override]:
+        """Grants and bans, newest first. Raises InvalidArgument for a foreign page token, RedisError and OSError.
+
+        A page goes on after the last one that was shown, whatever was made or lifted meanwhile.
+        """
+        after = _position("overrides", page_token, _MADE)
+        at, _, last = after.partition(":")
+        found = [
+            each for each in await self._overrides.all() if not after or (each.made_at, str(each.id)) < (int(at), last)
+        ]
+        size = page_size or DEFAULT_SIZE
+        page = tuple(found[:size])
+        more = len(found) > size
+        return ListPage(page, _token("overrides", f"{page[-1].made_at}:{page[-1].id}") if more else "")
 
 
 def _sliced(scope: str, items: Sequence[T], page_size: int, page_token: str) -> ListPage[T]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from mesh.edge_protocol import RATE_LIMIT_UNSATISFIABLE
+from mesh.edge_protocol import RATE_LIMIT_BANNED, RATE_LIMIT_UNSATISFIABLE
 
 from ..model.decisions import Decision, Outcome
+from ..model.overrides import OverrideKind
 from ..model.rules import Rule
 
 ADMITTED, REFUSED, SHADOW = "admitted", "refused", "shadow"
@@ -29,6 +30,8 @@ def fields(rule: Rule | None, how: str, *, permanent: bool) -> dict[str, str]:
     told = {"verdict": how}
     if rule is not None:
         told["rule"] = rule.name
-    if permanent:
+    if how == REFUSED and rule is not None and rule.group == OverrideKind.BAN:
+        told["reason"] = RATE_LIMIT_BANNED
+    elif permanent:
         told["reason"] = RATE_LIMIT_UNSATISFIABLE
     return told

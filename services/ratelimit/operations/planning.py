@@ -11,6 +11,7 @@ from kit.errors import InvalidArgument, Violation
 
 from ..model import Charge, Limit, Taken, Verdict, Window
 from ..model.decisions import Answer, Decision, Descriptor, Outcome
+from ..model.overrides import in_force
 from ..model.quotas import Quota
 from ..model.rules import Action, DomainRules, OnNoMatch, OnRedisDown, Rule, RuleSet, replaced
 from ..store import MOST_BUCKETS_OF_A_CALL
@@ -67,7 +68,7 @@ class Plan(NamedTuple):
 
     starts: int = 0
     ends: float = inf
-    """The plan holds from `starts` until `ends`, while the periods of all its quotas last."""
+    """The plan holds from `starts` until `ends`, while the periods of all its quotas and its grants and bans last."""
 
     plain: bool = False
     """Whether every rule counts by a token bucket and none is in shadow mode: then what is owed says all of a call that passes."""
@@ -122,6 +123,9 @@ def _planned(check: Check, rules: RuleSet, at: int) -> Plan:
     _require(check)
     domain = rules.of(check.domain)
     matching = [domain.matching(descriptor.entries) for descriptor in check.descriptors]
+    overrides_end = inf
+    if domain.overridden:
+        matching, overrides_end = in_force(matching, at)
     denies = domain.on_no_match is OnNoMatch.DENY
     unmatched = tuple(denies and not each for each in matching)
     if domain.replacing:
@@ -175,7 +179,7 @@ def _planned(check: Check, rules: RuleSet, at: int) -> Plan:
         tuple(_local(with_places, tuple(charges.values())).items()),
         counted,
         max((each.starts for each in windows), default=0),
-        min((each.ends for each in windows), default=inf),
+        min(overrides_end, min((each.ends for each in windows), default=inf)),
         plain=bool(counted and charges and not windows),
     )
 

@@ -73,13 +73,13 @@ class RuleCounts:
                 self._of(rule)[ADMITTED] += 1
 
     def _of(self, rule: Rule) -> dict[str, int]:
-        counts = self._counts.get(rule.full_name)
+        counts = self._counts.get(rule.counted_as)
         if counts is None:
-            counts = self._counts[rule.full_name] = dict.fromkeys(VERDICTS, 0)
+            counts = self._counts[rule.counted_as] = dict.fromkeys(VERDICTS, 0)
         return counts
 
     def of(self, rule: Rule, verdict: str) -> int:
-        return self._counts.get(rule.full_name, {}).get(verdict, 0)
+        return self._counts.get(rule.counted_as, {}).get(verdict, 0)
 
     def show_in(self, metrics: Metrics) -> None:
         """Show the counts of the rules in force."""
@@ -96,9 +96,11 @@ class RuleCounts:
 
     def _observe(self, _options: CallbackOptions) -> Iterable[Observation]:
         # A counter that first appears with a 1 shows no increase, so each begins with 0.
+        # Grants and bans are told together, however many there are.
+        rules = {rule.counted_as: rule for rule in self._rules().rules}
         return [
-            Observation(self.of(rule, verdict), {"domain": rule.domain, "rule": rule.name, "verdict": verdict})
-            for rule in self._rules().rules
+            Observation(self.of(rule, verdict), {"domain": domain, "rule": name, "verdict": verdict})
+            for (domain, name), rule in rules.items()
             for verdict in VERDICTS
         ]
 

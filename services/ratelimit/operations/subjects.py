@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import ip_network
 
 from kit.errors import InvalidArgument, Violation
 
 from ..model.decisions import Descriptor
-from ..model.matching import Address, Entries
+from ..model.matching import Address, DescriptorEntry, Entries, Network
 from .classes import CLASS, CLIENT_ADDRESS, EDGE_DOMAIN, IPV6_LENGTH, USER
 from .planning import Check
+
+_WIDEST = {4: 16, 6: 32}
+"""By version, the shortest network that a grant or a ban may name: one slip must not mean everybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,43 @@ def calls_of(subject: Subject, classes: Sequence[str]) -> list[Call]:
         Call(each, Check(EDGE_DOMAIN, tuple(Descriptor(((CLASS, each), pair)) for pair in beside)))
         for each in ([subject.rate_limit_class] if subject.rate_limit_class else classes)
     ]
+
+
+def match_of(subject: Subject, classes: Sequence[str]) -> tuple[str, tuple[DescriptorEntry, ...]]:
+    """The domain, and what a rule for one caller matches: the calls of the address, the network or the user.
+
+    Raises InvalidArgument, also for a subject of several descriptors, and for a network of more than a /16 or, of IPv6, a /32.
+    """
+    if subject.descriptors:
+        if violations := list(_violations(subject, classes)):
+            raise InvalidArgument(violations)
+        if len(subject.descriptors) > 1:
+            raise InvalidArgument([Violation("subject.descriptors", "are several; name one", "TOO_MANY")])
+        (entries,) = subject.descriptors
+        if not any(value for _, value in entries):
+            raise InvalidArgument(
+                [Violation("subject.descriptors[0]", "has no value, and so means everybody", "REQUIRED")]
+            )
+        return subject.domain or EDGE_DOMAIN, tuple(DescriptorEntry(key, value or None) for key, value in entries)
+    if subject.client_address and subject.user_id:
+        raise InvalidArgument([Violation("subject.user_id", "stands beside client_address; name one", "EXCLUSIVE")])
+    network = _network(subject.client_address)
+    one = replace(subject, client_address=str(network).partition("/")[0]) if network else subject
+    if violations := list(_violations(one, classes)):
+        raise InvalidArgument(violations)
+    whom = (
+        DescriptorEntry(CLIENT_ADDRESS, network=network) if network else DescriptorEntry(USER, subject.user_id.lower())
+    )
+    return EDGE_DOMAIN, (DescriptorEntry(CLASS, subject.rate_limit_class or None), whom)
+
+
+def _network(text: str) -> Network | None:
+    """The network that an address or a network means; that of an IPv6 address is its /64. None for any other text."""
+    address = Address.parse(text)
+    if address is None or address.length < _WIDEST[address.version]:
+        return None
+    length = min(address.length, 32 if address.version == 4 else IPV6_LENGTH)
+    return ip_network(str(address._replace(length=length)))
 
 
 def counted_address(text: str) -> str:

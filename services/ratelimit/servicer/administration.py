@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC
 from typing import Any
+from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc.aio import ServicerContext
@@ -13,7 +15,7 @@ from storymesh.ops.v1.rate_limit_service_pb2_grpc import RateLimitServiceService
 
 from kit.identity.caller import caller_of
 from kit.rpc.timestamps import set_time
-from mesh.edge_protocol import RATE_LIMIT_UNSATISFIABLE
+from mesh.edge_protocol import RATE_LIMIT_BANNED, RATE_LIMIT_UNSATISFIABLE
 
 from ..model.administration import (
     Act,
@@ -24,15 +26,25 @@ from ..model.administration import (
     RecordedChange,
 )
 from ..model.matching import Entries
-from ..model.rules import Rule
+from ..model.overrides import Override, OverrideKind
+from ..model.rules import LeaseRule, Rule
+from ..operations import Operations
 from ..operations.explaining import limit_of
-from ..operations.inspecting import Inspection
-from ..operations.listing import Listing
 from ..operations.subjects import Subject
 
 Context = ServicerContext[Any, Any]
 
-_ACTS: Mapping[Act, messages.RateLimitAct.ValueType] = {Act.RESET: messages.RATE_LIMIT_ACT_RESET}
+_ACTS: Mapping[Act, messages.RateLimitAct.ValueType] = {
+    Act.RESET: messages.RATE_LIMIT_ACT_RESET,
+    Act.GRANTED: messages.RATE_LIMIT_ACT_GRANTED,
+    Act.BANNED: messages.RATE_LIMIT_ACT_BANNED,
+    Act.LIFTED: messages.RATE_LIMIT_ACT_LIFTED,
+}
+
+_KINDS: Mapping[OverrideKind, messages.RateLimitOverrideKind.ValueType] = {
+    OverrideKind.GRANT: messages.RATE_LIMIT_OVERRIDE_KIND_GRANT,
+    OverrideKind.BAN: messages.RATE_LIMIT_OVERRIDE_KIND_BAN,
+}
 
 _LIMITED = "RATE_LIMITED"
 """The reason that the edge gives where a wait helps."""
@@ -41,9 +53,10 @@ _LIMITED = "RATE_LIMITED"
 class RateLimitServicer(RateLimitServiceServicer):
     """Protobuf in, protobuf out."""
 
-    def __init__(self, inspection: Inspection, listing: Listing) -> None:
-        self._inspection = inspection
-        self._listing = listing
+    def __init__(self, operations: Operations) -> None:
+        self._inspection = operations.inspection
+        self._listing = operations.listing
+        self._overrides = operations.overrides
 
     async def ExplainRateLimit(
         self, request: pb.ExplainRateLimitRequest, context: Context
@@ -61,6 +74,36 @@ class RateLimitServicer(RateLimitServiceServicer):
         administrator = caller_of(context).user_id
         count = await self._inspection.reset(administrator, _subject(request.subject), request.rule, request.reason)
         return pb.ResetRateLimitResponse(reset_count=count)
+
+    async def GrantRateLimit(self, request: pb.GrantRateLimitRequest, context: Context) -> pb.GrantRateLimitResponse:
+        override = await self._overrides.grant(
+            caller_of(context).user_id,
+            _subject(request.subject),
+            request.expire_time.ToDatetime(UTC),
+            request.reason,
+            unlimited=request.unlimited,
+            rate=request.rate,
+            burst=request.burst,
+        )
+        return pb.GrantRateLimitResponse(override=_override(override))
+
+    async def BanCaller(self, request: pb.BanCallerRequest, context: Context) -> pb.BanCallerResponse:
+        subject, ends_at = _subject(request.subject), request.expire_time.ToDatetime(UTC)
+        override = await self._overrides.ban(caller_of(context).user_id, subject, ends_at, request.reason)
+        return pb.BanCallerResponse(override=_override(override))
+
+    async def ListRateLimitOverrides(
+        self, request: pb.ListRateLimitOverridesRequest, context: Context
+    ) -> pb.ListRateLimitOverridesResponse:
+        page = await self._listing.overrides(request.page_size, request.page_token)
+        return pb.ListRateLimitOverridesResponse(overrides=map(_override, page.items), next_page_token=page.next_token)
+
+    async def LiftRateLimitOverride(
+        self, request: pb.LiftRateLimitOverrideRequest, context: Context
+    ) -> pb.LiftRateLimitOverrideResponse:
+        administrator, override_id = caller_of(context).user_id, UUID(request.override_id)
+        lifted = await self._overrides.lift(administrator, override_id, request.reason)
+        return pb.LiftRateLimitOverrideResponse(override=_override(lifted))
 
     async def ListRateLimitRules(
         self, request: pb.ListRateLimitRulesRequest, context: Context
@@ -96,17 +139,25 @@ def _subject(message: messages.RateLimitSubject) -> Subject:
 
 
 def _call(call: ExplainedCall) -> messages.ExplainedCall:
-    reason = "" if call.admitted else RATE_LIMIT_UNSATISFIABLE if call.permanent else _LIMITED
     message = messages.ExplainedCall(
         rate_limit_class=call.rate_limit_class,
         admitted=call.admitted,
-        reason=reason,
+        reason=_reason(call),
         deciding_rule=call.deciding.name if call.deciding else "",
         descriptors=[_descriptor(each, shadow=call.shadow) for each in call.descriptors],
     )
     if call.retry_at is not None:
         _set_instant(message.retry_time, call.retry_at)
     return message
+
+
+def _reason(call: ExplainedCall) -> str:
+    if call.admitted:
+        return ""
+    if call.permanent:
+        return RATE_LIMIT_UNSATISFIABLE
+    banned = call.deciding is not None and call.deciding.group == OverrideKind.BAN
+    return RATE_LIMIT_BANNED if banned else _LIMITED
 
 
 def _descriptor(descriptor: ExplainedDescriptor, *, shadow: bool) -> messages.ExplainedDescriptor:
@@ -149,9 +200,25 @@ def _rule(rule: Rule, *, shadow: bool) -> messages.RateLimitRule:
         place=rule.place,
         match=" ".join(map(str, rule.match)),
         limit=limit_of(rule),
-        on_redis_down=rule.on_redis_down if rule.limit is not None else "",
+        on_redis_down=rule.on_redis_down if rule.limit is not None or isinstance(rule, LeaseRule) else "",
         shadow=rule.shadow or shadow,
+        override_id=rule.name.partition("-")[2] if rule.group else "",
     )
+
+
+def _override(override: Override) -> messages.RateLimitOverride:
+    message = messages.RateLimitOverride(
+        id=str(override.id),
+        kind=_KINDS[override.kind],
+        domain=override.domain,
+        match=" ".join(map(str, override.match)),
+        limit=limit_of(override.rule),
+        actor=str(override.actor_id),
+        reason=override.reason,
+    )
+    _set_instant(message.create_time, override.made_at)
+    _set_instant(message.expire_time, override.ends_at)
+    return message
 
 
 def _change(recorded: RecordedChange) -> messages.RateLimitChange:

@@ -5,7 +5,7 @@ What costs most is kept: the checks of requests that came before, byte for byte,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 from foreign import rls_pb2
@@ -43,6 +43,9 @@ _KEPT_REQUEST_BYTES = 1024
 
 _KEPT_PARTS = 4096
 """Parts of responses that are kept for each rule."""
+
+_MOST_RULES = 4096
+"""Rules whose parts are kept."""
 
 _UNITS = {
     1: _RateLimit.SECOND,
@@ -102,8 +105,15 @@ class RateLimits:
             if admitted and not decision.trying:
                 parts.append(of_rule.admitted)
                 return b"".join(parts)
+        elif deciding is not None and not admitted and deciding.rule.ends_at:
+            parts.append(self._until(deciding.rule.ends_at))
         parts.append(self._metadata(decision, deciding, admitted))
         return b"".join(parts)
+
+    def _until(self, ends_at: int) -> bytes:
+        """The header that says when a ban ends. This process lets the caller pass by the same clock."""
+        seconds = max(1, headers.whole_seconds(ends_at - self._buckets.clock()))
+        return _with_headers({"Retry-After": str(seconds)})
 
     def _passed(self, plan: Plan, owed: Sequence[int]) -> bytes:
         """The same as of its decision: of each descriptor the rule of which the least remains, and of these again the least."""
@@ -150,6 +160,9 @@ class RateLimits:
     def _parts_of(self, rule: Rule) -> _Parts:
         parts = self._parts.get(rule.full_name)
         if parts is None or parts.rule is not rule:
+            if len(self._parts) >= _MOST_RULES:
+                # Grants and bans come and go.
+                self._parts.clear()
             parts = self._parts[rule.full_name] = _Parts(rule)
         return parts
 
@@ -240,11 +253,15 @@ class _Parts:
 
     def _headers(self, admits: bool, remaining: int, seconds: int, never: bool) -> bytes:
         fields = headers.of(self.rule, admits=admits, remaining=remaining, seconds=seconds, permanent=never)
-        added = [rls_pb2.HeaderValue(key=name, value=value) for name, value in fields.items()]
-        return _Response(response_headers_to_add=added).SerializeToString()
+        return _with_headers(fields)
 
     def _metadata(self, how: str, permanent: bool) -> bytes:
         return _with_metadata(metadata.fields(self.rule, how, permanent=permanent))
+
+
+def _with_headers(fields: Mapping[str, str]) -> bytes:
+    added = [rls_pb2.HeaderValue(key=name, value=value) for name, value in fields.items()]
+    return _Response(response_headers_to_add=added).SerializeToString()
 
 
 def _with_metadata(fields: dict[str, str]) -> bytes:

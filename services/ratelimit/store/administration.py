@@ -8,14 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Protocol
+from ipaddress import ip_network
+from typing import Any, Protocol, cast
 from uuid import UUID
 
 from redis.asyncio import Redis
 
 from kit.runtime.clock import Clock, from_unix_milliseconds, milliseconds, unix_milliseconds
 
+from ..model import Limit
 from ..model.administration import Act, Change, RecordedChange
+from ..model.matching import DescriptorEntry
+from ..model.overrides import Override, OverrideKind
 
 MOST_CHANGES = 1000
 KEEP_CHANGES = timedelta(days=30)
@@ -24,6 +28,43 @@ _HEAD = "ratelimit:{%admin}"
 """The hash tag of every key here. No domain's name begins with a percent sign, so no bucket has such a key."""
 
 _CHANGES = f"{_HEAD}:changes"
+_OVERRIDES = f"{_HEAD}:overrides"
+_VERSION = f"{_HEAD}:version"
+
+MOST_OVERRIDES = 1000
+
+_PUT = """
+-- KEYS: the sorted set of ids by end, the override's own key, the version, the changes. ARGV: the id, the override, its end and the
+-- present in milliseconds, the most that there may be, the change, the most changes and the milliseconds for which they are kept.
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[4])
+if not redis.call('ZSCORE', KEYS[1], ARGV[1]) and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[5]) then
+  return 0
+end
+redis.call('SET', KEYS[2], ARGV[2], 'PXAT', ARGV[3])
+redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
+local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
+redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', tonumber(last)))
+redis.call('INCR', KEYS[3])
+redis.call('PEXPIRE', KEYS[3], ARGV[8])
+redis.call('XADD', KEYS[4], 'MAXLEN', ARGV[7], '*', 'change', ARGV[6])
+redis.call('PEXPIRE', KEYS[4], ARGV[8])
+return 1
+"""
+
+_LIFT = """
+-- KEYS as above. ARGV: the id, the change, the most changes and the milliseconds for which they are kept. Returns the override, or
+-- nothing if it has ended.
+local override = redis.call('GET', KEYS[2])
+if override then
+  redis.call('DEL', KEYS[2])
+  redis.call('ZREM', KEYS[1], ARGV[1])
+  redis.call('INCR', KEYS[3])
+  redis.call('PEXPIRE', KEYS[3], ARGV[4])
+  redis.call('XADD', KEYS[4], 'MAXLEN', ARGV[3], '*', 'change', ARGV[2])
+  redis.call('PEXPIRE', KEYS[4], ARGV[4])
+end
+return override
+"""
 
 
 class AdminStore(Protocol):
@@ -35,6 +76,21 @@ class AdminStore(Protocol):
     async def changes(self, size: int, before: str) -> Sequence[RecordedChange]:
         """At most `size` changes with smaller ids than `before`, which may be empty; newest first, none older than KEEP_CHANGES."""
 
+    async def put(self, override: Override, change: Change) -> bool:
+        """Put an override in force until its end, in place of the one with its id, and record the change.
+
+        False, and nothing is done, if MOST_OVERRIDES others are in force.
+        """
+
+    async def lift(self, override_id: UUID, change: Change) -> Override | None:
+        """End an override, and record the change; None, and nothing is recorded, if it has ended already."""
+
+    async def overrides(self) -> Sequence[Override]:
+        """Those that have not ended, in no order."""
+
+    async def version(self) -> str:
+        """Another text whenever an override was put or lifted."""
+
 
 class RedisAdminStore:
     """In Redis. Raises redis.exceptions.RedisError and OSError."""
@@ -42,6 +98,8 @@ class RedisAdminStore:
     def __init__(self, redis: Redis, clock: Clock) -> None:
         self._redis = redis
         self._clock = clock
+        self._put = redis.register_script(_PUT)
+        self._lift = redis.register_script(_LIFT)
 
     async def record(self, change: Change) -> None:
         async with self._redis.pipeline(transaction=True) as commands:
@@ -58,6 +116,41 @@ class RedisAdminStore:
             _, entries = await commands.execute()
         return [_recorded(identifier.decode(), fields[b"change"]) for identifier, fields in entries]
 
+    async def put(self, override: Override, change: Change) -> bool:
+        now, keep = unix_milliseconds(self._clock()), milliseconds(KEEP_CHANGES)
+        put = await self._put(
+            _keys(override.id),
+            [
+                str(override.id),
+                _packed_override(override),
+                override.ends_at // 1000,
+                now,
+                MOST_OVERRIDES,
+                _packed(change),
+                MOST_CHANGES,
+                keep,
+            ],
+        )
+        return bool(put)
+
+    async def lift(self, override_id: UUID, change: Change) -> Override | None:
+        lifted = await self._lift(
+            _keys(override_id), [str(override_id), _packed(change), MOST_CHANGES, milliseconds(KEEP_CHANGES)]
+        )
+        return _override(lifted) if lifted else None
+
+    async def overrides(self) -> Sequence[Override]:
+        now = unix_milliseconds(self._clock())
+        ids = cast("list[bytes]", await self._redis.zrangebyscore(_OVERRIDES, f"({now}", "+inf"))
+        if not ids:
+            return []
+        found: list[Any] = await self._redis.mget([f"{_OVERRIDES}:{each.decode()}" for each in ids])
+        return [_override(each) for each in found if each]
+
+    async def version(self) -> str:
+        version = cast("bytes | None", await self._redis.get(_VERSION))
+        return version.decode() if version else ""
+
 
 class MemoryAdminStore:
     """In the memory of one process."""
@@ -65,6 +158,8 @@ class MemoryAdminStore:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._changes: list[RecordedChange] = []
+        self._overrides: dict[UUID, Override] = {}
+        self._version = 0
 
     async def record(self, change: Change) -> None:
         at = unix_milliseconds(self._clock())
@@ -78,6 +173,70 @@ class MemoryAdminStore:
         self._changes = [each for each in self._changes if each.made_at >= oldest]
         earlier = [each for each in self._changes if not before or _position(each.id) < _position(before)]
         return earlier[::-1][:size]
+
+    async def put(self, override: Override, change: Change) -> bool:
+        others = [each for each in await self.overrides() if each.id != override.id]
+        if len(others) >= MOST_OVERRIDES:
+            return False
+        self._overrides = {each.id: each for each in (*others, override)}
+        self._version += 1
+        await self.record(change)
+        return True
+
+    async def lift(self, override_id: UUID, change: Change) -> Override | None:
+        if override_id not in {each.id for each in await self.overrides()}:
+            return None
+        self._version += 1
+        await self.record(change)
+        return self._overrides.pop(override_id)
+
+    async def overrides(self) -> Sequence[Override]:
+        now = unix_milliseconds(self._clock()) * 1000
+        return [each for each in self._overrides.values() if each.ends_at > now]
+
+    async def version(self) -> str:
+        return str(self._version)
+
+
+def _keys(override_id: UUID) -> list[str]:
+    return [_OVERRIDES, f"{_OVERRIDES}:{override_id}", _VERSION, _CHANGES]
+
+
+def _packed_override(override: Override) -> bytes:
+    limit = override.limit
+    return json.dumps(
+        {
+            "id": str(override.id),
+            "kind": override.kind,
+            "domain": override.domain,
+            "match": [
+                [entry.key, entry.value, str(entry.network) if entry.network else None] for entry in override.match
+            ],
+            "limit": [limit.requests, limit.period_seconds, limit.burst] if limit else None,
+            "made_at": override.made_at,
+            "ends_at": override.ends_at,
+            "actor_id": str(override.actor_id),
+            "reason": override.reason,
+        }
+    ).encode()
+
+
+def _override(packed: bytes) -> Override:
+    told = json.loads(packed)
+    return Override(
+        UUID(told["id"]),
+        OverrideKind(told["kind"]),
+        told["domain"],
+        tuple(
+            DescriptorEntry(key, value, network=ip_network(network) if network else None)
+            for key, value, network in told["match"]
+        ),
+        Limit(*told["limit"]) if told["limit"] else None,
+        told["made_at"],
+        told["ends_at"],
+        UUID(told["actor_id"]),
+        told["reason"],
+    )
 
 
 def _packed(change: Change) -> bytes:

@@ -19,7 +19,7 @@ from ..model.quotas import Period, Quota
 from ..model.rules import Action, DomainRules, LeaseRule, OnNoMatch, OnRedisDown, Rule, RuleSet
 from .yaml_reading import BadRules, Faults, Node, documents, optional, required
 
-__all__ = ["BadRules", "load"]
+__all__ = ["BadRules", "load", "parse_rate", "too_slow"]
 
 _RATE = re.compile(r"(?P<requests>[1-9]\d{0,9})/(?P<count>[1-9]\d{0,8})?(?P<unit>ms|s|min|h|d|w)")
 _UNIT_MILLISECONDS = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
@@ -205,7 +205,14 @@ class _Document:
         _refuse_beside("concurrency", fields)
         on_redis_down = OnRedisDown(answer or OnRedisDown.OPEN)
         rule = LeaseRule(
-            name or "?", match, None, on_redis_down, domain=self._domain, most=most or 1, ttl_seconds=ttl or 1
+            name or "?",
+            match,
+            None,
+            on_redis_down,
+            domain=self._domain,
+            place=f"{node.path}:{node.line}",
+            most=most or 1,
+            ttl_seconds=ttl or 1,
         )
         if name is not None:
             self._rules.append(_Placed(rule, fields["name"], []))
@@ -322,8 +329,8 @@ def _limit(node: Node, fields: dict[str, Node]) -> Limit | None:
     if rate is None or burst is None:
         return None
     limit = Limit(*rate, burst)
-    if limit.capacity > _LONGEST_FILL:
-        fields["burst"].fault("a burst this large takes more than a year to come back; lower burst or raise rate")
+    if fault := too_slow(limit):
+        fields["burst"].fault(fault)
         return None
     return limit
 
@@ -349,32 +356,46 @@ def _is_zone(name: str) -> bool:
 
 
 def _rate(node: Node) -> tuple[int, int] | None:
-    """Requests and seconds. Redis's clock has microseconds, so a token comes back after a whole number of them."""
-    scalar = node.scalar
-    if scalar == "0" or scalar.startswith("0/"):
-        node.fault("lets nothing pass; write block: true in place of rate and burst")
+    """Requests and seconds."""
+    try:
+        return parse_rate(node.scalar)
+    except ValueError as fault:
+        node.fault(str(fault))
         return None
-    match = _RATE.fullmatch(scalar)
+
+
+def parse_rate(text: str) -> tuple[int, int]:
+    """Requests and seconds. Redis's clock has microseconds, so a token comes back after a whole number of them.
+
+    Raises ValueError with a sentence that says what to write.
+    """
+    if text == "0" or text.startswith("0/"):
+        raise ValueError("lets nothing pass; write block: true in place of rate and burst")
+    match = _RATE.fullmatch(text)
     if match is None:
-        node.fault(f"{scalar!r} is not a rate; write requests per time, such as 10/s, 5/15min, 10/90s or 100/d")
-        return None
+        raise ValueError(f"{text!r} is not a rate; write requests per time, such as 10/s, 5/15min, 10/90s or 100/d")
     requests = int(match["requests"])
     milliseconds = int(match["count"] or 1) * _UNIT_MILLISECONDS[match["unit"]]
     if milliseconds > _LONGEST_PERIOD_MILLISECONDS:
-        node.fault(f"{scalar!r} spans more than 366 days; choose a shorter time")
-        return None
+        raise ValueError(f"{text!r} spans more than 366 days; choose a shorter time")
     microseconds = milliseconds * 1000
     interval = -(-microseconds // requests)
     if interval * requests * 100 > microseconds * 101:
         lower, higher = (-(-MICROSECONDS // each) for each in (interval, max(1, interval - 1)))
-        node.fault(
-            f"{scalar!r} cannot be counted to one percent, because a token comes back after whole microseconds; "
+        raise ValueError(
+            f"{text!r} cannot be counted to one percent, because a token comes back after whole microseconds; "
             f"write {lower}/s" + (f" or {higher}/s" if higher != lower else "")
         )
-        return None
     # A limit has whole seconds: 10/500ms is 20/s.
     shared = gcd(1000, milliseconds)
     return requests * 1000 // shared, milliseconds // shared
+
+
+def too_slow(limit: Limit) -> str:
+    """Why a limit cannot be counted, if its bucket takes too long to fill."""
+    if limit.capacity > _LONGEST_FILL:
+        return "a burst this large takes more than a year to come back; lower burst or raise rate"
+    return ""
 
 
 def _local_share(node: Node, fields: dict[str, Node], on_redis_down: OnRedisDown) -> float:

@@ -20,6 +20,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _RateLimitOverrideKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RateLimitOverrideKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateLimitOverrideKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RATE_LIMIT_OVERRIDE_KIND_UNSPECIFIED: _RateLimitOverrideKind.ValueType  # 0
+    """Never sent."""
+    RATE_LIMIT_OVERRIDE_KIND_GRANT: _RateLimitOverrideKind.ValueType  # 1
+    """It raises or lifts a limit."""
+    RATE_LIMIT_OVERRIDE_KIND_BAN: _RateLimitOverrideKind.ValueType  # 2
+    """It refuses every call."""
+
+class RateLimitOverrideKind(_RateLimitOverrideKind, metaclass=_RateLimitOverrideKindEnumTypeWrapper):
+    """What an override does."""
+
+RATE_LIMIT_OVERRIDE_KIND_UNSPECIFIED: RateLimitOverrideKind.ValueType  # 0
+"""Never sent."""
+RATE_LIMIT_OVERRIDE_KIND_GRANT: RateLimitOverrideKind.ValueType  # 1
+"""It raises or lifts a limit."""
+RATE_LIMIT_OVERRIDE_KIND_BAN: RateLimitOverrideKind.ValueType  # 2
+"""It refuses every call."""
+Global___RateLimitOverrideKind: _TypeAlias = RateLimitOverrideKind  # noqa: Y015
+
 class _RateLimitAct:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -30,6 +54,12 @@ class _RateLimitActEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateLimi
     """Never sent."""
     RATE_LIMIT_ACT_RESET: _RateLimitAct.ValueType  # 1
     """Buckets were filled."""
+    RATE_LIMIT_ACT_GRANTED: _RateLimitAct.ValueType  # 2
+    """A limit was raised or lifted for a time."""
+    RATE_LIMIT_ACT_BANNED: _RateLimitAct.ValueType  # 3
+    """A caller was banned for a time."""
+    RATE_LIMIT_ACT_LIFTED: _RateLimitAct.ValueType  # 4
+    """A grant or a ban was ended before its time."""
 
 class RateLimitAct(_RateLimitAct, metaclass=_RateLimitActEnumTypeWrapper):
     """What administrators do to the limiter."""
@@ -38,6 +68,12 @@ RATE_LIMIT_ACT_UNSPECIFIED: RateLimitAct.ValueType  # 0
 """Never sent."""
 RATE_LIMIT_ACT_RESET: RateLimitAct.ValueType  # 1
 """Buckets were filled."""
+RATE_LIMIT_ACT_GRANTED: RateLimitAct.ValueType  # 2
+"""A limit was raised or lifted for a time."""
+RATE_LIMIT_ACT_BANNED: RateLimitAct.ValueType  # 3
+"""A caller was banned for a time."""
+RATE_LIMIT_ACT_LIFTED: RateLimitAct.ValueType  # 4
+"""A grant or a ban was ended before its time."""
 Global___RateLimitAct: _TypeAlias = RateLimitAct  # noqa: Y015
 
 @_typing.final
@@ -147,7 +183,7 @@ class ExplainedCall(_message.Message):
     admitted: _builtins.bool
     """Whether it would pass now."""
     reason: _builtins.str
-    """Why it would not: RATE_LIMITED, or RATE_LIMIT_UNSATISFIABLE when no wait helps. Empty when it passes."""
+    """Why it would not: RATE_LIMITED, RATE_LIMIT_BANNED, or RATE_LIMIT_UNSATISFIABLE when no wait helps. Empty when it passes."""
     deciding_rule: _builtins.str
     """The name of the rule that decides. Empty if no rule does."""
     @_builtins.property
@@ -311,12 +347,13 @@ class RateLimitRule(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     ON_REDIS_DOWN_FIELD_NUMBER: _builtins.int
     SHADOW_FIELD_NUMBER: _builtins.int
+    OVERRIDE_ID_FIELD_NUMBER: _builtins.int
     domain: _builtins.str
     """Its domain."""
     name: _builtins.str
     """Its name."""
     place: _builtins.str
-    """The file and line where it stands, such as rules.yaml:17."""
+    """The file and line where it stands, such as rules.yaml:17. Empty for a grant and a ban."""
     match: _builtins.str
     """What it matches, such as "class=default client_ip=*"."""
     limit: _builtins.str
@@ -325,6 +362,8 @@ class RateLimitRule(_message.Message):
     """What becomes of calls while Redis is away: open, closed or local. Empty if it does not count."""
     shadow: _builtins.bool
     """Whether it, or its whole domain, is in shadow mode, in which it refuses nothing."""
+    override_id: _builtins.str
+    """The id of the grant or ban that it is. Empty for a rule of a file."""
     def __init__(
         self,
         *,
@@ -335,14 +374,73 @@ class RateLimitRule(_message.Message):
         limit: _builtins.str = ...,
         on_redis_down: _builtins.str = ...,
         shadow: _builtins.bool = ...,
+        override_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "limit", b"limit", "match", b"match", "name", b"name", "on_redis_down", b"on_redis_down", "place", b"place", "shadow", b"shadow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "limit", b"limit", "match", b"match", "name", b"name", "on_redis_down", b"on_redis_down", "override_id", b"override_id", "place", b"place", "shadow", b"shadow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RateLimitRule: _TypeAlias = RateLimitRule  # noqa: Y015
+
+@_typing.final
+class RateLimitOverride(_message.Message):
+    """A grant or a ban: a rule for one caller that ends by itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    MATCH_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id."""
+    kind: Global___RateLimitOverrideKind.ValueType
+    """Which of both it is."""
+    domain: _builtins.str
+    """Its domain."""
+    match: _builtins.str
+    """What it matches, such as "class=* client_ip=192.0.2.7/32"."""
+    limit: _builtins.str
+    """What it allows, such as "100/s, burst 200", "unlimited" or "blocked"."""
+    actor: _builtins.str
+    """The administrator's user id."""
+    reason: _builtins.str
+    """Why, in the administrator's words."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: Global___RateLimitOverrideKind.ValueType = ...,
+        domain: _builtins.str = ...,
+        match: _builtins.str = ...,
+        limit: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "create_time", b"create_time", "domain", b"domain", "expire_time", b"expire_time", "id", b"id", "kind", b"kind", "limit", b"limit", "match", b"match", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateLimitOverride: _TypeAlias = RateLimitOverride  # noqa: Y015
 
 @_typing.final
 class RateLimitChange(_message.Message):

@@ -171,6 +171,242 @@ class ResetRateLimitResponse(_message.Message):
 Global___ResetRateLimitResponse: _TypeAlias = ResetRateLimitResponse  # noqa: Y015
 
 @_typing.final
+class GrantRateLimitRequest(_message.Message):
+    """Raises or lifts a limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    UNLIMITED_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    BURST_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, for the record: at most 200 characters on one line, at least one of which shows."""
+    unlimited: _builtins.bool
+    """Whether the calls pass uncounted. Only without rate and burst."""
+    rate: _builtins.str
+    """Calls per time, as rules have it, such as 100/s or 5000/h."""
+    burst: _builtins.int
+    """How many may pass at once, with a rate."""
+    @_builtins.property
+    def subject(self) -> _rate_limit_pb2.RateLimitSubject:
+        """Whose: one address, one network of at most 65,536 IPv4 addresses or of a /32 of IPv6, one user, or one descriptor, in which an empty
+        value stands for any.
+        """
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when, at most 30 days from now: what is to last longer belongs into the rules."""
+
+    def __init__(
+        self,
+        *,
+        subject: _rate_limit_pb2.RateLimitSubject | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+        unlimited: _builtins.bool = ...,
+        rate: _builtins.str = ...,
+        burst: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst", b"burst", "expire_time", b"expire_time", "rate", b"rate", "reason", b"reason", "subject", b"subject", "unlimited", b"unlimited"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrantRateLimitRequest: _TypeAlias = GrantRateLimitRequest  # noqa: Y015
+
+@_typing.final
+class GrantRateLimitResponse(_message.Message):
+    """What was granted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def override(self) -> _rate_limit_pb2.RateLimitOverride:
+        """The grant."""
+
+    def __init__(
+        self,
+        *,
+        override: _rate_limit_pb2.RateLimitOverride | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrantRateLimitResponse: _TypeAlias = GrantRateLimitResponse  # noqa: Y015
+
+@_typing.final
+class BanCallerRequest(_message.Message):
+    """Bans a caller."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, for the record: at most 200 characters on one line, at least one of which shows. The caller does not learn it."""
+    @_builtins.property
+    def subject(self) -> _rate_limit_pb2.RateLimitSubject:
+        """Whom: one address, one network of at most 65,536 IPv4 addresses or of a /32 of IPv6, one user, or one descriptor, in which an empty
+        value stands for any.
+        """
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when, at most 30 days from now: what is to last longer belongs into the rules."""
+
+    def __init__(
+        self,
+        *,
+        subject: _rate_limit_pb2.RateLimitSubject | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "reason", b"reason", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BanCallerRequest: _TypeAlias = BanCallerRequest  # noqa: Y015
+
+@_typing.final
+class BanCallerResponse(_message.Message):
+    """Who is banned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def override(self) -> _rate_limit_pb2.RateLimitOverride:
+        """The ban."""
+
+    def __init__(
+        self,
+        *,
+        override: _rate_limit_pb2.RateLimitOverride | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BanCallerResponse: _TypeAlias = BanCallerResponse  # noqa: Y015
+
+@_typing.final
+class ListRateLimitOverridesRequest(_message.Message):
+    """Asks for a page of grants and bans."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many, 1 to 100. 0: 20."""
+    page_token: _builtins.str
+    """From the page before. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRateLimitOverridesRequest: _TypeAlias = ListRateLimitOverridesRequest  # noqa: Y015
+
+@_typing.final
+class ListRateLimitOverridesResponse(_message.Message):
+    """A page of grants and bans."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page. Empty: this is the last one."""
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[_rate_limit_pb2.RateLimitOverride]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        overrides: _abc.Iterable[_rate_limit_pb2.RateLimitOverride] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "overrides", b"overrides"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRateLimitOverridesResponse: _TypeAlias = ListRateLimitOverridesResponse  # noqa: Y015
+
+@_typing.final
+class LiftRateLimitOverrideRequest(_message.Message):
+    """Ends a grant or a ban."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDE_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    override_id: _builtins.str
+    """Its id, from the list."""
+    reason: _builtins.str
+    """Why, for the record: at most 200 characters on one line, at least one of which shows."""
+    def __init__(
+        self,
+        *,
+        override_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["override_id", b"override_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiftRateLimitOverrideRequest: _TypeAlias = LiftRateLimitOverrideRequest  # noqa: Y015
+
+@_typing.final
+class LiftRateLimitOverrideResponse(_message.Message):
+    """What was ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def override(self) -> _rate_limit_pb2.RateLimitOverride:
+        """The grant or ban, as it was."""
+
+    def __init__(
+        self,
+        *,
+        override: _rate_limit_pb2.RateLimitOverride | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiftRateLimitOverrideResponse: _TypeAlias = LiftRateLimitOverrideResponse  # noqa: Y015
+
+@_typing.final
 class ListRateLimitRulesRequest(_message.Message):
     """Asks for a page of rules."""
 

@@ -51,6 +51,26 @@ class RateLimitServiceStub:
                 request_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ResetRateLimitRequest.SerializeToString,
                 response_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ResetRateLimitResponse.FromString,
                 _registered_method=True)
+        self.GrantRateLimit = channel.unary_unary(
+                '/storymesh.ops.v1.RateLimitService/GrantRateLimit',
+                request_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.GrantRateLimitRequest.SerializeToString,
+                response_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.GrantRateLimitResponse.FromString,
+                _registered_method=True)
+        self.BanCaller = channel.unary_unary(
+                '/storymesh.ops.v1.RateLimitService/BanCaller',
+                request_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.BanCallerRequest.SerializeToString,
+                response_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.BanCallerResponse.FromString,
+                _registered_method=True)
+        self.ListRateLimitOverrides = channel.unary_unary(
+                '/storymesh.ops.v1.RateLimitService/ListRateLimitOverrides',
+                request_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOverridesRequest.SerializeToString,
+                response_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOverridesResponse.FromString,
+                _registered_method=True)
+        self.LiftRateLimitOverride = channel.unary_unary(
+                '/storymesh.ops.v1.RateLimitService/LiftRateLimitOverride',
+                request_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.LiftRateLimitOverrideRequest.SerializeToString,
+                response_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.LiftRateLimitOverrideResponse.FromString,
+                _registered_method=True)
         self.ListRateLimitRules = channel.unary_unary(
                 '/storymesh.ops.v1.RateLimitService/ListRateLimitRules',
                 request_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitRulesRequest.SerializeToString,
@@ -94,6 +114,47 @@ class RateLimitServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GrantRateLimit(self, request, context):
+        """Raises or lifts the limit of an address, a network or a user until a time: their calls are counted in a bucket of their own in
+        place of those of the rules, or in none. A later grant for the same replaces this one. A ban, and rules that block, come before
+        it. Each replica heeds it within two seconds. Who did it and why is recorded. Idempotent.
+        Errors: INVALID_ARGUMENT with field violations; FAILED_PRECONDITION RATE_LIMIT_OVERRIDES_FULL when 1,000 are in force;
+        UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BanCaller(self, request, context):
+        """Refuses every call of an address, a network or a user until a time, with the reason RATE_LIMIT_BANNED and the seconds until it
+        ends. A later ban for the same replaces this one. Each replica heeds it within two seconds. Who did it and why is recorded.
+        Idempotent.
+        Errors: INVALID_ARGUMENT with field violations; FAILED_PRECONDITION RATE_LIMIT_OVERRIDES_FULL when 1,000 are in force, and
+        RATE_LIMIT_BAN_OF_ONESELF for the administrator's own user id; UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does
+        not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRateLimitOverrides(self, request, context):
+        """Lists grants and bans that have not ended, newest first.
+        Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out; UNAVAILABLE
+        DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LiftRateLimitOverride(self, request, context):
+        """Ends a grant or a ban before its time. Who did it and why is recorded.
+        Errors: INVALID_ARGUMENT with field violations; NOT_FOUND RATE_LIMIT_OVERRIDE_NOT_FOUND, also when it has ended already;
+        UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRateLimitRules(self, request, context):
         """Lists the rules in force, in the order of their files, and says where they come from and whether a later file was refused. Each
         replica reads its files by itself: the answer is that of one of them.
@@ -130,6 +191,26 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
                     servicer.ResetRateLimit,
                     request_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ResetRateLimitRequest.FromString,
                     response_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ResetRateLimitResponse.SerializeToString,
+            ),
+            'GrantRateLimit': grpc.unary_unary_rpc_method_handler(
+                    servicer.GrantRateLimit,
+                    request_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.GrantRateLimitRequest.FromString,
+                    response_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.GrantRateLimitResponse.SerializeToString,
+            ),
+            'BanCaller': grpc.unary_unary_rpc_method_handler(
+                    servicer.BanCaller,
+                    request_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.BanCallerRequest.FromString,
+                    response_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.BanCallerResponse.SerializeToString,
+            ),
+            'ListRateLimitOverrides': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRateLimitOverrides,
+                    request_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOverridesRequest.FromString,
+                    response_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOverridesResponse.SerializeToString,
+            ),
+            'LiftRateLimitOverride': grpc.unary_unary_rpc_method_handler(
+                    servicer.LiftRateLimitOverride,
+                    request_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.LiftRateLimitOverrideRequest.FromString,
+                    response_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.LiftRateLimitOverrideResponse.SerializeToString,
             ),
             'ListRateLimitRules': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRateLimitRules,
@@ -225,6 +306,114 @@ class RateLimitService:
             '/storymesh.ops.v1.RateLimitService/ResetRateLimit',
             storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ResetRateLimitRequest.SerializeToString,
             storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ResetRateLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GrantRateLimit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.ops.v1.RateLimitService/GrantRateLimit',
+            storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.GrantRateLimitRequest.SerializeToString,
+            storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.GrantRateLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BanCaller(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.ops.v1.RateLimitService/BanCaller',
+            storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.BanCallerRequest.SerializeToString,
+            storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.BanCallerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRateLimitOverrides(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.ops.v1.RateLimitService/ListRateLimitOverrides',
+            storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOverridesRequest.SerializeToString,
+            storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOverridesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LiftRateLimitOverride(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.ops.v1.RateLimitService/LiftRateLimitOverride',
+            storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.LiftRateLimitOverrideRequest.SerializeToString,
+            storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.LiftRateLimitOverrideResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,31 @@ class RateLimitServiceStub:
     recorded. Idempotent: what is full stays full.
     Errors: INVALID_ARGUMENT with field violations; UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
     """
+    GrantRateLimit: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.GrantRateLimitRequest, _rate_limit_service_pb2.GrantRateLimitResponse]
+    """Raises or lifts the limit of an address, a network or a user until a time: their calls are counted in a bucket of their own in
+    place of those of the rules, or in none. A later grant for the same replaces this one. A ban, and rules that block, come before
+    it. Each replica heeds it within two seconds. Who did it and why is recorded. Idempotent.
+    Errors: INVALID_ARGUMENT with field violations; FAILED_PRECONDITION RATE_LIMIT_OVERRIDES_FULL when 1,000 are in force;
+    UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+    """
+    BanCaller: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.BanCallerRequest, _rate_limit_service_pb2.BanCallerResponse]
+    """Refuses every call of an address, a network or a user until a time, with the reason RATE_LIMIT_BANNED and the seconds until it
+    ends. A later ban for the same replaces this one. Each replica heeds it within two seconds. Who did it and why is recorded.
+    Idempotent.
+    Errors: INVALID_ARGUMENT with field violations; FAILED_PRECONDITION RATE_LIMIT_OVERRIDES_FULL when 1,000 are in force, and
+    RATE_LIMIT_BAN_OF_ONESELF for the administrator's own user id; UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does
+    not answer.
+    """
+    ListRateLimitOverrides: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ListRateLimitOverridesRequest, _rate_limit_service_pb2.ListRateLimitOverridesResponse]
+    """Lists grants and bans that have not ended, newest first.
+    Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out; UNAVAILABLE
+    DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+    """
+    LiftRateLimitOverride: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.LiftRateLimitOverrideRequest, _rate_limit_service_pb2.LiftRateLimitOverrideResponse]
+    """Ends a grant or a ban before its time. Who did it and why is recorded.
+    Errors: INVALID_ARGUMENT with field violations; NOT_FOUND RATE_LIMIT_OVERRIDE_NOT_FOUND, also when it has ended already;
+    UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+    """
     ListRateLimitRules: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ListRateLimitRulesRequest, _rate_limit_service_pb2.ListRateLimitRulesResponse]
     """Lists the rules in force, in the order of their files, and says where they come from and whether a later file was refused. Each
     replica reads its files by itself: the answer is that of one of them.
@@ -81,6 +106,31 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     """Fills the buckets of an address or a user, in every class unless one is named, or only that of one rule. Who did it and why is
     recorded. Idempotent: what is full stays full.
     Errors: INVALID_ARGUMENT with field violations; UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+    """
+    GrantRateLimit: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.GrantRateLimitRequest, _rate_limit_service_pb2.GrantRateLimitResponse]  # type: ignore[assignment]
+    """Raises or lifts the limit of an address, a network or a user until a time: their calls are counted in a bucket of their own in
+    place of those of the rules, or in none. A later grant for the same replaces this one. A ban, and rules that block, come before
+    it. Each replica heeds it within two seconds. Who did it and why is recorded. Idempotent.
+    Errors: INVALID_ARGUMENT with field violations; FAILED_PRECONDITION RATE_LIMIT_OVERRIDES_FULL when 1,000 are in force;
+    UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+    """
+    BanCaller: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.BanCallerRequest, _rate_limit_service_pb2.BanCallerResponse]  # type: ignore[assignment]
+    """Refuses every call of an address, a network or a user until a time, with the reason RATE_LIMIT_BANNED and the seconds until it
+    ends. A later ban for the same replaces this one. Each replica heeds it within two seconds. Who did it and why is recorded.
+    Idempotent.
+    Errors: INVALID_ARGUMENT with field violations; FAILED_PRECONDITION RATE_LIMIT_OVERRIDES_FULL when 1,000 are in force, and
+    RATE_LIMIT_BAN_OF_ONESELF for the administrator's own user id; UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does
+    not answer.
+    """
+    ListRateLimitOverrides: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ListRateLimitOverridesRequest, _rate_limit_service_pb2.ListRateLimitOverridesResponse]  # type: ignore[assignment]
+    """Lists grants and bans that have not ended, newest first.
+    Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out; UNAVAILABLE
+    DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+    """
+    LiftRateLimitOverride: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.LiftRateLimitOverrideRequest, _rate_limit_service_pb2.LiftRateLimitOverrideResponse]  # type: ignore[assignment]
+    """Ends a grant or a ban before its time. Who did it and why is recorded.
+    Errors: INVALID_ARGUMENT with field violations; NOT_FOUND RATE_LIMIT_OVERRIDE_NOT_FOUND, also when it has ended already;
+    UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
     """
     ListRateLimitRules: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ListRateLimitRulesRequest, _rate_limit_service_pb2.ListRateLimitRulesResponse]  # type: ignore[assignment]
     """Lists the rules in force, in the order of their files, and says where they come from and whether a later file was refused. Each
@@ -129,6 +179,55 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         """Fills the buckets of an address or a user, in every class unless one is named, or only that of one rule. Who did it and why is
         recorded. Idempotent: what is full stays full.
         Errors: INVALID_ARGUMENT with field violations; UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+        """
+
+    @_abc_1.abstractmethod
+    def GrantRateLimit(
+        self,
+        request: _rate_limit_service_pb2.GrantRateLimitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_service_pb2.GrantRateLimitResponse, _abc.Awaitable[_rate_limit_service_pb2.GrantRateLimitResponse]]:
+        """Raises or lifts the limit of an address, a network or a user until a time: their calls are counted in a bucket of their own in
+        place of those of the rules, or in none. A later grant for the same replaces this one. A ban, and rules that block, come before
+        it. Each replica heeds it within two seconds. Who did it and why is recorded. Idempotent.
+        Errors: INVALID_ARGUMENT with field violations; FAILED_PRECONDITION RATE_LIMIT_OVERRIDES_FULL when 1,000 are in force;
+        UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+        """
+
+    @_abc_1.abstractmethod
+    def BanCaller(
+        self,
+        request: _rate_limit_service_pb2.BanCallerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_service_pb2.BanCallerResponse, _abc.Awaitable[_rate_limit_service_pb2.BanCallerResponse]]:
+        """Refuses every call of an address, a network or a user until a time, with the reason RATE_LIMIT_BANNED and the seconds until it
+        ends. A later ban for the same replaces this one. Each replica heeds it within two seconds. Who did it and why is recorded.
+        Idempotent.
+        Errors: INVALID_ARGUMENT with field violations; FAILED_PRECONDITION RATE_LIMIT_OVERRIDES_FULL when 1,000 are in force, and
+        RATE_LIMIT_BAN_OF_ONESELF for the administrator's own user id; UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does
+        not answer.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRateLimitOverrides(
+        self,
+        request: _rate_limit_service_pb2.ListRateLimitOverridesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_service_pb2.ListRateLimitOverridesResponse, _abc.Awaitable[_rate_limit_service_pb2.ListRateLimitOverridesResponse]]:
+        """Lists grants and bans that have not ended, newest first.
+        Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out; UNAVAILABLE
+        DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+        """
+
+    @_abc_1.abstractmethod
+    def LiftRateLimitOverride(
+        self,
+        request: _rate_limit_service_pb2.LiftRateLimitOverrideRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_service_pb2.LiftRateLimitOverrideResponse, _abc.Awaitable[_rate_limit_service_pb2.LiftRateLimitOverrideResponse]]:
+        """Ends a grant or a ban before its time. Who did it and why is recorded.
+        Errors: INVALID_ARGUMENT with field violations; NOT_FOUND RATE_LIMIT_OVERRIDE_NOT_FOUND, also when it has ended already;
+        UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
         """
 
     @_abc_1.abstractmethod
