@@ -47,7 +47,9 @@ def internal(settings: Settings, contract: Contract) -> Config:
     """
     service = JWKS_METHOD.split("/")[1]
     auth = service.split(".")[1]
-    route = {"match": {"path": JWKS_METHOD}, "route": {"cluster": auth, "timeout": "2s"}}
+    # With a fixed authority, as on the public listener: what a caller writes there may be none, and the service resets such calls.
+    action = {"cluster": auth, "timeout": "2s", "host_rewrite_literal": auth}
+    route = {"match": {"path": JWKS_METHOD}, "route": action}
     manager = extension(
         "envoy.filters.network.http_connection_manager",
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",

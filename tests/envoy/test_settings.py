@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from edge.bootstrap import bootstrap
@@ -93,3 +95,23 @@ def test_an_answer_for_a_rate_limit_class_that_does_not_exist_is_refused_by_name
 def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"nowhere\.yaml"):
         load(tmp_path / "nowhere.yaml")
+
+
+def actions(part: object) -> Iterator[dict[str, Any]]:
+    """The actions of all routes to a cluster, wherever they stand in the configuration."""
+    if isinstance(part, dict):
+        if "cluster" in part.get("route", {}):
+            yield part["route"]
+        part = list(part.values())
+    if isinstance(part, list):
+        for each in part:
+            yield from actions(each)
+
+
+def test_every_route_to_a_service_says_a_fixed_authority() -> None:
+    """A server in Rust resets calls whose authority is none by RFC 3986; that would look like a failure of the service."""
+    settings = load(CHECKED_IN)
+    found = [*actions(bootstrap(settings, read(settings.files.contract)))]
+    services = [action for action in found if action["cluster"] in settings.services]
+    assert {action["cluster"] for action in services} >= {"auth", "story", "notification"}
+    assert all(action.get("host_rewrite_literal") for action in services)
