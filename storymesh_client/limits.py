@@ -48,6 +48,8 @@ def add(
     lift = _add(commands, "lift", "End a grant or a ban before its time", place, why)
     lift.add_argument("override_id", metavar="ID", help="from the list")
     _add(commands, "overrides", "List grants and bans that have not ended, newest first", place, listing)
+    offenders = _add(commands, "offenders", "List who was refused most often lately", place, listing)
+    offenders.add_argument("--minutes", type=int, default=10, metavar="N", help="how far back, up to 60 (10)")
     _add(commands, "rules", "List the rules in force", place, listing)
     _add(commands, "changes", "List what administrators changed, newest first", place, listing)
 
@@ -71,6 +73,11 @@ async def run(mesh: Storymesh, options: argparse.Namespace) -> None:
             print(printing.plain(await _changed(mesh, options)))
         case "overrides":
             await _print_overrides(mesh, options)
+        case "offenders":
+            listed = await mesh.rate_limits.ListRateLimitOffenders(
+                pb.ListRateLimitOffendersRequest(minutes=options.minutes, page_size=_PAGE_SIZE)
+            )
+            print(printing.as_json(listed) if options.json else _offenders(listed))
         case "rules":
             await _print_rules(mesh, options)
         case _:
@@ -202,6 +209,14 @@ def _explanation(explained: pb.ExplainRateLimitResponse) -> Iterator[str]:
             if not descriptor.rules:
                 entries = " ".join(f"{entry.key}={entry.value}" for entry in descriptor.entries)
                 yield printing.plain(f"  no rule matches {entries}")
+
+
+def _offenders(listed: pb.ListRateLimitOffendersResponse) -> str:
+    rows = [
+        (str(each.refused_count), " ".join(f"{entry.key}={entry.value}" for entry in each.entries), each.rule)
+        for each in listed.offenders
+    ]
+    return printing.table(("refused", "whose", "by rule"), rows)
 
 
 def _buckets(inspected: pb.InspectRateLimitResponse) -> str:

@@ -79,6 +79,7 @@ METHODS: dict[str, Method] = {
     '/storymesh.ops.v1.RateLimitService/ListRateLimitOverrides': Method('ADMIN', 'NO_SIDE_EFFECTS'),
     '/storymesh.ops.v1.RateLimitService/LiftRateLimitOverride': Method('ADMIN', 'IDEMPOTENT'),
     '/storymesh.ops.v1.RateLimitService/ListRateLimitRules': Method('ADMIN', 'NO_SIDE_EFFECTS'),
+    '/storymesh.ops.v1.RateLimitService/ListRateLimitOffenders': Method('ADMIN', 'NO_SIDE_EFFECTS'),
     '/storymesh.ops.v1.RateLimitService/ListRateLimitChanges': Method('ADMIN', 'NO_SIDE_EFFECTS'),
     '/storymesh.story.v1.StoryLinkService/CreateStoryLink': Method('USER', 'IDEMPOTENT'),
     '/storymesh.story.v1.StoryLinkService/ListStoryLinks': Method('USER', 'NO_SIDE_EFFECTS'),

@@ -60,6 +60,11 @@ class RateLimitServicer(RateLimitServiceServicer):
     ) -> pb.ListRateLimitRulesResponse:
         return await self._passed_on("ListRateLimitRules", request, context, pb.ListRateLimitRulesResponse)
 
+    async def ListRateLimitOffenders(
+        self, request: pb.ListRateLimitOffendersRequest, context: Context
+    ) -> pb.ListRateLimitOffendersResponse:
+        return await self._passed_on("ListRateLimitOffenders", request, context, pb.ListRateLimitOffendersResponse)
+
     async def ListRateLimitChanges(
         self, request: pb.ListRateLimitChangesRequest, context: Context
     ) -> pb.ListRateLimitChangesResponse:

@@ -43,6 +43,7 @@ async def serve(settings: RateLimitSettings) -> None:
         server.add(add_RateLimitServiceServicer_to_server, RateLimitServicer(ops))
         server.background(ops.rules.follow)
         server.background(ops.overrides.follow)
+        server.background(ops.offenders.follow)
         server.background(liveness(resources.redis).watch)
         # Only for administrators' calls: checks need nothing of auth.
         server.background(resources.revocation_feed.run)

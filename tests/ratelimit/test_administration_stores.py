@@ -17,14 +17,16 @@ from redis.asyncio import Redis
 from kit.data.blocking_redis import BlockingRedis
 from kit.runtime.clock import unix_milliseconds
 from services.ratelimit.model import MICROSECONDS, Charge, Limit, Window
-from services.ratelimit.model.administration import Act, Change
+from services.ratelimit.model.administration import Act, Change, Offender
 from services.ratelimit.model.matching import DescriptorEntry
 from services.ratelimit.model.overrides import Override, OverrideKind
 from services.ratelimit.store import ResettableStore
 from services.ratelimit.store.administration import (
     KEEP_CHANGES,
     MOST_CHANGES,
+    MOST_OFFENDERS,
     MOST_OVERRIDES,
+    WINDOW,
     AdminStore,
     MemoryAdminStore,
     RedisAdminStore,
@@ -144,6 +146,36 @@ async def test_there_is_a_most_of_overrides_and_those_that_ended_do_not_count(st
     now.at += timedelta(minutes=6)
     assert await store.put(override(now, timedelta(minutes=5)), change("again"))
     assert len(await store.overrides()) == 2
+
+
+def offender(name: str) -> Offender:
+    return Offender("storymesh", "a-rule", (("class", "default"), ("user", name)))
+
+
+async def test_refusals_add_up_over_windows_until_their_time_is_over(store: AdminStore, now: Now) -> None:
+    await store.add_refusals({offender("a"): 3, offender("b"): 4})
+    assert list(await store.refusals(10)) == [(offender("b"), 4), (offender("a"), 3)]
+    now.at += WINDOW
+    await store.add_refusals({offender("a"): 2})
+    assert list(await store.refusals(10)) == [(offender("a"), 5), (offender("b"), 4)]
+    now.at += 2 * WINDOW
+    assert list(await store.refusals(10)) == []
+    assert list(await store.refusals(30)) == [(offender("a"), 5), (offender("b"), 4)]
+
+
+async def test_the_most_refused_of_a_window_are_kept(store: AdminStore) -> None:
+    await store.add_refusals({offender(str(number)): number + 1 for number in range(MOST_OFFENDERS + 5)})
+    kept = await store.refusals(0)
+    assert (len(kept), kept[-1]) == (MOST_OFFENDERS, (offender("5"), 6))
+
+
+async def test_what_is_kept_of_callers_ends_by_itself(limiter_redis: Redis, now: Now) -> None:
+    store = RedisAdminStore(limiter_redis, now)
+    await store.add_refusals({offender("a"): 3})
+    await store.put(override(now, timedelta(minutes=5)), change("put"))
+    keys = [key async for key in limiter_redis.scan_iter("ratelimit:*")]
+    assert len(keys) == 5
+    assert [key for key in keys if await limiter_redis.pttl(key) < 0] == []
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -48,10 +48,12 @@ async def test_a_refusal_is_explained_and_its_bucket_shown_and_filled(limiter: L
     assert "default passes, by default-per-address" in explained
     assert "  default-per-address applies: 60/h" in explained
     assert await limiter.passes(BY_ADDRESS, hits=100)
+    assert not await limiter.passes(BY_ADDRESS)
     explained = await terminal("explain", "--address", ADDRESS, "--class", "default")
     assert "default is refused: RATE_LIMITED, by default-per-address, until 2" in explained
     assert "  default-per-address refuses: 60/h" in explained
     assert "default-per-address  0 of " in await terminal("inspect", "--address", ADDRESS, "--class", "default")
+    assert "class=default client_ip=192.0.2.7/32  default-per-address" in await terminal("offenders")
     filled = await terminal("reset", "--address", ADDRESS, "--reason", "asked by support")
     assert filled == "1 bucket was not full and is now.\n"
     assert await limiter.passes(BY_ADDRESS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 from . import Taken
@@ -41,6 +42,22 @@ class RecordedChange:
 
     change: Change
     made_at: datetime
+
+
+class Offender(NamedTuple):
+    """Whose calls a rule refuses."""
+
+    domain: str
+    rule: str
+    """As metrics name it: all grants of a domain are one, and all bans."""
+
+    entries: Entries
+    """The descriptor that was refused."""
+
+    @property
+    def length(self) -> int:
+        """The characters of the entries."""
+        return sum(len(key) + len(value) for key, value in self.entries)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from .inspecting import Inspection
 from .leases import Leases
 from .listing import Listing
 from .overrides import Overrides, RulesInForce
+from .refusals import Offenders
 from .reload import LiveRules
 from .reservations import Reservations
 
@@ -33,6 +34,7 @@ class Operations:
     inspection: Inspection
     listing: Listing
     overrides: Overrides
+    offenders: Offenders
 
 
 def operations(settings: RateLimitSettings, resources: Resources) -> Operations:
@@ -45,12 +47,15 @@ def operations(settings: RateLimitSettings, resources: Resources) -> Operations:
     overrides = Overrides(admin, in_force, classes, resources.clock)
     # A connection of its own, because checks may be using the other one.
     apart = RedisBucketStore(resources.blocking_redis())
+    buckets = Buckets(store, in_force.current, redis_seconds=seconds)
+    offenders = Offenders(admin, buckets.refusals, resources.clock)
     return Operations(
-        Buckets(store, in_force.current, redis_seconds=seconds),
+        buckets,
         Leases(RedisLeaseStore(resources.redis), rules.current, redis_seconds=seconds),
         Reservations(RedisReservationStore(resources.redis), in_force.current, redis_seconds=seconds),
         rules,
         Inspection(apart, admin, in_force.current, classes, resources.clock),
-        Listing(rules.loaded, admin, overrides),
+        Listing(rules.loaded, admin, overrides, offenders),
         overrides,
+        offenders,
     )

@@ -18,6 +18,7 @@ from ..model.rules import RuleSet
 from ..store import BucketStore
 from ..store.local_buckets import LocalBuckets
 from .planning import Check, Passed, Plan
+from .refusals import RefusalCounts
 from .rule_counts import RuleCounts
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Buckets:
     ) -> None:
         """`clock` returns microseconds since 1970. It only says which period of a quota is near: Redis's own clock decides."""
         self.counts = RuleCounts(rules)
+        self.refusals = RefusalCounts()
         self._store = store
         self._local = LocalBuckets(clock)
         self.clock = clock
@@ -107,18 +109,19 @@ class Buckets:
                 shadowed = shadowed or bool(plan.shadow)
             if shadowed:
                 self._ask_in_shadow(group, taken, answers, deadline)
-        self._count(answers)
+        self._count(asking, answers)
         return answers
 
-    def _count(self, answers: Sequence[Passed | Decision | MeshError]) -> None:
+    def _count(self, asking: Sequence[Asking], answers: Sequence[Passed | Decision | MeshError]) -> None:
         passed: dict[int, tuple[Plan, int]] = {}
-        for answer in answers:
+        for number, answer in enumerate(answers):
             if isinstance(answer, Passed):
                 # Equal calls mostly share their plan, and are counted together.
                 plan = answer.plan
                 passed[id(plan)] = plan, passed[id(plan)][1] + 1 if id(plan) in passed else 1
             elif isinstance(answer, Decision):
                 self.counts.add(answer)
+                self.refusals.add(asking[number].check.descriptors, answer)
         for plan, calls in passed.values():
             self.counts.add_admitted([rule for rules in plan.counted or () for rule, _ in rules], calls)
 

@@ -11,14 +11,17 @@ from kit.data.paging import DEFAULT_SIZE
 from kit.errors import InvalidArgument, Violation
 from kit.runtime import base64url
 
-from ..model.administration import RecordedChange
+from ..model.administration import Offender, RecordedChange
 from ..model.overrides import Override
 from ..model.rules import Rule
 from ..store.administration import AdminStore
 from .overrides import Overrides
+from .refusals import Offenders
 from .reload import LoadedRules
 
 T = TypeVar("T")
+
+_MINUTES = 10
 
 _PLACE = re.compile(r"\d{1,6}")
 _MADE = re.compile(r"\d{1,18}:[0-9a-f-]{36}")
@@ -42,12 +45,15 @@ class RulePage:
 
 
 class Listing:
-    """Lists rules in force, changes, and grants and bans."""
+    """Lists rules in force, changes, grants and bans, and who is refused."""
 
-    def __init__(self, loaded: Callable[[], LoadedRules], admin: AdminStore, overrides: Overrides) -> None:
+    def __init__(
+        self, loaded: Callable[[], LoadedRules], admin: AdminStore, overrides: Overrides, offenders: Offenders
+    ) -> None:
         self._loaded = loaded
         self._admin = admin
         self._overrides = overrides
+        self._offenders = offenders
 
     def rules(self, page_size: int, page_token: str) -> RulePage:
         """Raises InvalidArgument for a foreign page token, also one of rules that are in force no more."""
@@ -76,6 +82,11 @@ class Listing:
         page = tuple(found[:size])
         more = len(found) > size
         return ListPage(page, _token("overrides", f"{page[-1].made_at}:{page[-1].id}") if more else "")
+
+    async def offenders(self, minutes: int, page_size: int, page_token: str) -> ListPage[tuple[Offender, int]]:
+        """Whose calls were refused how often. Raises InvalidArgument for a foreign page token, RedisError and OSError."""
+        found = await self._offenders.most(minutes or _MINUTES)
+        return _sliced(f"offenders of {minutes}", found, page_size, page_token)
 
 
 def _sliced(scope: str, items: Sequence[T], page_size: int, page_token: str) -> ListPage[T]:

@@ -121,6 +121,20 @@ class RateLimitServicer(RateLimitServiceServicer):
         set_time(response.fault_time, page.loaded.faulted_at)
         return response
 
+    async def ListRateLimitOffenders(
+        self, request: pb.ListRateLimitOffendersRequest, context: Context
+    ) -> pb.ListRateLimitOffendersResponse:
+        page = await self._listing.offenders(request.minutes, request.page_size, request.page_token)
+        return pb.ListRateLimitOffendersResponse(
+            offenders=[
+                messages.RateLimitOffender(
+                    domain=each.domain, rule=each.rule, entries=_entries(each.entries), refused_count=count
+                )
+                for each, count in page.items
+            ],
+            next_page_token=page.next_token,
+        )
+
     async def ListRateLimitChanges(
         self, request: pb.ListRateLimitChangesRequest, context: Context
     ) -> pb.ListRateLimitChangesResponse:

@@ -6,8 +6,9 @@ All of it may hold addresses and ids of users, so all of it ends by itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from datetime import timedelta
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from ipaddress import ip_network
 from typing import Any, Protocol, cast
 from uuid import UUID
@@ -17,7 +18,7 @@ from redis.asyncio import Redis
 from kit.runtime.clock import Clock, from_unix_milliseconds, milliseconds, unix_milliseconds
 
 from ..model import Limit
-from ..model.administration import Act, Change, RecordedChange
+from ..model.administration import Act, Change, Offender, RecordedChange
 from ..model.matching import DescriptorEntry
 from ..model.overrides import Override, OverrideKind
 
@@ -28,6 +29,11 @@ _HEAD = "ratelimit:{%admin}"
 """The hash tag of every key here. No domain's name begins with a percent sign, so no bucket has such a key."""
 
 _CHANGES = f"{_HEAD}:changes"
+_REFUSALS = f"{_HEAD}:refusals"
+MOST_OFFENDERS = 1000
+WINDOW = timedelta(minutes=10)
+KEEP_REFUSALS = timedelta(minutes=90)
+
 _OVERRIDES = f"{_HEAD}:overrides"
 _VERSION = f"{_HEAD}:version"
 
@@ -91,6 +97,12 @@ class AdminStore(Protocol):
     async def version(self) -> str:
         """Another text whenever an override was put or lifted."""
 
+    async def add_refusals(self, counts: Mapping[Offender, int]) -> None:
+        """Add to the counts of the present WINDOW, of which the largest MOST_OFFENDERS are kept, for KEEP_REFUSALS."""
+
+    async def refusals(self, minutes: int) -> Sequence[tuple[Offender, int]]:
+        """The counts of the windows that so many minutes before now touch; the largest first."""
+
 
 class RedisAdminStore:
     """In Redis. Raises redis.exceptions.RedisError and OSError."""
@@ -151,6 +163,22 @@ class RedisAdminStore:
         version = cast("bytes | None", await self._redis.get(_VERSION))
         return version.decode() if version else ""
 
+    async def add_refusals(self, counts: Mapping[Offender, int]) -> None:
+        (key,) = self._windows(0)
+        async with self._redis.pipeline(transaction=True) as commands:
+            for offender, count in counts.items():
+                commands.zincrby(key, count, json.dumps(offender))
+            commands.zremrangebyrank(key, 0, -MOST_OFFENDERS - 1)
+            commands.pexpire(key, milliseconds(KEEP_REFUSALS))
+            await commands.execute()
+
+    async def refusals(self, minutes: int) -> Sequence[tuple[Offender, int]]:
+        found = cast("list[tuple[bytes, float]]", await self._redis.zunion(self._windows(minutes), withscores=True))
+        return _largest({_offender(json.loads(member)): int(count) for member, count in found})
+
+    def _windows(self, minutes: int) -> list[str]:
+        return [f"{_REFUSALS}:{number}" for number in _windows(self._clock(), minutes)]
+
 
 class MemoryAdminStore:
     """In the memory of one process."""
@@ -160,6 +188,7 @@ class MemoryAdminStore:
         self._changes: list[RecordedChange] = []
         self._overrides: dict[UUID, Override] = {}
         self._version = 0
+        self._refusals: dict[int, Counter[Offender]] = {}
 
     async def record(self, change: Change) -> None:
         at = unix_milliseconds(self._clock())
@@ -196,6 +225,35 @@ class MemoryAdminStore:
 
     async def version(self) -> str:
         return str(self._version)
+
+    async def add_refusals(self, counts: Mapping[Offender, int]) -> None:
+        (number,) = _windows(self._clock(), 0)
+        total = self._refusals.get(number, Counter()) + Counter(counts)
+        self._refusals[number] = Counter(dict(total.most_common(MOST_OFFENDERS)))
+        self._refusals = {
+            each: kept for each, kept in self._refusals.items() if each > number - KEEP_REFUSALS // WINDOW
+        }
+
+    async def refusals(self, minutes: int) -> Sequence[tuple[Offender, int]]:
+        total = Counter[Offender]()
+        for number in _windows(self._clock(), minutes):
+            total.update(self._refusals.get(number, {}))
+        return _largest(total)
+
+
+def _windows(now: datetime, minutes: int) -> list[int]:
+    """The numbers of the windows that so many minutes before now touch."""
+    at, window = unix_milliseconds(now), milliseconds(WINDOW)
+    return list(range((at - minutes * 60_000) // window, at // window + 1))
+
+
+def _offender(told: Any) -> Offender:
+    domain, rule, entries = told
+    return Offender(domain, rule, tuple((key, value) for key, value in entries))
+
+
+def _largest(counts: Mapping[Offender, int]) -> list[tuple[Offender, int]]:
+    return sorted(counts.items(), key=lambda each: (-each[1], each[0]))
 
 
 def _keys(override_id: UUID) -> list[str]:

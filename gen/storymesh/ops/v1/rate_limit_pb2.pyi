@@ -443,6 +443,42 @@ class RateLimitOverride(_message.Message):
 Global___RateLimitOverride: _TypeAlias = RateLimitOverride  # noqa: Y015
 
 @_typing.final
+class RateLimitOffender(_message.Message):
+    """Whose calls a rule refused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    REFUSED_COUNT_FIELD_NUMBER: _builtins.int
+    domain: _builtins.str
+    """The domain of the rule."""
+    rule: _builtins.str
+    """The rule; grant or ban for all grants and bans."""
+    refused_count: _builtins.int
+    """How many calls were refused."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLimitEntry]:
+        """The descriptor that was refused."""
+
+    def __init__(
+        self,
+        *,
+        domain: _builtins.str = ...,
+        rule: _builtins.str = ...,
+        entries: _abc.Iterable[Global___RateLimitEntry] | None = ...,
+        refused_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "entries", b"entries", "refused_count", b"refused_count", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateLimitOffender: _TypeAlias = RateLimitOffender  # noqa: Y015
+
+@_typing.final
 class RateLimitChange(_message.Message):
     """A change that an administrator made."""
 

@@ -485,6 +485,64 @@ class ListRateLimitRulesResponse(_message.Message):
 Global___ListRateLimitRulesResponse: _TypeAlias = ListRateLimitRulesResponse  # noqa: Y015
 
 @_typing.final
+class ListRateLimitOffendersRequest(_message.Message):
+    """Asks for a page of offenders."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MINUTES_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    minutes: _builtins.int
+    """Those of so many minutes before now, in steps of ten, 1 to 60. 0: 10."""
+    page_size: _builtins.int
+    """At most this many, 1 to 100. 0: 20."""
+    page_token: _builtins.str
+    """From the page before. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        minutes: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["minutes", b"minutes", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRateLimitOffendersRequest: _TypeAlias = ListRateLimitOffendersRequest  # noqa: Y015
+
+@_typing.final
+class ListRateLimitOffendersResponse(_message.Message):
+    """A page of offenders."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFENDERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page. Empty: this is the last one."""
+    @_builtins.property
+    def offenders(self) -> _containers.RepeatedCompositeFieldContainer[_rate_limit_pb2.RateLimitOffender]:
+        """The most refused first."""
+
+    def __init__(
+        self,
+        *,
+        offenders: _abc.Iterable[_rate_limit_pb2.RateLimitOffender] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "offenders", b"offenders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRateLimitOffendersResponse: _TypeAlias = ListRateLimitOffendersResponse  # noqa: Y015
+
+@_typing.final
 class ListRateLimitChangesRequest(_message.Message):
     """Asks for a page of changes."""
 

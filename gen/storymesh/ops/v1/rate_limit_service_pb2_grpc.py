@@ -76,6 +76,11 @@ class RateLimitServiceStub:
                 request_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitRulesRequest.SerializeToString,
                 response_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitRulesResponse.FromString,
                 _registered_method=True)
+        self.ListRateLimitOffenders = channel.unary_unary(
+                '/storymesh.ops.v1.RateLimitService/ListRateLimitOffenders',
+                request_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOffendersRequest.SerializeToString,
+                response_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOffendersResponse.FromString,
+                _registered_method=True)
         self.ListRateLimitChanges = channel.unary_unary(
                 '/storymesh.ops.v1.RateLimitService/ListRateLimitChanges',
                 request_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitChangesRequest.SerializeToString,
@@ -165,6 +170,16 @@ class RateLimitServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRateLimitOffenders(self, request, context):
+        """Lists who was refused most often lately, the most first: counts of the last minutes, over all replicas. Approximate: a replica counts
+        at most 1,000 callers each second, and at most 1,000 of ten minutes are kept, for two hours at most.
+        Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out for this query; UNAVAILABLE
+        DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRateLimitChanges(self, request, context):
         """Lists what administrators changed in the limiter, newest first: the last 1,000 changes, none older than 30 days.
         Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out; UNAVAILABLE
@@ -216,6 +231,11 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
                     servicer.ListRateLimitRules,
                     request_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitRulesRequest.FromString,
                     response_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitRulesResponse.SerializeToString,
+            ),
+            'ListRateLimitOffenders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRateLimitOffenders,
+                    request_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOffendersRequest.FromString,
+                    response_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOffendersResponse.SerializeToString,
             ),
             'ListRateLimitChanges': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRateLimitChanges,
@@ -441,6 +461,33 @@ class RateLimitService:
             '/storymesh.ops.v1.RateLimitService/ListRateLimitRules',
             storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitRulesRequest.SerializeToString,
             storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRateLimitOffenders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.ops.v1.RateLimitService/ListRateLimitOffenders',
+            storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOffendersRequest.SerializeToString,
+            storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOffendersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -80,6 +80,12 @@ class RateLimitServiceStub:
     Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out; UNAVAILABLE
     DEPENDENCY_UNAVAILABLE while the limiter does not answer.
     """
+    ListRateLimitOffenders: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ListRateLimitOffendersRequest, _rate_limit_service_pb2.ListRateLimitOffendersResponse]
+    """Lists who was refused most often lately, the most first: counts of the last minutes, over all replicas. Approximate: a replica counts
+    at most 1,000 callers each second, and at most 1,000 of ten minutes are kept, for two hours at most.
+    Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out for this query; UNAVAILABLE
+    DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+    """
     ListRateLimitChanges: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ListRateLimitChangesRequest, _rate_limit_service_pb2.ListRateLimitChangesResponse]
     """Lists what administrators changed in the limiter, newest first: the last 1,000 changes, none older than 30 days.
     Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out; UNAVAILABLE
@@ -137,6 +143,12 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     replica reads its files by itself: the answer is that of one of them.
     Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out; UNAVAILABLE
     DEPENDENCY_UNAVAILABLE while the limiter does not answer.
+    """
+    ListRateLimitOffenders: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ListRateLimitOffendersRequest, _rate_limit_service_pb2.ListRateLimitOffendersResponse]  # type: ignore[assignment]
+    """Lists who was refused most often lately, the most first: counts of the last minutes, over all replicas. Approximate: a replica counts
+    at most 1,000 callers each second, and at most 1,000 of ten minutes are kept, for two hours at most.
+    Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out for this query; UNAVAILABLE
+    DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
     """
     ListRateLimitChanges: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ListRateLimitChangesRequest, _rate_limit_service_pb2.ListRateLimitChangesResponse]  # type: ignore[assignment]
     """Lists what administrators changed in the limiter, newest first: the last 1,000 changes, none older than 30 days.
@@ -240,6 +252,18 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         replica reads its files by itself: the answer is that of one of them.
         Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out; UNAVAILABLE
         DEPENDENCY_UNAVAILABLE while the limiter does not answer.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRateLimitOffenders(
+        self,
+        request: _rate_limit_service_pb2.ListRateLimitOffendersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_service_pb2.ListRateLimitOffendersResponse, _abc.Awaitable[_rate_limit_service_pb2.ListRateLimitOffendersResponse]]:
+        """Lists who was refused most often lately, the most first: counts of the last minutes, over all replicas. Approximate: a replica counts
+        at most 1,000 callers each second, and at most 1,000 of ten minutes are kept, for two hours at most.
+        Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out for this query; UNAVAILABLE
+        DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
         """
 
     @_abc_1.abstractmethod
