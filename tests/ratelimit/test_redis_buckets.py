@@ -215,6 +215,23 @@ async def test_a_redis_that_is_killed_in_the_middle_of_batches_fails_them_until_
     assert wide.remaining == WIDE.burst - SLOW.burst
 
 
+async def test_a_script_that_is_forgotten_in_the_middle_of_batches_costs_none(store: BucketStore, redis: Redis) -> None:
+    """Each batch is several scripts, between and during which Redis forgets them all."""
+    calls = 3 * MOST_CALLS
+    caller = Caller(store, [[bucket("wide", WIDE)]] * calls, seconds=SECONDS)
+    caller.start()
+    try:
+        flushed = 0
+        while len(caller.results) < 10 or flushed < 20:
+            await redis.script_flush()
+            flushed += 1
+    finally:
+        caller.end()
+    assert None not in caller.results
+    (look,) = store.take([[bucket("wide", WIDE, 0)]], seconds=SECONDS)
+    assert look.verdicts[0].remaining == WIDE.burst - calls * len(caller.results)
+
+
 async def test_a_redis_that_hangs_fails_a_batch_in_time_and_the_next_ones_at_once(
     fragile: BucketStore, stoppable_redis: Servers
 ) -> None:
