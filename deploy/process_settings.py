@@ -138,6 +138,7 @@ SETTINGS = {
         "OPENAI_BASE_URL",
         "OPENAI_MODEL",
         "OTLP_ENDPOINT",
+        "RATELIMIT_TARGET",
         "REDIS_URL",
         "STORY_ATTEMPTS",
         "STORY_LIFE_SECONDS",

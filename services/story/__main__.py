@@ -19,7 +19,7 @@ from mesh.event_routes import routes
 
 from .config import StorySettings, StoryWorkerSettings
 from .operations import Operations, operations, worker_operations
-from .peers import AccountDirectory
+from .peers import AccountDirectory, StoryTokens
 from .servicer import DirectoryServicer, StoryLinkServicer, StoryServicer
 from .worker import accounts_inbox, stories_inbox, warm_writer
 
@@ -46,7 +46,8 @@ async def serve(settings: StorySettings) -> None:
 
 async def work(settings: StoryWorkerSettings) -> None:
     async with warm_writer(settings) as writer, Resources("story", settings) as resources:
-        ops = worker_operations(settings, resources, writer)
+        tokens = StoryTokens(resources.channel("ratelimit")) if settings.ratelimit_target else None
+        ops = worker_operations(settings, resources, writer, tokens=tokens)
         relay = Relay(resources.db, resources.redis, routes(), service="story", database_url=resources.database_url)
         inboxes = stories_inbox(settings, resources, ops.writing), accounts_inbox(settings, resources, ops.erasing)
         server = resources.worker()

@@ -47,6 +47,9 @@ class StoryWorkerSettings(InboxSettings):
     """The settings of `worker`."""
 
     writer: _Writer = "composer"
+    ratelimit_target: str = Field(
+        "", description="Address and port of the rate limiter, which bounds a person's tokens; empty: none."
+    )
     writer_concurrency: int = Field(2, ge=1, description="Stories that a worker writes at a time.")
     writer_limit: int = Field(
         0,

@@ -47,6 +47,13 @@ class StoryQuotaExceeded(ResourceExhausted):
     message = "too many stories were asked for; wait until one is finished, or until tomorrow"
 
 
+class TokenQuotaExceeded(ResourceExhausted):
+    """Raised to the worker: the story fails for it, and may be retried once the quota's next period has begun."""
+
+    reason = "TOKEN_QUOTA_EXCEEDED"
+    message = "the person's tokens are used up"
+
+
 class BacklogFull(ResourceExhausted):
     reason = "BACKLOG_FULL"
     message = "more stories wait than can be written in time; try again later"

@@ -29,6 +29,7 @@ from services.story.model import Limits
 from services.story.operations import Operations, WorkerOperations, operations, worker_operations
 from services.story.operations.erasing import Erasing
 from services.story.operations.interruptions import Interruptions
+from services.story.operations.spending import Tokens
 from services.story.operations.sweeping import Sweeper
 from services.story.operations.writing import Writing
 from tests.conftest import empty
@@ -96,17 +97,26 @@ class StoryWorld:
                 "story_seconds": 30,
                 "story_life_seconds": 3600,
                 "story_attempts": 3,
+                # A writer that spends tokens, if the test gives some.
+                "writer": "openai",
                 "max_failures": 5,
                 **changes,
             }
         )
 
     def working(
-        self, writer: Writer, *, backoff: Callable[[int], float] = lambda _: 0.0, **changes: object
+        self,
+        writer: Writer,
+        *,
+        backoff: Callable[[int], float] = lambda _: 0.0,
+        tokens: Tokens | None = None,
+        **changes: object,
     ) -> WorkerOperations:
         """Build the operations of a worker with this writer; `changes` are settings."""
         settings, hearing = self.worker_settings(**changes), self.interruptions
-        return worker_operations(settings, self.resources, writer, interruptions=hearing, backoff=backoff)
+        return worker_operations(
+            settings, self.resources, writer, interruptions=hearing, backoff=backoff, tokens=tokens
+        )
 
     def writing(self, writer: Writer, **changes: Any) -> Writing:
         return self.working(writer, **changes).writing

@@ -13,7 +13,7 @@ from kit.identity.signing import Signer
 from kit.rpc.resources import Resources
 from kit.rpc.watch_leases import watch_leases
 
-from ..adapters.writers import LANGUAGES, Writer
+from ..adapters.writers import LANGUAGES, WITH_TOKENS, Writer
 from ..config import StorySettings, StoryWorkerSettings
 from ..model import Limits
 from ..model.links import LinkPaths
@@ -23,6 +23,7 @@ from .erasing import Erasing
 from .interruptions import Interruptions
 from .links import Links
 from .pruning import Pruning
+from .spending import Tokens
 from .stories import PreferencesOf, Stories
 from .sweeping import Sweeper
 from .watching import Watches, WatchLimits
@@ -97,9 +98,11 @@ def worker_operations(
     *,
     interruptions: Interruptions | None = None,
     backoff: Callable[[int], float] = pause_seconds,
+    tokens: Tokens | None = None,
 ) -> WorkerOperations:
     """Build the operations of the worker.
 
+    `tokens` is a parameter because it calls a peer; a writer without a model spends none.
     `backoff` maps the number of failed attempts at a story to a pause in seconds. `interruptions` is for tests that run several
     workers in one process with one subscription to Redis.
     """
@@ -118,6 +121,7 @@ def worker_operations(
         attempts=settings.story_attempts,
         limit=settings.writer_limit,
         backoff=backoff,
+        tokens=tokens if settings.writer in WITH_TOKENS else None,
     )
     return WorkerOperations(
         writing,

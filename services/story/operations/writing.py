@@ -32,10 +32,12 @@ from services.story.adapters.writers import (
 )
 
 from .. import store
+from ..errors import TokenQuotaExceeded
 from ..model import FailureReason, Story, excerpt
 from ..store.progress import Overtaken, Progress
 from .draft import Draft
 from .interruptions import Interruptions
+from .spending import Spending, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -84,12 +86,14 @@ class Writing:
         attempts: int,
         limit: int = 0,
         backoff: Callable[[int], float] = pause_seconds,
+        tokens: Tokens | None = None,
     ) -> None:
         """Set the bounds of attempts.
 
         `lease` is the time between two signs of life. `seconds` bounds one attempt, `life` the time from the request or latest
         retry, `attempts` the failed attempts. `limit` bounds the stories that all workers together write at a time with this
         writer; 0: no bound. `backoff` maps the number of failed attempts to a pause in seconds; a writer may ask for a longer one.
+        `tokens` limits what a person spends; None: nothing does.
         """
         self._db = db
         self._progress = progress
@@ -102,6 +106,7 @@ class Writing:
         self._attempts = attempts
         self._limit = limit
         self._backoff = backoff
+        self._spending = Spending(tokens, attempt_seconds=seconds)
 
     async def write(self, story_id: UUID) -> None:
         """Run an attempt that completes or fails the story. Raises Later when another attempt is due.
@@ -122,7 +127,11 @@ class Writing:
             if left <= 0:
                 await self._fail(story, draft, FailureReason.DEADLINE_EXCEEDED)
                 return
-            async with self._leased(story, draft), asyncio.timeout(min(self._seconds, left)):
+            async with (
+                self._leased(story, draft),
+                self._spending.reserved(story, draft),
+                asyncio.timeout(min(self._seconds, left)),
+            ):
                 await self._fill(story, draft, pieces)
             await self._complete(story, draft)
         except Overtaken:
@@ -130,6 +139,8 @@ class Writing:
                 "story %s attempt %d was overtaken, or erased or cancelled by its owner", story.id, story.attempt
             )
             await self._uncount_failure(story)
+        except TokenQuotaExceeded:
+            await self._fail(story, draft, FailureReason.TOKEN_QUOTA_EXCEEDED)
         except WriterRefused as refused:
             log.warning("story %s attempt %d was refused, %s: %s", story.id, story.attempt, refused.reason, refused)
             await self._fail(story, draft, refused.reason)

@@ -133,7 +133,8 @@ class Story(_message.Message):
     failure_reason: _builtins.str
     """A permanent UPPER_SNAKE reason, in STORY_STATE_FAILED only: WRITER_UNAVAILABLE after too many failed attempts, WORKER_LOST when its
     workers kept dying, DEADLINE_EXCEEDED when it was not finished in time, CONTENT_REFUSED when the writer declined the subject,
-    LANGUAGE_UNSUPPORTED when it does not know the language, WRITER_MISCONFIGURED until an administrator has acted.
+    LANGUAGE_UNSUPPORTED when it does not know the language, WRITER_MISCONFIGURED until an administrator has acted,
+    TOKEN_QUOTA_EXCEEDED when the owner's tokens are used up: a retry helps once the quota's next day has begun.
     """
     prompt_tokens: _builtins.int
     """Tokens that the model read for it, as the writer counts them; 0 when they were not counted, as by a writer without a model or an

@@ -15,6 +15,7 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 __all__ = [
     "LANGUAGES",
+    "WITH_TOKENS",
     "Brief",
     "Continuing",
     "Piece",
@@ -189,6 +190,9 @@ LANGUAGES: Mapping[WriterName, frozenset[str] | None] = {
     "composer": frozenset({"en"}),
 }
 """The languages that each writer writes, as primary subtags (RFC 5646, 2.2.1). None: that depends on the model."""
+
+WITH_TOKENS: frozenset[WriterName] = frozenset({"openai", "local"})
+"""The writers that ask a model, whose tokens cost something."""
 
 
 def primary_subtag(tag: str) -> str:
