@@ -14,6 +14,9 @@ PORTS_OF_A_SERVICE = 10
 EVERY_SERVICE = "*"
 """Value of `calls` that stands for all other services."""
 
+LIMITER = "ratelimit"
+"""The service that any other may ask for leases and reservations, as a value of `calls`."""
+
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
 _FAMILY = re.compile(r"(?!(inbox|memory)$)[a-z][a-z-]*")
 _SETTING = re.compile(r"[A-Z][A-Z0-9_]*")

@@ -20,6 +20,7 @@ from storymesh.ratelimit.v1.lease_service_pb2_grpc import LeaseServiceStub
 
 from kit.errors import MeshError, ResourceExhausted
 from mesh.edge_protocol import RATE_LIMIT_DOMAIN
+from mesh.manifest import LIMITER
 
 from .resources import Resources
 
@@ -175,4 +176,4 @@ class WatchLeases:
 
 def watch_leases(resources: Resources, target: str, watch: str) -> WatchLeases | None:
     """The leases of watches, if there is a limiter to ask."""
-    return WatchLeases(resources.channel("ratelimit"), watch) if target else None
+    return WatchLeases(resources.channel(LIMITER), watch) if target else None

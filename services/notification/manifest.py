@@ -1,6 +1,6 @@
 """Manifest of the notification service."""
 
-from mesh.manifest import ERASURE, INBOX, Manifest
+from mesh.manifest import ERASURE, INBOX, LIMITER, Manifest
 
 _MAIL_FROM = "Storymesh <stories@storymesh.localhost>"
 
@@ -8,7 +8,7 @@ MANIFEST = Manifest(
     port=30,
     database=True,
     workers=1,
-    calls=("auth", "ratelimit", "story"),
+    calls=("auth", LIMITER, "story"),
     keys=("cursor_key", "unsubscribe_key", "address_key"),
     shared_keys=("mesh_key", "seal_key"),
     takes={

@@ -16,6 +16,7 @@ from kit.rpc.resources import Resources
 from kit.rpc.server import Server
 from kit.runtime import process
 from mesh.event_routes import routes
+from mesh.manifest import LIMITER
 
 from .config import StorySettings, StoryWorkerSettings
 from .operations import Operations, operations, worker_operations
@@ -46,7 +47,7 @@ async def serve(settings: StorySettings) -> None:
 
 async def work(settings: StoryWorkerSettings) -> None:
     async with warm_writer(settings) as writer, Resources("story", settings) as resources:
-        tokens = StoryTokens(resources.channel("ratelimit")) if settings.ratelimit_target else None
+        tokens = StoryTokens(resources.channel(LIMITER)) if settings.ratelimit_target else None
         ops = worker_operations(settings, resources, writer, tokens=tokens)
         relay = Relay(resources.db, resources.redis, routes(), service="story", database_url=resources.database_url)
         inboxes = stories_inbox(settings, resources, ops.writing), accounts_inbox(settings, resources, ops.erasing)

@@ -1,13 +1,13 @@
 """What the mesh must know of the story service."""
 
-from mesh.manifest import ERASURE, INBOX, OUTBOX, Manifest
+from mesh.manifest import ERASURE, INBOX, LIMITER, OUTBOX, Manifest
 
 MANIFEST = Manifest(
     port=100,
     ports=34,
     database=True,
     workers=2,
-    calls=("auth", "ratelimit"),
+    calls=("auth", LIMITER),
     keys=("cursor_key", "link_key"),
     takes={
         "story": ("StoryRequested",),

@@ -93,7 +93,7 @@ def test_checking_a_good_file_prints_its_rules(capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out
     assert "15 rules of the domain storymesh; on_no_match: deny" in printed
     assert (
-        "credentials-per-address    class=credentials client_ip=*  10/min, burst 20   closed when Redis is down"
+        "credentials-per-address      class=credentials client_ip=*  10/min, burst 20               closed when Redis is down"
         in printed
     )
 

@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from kit.data import redis as kit_redis
-from kit.events.inbox import Later
+from kit.events.handlers import Later
 from local.harness import Servers
 from services.ratelimit.model.matching import DescriptorEntry
 from services.ratelimit.model.quotas import Period, Quota
