@@ -27,7 +27,8 @@ PEERS = Path(sys.prefix) / "bench"
 """Folder in which `make bench-pipeline` installs the job queues; the mesh runs without it."""
 
 _DEADLINE_SECONDS = 60.0
-_LOOK_SECONDS = 0.01
+_LOOK_SECONDS = 0.05
+"""Pause between two checks that all is done: a check is work for Redis and Postgres, whose time is measured."""
 _FEWEST = 20
 
 

@@ -47,7 +47,7 @@ def create_database(admin_url: str) -> str:
 
 async def drained(redis: Redis, db: Database) -> bool:
     """Whether no event is left. The outbox is checked first, because the relay marks it after adding to the stream."""
-    async with db.transaction() as tx:
+    async with db.single() as tx:
         unpublished = await tx.scalar(select(exists().where(outbox.table.c.published_at.is_(None))))
     return not unpublished and not await redis.xlen(stream_of(_SERVICE))
 
