@@ -149,12 +149,12 @@ async def test_an_event_that_wants_to_come_later_keeps_no_other_waiting(world: W
 
 
 async def test_two_copies_of_an_event_never_come_together(world: World) -> None:
-    twice, other, together = event(), event(), Together(world.db)
-    await send(world.redis, twice, other, twice, twice)
+    twice, other, last, together = event(), event(), event(), Together(world.db)
+    await send(world.redis, twice, other, twice, twice, last)
     async with running(world.inbox(together.handler())):
         await until(world.idle)
-    assert together.batches == [[twice.id, other.id], [twice.id], [twice.id]]
-    assert await world.effects() == [twice.id, other.id]
+    assert together.batches == [[twice.id, other.id], [twice.id], [twice.id, last.id]]
+    assert await world.effects() == ids([twice, other, last])
 
 
 async def test_a_repeat_that_was_put_aside_is_left_out_of_its_batch(world: World) -> None:

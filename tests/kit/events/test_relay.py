@@ -103,6 +103,24 @@ async def test_an_event_exists_exactly_if_its_transaction_committed(db: Database
     assert await relay.publish() == 0
 
 
+async def test_a_worker_that_waits_gets_all_that_is_published_together(
+    db: Database, redis: Redis, relay: Relay
+) -> None:
+    await redis.xgroup_create(stream_of("story"), "workers", id="0", mkstream=True)
+    await request(db, "s1", "s2", "s3")
+
+    async def is_waiting() -> bool:
+        return bool((await redis.info("clients"))["blocked_clients"])
+
+    read = redis.xreadgroup("workers", "w", {stream_of("story"): ">"}, count=10, block=30_000)
+    reading = asyncio.ensure_future(read)
+    await until(is_waiting)
+    assert await relay.publish() == 3
+    answer: Any = await reading
+    ((_, entries),) = answer
+    assert len(entries) == 3
+
+
 async def test_an_event_arrives_as_it_was_written(db: Database, redis: Redis, relay: Relay) -> None:
     with tracing.continued(TRACEPARENT, "request"):
         await request(db, "s1", key="k1")
