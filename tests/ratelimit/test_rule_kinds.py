@@ -192,6 +192,31 @@ def test_without_redis_a_closed_rule_refuses_also_what_a_local_one_would_admit_u
     assert limiter.check(by_user(), by_address()).admitted
 
 
+def test_without_redis_a_local_rule_in_shadow_mode_counts_and_tells_without_refusing() -> None:
+    """Only what passes the other rules counts against it, as with Redis."""
+    tried = rule(
+        "tried", "class=default user", limit=Limit(60, 60, burst=2), shadow=True, on_redis_down=OnRedisDown.LOCAL
+    )
+    strict = rule("strict", "class=default client_ip", limit=Limit(60, 60, burst=5), on_redis_down=OnRedisDown.LOCAL)
+    limiter = Limiter(tried, strict)
+    limiter.away = True
+    assert limiter.admitted(by_user(), by_address(), times=8) == 5
+    assert limiter.counted("tried") == {"admitted": 2, "refused": 0, "shadow": 3}
+    assert limiter.counted("strict") == {"admitted": 5, "refused": 3, "shadow": 0}
+
+
+def test_without_redis_open_and_closed_rules_count_nothing_whether_they_are_in_shadow_mode_or_not() -> None:
+    rules = [
+        rule("open", "class=default user"),
+        rule("open-tried", "class=default user", shadow=True),
+        rule("closed-tried", "class=default user", shadow=True, on_redis_down=OnRedisDown.CLOSED),
+    ]
+    limiter = Limiter(*rules)
+    limiter.away = True
+    assert limiter.admitted(by_user(), times=8) == 8
+    assert [sum(limiter.counted(each.name).values()) for each in rules] == [0, 0, 0]
+
+
 def test_a_blocked_call_is_refused_without_redis_too() -> None:
     limiter = Limiter(rule("banned", "class=default user", action=Action.BLOCK))
     limiter.away = True

@@ -147,8 +147,14 @@ class Buckets:
             return BucketsUnreachable()
         if not plan.local:
             return plan.without_buckets
-        verdicts = self._local.take([charge for _, charge in plan.local])
-        return plan.decided(dict(zip([place for place, _ in plan.local], verdicts, strict=True)))
+        together = {place: charge for place, charge in plan.local if place < len(plan.charges)}
+        verdicts = dict(zip(together, self._local.take(list(together.values())), strict=True))
+        if all(verdict.admits for verdict in verdicts.values()):
+            for place, charge in plan.local:
+                if place not in together:
+                    # In shadow mode, so that it is asked by itself.
+                    (verdicts[place],) = self._local.take([charge])
+        return plan.decided(verdicts)
 
     def _take(self, calls: Sequence[tuple[Charge, ...]], seconds: float) -> list[Taken] | None:
         """The results; None if Redis does not answer in time. The calls may have been debited even so.

@@ -176,7 +176,7 @@ def _planned(check: Check, rules: RuleSet, at: int) -> Plan:
         unmatched,
         without_buckets,
         closed,
-        tuple(_local(with_places, tuple(charges.values())).items()),
+        tuple(_local(with_places, (*charges.values(), *shadow.values())).items()),
         counted,
         max((each.starts for each in windows), default=0),
         min(overrides_end, min((each.ends for each in windows), default=inf)),
