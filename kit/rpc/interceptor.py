@@ -1,4 +1,4 @@
-"""What happens around every call: request log and numbers, error mapping, deadline, access, validation, then the servicer.
+"""What happens around every call: log and numbers, error mapping, load check, deadline, access, validation, then the servicer.
 
 One interceptor does it in that order, so that the order can be read here. A stream stays under the watch of access until it ends.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from time import perf_counter
 from typing import Any, NoReturn, TypeAlias
@@ -49,6 +49,9 @@ Context: TypeAlias = "ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 HandlerOf: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
+LoadCheck = Callable[[], None]
+"""Sheds load: raises a MeshError when a call would find no place, before anything is known of it but its method."""
+
 
 class MeshInterceptor(grpc.aio.ServerInterceptor):
     """Surrounds the methods of `services`; others on the same server (health, reflection) pass untouched."""
@@ -61,8 +64,10 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         *,
         call_seconds: float,
         write_seconds: float,
+        load_checks: Mapping[str, LoadCheck],
     ) -> None:
         self._services = services
+        self._load_checks = load_checks
         self._access = access
         self._metrics = metrics
         self._call_seconds = call_seconds
@@ -89,17 +94,18 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, path: str, metadata: Metadata, handler: Handler) -> Callable[[bytes, Context], Awaitable[Message]]:
         behaviour: Any = handler.unary_unary
+        load_check = self._load_checks.get(path)
 
         async def serve(data: bytes, context: Context) -> Message:
             current_metadata.set(metadata)
             with tracing.serving(path, metadata) as span:
-                async with (
-                    _Call(path, context, span, self._metrics) as call,
-                    deadline.within(_remaining(context), self._call_seconds),
-                ):
-                    request = await self._admit(call, path, handler, data, context)
-                    answer: Message = await behaviour(request, context)
-                    return answer
+                async with _Call(path, context, span, self._metrics) as call:
+                    if load_check:
+                        load_check()
+                    async with deadline.within(_remaining(context), self._call_seconds):
+                        request = await self._admit(call, path, handler, data, context)
+                        answer: Message = await behaviour(request, context)
+                        return answer
                 await call.blame_nobody()
                 await call.abort()
 

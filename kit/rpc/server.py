@@ -21,7 +21,7 @@ from kit.runtime.settings import ServiceSettings
 
 from . import reflection
 from .batches import Batch, BatchHandler, BatchServicer
-from .interceptor import MeshInterceptor
+from .interceptor import LoadCheck, MeshInterceptor
 from .limits import MESSAGE_BYTES, METADATA_BYTES
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class Server:
         self._servicers: dict[str, Callable[[grpc.aio.Server], None]] = {}
         self._foreign: dict[str, Callable[[grpc.aio.Server], None]] = {}
         self._batches: dict[str, Batch] = {}
+        self._load_checks: dict[str, LoadCheck] = {}
         self._background: list[Background] = []
         self.metrics = Metrics()
         """Read at STORYMESH_METRICS_LISTEN while the server runs."""
@@ -83,6 +84,14 @@ class Server:
         """
         path = f"/{service}/{method}"
         self._batches[path] = Batch(path, handler, most)
+
+    def add_load_check(self, method: str, check: LoadCheck) -> None:
+        """Ask before each call of a method of ours with one answer, such as `/storymesh.auth.v1.SessionService/CreateSession`.
+
+        A call that it refuses is logged and counted, and costs nothing else: its message is not read and no token verified. So a
+        flood of calls that would find no place leaves the event loop to others.
+        """
+        self._load_checks[method] = check
 
     def background(self, task: Background) -> None:
         """Runs beside the server. When it raises, the whole process ends, for a supervisor to restart."""
@@ -155,7 +164,14 @@ class Server:
             served = frozenset(self._servicers)
             call_seconds, write_seconds = self._settings.call_seconds, self._settings.write_seconds
             interceptors.append(
-                MeshInterceptor(served, access, self.metrics, call_seconds=call_seconds, write_seconds=write_seconds)
+                MeshInterceptor(
+                    served,
+                    access,
+                    self.metrics,
+                    call_seconds=call_seconds,
+                    write_seconds=write_seconds,
+                    load_checks=self._load_checks,
+                )
             )
         server = self._transport(interceptors)
         for add_to_server in (*self._servicers.values(), *self._foreign.values()):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import lru_cache
 from typing import Any, cast
 
 import grpc
@@ -13,7 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from kit.data.liveness import DependencyAway
-from kit.errors import DeadlineExceeded, Internal, InvalidArgument, MeshError, Unavailable
+from kit.errors import DeadlineExceeded, Internal, InvalidArgument, MeshError, Unavailable, Violation
 from mesh.edge_protocol import ERROR_DOMAIN
 
 from .peer_errors import shown
@@ -51,27 +54,59 @@ def _dependency_down(error: Exception) -> str | None:
 
 def to_status(error: MeshError) -> status_pb2.Status:
     """ErrorInfo first, then what the kind of error adds."""
-    code: int = error.code.value[0]
-    status = status_pb2.Status(code=code, message=str(error))
-    _attach(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=error.metadata))
-    if isinstance(error, InvalidArgument):
-        violations = [
+    violations = error.violations if isinstance(error, InvalidArgument) else ()
+    return _status(
+        error.code,
+        error.reason,
+        str(error),
+        retry_after=error.retry_after,
+        metadata=error.metadata,
+        violations=violations,
+    )
+
+
+def _status(
+    code: grpc.StatusCode,
+    reason: str,
+    message: str,
+    *,
+    retry_after: timedelta | None,
+    metadata: Mapping[str, str] | None = None,
+    violations: Sequence[Violation] = (),
+) -> status_pb2.Status:
+    number: int = code.value[0]
+    status = status_pb2.Status(code=number, message=message)
+    _attach(status, error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN, metadata=metadata))
+    if violations:
+        fields = [
             error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description, reason=v.reason)
-            for v in error.violations
+            for v in violations
         ]
-        _attach(status, error_details_pb2.BadRequest(field_violations=violations))
-    if error.retry_after is not None:
+        _attach(status, error_details_pb2.BadRequest(field_violations=fields))
+    if retry_after is not None:
         delay = duration_pb2.Duration()
-        delay.FromTimedelta(error.retry_after)
+        delay.FromTimedelta(retry_after)
         _attach(status, error_details_pb2.RetryInfo(retry_delay=delay))
     return status
 
 
 def to_grpc(error: MeshError) -> grpc.Status:
     """The status as grpc sends it. A time to wait is also the header `retry-after` (RFC 9110, 10.2.3), in whole seconds."""
-    status: Any = rpc_status.to_status(to_status(error))
-    if error.retry_after is not None:
-        wait = ("retry-after", str(max(1, math.ceil(error.retry_after.total_seconds()))))
+    if isinstance(error, InvalidArgument) or error.metadata:
+        return _to_grpc(to_status(error), error.retry_after)
+    return _plain(error.code, error.reason, str(error), error.retry_after)
+
+
+@lru_cache(maxsize=256)
+def _plain(code: grpc.StatusCode, reason: str, message: str, retry_after: timedelta | None) -> grpc.Status:
+    """A status that holds nothing of its call. Kept, because a flood is refused with the same one each time."""
+    return _to_grpc(_status(code, reason, message, retry_after=retry_after), retry_after)
+
+
+def _to_grpc(rich: status_pb2.Status, retry_after: timedelta | None) -> grpc.Status:
+    status: Any = rpc_status.to_status(rich)
+    if retry_after is not None:
+        wait = ("retry-after", str(max(1, math.ceil(retry_after.total_seconds()))))
         status = status._replace(trailing_metadata=(*status.trailing_metadata, wait))
     return cast("grpc.Status", status)
 

@@ -45,6 +45,8 @@ from .operations.sign_in import CodeSignIn, PasswordSignIn, device_of
 
 Context = ServicerContext[Any, Any]
 
+_SIGN_IN = "/storymesh.auth.v1.SessionService/CreateSession"
+
 _ROLES = {Role.USER: user_pb2.ROLE_USER, Role.ADMIN: user_pb2.ROLE_ADMIN}
 
 
@@ -54,6 +56,7 @@ def add_servicers(server: Server, ops: Operations) -> None:
     server.add(registration_service_pb2_grpc.add_RegistrationServiceServicer_to_server, registration)
     session = SessionServicer(ops.sessions, ops.password_sign_in, ops.code_sign_in, ops.padding)
     server.add(session_service_pb2_grpc.add_SessionServiceServicer_to_server, session)
+    server.add_load_check(_SIGN_IN, ops.passwords.require_place)
     account = AccountServicer(ops.accounts, ops.password_changes, ops.email_changes, ops.email_stops, ops.padding)
     server.add(account_service_pb2_grpc.add_AccountServiceServicer_to_server, account)
     server.add(directory_service_pb2_grpc.add_DirectoryServiceServicer_to_server, DirectoryServicer(ops.accounts))

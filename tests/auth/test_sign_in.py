@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 
@@ -12,12 +13,10 @@ from argon2 import PasswordHasher
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc import StatusCode
 from grpc.aio import AioRpcError
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 from storymesh.auth.v1 import session_service_pb2 as pb
 
 from tests.auth.conftest import PASSWORD, AuthWorld, MakeWorld, session_id_of
-from tests.auth.work import work
+from tests.auth.work import executed, work
 from tests.statuses import detail, raises_status, reason_of
 from tests.waiting import until
 
@@ -114,20 +113,49 @@ async def test_a_sign_in_that_a_password_change_overtakes_opens_no_session(make_
     await world.register(ADA)
     looked_up = asyncio.Event()
 
-    def look(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+    def look(statement: str) -> None:
         if "FROM users" in statement:
             looked_up.set()
 
-    event.listen(Engine, "after_cursor_execute", look)
-    try:
+    with executed(look):
         signing_in = asyncio.create_task(world.sign_in(ADA))
         await looked_up.wait()
         await world.execute("UPDATE users SET password_changed_at = password_changed_at + interval '1 second'")
         with raises_status(StatusCode.UNAUTHENTICATED, "INVALID_CREDENTIALS"):
             await signing_in
-    finally:
-        event.remove(Engine, "after_cursor_execute", look)
     assert await world.scalar("SELECT count(*) FROM sessions") == 1
+
+
+async def test_without_a_place_for_its_password_a_sign_in_is_refused_before_anything_else(
+    make_world: MakeWorld,
+) -> None:
+    """Whatever it says, so that a flood costs little; other calls, and a registration without a password, are not refused."""
+    world = await make_world(password_hash_threads=1)
+    member = await world.register(ADA)
+    requests = [
+        pb.CreateSessionRequest(login=ADA, password=PASSWORD, device_token=member.device_token),
+        pb.CreateSessionRequest(login="nobody@example.org", password=WRONG),
+        pb.CreateSessionRequest(),
+    ]
+    refusals = []
+    with ExitStack() as places:
+        for _ in range(5):  # one at work and four that wait
+            places.enter_context(world.ops.passwords.admitted())
+
+        async def refused() -> None:
+            for request in requests:
+                with pytest.raises(AioRpcError) as raised:
+                    await world.sessions.CreateSession(request)
+                refusals.append(raised.value)
+
+        statements, commands = await work(world, refused)
+        assert await world.account(member)
+    assert {(each.code(), reason_of(each)) for each in refusals} == {(StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")}
+    assert {detail(each, RetryInfo) is not None for each in refusals} == {True}
+    assert len({str(each.trailing_metadata()) for each in refusals}) == 1
+    assert statements == []
+    assert "cmdstat_eval" not in commands
+    assert await world.sign_in(ADA)
 
 
 class TestAlikeness:

@@ -72,6 +72,11 @@ class Passwords:
         # In another thread, because shutdown blocks until the running hashes, under a second each, are done.
         await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
 
+    def require_place(self) -> None:
+        """Raise Overloaded if no further block would be admitted now."""
+        if self._admissions == 0:
+            raise Overloaded(retry_after=_RETRY_AFTER)
+
     @contextlib.contextmanager
     def admitted(self) -> Iterator[None]:
         """Admit a block that will check a password, if a thread can be free for it in time. Raises Overloaded.
@@ -79,8 +84,7 @@ class Passwords:
         Refuses before any work is done: no more calls are admitted than can wait for a thread, so that a flood leaves the database
         free.
         """
-        if self._admissions == 0:
-            raise Overloaded(retry_after=_RETRY_AFTER)
+        self.require_place()
         self._admissions -= 1
         try:
             yield

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -23,7 +24,7 @@ from storymesh.story.v1.story_pb2 import Story
 from storymesh.story.v1.story_service_pb2 import DESCRIPTOR, CreateStoryRequest, GetStoryRequest, GetStoryResponse
 from storymesh.story.v1.story_service_pb2_grpc import StoryServiceServicer, add_StoryServiceServicer_to_server
 
-from kit.errors import FailedPrecondition
+from kit.errors import FailedPrecondition, ResourceExhausted
 from kit.identity.access import AccessControl
 from kit.identity.caller import caller_of, current_caller, origin_of
 from kit.rpc import deadline
@@ -252,6 +253,31 @@ async def test_a_servicer_sees_the_callers_time_less_what_is_kept(desk: RunningD
     # gRPC sends whole milliseconds, rounded up.
     assert short <= 0.781
     assert 0.8 < longest <= desk.settings.call_seconds
+
+
+async def test_a_load_check_refuses_before_the_message_is_read_and_the_call_is_logged(
+    desk: RunningDesk, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = True
+
+    def check() -> None:
+        if full:
+            raise ResourceExhausted(retry_after=timedelta(seconds=1))
+
+    desk.server.add_load_check(f"/{desks.NAME}/AskPublic", check)
+    unreadable: Any = desk.channel.unary_unary(f"/{desks.NAME}/AskPublic")
+    for _ in range(2):
+        with raises_status(StatusCode.RESOURCE_EXHAUSTED, "RESOURCE_EXHAUSTED"):
+            await unreadable(b"\xff")
+    assert desk.desk.calls == 0
+    await until(lambda: len(lines(caplog)) == 2)
+    assert {vars(line)["error.code"] for line in lines(caplog)} == {"RESOURCE_EXHAUSTED"}
+    # Other methods are not asked, and this one is again each time.
+    await desk.stub.user(ANYTHING, metadata=bearer(desk.issuer.token(ALICE)))
+    full = False
+    await desk.stub.public(ANYTHING)
+    with raises_status(StatusCode.INVALID_ARGUMENT, "REQUEST_MALFORMED"):
+        await unreadable(b"\xff")
 
 
 async def test_a_call_that_takes_too_long_is_ended_and_told_so(desk: RunningDesk) -> None:

@@ -96,6 +96,32 @@ def test_a_time_to_wait_is_also_a_header_in_whole_seconds() -> None:
     assert "retry-after" not in dict(to_grpc(errors.NotFound()).trailing_metadata or ())
 
 
+def test_no_error_gets_the_status_of_another() -> None:
+    class Busy(errors.ResourceExhausted):
+        reason = "BUSY"
+
+    class Full(errors.ResourceExhausted):
+        reason = "BUSY"
+        message = "nothing is free"
+
+    second, minute = timedelta(seconds=1), timedelta(minutes=1)
+    different = [
+        errors.ResourceExhausted(),
+        errors.ResourceExhausted(retry_after=second),
+        errors.ResourceExhausted(retry_after=minute),
+        Busy(retry_after=second),
+        Full(retry_after=second),
+        Busy(retry_after=second, story_id=1),
+        Busy(retry_after=second, story_id=2),
+        errors.InvalidArgument([]),
+        errors.InvalidArgument([errors.Violation("theme", "is blank")]),
+    ]
+    for error in (*different, *reversed(different)):
+        sent = dict(to_grpc(error).trailing_metadata or ())
+        assert sent["grpc-status-details-bin"] == to_status(error).SerializeToString()
+        assert ("retry-after" in sent) == (error.retry_after is not None)
+
+
 def test_without_a_time_to_come_back_none_is_told() -> None:
     assert detail(to_status(errors.NotFound()), error_details_pb2.RetryInfo) is None
 
