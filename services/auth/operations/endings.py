@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -52,12 +53,8 @@ class Endings:
             await self._tell(tx, user_id, reason, count)
         return count
 
-    async def end_surplus(self, tx: Transaction, user_id: UUID, *, most: int, opened: UUID) -> None:
-        """End the sessions unused longest that exceed the limit, but not the one just opened.
-
-        The transaction holds the account's lock.
-        """
-        ended = await store.sessions.revoke_surplus(tx, user_id, self._clock(), keep=most - 1, but=opened)
+    async def surplus_ended(self, tx: Transaction, user_id: UUID, ended: Sequence[UUID]) -> None:
+        """Revoke the tokens of sessions that ended because there were too many, and tell of it."""
         if ended:
             until = self._until()
             await store.revocations.insert(tx, [Revocation(RevocationKind.SESSION, str(each), until) for each in ended])

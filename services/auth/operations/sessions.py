@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -106,10 +107,12 @@ class Sessions:
             rotated_at=now,
             repeats=0,
         )
-        session = await store.sessions.insert(tx, session)
-        await self._endings.end_surplus(tx, user.id, most=self._most, opened=session.id)
         known = device_token and self._device_tokens.name_of(device_token, user.id)
-        if not (known or registering or await self._is_familiar(tx, session)):
+        unknown = not (known or registering)
+        inserted = await store.sessions.insert(tx, session, most=self._most, with_addresses=unknown)
+        session = inserted.session
+        await self._endings.surplus_ended(tx, user.id, inserted.surplus)
+        if unknown and not _is_familiar(device, inserted.addresses):
             await outbox.add(tx, self._mails.new_device(session), key=user.id)
         return SignedIn(
             session.id,
@@ -117,11 +120,6 @@ class Sessions:
             self._tokens(session, user, refresh_token),
             device_token if known else self._device_tokens.make(user.id),
         )
-
-    async def _is_familiar(self, tx: Transaction, session: Session) -> bool:
-        """Whether the account had a session of the same agent, name and network: many clients do not store device tokens."""
-        there = await store.sessions.addresses(tx, session)
-        return network_of(session.device.ip) in map(network_of, there)
 
     async def refresh(self, text: str, origin: Origin) -> Tokens:
         """Exchange a refresh token for its successor and a new access token.
@@ -230,3 +228,8 @@ class Sessions:
             refresh_token=refresh_token,
             refresh_expires_at=session.expires_at,
         )
+
+
+def _is_familiar(device: Device, addresses: Sequence[str]) -> bool:
+    """Whether the account had a session of the same agent, name and network: many clients do not store device tokens."""
+    return network_of(device.ip) in map(network_of, addresses)

@@ -9,13 +9,17 @@ from sqlalchemy import delete, insert, select, update
 from uuid_utils.compat import uuid7
 
 from kit.data.database import Transaction
+from kit.data.prepared import Prepared
 
 from ..model import AuditEntry
 from ..tables import audit_entries, audit_erasures
 from .batches import MOST, delete_some
 
 # Built once, because every sign-in runs it.
-_APPEND = insert(audit_entries)
+_APPEND = Prepared(
+    insert(audit_entries),
+    columns=("id", "occurred_at", "action", "reason", "actor_id", "subject_id", "session_id", "ip", "user_agent"),
+)
 
 
 async def append(tx: Transaction, entry: AuditEntry, now: datetime) -> None:
@@ -30,7 +34,7 @@ async def append(tx: Transaction, entry: AuditEntry, now: datetime) -> None:
         "ip": entry.origin.ip,
         "user_agent": entry.origin.user_agent,
     }
-    await tx.execute(_APPEND, values)
+    await _APPEND.execute(tx, values)
 
 
 async def erase_person(tx: Transaction, user_id: UUID) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
     BindParameter,
+    Boolean,
     ColumnElement,
     DateTime,
     Integer,
     Select,
+    Text,
     Uuid,
+    any_,
     bindparam,
+    case,
     exists,
     func,
     or_,
@@ -22,10 +27,12 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy import insert as insert_into
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine.row import RowMapping
 
 from kit.data.database import Transaction
 from kit.data.paging import PageRequest
+from kit.data.prepared import Prepared, Row
 
 from ..model import Device, RevokeReason, Session, SignInMethod, User
 from ..tables import sessions, users
@@ -37,32 +44,49 @@ _Time = datetime | BindParameter[datetime]
 _owner = users.alias("owner")
 
 
-async def insert(tx: Transaction, session: Session) -> Session:
-    """Insert the session and return it as stored: with the account's epoch."""
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """A session as stored, with the account's epoch, and what its insertion found."""
+
+    session: Session
+    surplus: Sequence[UUID]
+    """The sessions that were ended because there are more than there may be, MOST at a time."""
+    addresses: Sequence[str]
+    """The addresses at which the owner's other sessions with this agent and name were last used, ended sessions included."""
+
+
+async def insert(tx: Transaction, session: Session, *, most: int, with_addresses: bool) -> Inserted:
+    """Insert the session and end the surplus of live ones, those unused longest first, in one statement.
+
+    The caller holds the account's lock. The addresses are looked up only `with_addresses`.
+    """
+    device = session.device
     values = {
-        "id": session.id,
-        "user_id": session.user_id,
-        "device_name": session.device.name,
-        "user_agent": session.device.user_agent,
-        "ip": session.device.ip,
-        "methods": list(session.methods),
-        "created_at": session.created_at,
-        "last_used_at": session.last_used_at,
-        "expires_at": session.expires_at,
-        "ends_at": session.ends_at,
-        "generation": session.generation,
-        "nonce": session.nonce,
-        "token_digest": session.token_digest,
-        "rotated_at": session.rotated_at,
-        "repeats": session.repeats,
+        "new_id": session.id,
+        "owner_id": session.user_id,
+        "named": device.name,
+        "agent": device.user_agent,
+        "new_ip": device.ip,
+        "new_methods": list(session.methods),
+        "at": session.created_at,
+        "new_last_used_at": session.last_used_at,
+        "new_expires_at": session.expires_at,
+        "new_ends_at": session.ends_at,
+        "new_generation": session.generation,
+        "new_nonce": session.nonce,
+        "new_token_digest": session.token_digest,
+        "new_rotated_at": session.rotated_at,
+        "new_repeats": session.repeats,
+        "kept": most - 1,
+        "with_addresses": with_addresses,
     }
-    epoch: int = (await tx.execute(_INSERT, values)).scalar_one()
-    return replace(session, epoch=epoch)
+    (row,) = await (_INSERT_NAMED if device.has_own_name else _INSERT).execute(tx, values)
+    return Inserted(replace(session, epoch=row["epoch"]), row["surplus"], row["addresses"] or [])
 
 
 async def find(tx: Transaction, session_id: UUID) -> tuple[Session, User] | None:
     """The session and its owner, or None."""
-    row = (await tx.execute(_WITH_OWNER, {"session_id": session_id})).mappings().one_or_none()
+    row = await _WITH_OWNER.one_or_none(tx, {"session_id": session_id})
     return (replace(_session(row), outdated=row["outdated"]), user_of(row, "owner_")) if row else None
 
 
@@ -73,14 +97,6 @@ async def page(tx: Transaction, user_id: UUID, request: PageRequest, now: dateti
         query = query.where(sessions.c.id < request.before)
     rows = await tx.execute(query.order_by(sessions.c.id.desc()).limit(request.size + 1))
     return [_session(row) for row in rows.mappings()]
-
-
-async def addresses(tx: Transaction, session: Session) -> Sequence[str]:
-    """The addresses at which the owner's other sessions with this agent and name were last used, ended sessions included."""
-    device = session.device
-    values = {"owner_id": session.user_id, "opened": session.id, "agent": device.user_agent, "named": device.name}
-    query = _ADDRESSES_OF_NAME if device.has_own_name else _ADDRESSES
-    return list((await tx.execute(query, values)).scalars())
 
 
 async def is_live(tx: Transaction, session_id: UUID, now: datetime) -> bool:
@@ -117,7 +133,7 @@ async def rotate(
         "address": ip,
         "agent": user_agent,
     }
-    row = (await tx.execute(_ROTATE, values)).mappings().one_or_none()
+    row = await _ROTATE.one_or_none(tx, values)
     return _session(row) if row else None
 
 
@@ -173,15 +189,6 @@ async def _count(tx: Transaction, which: ColumnElement[bool]) -> int:
     return counted
 
 
-async def revoke_surplus(tx: Transaction, user_id: UUID, now: datetime, *, keep: int, but: UUID) -> Sequence[UUID]:
-    """End the surplus of live sessions, those unused longest first, except two. Returns their ids, MOST at a time.
-
-    The caller holds the account's lock.
-    """
-    values = {"owner_id": user_id, "at": now, "kept": keep, "opened": but}
-    return list((await tx.execute(_REVOKE_SURPLUS, values)).scalars())
-
-
 async def mark_some(tx: Transaction, now: datetime) -> int:
     """Mark rows of sessions that ended with their epoch. Returns how many, 0 when none is left."""
     # Skip locked rows: the account's transaction that holds them writes the mark as well.
@@ -201,7 +208,9 @@ async def _mark(
     tx: Transaction, which: Select[tuple[UUID]], still: ColumnElement[bool], reason: RevokeReason, now: datetime
 ) -> int:
     """Mark the rows. `still` is evaluated again for a row that another transaction has written meanwhile."""
-    statement = update(sessions).where(sessions.c.id.in_(which), still)
+    # As an array, for the reason that `_insertion` gives.
+    these = func.array(which.scalar_subquery(), type_=ARRAY(Uuid))
+    statement = update(sessions).where(sessions.c.id == any_(these), still)
     return (await tx.execute(statement.values(revoked_at=now, revoke_reason=reason))).rowcount
 
 
@@ -234,7 +243,7 @@ def _of_this_epoch() -> ColumnElement[bool]:
     return exists().where(_owner.c.id == sessions.c.user_id, this).correlate(sessions)
 
 
-def _session(row: RowMapping) -> Session:
+def _session(row: RowMapping | Row) -> Session:
     return Session(
         id=row["id"],
         user_id=row["user_id"],
@@ -259,42 +268,80 @@ def _session(row: RowMapping) -> Session:
 
 # Built once: SQLAlchemy takes as long to build a statement as Postgres to run it, and every sign-in or refresh runs these.
 
-_INSERT = insert_into(sessions).returning(sessions.c.epoch)
-
 _OWNER_ID = bindparam("owner_id", type_=Uuid)
-_OPENED = bindparam("opened", type_=Uuid)
+_AGENT = bindparam("agent", type_=Text)
+_NAMED = bindparam("named", type_=Text)
 _AT = bindparam("at", type_=DateTime(timezone=True))
+_GIVEN: Mapping[str, BindParameter[Any]] = {
+    "user_id": _OWNER_ID,
+    "device_name": _NAMED,
+    "user_agent": _AGENT,
+    "created_at": _AT,
+    **{
+        name: bindparam(f"new_{name}", type_=sessions.c[name].type)
+        for name in (
+            *("id", "ip", "methods", "last_used_at", "expires_at", "ends_at"),
+            *("generation", "nonce", "token_digest", "rotated_at", "repeats"),
+        )
+    },
+}
 
-_SURPLUS = (
-    select(sessions.c.id)
-    .where(_live_of(_OWNER_ID, _AT), sessions.c.id != _OPENED)
-    .order_by(sessions.c.last_used_at.desc(), sessions.c.id.desc())
-    .offset(bindparam("kept", type_=Integer))
-    .limit(MOST)
-)
-_REVOKE_SURPLUS = (
-    update(sessions)
-    .where(sessions.c.id.in_(_SURPLUS), _live_in(_OWNER_ID, _AT))
-    .values(revoked_at=_AT, revoke_reason=RevokeReason.TOO_MANY)
-    .returning(sessions.c.id)
-)
+_others = sessions.alias("others")
 
-_ADDRESSES = (
-    select(sessions.c.ip)
-    .where(sessions.c.user_id == _OWNER_ID, sessions.c.id != _OPENED, sessions.c.user_agent == bindparam("agent"))
-    .order_by(sessions.c.id.desc())
-    .limit(MOST)
-)
-_ADDRESSES_OF_NAME = _ADDRESSES.where(sessions.c.device_name == bindparam("named"))
 
-_WITH_OWNER = (
+def _insertion(*alike: ColumnElement[bool]) -> Prepared:
+    """The statement of `insert`. Its parts see neither the new session nor each other's changes."""
+    opened = insert_into(sessions).values(_GIVEN).returning(sessions.c.epoch).cte("opened")
+    too_many = (
+        select(sessions.c.id)
+        .where(_live_of(_OWNER_ID, _AT))
+        .order_by(sessions.c.last_used_at.desc(), sessions.c.id.desc())
+        .offset(bindparam("kept", type_=Integer))
+        .limit(MOST)
+    )
+    surplus = (
+        update(sessions)
+        # As an array, because it is made once: with IN, Postgres may choose to sort the account's sessions again for each session
+        # of all accounts. Whether they live is evaluated again for rows that another transaction has written meanwhile.
+        .where(
+            sessions.c.id == any_(func.array(too_many.scalar_subquery(), type_=ARRAY(Uuid))),
+            _live_of(_OWNER_ID, _AT),
+        )
+        .values(revoked_at=_AT, revoke_reason=RevokeReason.TOO_MANY)
+        .returning(sessions.c.id)
+        .cte("surplus")
+    )
+    seen = (
+        select(_others.c.ip)
+        .where(_others.c.user_id == _OWNER_ID, _others.c.user_agent == _AGENT, *alike)
+        .order_by(_others.c.id.desc())
+        .limit(MOST)
+        .subquery("seen")
+    )
+    addresses = func.array(select(seen.c.ip).distinct().scalar_subquery(), type_=ARRAY(Text))
+    return Prepared(
+        select(
+            select(opened.c.epoch).scalar_subquery().label("epoch"),
+            func.array(select(surplus.c.id).scalar_subquery(), type_=ARRAY(Uuid)).label("surplus"),
+            # Not evaluated without need: a person's sessions may be many.
+            case((bindparam("with_addresses", type_=Boolean), addresses)).label("addresses"),
+        )
+    )
+
+
+_INSERT = _insertion()
+_INSERT_NAMED = _insertion(_others.c.device_name == _NAMED)
+
+_WITH_OWNER = Prepared(
     # The owner's columns have labels, because both tables have an id and a creation time.
-    select(sessions, ~_of_this_epoch().label("outdated"), *(column.label(f"owner_{column.name}") for column in users.c))
+    select(
+        sessions, (~_of_this_epoch()).label("outdated"), *(column.label(f"owner_{column.name}") for column in users.c)
+    )
     .join(users, users.c.id == sessions.c.user_id)
     .where(sessions.c.id == bindparam("session_id"))
 )
 
-_ROTATE = (
+_ROTATE = Prepared(
     update(sessions)
     .where(
         sessions.c.id == bindparam("session_id"),

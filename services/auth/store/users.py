@@ -14,17 +14,20 @@ from sqlalchemy.engine.row import RowMapping
 from sqlalchemy.exc import IntegrityError
 
 from kit.data.database import Transaction
+from kit.data.prepared import Prepared, Row
 from kit.identity.caller import Role
 
 from ..model import Credentials, Profile, User, canonical_email, canonical_username
 from ..tables import users
 
 # Built once, because every sign-in and every mail runs them.
-_BY_ID = select(users).where(users.c.id == bindparam("user_id"))
-_BY_LOGIN = select(users).where(
-    or_(users.c.email_canonical == bindparam("login"), users.c.username_canonical == bindparam("login"))
+_BY_ID = Prepared(select(users).where(users.c.id == bindparam("user_id")))
+_BY_LOGIN = Prepared(
+    select(users).where(
+        or_(users.c.email_canonical == bindparam("login"), users.c.username_canonical == bindparam("login"))
+    )
 )
-_HELD = (
+_HELD = Prepared(
     select(users)
     .where(
         users.c.id == bindparam("user_id"),
@@ -59,7 +62,7 @@ async def insert(tx: Transaction, user: User, password_hash: str | None) -> bool
 
 
 async def find(tx: Transaction, user_id: UUID) -> User | None:
-    row = (await tx.execute(_BY_ID, {"user_id": user_id})).mappings().one_or_none()
+    row = await _BY_ID.one_or_none(tx, {"user_id": user_id})
     return user_of(row) if row else None
 
 
@@ -71,12 +74,11 @@ async def find_by_email(tx: Transaction, email: str) -> User | None:
 
 async def find_credentials(tx: Transaction, canonical_login: str) -> Credentials | None:
     """Find the account by address or username. Only addresses have an @, so at most one account matches."""
-    return _credentials((await tx.execute(_BY_LOGIN, {"login": canonical_login})).mappings().one_or_none())
+    return _credentials(await _BY_LOGIN.one_or_none(tx, {"login": canonical_login}))
 
 
 async def credentials_of(tx: Transaction, user_id: UUID) -> Credentials | None:
-    query = select(users).where(users.c.id == user_id)
-    return _credentials((await tx.execute(query)).mappings().one_or_none())
+    return _credentials(await _BY_ID.one_or_none(tx, {"user_id": user_id}))
 
 
 async def lock(tx: Transaction, user_id: UUID) -> Credentials | None:
@@ -107,7 +109,7 @@ async def hold_password(tx: Transaction, user_id: UUID, changed_at: datetime) ->
 
     None if the password was changed or disabled, or the account deleted.
     """
-    row = (await tx.execute(_HELD, {"user_id": user_id, "changed_at": changed_at})).mappings().one_or_none()
+    row = await _HELD.one_or_none(tx, {"user_id": user_id, "changed_at": changed_at})
     return user_of(row) if row else None
 
 
@@ -185,7 +187,7 @@ def profile_values(profile: Profile) -> dict[str, Any]:
     }
 
 
-def profile_of(row: RowMapping, prefix: str = "") -> Profile:
+def profile_of(row: RowMapping | Row, prefix: str = "") -> Profile:
     return Profile(
         email=row[prefix + "email"],
         username=row[prefix + "username"],
@@ -195,7 +197,7 @@ def profile_of(row: RowMapping, prefix: str = "") -> Profile:
     )
 
 
-def user_of(row: RowMapping, prefix: str = "") -> User:
+def user_of(row: RowMapping | Row, prefix: str = "") -> User:
     """The user in a row. `prefix` is the label of its columns in a join."""
     return User(
         id=row[prefix + "id"],
@@ -206,7 +208,7 @@ def user_of(row: RowMapping, prefix: str = "") -> User:
     )
 
 
-def _credentials(row: RowMapping | None) -> Credentials | None:
+def _credentials(row: RowMapping | Row | None) -> Credentials | None:
     if row is None:
         return None
     return Credentials(
