@@ -41,7 +41,7 @@ INSTALLED = (
 # No wheel has these as modules for the google.protobuf runtime, so they are generated together with our own.
 ALSO_GENERATED = ("buf/validate/validate.proto",)
 # Foreign contracts that we serve: generated like our own, but neither linted nor served at the edge.
-FOREIGN = ("foreign/rls.proto",)
+FOREIGN = ("foreign/rls.proto", "foreign/rlqs.proto")
 # Imports of contracts that only define options; the first one is ours. google/api/httpbody.proto is a message, which stays.
 OPTIONS = ("storymesh/options/", "buf/validate/", "google/api/annotations.proto")
 # Error details are sent as Any, so the edge can render them only if its descriptor set has their types.

@@ -23,6 +23,7 @@ from .contenders import Limiter
 _PEER = "envoyproxy/ratelimit"
 _GOALS = {1: ">= 1.0", 16: ">= 1.5", 64: ">= 2", 256: ">= 2"}
 """Goals for the ratio of checks a second, by the number of checks in flight."""
+_QUOTAS_GOAL = ">= 0.9"
 _CONNECTIONS = 16
 _PRINTED_WIDTH = 132
 
@@ -60,6 +61,7 @@ def measure(folder: Path, length: Length) -> tuple[list[Row], list[str]]:
         if contenders.peer_installed():
             limiters[_PEER] = stack.enter_context(contenders.peer(mesh, folder))
         ports = {name: stack.enter_context(contenders.edge(folder, limiter)) for name, limiter in limiters.items()}
+        ports["quotas"] = stack.enter_context(contenders.edge(folder, limiters["ours"], quotas=True))
         ports["no limit"] = stack.enter_context(contenders.edge(folder, None))
 
         def redis_seconds() -> float:
@@ -82,7 +84,14 @@ def measure(folder: Path, length: Length) -> tuple[list[Row], list[str]]:
     rows = [row for in_flight in _GOALS for row in _rows(in_flight, costs)]
     unlimited = statistics.median(rates.pop("no limit"))
     rows += [
-        Row(f"requests through Envoy, {name}", statistics.median(each), "/s", "no limit", unlimited)
+        Row(
+            f"requests through Envoy, {name}",
+            statistics.median(each),
+            "/s",
+            "no limit",
+            unlimited,
+            _QUOTAS_GOAL if name == "quotas" else "",
+        )
         for name, each in rates.items()
     ]
     return rows, _notes()
@@ -132,7 +141,8 @@ def _notes() -> list[str]:
         "Requests that are the same byte for byte are decoded once and kept by our limiter, as those of one person in one class of "
         "methods are.",
         f"Through Envoy: {_CONNECTIONS} connections of HTTP/1.1 with one request in flight each, to an Envoy of two threads that "
-        "asks the limiter about each request and answers from a listener of its own.",
+        "asks the limiter about each request and answers from a listener of its own. With quotas it decides by itself, by address and by "
+        "person, with tokens that our limiter hands it.",
     ]
 
 

@@ -31,13 +31,19 @@ _REMEMBERED = 4096
 """Verified tokens that each worker thread remembers, the latest used: some 2 KB each."""
 
 
-def jwt_authn(settings: Authentication, contract: Contract) -> Config:
-    """The jwt_authn filter. Paths without a rule need a token, so a new path is closed until the contract opens it."""
+def jwt_authn(settings: Authentication, contract: Contract, *, subject_header: str = "") -> Config:
+    """The jwt_authn filter. Paths without a rule need a token, so a new path is closed until the contract opens it.
+
+    With `subject_header` it writes the person's id into that header of the request.
+    """
+    provider = _provider(settings)
+    if subject_header:
+        provider["claim_to_headers"] = [{"header_name": subject_header, "claim_name": "sub"}]
     rules = [rule for method in contract.exposed for rule in _rules(method)]
     return extension(
         FILTER,
         "extensions.filters.http.jwt_authn.v3.JwtAuthentication",
-        providers={_PROVIDER: _provider(settings)},
+        providers={_PROVIDER: provider},
         rules=[*rules, {"match": {"prefix": "/"}, "requires": {"provider_name": _PROVIDER}}],
         bypass_cors_preflight=True,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge import listeners
+from edge import listeners, quotas
 from edge.clusters import RATE_LIMIT_CLUSTER, clusters, socket_address
 from edge.config import Config, typed
 from edge.observability import application_log
@@ -24,6 +24,7 @@ def bootstrap(settings: Settings, contract: Contract) -> Config:
         raise SettingsError(
             f"rate_limit.on_failure: the contract has no rate-limit class {', '.join(unknown)}; it has {', '.join(classes)}"
         )
+    quotas.require_fit(settings.rate_limit, classes)
     return {
         "node": {"id": "edge", "cluster": "edge"},
         # Not subject to the connection limit: a flood must not lock the operator out.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge import cors
+from edge import cors, quotas
 from edge.authentication import JWKS_METHOD, jwt_authn
 from edge.bodies import strict_bodies
 from edge.clusters import ADMIN_CLUSTER, socket_address
@@ -158,7 +158,12 @@ def _filters(settings: Settings, contract: Contract) -> list[Config]:
         strict_bodies(contract),
         scripts(),
         transcoder(settings.files.contract, contract.transcoded_services, settings.sizes),
-        jwt_authn(settings.authentication, contract),
+        jwt_authn(
+            settings.authentication,
+            contract,
+            subject_header=quotas.USER_HEADER if settings.rate_limit.quota_classes else "",
+        ),
+        *quotas.filters(contract, settings.rate_limit),
         *global_limits(settings.rate_limit),
         explained(),
         _router(),

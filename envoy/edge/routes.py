@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from edge import cors
+from edge import cors, quotas
 from edge.authentication import JWKS_METHOD, without_token
 from edge.config import Config, header, seconds, typed
 from edge.limits import CLIENT_NETWORK_HEADER, rate_limits, without_local_limit
@@ -88,10 +88,12 @@ def _method(method: Method, settings: Settings) -> Config:
             "host_rewrite_literal": method.area,
             **limits,
             "retry_policy": _retries(method),
-            "rate_limits": rate_limits(method, settings.rate_limit),
+            "rate_limits": []
+            if quotas.decides(method, settings.rate_limit)
+            else rate_limits(method, settings.rate_limit),
         },
         "request_headers_to_add": deadline,
-        "request_headers_to_remove": [CLIENT_NETWORK_HEADER],
+        "request_headers_to_remove": [CLIENT_NETWORK_HEADER, quotas.USER_HEADER],
         "tracing": method_tracing(method, settings.tracing),
         "typed_per_filter_config": _script(method),
     }

@@ -142,6 +142,12 @@ class RateLimit(_Section):
         "is denied: guessing passwords and spending computing time must not become free. Reading must not stop, and nobody be "
         "signed out.",
     )
+    quota_classes: tuple[str, ...] = Field(
+        default=(),
+        description="Rate-limit classes of which the edge decides by itself: the limiter hands it tokens by the quota protocol "
+        "(RLQS). Such calls cost no question, but tell no limits in headers; docs/rate-limits.md says what else is different. Only "
+        "classes whose calls pass while the limiter does not answer.",
+    )
     local: LocalLimit = LocalLimit()
 
 

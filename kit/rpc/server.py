@@ -51,14 +51,17 @@ class Server:
         optional: Mapping[str, Check] | None = None,
         check_every_seconds: float = EVERY_SECONDS,
         check_seconds: float = CHECK_SECONDS,
+        message_bytes: int = MESSAGE_BYTES,
     ) -> None:
         self._settings = settings
         self._required = required
         self._optional = optional or {}
         self._check_every_seconds = check_every_seconds
         self._check_seconds = check_seconds
+        self._message_bytes = message_bytes
         self._servicers: dict[str, Callable[[grpc.aio.Server], None]] = {}
         self._foreign: dict[str, Callable[[grpc.aio.Server], None]] = {}
+        self._traced: list[str] = []
         self._batches: dict[str, Batch] = {}
         self._load_checks: dict[str, LoadCheck] = {}
         self._background: list[Background] = []
@@ -73,9 +76,15 @@ class Server:
         """A service of ours, whose methods carry policies."""
         self._servicers[_full_name(add_to_server, servicer)] = partial(add_to_server, servicer)
 
-    def add_foreign(self, add_to_server: AddToServer[S], servicer: S) -> None:
-        """A foreign contract without policies (Envoy's), to be reached on an internal network only."""
-        self._foreign[_full_name(add_to_server, servicer)] = partial(add_to_server, servicer)
+    def add_foreign(self, add_to_server: AddToServer[S], servicer: S, *, traced: bool = True) -> None:
+        """A foreign contract without policies (Envoy's), to be reached on an internal network only.
+
+        Not to be traced are streams without an end: their span would have none. A traced stream has to be a generator.
+        """
+        name = _full_name(add_to_server, servicer)
+        self._foreign[name] = partial(add_to_server, servicer)
+        if traced:
+            self._traced.append(name)
 
     def add_batched(self, service: str, method: str, handler: BatchHandler, *, most: int = 256) -> None:
         """A method of a foreign contract whose calls are answered together, at most so many at once.
@@ -153,9 +162,9 @@ class Server:
         self, access_tokens: AccessTokens | None, service_tokens: ServiceTokens | None
     ) -> tuple[grpc.aio.Server, Health]:
         interceptors: list[grpc.aio.ServerInterceptor] = []
-        if self._foreign:
+        if self._traced:
             # Only these: our own services' calls are traced by the interceptor below, and probes would drown the rest.
-            traced = filters.any_of(*[filters.service_name(name) for name in self._foreign])
+            traced = filters.any_of(*[filters.service_name(name) for name in self._traced])
             interceptors.append(aio_server_interceptor(filter_=traced))  # type: ignore[no-untyped-call]
         if self._servicers:
             if access_tokens is None or service_tokens is None:
@@ -201,7 +210,7 @@ class Server:
             interceptors=interceptors,
             options=[
                 ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", MESSAGE_BYTES),
+                ("grpc.max_receive_message_length", self._message_bytes),
                 ("grpc.max_metadata_size", METADATA_BYTES),
                 ("grpc.absolute_max_metadata_size", METADATA_BYTES),
                 ("grpc.keepalive_permit_without_calls", 1),

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from foreign.rlqs_pb2_grpc import add_RateLimitQuotaServiceServicer_to_server
 from storymesh.ops.v1.rate_limit_service_pb2_grpc import add_RateLimitServiceServicer_to_server
 from storymesh.ratelimit.v1.lease_service_pb2_grpc import add_LeaseServiceServicer_to_server
 from storymesh.ratelimit.v1.reservation_service_pb2_grpc import add_ReservationServiceServicer_to_server
@@ -21,6 +22,7 @@ from .config import RateLimitSettings
 from .operations import operations
 from .operations.classes import EDGE_DOMAIN
 from .servicer import METHOD, SERVICE, LeaseServicer, RateLimits, RateLimitServicer, ReservationServicer
+from .servicer.assignments import REPORT_BYTES, AssignmentStreams
 from .store.buckets import MOST_CALLS
 from .store.rules_file import BadRules
 
@@ -33,7 +35,12 @@ async def serve(settings: RateLimitSettings) -> None:
             sys.exit(str(error))
         # Redis is optional for readiness: without it each rule states its answer, which Envoy could not get from an unhealthy
         # server. Nor do rules that cannot be read take it away: those in force stay.
-        server = Server(settings, required={}, optional={"redis": resources.redis.ping, "rules": ops.rules.check})
+        server = Server(
+            settings,
+            required={},
+            optional={"redis": resources.redis.ping, "rules": ops.rules.check},
+            message_bytes=REPORT_BYTES,
+        )
         ops.buckets.counts.show_in(server.metrics)
         ops.rules.show_in(server.metrics)
         server.add_batched(SERVICE, METHOD, RateLimits(ops.buckets).answer, most=MOST_CALLS)
@@ -41,6 +48,13 @@ async def serve(settings: RateLimitSettings) -> None:
         server.add(add_LeaseServiceServicer_to_server, LeaseServicer(ops.leases))
         server.add(add_ReservationServiceServicer_to_server, ReservationServicer(ops.reservations))
         server.add(add_RateLimitServiceServicer_to_server, RateLimitServicer(ops))
+        server.add_foreign(
+            add_RateLimitQuotaServiceServicer_to_server,
+            AssignmentStreams(ops.assignments, server.stopping),
+            traced=False,
+        )
+        ops.assignments.show_in(server.metrics)
+        server.background(ops.assignments.follow)
         server.background(ops.rules.follow)
         server.background(ops.overrides.follow)
         server.background(ops.offenders.follow)

@@ -51,3 +51,8 @@ class BanOfOneself(FailedPrecondition):
 class OverrideNotFound(NotFound):
     reason = "RATE_LIMIT_OVERRIDE_NOT_FOUND"
     message = "no grant or ban of this id is in force"
+
+
+class TooManyEdges(ResourceExhausted):
+    reason = "RATE_LIMIT_TOO_MANY_EDGES"
+    message = "too many Envoys are connected to this limiter; connect to another one"

@@ -12,6 +12,8 @@ from ..store.administration import RedisAdminStore
 from ..store.buckets import RedisBucketStore
 from ..store.leases import RedisLeaseStore
 from ..store.reservations import RedisReservationStore
+from ..store.withdrawals import RedisWithdrawals
+from .assignments import Assignments
 from .buckets import Buckets
 from .classes import load_fitting
 from .inspecting import Inspection
@@ -30,6 +32,7 @@ class Operations:
     buckets: Buckets
     leases: Leases
     reservations: Reservations
+    assignments: Assignments
     rules: LiveRules
     inspection: Inspection
     listing: Listing
@@ -53,6 +56,7 @@ def operations(settings: RateLimitSettings, resources: Resources) -> Operations:
         buckets,
         Leases(RedisLeaseStore(resources.redis), rules.current, redis_seconds=seconds),
         Reservations(RedisReservationStore(resources.redis), in_force.current, redis_seconds=seconds),
+        Assignments(RedisWithdrawals(resources.blocking_redis()), in_force.current, redis_seconds=seconds),
         rules,
         Inspection(apart, admin, in_force.current, classes, resources.clock),
         Listing(rules.loaded, admin, overrides, offenders),
