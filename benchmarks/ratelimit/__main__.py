@@ -141,8 +141,8 @@ def _notes() -> list[str]:
         "Requests that are the same byte for byte are decoded once and kept by our limiter, as those of one person in one class of "
         "methods are.",
         f"Through Envoy: {_CONNECTIONS} connections of HTTP/1.1 with one request in flight each, to an Envoy of two threads that "
-        "asks the limiter about each request and answers from a listener of its own. With quotas it decides by itself, by address and by "
-        "person, with tokens that our limiter hands it.",
+        "asks the limiter about each request and answers from a listener of its own. With quotas it decides by itself, by "
+        "address and by person, with tokens that our limiter hands it.",
     ]
 
 

@@ -241,6 +241,21 @@ async def test_rules_that_do_not_count_are_kept_by_envoy(assigning: Assigning) -
         assert await reported(assignments, assignments.connect(DOMAIN), 1, first=True) == Assigned(how)
 
 
+async def test_other_rules_take_the_place_of_what_an_envoy_holds(assigning: Assigning, limiter_redis: Redis) -> None:
+    """As do bans and grants, which are rules too."""
+    rules = by_default()
+    with closing(BlockingRedis(limiter_redis)) as connection:
+        assignments = Assignments(RedisWithdrawals(connection), lambda: rules, redis_seconds=PATIENT_SECONDS)
+        edge = assignments.connect(DOMAIN)
+        assert tokens(await reported(assignments, edge, 0, first=True)) == 10
+        rules = rule_set(rule("another", limit=Limit(requests=4, period_seconds=36_000, burst=4)))
+        assert tokens(await reported(assignments, edge, 3)) == 4
+        rules = by_default(None, action=Action.BLOCK)
+        assert await reported(assignments, edge, 1) == Assigned(Blanket.REFUSE)
+        rules = by_default()
+        assert tokens(await reported(assignments, edge, 0, 5)) == 0
+
+
 async def test_several_rules_are_all_debited_and_the_tightest_decides(assigning: Assigning) -> None:
     narrow = rule("narrow", limit=Limit(requests=4, period_seconds=36_000, burst=4), cost=2)
     assignments = assigning(rule_set(rule("wide", limit=HOURLY), narrow))
