@@ -75,7 +75,7 @@ class BlockingRedis:
                 self._refuse_until = now + _PAUSE_SECONDS
             raise
         except ReadOnlyError:
-            # Nor does it take a failover no time: no connection is opened in vain for every command until then.
+            # A failover takes a while: do not open a connection in vain for every command until it is over.
             self._refuse_until = monotonic() + _PAUSE_SECONDS
             raise
 

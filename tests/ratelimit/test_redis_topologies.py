@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from itertools import count
@@ -89,12 +90,15 @@ async def test_buckets_are_found_while_their_slot_moves_and_after_it_has(cluster
     assert len(await target.client.keys()) == 2
 
 
-async def test_a_cluster_goes_on_with_the_replica_of_the_node_that_was_asked_first(cluster: list[Node]) -> None:
+@pytest.mark.parametrize("failure", [signal.SIGKILL, signal.SIGSTOP], ids=["dead", "hanging"])
+async def test_a_cluster_goes_on_with_the_replica_of_the_node_that_was_asked_first(
+    cluster: list[Node], failure: signal.Signals
+) -> None:
     primary, replica, domain = cluster[0], cluster[-1], domain_of(0)
     async with store_at(primary.port) as store:
         assert await debited(store, domain) == 29
         await until(lambda: _has_keys(replica))
-        await primary.kill()
+        primary.process.send_signal(failure)
         assert await debited(store, domain) is None
         await replica.ask("CLUSTER", "FAILOVER", "TAKEOVER")
         assert await until(lambda: debited(store, domain)) == 28
