@@ -50,6 +50,11 @@ def add(
     _add(commands, "overrides", "List grants and bans that have not ended, newest first", place, listing)
     offenders = _add(commands, "offenders", "List who was refused most often lately", place, listing)
     offenders.add_argument("--minutes", type=int, default=10, metavar="N", help="how far back, up to 60 (10)")
+    record = _add(commands, "record", "Record calls for a time, to try rules with", place, until, why)
+    record.add_argument("--most", type=int, default=0, metavar="N", help="at most so many, up to 5,000")
+    _add(commands, "stop", "End the recording before its time", place, why)
+    trial = _add(commands, "try", "Say which recorded calls other rules would decide otherwise", place, listing)
+    trial.add_argument("file", type=argparse.FileType(encoding="utf-8"), help="the YAML file of the other rules")
     _add(commands, "rules", "List the rules in force", place, listing)
     _add(commands, "changes", "List what administrators changed, newest first", place, listing)
 
@@ -73,6 +78,12 @@ async def run(mesh: Storymesh, options: argparse.Namespace) -> None:
             print(printing.plain(await _changed(mesh, options)))
         case "overrides":
             await _print_overrides(mesh, options)
+        case "record" | "stop":
+            recording = await _recorded(mesh, options)
+            print(f"{recording.call_count} of {recording.most} calls, until {printing.time(recording.expire_time)}")
+        case "try":
+            tried = await mesh.rate_limits.TryRateLimitRules(pb.TryRateLimitRulesRequest(rules=options.file.read()))
+            print(printing.as_json(tried) if options.json else "\n".join(_differences(tried)))
         case "offenders":
             listed = await mesh.rate_limits.ListRateLimitOffenders(
                 pb.ListRateLimitOffendersRequest(minutes=options.minutes, page_size=_PAGE_SIZE)
@@ -209,6 +220,25 @@ def _explanation(explained: pb.ExplainRateLimitResponse) -> Iterator[str]:
             if not descriptor.rules:
                 entries = " ".join(f"{entry.key}={entry.value}" for entry in descriptor.entries)
                 yield printing.plain(f"  no rule matches {entries}")
+
+
+async def _recorded(mesh: Storymesh, options: argparse.Namespace) -> messages.RateLimitRecording:
+    """Begins or ends a recording."""
+    if options.verb == "stop":
+        stop = pb.StopRateLimitRecordingRequest(reason=options.reason)
+        return (await mesh.rate_limits.StopRateLimitRecording(stop)).recording
+    start = pb.StartRateLimitRecordingRequest(most=options.most, reason=options.reason)
+    start.expire_time.FromDatetime(datetime.now(UTC) + options.lasts)
+    return (await mesh.rate_limits.StartRateLimitRecording(start)).recording
+
+
+def _differences(tried: pb.TryRateLimitRulesResponse) -> Iterator[str]:
+    yield f"{tried.call_count} calls: {tried.admitted_count} admitted now, {tried.admitted_then_count} by these rules"
+    for each in tried.differences:
+        first = "; ".join(
+            " ".join(f"{entry.key}={entry.value}" for entry in descriptor.entries) for descriptor in each.descriptors
+        )
+        yield printing.plain(f"  {each.call_count} times {each.before}, then {each.then}; the first: {first}")
 
 
 def _offenders(listed: pb.ListRateLimitOffendersResponse) -> str:

@@ -65,6 +65,21 @@ class RateLimitServicer(RateLimitServiceServicer):
     ) -> pb.ListRateLimitOffendersResponse:
         return await self._passed_on("ListRateLimitOffenders", request, context, pb.ListRateLimitOffendersResponse)
 
+    async def StartRateLimitRecording(
+        self, request: pb.StartRateLimitRecordingRequest, context: Context
+    ) -> pb.StartRateLimitRecordingResponse:
+        return await self._passed_on("StartRateLimitRecording", request, context, pb.StartRateLimitRecordingResponse)
+
+    async def StopRateLimitRecording(
+        self, request: pb.StopRateLimitRecordingRequest, context: Context
+    ) -> pb.StopRateLimitRecordingResponse:
+        return await self._passed_on("StopRateLimitRecording", request, context, pb.StopRateLimitRecordingResponse)
+
+    async def TryRateLimitRules(
+        self, request: pb.TryRateLimitRulesRequest, context: Context
+    ) -> pb.TryRateLimitRulesResponse:
+        return await self._passed_on("TryRateLimitRules", request, context, pb.TryRateLimitRulesResponse)
+
     async def ListRateLimitChanges(
         self, request: pb.ListRateLimitChangesRequest, context: Context
     ) -> pb.ListRateLimitChangesResponse:

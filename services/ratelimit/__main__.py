@@ -58,6 +58,7 @@ async def serve(settings: RateLimitSettings) -> None:
         server.background(ops.rules.follow)
         server.background(ops.overrides.follow)
         server.background(ops.offenders.follow)
+        server.background(ops.recordings.follow)
         server.background(liveness(resources.redis).watch)
         # Only for administrators' calls: checks need nothing of auth.
         server.background(resources.revocation_feed.run)

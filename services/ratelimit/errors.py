@@ -56,3 +56,8 @@ class OverrideNotFound(NotFound):
 class TooManyEdges(ResourceExhausted):
     reason = "RATE_LIMIT_TOO_MANY_EDGES"
     message = "too many Envoys are connected to this limiter; connect to another one"
+
+
+class RecordingNotFound(NotFound):
+    reason = "RATE_LIMIT_RECORDING_NOT_FOUND"
+    message = "no calls are recorded"

@@ -101,6 +101,7 @@ async def administered(redis: Redis, rules: Path) -> AsyncIterator[Limiter]:
         server.add(add_RateLimitServiceServicer_to_server, RateLimitServicer(built))
         server.background(built.overrides.follow)
         server.background(built.offenders.follow)
+        server.background(built.recordings.follow)
         target = await stack.enter_async_context(running(server, resources, issuer))
 
         ops_settings = OpsSettings.model_validate({**listening, "cursor_key": b"o" * 32, "ratelimit_target": target})

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from kit.data.blocking_redis import BlockingRedis
 from kit.runtime.clock import unix_milliseconds
 from services.ratelimit.model import MICROSECONDS, Charge, Limit, Window
-from services.ratelimit.model.administration import Act, Change, Offender
+from services.ratelimit.model.administration import Act, Change, Offender, Recording
 from services.ratelimit.model.matching import DescriptorEntry
 from services.ratelimit.model.overrides import Override, OverrideKind
 from services.ratelimit.store import ResettableStore
@@ -169,12 +169,30 @@ async def test_the_most_refused_of_a_window_are_kept(store: AdminStore) -> None:
     assert (len(kept), kept[-1]) == (MOST_OFFENDERS, (offender("5"), 6))
 
 
+async def test_a_recording_is_bounded_stopped_replaced_and_forgotten(store: AdminStore, now: Now) -> None:
+    assert await store.recording() is None
+    assert await store.stop_recording(change("none")) is None
+    ends_at = now.at.replace(microsecond=0) + timedelta(minutes=10)
+    await store.record_calls(Recording(3, ends_at), change("started"))
+    await store.add_calls(["a", "b"])
+    await store.add_calls(["c", "d"])
+    assert await store.recording() == Recording(3, ends_at, 3)
+    now.at = ends_at - timedelta(minutes=5)
+    assert await store.stop_recording(change("stopped")) == Recording(3, now.at, 3)
+    assert list(await store.calls()) == ["a", "b", "c"]
+    await store.record_calls(Recording(2, ends_at), change("again"))
+    assert (list(await store.calls()), await store.recording()) == ([], Recording(2, ends_at, 0))
+    assert await subjects(store) == ["again", "stopped", "started"]
+
+
 async def test_what_is_kept_of_callers_ends_by_itself(limiter_redis: Redis, now: Now) -> None:
     store = RedisAdminStore(limiter_redis, now)
     await store.add_refusals({offender("a"): 3})
     await store.put(override(now, timedelta(minutes=5)), change("put"))
+    await store.record_calls(Recording(3, now.at + timedelta(minutes=1)), change("started"))
+    await store.add_calls(["a"])
     keys = [key async for key in limiter_redis.scan_iter("ratelimit:*")]
-    assert len(keys) == 5
+    assert len(keys) == 7
     assert [key for key in keys if await limiter_redis.pttl(key) < 0] == []
 
 

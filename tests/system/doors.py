@@ -31,7 +31,7 @@ from storymesh.notification.v1 import (
     system_webhook_service_pb2,
     webhook_service_pb2,
 )
-from storymesh.ops.v1 import dead_letter_service_pb2
+from storymesh.ops.v1 import dead_letter_service_pb2, rate_limit_service_pb2
 from storymesh.story.v1 import story_link_service_pb2, story_service_pb2
 
 SECONDS = 20.0
@@ -50,6 +50,7 @@ _CONTRACTS = (
     story_service_pb2,
     story_link_service_pb2,
     dead_letter_service_pb2,
+    rate_limit_service_pb2,
     bounce_service_pb2,
     delivery_service_pb2,
 )

@@ -60,6 +60,7 @@ def values(member: Member, story_id: str) -> Mapping[str, Any]:
         "delivery_id": str(uuid4()),
         "suppression_id": str(uuid4()),
         "override_id": str(uuid4()),
+        "rules": "domain: storymesh",
         "expire_time": "2100-01-01T00:00:00Z",
         "subject": {"client_address": "192.0.2.7"},
         "reason": "because a test wants it",

@@ -20,6 +20,8 @@ class Act(StrEnum):
     GRANTED = "granted"
     BANNED = "banned"
     LIFTED = "lifted"
+    RECORDING_STARTED = "recording started"
+    RECORDING_STOPPED = "recording stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,16 @@ class Offender(NamedTuple):
     def length(self) -> int:
         """The characters of the entries."""
         return sum(len(key) + len(value) for key, value in self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recording of calls, which is over at its end or when it is full."""
+
+    most: int
+    ends_at: datetime
+    count: int = 0
+    """The calls that it has."""
 
 
 @dataclass(frozen=True, slots=True)

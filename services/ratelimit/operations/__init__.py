@@ -20,6 +20,7 @@ from .inspecting import Inspection
 from .leases import Leases
 from .listing import Listing
 from .overrides import Overrides, RulesInForce
+from .recording import Recordings
 from .refusals import Offenders
 from .reload import LiveRules
 from .reservations import Reservations
@@ -38,6 +39,7 @@ class Operations:
     listing: Listing
     overrides: Overrides
     offenders: Offenders
+    recordings: Recordings
 
 
 def operations(settings: RateLimitSettings, resources: Resources) -> Operations:
@@ -62,4 +64,5 @@ def operations(settings: RateLimitSettings, resources: Resources) -> Operations:
         Listing(rules.loaded, admin, overrides, offenders),
         overrides,
         offenders,
+        Recordings(admin, buckets.recorder, rules.current, load_fitting, resources.clock),
     )

@@ -18,6 +18,7 @@ from ..model.rules import RuleSet
 from ..store import BucketStore
 from ..store.local_buckets import LocalBuckets
 from .planning import Check, Passed, Plan
+from .recording import Recorder
 from .refusals import RefusalCounts
 from .rule_counts import RuleCounts
 
@@ -51,6 +52,7 @@ class Buckets:
         """`clock` returns microseconds since 1970. It only says which period of a quota is near: Redis's own clock decides."""
         self.counts = RuleCounts(rules)
         self.refusals = RefusalCounts()
+        self.recorder = Recorder()
         self._store = store
         self._local = LocalBuckets(clock)
         self.clock = clock
@@ -73,6 +75,8 @@ class Buckets:
         deadlines, or after at most twice the time until then.
         """
         rules, begun, at = self._rules(), monotonic(), self.clock()
+        if self.recorder.left:
+            self.recorder.add(at, [each.check for each in asking])
         answers: list[Passed | Decision | MeshError] = []
         waiting: list[tuple[float, int, Plan]] = []
         for number, (check, remaining) in enumerate(asking):

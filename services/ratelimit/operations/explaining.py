@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -169,16 +169,21 @@ class BadRecording(ValueError):
 def recorded(path: Path) -> Iterator[RecordedCall]:
     """The calls of a file with a JSON object a line: `domain`, `descriptors`, and perhaps `at` in seconds. Raises BadRecording."""
     with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                yield _recorded_call(number, json.loads(line))
-            except (ValueError, TypeError, KeyError, AttributeError):
-                form = '{"at": 1.5, "domain": "d", "descriptors": [{"entries": [["key", "value"]], "hits": 1}]}'
-                raise BadRecording(
-                    f"{path}:{number}: is not a call; one is {form}, where at and hits may be missing"
-                ) from None
+        yield from recorded_lines(lines, str(path))
+
+
+def recorded_lines(lines: Iterable[str], source: str) -> Iterator[RecordedCall]:
+    """The calls of such lines. Raises BadRecording, which names the source."""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            yield _recorded_call(number, json.loads(line))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            form = '{"at": 1.5, "domain": "d", "descriptors": [{"entries": [["key", "value"]], "hits": 1}]}'
+            raise BadRecording(
+                f"{source}:{number}: is not a call; one is {form}, where at and hits may be missing"
+            ) from None
 
 
 def _recorded_call(number: int, call: Any) -> RecordedCall:
@@ -217,6 +222,9 @@ class Comparison:
     kinds: Counter[tuple[str, str]]
     """How often the one decision became the other."""
 
+    first: dict[tuple[str, str], RecordedCall] = field(default_factory=dict)
+    """The first call of each kind."""
+
 
 def compare(one: RuleSet, other: RuleSet, calls: Iterable[RecordedCall], *, most: int = 20) -> Comparison:
     """Decide every call by both sets of rules, from full buckets, at its own time, and tell where they differ."""
@@ -229,6 +237,7 @@ def compare(one: RuleSet, other: RuleSet, calls: Iterable[RecordedCall], *, most
         words = in_words(first), in_words(second)
         if first.admitted is not second.admitted:
             result.kinds[words] += 1
+            result.first.setdefault(words, call)
             if len(result.differing) < most:
                 result.differing.append((call, *words))
     return result

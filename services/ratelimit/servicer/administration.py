@@ -24,6 +24,7 @@ from ..model.administration import (
     ExplainedRule,
     Level,
     RecordedChange,
+    Recording,
 )
 from ..model.matching import Entries
 from ..model.overrides import Override, OverrideKind
@@ -39,12 +40,16 @@ _ACTS: Mapping[Act, messages.RateLimitAct.ValueType] = {
     Act.GRANTED: messages.RATE_LIMIT_ACT_GRANTED,
     Act.BANNED: messages.RATE_LIMIT_ACT_BANNED,
     Act.LIFTED: messages.RATE_LIMIT_ACT_LIFTED,
+    Act.RECORDING_STARTED: messages.RATE_LIMIT_ACT_RECORDING_STARTED,
+    Act.RECORDING_STOPPED: messages.RATE_LIMIT_ACT_RECORDING_STOPPED,
 }
 
 _KINDS: Mapping[OverrideKind, messages.RateLimitOverrideKind.ValueType] = {
     OverrideKind.GRANT: messages.RATE_LIMIT_OVERRIDE_KIND_GRANT,
     OverrideKind.BAN: messages.RATE_LIMIT_OVERRIDE_KIND_BAN,
 }
+
+_MOST_DIFFERENCES = 20
 
 _LIMITED = "RATE_LIMITED"
 """The reason that the edge gives where a wait helps."""
@@ -57,6 +62,7 @@ class RateLimitServicer(RateLimitServiceServicer):
         self._inspection = operations.inspection
         self._listing = operations.listing
         self._overrides = operations.overrides
+        self._recordings = operations.recordings
 
     async def ExplainRateLimit(
         self, request: pb.ExplainRateLimitRequest, context: Context
@@ -133,6 +139,42 @@ class RateLimitServicer(RateLimitServiceServicer):
                 for each, count in page.items
             ],
             next_page_token=page.next_token,
+        )
+
+    async def StartRateLimitRecording(
+        self, request: pb.StartRateLimitRecordingRequest, context: Context
+    ) -> pb.StartRateLimitRecordingResponse:
+        administrator, ends_at = caller_of(context).user_id, request.expire_time.ToDatetime(UTC)
+        recording = await self._recordings.start(administrator, ends_at, request.most, request.reason)
+        return pb.StartRateLimitRecordingResponse(recording=_recording(recording))
+
+    async def StopRateLimitRecording(
+        self, request: pb.StopRateLimitRecordingRequest, context: Context
+    ) -> pb.StopRateLimitRecordingResponse:
+        stopped = await self._recordings.stop(caller_of(context).user_id, request.reason)
+        return pb.StopRateLimitRecordingResponse(recording=_recording(stopped))
+
+    async def TryRateLimitRules(
+        self, request: pb.TryRateLimitRulesRequest, context: Context
+    ) -> pb.TryRateLimitRulesResponse:
+        compared = await self._recordings.compare(request.rules)
+        admitted, then = compared.admitted
+        return pb.TryRateLimitRulesResponse(
+            call_count=compared.calls,
+            admitted_count=admitted,
+            admitted_then_count=then,
+            differences=[
+                pb.RateLimitDifference(
+                    before=words[0],
+                    then=words[1],
+                    call_count=count,
+                    descriptors=[
+                        messages.RateLimitDescriptor(entries=_entries(each.entries))
+                        for each in compared.first[words].descriptors
+                    ],
+                )
+                for words, count in compared.kinds.most_common(_MOST_DIFFERENCES)
+            ],
         )
 
     async def ListRateLimitChanges(
@@ -232,6 +274,12 @@ def _override(override: Override) -> messages.RateLimitOverride:
     )
     _set_instant(message.create_time, override.made_at)
     _set_instant(message.expire_time, override.ends_at)
+    return message
+
+
+def _recording(recording: Recording) -> messages.RateLimitRecording:
+    message = messages.RateLimitRecording(call_count=recording.count, most=recording.most)
+    set_time(message.expire_time, recording.ends_at)
     return message
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import ip_network
 from typing import Any, Protocol, cast
@@ -18,7 +19,7 @@ from redis.asyncio import Redis
 from kit.runtime.clock import Clock, from_unix_milliseconds, milliseconds, unix_milliseconds
 
 from ..model import Limit
-from ..model.administration import Act, Change, Offender, RecordedChange
+from ..model.administration import Act, Change, Offender, RecordedChange, Recording
 from ..model.matching import DescriptorEntry
 from ..model.overrides import Override, OverrideKind
 
@@ -29,6 +30,10 @@ _HEAD = "ratelimit:{%admin}"
 """The hash tag of every key here. No domain's name begins with a percent sign, so no bucket has such a key."""
 
 _CHANGES = f"{_HEAD}:changes"
+_RECORDING = f"{_HEAD}:recording"
+_CALLS = f"{_HEAD}:calls"
+KEEP_CALLS = timedelta(hours=1)
+
 _REFUSALS = f"{_HEAD}:refusals"
 MOST_OFFENDERS = 1000
 WINDOW = timedelta(minutes=10)
@@ -102,6 +107,21 @@ class AdminStore(Protocol):
 
     async def refusals(self, minutes: int) -> Sequence[tuple[Offender, int]]:
         """The counts of the windows that so many minutes before now touch; the largest first."""
+
+    async def record_calls(self, recording: Recording, change: Change) -> None:
+        """Begin a recording, in place of the one before, and record the change. KEEP_CALLS after its end it is gone."""
+
+    async def stop_recording(self, change: Change) -> Recording | None:
+        """End the recording, and record the change; None, and nothing is recorded, if there is none."""
+
+    async def recording(self) -> Recording | None:
+        """The recording, also one that is over."""
+
+    async def add_calls(self, calls: Sequence[str]) -> None:
+        """Add calls to the recording, at most as many as it may have."""
+
+    async def calls(self) -> Sequence[str]:
+        """The calls of the recording."""
 
 
 class RedisAdminStore:
@@ -179,6 +199,51 @@ class RedisAdminStore:
     def _windows(self, minutes: int) -> list[str]:
         return [f"{_REFUSALS}:{number}" for number in _windows(self._clock(), minutes)]
 
+    async def record_calls(self, recording: Recording, change: Change) -> None:
+        async with self._redis.pipeline(transaction=True) as commands:
+            commands.delete(_CALLS)
+            self._set_recording(commands, recording)
+            await commands.execute()
+        await self.record(change)
+
+    async def stop_recording(self, change: Change) -> Recording | None:
+        found = await self.recording()
+        if found is None:
+            return None
+        stopped = replace(found, ends_at=min(found.ends_at, self._clock()))
+        async with self._redis.pipeline(transaction=True) as commands:
+            self._set_recording(commands, stopped)
+            await commands.execute()
+        await self.record(change)
+        return stopped
+
+    async def recording(self) -> Recording | None:
+        packed = cast("bytes | None", await self._redis.get(_RECORDING))
+        if packed is None:
+            return None
+        most, ends_at = json.loads(packed)
+        count = int(await self._redis.llen(_CALLS))
+        return Recording(most, from_unix_milliseconds(ends_at), count)
+
+    async def add_calls(self, calls: Sequence[str]) -> None:
+        found = await self.recording()
+        if found is None or not calls:
+            return
+        async with self._redis.pipeline(transaction=True) as commands:
+            commands.rpush(_CALLS, *calls)
+            commands.ltrim(_CALLS, 0, found.most - 1)
+            commands.pexpireat(_CALLS, unix_milliseconds(found.ends_at + KEEP_CALLS))
+            await commands.execute()
+
+    async def calls(self) -> Sequence[str]:
+        return [each.decode() for each in cast("list[bytes]", await self._redis.lrange(_CALLS, 0, -1))]
+
+    @staticmethod
+    def _set_recording(commands: Any, recording: Recording) -> None:
+        gone_at = unix_milliseconds(recording.ends_at + KEEP_CALLS)
+        commands.set(_RECORDING, json.dumps([recording.most, unix_milliseconds(recording.ends_at)]), pxat=gone_at)
+        commands.pexpireat(_CALLS, gone_at)
+
 
 class MemoryAdminStore:
     """In the memory of one process."""
@@ -188,6 +253,8 @@ class MemoryAdminStore:
         self._changes: list[RecordedChange] = []
         self._overrides: dict[UUID, Override] = {}
         self._version = 0
+        self._recording: Recording | None = None
+        self._calls: list[str] = []
         self._refusals: dict[int, Counter[Offender]] = {}
 
     async def record(self, change: Change) -> None:
@@ -239,6 +306,30 @@ class MemoryAdminStore:
         for number in _windows(self._clock(), minutes):
             total.update(self._refusals.get(number, {}))
         return _largest(total)
+
+    async def record_calls(self, recording: Recording, change: Change) -> None:
+        self._recording, self._calls = recording, []
+        await self.record(change)
+
+    async def stop_recording(self, change: Change) -> Recording | None:
+        found = await self.recording()
+        if found is None:
+            return None
+        self._recording = replace(found, ends_at=min(found.ends_at, self._clock()))
+        await self.record(change)
+        return self._recording
+
+    async def recording(self) -> Recording | None:
+        if self._recording is None or self._recording.ends_at + KEEP_CALLS <= self._clock():
+            return None
+        return replace(self._recording, count=len(self._calls))
+
+    async def add_calls(self, calls: Sequence[str]) -> None:
+        if found := await self.recording():
+            self._calls = [*self._calls, *calls][: found.most]
+
+    async def calls(self) -> Sequence[str]:
+        return self._calls if await self.recording() else []
 
 
 def _windows(now: datetime, minutes: int) -> list[int]:

@@ -60,6 +60,10 @@ class _RateLimitActEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateLimi
     """A caller was banned for a time."""
     RATE_LIMIT_ACT_LIFTED: _RateLimitAct.ValueType  # 4
     """A grant or a ban was ended before its time."""
+    RATE_LIMIT_ACT_RECORDING_STARTED: _RateLimitAct.ValueType  # 5
+    """A recording of calls was begun."""
+    RATE_LIMIT_ACT_RECORDING_STOPPED: _RateLimitAct.ValueType  # 6
+    """A recording of calls was ended."""
 
 class RateLimitAct(_RateLimitAct, metaclass=_RateLimitActEnumTypeWrapper):
     """What administrators do to the limiter."""
@@ -74,6 +78,10 @@ RATE_LIMIT_ACT_BANNED: RateLimitAct.ValueType  # 3
 """A caller was banned for a time."""
 RATE_LIMIT_ACT_LIFTED: RateLimitAct.ValueType  # 4
 """A grant or a ban was ended before its time."""
+RATE_LIMIT_ACT_RECORDING_STARTED: RateLimitAct.ValueType  # 5
+"""A recording of calls was begun."""
+RATE_LIMIT_ACT_RECORDING_STOPPED: RateLimitAct.ValueType  # 6
+"""A recording of calls was ended."""
 Global___RateLimitAct: _TypeAlias = RateLimitAct  # noqa: Y015
 
 @_typing.final
@@ -477,6 +485,38 @@ class RateLimitOffender(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RateLimitOffender: _TypeAlias = RateLimitOffender  # noqa: Y015
+
+@_typing.final
+class RateLimitRecording(_message.Message):
+    """A recording of calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_COUNT_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    call_count: _builtins.int
+    """How many calls it has."""
+    most: _builtins.int
+    """The most that it may have."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends, or ended. It is deleted an hour later."""
+
+    def __init__(
+        self,
+        *,
+        call_count: _builtins.int = ...,
+        most: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_count", b"call_count", "expire_time", b"expire_time", "most", b"most"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateLimitRecording: _TypeAlias = RateLimitRecording  # noqa: Y015
 
 @_typing.final
 class RateLimitChange(_message.Message):

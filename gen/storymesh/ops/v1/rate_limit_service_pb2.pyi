@@ -543,6 +543,202 @@ class ListRateLimitOffendersResponse(_message.Message):
 Global___ListRateLimitOffendersResponse: _TypeAlias = ListRateLimitOffendersResponse  # noqa: Y015
 
 @_typing.final
+class StartRateLimitRecordingRequest(_message.Message):
+    """Begins a recording."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    most: _builtins.int
+    """How many calls at most, 1 to 5,000. 0: 5,000."""
+    reason: _builtins.str
+    """Why, for the record: at most 200 characters on one line, at least one of which shows."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when, at most one hour from now."""
+
+    def __init__(
+        self,
+        *,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        most: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "most", b"most", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartRateLimitRecordingRequest: _TypeAlias = StartRateLimitRecordingRequest  # noqa: Y015
+
+@_typing.final
+class StartRateLimitRecordingResponse(_message.Message):
+    """What is recorded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def recording(self) -> _rate_limit_pb2.RateLimitRecording:
+        """The recording."""
+
+    def __init__(
+        self,
+        *,
+        recording: _rate_limit_pb2.RateLimitRecording | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recording", b"recording"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recording", b"recording"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartRateLimitRecordingResponse: _TypeAlias = StartRateLimitRecordingResponse  # noqa: Y015
+
+@_typing.final
+class StopRateLimitRecordingRequest(_message.Message):
+    """Ends the recording."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, for the record: at most 200 characters on one line, at least one of which shows."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopRateLimitRecordingRequest: _TypeAlias = StopRateLimitRecordingRequest  # noqa: Y015
+
+@_typing.final
+class StopRateLimitRecordingResponse(_message.Message):
+    """What was recorded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def recording(self) -> _rate_limit_pb2.RateLimitRecording:
+        """The recording."""
+
+    def __init__(
+        self,
+        *,
+        recording: _rate_limit_pb2.RateLimitRecording | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recording", b"recording"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recording", b"recording"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopRateLimitRecordingResponse: _TypeAlias = StopRateLimitRecordingResponse  # noqa: Y015
+
+@_typing.final
+class TryRateLimitRulesRequest(_message.Message):
+    """Tries rules."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULES_FIELD_NUMBER: _builtins.int
+    rules: _builtins.str
+    """A file of rules, at most 48 KiB of YAML."""
+    def __init__(
+        self,
+        *,
+        rules: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TryRateLimitRulesRequest: _TypeAlias = TryRateLimitRulesRequest  # noqa: Y015
+
+@_typing.final
+class TryRateLimitRulesResponse(_message.Message):
+    """Where the rules differ."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_COUNT_FIELD_NUMBER: _builtins.int
+    ADMITTED_COUNT_FIELD_NUMBER: _builtins.int
+    ADMITTED_THEN_COUNT_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    call_count: _builtins.int
+    """How many recorded calls were decided."""
+    admitted_count: _builtins.int
+    """How many of them the rules in force admit."""
+    admitted_then_count: _builtins.int
+    """How many of them the others admit."""
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLimitDifference]:
+        """The ways in which decisions differ, the most frequent first, at most 20."""
+
+    def __init__(
+        self,
+        *,
+        call_count: _builtins.int = ...,
+        admitted_count: _builtins.int = ...,
+        admitted_then_count: _builtins.int = ...,
+        differences: _abc.Iterable[Global___RateLimitDifference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted_count", b"admitted_count", "admitted_then_count", b"admitted_then_count", "call_count", b"call_count", "differences", b"differences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TryRateLimitRulesResponse: _TypeAlias = TryRateLimitRulesResponse  # noqa: Y015
+
+@_typing.final
+class RateLimitDifference(_message.Message):
+    """A way in which decisions differ."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    THEN_FIELD_NUMBER: _builtins.int
+    CALL_COUNT_FIELD_NUMBER: _builtins.int
+    DESCRIPTORS_FIELD_NUMBER: _builtins.int
+    before: _builtins.str
+    """What the rules in force say, such as "admitted by default-per-user"."""
+    then: _builtins.str
+    """What the others say."""
+    call_count: _builtins.int
+    """For how many calls."""
+    @_builtins.property
+    def descriptors(self) -> _containers.RepeatedCompositeFieldContainer[_rate_limit_pb2.RateLimitDescriptor]:
+        """The descriptors of the first of them."""
+
+    def __init__(
+        self,
+        *,
+        before: _builtins.str = ...,
+        then: _builtins.str = ...,
+        call_count: _builtins.int = ...,
+        descriptors: _abc.Iterable[_rate_limit_pb2.RateLimitDescriptor] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "call_count", b"call_count", "descriptors", b"descriptors", "then", b"then"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateLimitDifference: _TypeAlias = RateLimitDifference  # noqa: Y015
+
+@_typing.final
 class ListRateLimitChangesRequest(_message.Message):
     """Asks for a page of changes."""
 

@@ -81,6 +81,21 @@ class RateLimitServiceStub:
                 request_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOffendersRequest.SerializeToString,
                 response_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOffendersResponse.FromString,
                 _registered_method=True)
+        self.StartRateLimitRecording = channel.unary_unary(
+                '/storymesh.ops.v1.RateLimitService/StartRateLimitRecording',
+                request_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.StartRateLimitRecordingRequest.SerializeToString,
+                response_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.StartRateLimitRecordingResponse.FromString,
+                _registered_method=True)
+        self.StopRateLimitRecording = channel.unary_unary(
+                '/storymesh.ops.v1.RateLimitService/StopRateLimitRecording',
+                request_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.StopRateLimitRecordingRequest.SerializeToString,
+                response_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.StopRateLimitRecordingResponse.FromString,
+                _registered_method=True)
+        self.TryRateLimitRules = channel.unary_unary(
+                '/storymesh.ops.v1.RateLimitService/TryRateLimitRules',
+                request_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.TryRateLimitRulesRequest.SerializeToString,
+                response_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.TryRateLimitRulesResponse.FromString,
+                _registered_method=True)
         self.ListRateLimitChanges = channel.unary_unary(
                 '/storymesh.ops.v1.RateLimitService/ListRateLimitChanges',
                 request_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitChangesRequest.SerializeToString,
@@ -180,6 +195,34 @@ class RateLimitServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartRateLimitRecording(self, request, context):
+        """Begins to record the descriptors of calls of all replicas, to try rules with, in place of what was recorded before. It ends by
+        itself. Who did it and why is recorded. Idempotent in so far as a second recording replaces the first.
+        Errors: INVALID_ARGUMENT with field violations; UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopRateLimitRecording(self, request, context):
+        """Ends the recording before its time. What was recorded stays for an hour. Who did it and why is recorded. Idempotent.
+        Errors: INVALID_ARGUMENT with field violations; NOT_FOUND RATE_LIMIT_RECORDING_NOT_FOUND when there is none; UNAVAILABLE
+        DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TryRateLimitRules(self, request, context):
+        """Decides the recorded calls by the rules in force and by others, both from full buckets and at the calls' own times, and tells where
+        they differ. Nothing is debited and no rule comes into force.
+        Errors: INVALID_ARGUMENT with a violation for each mistake of the rules, by line; NOT_FOUND RATE_LIMIT_RECORDING_NOT_FOUND when
+        nothing is recorded; UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRateLimitChanges(self, request, context):
         """Lists what administrators changed in the limiter, newest first: the last 1,000 changes, none older than 30 days.
         Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out; UNAVAILABLE
@@ -236,6 +279,21 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
                     servicer.ListRateLimitOffenders,
                     request_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOffendersRequest.FromString,
                     response_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOffendersResponse.SerializeToString,
+            ),
+            'StartRateLimitRecording': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRateLimitRecording,
+                    request_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.StartRateLimitRecordingRequest.FromString,
+                    response_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.StartRateLimitRecordingResponse.SerializeToString,
+            ),
+            'StopRateLimitRecording': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopRateLimitRecording,
+                    request_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.StopRateLimitRecordingRequest.FromString,
+                    response_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.StopRateLimitRecordingResponse.SerializeToString,
+            ),
+            'TryRateLimitRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.TryRateLimitRules,
+                    request_deserializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.TryRateLimitRulesRequest.FromString,
+                    response_serializer=storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.TryRateLimitRulesResponse.SerializeToString,
             ),
             'ListRateLimitChanges': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRateLimitChanges,
@@ -488,6 +546,87 @@ class RateLimitService:
             '/storymesh.ops.v1.RateLimitService/ListRateLimitOffenders',
             storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOffendersRequest.SerializeToString,
             storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.ListRateLimitOffendersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRateLimitRecording(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.ops.v1.RateLimitService/StartRateLimitRecording',
+            storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.StartRateLimitRecordingRequest.SerializeToString,
+            storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.StartRateLimitRecordingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopRateLimitRecording(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.ops.v1.RateLimitService/StopRateLimitRecording',
+            storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.StopRateLimitRecordingRequest.SerializeToString,
+            storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.StopRateLimitRecordingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TryRateLimitRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.ops.v1.RateLimitService/TryRateLimitRules',
+            storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.TryRateLimitRulesRequest.SerializeToString,
+            storymesh_dot_ops_dot_v1_dot_rate__limit__service__pb2.TryRateLimitRulesResponse.FromString,
             options,
             channel_credentials,
             insecure,

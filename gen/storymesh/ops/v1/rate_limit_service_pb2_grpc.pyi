@@ -86,6 +86,22 @@ class RateLimitServiceStub:
     Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out for this query; UNAVAILABLE
     DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
     """
+    StartRateLimitRecording: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.StartRateLimitRecordingRequest, _rate_limit_service_pb2.StartRateLimitRecordingResponse]
+    """Begins to record the descriptors of calls of all replicas, to try rules with, in place of what was recorded before. It ends by
+    itself. Who did it and why is recorded. Idempotent in so far as a second recording replaces the first.
+    Errors: INVALID_ARGUMENT with field violations; UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+    """
+    StopRateLimitRecording: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.StopRateLimitRecordingRequest, _rate_limit_service_pb2.StopRateLimitRecordingResponse]
+    """Ends the recording before its time. What was recorded stays for an hour. Who did it and why is recorded. Idempotent.
+    Errors: INVALID_ARGUMENT with field violations; NOT_FOUND RATE_LIMIT_RECORDING_NOT_FOUND when there is none; UNAVAILABLE
+    DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+    """
+    TryRateLimitRules: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.TryRateLimitRulesRequest, _rate_limit_service_pb2.TryRateLimitRulesResponse]
+    """Decides the recorded calls by the rules in force and by others, both from full buckets and at the calls' own times, and tells where
+    they differ. Nothing is debited and no rule comes into force.
+    Errors: INVALID_ARGUMENT with a violation for each mistake of the rules, by line; NOT_FOUND RATE_LIMIT_RECORDING_NOT_FOUND when
+    nothing is recorded; UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+    """
     ListRateLimitChanges: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ListRateLimitChangesRequest, _rate_limit_service_pb2.ListRateLimitChangesResponse]
     """Lists what administrators changed in the limiter, newest first: the last 1,000 changes, none older than 30 days.
     Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out; UNAVAILABLE
@@ -149,6 +165,22 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     at most 1,000 callers each second, and at most 1,000 of ten minutes are kept, for two hours at most.
     Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out for this query; UNAVAILABLE
     DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+    """
+    StartRateLimitRecording: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.StartRateLimitRecordingRequest, _rate_limit_service_pb2.StartRateLimitRecordingResponse]  # type: ignore[assignment]
+    """Begins to record the descriptors of calls of all replicas, to try rules with, in place of what was recorded before. It ends by
+    itself. Who did it and why is recorded. Idempotent in so far as a second recording replaces the first.
+    Errors: INVALID_ARGUMENT with field violations; UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+    """
+    StopRateLimitRecording: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.StopRateLimitRecordingRequest, _rate_limit_service_pb2.StopRateLimitRecordingResponse]  # type: ignore[assignment]
+    """Ends the recording before its time. What was recorded stays for an hour. Who did it and why is recorded. Idempotent.
+    Errors: INVALID_ARGUMENT with field violations; NOT_FOUND RATE_LIMIT_RECORDING_NOT_FOUND when there is none; UNAVAILABLE
+    DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+    """
+    TryRateLimitRules: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.TryRateLimitRulesRequest, _rate_limit_service_pb2.TryRateLimitRulesResponse]  # type: ignore[assignment]
+    """Decides the recorded calls by the rules in force and by others, both from full buckets and at the calls' own times, and tells where
+    they differ. Nothing is debited and no rule comes into force.
+    Errors: INVALID_ARGUMENT with a violation for each mistake of the rules, by line; NOT_FOUND RATE_LIMIT_RECORDING_NOT_FOUND when
+    nothing is recorded; UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
     """
     ListRateLimitChanges: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ListRateLimitChangesRequest, _rate_limit_service_pb2.ListRateLimitChangesResponse]  # type: ignore[assignment]
     """Lists what administrators changed in the limiter, newest first: the last 1,000 changes, none older than 30 days.
@@ -264,6 +296,40 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         at most 1,000 callers each second, and at most 1,000 of ten minutes are kept, for two hours at most.
         Errors: INVALID_ARGUMENT with field violations, and for a page_token that this method did not hand out for this query; UNAVAILABLE
         DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+        """
+
+    @_abc_1.abstractmethod
+    def StartRateLimitRecording(
+        self,
+        request: _rate_limit_service_pb2.StartRateLimitRecordingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_service_pb2.StartRateLimitRecordingResponse, _abc.Awaitable[_rate_limit_service_pb2.StartRateLimitRecordingResponse]]:
+        """Begins to record the descriptors of calls of all replicas, to try rules with, in place of what was recorded before. It ends by
+        itself. Who did it and why is recorded. Idempotent in so far as a second recording replaces the first.
+        Errors: INVALID_ARGUMENT with field violations; UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+        """
+
+    @_abc_1.abstractmethod
+    def StopRateLimitRecording(
+        self,
+        request: _rate_limit_service_pb2.StopRateLimitRecordingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_service_pb2.StopRateLimitRecordingResponse, _abc.Awaitable[_rate_limit_service_pb2.StopRateLimitRecordingResponse]]:
+        """Ends the recording before its time. What was recorded stays for an hour. Who did it and why is recorded. Idempotent.
+        Errors: INVALID_ARGUMENT with field violations; NOT_FOUND RATE_LIMIT_RECORDING_NOT_FOUND when there is none; UNAVAILABLE
+        DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
+        """
+
+    @_abc_1.abstractmethod
+    def TryRateLimitRules(
+        self,
+        request: _rate_limit_service_pb2.TryRateLimitRulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_service_pb2.TryRateLimitRulesResponse, _abc.Awaitable[_rate_limit_service_pb2.TryRateLimitRulesResponse]]:
+        """Decides the recorded calls by the rules in force and by others, both from full buckets and at the calls' own times, and tells where
+        they differ. Nothing is debited and no rule comes into force.
+        Errors: INVALID_ARGUMENT with a violation for each mistake of the rules, by line; NOT_FOUND RATE_LIMIT_RECORDING_NOT_FOUND when
+        nothing is recorded; UNAVAILABLE DEPENDENCY_UNAVAILABLE while the limiter or Redis does not answer.
         """
 
     @_abc_1.abstractmethod
