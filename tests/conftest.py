@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from redis.asyncio import Redis
 from sqlalchemy import text
 
@@ -26,6 +27,11 @@ CLEANING_UP_SECONDS = 60
 EVENT_LOOP = {"asyncio.base_events", "asyncio.events"}
 SLOW_FOLDERS = {"system", "pipeline", "benchmarks", "local", "deploy", "docs", "envoy", "writers"}
 """Their tests start a whole mesh, an Envoy, many processes, a command line or a chat server each."""
+
+
+# No example is bound to a time, which a busy machine would not keep.
+settings.register_profile("untimed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest reads the expression of -m

@@ -21,18 +21,11 @@ from services.ratelimit.model.administration import Act, Change, Offender, Recor
 from services.ratelimit.model.matching import DescriptorEntry
 from services.ratelimit.model.overrides import Override, OverrideKind
 from services.ratelimit.store import ResettableStore
-from services.ratelimit.store.administration import (
-    KEEP_CHANGES,
-    MOST_CHANGES,
-    MOST_OFFENDERS,
-    MOST_OVERRIDES,
-    WINDOW,
-    AdminStore,
-    MemoryAdminStore,
-    RedisAdminStore,
-)
+from services.ratelimit.store.admin_entries import KEEP_CHANGES, MOST_CHANGES, MOST_OFFENDERS, MOST_OVERRIDES, WINDOW
+from services.ratelimit.store.administration import AdminStore, RedisAdminStore
 from services.ratelimit.store.buckets import RedisBucketStore
 from services.ratelimit.store.memory import MemoryBucketStore
+from services.ratelimit.store.memory_administration import MemoryAdminStore
 
 ACTOR = UUID(int=7)
 

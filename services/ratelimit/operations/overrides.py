@@ -20,9 +20,9 @@ from ..errors import BanOfOneself, OverrideNotFound, OverridesFull
 from ..model import Limit
 from ..model.administration import Act, Change
 from ..model.overrides import Override, OverrideKind, covers, merged
+from ..model.rates import parse_rate, too_slow
 from ..model.rules import RuleSet
 from ..store.administration import AdminStore
-from ..store.rules_file import parse_rate, too_slow
 from .subjects import Subject, match_of
 
 log = logging.getLogger(__name__)

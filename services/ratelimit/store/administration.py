@@ -1,4 +1,4 @@
-"""What the limiter keeps for administrators: a store in Redis, and one in memory with the same semantics.
+"""What the limiter keeps for administrators, in Redis.
 
 All of it may hold addresses and ids of users, so all of it ends by itself.
 """
@@ -6,11 +6,8 @@ All of it may hold addresses and ids of users, so all of it ends by itself.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
-from ipaddress import ip_network
 from typing import Any, Protocol, cast
 from uuid import UUID
 
@@ -18,13 +15,23 @@ from redis.asyncio import Redis
 
 from kit.runtime.clock import Clock, from_unix_milliseconds, milliseconds, unix_milliseconds
 
-from ..model import Limit
-from ..model.administration import Act, Change, Offender, RecordedChange, Recording
-from ..model.matching import DescriptorEntry
-from ..model.overrides import Override, OverrideKind
-
-MOST_CHANGES = 1000
-KEEP_CHANGES = timedelta(days=30)
+from ..model.administration import Change, Offender, RecordedChange, Recording
+from ..model.overrides import Override
+from .admin_entries import (
+    KEEP_CALLS,
+    KEEP_CHANGES,
+    KEEP_REFUSALS,
+    MOST_CHANGES,
+    MOST_OFFENDERS,
+    MOST_OVERRIDES,
+    largest,
+    offender_of,
+    packed_change,
+    packed_override,
+    recorded_change,
+    unpacked_override,
+    windows,
+)
 
 _HEAD = "ratelimit:{%admin}"
 """The hash tag of every key here. No domain's name begins with a percent sign, so no bucket has such a key."""
@@ -32,17 +39,11 @@ _HEAD = "ratelimit:{%admin}"
 _CHANGES = f"{_HEAD}:changes"
 _RECORDING = f"{_HEAD}:recording"
 _CALLS = f"{_HEAD}:calls"
-KEEP_CALLS = timedelta(hours=1)
 
 _REFUSALS = f"{_HEAD}:refusals"
-MOST_OFFENDERS = 1000
-WINDOW = timedelta(minutes=10)
-KEEP_REFUSALS = timedelta(minutes=90)
 
 _OVERRIDES = f"{_HEAD}:overrides"
 _VERSION = f"{_HEAD}:version"
-
-MOST_OVERRIDES = 1000
 
 _PUT = """
 -- KEYS: the sorted set of ids by end, the override's own key, the version, the changes. ARGV: the id, the override, its end and the
@@ -135,7 +136,7 @@ class RedisAdminStore:
 
     async def record(self, change: Change) -> None:
         async with self._redis.pipeline(transaction=True) as commands:
-            commands.xadd(_CHANGES, {"change": _packed(change)}, maxlen=MOST_CHANGES, approximate=False)
+            commands.xadd(_CHANGES, {"change": packed_change(change)}, maxlen=MOST_CHANGES, approximate=False)
             commands.pexpire(_CHANGES, milliseconds(KEEP_CHANGES))
             await commands.execute()
 
@@ -146,7 +147,7 @@ class RedisAdminStore:
             commands.xtrim(_CHANGES, minid=str(oldest), approximate=False)
             commands.xrevrange(_CHANGES, max=newest, min=str(oldest), count=size)
             _, entries = await commands.execute()
-        return [_recorded(identifier.decode(), fields[b"change"]) for identifier, fields in entries]
+        return [recorded_change(identifier.decode(), fields[b"change"]) for identifier, fields in entries]
 
     async def put(self, override: Override, change: Change) -> bool:
         now, keep = unix_milliseconds(self._clock()), milliseconds(KEEP_CHANGES)
@@ -154,11 +155,11 @@ class RedisAdminStore:
             _keys(override.id),
             [
                 str(override.id),
-                _packed_override(override),
+                packed_override(override),
                 override.ends_at // 1000,
                 now,
                 MOST_OVERRIDES,
-                _packed(change),
+                packed_change(change),
                 MOST_CHANGES,
                 keep,
             ],
@@ -167,9 +168,9 @@ class RedisAdminStore:
 
     async def lift(self, override_id: UUID, change: Change) -> Override | None:
         lifted = await self._lift(
-            _keys(override_id), [str(override_id), _packed(change), MOST_CHANGES, milliseconds(KEEP_CHANGES)]
+            _keys(override_id), [str(override_id), packed_change(change), MOST_CHANGES, milliseconds(KEEP_CHANGES)]
         )
-        return _override(lifted) if lifted else None
+        return unpacked_override(lifted) if lifted else None
 
     async def overrides(self) -> Sequence[Override]:
         now = unix_milliseconds(self._clock())
@@ -177,14 +178,14 @@ class RedisAdminStore:
         if not ids:
             return []
         found: list[Any] = await self._redis.mget([f"{_OVERRIDES}:{each.decode()}" for each in ids])
-        return [_override(each) for each in found if each]
+        return [unpacked_override(each) for each in found if each]
 
     async def version(self) -> str:
         version = cast("bytes | None", await self._redis.get(_VERSION))
         return version.decode() if version else ""
 
     async def add_refusals(self, counts: Mapping[Offender, int]) -> None:
-        (key,) = self._windows(0)
+        (key,) = self._window_keys(0)
         async with self._redis.pipeline(transaction=True) as commands:
             for offender, count in counts.items():
                 commands.zincrby(key, count, json.dumps(offender))
@@ -193,11 +194,11 @@ class RedisAdminStore:
             await commands.execute()
 
     async def refusals(self, minutes: int) -> Sequence[tuple[Offender, int]]:
-        found = cast("list[tuple[bytes, float]]", await self._redis.zunion(self._windows(minutes), withscores=True))
-        return _largest({_offender(json.loads(member)): int(count) for member, count in found})
+        found = cast("list[tuple[bytes, float]]", await self._redis.zunion(self._window_keys(minutes), withscores=True))
+        return largest({offender_of(json.loads(member)): int(count) for member, count in found})
 
-    def _windows(self, minutes: int) -> list[str]:
-        return [f"{_REFUSALS}:{number}" for number in _windows(self._clock(), minutes)]
+    def _window_keys(self, minutes: int) -> list[str]:
+        return [f"{_REFUSALS}:{number}" for number in windows(self._clock(), minutes)]
 
     async def record_calls(self, recording: Recording, change: Change) -> None:
         async with self._redis.pipeline(transaction=True) as commands:
@@ -245,160 +246,5 @@ class RedisAdminStore:
         commands.pexpireat(_CALLS, gone_at)
 
 
-class MemoryAdminStore:
-    """In the memory of one process."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._changes: list[RecordedChange] = []
-        self._overrides: dict[UUID, Override] = {}
-        self._version = 0
-        self._recording: Recording | None = None
-        self._calls: list[str] = []
-        self._refusals: dict[int, Counter[Offender]] = {}
-
-    async def record(self, change: Change) -> None:
-        at = unix_milliseconds(self._clock())
-        last = _position(self._changes[-1].id) if self._changes else (0, 0)
-        at, number = (last[0], last[1] + 1) if last[0] >= at else (at, 0)
-        self._changes.append(_recorded(f"{at}-{number}", _packed(change)))
-        del self._changes[:-MOST_CHANGES]
-
-    async def changes(self, size: int, before: str) -> Sequence[RecordedChange]:
-        oldest = self._clock() - KEEP_CHANGES
-        self._changes = [each for each in self._changes if each.made_at >= oldest]
-        earlier = [each for each in self._changes if not before or _position(each.id) < _position(before)]
-        return earlier[::-1][:size]
-
-    async def put(self, override: Override, change: Change) -> bool:
-        others = [each for each in await self.overrides() if each.id != override.id]
-        if len(others) >= MOST_OVERRIDES:
-            return False
-        self._overrides = {each.id: each for each in (*others, override)}
-        self._version += 1
-        await self.record(change)
-        return True
-
-    async def lift(self, override_id: UUID, change: Change) -> Override | None:
-        if override_id not in {each.id for each in await self.overrides()}:
-            return None
-        self._version += 1
-        await self.record(change)
-        return self._overrides.pop(override_id)
-
-    async def overrides(self) -> Sequence[Override]:
-        now = unix_milliseconds(self._clock()) * 1000
-        return [each for each in self._overrides.values() if each.ends_at > now]
-
-    async def version(self) -> str:
-        return str(self._version)
-
-    async def add_refusals(self, counts: Mapping[Offender, int]) -> None:
-        (number,) = _windows(self._clock(), 0)
-        total = self._refusals.get(number, Counter()) + Counter(counts)
-        self._refusals[number] = Counter(dict(total.most_common(MOST_OFFENDERS)))
-        self._refusals = {
-            each: kept for each, kept in self._refusals.items() if each > number - KEEP_REFUSALS // WINDOW
-        }
-
-    async def refusals(self, minutes: int) -> Sequence[tuple[Offender, int]]:
-        total = Counter[Offender]()
-        for number in _windows(self._clock(), minutes):
-            total.update(self._refusals.get(number, {}))
-        return _largest(total)
-
-    async def record_calls(self, recording: Recording, change: Change) -> None:
-        self._recording, self._calls = recording, []
-        await self.record(change)
-
-    async def stop_recording(self, change: Change) -> Recording | None:
-        found = await self.recording()
-        if found is None:
-            return None
-        self._recording = replace(found, ends_at=min(found.ends_at, self._clock()))
-        await self.record(change)
-        return self._recording
-
-    async def recording(self) -> Recording | None:
-        if self._recording is None or self._recording.ends_at + KEEP_CALLS <= self._clock():
-            return None
-        return replace(self._recording, count=len(self._calls))
-
-    async def add_calls(self, calls: Sequence[str]) -> None:
-        if found := await self.recording():
-            self._calls = [*self._calls, *calls][: found.most]
-
-    async def calls(self) -> Sequence[str]:
-        return self._calls if await self.recording() else []
-
-
-def _windows(now: datetime, minutes: int) -> list[int]:
-    """The numbers of the windows that so many minutes before now touch."""
-    at, window = unix_milliseconds(now), milliseconds(WINDOW)
-    return list(range((at - minutes * 60_000) // window, at // window + 1))
-
-
-def _offender(told: Any) -> Offender:
-    domain, rule, entries = told
-    return Offender(domain, rule, tuple((key, value) for key, value in entries))
-
-
-def _largest(counts: Mapping[Offender, int]) -> list[tuple[Offender, int]]:
-    return sorted(counts.items(), key=lambda each: (-each[1], each[0]))
-
-
 def _keys(override_id: UUID) -> list[str]:
     return [_OVERRIDES, f"{_OVERRIDES}:{override_id}", _VERSION, _CHANGES]
-
-
-def _packed_override(override: Override) -> bytes:
-    limit = override.limit
-    return json.dumps(
-        {
-            "id": str(override.id),
-            "kind": override.kind,
-            "domain": override.domain,
-            "match": [
-                [entry.key, entry.value, str(entry.network) if entry.network else None] for entry in override.match
-            ],
-            "limit": [limit.requests, limit.period_seconds, limit.burst] if limit else None,
-            "made_at": override.made_at,
-            "ends_at": override.ends_at,
-            "actor_id": str(override.actor_id),
-            "reason": override.reason,
-        }
-    ).encode()
-
-
-def _override(packed: bytes) -> Override:
-    told = json.loads(packed)
-    return Override(
-        UUID(told["id"]),
-        OverrideKind(told["kind"]),
-        told["domain"],
-        tuple(
-            DescriptorEntry(key, value, network=ip_network(network) if network else None)
-            for key, value, network in told["match"]
-        ),
-        Limit(*told["limit"]) if told["limit"] else None,
-        told["made_at"],
-        told["ends_at"],
-        UUID(told["actor_id"]),
-        told["reason"],
-    )
-
-
-def _packed(change: Change) -> bytes:
-    return json.dumps([change.act, str(change.actor_id), change.reason, change.subject]).encode()
-
-
-def _recorded(identifier: str, packed: bytes) -> RecordedChange:
-    act, actor_id, reason, subject = json.loads(packed)
-    made_at = from_unix_milliseconds(_position(identifier)[0])
-    return RecordedChange(identifier, Change(Act(act), UUID(actor_id), reason, subject), made_at)
-
-
-def _position(identifier: str) -> tuple[int, int]:
-    """The two numbers of an id of a Redis stream: milliseconds, and the place within one."""
-    at, _, number = identifier.partition("-")
-    return int(at), int(number)

@@ -8,24 +8,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from ipaddress import ip_network
-from math import gcd
 from pathlib import Path
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from ..model import MICROSECONDS, Limit
+from ..model import Limit
 from ..model.matching import Address, DescriptorEntry
 from ..model.quotas import Period, Quota
+from ..model.rates import UNIT_MILLISECONDS, parse_rate, too_slow
 from ..model.rules import Action, DomainRules, LeaseRule, OnNoMatch, OnRedisDown, Rule, RuleSet
 from .yaml_reading import BadRules, Faults, Node, documents, optional, required
 
-__all__ = ["BadRules", "load", "parse_rate", "too_slow"]
-
-_RATE = re.compile(r"(?P<requests>[1-9]\d{0,9})/(?P<count>[1-9]\d{0,8})?(?P<unit>ms|s|min|h|d|w)")
-_UNIT_MILLISECONDS = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
-_LONGEST_PERIOD_MILLISECONDS = 366 * 86_400_000
-_LONGEST_FILL = 366 * 86_400 * MICROSECONDS
-"""Microseconds. Keeps every sum in the range where doubles are exact."""
+__all__ = ["BadRules", "load"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}")
@@ -247,7 +241,7 @@ def _ttl(node: Node) -> int | None:
     if match is None:
         node.fault(f"{node.scalar!r} is not a time; write one such as 30s or 5min")
         return None
-    seconds = int(match["count"]) * _UNIT_MILLISECONDS[match["unit"]] // 1000
+    seconds = int(match["count"]) * UNIT_MILLISECONDS[match["unit"]] // 1000
     if seconds > _LONGEST_TTL_SECONDS:
         node.fault(f"{node.scalar!r} is longer than a day, for which a holder that died would keep its place")
         return None
@@ -362,40 +356,6 @@ def _rate(node: Node) -> tuple[int, int] | None:
     except ValueError as fault:
         node.fault(str(fault))
         return None
-
-
-def parse_rate(text: str) -> tuple[int, int]:
-    """Requests and seconds. Redis's clock has microseconds, so a token comes back after a whole number of them.
-
-    Raises ValueError with a sentence that says what to write.
-    """
-    if text == "0" or text.startswith("0/"):
-        raise ValueError("lets nothing pass; write block: true in place of rate and burst")
-    match = _RATE.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a rate; write requests per time, such as 10/s, 5/15min, 10/90s or 100/d")
-    requests = int(match["requests"])
-    milliseconds = int(match["count"] or 1) * _UNIT_MILLISECONDS[match["unit"]]
-    if milliseconds > _LONGEST_PERIOD_MILLISECONDS:
-        raise ValueError(f"{text!r} spans more than 366 days; choose a shorter time")
-    microseconds = milliseconds * 1000
-    interval = -(-microseconds // requests)
-    if interval * requests * 100 > microseconds * 101:
-        lower, higher = (-(-MICROSECONDS // each) for each in (interval, max(1, interval - 1)))
-        raise ValueError(
-            f"{text!r} cannot be counted to one percent, because a token comes back after whole microseconds; "
-            f"write {lower}/s" + (f" or {higher}/s" if higher != lower else "")
-        )
-    # A limit has whole seconds: 10/500ms is 20/s.
-    shared = gcd(1000, milliseconds)
-    return requests * 1000 // shared, milliseconds // shared
-
-
-def too_slow(limit: Limit) -> str:
-    """Why a limit cannot be counted, if its bucket takes too long to fill."""
-    if limit.capacity > _LONGEST_FILL:
-        return "a burst this large takes more than a year to come back; lower burst or raise rate"
-    return ""
 
 
 def _local_share(node: Node, fields: dict[str, Node], on_redis_down: OnRedisDown) -> float:
