@@ -18,6 +18,7 @@ QUANTITIES = {
         for what in ("checks", "p99", "processor time a check", "... in Redis", "... in the generator")
     ),
     "requests through Envoy, ours",
+    "requests through Envoy, quotas",
 }
 COMMAND = [sys.executable, "-m", "benchmarks.ratelimit", "--quick", "--json"]
 
@@ -38,7 +39,8 @@ def test_the_ratelimit_benchmark_measures_every_quantity_without_the_peer(tmp_pa
         row["measured"] > 0 for row in document["rows"] if "in flight" not in row["what"] or "..." not in row["what"]
     )
     assert {row["beside"] for row in document["rows"] if row["goal"]} == {
-        "envoyproxy/ratelimit (not built: Go is not installed)"
+        "envoyproxy/ratelimit (not built: Go is not installed)",
+        "no limit",
     }
 
 
