@@ -34,7 +34,12 @@ def _service(name: str, endpoints: tuple[Address, ...], settings: Settings) -> C
     return {
         **_grpc_cluster(name, endpoints, settings, pings=_SOON_MISSED),
         # By default Envoy ignores health as soon as half of the hosts are unhealthy, and sends calls to those that said no.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "common_lb_config": {
+            "healthy_panic_threshold": {"value": 0},
+            # By default what changes within a second of another change takes effect when that second is over. So of two processes
+            # that stop at once, the second would get calls until then.
+            "update_merge_window": "0s",
+        },
         # Envoy keeps one connection per worker thread and host, so every process has to be a host of its own for this to balance.
         "lb_policy": "LEAST_REQUEST",
         "health_checks": [

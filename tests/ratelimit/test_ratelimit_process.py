@@ -23,6 +23,7 @@ from services.ratelimit.__main__ import main, serve
 from services.ratelimit.config import RateLimitSettings
 from tests.kit.transports import TRANSPORTS
 from tests.ratelimit.building import BY_ADDRESS, LOCAL, PRODUCTION, asking, described
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -142,6 +143,15 @@ async def test_a_limiter_that_is_killed_in_the_middle_of_batches_leaves_no_call_
     ]
     async with serving(servers, LOCAL, address, transport=transport) as (process, channel):
         limiter = rls_pb2_grpc.RateLimitServiceStub(channel)
+        other = asking(described("class=credentials", "user=b"), hits=1)
+
+        async def counts_in_redis() -> bytes | None:
+            await limiter.ShouldRateLimit(other, timeout=20)
+            counted: bytes | None = await redis.get(keys[1].replace("user=a", "user=b"))
+            return counted
+
+        # The first answer of Redis may come too late on a slow machine; without it calls are decided otherwise for a moment.
+        await until(counts_in_redis)
         calls = [asyncio.ensure_future(limiter.ShouldRateLimit(call, timeout=20)) for _ in range(400)]
         await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         process.kill()
