@@ -182,11 +182,11 @@ async def test_a_call_waits_for_a_slow_batch_no_longer_than_its_deadline(setting
             await ask(b"second", timeout=0.1)
         assert ended.value.code() is StatusCode.DEADLINE_EXCEEDED
         assert monotonic() - began < 5
-        # The server's deadline ends later than the client's, by as long as the call took to arrive.
-        await asyncio.sleep(0.5)
         counter.go.set()
         assert await first == b"1"
-        assert await ask(b"third") == b"1"
+        # A call that ended a moment ago may still be in the next batch, whose other calls it does not hold up.
+        assert await ask(b"third") in (b"1", b"2")
+        assert await ask(b"fourth") == b"1"
 
 
 async def test_a_request_that_is_too_large_is_refused_before_it_is_in_a_batch(settings: ServiceSettings) -> None:
