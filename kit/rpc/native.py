@@ -215,9 +215,11 @@ class NativeServer(grpc.aio.Server):
             if len(events) < most:
                 # What came while this thread woke up would wait for a batch of its own: at 64 in flight, batches had a third fewer.
                 events += front.recv_batch_details(most - len(events), 0) or []
+            # Those whose callers left while they waited.
+            left = {number for kind, number, *_ in events if kind == EVENT_CANCEL}
             taken: dict[int, list[Event]] = {}
             for event in cast("list[Event]", events):
-                if event[0] == EVENT_CANCEL:
+                if event[0] == EVENT_CANCEL or event[1] in left:
                     continue
                 if len(event[3]) > MESSAGE_BYTES:
                     front.fail(event[1], grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], _TOO_LARGE)
