@@ -10,13 +10,9 @@ from kit.data.blocking_redis import BlockingRedis
 
 from ..model import Call, Taken, Window
 
-TAKE = """
--- KEYS: the buckets of all calls, each once, in one hash slot. ARGV[1]: the calls, packed; each is the number of its charges, and
--- for each charge the place of its bucket in KEYS and its capacity, need and debit in microseconds. A negative capacity is that of
--- a quota, in tokens, and three beginnings of periods follow: of the present, the next and the next but one. Decides the calls in
--- their order, and debits all buckets of a call or none. Returns the time, then for each charge the microseconds until its bucket
--- would be full without it, or the tokens of its quota that are used. The same arithmetic, with its reasons, is in
--- services/ratelimit/model. The time is Redis's own, because the callers' clocks may differ.
+READ = """
+-- Reads the buckets into `debts`: of a token bucket the microseconds until it is full, of a quota the tokens used of the period
+-- that ends at `ends`. The time is Redis's own, because the callers' clocks may differ.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local debts, ends = redis.call('MGET', unpack(KEYS)), {}
@@ -29,25 +25,52 @@ for i = 1, #KEYS do
     ends[i], debts[i] = tonumber(stop), tonumber(used or 0)
   end
 end
-local answer, answered, changed = {now}, 1, {}
-local calls, position = ARGV[1], 1
-local places, debits, after = {}, {}, {}
-while position <= #calls do
-  local count
-  count, position = struct.unpack('<B', calls, position)
-  local admitted = true
-  for i = 1, count do
-    local place, capacity, need, debit
-    place, capacity, need, debit, position = struct.unpack('<I2ddd', calls, position)
+"""
+
+BEGIN_PERIOD = """
+    -- A negative capacity is that of a quota, in tokens, and three beginnings of periods follow: of the present, the next and the
+    -- next but one.
     if capacity < 0 then
       capacity = -capacity
       local starts, stops, after
-      starts, stops, after, position = struct.unpack('<ddd', calls, position)
+      starts, stops, after, position = struct.unpack('<ddd', packed, position)
       local stop = now < starts and starts or now < stops and stops or after
       if ends[place] ~= stop then
         ends[place], debts[place] = stop, 0
       end
     end
+"""
+
+WRITE = """
+  -- The key expires when the bucket is full, because no key means a full bucket. Redis writes numbers with 17 digits.
+  local full_at = ends[place] or now + debts[place]
+  local state = ends[place] and string.format('%.0f:%.0f', full_at, debts[place]) or full_at
+  redis.call('SET', KEYS[place], state, 'PXAT', math.ceil(full_at / 1000))
+"""
+
+_TAKE = (
+    """
+-- KEYS: the buckets of all calls, each once, in one hash slot. ARGV[1]: the calls, packed; each is the number of its charges, and
+-- for each charge the place of its bucket in KEYS and its capacity, need and debit in microseconds. Decides the calls in their
+-- order, and debits all buckets of a call or none. Returns the time, then for each charge the microseconds until its bucket would
+-- be full without it, or the tokens of its quota that are used. The same arithmetic, with its reasons, is in
+-- services/ratelimit/model.
+"""
+    + READ
+    + """
+local answer, answered, changed = {now}, 1, {}
+local packed, position = ARGV[1], 1
+local places, debits, after = {}, {}, {}
+while position <= #packed do
+  local count
+  count, position = struct.unpack('<B', packed, position)
+  local admitted = true
+  for i = 1, count do
+    local place, capacity, need, debit
+    place, capacity, need, debit, position = struct.unpack('<I2ddd', packed, position)
+"""
+    + BEGIN_PERIOD
+    + """
     local debt = math.min(debts[place], capacity)
     admitted = admitted and debt + need <= capacity
     places[i], debits[i], after[i] = place, debit, debt + debit
@@ -64,13 +87,13 @@ while position <= #calls do
   end
 end
 for place in pairs(changed) do
-  -- The key expires when the bucket is full, because no key means a full bucket. Redis writes numbers with 17 digits.
-  local full_at = ends[place] or now + debts[place]
-  local state = ends[place] and string.format('%.0f:%.0f', full_at, debts[place]) or full_at
-  redis.call('SET', KEYS[place], state, 'PXAT', math.ceil(full_at / 1000))
+"""
+    + WRITE
+    + """
 end
 return answer
 """
+)
 
 MOST_CALLS = 256
 """Calls of one script. Redis does nothing else while a script runs, which must not take much longer than a millisecond."""
@@ -88,7 +111,7 @@ class RedisBucketStore:
 
     def __init__(self, redis: BlockingRedis) -> None:
         self._redis = redis
-        self._script = redis.script(TAKE)
+        self._script = redis.script(_TAKE)
 
     def take(self, calls: Sequence[Call], *, seconds: float) -> list[Taken]:
         """Decide the calls as `BucketStore` says, in one script unless they are many or of different hash slots."""

@@ -9,25 +9,17 @@ from typing import NamedTuple, cast
 from kit.data.blocking_redis import BlockingRedis
 
 from ..model import Charge, Window
-from .buckets import MOST_CALLS, MOST_CHARGES
+from .buckets import BEGIN_PERIOD, MOST_CALLS, MOST_CHARGES, READ, WRITE
 
-_WITHDRAW = """
+_WITHDRAW = (
+    """
 -- KEYS: the buckets, each once, in one hash slot. ARGV[1]: the withdrawals, packed; each is the number of its charges, the tokens
 -- that are wanted and that are owed, and for each charge the place of its bucket in KEYS and its capacity and debit a token in
 -- microseconds; of a quota as in the script for checks. Debits what is owed, up to an empty bucket, or gives it back if negative.
 -- Then takes from all buckets of a withdrawal as many tokens as the emptiest has, at most those wanted. Returns these numbers.
-local clock = redis.call('TIME')
-local now = clock[1] * 1000000 + clock[2]
-local debts, ends = redis.call('MGET', unpack(KEYS)), {}
-for i = 1, #KEYS do
-  local full_at = tonumber(debts[i] or now)
-  if full_at then
-    debts[i] = math.max(full_at - now, 0)
-  else
-    local stop, used = string.match(debts[i], '^(%d+):(%d+)$')
-    ends[i], debts[i] = tonumber(stop), tonumber(used or 0)
-  end
-end
+"""
+    + READ
+    + """
 local answer, packed, position = {}, ARGV[1], 1
 local places, debits = {}, {}
 while position <= #packed do
@@ -37,15 +29,9 @@ while position <= #packed do
   for i = 1, count do
     local place, capacity, debit
     place, capacity, debit, position = struct.unpack('<I2dd', packed, position)
-    if capacity < 0 then
-      capacity = -capacity
-      local starts, stops, after
-      starts, stops, after, position = struct.unpack('<ddd', packed, position)
-      local stop = now < starts and starts or now < stops and stops or after
-      if ends[place] ~= stop then
-        ends[place], debts[place] = stop, 0
-      end
-    end
+"""
+    + BEGIN_PERIOD
+    + """
     debts[place] = math.min(math.max(debts[place] + owed * debit, 0), capacity)
     taken = math.min(taken, math.floor((capacity - debts[place]) / debit))
     places[i], debits[i] = place, debit
@@ -57,15 +43,16 @@ while position <= #packed do
 end
 for place = 1, #KEYS do
   if debts[place] > 0 then
-    local full_at = ends[place] or now + debts[place]
-    local state = ends[place] and string.format('%.0f:%.0f', full_at, debts[place]) or full_at
-    redis.call('SET', KEYS[place], state, 'PXAT', math.ceil(full_at / 1000))
+"""
+    + WRITE
+    + """
   else
     redis.call('DEL', KEYS[place])
   end
 end
 return answer
 """
+)
 
 _HEAD = struct.Struct("<Bdd")
 _CHARGE = struct.Struct("<Hdd")
