@@ -6,4 +6,5 @@ SERVICES = (
     "notification",
     "ratelimit",
     "ops",
+    "social",
 )

@@ -15,6 +15,8 @@ from storymesh.notification.v1 import system_webhook_service_pb2_grpc as notific
 from storymesh.notification.v1 import webhook_service_pb2_grpc as notification_webhook_service_pb2_grpc
 from storymesh.ops.v1 import dead_letter_service_pb2_grpc as ops_dead_letter_service_pb2_grpc
 from storymesh.ops.v1 import rate_limit_service_pb2_grpc as ops_rate_limit_service_pb2_grpc
+from storymesh.social.v1 import block_service_pb2_grpc as social_block_service_pb2_grpc
+from storymesh.social.v1 import profile_service_pb2_grpc as social_profile_service_pb2_grpc
 from storymesh.story.v1 import story_link_service_pb2_grpc as story_story_link_service_pb2_grpc
 from storymesh.story.v1 import story_service_pb2_grpc as story_story_service_pb2_grpc
 
@@ -35,5 +37,7 @@ class Stubs:
         self.webhooks: notification_webhook_service_pb2_grpc.WebhookServiceAsyncStub = notification_webhook_service_pb2_grpc.WebhookServiceStub(channel)
         self.dead_letters: ops_dead_letter_service_pb2_grpc.DeadLetterServiceAsyncStub = ops_dead_letter_service_pb2_grpc.DeadLetterServiceStub(channel)
         self.rate_limits: ops_rate_limit_service_pb2_grpc.RateLimitServiceAsyncStub = ops_rate_limit_service_pb2_grpc.RateLimitServiceStub(channel)
+        self.blocks: social_block_service_pb2_grpc.BlockServiceAsyncStub = social_block_service_pb2_grpc.BlockServiceStub(channel)
+        self.profiles: social_profile_service_pb2_grpc.ProfileServiceAsyncStub = social_profile_service_pb2_grpc.ProfileServiceStub(channel)
         self.story_links: story_story_link_service_pb2_grpc.StoryLinkServiceAsyncStub = story_story_link_service_pb2_grpc.StoryLinkServiceStub(channel)
         self.stories: story_story_service_pb2_grpc.StoryServiceAsyncStub = story_story_service_pb2_grpc.StoryServiceStub(channel)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!storymesh/options/v1/policy.proto\x12\x14storymesh.options.v1\x1a google/protobuf/descriptor.proto\"\x8e\x01\n\x06Policy\x12\x34\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0e\x32\x1c.storymesh.options.v1.AccessR\x06\x61\x63\x63\x65ss\x12N\n\x10rate_limit_class\x18\x02 \x01(\x0e\x32$.storymesh.options.v1.RateLimitClassR\x0erateLimitClass*j\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_PUBLIC\x10\x01\x12\x0f\n\x0b\x41\x43\x43\x45SS_USER\x10\x02\x12\x10\n\x0c\x41\x43\x43\x45SS_ADMIN\x10\x03\x12\x12\n\x0e\x41\x43\x43\x45SS_SERVICE\x10\x04*\xe9\x01\n\x0eRateLimitClass\x12 \n\x1cRATE_LIMIT_CLASS_UNSPECIFIED\x10\x00\x12\x1c\n\x18RATE_LIMIT_CLASS_DEFAULT\x10\x01\x12 \n\x1cRATE_LIMIT_CLASS_CREDENTIALS\x10\x02\x12\x1f\n\x1bRATE_LIMIT_CLASS_GENERATION\x10\x03\x12\x1b\n\x17RATE_LIMIT_CLASS_STREAM\x10\x04\x12\x1c\n\x18RATE_LIMIT_CLASS_REFRESH\x10\x05\x12\x19\n\x15RATE_LIMIT_CLASS_PAGE\x10\x06:V\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\x96\x8c\x03 \x01(\x0b\x32\x1c.storymesh.options.v1.PolicyR\x06policyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!storymesh/options/v1/policy.proto\x12\x14storymesh.options.v1\x1a google/protobuf/descriptor.proto\"\x8e\x01\n\x06Policy\x12\x34\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0e\x32\x1c.storymesh.options.v1.AccessR\x06\x61\x63\x63\x65ss\x12N\n\x10rate_limit_class\x18\x02 \x01(\x0e\x32$.storymesh.options.v1.RateLimitClassR\x0erateLimitClass*j\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_PUBLIC\x10\x01\x12\x0f\n\x0b\x41\x43\x43\x45SS_USER\x10\x02\x12\x10\n\x0c\x41\x43\x43\x45SS_ADMIN\x10\x03\x12\x12\n\x0e\x41\x43\x43\x45SS_SERVICE\x10\x04*\xa6\x02\n\x0eRateLimitClass\x12 \n\x1cRATE_LIMIT_CLASS_UNSPECIFIED\x10\x00\x12\x1c\n\x18RATE_LIMIT_CLASS_DEFAULT\x10\x01\x12 \n\x1cRATE_LIMIT_CLASS_CREDENTIALS\x10\x02\x12\x1f\n\x1bRATE_LIMIT_CLASS_GENERATION\x10\x03\x12\x1b\n\x17RATE_LIMIT_CLASS_STREAM\x10\x04\x12\x1c\n\x18RATE_LIMIT_CLASS_REFRESH\x10\x05\x12\x19\n\x15RATE_LIMIT_CLASS_PAGE\x10\x06\x12\x1c\n\x18RATE_LIMIT_CLASS_PUBLISH\x10\x07\x12\x1d\n\x19RATE_LIMIT_CLASS_REACTION\x10\x08:V\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\x96\x8c\x03 \x01(\x0b\x32\x1c.storymesh.options.v1.PolicyR\x06policyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCESS']._serialized_start=238
   _globals['_ACCESS']._serialized_end=344
   _globals['_RATELIMITCLASS']._serialized_start=347
-  _globals['_RATELIMITCLASS']._serialized_end=580
+  _globals['_RATELIMITCLASS']._serialized_end=641
   _globals['_POLICY']._serialized_start=94
   _globals['_POLICY']._serialized_end=236
 # @@protoc_insertion_point(module_scope)

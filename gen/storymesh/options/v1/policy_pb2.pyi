@@ -73,6 +73,10 @@ class _RateLimitClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateLi
     """Pages that people open by a link from a mail, without signing in. The links cannot be guessed, and mail providers open many for
     their customers, from few addresses.
     """
+    RATE_LIMIT_CLASS_PUBLISH: _RateLimitClass.ValueType  # 7
+    """Calls by which a person changes what others are shown of them: a profile."""
+    RATE_LIMIT_CLASS_REACTION: _RateLimitClass.ValueType  # 8
+    """Calls by which a person takes a stand towards somebody else, of which one makes many: blocking, muting."""
 
 class RateLimitClass(_RateLimitClass, metaclass=_RateLimitClassEnumTypeWrapper):
     """The groups that rate-limit rules are written for."""
@@ -93,6 +97,10 @@ RATE_LIMIT_CLASS_PAGE: RateLimitClass.ValueType  # 6
 """Pages that people open by a link from a mail, without signing in. The links cannot be guessed, and mail providers open many for
 their customers, from few addresses.
 """
+RATE_LIMIT_CLASS_PUBLISH: RateLimitClass.ValueType  # 7
+"""Calls by which a person changes what others are shown of them: a profile."""
+RATE_LIMIT_CLASS_REACTION: RateLimitClass.ValueType  # 8
+"""Calls by which a person takes a stand towards somebody else, of which one makes many: blocking, muting."""
 Global___RateLimitClass: _TypeAlias = RateLimitClass  # noqa: Y015
 
 @_typing.final
