@@ -32,6 +32,7 @@ from storymesh.notification.v1 import (
     webhook_service_pb2,
 )
 from storymesh.ops.v1 import dead_letter_service_pb2, rate_limit_service_pb2
+from storymesh.social.v1 import block_service_pb2, profile_service_pb2
 from storymesh.story.v1 import story_link_service_pb2, story_service_pb2
 
 SECONDS = 20.0
@@ -49,6 +50,8 @@ _CONTRACTS = (
     system_webhook_service_pb2,
     story_service_pb2,
     story_link_service_pb2,
+    profile_service_pb2,
+    block_service_pb2,
     dead_letter_service_pb2,
     rate_limit_service_pb2,
     bounce_service_pb2,

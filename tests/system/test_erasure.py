@@ -24,6 +24,7 @@ MAY_KEEP_THE_ID = (
     "auth.outbox[storymesh.events.v1.SessionsRevoked].",
     "story.erased_subjects.",
     "notification.erased_subjects.",
+    "social.erased_subjects.",
 )
 MAY_KEEP_THE_ID_FOR_A_TIME = (
     # The end of the words, which tells those who still watch the story.
@@ -73,11 +74,26 @@ async def test_a_deleted_person_is_nowhere_in_the_mesh(mesh: RunningMesh, both_d
     await begun(door, new, first_name=personal["first_name"])
     for start in ("StartSessionCode", "StartPasswordReset"):
         body_of(await door.call(start, email=new))
+    profile = {"handle": unique("h"), "display_name": unique("n"), "bio": unique("b")}
+    await member.must("UpdateProfile", **profile)
+    await member.must("Block", user_id=(await signed_up(door, mesh)).user["id"])
     # A further story is being written at the deletion.
     await member.must("CreateStory", theme=theme, length="STORY_LENGTH_LONG")
 
     user_id = UUID(member.user["id"])
-    words = [old, new, *personal.values(), preference, device, theme, prompt, claim, story["title"], story["text"][:60]]
+    words = [
+        old,
+        new,
+        *personal.values(),
+        *profile.values(),
+        preference,
+        device,
+        theme,
+        prompt,
+        claim,
+        story["title"],
+        story["text"][:60],
+    ]
     ids = [str(user_id), user_id.hex, story["id"]]
 
     async def found(needles: list[bytes]) -> dict[str, str]:
@@ -90,7 +106,7 @@ async def test_a_deleted_person_is_nowhere_in_the_mesh(mesh: RunningMesh, both_d
     named = [word.encode() for word in words]
 
     async def is_everywhere() -> bool:
-        return {place.partition(".")[0] for place in await found(named)} >= {"auth", "story", "notification"}
+        return {place.partition(".")[0] for place in await found(named)} >= {"auth", "story", "notification", "social"}
 
     # Notifications are told of the story by an event, a moment after it.
     await until(is_everywhere)
