@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from select import POLLIN, poll
-from time import monotonic
 from typing import cast
 from weakref import WeakSet
 
 import psycopg
-from sqlalchemy import Engine, PoolProxiedConnection, event, text
+from sqlalchemy import Engine, NullPool, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import InterfaceError, InvalidatePoolError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from .connections import Connections, Transaction
 from .liveness import Liveness, hang_up
+from .watched_connection import WatchedConnection
 
-Transaction = AsyncConnection
-"""What store functions take; only `Database.transaction` makes one."""
+__all__ = ["DATABASE_AWAY", "Database", "DatabaseError", "Transaction"]
 
 DatabaseError = SQLAlchemyError
 """Whatever a statement raises, besides OSError."""
@@ -32,7 +31,6 @@ DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeoutError, OSError)
 _CONNECT_SECONDS = 3
 _STATEMENT_MILLISECONDS = 10_000
 _SILENT_MILLISECONDS = 10_000
-_IDLE_SECONDS = 1.0
 
 
 class Database:
@@ -53,25 +51,26 @@ class Database:
         """
         self._engine = create_async_engine(
             url,
-            pool_size=pool,
-            max_overflow=0,
-            pool_timeout=connect_seconds,
+            # Connections are kept here, and nothing is to be rolled back of one that is in autocommit mode.
+            poolclass=NullPool,
+            skip_autocommit_rollback=True,
             # Errors are logged, and the values of statements hold addresses, hashes and other secrets.
             hide_parameters=True,
             connect_args={
+                "async_creator_fn": WatchedConnection.connect,
+                "autocommit": True,
                 "connect_timeout": connect_seconds,
                 "options": f"-c statement_timeout={_STATEMENT_MILLISECONDS} "
                 f"-c idle_in_transaction_session_timeout={silent_milliseconds} -c timezone=UTC",
             },
         )
-
-        self._connections: WeakSet[psycopg.AsyncConnection] = WeakSet()
+        self._connections = Connections(self._engine, most=pool, wait_seconds=connect_seconds)
+        self._opened: WeakSet[psycopg.AsyncConnection] = WeakSet()
         self._probe = _Probe(url)
         self._liveness = Liveness("postgres", self._probe.ask, self._hang_up)
         self.watch = self._liveness.watch
         """Run it in the background of a process that serves. Without it each call waits for a silent server by itself."""
         self._guard(self._engine.sync_engine)
-        _ping_idle(self._engine.sync_engine)
 
     @asynccontextmanager
     async def single(self) -> AsyncIterator[Transaction]:
@@ -80,27 +79,24 @@ class Database:
         Raises DependencyAway while the server is known to stand still.
         """
         self._liveness.require()
-        async with self._engine.connect() as connection:
-            # Here, not as an option of an engine: what breaks off on the way into the block would keep the connection for ever.
-            await connection.execution_options(isolation_level="AUTOCOMMIT")
+        async with self._connections.taken() as connection:
             yield connection
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Commits at the end of the block, rolls back when it raises. Raises DependencyAway like `single`."""
         self._liveness.require()
-        async with self._engine.begin() as transaction:
-            yield transaction
+        async with self._connections.taken() as connection, connection.begun():
+            yield connection
 
     async def check(self) -> None:
         """Raises when the database does not answer."""
-        self._liveness.require()
-        async with self._engine.connect() as connection:
+        async with self.single() as connection:
             await connection.execute(text("SELECT 1"))
 
     async def close(self) -> None:
         await self._probe.close()
-        await self._engine.dispose()
+        await self._connections.close()
 
     def _guard(self, engine: Engine) -> None:
         """Registers each new connection, and refuses to open one to a server that stands still."""
@@ -109,14 +105,14 @@ class Database:
             self._liveness.require()
 
         def remember(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
-            self._connections.add(_driver_connection(connection))
+            self._opened.add(cast("psycopg.AsyncConnection", connection.driver_connection))
 
         event.listen(engine, "do_connect", refuse)
         event.listen(engine, "connect", remember)
 
     def _hang_up(self) -> None:
         self._probe.hang_up()
-        for connection in list(self._connections):
+        for connection in list(self._opened):
             _hang_up(connection)
 
 
@@ -141,46 +137,7 @@ class _Probe:
             await self._connection.close()
 
 
-async def driver_connection(tx: Transaction) -> psycopg.AsyncConnection:
-    """The driver's own connection of a transaction."""
-    proxied = (await tx.get_raw_connection()).driver_connection
-    return cast("psycopg.AsyncConnection", proxied)
-
-
-def _driver_connection(connection: DBAPIConnection) -> psycopg.AsyncConnection:
-    return cast("psycopg.AsyncConnection", connection.driver_connection)
-
-
 def _hang_up(connection: psycopg.AsyncConnection) -> None:
     """Shut the socket down. Cancelling the waiting task would have psycopg wait ten seconds for the silent server."""
     with suppress(psycopg.Error):
         hang_up(connection.fileno())
-
-
-def _ping_idle(engine: Engine) -> None:
-    """Replace connections that died while they were idle.
-
-    A connection used within the last second is not pinged: if the server closed it, its socket is readable.
-    """
-
-    def remember(_connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
-        record.info["used_at"] = monotonic()
-
-    def check(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
-        idle = monotonic() - record.info.get("used_at", monotonic())
-        if idle < _IDLE_SECONDS and not _has_something_to_say(connection):
-            return
-        try:
-            engine.dialect.do_ping(connection)
-        except psycopg.Error as error:
-            raise InvalidatePoolError from error
-
-    event.listen(engine, "checkin", remember)
-    event.listen(engine, "checkout", check)
-
-
-def _has_something_to_say(connection: DBAPIConnection) -> bool:
-    """True if the server wrote or hung up unasked."""
-    readable = poll()
-    readable.register(_driver_connection(connection).fileno(), POLLIN)
-    return bool(readable.poll(0))

@@ -13,10 +13,9 @@ from typing import Any, cast
 import psycopg
 from sqlalchemy import JSON, ClauseElement
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from .database import Transaction, driver_connection
+from .connections import Transaction
 
 Row = Mapping[str, Any]
 """A row by the names of its columns."""
@@ -60,20 +59,17 @@ class Prepared:
         parameters = {**self._fixed, **values}
         for name, convert in self._write.items():
             parameters[name] = convert(parameters[name])
-        connection = await driver_connection(tx)
         try:
-            cursor = await connection.execute(self._sql, parameters)
+            cursor = await tx.driver.execute(self._sql, parameters)
             rows = [dict(zip(self._names, row, strict=True)) for row in await cursor.fetchall()] if self._names else []
         except asyncio.CancelledError:
             # Like SQLAlchemy: nobody knows what became of the statement.
             await tx.invalidate()
             raise
         except psycopg.Error as error:
-            if gone := connection.closed:
+            if tx.driver.closed:
                 await tx.invalidate(error)
-            raise DBAPIError.instance(
-                self._sql, None, error, psycopg.Error, hide_parameters=True, connection_invalidated=gone
-            ) from error
+            raise tx.error(error, self._sql) from error
         for name, read in self._read:
             for row in rows:
                 row[name] = read(row[name])

@@ -160,24 +160,3 @@ async def test_a_transaction_whose_owner_stands_still_gives_its_locks_back(db: D
     with pytest.raises(sqlalchemy.exc.DBAPIError):
         await stand_still()
     await impatient.close()
-
-
-async def test_a_single_statement_that_is_broken_off_before_it_begins_gives_its_connection_back(
-    database_url: str, db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    narrow = Database(database_url, pool=1)
-
-    async def break_off(*_: object) -> None:
-        raise asyncio.CancelledError
-
-    async def run() -> None:
-        async with narrow.single() as tx:
-            await tx.execute(text("SELECT 1"))
-
-    await run()
-    with monkeypatch.context() as patched:
-        patched.setattr(psycopg.AsyncConnection, "set_autocommit", break_off)
-        with pytest.raises(asyncio.CancelledError):
-            await run()
-    assert await count(narrow) == 0
-    await narrow.close()
