@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
-from deploy.keys import secrets_of
+from deploy import buckets
+from deploy.keys import S3, secrets_of
 from deploy.process_settings import SETTINGS
 from mesh.catalog import callees, manifests
-from mesh.manifest import Manifest
+from mesh.manifest import OBJECT_STORE, Manifest
 
 Config = dict[str, Any]
 
@@ -39,7 +40,8 @@ NOBODY = "65534:65534"
 _SCRATCH = ("/tmp",)  # noqa: S108 - each container has its own
 
 SERVER_PORT, METRICS_PORT, STATISTICS_PORT = 50051, 9464, 9902
-SERVERS = {"mail": "mailpit"}
+S3_PORT = S3.rpartition(":")[2]
+SERVERS = {"mail": "mailpit", OBJECT_STORE: OBJECT_STORE}
 """Containers of the servers in a manifest's `needs`."""
 
 DONE, HEALTHY, STARTED = "service_completed_successfully", "service_healthy", "service_started"
@@ -52,17 +54,21 @@ def rendered() -> str:
 
 def document() -> Config:
     """The compose project. Raises ValueError when a manifest needs a server that has no container."""
-    containers = {**_steps(), **_servers()}
+    objects = bool(buckets.holders(manifests()))
+    containers = {**_steps(objects=objects), **_servers()}
+    if objects:
+        containers[OBJECT_STORE] = _object_store()
     for name, manifest in manifests().items():
         containers |= _service(name, manifest)
+    volumes = ("postgres", "redis", *(["objects"] if objects else []), "secrets")
     return {
         "name": "storymesh",
         "services": {**containers, "envoy": _envoy()},
-        "volumes": {"postgres": {}, "redis": {}, "secrets": {}},
+        "volumes": {name: {} for name in volumes},
     }
 
 
-def _steps() -> Config:
+def _steps(*, objects: bool) -> Config:
     """The jobs that run to completion before the services, at every start, because a service may have been added."""
     return {
         "keys": {
@@ -72,7 +78,11 @@ def _steps() -> Config:
         },
         "stores": {
             **_our_step(
-                ["python", "-m", "deploy", "stores", "/secrets"], {"keys": DONE, "postgres": HEALTHY, "redis": HEALTHY}
+                [
+                    *("python", "-m", "deploy", "stores", "/secrets"),
+                    *(["--origins", "${STORYMESH_S3_ORIGINS:-}"] if objects else []),
+                ],
+                {"keys": DONE, "postgres": HEALTHY, "redis": HEALTHY, **({OBJECT_STORE: HEALTHY} if objects else {})},
             ),
             "volumes": ["secrets:/secrets:ro"],
         },
@@ -118,6 +128,35 @@ def _servers() -> Config:
     }
 
 
+def _object_store() -> Config:
+    """SeaweedFS from the mesh's own image, whose lock names it: the program that the local runner starts, too."""
+    options = {
+        "dir": "/objects",
+        "ip": "127.0.0.1",
+        "ip.bind": "127.0.0.1",
+        "filer": "true",
+        "s3": "true",
+        "s3.ip.bind": "0.0.0.0",  # noqa: S104 - a container's
+        "s3.port": S3_PORT,
+        "s3.config": f"/secrets/{buckets.KEYS}",
+        **buckets.OPTIONS,
+    }
+    ready = f"from urllib.request import urlopen; urlopen('http://127.0.0.1:{S3_PORT}/healthz', timeout=2)"
+    return {
+        **_our_server(
+            ["weed", "-logtostderr=true", "server", *(f"-{name}={value}" for name, value in options.items())],
+            {"keys": DONE},
+        ),
+        # Asked to end, it waits 17 s for streams of its own; what it has acknowledged, a kill does not take away.
+        "stop_signal": "SIGKILL",
+        "environment": {"GOMEMLIMIT": "512MiB", "HOME": "/secrets"},
+        "working_dir": "/secrets",
+        "volumes": ["objects:/objects", _secrets(OBJECT_STORE)],
+        "healthcheck": _check(["CMD", "python", "-c", ready]),
+        "ports": [f"${{STORYMESH_PUBLISH_ADDRESS:-127.0.0.1}}:${{STORYMESH_S3_PORT:-{S3_PORT}}}:{S3_PORT}"],
+    }
+
+
 def _service(name: str, manifest: Manifest) -> Config:
     """The containers of one service: its migrations, its server and its workers."""
     environment = {
@@ -128,11 +167,11 @@ def _service(name: str, manifest: Manifest) -> Config:
         "STORYMESH_METRICS_LISTEN": f"0.0.0.0:{METRICS_PORT}",
         **_overridable({"OTLP_ENDPOINT": "http://jaeger:4317"}),
         **{f"STORYMESH_{callee.upper()}_TARGET": f"{callee}:{SERVER_PORT}" for callee in callees(name)},
-        **_overridable(manifest.container_settings),
+        **_overridable(_bucket(name, manifest) | dict(manifest.container_settings)),
     }
     if unknown := [each for each in manifest.needs if each not in SERVERS]:
         raise ValueError(f"{name}: needs: there is no container {', '.join(unknown)}; there are {', '.join(SERVERS)}")
-    before = {"stores": DONE, **{SERVERS[each]: STARTED for each in manifest.needs}}
+    before = {"stores": DONE, **{SERVERS[each]: STARTED for each in manifest.needs if each != OBJECT_STORE}}
     own = {"volumes": [_secrets(name)], "environment": _passed(name, manifest) | environment}
     containers: Config = {}
     if manifest.database:
@@ -147,6 +186,13 @@ def _service(name: str, manifest: Manifest) -> Config:
         worker["deploy"] = {"replicas": manifest.workers, **worker["deploy"]}
         containers[f"{name}-worker"] = worker
     return containers
+
+
+def _bucket(name: str, manifest: Manifest) -> dict[str, str]:
+    """Settings of the service's bucket. Signed addresses lead to the published port."""
+    if OBJECT_STORE not in manifest.needs:
+        return {}
+    return buckets.settings_of(name, f"http://{S3}", f"http://127.0.0.1:${{STORYMESH_S3_PORT:-{S3_PORT}}}")
 
 
 def _envoy() -> Config:

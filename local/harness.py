@@ -25,7 +25,7 @@ from typing import Any, Self
 
 from local import settings
 from local.layout import Layout
-from local.mesh.components import mailsink, postgres, redis
+from local.mesh.components import mailsink, postgres, redis, s3
 from local.mesh.reservation import EDGE_OFFSET, reserved_ports
 from local.settings import REPOSITORY
 from local.supervision import control
@@ -38,10 +38,16 @@ POLL_SECONDS = 0.05
 
 
 def servers(
-    state_dir: Path, *, postgres: bool = True, redis: bool = True, mail: bool = True, durable: bool = False
+    state_dir: Path,
+    *,
+    postgres: bool = True,
+    redis: bool = True,
+    mail: bool = True,
+    s3: bool = False,
+    durable: bool = False,
 ) -> "Servers":
-    """Postgres, Redis and the mail sink alone. Unless `durable`, they skip fsync: faster, but a machine crash loses data."""
-    wanted = {"postgres": postgres, "redis": redis, "mail": mail}
+    """Servers alone, without services. Unless `durable`, they skip fsync: faster, but a machine crash loses data."""
+    wanted = {"postgres": postgres, "redis": redis, "mail": mail, "s3": s3}
     return Servers(state_dir, only=[name for name, want in wanted.items() if want], durable=durable)
 
 
@@ -59,7 +65,7 @@ def running_mesh(
 
 
 class Servers:
-    """The requested ones of Postgres, Redis and the mail sink; they run until the `with` block ends."""
+    """The requested ones of Postgres, Redis, the mail sink and the object store; they run until the `with` block ends."""
 
     def __init__(
         self, state_dir: Path, *, only: Sequence[str] = (), environment: Mapping[str, str] | None = None, **chosen: Any
@@ -97,6 +103,10 @@ class Servers:
 
     def service_redis_url(self, service: str) -> str:
         return redis.Users(self.layout).url(service)
+
+    @property
+    def object_store(self) -> s3.Store:
+        return s3.Store(self.layout)
 
     def secrets_dir(self, service: str) -> Path:
         return self.layout.secrets / service

@@ -10,18 +10,23 @@ from pathlib import Path
 from local import folders
 from local.failures import of_os_error
 from local.settings import LocalSettings
-from mesh.catalog import manifests
+from mesh.catalog import FIRST_STORE_PORT, manifests
 
 # A Unix socket path is limited to 104 bytes on macOS and 108 on Linux, including the terminator.
 LONGEST_SOCKET_PATH = 100
 
 _SERVERS = ("envoy-admin", "postgres", "redis", "mail", "edge-internal")
+_OBJECT_STORE = (
+    *("s3", "s3-grpc", "s3-master", "s3-master-grpc"),
+    *("s3-volume", "s3-volume-grpc", "s3-filer", "s3-filer-grpc"),
+)
 
 
 @functools.cache
 def port_offsets() -> Mapping[str, int]:
     """Offset of each component's port, and of each process's metrics port, from STORYMESH_BASE_PORT."""
     offsets = {name: offset for offset, name in enumerate(_SERVERS)}
+    offsets |= {name: offset for offset, name in enumerate(_OBJECT_STORE, FIRST_STORE_PORT)}
     for service, manifest in manifests().items():
         for port, process in enumerate(manifest.processes(service), manifest.port):
             offsets[process] = port

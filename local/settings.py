@@ -55,6 +55,11 @@ class LocalSettings(BaseSettings):
         default=REPOSITORY / "envoy" / "edge.yaml",
         description="Settings file of the edge, read at each of its starts. Its addresses are decided by the runner.",
     )
+    s3_origins: str = Field(
+        default="",
+        description="Origins of the pages that may send signed requests to the object store from a browser, separated by "
+        "commas, such as https://app.example.com; empty: none.",
+    )
     start_seconds: float = Field(
         default=60.0, gt=0, description="How long one component may take to become healthy before that is a failure."
     )

@@ -24,7 +24,7 @@ from mesh.services import SERVICES
 BEGIN = "<!-- settings: made by `make settings` -->"
 END = "<!-- end of settings -->"
 
-NOT_IN_CLASSES = ("SECRETS_DIR", "EDGE", "TOKENS", "PUBLISH_ADDRESS")
+NOT_IN_CLASSES = ("SECRETS_DIR", "EDGE", "TOKENS", "PUBLISH_ADDRESS", "S3_PORT")
 """Variables in no settings class: the folder of secrets, and those of the `storymesh` command and of docker-compose.yml."""
 
 PAGE = REPOSITORY / "docs" / "settings.md"

@@ -17,7 +17,9 @@ FIRST_PORT = 10
 """Offset of the first port for services; those before it are for Postgres, Redis, Envoy and the mail sink."""
 PORTS_IN_A_MESH = 200
 FIRST_SPARE_PORT = PORTS_IN_A_MESH - 10
-"""Offset of the first spare port; services get none from here on, because tests use them, for example for a second edge."""
+"""Offset of the first spare port, which tests use, for example for a second edge."""
+FIRST_STORE_PORT = FIRST_SPARE_PORT - 10
+"""Offset of the first of the object store's ports; services get none from here on."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*")
 _RESERVED_NAMES = {
@@ -35,6 +37,7 @@ _RESERVED_NAMES = {
     "prometheus",
     "public",
     "redis",
+    "s3",
     "stores",
     "supervisor",
 }
@@ -99,8 +102,8 @@ def _faults(found: Mapping[str, Manifest]) -> Iterable[str]:
 
 
 def _faults_of_one(name: str, manifest: Manifest, found: Mapping[str, Manifest]) -> Iterable[str]:
-    if manifest.block.start < FIRST_PORT or manifest.block.stop > FIRST_SPARE_PORT:
-        yield f"{name}: port: the block {_shown(manifest.block)} lies outside of {FIRST_PORT}-{FIRST_SPARE_PORT - 1}"
+    if manifest.block.start < FIRST_PORT or manifest.block.stop > FIRST_STORE_PORT:
+        yield f"{name}: port: the block {_shown(manifest.block)} lies outside of {FIRST_PORT}-{FIRST_STORE_PORT - 1}"
     for callee in manifest.calls:
         if callee not in (EVERY_SERVICE, *found):
             yield f"{name}: calls: there is no service {callee}; there are {', '.join(found)}"

@@ -17,6 +17,9 @@ EVERY_SERVICE = "*"
 LIMITER = "ratelimit"
 """The service that any other may ask for leases and reservations, as a value of `calls`."""
 
+OBJECT_STORE = "s3"
+"""The S3 server, as a value of `needs`: the service gets a bucket of its own, and the settings of kit's ObjectStoreSettings."""
+
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
 _FAMILY = re.compile(r"(?!(inbox|memory)$)[a-z][a-z-]*")
 _SETTING = re.compile(r"[A-Z][A-Z0-9_]*")

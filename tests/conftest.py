@@ -9,19 +9,23 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from redis.asyncio import Redis
 from sqlalchemy import text
 
+from deploy import buckets
 from kit.data import migrations
 from kit.data import redis as kit_redis
 from kit.data.database import Database
 from local.harness import Servers
 from local.harness import servers as running_servers
 from tests.client.installed import Installed, install
+
+if TYPE_CHECKING:
+    from kit.data.objects import Objects, ObjectStore
 
 CLEANING_UP_SECONDS = 60
 EVENT_LOOP = {"asyncio.base_events", "asyncio.events"}
@@ -103,6 +107,51 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """Postgres, Redis and the mail sink."""
     with running_servers(tmp_path_factory.mktemp("servers")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def object_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """SeaweedFS alone, which most tests do not need."""
+    path = tmp_path_factory.mktemp("objects")
+    with running_servers(path, postgres=False, redis=False, mail=False, s3=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def object_store(object_servers: Servers) -> ObjectStore:
+    """A bucket for tests, with the operator's key."""
+    # Loading the S3 client takes longer than most tests.
+    from kit.data.objects import ObjectStore
+
+    store = object_servers.object_store
+    await buckets.provision(store.endpoint, store.secret(buckets.OPERATOR), ["tests"], origins=[])
+    return ObjectStore(
+        endpoint=store.endpoint,
+        public_endpoint=store.endpoint,
+        region=buckets.REGION,
+        bucket=buckets.bucket_of("tests"),
+        access_key=buckets.access_key_of(buckets.OPERATOR),
+        secret_key=store.secret(buckets.OPERATOR),
+    )
+
+
+@pytest.fixture(scope="session")
+async def connected_objects(object_store: ObjectStore) -> AsyncIterator[Objects]:
+    from kit.data.objects import Objects
+
+    objects = Objects(object_store)
+    yield objects
+    await objects.close()
+
+
+@pytest.fixture
+async def objects(connected_objects: Objects) -> Objects:
+    """An empty bucket."""
+    async for upload in connected_objects.list_uploads(""):
+        await connected_objects.abort_parts(upload.key, upload.upload_id)
+    while (page := await connected_objects.list("")).objects:
+        await connected_objects.delete(each.key for each in page.objects)
+    return connected_objects
 
 
 @pytest.fixture(scope="session")

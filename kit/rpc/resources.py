@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import cached_property
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from grpc.aio import Channel
 from redis.asyncio import Redis
@@ -24,10 +24,13 @@ from kit.identity.revocations import Revocations
 from kit.identity.tokens import AccessTokens, KeySet, ServiceTokens
 from kit.runtime.clock import Clock, system_clock
 from kit.runtime.health import Check
-from kit.runtime.settings import DatabaseSettings, ServiceSettings
+from kit.runtime.settings import DatabaseSettings, ObjectStoreSettings, ServiceSettings
 
 from . import channels
 from .server import Background, Server
+
+if TYPE_CHECKING:
+    from kit.data.objects import Objects
 
 _ISSUER = "auth"
 """The service that issues access tokens and tells which are revoked."""
@@ -36,7 +39,7 @@ _ISSUER = "auth"
 class Resources:
     """To be entered before use; leaving closes what was opened.
 
-    Tests give what they share: a database, a Redis or a list of revocations that is given is used, and left open.
+    Tests give what they share: a database, a Redis, a bucket or a list of revocations that is given is used, and left open.
     """
 
     def __init__(
@@ -48,11 +51,13 @@ class Resources:
         random: Callable[[int], bytes] = secrets.token_bytes,
         db: Database | None = None,
         redis: Redis | None = None,
+        objects: Objects | None = None,
         revocations: Revocations | None = None,
     ) -> None:
         self._settings = settings
         self._given_db = db
         self._given_redis = redis
+        self._given_objects = objects
         self._channels: dict[str, Channel] = {}
         self._watches: list[Background] = []
         self._closing = AsyncExitStack()
@@ -106,6 +111,20 @@ class Resources:
         """A connection to the same Redis for a thread that may block."""
         opened = BlockingRedis(self.redis)
         self.when_closing(opened.close)
+        return opened
+
+    @cached_property
+    def objects(self) -> Objects:
+        """The service's bucket. Raises TypeError when the settings name none."""
+        if self._given_objects:
+            return self._given_objects
+        if not isinstance(self._settings, ObjectStoreSettings):
+            raise TypeError(f"the settings of {self.service} name no bucket")
+        # Only here, because it loads the S3 client, which most services never need.
+        from kit.data import objects
+
+        opened = objects.Objects(objects.store_of(self._settings), clock=self.clock)
+        self._closing.push_async_callback(opened.close)
         return opened
 
     def channel(self, callee: str) -> Channel:

@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from kit.data.liveness import DependencyAway
+from kit.data.object_errors import ObjectStoreUnavailable
 from kit.errors import DeadlineExceeded, Internal, InvalidArgument, MeshError, Unavailable, Violation
 from mesh.edge_protocol import ERROR_DOMAIN
 
@@ -43,7 +44,7 @@ def as_mesh_error(error: Exception) -> MeshError:
 def _dependency_down(error: Exception) -> str | None:
     """The dependency that does not answer; empty when nobody can tell. None for any other error."""
     match error:
-        case DependencyAway():
+        case DependencyAway() | ObjectStoreUnavailable():
             return error.dependency
         case sqlalchemy.exc.DBAPIError() if error.connection_invalidated:
             return "postgres"

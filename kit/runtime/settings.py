@@ -10,6 +10,7 @@ service adds as a `Key`, as `Keys` or as an address in a `SecretStr` is judged l
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeVar
@@ -39,6 +40,8 @@ from .development_secrets import KEY_MARK, fault_of_keys, fault_of_password, fau
 
 PREFIX = unknown_settings.PREFIX
 KEY_BYTES = 32
+
+_ENDPOINT = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -95,6 +98,13 @@ def _for_redis(value: SecretStr) -> SecretStr:
     if url is None or url.drivername not in ("redis", "rediss", "unix"):
         raise ValueError("needs the form redis://user:password@host:port/number, or rediss:// for TLS")
     return value
+
+
+def _endpoint(text: str) -> str:
+    """Checks an address of a server. Not by `urlsplit` alone, which takes nearly all."""
+    if not _ENDPOINT.fullmatch(text):
+        raise ValueError("needs the form http://host:port or https://host, without a path")
+    return text
 
 
 Key = Annotated[SecretBytes, BeforeValidator(_decoded), AfterValidator(_long_enough)]
@@ -209,6 +219,35 @@ class InboxSettings(DatabaseSettings):
         15.0, gt=0, description="How long a silent worker keeps an event before another takes it over."
     )
     max_failures: int = Field(8, ge=1, description="Failures after which an event is dead-lettered.")
+
+
+class ObjectStoreSettings(ServiceSettings):
+    """What a process with a bucket in an S3 server is told besides."""
+
+    s3_endpoint: Annotated[str, AfterValidator(_endpoint)] = Field(
+        "http://127.0.0.1:8333", description="The S3 server, as the mesh reaches it."
+    )
+    s3_public_endpoint: Annotated[str, AfterValidator(lambda text: text and _endpoint(text))] = Field(
+        "",
+        description="The S3 server, as clients reach it: signed addresses lead there. Empty: as the mesh reaches it.",
+    )
+    s3_region: str = Field(
+        "us-east-1", min_length=1, description="The region that requests to the S3 server are signed for."
+    )
+    s3_bucket: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+        description="The bucket of the service alone. It must exist; on one machine and in compose it is made.",
+    )
+    s3_addressing: Literal["path", "virtual"] = Field(
+        "path",
+        description="Where the bucket's name stands: in the path, as MinIO and SeaweedFS take it, or before the host name, "
+        "as Amazon wants it.",
+    )
+    s3_access_key: str = Field(min_length=1, description="Id of the key that may read, write and list the bucket.")
+    s3_secret_key: SecretStr = Field(min_length=1, description="The secret of that key.")
+    s3_seconds: float = Field(
+        10.0, gt=0, description="The longest that a call of the S3 server may take; after it the server counts as away."
+    )
 
 
 def load(settings: type[S]) -> S:

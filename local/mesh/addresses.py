@@ -2,8 +2,10 @@
 
 from collections.abc import Collection
 
+from deploy import buckets
 from local.layout import Layout
-from local.mesh.components import envoy, mailsink, postgres, redis
+from local.mesh.components import envoy, mailsink, postgres, redis, s3
+from mesh.catalog import manifests
 
 
 def of(layout: Layout, only: Collection[str] = ()) -> dict[str, str]:
@@ -22,5 +24,7 @@ def of(layout: Layout, only: Collection[str] = ()) -> dict[str, str]:
         found["postgres"] = f"postgresql://{layout.address(postgres.NAME)} (passwords in {layout.secrets})"
     if redis.NAME in only:
         found["redis"] = f"redis://{layout.address(redis.NAME)} (passwords in {layout.secrets})"
+    if s3.NAME in only or (not only and buckets.holders(manifests())):
+        found["s3"] = f"{s3.Store(layout).endpoint} (keys in {layout.secrets})"
     found["logs"] = f"{layout.logs}/*.log"
     return found

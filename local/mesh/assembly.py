@@ -3,14 +3,16 @@
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
+from deploy import buckets
 from local.failures import LocalError
 from local.layout import Layout
 from local.mesh import writers
-from local.mesh.components import envoy, mailsink, postgres, redis, services
+from local.mesh.components import envoy, mailsink, postgres, redis, s3, services
 from local.settings import users_settings
 from local.supervision.component import Mesh
+from mesh.catalog import manifests
 
-SERVERS = (postgres.NAME, redis.NAME, mailsink.NAME)
+SERVERS = (postgres.NAME, redis.NAME, mailsink.NAME, s3.NAME)
 
 
 def assemble(layout: Layout, only: Collection[str] = ()) -> Mesh:
@@ -20,6 +22,7 @@ def assemble(layout: Layout, only: Collection[str] = ()) -> Mesh:
             postgres.NAME: lambda: postgres.component(layout),
             redis.NAME: lambda: redis.component(layout),
             mailsink.NAME: lambda: mailsink.component(layout),
+            s3.NAME: lambda: s3.component(layout),
         }
         return Mesh([servers[name]() for name in SERVERS if name in only], ())
     writer = writers.choose(layout.settings)
@@ -27,6 +30,8 @@ def assemble(layout: Layout, only: Collection[str] = ()) -> Mesh:
         postgres.component(layout),
         redis.component(layout),
         mailsink.component(layout),
+        # Not in a mesh none of whose services keeps objects.
+        *([s3.component(layout)] if buckets.holders(manifests()) else []),
         *services.components(layout, writer),
         envoy.component(layout),
     ]

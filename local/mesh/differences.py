@@ -18,7 +18,7 @@ from local.settings import REPOSITORY, users_settings
 from local.supervision.state import MeshRecord
 
 STATE_DIR, WRITER = "STORYMESH_STATE_DIR", "STORYMESH_WRITER"
-READ_ELSEWHERE = frozenset({"STORYMESH_EDGE", "STORYMESH_TOKENS", "STORYMESH_PUBLISH_ADDRESS"})
+READ_ELSEWHERE = frozenset({"STORYMESH_EDGE", "STORYMESH_TOKENS", "STORYMESH_PUBLISH_ADDRESS", "STORYMESH_S3_PORT"})
 """Variables that no process of a local mesh reads: they are the client's and docker-compose.yml's."""
 CODE = ("local", "mesh", "deploy", "services", "kit", "envoy", "gen")
 """Folders whose code the processes of a mesh run."""

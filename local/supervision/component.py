@@ -36,6 +36,9 @@ class Component:
     drain: Callable[[], Awaitable[None]] = nothing
     """Runs before the stop signal, for a program that drops its clients on that signal."""
 
+    clean_up: Callable[[], Awaitable[None]] = nothing
+    """Runs after the process has ended by the stop signal, and removes what it left outside of the state directory."""
+
     stop_signal: signal.Signals = signal.SIGTERM
     drain_seconds: float = 10.0
     account: Account | None = None

@@ -124,6 +124,7 @@ class Unit:
             return False
         await self.component.drain()
         await self._child.end(self.component.stop_signal, self.component.drain_seconds)
+        await self.component.clean_up()
         return True
 
     async def _start(self) -> Child:

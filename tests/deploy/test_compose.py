@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import json
 import os
 import re
 import shutil
 import stat
 import subprocess
 import sys
+import time
+import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from deploy import compose, keys
+from deploy import buckets, compose, keys
 from deploy.__main__ import main
+from deploy.process_settings import SETTINGS
 from kit.runtime.settings import DatabaseSettings, ServiceSettings, load
-from mesh.catalog import manifests
+from local.mesh.components import s3
+from local.mesh.reservation import reserved_ports
+from mesh.catalog import FIRST_STORE_PORT, manifests
+from mesh.manifest import OBJECT_STORE, Manifest
 
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
@@ -302,3 +311,101 @@ def test_help_explains_the_commands_and_makes_no_folder_of_that_name(
         main([*command, "--help"])
         assert "keys FOLDER" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def with_toy(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The containers of a mesh one of whose services keeps objects."""
+    others = {name: replace(each, needs=tuple(set(each.needs) - {OBJECT_STORE})) for name, each in manifests().items()}
+    toy = Manifest(port=170, workers=1, needs=(OBJECT_STORE,))
+    monkeypatch.setattr(compose, "manifests", lambda: {**others, "toy": toy})
+    monkeypatch.setattr(compose, "callees", lambda service: ())
+    monkeypatch.setattr(compose, "SETTINGS", {**SETTINGS, "toy": ("S3_SECONDS",), "toy-worker": ("S3_SECONDS",)})
+    return compose.document()
+
+
+def test_the_object_store_runs_in_a_container_where_a_service_needs_it(with_toy: dict[str, Any]) -> None:
+    containers = with_toy["services"]
+    store = containers["s3"]
+    options = dict(part[1:].split("=", 1) for part in store["command"] if part.startswith("-"))
+    assert (store["command"][0], store["image"], store["stop_signal"]) == ("weed", "storymesh", "SIGKILL")
+    # S3 alone is for other containers.
+    assert (options["ip.bind"], options["s3.ip.bind"], options["s3.port"]) == ("127.0.0.1", "0.0.0.0", "8333")
+    assert (options["disableHttp"], options["filer.disableHttp"]) == ("true", "true")
+    assert options["s3.config"] == "/secrets/keys.json"
+    assert (store["working_dir"], store["environment"]["HOME"]) == ("/secrets", "/secrets")
+    assert store["volumes"][0] == "objects:/objects"
+    assert store["volumes"][1]["volume"] == {"subpath": "s3"}
+    assert "objects" in with_toy["volumes"]
+    assert [expanded(port, {}) for port in store["ports"]] == ["127.0.0.1:8333:8333"]
+    assert containers["stores"]["depends_on"]["s3"]["condition"] == compose.HEALTHY
+    assert containers["stores"]["command"][-2:] == ["--origins", "${STORYMESH_S3_ORIGINS:-}"]
+    for name in ("toy", "toy-worker"):
+        given = {each: expanded(value, {}) for each, value in containers[name]["environment"].items() if value}
+        assert {each: value for each, value in given.items() if "_S3_" in each} == {
+            "STORYMESH_S3_ENDPOINT": "http://s3:8333",
+            "STORYMESH_S3_PUBLIC_ENDPOINT": "http://127.0.0.1:8333",
+            "STORYMESH_S3_REGION": "us-east-1",
+            "STORYMESH_S3_BUCKET": "storymesh-toy",
+            "STORYMESH_S3_ACCESS_KEY": "storymesh-toy",
+        }
+        public = containers[name]["environment"]["STORYMESH_S3_PUBLIC_ENDPOINT"]
+        assert expanded(public, {"STORYMESH_S3_PORT": "9000"}) == "http://127.0.0.1:9000"
+        assert expanded(public, {"STORYMESH_S3_PUBLIC_ENDPOINT": "https://files.example"}) == "https://files.example"
+
+
+def test_a_service_that_keeps_objects_gets_a_key_of_its_own_and_the_store_all_of_them(tmp_path: Path) -> None:
+    holders = {"toy": Manifest(port=170, needs=(OBJECT_STORE,)), "other": Manifest(port=160, needs=(OBJECT_STORE,))}
+    keys.make(tmp_path, {**manifests(), **holders})
+    before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    keys.make(tmp_path, {**manifests(), **holders})
+    assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
+    listed = {each["name"]: each for each in json.loads((tmp_path / "s3" / "keys.json").read_text())["identities"]}
+    secrets = {name: each["credentials"][0]["secretKey"] for name, each in listed.items()}
+    assert secrets["toy"] == (tmp_path / "toy" / "storymesh_s3_secret_key").read_text()
+    assert secrets["operator"] == (tmp_path / "s3" / "operator").read_text()
+    assert len(set(secrets.values())) == len(secrets) >= 3
+    assert listed["toy"]["actions"] == ["Read:storymesh-toy", "Write:storymesh-toy", "List:storymesh-toy"]
+    assert "storymesh_s3_secret_key" in keys.secrets_of(holders["toy"])
+    for path in (tmp_path / "s3").iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o444
+
+
+def test_the_store_s_container_serves_its_bucket_with_these_options_and_secrets(
+    tmp_path: Path, with_toy: dict[str, Any]
+) -> None:
+    """Runs its command here, with folders of this machine instead of its mounts."""
+    holders = {"toy": Manifest(port=170, needs=(OBJECT_STORE,))}
+    keys.make(tmp_path, holders)
+    folder, data = tmp_path / "s3", tmp_path / "objects"
+    data.mkdir()
+    for path in folder.iterdir():
+        path.chmod(0o644)
+        path.write_text(path.read_text().replace("/secrets/", f"{folder}/"))
+    store = with_toy["services"]["s3"]
+    with reserved_ports() as base:
+        ports = {option: base + FIRST_STORE_PORT + number for number, option in enumerate(s3.PORTS)}
+        own = {"s3.config": f"{folder}/keys.json", "dir": str(data), "s3.ip.bind": "127.0.0.1"}
+        changed = own | {option: str(port) for option, port in ports.items()}
+        given = dict(part[1:].split("=", 1) for part in store["command"][3:]) | changed
+        command = [str(s3.program()), *store["command"][1:3], *(f"-{name}={value}" for name, value in given.items())]
+        environment = os.environ | store["environment"] | {"HOME": str(folder)}
+        with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL) as process:
+            try:
+                endpoint, secret = f"http://127.0.0.1:{ports['s3.port']}", (folder / "operator").read_text()
+                deadline = time.monotonic() + 40
+                while True:
+                    try:
+                        asyncio.run(buckets.provision(endpoint, secret, holders, origins=["https://app.example.com"]))
+                        break
+                    except buckets.BucketsFailed:
+                        assert time.monotonic() < deadline
+                        time.sleep(0.1)
+                with urllib.request.urlopen(f"{endpoint}/healthz", timeout=5) as answer:
+                    assert answer.status == 200
+                assert "/healthz" in store["healthcheck"]["test"][-1]
+                with pytest.raises(buckets.BucketsFailed, match="403"):
+                    asyncio.run(buckets.answers(endpoint, "another"))
+            finally:
+                process.kill()
+                s3._remove_sockets(ports.values())

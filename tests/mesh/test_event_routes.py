@@ -10,7 +10,7 @@ from mesh.manifest import INBOX, Manifest, ManifestError
 
 
 def taker(inbox: str, event: str) -> Manifest:
-    return Manifest(port=180, database=True, workers=1, kit_tables=(INBOX,), takes={inbox: (event,)})
+    return Manifest(port=170, database=True, workers=1, kit_tables=(INBOX,), takes={inbox: (event,)})
 
 
 def test_an_event_goes_to_every_inbox_that_takes_it() -> None:

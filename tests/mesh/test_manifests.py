@@ -45,8 +45,8 @@ def test_a_manifest_that_contradicts_itself_is_refused(wrong: dict[str, Any], se
     ("toy", "sentence"),
     [
         ({"port": 12}, "auth and toy: port: the blocks 10-19 and 12-21 overlap"),
-        ({"port": 0}, "toy: port: the block 0-9 lies outside of 10-189"),
-        ({"port": 185}, "toy: port: the block 185-194 lies outside"),
+        ({"port": 0}, "toy: port: the block 0-9 lies outside of 10-179"),
+        ({"port": 175}, "toy: port: the block 175-184 lies outside"),
         ({"calls": ("singer",)}, "toy: calls: there is no service singer; there are auth, story"),
         ({"calls": ("toy",)}, "toy: calls: a service does not call itself"),
         ({**TAKER, "takes": {"songs": ("UserDeleted",)}}, "toy: takes: the inbox songs is named neither toy nor toy-"),
@@ -58,7 +58,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(wrong: dict[str, Any], se
 )
 def test_manifests_that_contradict_one_another_are_refused(toy: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ManifestError, match=sentence):
-        check({**manifests(), "toy": Manifest(**{"port": 180, **toy})})
+        check({**manifests(), "toy": Manifest(**{"port": 170, **toy})})
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_two_services_have_no_inbox_of_one_name() -> None:
 
 
 def test_a_service_may_call_all_the_others() -> None:
-    check({**manifests(), "toy": Manifest(port=180, calls=(EVERY_SERVICE,))})
+    check({**manifests(), "toy": Manifest(port=170, calls=(EVERY_SERVICE,))})
     assert callees("notification") == manifests()["notification"].calls
 
 

@@ -52,8 +52,8 @@ def test_a_fault_in_a_manifest_is_told_in_one_line(copy: Path) -> None:
     manifest = copy / "services/toy/manifest.py"
     right = manifest.read_text()
     for old, new, sentence in (
-        ("port=180", "port=104", "story and toy: port: the blocks 100-133 and 104-113 overlap\n"),
-        ("port=180", "port=180, ports=3", "services/toy/manifest.py: ports: 3 is not an even number of at least 2\n"),
+        ("port=170", "port=104", "story and toy: port: the blocks 100-133 and 104-113 overlap\n"),
+        ("port=170", "port=170, ports=3", "services/toy/manifest.py: ports: 3 is not an even number of at least 2\n"),
         ("UserUpdated", "UserOld", "toy: takes[toy]: the contract has no message storymesh.events.v1.UserOld\n"),
     ):
         manifest.write_text(right.replace(old, new))

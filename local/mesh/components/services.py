@@ -4,10 +4,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from deploy import buckets
 from local.failures import LocalError
 from local.layout import Layout
 from local.mesh import credentials
-from local.mesh.components import mailsink, postgres, redis
+from local.mesh.components import mailsink, postgres, redis, s3
 from local.mesh.writers import LocalWriter
 from local.settings import REPOSITORY, LocalSettings, inherited_environment, users_settings
 from local.supervision import health
@@ -47,12 +48,15 @@ def components(layout: Layout, writer: LocalWriter) -> Iterator[Component]:
 def share_secrets(layout: Layout) -> None:
     """Write each service's secrets. Addresses are rewritten at each start, because ports may have changed."""
     credentials.share(layout.secrets, {name: tuple(map(_file, each.shared_keys)) for name, each in manifests().items()})
-    databases, users = postgres.Databases(layout), redis.Users(layout)
+    databases, users, store = postgres.Databases(layout), redis.Users(layout), s3.Store(layout)
+    holders = buckets.holders(manifests())
     for name, manifest in manifests().items():
         folder = layout.secrets / name
         for key in manifest.keys:
             credentials.read_or_create(folder / _file(key), credentials.key)
         credentials.write(folder / _file("redis_url"), users.url(name))
+        if name in holders:
+            credentials.write(folder / _file(buckets.SECRET), store.secret(name))
         if manifest.database:
             credentials.write(folder / _file("database_url"), databases.url(name))
 
@@ -117,8 +121,14 @@ class _Processes:
         decided = {"STORYMESH_SECRETS_DIR": str(self.layout.secrets / self.service)} | {
             f"{PREFIX}{callee.upper()}_TARGET": self.layout.address(callee) for callee in callees(self.service)
         }
-        suggested = {"STORYMESH_ENVIRONMENT": "development"} | self._suggested()
+        suggested = {"STORYMESH_ENVIRONMENT": "development"} | self._object_store() | self._suggested()
         return self._environment | suggested | self._users_settings() | decided
+
+    def _object_store(self) -> dict[str, str]:
+        if s3.NAME not in self.manifest.needs:
+            return {}
+        endpoint = s3.Store(self.layout).endpoint
+        return {PREFIX + name: value for name, value in buckets.settings_of(self.service, endpoint, endpoint).items()}
 
     def _suggested(self) -> dict[str, str]:
         """The manifest's `local_settings` with their placeholders filled in. A setting whose value becomes empty is left unset."""

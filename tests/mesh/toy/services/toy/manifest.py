@@ -3,7 +3,7 @@
 from mesh.manifest import INBOX, Manifest
 
 MANIFEST = Manifest(
-    port=180,
+    port=170,
     database=True,
     workers=1,
     calls=("auth",),
