@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -228,7 +228,7 @@ class Objects:
         except ObjectMissing:
             pass
 
-    async def list_uploads(self, prefix: str) -> AsyncIterator[OpenUpload]:
+    async def list_uploads(self, prefix: str) -> AsyncGenerator[OpenUpload, None]:
         """The open uploads of keys that begin with `prefix`."""
         markers: dict[str, Any] = {}
         while True:
@@ -272,7 +272,7 @@ class Objects:
                 return b""
             raise
 
-    async def stream(self, key: str) -> AsyncIterator[bytes]:
+    async def stream(self, key: str) -> AsyncGenerator[bytes, None]:
         """The object in chunks, each within the store's `seconds`. Raises ObjectMissing. To be closed if it is left early."""
         async with self._calling(key) as client:
             found = await client.get_object(Bucket=self._store.bucket, Key=key)
