@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from types import TracebackType
 
 from kit.errors import DeadlineExceeded
 
@@ -20,21 +21,30 @@ _KEEP_OF_STREAM_SECONDS = 0.5
 _ends_at: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
-@asynccontextmanager
-async def within(remaining: float | None, longest: float) -> AsyncIterator[None]:
+class within:  # noqa: N801  # reads as a function does; a generator would take longer than all that happens here
     """Bounds the block by the caller's deadline and by `longest`, in seconds.
 
     Raises DeadlineExceeded when nothing is left, TimeoutError when the time runs out.
     """
-    if remaining is not None and remaining <= 0:
-        raise DeadlineExceeded
-    seconds = longest if remaining is None else min(remaining - _kept(remaining), longest)
-    token = _ends_at.set(asyncio.get_running_loop().time() + seconds)
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    finally:
-        _ends_at.reset(token)
+
+    __slots__ = ("_seconds", "_timeout", "_token")
+
+    def __init__(self, remaining: float | None, longest: float) -> None:
+        if remaining is not None and remaining <= 0:
+            raise DeadlineExceeded
+        self._seconds = longest if remaining is None else min(remaining - _kept(remaining), longest)
+
+    async def __aenter__(self) -> None:
+        ends_at = asyncio.get_running_loop().time() + self._seconds
+        self._token = _ends_at.set(ends_at)
+        self._timeout = asyncio.timeout_at(ends_at)
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _ends_at.reset(self._token)
+        await self._timeout.__aexit__(kind, error, traceback)
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ from opentelemetry.trace import StatusCode as SpanStatusCode
 
 from kit.errors import Internal, MalformedRequest, MeshError, StreamStalled, Unimplemented
 from kit.identity.access import AccessControl
-from kit.identity.caller import Caller, Metadata, address_of, current_caller, current_metadata
+from kit.identity.caller import Caller, address_of, current_caller, current_metadata
 from kit.runtime import tracing
 from kit.runtime.metrics import Metrics
 
@@ -72,35 +72,40 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._call_seconds = call_seconds
         self._write_seconds = write_seconds
+        self._surrounded: dict[str, Handler] = {}
 
     async def intercept_service(
         self, continuation: HandlerOf, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
         handler = await continuation(handler_call_details)
-        path = str(handler_call_details.method)
         if handler is None:
             return _UNKNOWN_METHOD
+        current_metadata.set(handler_call_details.invocation_metadata or ())
+        return self.surrounded(str(handler_call_details.method), handler)
+
+    def surrounded(self, path: str, handler: Handler) -> Handler:
+        """The handler of a method with what surrounds its calls; made once, so `current_metadata` must be set before a call."""
+        if path not in self._surrounded:
+            self._surrounded[path] = self._surround(path, handler)
+        return self._surrounded[path]
+
+    def _surround(self, path: str, handler: Handler) -> Handler:
         if path.split("/")[1] not in self._services:
             return handler
-        metadata: Metadata = handler_call_details.invocation_metadata or ()
         # Without deserialisers: grpc would answer bytes that are no message with the text of an exception, before any of this.
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._streaming(path, metadata, handler), None, handler.response_serializer
+                self._streaming(path, handler), None, handler.response_serializer
             )
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(path, metadata, handler), None, handler.response_serializer
-        )
+        return grpc.unary_unary_rpc_method_handler(self._unary(path, handler), None, handler.response_serializer)
 
-    def _unary(self, path: str, metadata: Metadata, handler: Handler) -> Callable[[bytes, Context], Awaitable[Message]]:
+    def _unary(self, path: str, handler: Handler) -> Callable[[bytes, Context], Awaitable[Message]]:
         behaviour: Any = handler.unary_unary
-        load_check = self._load_checks.get(path)
 
         async def serve(data: bytes, context: Context) -> Message:
-            current_metadata.set(metadata)
-            with tracing.serving(path, metadata) as span:
+            with tracing.serving(path, current_metadata.get()) as span:
                 async with _Call(path, context, span, self._metrics) as call:
-                    if load_check:
+                    if load_check := self._load_checks.get(path):
                         load_check()
                     async with deadline.within(_remaining(context), self._call_seconds):
                         request = await self._admit(call, path, handler, data, context)
@@ -111,16 +116,13 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
 
         return serve
 
-    def _streaming(
-        self, path: str, metadata: Metadata, handler: Handler
-    ) -> Callable[[bytes, Context], Awaitable[None]]:
+    def _streaming(self, path: str, handler: Handler) -> Callable[[bytes, Context], Awaitable[None]]:
         behaviour: Any = handler.unary_stream
 
         # Use context.write(): on disconnect grpc.aio leaves a generator suspended, the garbage collector closes it in another task,
         # and touching the dead context crashes the process.
         async def serve(data: bytes, context: Context) -> None:
-            current_metadata.set(metadata)
-            with tracing.serving(path, metadata) as span:
+            with tracing.serving(path, current_metadata.get()) as span:
                 async with (
                     _Call(path, context, span, self._metrics) as call,
                     deadline.of_stream(_remaining(context)),

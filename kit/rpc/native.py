@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, cast
 import grpc
 from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFront
 
+from kit.identity.caller import current_metadata
+
 from .batches import Batch, BatchedCall, code_of
+from .interceptor import MeshInterceptor
 from .limits import MESSAGE_BYTES, METADATA_BYTES
 from .socket_folder import SocketFolder
 
@@ -68,7 +71,7 @@ class NativeServer(grpc.aio.Server):
         self._interceptors = tuple(interceptors)
         self._batches = batches
         self._handlers: dict[str, Handler] = {}
-        self._table: list[tuple[str, Handler]] = []
+        self._table: list[tuple[str, Handler, Sequence[grpc.aio.ServerInterceptor]]] = []
         self._calls: dict[int, _Context] = {}
         self._stopping = self._answering = False
         self._terminated = asyncio.Event()
@@ -112,7 +115,7 @@ class NativeServer(grpc.aio.Server):
             self._front.add_methods([(path, False) for path in self._batches])
             take = self._take_batches
         else:
-            self._table = list(self._handlers.items())
+            self._table = [(path, *self._surrounded(path, handler)) for path, handler in self._handlers.items()]
             # All as streams: a call with one answer that the front knows as such cannot send its headers before a status.
             self._front.add_methods([(path, True) for path in self._handlers])
             take = self._take_calls
@@ -169,16 +172,25 @@ class NativeServer(grpc.aio.Server):
                 if number in self._calls:
                     self._calls[number].cancel()
                 continue
-            path, handler = self._table[method]
             context = self._calls[number] = _Context(self._front, number, *details)
-            context.task = self._loop.create_task(self._serve(context, path, handler, data))
+            context.task = self._loop.create_task(self._serve(context, data, *self._table[method]))
 
-    async def _serve(self, context: _Context, path: str, handler: Handler, data: bytes) -> None:
+    async def _serve(
+        self,
+        context: _Context,
+        data: bytes,
+        path: str,
+        handler: Handler,
+        interceptors: Sequence[grpc.aio.ServerInterceptor],
+    ) -> None:
         try:
             if len(data) > MESSAGE_BYTES:
                 context.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, _TOO_LARGE)
                 return
-            found = await self._handler(0, handler, _CallDetails(path, context.invocation_metadata()))
+            current_metadata.set(context.metadata)
+            found: Handler | None = handler
+            if interceptors:
+                found = await _intercepted(interceptors, handler, _CallDetails(path, context.invocation_metadata()))
             if found is None:
                 context.fail(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
                 return
@@ -195,16 +207,12 @@ class NativeServer(grpc.aio.Server):
             del self._calls[context.number]
             context.finish()
 
-    async def _handler(self, index: int, handler: Handler, details: _CallDetails) -> Handler | None:
-        """The handler as the interceptors from this one on have changed it."""
-        if index == len(self._interceptors):
-            return handler
-
-        async def go_on(details: grpc.HandlerCallDetails) -> Handler | None:
-            return await self._handler(index + 1, handler, cast("_CallDetails", details))
-
-        intercept: Any = self._interceptors[index].intercept_service
-        return cast("Handler | None", await intercept(go_on, details))
+    def _surrounded(self, path: str, handler: Handler) -> tuple[Handler, Sequence[grpc.aio.ServerInterceptor]]:
+        """The handler with what our own interceptors put around it, and those that are asked at each call."""
+        interceptors = self._interceptors
+        while interceptors and isinstance(last := interceptors[-1], MeshInterceptor):
+            handler, interceptors = last.surrounded(path, handler), interceptors[:-1]
+        return handler, interceptors
 
     def _take_batches(self) -> None:
         """In the thread that takes the calls, so that no call waits for another thread to wake."""
@@ -252,7 +260,7 @@ class _Context(_ServicerContext):
     ) -> None:
         self.number = number
         self._front = front
-        self._metadata = tuple(map(_Metadatum._make, metadata))
+        self.metadata = metadata
         self._peer = peer
         self._deadline = None if remaining is None else time.monotonic() + remaining
         self._code: grpc.StatusCode | None = None
@@ -276,7 +284,8 @@ class _Context(_ServicerContext):
         else:
             answer = await answered if inspect.isawaitable(answered) else answered
             if not handler.response_streaming and self._code in (None, grpc.StatusCode.OK):
-                await self.write(answer)
+                # Together with the end, which follows at once, so that both leave in one packet.
+                await self._send(answer)
         if self._code in (None, grpc.StatusCode.OK):
             self._front.stream_end(self.number, list(self._trailing) or None)
         else:
@@ -301,6 +310,11 @@ class _Context(_ServicerContext):
         raise RuntimeError("the one message of the call has been read")
 
     async def write(self, message: Any) -> None:
+        await self._send(message)
+        # Otherwise a stream that never waits for anything else would keep the loop from all other calls.
+        await asyncio.sleep(0)
+
+    async def _send(self, message: Any) -> None:
         """Waits while the client does not read; the front cannot tell when it does, so that it is asked, ever less often."""
         data = self._serializer(message) if self._serializer else message
         self._has_headers = True
@@ -312,8 +326,6 @@ class _Context(_ServicerContext):
             sent = self._front.stream_try_send(self.number, data)
         if sent == STREAM_CLOSED:
             self.cancel()
-        # Otherwise a stream that never waits for anything else would keep the loop from all other calls.
-        await asyncio.sleep(0)
 
     async def send_initial_metadata(self, initial_metadata: Any) -> None:
         if self._has_headers:
@@ -336,7 +348,7 @@ class _Context(_ServicerContext):
         return self._trailing
 
     def invocation_metadata(self) -> Any:
-        return self._metadata
+        return tuple(map(_Metadatum._make, self.metadata))
 
     def set_code(self, code: grpc.StatusCode) -> None:
         self._code = code
@@ -382,3 +394,17 @@ class _Context(_ServicerContext):
 
     def done(self) -> bool:
         return self._done
+
+
+async def _intercepted(
+    interceptors: Sequence[grpc.aio.ServerInterceptor], handler: Handler, details: _CallDetails
+) -> Handler | None:
+    """The handler as the interceptors have changed it, of which the first is the outermost."""
+    if not interceptors:
+        return handler
+
+    async def go_on(details: grpc.HandlerCallDetails) -> Handler | None:
+        return await _intercepted(interceptors[1:], handler, cast("_CallDetails", details))
+
+    intercept: Any = interceptors[0].intercept_service
+    return cast("Handler | None", await intercept(go_on, details))

@@ -37,16 +37,24 @@ class Batcher(Generic[T, R]):
         *,
         most: int = _MOST,
         shared: tuple[type[Exception], ...] = (),
+        patience_seconds: float | None = None,
+        leaves_at_once: bool = False,
     ) -> None:
         """`work` gets at most so many items and returns a result for each, in their order.
 
         `shared` are errors that are no item's fault, such as a database that is away: all items of the batch get them at once.
+        A batch that takes longer than `patience_seconds` holds up no others: the next one runs beside it. With `leaves_at_once`
+        a caller that is cancelled does not wait for the end of its batch, which may still do its item.
         """
         self._work = work
         self._most = most
         self._shared = shared
+        self._patience_seconds = patience_seconds
+        self._leaves_at_once = leaves_at_once
         self._waiting: list[_Entry[T, R]] = []
-        self._running: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._latest: asyncio.Task[None] | None = None
+        """The batch for whose end the next one waits; None when none runs, or when it takes too long."""
 
     async def add(self, item: T) -> R:
         """Have the item done with others, and return its result. Raises what `work` raises for it.
@@ -56,9 +64,10 @@ class Batcher(Generic[T, R]):
         """
         entry: _Entry[T, R] = _Entry(item, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
-        if self._running is None:
-            # In a context of its own: a batch belongs to the trace of none of its items.
-            self._running = asyncio.create_task(self._run(), context=Context())
+        if self._latest is None:
+            self._begin()
+        if self._leaves_at_once:
+            return await entry.result
         try:
             return await asyncio.shield(entry.result)
         except asyncio.CancelledError:
@@ -70,19 +79,47 @@ class Batcher(Generic[T, R]):
                 entry.result.exception()  # Nobody else asks for it.
             raise
 
+    def _begin(self) -> None:
+        # In a context of its own: a batch belongs to the trace and the deadline of none of its items.
+        task = self._latest = asyncio.create_task(self._run(), context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            # At the end of the process.
+            for entry in self._waiting:
+                entry.result.cancel()
+            self._waiting.clear()
+        self._go_on_after(task)
+
+    def _go_on_after(self, task: asyncio.Task[None] | None) -> None:
+        if self._latest is task:
+            self._latest = None
+            if self._waiting:
+                self._begin()
+
     async def _run(self) -> None:
-        batch: list[_Entry[T, R]] = []
+        batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+        patience = None
+        if self._patience_seconds is not None:
+            loop = asyncio.get_running_loop()
+            patience = loop.call_later(self._patience_seconds, self._go_on_after, self._latest)
         try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
-                await self._do(batch)
+            await self._do(batch)
         finally:
-            self._running = None
-            # Without effect but when this task itself is cancelled, at the end of the process.
-            for entry in (*batch, *self._waiting):
+            if patience:
+                patience.cancel()
+            # Without effect but when this task itself is cancelled.
+            for entry in batch:
                 entry.result.cancel()
 
     async def _do(self, batch: Sequence[_Entry[T, R]]) -> None:
+        # Callers may have left.
+        batch = [entry for entry in batch if not entry.result.done()]
+        if not batch:
+            return
         try:
             results = await self._work([entry.item for entry in batch])
             done = list(zip(batch, results, strict=True))
@@ -92,7 +129,9 @@ class Batcher(Generic[T, R]):
                     await self._do([entry])
                 return
             for entry in batch:
-                entry.result.set_exception(error)
+                if not entry.result.done():
+                    entry.result.set_exception(error)
             return
         for entry, result in done:
-            entry.result.set_result(result)
+            if not entry.result.done():
+                entry.result.set_result(result)

@@ -119,7 +119,8 @@ def _unsampled(metadata: Iterable[tuple[str, str | bytes]]) -> trace.Span | None
             found = _UNSAMPLED.fullmatch(value) if isinstance(value, str) else None
             if found is None:
                 return None
-        elif name in _FURTHER_CONTEXT:
+        elif value and name in _FURTHER_CONTEXT:
+            # Envoy sends an empty `tracestate` with each traceparent of its own.
             return None
     if found is None:
         return None

@@ -9,6 +9,7 @@ from storymesh.events.v1 import auth_events_pb2 as events
 from uuid_utils.compat import uuid7
 
 from kit.data.database import Database
+from kit.data.shared_reads import SharedRead
 from kit.errors import SessionRevoked
 from kit.events import outbox
 from kit.identity.caller import Caller, Origin, Role
@@ -40,6 +41,8 @@ class Accounts:
         audit: Audit,
     ) -> None:
         self._db = db
+        self._found = SharedRead(db, store.users.find_all)
+        self._live = SharedRead(db, endings.live_among)
         self._endings = endings
         self._owner_proofs = owner_proofs
         self._username_tries = username_tries
@@ -48,17 +51,16 @@ class Accounts:
 
     async def own(self, caller: Caller) -> User:
         """The caller's account, if the session has not ended. Raises AccountNotFound or SessionRevoked."""
-        async with self._db.transaction() as tx:
-            user = await store.users.find(tx, caller.user_id)
-            if user is None:
-                raise AccountNotFound
-            await self._endings.require_live(tx, caller)
+        user = await self._found.find(caller.user_id)
+        if user is None:
+            raise AccountNotFound
+        if not await self._live.find(caller.session_id):
+            raise SessionRevoked
         return user
 
     async def get(self, user_id: UUID) -> User:
         """Any account, for other services. Raises AccountNotFound."""
-        async with self._db.single() as tx:
-            user = await store.users.find(tx, user_id)
+        user = await self._found.find(user_id)
         if user is None:
             raise AccountNotFound(user_id=user_id)
         return user

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -30,6 +30,10 @@ class Endings:
         """Check the session in the database, for actions that cannot wait for the revocation list. Raises SessionRevoked."""
         if not await store.sessions.is_live(tx, caller.session_id, self._clock()):
             raise SessionRevoked
+
+    async def live_among(self, tx: Transaction, session_ids: Sequence[UUID]) -> Mapping[UUID, bool]:
+        """As `require_live`, for many sessions: True for those that have not ended. A single statement."""
+        return await store.sessions.live_among(tx, session_ids, self._clock())
 
     async def end(self, tx: Transaction, user_id: UUID, session_id: UUID, reason: RevokeReason) -> bool:
         """End the session. False if it had ended before."""

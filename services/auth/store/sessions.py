@@ -105,6 +105,11 @@ async def is_live(tx: Transaction, session_id: UUID, now: datetime) -> bool:
     return (await tx.execute(query)).scalar_one_or_none() is not None
 
 
+async def live_among(tx: Transaction, session_ids: Sequence[UUID], now: datetime) -> dict[UUID, bool]:
+    """True for each of the sessions that is neither revoked nor expired, in a single statement; nothing for the others."""
+    return {row["id"]: True for row in await _LIVE_AMONG.execute(tx, {"session_ids": session_ids, "now": now})}
+
+
 async def belongs_to(tx: Transaction, session_id: UUID, user_id: UUID) -> bool:
     """Whether the session is the account's, also when it has ended."""
     query = select(sessions.c.id).where(sessions.c.id == session_id, sessions.c.user_id == user_id)
@@ -219,7 +224,7 @@ async def delete_ended(tx: Transaction, before: datetime) -> int:
     return await delete_some(tx, sessions, or_(sessions.c.expires_at < before, sessions.c.revoked_at < before))
 
 
-def _live(now: datetime) -> ColumnElement[bool]:
+def _live(now: _Time) -> ColumnElement[bool]:
     return sessions.c.revoked_at.is_(None) & (sessions.c.expires_at > now) & _of_this_epoch()
 
 
@@ -339,6 +344,13 @@ _WITH_OWNER = Prepared(
     )
     .join(users, users.c.id == sessions.c.user_id)
     .where(sessions.c.id == bindparam("session_id"))
+)
+
+_LIVE_AMONG = Prepared(
+    select(sessions.c.id).where(
+        sessions.c.id == any_(bindparam("session_ids", type_=ARRAY(Uuid))),
+        _live(bindparam("now", type_=DateTime(timezone=True))),
+    )
 )
 
 _ROTATE = Prepared(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, case, or_, select
+from sqlalchemy import Uuid, any_, bindparam, case, or_, select
 from sqlalchemy import delete as delete_from
 from sqlalchemy import update as update_table
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as insert_into
 from sqlalchemy.engine.row import RowMapping
 from sqlalchemy.exc import IntegrityError
@@ -22,6 +24,7 @@ from ..tables import users
 
 # Built once, because every sign-in and every mail runs them.
 _BY_ID = Prepared(select(users).where(users.c.id == bindparam("user_id")))
+_BY_IDS = Prepared(select(users).where(users.c.id == any_(bindparam("user_ids", type_=ARRAY(Uuid)))))
 _BY_LOGIN = Prepared(
     select(users).where(
         or_(users.c.email_canonical == bindparam("login"), users.c.username_canonical == bindparam("login"))
@@ -64,6 +67,11 @@ async def insert(tx: Transaction, user: User, password_hash: str | None) -> bool
 async def find(tx: Transaction, user_id: UUID) -> User | None:
     row = await _BY_ID.one_or_none(tx, {"user_id": user_id})
     return user_of(row) if row else None
+
+
+async def find_all(tx: Transaction, user_ids: Sequence[UUID]) -> dict[UUID, User]:
+    """Find those of the accounts that exist, in a single statement."""
+    return {row["id"]: user_of(row) for row in await _BY_IDS.execute(tx, {"user_ids": user_ids})}
 
 
 async def find_by_email(tx: Transaction, email: str) -> User | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from kit.data.database import Database
+from kit.data.database import Database, Transaction
 from kit.data.paging import Page, Pages
+from kit.data.shared_reads import SharedRead
 from kit.identity.caller import Caller
 from kit.runtime.clock import Clock
 
@@ -25,6 +26,7 @@ class Links:
         self._pages = pages
         self._paths = paths
         self._clock = clock
+        self._shown = SharedRead(db, self._shared_stories)
 
     async def create(self, caller: Caller, story_id: UUID) -> Link:
         """Make the link of the caller's story, or renew it. Raises StoryNotFound and StoryNotCompleted."""
@@ -77,8 +79,7 @@ class Links:
         """
         link_id = self._paths.link_id(token)
         if link_id is not None:
-            async with self._db.single() as tx:
-                story = await store.links.shared_story(tx, link_id, self._clock())
+            story = await self._shown.find(link_id)
             if story is not None:
                 return story
         raise StoryLinkNotFound
@@ -86,3 +87,6 @@ class Links:
     def path_of(self, link: Link) -> str:
         """The path of the link's page under the public URL."""
         return self._paths.path(link)
+
+    async def _shared_stories(self, tx: Transaction, link_ids: Sequence[UUID]) -> Mapping[UUID, SharedStory]:
+        return await store.links.shared_stories(tx, link_ids, self._clock())

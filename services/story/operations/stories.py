@@ -13,6 +13,7 @@ from uuid_utils.compat import uuid7
 
 from kit.data.database import Database, Transaction
 from kit.data.paging import Page, Pages
+from kit.data.shared_reads import SharedRead
 from kit.errors import InvalidArgument, Unavailable, Violation
 from kit.events import outbox
 from kit.identity.caller import Caller
@@ -53,6 +54,7 @@ class Stories:
     ) -> None:
         """`languages` holds the primary subtags of the languages that the workers' writer writes; None: any language."""
         self._db = db
+        self._found = SharedRead(db, store.stories.find_all)
         self._pages = pages
         self._preferences_of = preferences_of
         self._clock = clock
@@ -104,8 +106,7 @@ class Stories:
 
     async def get(self, caller: Caller, story_id: UUID) -> Story:
         """Raises StoryNotFound."""
-        async with self._db.single() as tx:
-            return await self._own(tx, caller, story_id)
+        return _require_own(await self._found.find(story_id), caller)
 
     async def list(self, caller: Caller, state: State | None, page_size: int, page_token: str) -> Page[Story]:
         """Return a page of the caller's stories, newest first; with a `state`, only those in it.
@@ -189,10 +190,7 @@ class Stories:
         return self._languages is None or primary_subtag(language) in self._languages
 
     async def _own(self, tx: Transaction, caller: Caller, story_id: UUID) -> Story:
-        story = await store.stories.find(tx, story_id)
-        if story is None or story.owner_id != caller.user_id:
-            raise StoryNotFound  # strangers must not learn that it exists
-        return story
+        return _require_own(await store.stories.find(tx, story_id), caller)
 
     async def _repeated(self, tx: Transaction, caller: Caller, wish: Wish, request_id: str) -> Story | None:
         found = await store.stories.find_by_request(tx, caller.user_id, request_id)
@@ -202,3 +200,9 @@ class Stories:
         if digest != wish.digest():
             raise RequestIdReused(request_id=request_id)
         return story
+
+
+def _require_own(story: Story | None, caller: Caller) -> Story:
+    if story is None or story.owner_id != caller.user_id:
+        raise StoryNotFound  # strangers must not learn that it exists
+    return story

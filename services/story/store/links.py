@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import DateTime, Uuid, and_, bindparam, case, column, delete, func, literal, null, or_, select
+from sqlalchemy import DateTime, Uuid, and_, any_, bindparam, case, column, delete, func, literal, null, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.engine.row import RowMapping
 
 from kit.data.database import Transaction
 from kit.data.paging import PageRequest
+from kit.data.prepared import Prepared
 
 from ..model import State
 from ..model.links import Link, SharedStory
@@ -80,22 +81,22 @@ async def revoke(tx: Transaction, story_id: UUID, owner_id: UUID, link_id: UUID,
     )
 
 
-_SHARED = (
-    select(stories.c.title, stories.c.text, stories.c.language, story_links.c.expires_at)
+_SHARED = Prepared(
+    select(story_links.c.id, stories.c.title, stories.c.text, stories.c.language, story_links.c.expires_at)
     .join_from(story_links, stories, stories.c.id == story_links.c.story_id)
     .where(
-        story_links.c.id == bindparam("link"),
+        story_links.c.id == any_(bindparam("links", type_=ARRAY(Uuid))),
         story_links.c.revoked_at.is_(None),
-        story_links.c.expires_at > bindparam("now"),
+        story_links.c.expires_at > bindparam("now", type_=DateTime(timezone=True)),
         _SHOWN,
     )
 )
 
 
-async def shared_story(tx: Transaction, link_id: UUID, now: datetime) -> SharedStory | None:
-    """The story that the link shows; None if it shows none any more."""
-    row = (await tx.execute(_SHARED, {"link": link_id, "now": now})).mappings().one_or_none()
-    return SharedStory(row["title"], row["text"], row["language"], row["expires_at"]) if row else None
+async def shared_stories(tx: Transaction, link_ids: Sequence[UUID], now: datetime) -> dict[UUID, SharedStory]:
+    """The stories that the links show, by the links' ids; none for a link that shows none any more. In a single statement."""
+    rows = await _SHARED.execute(tx, {"links": link_ids, "now": now})
+    return {row["id"]: SharedStory(row["title"], row["text"], row["language"], row["expires_at"]) for row in rows}
 
 
 async def page(tx: Transaction, owner_id: UUID, now: datetime, request: PageRequest) -> Sequence[Link]:

@@ -7,7 +7,21 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, FromClause, and_, bindparam, case, delete, func, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Uuid,
+    and_,
+    any_,
+    bindparam,
+    case,
+    delete,
+    func,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine.row import RowMapping
 
 from kit.data.database import Transaction
@@ -43,11 +57,18 @@ _STORIES = select(
 ).where(stories.c.deleted_at.is_(None))
 
 _FIND = Prepared(_STORIES.where(stories.c.id == bindparam("story")))
+_FIND_ALL = Prepared(_STORIES.where(stories.c.id == any_(bindparam("stories", type_=ARRAY(Uuid)))))
 
 
 async def find(tx: Transaction, story_id: UUID) -> Story | None:
     row = await _FIND.one_or_none(tx, {"story": story_id})
     return story_of(row) if row else None
+
+
+async def find_all(tx: Transaction, story_ids: Sequence[UUID]) -> dict[UUID, Story]:
+    """Find those stories that exist, in a single statement."""
+    rows = await _FIND_ALL.execute(tx, {"stories": story_ids})
+    return {row["id"]: story_of(row) for row in rows}
 
 
 async def lock(tx: Transaction, story_id: UUID) -> UUID | None:

@@ -116,3 +116,60 @@ async def test_work_that_answers_too_few_fails_instead_of_leaving_callers_waitin
 
     with pytest.raises(ValueError, match="zip"):
         await Batcher(forgetful).add(1)
+
+
+async def test_a_batch_that_takes_too_long_lets_the_next_one_begin_beside_it() -> None:
+    work = Work(open_=False)
+    batcher = Batcher(work, patience_seconds=0.001)
+    slow = asyncio.create_task(batcher.add(1))
+    await work.begun.wait()
+    work.gate, gate = asyncio.Event(), work.gate
+    work.gate.set()
+    assert await batcher.add(2) == 4
+    assert not slow.done()
+    gate.set()
+    assert await slow == 2
+    assert await batcher.add(3) == 6
+    assert work.batches == [[1], [2], [3]]
+
+
+async def test_a_caller_may_leave_its_batch_at_once_which_goes_on_for_the_others() -> None:
+    work = Work(open_=False)
+    batcher = Batcher(work, leaves_at_once=True)
+    during = [asyncio.create_task(batcher.add(number)) for number in (1, 2)]
+    await work.begun.wait()
+    before = [asyncio.create_task(batcher.add(number)) for number in (3, 4)]
+    await asyncio.sleep(0)
+    for gone in (during[0], before[0]):
+        gone.cancel()
+    left = await asyncio.gather(during[0], before[0], return_exceptions=True)
+    assert [type(each) for each in left] == [asyncio.CancelledError] * 2
+    work.gate.set()
+    assert [await during[1], await before[1]] == [4, 8]
+    assert work.batches == [[1, 2], [4]]
+
+
+async def test_nothing_is_begun_for_callers_that_have_all_left() -> None:
+    work = Work()
+    batcher = Batcher(work, leaves_at_once=True)
+    gone = asyncio.create_task(batcher.add(1))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    assert await batcher.add(2) == 4
+    assert work.batches == [[2]]
+
+
+async def test_callers_of_a_batch_that_is_itself_cancelled_are_cancelled() -> None:
+    work = Work(open_=False)
+    batcher = Batcher(work)
+    others = asyncio.all_tasks()
+    callers = [asyncio.create_task(batcher.add(1))]
+    await work.begun.wait()
+    callers.append(asyncio.create_task(batcher.add(2)))
+    await asyncio.sleep(0)
+    (batch,) = asyncio.all_tasks() - others - set(callers)
+    batch.cancel()
+    for caller in callers:
+        with pytest.raises(asyncio.CancelledError):
+            await caller

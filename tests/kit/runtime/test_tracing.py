@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 from kit.runtime import tracing
 
@@ -27,6 +28,19 @@ def test_an_unsampled_trace_goes_on_under_a_span_id_of_its_own() -> None:
     assert (version, trace_id, flags) == ("00", TRACE, "00")
     assert span_id not in (PARENT, "0" * 16)
     assert tracing.trace_id() == ""
+
+
+def test_an_unsampled_trace_costs_no_span_of_opentelemetrys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Envoy sends a `tracestate` without a value when the caller sent none."""
+
+    class NoIds(RandomIdGenerator):
+        def generate_span_id(self) -> int:
+            raise AssertionError
+
+    monkeypatch.setattr(tracing, "_tracer", TracerProvider(id_generator=NoIds()).get_tracer("tests"))
+    metadata = (("traceparent", f"00-{TRACE}-{PARENT}-00"), ("tracestate", ""))
+    with tracing.serving(PATH, metadata):
+        assert tracing.trace_id() == TRACE
 
 
 def test_a_sampled_trace_is_recorded() -> None:
