@@ -9,6 +9,7 @@ from sqlalchemy import (
     CTE,
     BigInteger,
     Column,
+    ColumnElement,
     DateTime,
     FromClause,
     Identity,
@@ -61,19 +62,25 @@ table = Table(
 )
 
 
-_COLUMNS = ("id", "key", "type", "version", "payload", "traceparent")
-_ADD = Prepared(insert(table).returning(func.pg_notify(CHANNEL, "")), columns=_COLUMNS)
+COLUMNS = ("id", "key", "type", "version", "payload", "traceparent")
+_ADD = Prepared(insert(table).returning(func.pg_notify(CHANNEL, "")), columns=COLUMNS)
 
 
 async def add(tx: Transaction, message: Message, *, key: object) -> None:
     """Writes the event into the caller's transaction. Events of one key are published in the order they were written."""
-    await _ADD.execute(tx, dict(zip(_COLUMNS, values_of(message, key=key).values(), strict=True)))
+    await _ADD.execute(tx, dict(zip(COLUMNS, values_of(message, key=key).values(), strict=True)))
 
 
 def addition(changed: FromClause) -> CTE:
     """Writes the event of `values_of` if `changed` has a row, as a part of the statement that makes the change."""
-    values = select(*(bindparam(f"event_{name}", type_=table.c[name].type) for name in _COLUMNS)).select_from(changed)
-    return insert(table).from_select(_COLUMNS, values).returning(func.pg_notify(CHANNEL, "")).cte("event")
+    values = select(*(bindparam(f"event_{name}", type_=table.c[name].type) for name in COLUMNS)).select_from(changed)
+    return insert(table).from_select(COLUMNS, values).returning(func.pg_notify(CHANNEL, "")).cte("event")
+
+
+def additions(changed: FromClause, given: FromClause, of_one: ColumnElement[bool]) -> CTE:
+    """As `addition`, for many: writes the event of each row of `given`, which has the `values_of`, that joins `changed`."""
+    values = select(*(given.c[f"event_{name}"] for name in COLUMNS)).join_from(changed, given, of_one)
+    return insert(table).from_select(COLUMNS, values).returning(func.pg_notify(CHANNEL, "")).cte("event")
 
 
 def values_of(message: Message, *, key: object) -> dict[str, object]:

@@ -27,13 +27,10 @@ async def queued(db: Database, owner_id: UUID) -> UUID:
     story_id = uuid7()
     event = outbox.values_of(StoryRequested(story_id=str(story_id)), key=story_id)
     async with db.transaction() as tx:
-        story, _ = await store.requests.insert_admitted(
-            *(tx, story_id, owner_id, WISH, event),
-            digest=WISH.digest(),
-            request_id=None,
-            limits=ROOMY,
-            now=system_clock(),
+        requested = store.requests.Requested(
+            story_id, owner_id, WISH, WISH.digest(), None, event=event, at=system_clock()
         )
+        story, _ = await store.requests.insert_admitted(tx, requested, ROOMY)
         assert story
         await tx.execute(delete(outbox.table).where(outbox.table.c.key == str(story_id)))
         await store.admissions.erase(tx, owner_id)

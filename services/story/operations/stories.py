@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -11,24 +11,28 @@ import redis.exceptions
 from storymesh.events.v1 import story_events_pb2 as events
 from uuid_utils.compat import uuid7
 
-from kit.data.database import Database, Transaction
+from kit.data.database import DATABASE_AWAY, Database, Transaction
 from kit.data.paging import Page, Pages
 from kit.data.shared_reads import SharedRead
 from kit.errors import InvalidArgument, Unavailable, Violation
 from kit.events import outbox
 from kit.identity.caller import Caller
+from kit.runtime.batches import Batcher
 from kit.runtime.clock import Clock
 
 from .. import store
 from ..adapters.writers import primary_subtag
 from ..errors import RequestIdReused, StoryLanguageUnsupported, StoryNotCancellable, StoryNotFound, StoryNotRetryable
-from ..model import State, Story, Wish
+from ..model import Demand, State, Story, Wish
 from ..store.progress import Progress
 from .admission import Admission
 
 log = logging.getLogger(__name__)
 
 _REDIS_DOWN = (redis.exceptions.RedisError, OSError)
+
+_PATIENCE_SECONDS = 0.01
+"""Requests that come while others are being inserted wait so long at most, in order to be inserted together."""
 
 PreferencesOf = Callable[[UUID], Awaitable[tuple[str, ...]]]
 """Looks up an account's preferences. Raises Unavailable, and SessionRevoked for a deleted account."""
@@ -55,6 +59,9 @@ class Stories:
         """`languages` holds the primary subtags of the languages that the workers' writer writes; None: any language."""
         self._db = db
         self._found = SharedRead(db, store.stories.find_all)
+        self._requests = Batcher(
+            self._request_together, shared=DATABASE_AWAY, patience_seconds=_PATIENCE_SECONDS, leaves_at_once=True
+        )
         self._pages = pages
         self._preferences_of = preferences_of
         self._clock = clock
@@ -79,21 +86,18 @@ class Stories:
             description = f"is not a language that stories are written in here: {written}"
             raise InvalidArgument([Violation("language", description, StoryLanguageUnsupported.reason)])
         preferences = wish.preferences or await self._preferences_of(caller.user_id)
-        whole, digest = replace(wish, preferences=preferences), wish.digest()
         story_id, now = uuid7(), self._clock()
-        requested = outbox.values_of(events.StoryRequested(story_id=str(story_id)), key=story_id)
+        event = outbox.values_of(events.StoryRequested(story_id=str(story_id)), key=story_id)
+        whole = replace(wish, preferences=preferences)
+        requested = store.requests.Requested(
+            story_id, caller.user_id, whole, wish.digest(), request_id, event=event, at=now
+        )
+        story, demand = await self._requests.add(requested)
+        if story:
+            return story
         async with self._db.single() as tx:
-            story, demand = await store.requests.insert_admitted(
-                tx,
-                story_id,
-                caller.user_id,
-                whole,
-                requested,
-                digest=digest,
-                request_id=request_id,
-                limits=self._admission.limits,
-                now=now,
-            )
+            if demand is None:
+                story, demand = await store.requests.insert_admitted(tx, requested, self._admission.limits)
             if story:
                 return story
             # A concurrent repetition was faster. Looked at before the demand, because a repetition counts for no quota.
@@ -103,6 +107,16 @@ class Stories:
             await self._admission.require(tx, caller.user_id, demand, now)
         # The repetition's story was deleted in this moment.
         raise Unavailable
+
+    async def _request_together(
+        self, requests: Sequence[store.requests.Requested]
+    ) -> Sequence[tuple[Story | None, Demand | None]]:
+        """The stories, with the demands that they were admitted or refused by; neither where a request has to be tried alone."""
+        async with self._db.single() as tx:
+            if len(requests) == 1:
+                return [await store.requests.insert_admitted(tx, requests[0], self._admission.limits)]
+            made = await store.request_batches.insert_all_admitted(tx, requests, self._admission.limits)
+            return [(story, None) for story in made]
 
     async def get(self, caller: Caller, story_id: UUID) -> Story:
         """Raises StoryNotFound."""

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import admissions, attempts, links, requests, stories
+from . import admissions, attempts, links, request_batches, requests, stories
 
-__all__ = ["admissions", "attempts", "links", "requests", "stories"]
+__all__ = ["admissions", "attempts", "links", "request_batches", "requests", "stories"]

@@ -15,7 +15,7 @@ from kit.events.erasure import HOLD, advisory_lock_key
 from ..model import Demand, Limits
 from ..tables import admissions
 
-_LOCKS = 0x5354
+LOCKS = 0x5354
 """The first key of these two-key advisory locks. An arbitrary constant that keeps them apart from other two-key locks."""
 
 
@@ -23,7 +23,7 @@ demanded = select(
     func.story_demand(
         bindparam("person", type_=Uuid),
         bindparam("erasure_lock", type_=BigInteger),
-        bindparam("locks", _LOCKS, Integer),
+        bindparam("locks", LOCKS, Integer),
         *(bindparam(name, type_=Integer) for name in ("most", "a_day", "backlog")),
     ).table_valued(
         column("unfinished", BigInteger),
@@ -47,7 +47,7 @@ _LOCK = Prepared(
     select(
         HOLD,
         func.pg_advisory_xact_lock(
-            bindparam("locks", _LOCKS, Integer), func.hashtext(bindparam("owner_id", type_=String))
+            bindparam("locks", LOCKS, Integer), func.hashtext(bindparam("owner_id", type_=String))
         ),
     )
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,7 +21,7 @@ from .admissions import demand_of, demanded, person
 from .stories import story_of
 
 # What a queued story has before anybody writes it.
-_BEGINNING: dict[str, Any] = {
+BEGINNING: dict[str, Any] = {
     "state": State.QUEUED,
     "title": "",
     "text": "",
@@ -32,10 +33,48 @@ _BEGINNING: dict[str, Any] = {
     "completion_tokens": 0,
     "failure_reason": "",
 }
-_GIVEN = (
+GIVEN = (
     *("id", "owner_id", "request_id", "request_digest", "preferences", "theme", "prompt", "length", "language"),
     *("created_at", "queued_at"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """A story as it is requested. `digest` is that of the wish before preferences were filled in.
+
+    `event` holds the `outbox.values_of` of the story's event.
+    """
+
+    story_id: UUID
+    owner_id: UUID
+    wish: Wish
+    digest: bytes
+    request_id: str | None
+    event: Mapping[str, object]
+    at: datetime
+
+    def given(self) -> dict[str, Any]:
+        """The values of the columns GIVEN."""
+        return {
+            "id": self.story_id,
+            "owner_id": self.owner_id,
+            "request_id": self.request_id,
+            "request_digest": self.digest,
+            "preferences": list(self.wish.preferences),
+            "theme": self.wish.theme,
+            "prompt": self.wish.prompt,
+            "length": self.wish.length,
+            "language": self.wish.language,
+            "created_at": self.at,
+            "queued_at": self.at,
+        }
+
+    def queued(self, position: int) -> Story:
+        """The story as it was inserted, at this place in the queue."""
+        made = {**BEGINNING, **self.given(), "queue_position": position, "started_at": None, "completed_at": None}
+        return story_of(made)
+
 
 _demand = demanded.cte("demand")
 _fits = (
@@ -47,10 +86,10 @@ _fits = (
 _inserted = (
     insert_into(stories)
     .from_select(
-        [*_GIVEN, *_BEGINNING, "dispatched_at"],
+        [*GIVEN, *BEGINNING, "dispatched_at"],
         select(
-            *(bindparam(name, type_=stories.c[name].type) for name in _GIVEN),
-            *(literal(value, stories.c[name].type, literal_execute=True) for name, value in _BEGINNING.items()),
+            *(bindparam(name, type_=stories.c[name].type) for name in GIVEN),
+            *(literal(value, stories.c[name].type, literal_execute=True) for name, value in BEGINNING.items()),
             func.now(),
         )
         .select_from(_demand)
@@ -72,42 +111,15 @@ _REQUEST = Prepared(
 )
 
 
-async def insert_admitted(
-    tx: Transaction,
-    story_id: UUID,
-    owner_id: UUID,
-    wish: Wish,
-    event: Mapping[str, object],
-    *,
-    digest: bytes,
-    request_id: str | None,
-    limits: Limits,
-    now: datetime,
-) -> tuple[Story | None, Demand]:
+async def insert_admitted(tx: Transaction, request: Requested, limits: Limits) -> tuple[Story | None, Demand]:
     """Insert a queued story with its event, and record its admission, if the demand before it allows it.
 
-    It takes the owner's locks as `admissions.lock` does, until the transaction ends. `digest` is that of the wish as requested,
-    before preferences were filled in; `event` holds the `outbox.values_of` of the story's event. The story is None, and nothing is
-    written, when the demand does not allow it, or when the owner's request id was used before. One statement, because every
-    request takes this path, and without other statements it needs neither BEGIN nor COMMIT.
+    It takes the owner's locks as `admissions.lock` does, until the transaction ends. The story is None, and nothing is written,
+    when the demand does not allow it, or when the owner's request id was used before. One statement, because every request takes
+    this path, and without other statements it needs neither BEGIN nor COMMIT.
     """
-    given = {
-        "id": story_id,
-        "owner_id": owner_id,
-        "request_id": request_id,
-        "request_digest": digest,
-        "preferences": list(wish.preferences),
-        "theme": wish.theme,
-        "prompt": wish.prompt,
-        "length": wish.length,
-        "language": wish.language,
-        "created_at": now,
-        "queued_at": now,
-    }
-    admission = person(owner_id, limits) | {"day_began": now - DAY}
-    (row,) = await _REQUEST.execute(tx, {**given, **admission, **event})
+    given = request.given()
+    admission = person(request.owner_id, limits) | {"day_began": request.at - DAY}
+    (row,) = await _REQUEST.execute(tx, {**given, **admission, **request.event})
     demand = demand_of(row)
-    if not row["inserted"]:
-        return None, demand
-    made = {**_BEGINNING, **given, "queue_position": demand.queued + 1, "started_at": None, "completed_at": None}
-    return story_of(made), demand
+    return (request.queued(demand.queued + 1) if row["inserted"] else None), demand
