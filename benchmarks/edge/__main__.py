@@ -27,7 +27,8 @@ from .edges import NO_LIMIT, PARTS
 from .running import SERVERS, Running, another_edge, fastapi, fastapi_installed, running
 
 _CONNECTIONS = 16
-_PEOPLE = 4
+_PEOPLE = _CONNECTIONS
+"""Each with a story of their own: calls that meet share what they read, and would share more of one story."""
 _SHARED = ("postgres", "redis")
 _PEER = "FastAPI"
 _PRINTED_WIDTH = 132
@@ -173,7 +174,7 @@ def _part(peer: Cost | None, process: str) -> tuple[str, float | None]:
 def _notes(processes: int) -> list[str]:
     return [
         f"{_CONNECTIONS} connections of HTTP/1.1, each with one request in flight, from a process of its own, which is not "
-        "counted. Processor time is that of all servers. Contenders take turns.",
+        "counted. Processor time is that of all servers. Contenders take turns. As many people ask, each for a story of their own.",
         f"{_PEER}: uvicorn with uvloop and httptools in {processes} process(es), SQLAlchemy with psycopg, slowapi with fixed "
         "windows on the same Redis, the same table and query in the same Postgres. The mesh is one process of each service.",
         "Both check the access token (ES256), a limit per address and the fields' rules, and write a line of log. The mesh alone: "
