@@ -19,6 +19,13 @@ _ECS_VERSION = "1.6.0"
 _OF_EVERY_RECORD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "taskName"}
 """What the module logging itself puts into a record; all else in it comes from `extra`."""
 
+_WRITTEN = frozenset(
+    {"@timestamp", "message", "log.level", "ecs.version", "log", "process", "service", "trace", "span"}
+)
+"""The first names of what the formatter itself writes."""
+
+_PLACES = 512
+
 _as_json = json.JSONEncoder(separators=(",", ":"), default=repr).encode
 
 
@@ -28,37 +35,53 @@ class _Formatter(logging.Formatter):
     def __init__(self, service: str, environment: str) -> None:
         super().__init__()
         self._service = {"name": service, "environment": environment}
+        # Of one place in the code, called in one thread, all of this is the same in each line.
+        self._parts_of = lru_cache(_PLACES)(self._parts)
 
     def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage()
-        line: dict[str, Any] = {
-            "@timestamp": f"{_second(int(record.created))}.{int(record.msecs):03d}Z",
-            "log.level": record.levelname.lower(),
-            "message": message,
-            "ecs.version": _ECS_VERSION,
-            "log": {
-                "logger": record.name,
-                "origin": {"file": {"name": record.filename, "line": record.lineno}, "function": record.funcName},
-                "original": message,
-            },
-            "process": {
-                "pid": record.process,
-                "name": record.processName,
-                "thread": {"id": record.thread, "name": record.threadName},
-            },
-            "service": dict(self._service),
-        }
+        message = _as_json(record.getMessage())
+        before, after = self._parts_of(
+            *(record.levelname, record.name, record.filename, record.lineno, record.funcName),
+            *(record.process, record.processName, record.thread, record.threadName),
+        )
+        at = f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
+        line = f'{{"@timestamp":"{at}","message":{message},{before}{message}}},{after}'
         span = trace.get_current_span().get_span_context()
         if span.is_valid:
-            line["trace"] = {"id": trace.format_trace_id(span.trace_id)}
-            line["span"] = {"id": trace.format_span_id(span.span_id)}
-        if record.exc_info or record.stack_info:
-            line["error"] = _error(record)
+            trace_id, span_id = trace.format_trace_id(span.trace_id), trace.format_span_id(span.span_id)
+            line += f',"trace":{{"id":"{trace_id}"}},"span":{{"id":"{span_id}"}}'
         given = record.__dict__
-        for name in given.keys() - _OF_EVERY_RECORD:
-            if (value := given[name]) is not None:
-                _put(line, name, value)
-        return _as_json(line)
+        further = {name: value for name in given.keys() - _OF_EVERY_RECORD if (value := given[name]) is not None}
+        if record.exc_info or record.stack_info:
+            further = {"error": _error(record), **further}
+        if not further:
+            return line + "}"
+        nested: dict[str, Any] = {}
+        for name, value in further.items():
+            _put(nested, name, value)
+        if nested.keys().isdisjoint(_WRITTEN):
+            return f"{line},{_as_json(nested)[1:]}"
+        # Some belong into an object that the line has already.
+        whole: dict[str, Any] = json.loads(line + "}")
+        for name, value in further.items():
+            _put(whole, name, value)
+        return _as_json(whole)
+
+    def _parts(self, *place: object) -> tuple[str, str]:
+        """The line from its level on, before and after the message as `log.original`."""
+        level, logger, file, number, function, pid, process, thread, thread_name = place
+        origin = {"file": {"name": file, "line": number}, "function": function}
+        before = {
+            "log.level": str(level).lower(),
+            "ecs.version": _ECS_VERSION,
+            "log": {"logger": logger, "origin": origin},
+        }
+        after = {
+            "process": {"pid": pid, "name": process, "thread": {"id": thread, "name": thread_name}},
+            "service": self._service,
+        }
+        # Open where `original` follows, and without the brackets of an object of its own.
+        return f'{_as_json(before)[1:-2]},"original":', _as_json(after)[1:-1]
 
 
 @lru_cache(2)
