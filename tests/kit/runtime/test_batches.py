@@ -22,6 +22,7 @@ class Work:
             self.gate.set()
 
     async def __call__(self, numbers: Sequence[int]) -> Sequence[int]:
+        self.task = asyncio.current_task()
         self.batches.append(list(numbers))
         self.begun.set()
         await self.gate.wait()
@@ -163,13 +164,12 @@ async def test_nothing_is_begun_for_callers_that_have_all_left() -> None:
 async def test_callers_of_a_batch_that_is_itself_cancelled_are_cancelled() -> None:
     work = Work(open_=False)
     batcher = Batcher(work)
-    others = asyncio.all_tasks()
     callers = [asyncio.create_task(batcher.add(1))]
     await work.begun.wait()
     callers.append(asyncio.create_task(batcher.add(2)))
     await asyncio.sleep(0)
-    (batch,) = asyncio.all_tasks() - others - set(callers)
-    batch.cancel()
+    assert work.task
+    work.task.cancel()
     for caller in callers:
         with pytest.raises(asyncio.CancelledError):
             await caller
