@@ -7,4 +7,5 @@ SERVICES = (
     "ratelimit",
     "ops",
     "social",
+    "file",
 )

@@ -7,6 +7,7 @@ from storymesh.auth.v1 import account_service_pb2_grpc as auth_account_service_p
 from storymesh.auth.v1 import key_service_pb2_grpc as auth_key_service_pb2_grpc
 from storymesh.auth.v1 import registration_service_pb2_grpc as auth_registration_service_pb2_grpc
 from storymesh.auth.v1 import session_service_pb2_grpc as auth_session_service_pb2_grpc
+from storymesh.file.v1 import file_service_pb2_grpc as file_file_service_pb2_grpc
 from storymesh.notification.v1 import bounce_service_pb2_grpc as notification_bounce_service_pb2_grpc
 from storymesh.notification.v1 import delivery_service_pb2_grpc as notification_delivery_service_pb2_grpc
 from storymesh.notification.v1 import notification_service_pb2_grpc as notification_notification_service_pb2_grpc
@@ -29,6 +30,7 @@ class Stubs:
         self.keys: auth_key_service_pb2_grpc.KeyServiceAsyncStub = auth_key_service_pb2_grpc.KeyServiceStub(channel)
         self.registrations: auth_registration_service_pb2_grpc.RegistrationServiceAsyncStub = auth_registration_service_pb2_grpc.RegistrationServiceStub(channel)
         self.sessions: auth_session_service_pb2_grpc.SessionServiceAsyncStub = auth_session_service_pb2_grpc.SessionServiceStub(channel)
+        self.files: file_file_service_pb2_grpc.FileServiceAsyncStub = file_file_service_pb2_grpc.FileServiceStub(channel)
         self.bounces: notification_bounce_service_pb2_grpc.BounceServiceAsyncStub = notification_bounce_service_pb2_grpc.BounceServiceStub(channel)
         self.deliveries: notification_delivery_service_pb2_grpc.DeliveryServiceAsyncStub = notification_delivery_service_pb2_grpc.DeliveryServiceStub(channel)
         self.notifications: notification_notification_service_pb2_grpc.NotificationServiceAsyncStub = notification_notification_service_pb2_grpc.NotificationServiceStub(channel)

@@ -227,6 +227,7 @@ def test_ports_are_published_to_loopback_unless_a_variable_says_otherwise() -> N
     assert published == {
         "mailpit": ["127.0.0.1:8025:8025"],
         "jaeger": ["127.0.0.1:16686:16686"],
+        "s3": ["127.0.0.1:8333:8333"],
         "envoy": ["127.0.0.1:8080:8080"],
     }
     elsewhere = {"STORYMESH_PUBLISH_ADDRESS": "0.0.0.0", "STORYMESH_PORT": "80"}

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -34,7 +35,9 @@ TOY = Manifest(
     kit_tables=(OUTBOX, INBOX),
     redis_keys=("toys",),
 )
-WITH_TOY: Mapping[str, Manifest] = {**manifests(), "toy": TOY}
+# Without the object store, whose buckets test_compose.py and tests/local make.
+WITHOUT_TOY: Mapping[str, Manifest] = {name: replace(each, needs=()) for name, each in manifests().items()}
+WITH_TOY: Mapping[str, Manifest] = {**WITHOUT_TOY, "toy": TOY}
 
 
 @contextmanager
@@ -80,7 +83,7 @@ async def test_the_steps_before_the_services_add_a_service_to_running_stores_and
             url = (folder / service / keys.DATABASE_URL).read_text()
             return url.replace("+psycopg", "").replace(keys.POSTGRES, postgres)
 
-        keys.make(folder, manifests())
+        keys.make(folder, WITHOUT_TOY)
         with reserved_ports() as port, redis_in_a_container(folder, port) as address:
 
             def client(service: str) -> redis.Redis:
@@ -88,7 +91,7 @@ async def test_the_steps_before_the_services_add_a_service_to_running_stores_and
                     (folder / service / keys.REDIS_URL).read_text().replace(keys.REDIS, address)
                 )
 
-            await keys.apply(folder, manifests(), postgres=postgres, redis=address)
+            await keys.apply(folder, WITHOUT_TOY, postgres=postgres, redis=address)
             with psycopg.connect(database("auth")) as connection:
                 connection.execute("CREATE TABLE kept AS SELECT 1 AS id")
             with client("auth") as auth:

@@ -143,7 +143,7 @@ def _http_rows() -> dict[tuple[str, str], tuple[set[str], str]]:
         paths = re.findall(r"[/:][^ ,]+", first)
         for path in paths:
             whole = path if path.startswith("/") else paths[0].rpartition(":")[0] + path
-            rows |= {(verb, whole): (set(re.findall(r"[a-z]+(?:_[a-z]+)*", fields)), who) for verb in verbs}
+            rows |= {(verb, whole): (set(re.findall(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*", fields)), who) for verb in verbs}
     return rows
 
 

@@ -1,0 +1,3 @@
+from kit.data.migrations import run_environment
+
+run_environment()
