@@ -67,6 +67,16 @@ async def test_the_sessions_in_curl_end_as_they_say(mesh: RunningMesh) -> None:
     assert output.rstrip().endswith("{}")
 
 
+async def test_the_files_in_curl_are_uploaded_checked_and_fetched(mesh: RunningMesh) -> None:
+    lines = (await run(mesh, "bash", "examples/curl/files.sh")).splitlines()
+    assert [line for line in lines if line in ("200", "412")] == ["200", "412"]
+    assert "FILE_STATE_CHECKING" in lines
+    assert "FILE_STATE_READY" in lines
+    assert any(line.startswith("HTTP/1.1 206") for line in lines)
+    assert any('filename="licence.txt"' in line and "attachment" in line for line in lines)
+    assert lines[-1] == "FILE_NOT_FOUND"
+
+
 async def test_the_errors_in_curl_name_their_reasons_and_fields(mesh: RunningMesh) -> None:
     output = await run(mesh, "bash", "examples/curl/errors.sh")
     assert set(re.findall(r'"reason":"(\w+)"', output)) >= {"INVALID_ARGUMENT", "TOKEN_MISSING", "PATH_NOT_FOUND"}

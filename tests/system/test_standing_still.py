@@ -29,6 +29,14 @@ ONLY_THERE: dict[str, dict[str, Any]] = {
     "CompleteRegistration": {"code": "123456"},
     "ExplainNotification": {"event_id": str(uuid4())},
     "ReportBounces": {"report": {"content_type": "application/json", "data": "e30="}},
+    "CreateFile": {
+        "purpose": "FILE_PURPOSE_DOCUMENT",
+        "name": "page.txt",
+        "size": 4,
+        "media_type": "text/plain",
+        "sha256": "0" * 64,
+    },
+    "CreateFileParts": {"parts": [{"number": 1, "sha256": "0" * 64}]},
     "SettleDelivery": {"state": "DELIVERY_STATE_SENT"},
 }
 WITHOUT_REDIS = ("GetAccount", "ListSessions", "ListStories", "ListNotifications", "UpdateAccount")
@@ -53,6 +61,7 @@ def values(member: Member, story_id: str) -> Mapping[str, Any]:
         "first_name": "Ada",
         "kid": "x" * 43,
         "notification_id": str(uuid4()),
+        "file_id": str(uuid4()),
         "webhook_id": str(uuid4()),
         "user_id": str(uuid4()),
         "user_ids": [str(uuid4())],

@@ -98,8 +98,8 @@ Global___FileRejected: _TypeAlias = FileRejected  # noqa: Y015
 
 @_typing.final
 class FileErased(_message.Message):
-    """A file is no more, because its owner deleted it, nothing shows it any more, its owner's account was deleted, or the store has lost it.
-    Nothing is signed for it from then on; its bytes are removed from the store.
+    """A file is no more, because its owner deleted it, nothing shows it any more, or its owner's account was deleted. Nothing is
+    signed for it from then on; its bytes are removed from the store.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -109,7 +109,7 @@ class FileErased(_message.Message):
     file_id: _builtins.str
     """The file."""
     owner_id: _builtins.str
-    """Whose it was."""
+    """Whose it was. Empty if that is not known any more: a holder that confirms a claim of a file that is gone is told by such an event."""
     def __init__(
         self,
         *,
