@@ -69,14 +69,17 @@ def origin_of(context: ServicerContext[Any, Any]) -> Origin:
 
 def address_of(context: ServicerContext[Any, Any], metadata: Mapping[str, str | bytes]) -> str:
     """The client's address according to the edge, or else the peer's own."""
-    return address_told(metadata) or _address(
-        unquote(context.peer()).removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
-    )
+    return address_told(metadata) or address_at(context.peer())
 
 
 def address_told(metadata: Mapping[str, str | bytes]) -> str:
     """The client's address according to the edge; empty when it told none."""
     return _address(str(metadata.get(CLIENT_ADDRESS_HEADER, "")))
+
+
+def address_at(peer: str) -> str:
+    """The address of a peer as gRPC names it, such as `ipv4:192.0.2.7:4711`; empty for a Unix socket."""
+    return _address(unquote(peer).removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]"))
 
 
 @lru_cache(4096)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, NoReturn, TypeAlias
 
@@ -21,11 +22,12 @@ from opentelemetry.trace import StatusCode as SpanStatusCode
 
 from kit.errors import Internal, MalformedRequest, MeshError, StreamStalled, Unimplemented
 from kit.identity.access import AccessControl
-from kit.identity.caller import Caller, address_of, current_caller, current_metadata
+from kit.identity.caller import Caller, Metadata, address_at, address_told, current_caller, current_metadata
 from kit.runtime import tracing
 from kit.runtime.metrics import Metrics
 
 from . import deadline
+from .peer_errors import shown
 from .statuses import as_mesh_error, to_grpc
 from .validation import validate
 
@@ -50,7 +52,13 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 HandlerOf: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
 LoadCheck = Callable[[], None]
-"""Sheds load: raises a MeshError when a call would find no place, before anything is known of it but its method."""
+"""Sheds load: raises a MeshError when a call would find no place, before anything is known of it but its method.
+
+The native server asks it in the thread that takes its calls.
+"""
+
+Refuse = Callable[[str, Metadata, str], "grpc.Status | None"]
+"""Asks the load check about a call by its method, what came with it and its peer. Returns the status if it is refused."""
 
 
 class MeshInterceptor(grpc.aio.ServerInterceptor):
@@ -98,6 +106,25 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
                 self._streaming(path, handler), None, handler.response_serializer
             )
         return grpc.unary_unary_rpc_method_handler(self._unary(path, handler), None, handler.response_serializer)
+
+    def refuse(self, path: str, metadata: Metadata, peer: str) -> grpc.Status | None:
+        """Ask the load check of a call before it is handed to the event loop. Logs and counts a refusal; safe in any thread."""
+        check = self._load_checks.get(path)
+        if check is None:
+            return None
+        try:
+            check()
+        except MeshError as refused:
+            error = shown(refused)
+        except Exception:
+            # A mistake of ours: the call meets it again where it is served, and there it is logged.
+            return None
+        else:
+            return None
+        with tracing.serving(path, metadata) as span:
+            span.set_attribute("rpc.grpc.status_code", error.code.value[0])
+            _Ended(path, error.code, "failure", 0.0, dict(metadata), peer, error).tell(self._metrics)
+        return to_grpc(error)
 
     def _unary(self, path: str, handler: Handler) -> Callable[[bytes, Context], Awaitable[Message]]:
         behaviour: Any = handler.unary_unary
@@ -245,26 +272,44 @@ class _Call:
             self._span.set_status(Status(SpanStatusCode.ERROR))
         seconds = perf_counter() - self._started
         metadata = dict(current_metadata.get())
+        # Asked now, for later the call may be gone.
+        peer = "" if address_told(metadata) else self._context.peer()
+
+        ended = _Ended(self._path, code, outcome, seconds, metadata, peer, error, self.caller)
+        # When the answer is on its way: to write a line takes longer than many an operation.
+        asyncio.get_running_loop().call_soon(ended.tell, self._metrics)
+
+
+@dataclass(slots=True)
+class _Ended:
+    """A call that has ended, as it is counted and logged."""
+
+    path: str
+    code: StatusCode
+    outcome: str
+    seconds: float
+    metadata: Mapping[str, str | bytes]
+    peer: str
+    """Of no interest when the metadata tell the client's address."""
+    error: MeshError | None
+    caller: Caller | None = None
+
+    def tell(self, metrics: Metrics) -> None:
+        error = self.error
+        metrics.called(self.path, self.code.name, self.seconds, error.reason if error else None)
         fields: dict[str, object] = {
-            "event.action": self._path,
+            "event.action": self.path,
             "event.category": "web",
-            "event.outcome": outcome,
-            "event.duration": int(seconds * 1e9),
-            "rpc.grpc.status_code": code.name,
-            "client.ip": address_of(self._context, metadata),
+            "event.outcome": self.outcome,
+            "event.duration": int(self.seconds * 1e9),
+            "rpc.grpc.status_code": self.code.name,
+            "client.ip": address_told(self.metadata) or address_at(self.peer),
         }
-        request_id = metadata.get("x-request-id")
+        request_id = self.metadata.get("x-request-id")
         if request_id:
             fields["http.request.id"] = str(request_id)[:64]
         if self.caller:
             fields["user.id"] = str(self.caller.user_id)
         if error:
             fields["error.code"] = error.reason
-
-        def tell() -> None:
-            self._metrics.called(self._path, code.name, seconds, error.reason if error else None)
-            log.info("%s %s", self._path, code.name, extra=fields)
-
-        # When the answer is on its way: to write a line takes longer than many an operation. It asks the call for nothing, for
-        # then that may be gone.
-        asyncio.get_running_loop().call_soon(tell)
+        log.info("%s %s", self.path, self.code.name, extra=fields)

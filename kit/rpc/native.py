@@ -2,7 +2,8 @@
 
 It stands on that library's front alone, which takes calls by number and answers them. Methods with one request are served here, on
 the event loop; what the front cannot do (reflection and other streams of requests, methods that nobody knows) goes through a Unix
-socket to the grpcio server behind it. Batched methods are answered by the thread that takes them: then all others go behind.
+socket to the grpcio server behind it. Batched methods are answered by the thread that takes them, which may wait meanwhile: so they
+have a front of their own, and all other calls go to the one behind it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import grpc
 from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFront
@@ -21,8 +22,9 @@ from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFr
 from kit.identity.caller import current_metadata
 
 from .batches import Batch, BatchedCall, code_of
-from .interceptor import MeshInterceptor
+from .interceptor import MeshInterceptor, Refuse
 from .limits import MESSAGE_BYTES, METADATA_BYTES
+from .served_call import Metadata, ServedCall
 from .socket_folder import SocketFolder
 
 log = logging.getLogger(__name__)
@@ -33,24 +35,13 @@ _LONGEST_PAUSE_SECONDS = 0.5
 _NO_LIMIT = 2**31 - 1
 """Of streams on one connection, as grpcio has none; the edge has one for those from outside."""
 _LOOK_SECONDS = 0.01
+_LAST_WORDS_SECONDS = 0.05
+"""Between the last answer and the end of the front, which drops what it has not sent: one answer in ten without the pause."""
 _TOO_LARGE = f"Received message larger than max ({MESSAGE_BYTES})"
-_NO_DEADLINE = float(2**63 - 1)
 
-# Quoted: these are generic to the type checker only.
+# Quoted: generic to the type checker only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-if TYPE_CHECKING:
-    _ServicerContext = grpc.aio.ServicerContext[Any, Any]
-else:
-    _ServicerContext = grpc.aio.ServicerContext
-Metadata = Sequence[tuple[str, str | bytes]]
 Event = tuple[int, int, int, bytes, object, tuple[Metadata, str, float | None]]
-
-
-class _Metadatum(NamedTuple):
-    """As grpcio hands it over: some instrumentation reads the names."""
-
-    key: str
-    value: str | bytes
 
 
 class _CallDetails(NamedTuple):
@@ -59,17 +50,23 @@ class _CallDetails(NamedTuple):
 
 
 class NativeServer(grpc.aio.Server):
-    """Serves as grpc.aio's server does, in front of one that has the same handlers."""
+    """Serves as grpc.aio's server does, in front of one that has the same handlers.
+
+    With `batches` it serves these alone, so that what is behind it must serve all other methods.
+    """
 
     def __init__(
         self,
         behind: grpc.aio.Server,
-        interceptors: Sequence[grpc.aio.ServerInterceptor],
-        batches: Mapping[str, Batch],
+        *,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        refuse: Refuse | None = None,
+        batches: Mapping[str, Batch] | None = None,
     ) -> None:
         self._behind = behind
         self._interceptors = tuple(interceptors)
-        self._batches = batches
+        self._refuse = refuse
+        self._batches = batches or {}
         self._handlers: dict[str, Handler] = {}
         self._table: list[tuple[str, Handler, Sequence[grpc.aio.ServerInterceptor]]] = []
         self._calls: dict[int, _Context] = {}
@@ -137,6 +134,7 @@ class NativeServer(grpc.aio.Server):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await behind
+        await asyncio.sleep(_LAST_WORDS_SECONDS)
         await self._loop.run_in_executor(None, self._front.close)
         self._folder.remove()
         self._terminated.set()
@@ -160,11 +158,24 @@ class NativeServer(grpc.aio.Server):
 
     def _take_calls(self) -> None:
         """In a thread of its own, because the front waits for calls by blocking."""
-        while (events := self._front.recv_batch_details(_CALLS_TAKEN)) is not None:
+        while (taken := self._front.recv_batch_details(_CALLS_TAKEN)) is not None:
+            events = [event for event in cast("list[Event]", taken) if not self._refused(event)]
             if self._loop.is_closed():
                 self._front.close()
-            else:
-                self._loop.call_soon_threadsafe(self._begin, cast("list[Event]", events))
+            elif events:
+                self._loop.call_soon_threadsafe(self._begin, events)
+
+    def _refused(self, event: Event) -> bool:
+        """Refuse a call that would find no place. Here, because on the loop a task for it would keep other calls waiting."""
+        kind, number, method, _, _, details = event
+        if self._refuse is None or kind == EVENT_CANCEL:
+            return False
+        metadata, peer, _ = details
+        status = self._refuse(self._table[method][0], metadata, peer)
+        if status is None:
+            return False
+        self._front.fail(number, code_of(status), status.details, list(status.trailing_metadata or ()))
+        return True
 
     def _begin(self, events: Iterable[Event]) -> None:
         for kind, number, method, data, _, details in events:
@@ -250,7 +261,7 @@ class NativeServer(grpc.aio.Server):
                 self._front.fail(event[1], code_of(answer), answer.details, list(answer.trailing_metadata or ()))
 
 
-class _Context(_ServicerContext):
+class _Context(ServedCall):
     """One call, and what its servicer sees of it."""
 
     task: asyncio.Task[None]
@@ -258,17 +269,11 @@ class _Context(_ServicerContext):
     def __init__(
         self, front: NativeGrpcFront, number: int, metadata: Metadata, peer: str, remaining: float | None
     ) -> None:
+        super().__init__(metadata, peer, remaining)
         self.number = number
         self._front = front
-        self.metadata = metadata
-        self._peer = peer
-        self._deadline = None if remaining is None else time.monotonic() + remaining
-        self._code: grpc.StatusCode | None = None
-        self._details = ""
-        self._trailing: Metadata = ()
-        self._cancelled = self._done = self._has_headers = False
+        self._has_headers = False
         self._serializer: Callable[[Any], bytes] | None = None
-        self._callbacks: list[Callable[[Any], None]] = []
 
     async def answer(self, handler: Handler, data: bytes) -> None:
         self._serializer = handler.response_serializer
@@ -301,14 +306,6 @@ class _Context(_ServicerContext):
         self._cancelled = True
         self.task.cancel()
 
-    def finish(self) -> None:
-        self._done = True
-        for callback in self._callbacks:
-            callback(self)
-
-    async def read(self) -> NoReturn:
-        raise RuntimeError("the one message of the call has been read")
-
     async def write(self, message: Any) -> None:
         await self._send(message)
         # Otherwise a stream that never waits for anything else would keep the loop from all other calls.
@@ -332,68 +329,6 @@ class _Context(_ServicerContext):
             raise grpc.aio.UsageError("the headers have been sent")
         self._has_headers = True
         self._front.stream_send_initial_metadata(self.number, list(initial_metadata))
-
-    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
-        self._code, self._details = code, details
-        self._trailing = trailing_metadata or self._trailing
-        raise grpc.aio.AbortError("Locally aborted.")
-
-    async def abort_with_status(self, status: grpc.Status) -> NoReturn:
-        await self.abort(status.code, status.details or "", status.trailing_metadata)
-
-    def set_trailing_metadata(self, trailing_metadata: Any) -> None:
-        self._trailing = trailing_metadata
-
-    def trailing_metadata(self) -> Any:
-        return self._trailing
-
-    def invocation_metadata(self) -> Any:
-        return tuple(map(_Metadatum._make, self.metadata))
-
-    def set_code(self, code: grpc.StatusCode) -> None:
-        self._code = code
-
-    def code(self) -> Any:
-        return self._code
-
-    def set_details(self, details: str) -> None:
-        self._details = details
-
-    def details(self) -> str:
-        return self._details
-
-    def set_compression(self, compression: grpc.Compression) -> None:
-        """Nothing: answers go out as they are."""
-
-    def disable_next_message_compression(self) -> None:
-        """Nothing: see above."""
-
-    def peer(self) -> str:
-        return self._peer
-
-    def peer_identities(self) -> None:
-        return None
-
-    def peer_identity_key(self) -> None:
-        return None
-
-    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
-        return {}
-
-    def time_remaining(self) -> float:
-        return _NO_DEADLINE if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        if self._done:
-            callback(self)
-        else:
-            self._callbacks.append(callback)
-
-    def cancelled(self) -> bool:
-        return self._cancelled
-
-    def done(self) -> bool:
-        return self._done
 
 
 async def _intercepted(

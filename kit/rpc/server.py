@@ -21,7 +21,7 @@ from kit.runtime.settings import ServiceSettings
 
 from . import reflection
 from .batches import Batch, BatchHandler, BatchServicer
-from .interceptor import LoadCheck, MeshInterceptor
+from .interceptor import LoadCheck, MeshInterceptor, Refuse
 from .limits import MESSAGE_BYTES, METADATA_BYTES
 
 log = logging.getLogger(__name__)
@@ -162,6 +162,7 @@ class Server:
         self, access_tokens: AccessTokens | None, service_tokens: ServiceTokens | None
     ) -> tuple[grpc.aio.Server, Health]:
         interceptors: list[grpc.aio.ServerInterceptor] = []
+        refuse: Refuse | None = None
         if self._traced:
             # Only these: our own services' calls are traced by the interceptor below, and probes would drown the rest.
             traced = filters.any_of(*[filters.service_name(name) for name in self._traced])
@@ -172,17 +173,17 @@ class Server:
             access = AccessControl(self._servicers, access_tokens, service_tokens)
             served = frozenset(self._servicers)
             call_seconds, write_seconds = self._settings.call_seconds, self._settings.write_seconds
-            interceptors.append(
-                MeshInterceptor(
-                    served,
-                    access,
-                    self.metrics,
-                    call_seconds=call_seconds,
-                    write_seconds=write_seconds,
-                    load_checks=self._load_checks,
-                )
+            around = MeshInterceptor(
+                served,
+                access,
+                self.metrics,
+                call_seconds=call_seconds,
+                write_seconds=write_seconds,
+                load_checks=self._load_checks,
             )
-        server = self._transport(interceptors)
+            interceptors.append(around)
+            refuse = around.refuse
+        server = self._transport(interceptors, refuse)
         for add_to_server in (*self._servicers.values(), *self._foreign.values()):
             add_to_server(server)
         batched = {path.split("/")[1] for path in self._batches}
@@ -205,7 +206,7 @@ class Server:
             ) from None
         return server, health
 
-    def _transport(self, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
+    def _transport(self, interceptors: Sequence[grpc.aio.ServerInterceptor], refuse: Refuse | None) -> grpc.aio.Server:
         server = grpc.aio.server(
             interceptors=interceptors,
             options=[
@@ -226,7 +227,8 @@ class Server:
                     "pygrpc-native is not installed, as it has no wheel for every platform: grpcio serves instead"
                 )
             else:
-                return NativeServer(server, interceptors, self._batches)
+                native = NativeServer(server, interceptors=interceptors, refuse=refuse)
+                return NativeServer(native, batches=self._batches) if self._batches else native
         for batch in self._batches.values():
             BatchServicer(batch).add_to(server)
         return server

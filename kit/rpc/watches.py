@@ -43,21 +43,26 @@ class OpenWatches:
 
     @asynccontextmanager
     async def admitted(self, user_id: UUID) -> AsyncIterator[None]:
-        """Count a watch of the person during the block. Raises TooManyWatches."""
+        """Count a watch of the person during the block, here and at all replicas. Raises TooManyWatches."""
+        async with self.counted_here(user_id), self.leased(user_id):
+            yield
+
+    @asynccontextmanager
+    async def counted_here(self, user_id: UUID) -> AsyncIterator[None]:
+        """Count a watch of the person in this process during the block. Raises TooManyWatches."""
         if self._open.total() >= self._altogether or self._open[user_id] >= self._per_person:
             raise TooManyWatches
-        # Counted before the limiter is asked: this process's own bound would not hold otherwise for watches that begin together.
         self._open[user_id] += 1
         try:
-            async with self._leased(user_id):
-                yield
+            yield
         finally:
             self._open[user_id] -= 1
             if not self._open[user_id]:
                 del self._open[user_id]
 
     @asynccontextmanager
-    async def _leased(self, user_id: UUID) -> AsyncIterator[None]:
+    async def leased(self, user_id: UUID) -> AsyncIterator[None]:
+        """Hold a lease during the block, for a watch that is counted here. Raises TooManyWatches."""
         try:
             key = await self._leases.acquire(user_id) if self._leases else None
         except PlacesTaken:

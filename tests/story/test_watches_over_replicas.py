@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import grpc
 from grpc import StatusCode
 from grpc.aio import AioRpcError
+from storymesh.story.v1.story_service_pb2 import CancelStoryRequest
 from storymesh.story.v1.story_service_pb2_grpc import StoryServiceStub
 
 from kit.rpc.resources import Resources
@@ -58,6 +59,11 @@ async def test_a_person_watches_only_so_many_stories_at_all_replicas_together(
 
         opened = await asyncio.gather(*map(opens, range(12)))
         assert sum(opened) == MOST
+        # A finished story is told at once, so that its watch needs no place.
+        finished = str(await queued(world.db, person.id))
+        await at[0].stub.CancelStory(CancelStoryRequest(story_id=finished), metadata=at[0].auth)
+        async with watching(at[0], finished) as watcher:
+            assert await watcher.step() == "snapshot"
         await stacks[opened.index(True)].aclose()
         closed = opened.index(False)
 

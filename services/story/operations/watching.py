@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -89,11 +89,12 @@ class Watches:
             self._feeds,
             self._progress,
             caller,
+            lease=self._open.leased(caller.user_id),
             entries_behind=self._limits.entries_behind,
             heartbeat_seconds=self._heartbeat_seconds,
         )
         steps_after = watch.steps(story_id, after, standing=standing)
-        async with self._open.admitted(caller.user_id), aclosing(steps_after) as steps:
+        async with self._open.counted_here(caller.user_id), aclosing(steps_after) as steps:
             async for step in steps:
                 yield self._signer.sign(scope, watch.place), step
 
@@ -142,13 +143,16 @@ class _Watch:
         progress: Progress,
         caller: Caller,
         *,
+        lease: AbstractAsyncContextManager[None],
         entries_behind: int,
         heartbeat_seconds: float,
     ) -> None:
+        """`lease` counts the watch at all replicas. It is entered when it is known that the story is not told at once."""
         self._stories = stories
         self._feeds = feeds
         self._progress = progress
         self._caller = caller
+        self._lease = lease
         self._entries_behind = entries_behind
         self._heartbeat_seconds = heartbeat_seconds
         self._state = State.QUEUED
@@ -169,12 +173,13 @@ class _Watch:
     async def steps(self, story_id: UUID, after: Position | None, *, standing: bool) -> AsyncGenerator[Step, None]:
         story = await self._stories.get(self._caller, story_id)
         if story.state.final and after is None:
-            # Served from Postgres alone, so that finished stories can be watched while Redis does not answer.
+            # Served from Postgres alone, so that finished stories can be watched while Redis does not answer; and without a lease,
+            # which would cost more than all of this.
             yield Snapshot(story.text)
             yield self._done(story)
             return
         self._state = story.state
-        async with self._feeds.follow(story) as feed:
+        async with self._lease, self._feeds.follow(story) as feed:
             self._standing = after is not None
             yield await self._beginning(feed, None if standing else after)
             self._standing = False

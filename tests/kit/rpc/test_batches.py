@@ -18,11 +18,15 @@ from grpc.aio import AioRpcError
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
+from storymesh.story.v1.story_service_pb2 import CreateStoryRequest, GetStoryResponse
 
 from kit.errors import ResourceExhausted
 from kit.rpc.batches import Answer, BatchedCall, BatchHandler
+from kit.rpc.served_call import ServedCall
 from kit.rpc.server import Server
 from kit.runtime.settings import ServiceSettings
+from tests.identity import Issuer, service_tokens
+from tests.kit import desk as desks
 from tests.statuses import raises_status
 from tests.waiting import until
 
@@ -223,6 +227,31 @@ async def test_health_and_reflection_do_not_wait_for_a_batch(settings: ServiceSe
         assert not asked.done()
         counter.go.set()
         await asked
+
+
+async def test_other_methods_are_served_beside_batches_by_the_same_transport(
+    settings: ServiceSettings, transport: str
+) -> None:
+    counter, contexts = Counter(), []
+
+    async def look(_request: object, context: desks.Context) -> GetStoryResponse:
+        contexts.append(context)
+        return GetStoryResponse()
+
+    server = Server(settings, required={})
+    server.add_batched(SERVICE, METHOD, counter.answer)
+    desks.add(server, desks.Desk(look))
+    running = asyncio.create_task(server.run(Issuer().access_tokens(), service_tokens("desk")))
+    async with grpc.aio.insecure_channel(await server.address) as channel:
+        asked = asyncio.ensure_future(asking(channel)(b""))
+        await until(counter.began.is_set)
+        await desks.DeskStub(channel).public(CreateStoryRequest(), timeout=5)
+        assert not asked.done()
+        counter.go.set()
+        await asked
+    server.stopping.set()
+    await running
+    assert isinstance(contexts[0], ServedCall) is (transport == "native")
 
 
 async def test_a_batch_that_has_begun_is_answered_before_the_server_ends(settings: ServiceSettings) -> None:

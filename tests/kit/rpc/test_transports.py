@@ -11,8 +11,9 @@ import tempfile
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import grpc
@@ -31,13 +32,15 @@ from h2.events import Event, StreamEnded, StreamReset, TrailersReceived
 from storymesh.story.v1.story_pb2 import Story
 from storymesh.story.v1.story_service_pb2 import CreateStoryRequest, GetStoryResponse
 
-from kit.errors import DeadlineExceeded
+from kit.errors import DeadlineExceeded, ResourceExhausted
 from kit.rpc.server import Server
 from kit.runtime.settings import ServiceSettings
 from tests.identity import Issuer, bearer, service_tokens
 from tests.kit import desk as desks
 from tests.kit.conftest import RunningDesk
 from tests.kit.desk import Context
+from tests.kit.transports import TRANSPORTS
+from tests.statuses import raises_status
 from tests.waiting import until
 from tests.wire import Headers, frame, http2
 
@@ -347,3 +350,29 @@ async def test_a_native_server_leaves_nothing_in_the_folder_for_temporary_files(
     async with serving(settings, desks.Desk()) as (_, stub):
         await stub.public(ANYTHING)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("transport", [TRANSPORTS[-1]])
+async def test_a_call_without_a_place_is_refused_though_the_event_loop_is_busy(desk: RunningDesk) -> None:
+    def check() -> None:
+        raise ResourceExhausted(retry_after=timedelta(seconds=1))
+
+    desk.server.add_load_check(PUBLIC, check)
+    with grpc.insecure_channel(desk.address) as channel:
+        ask: Any = channel.unary_unary(PUBLIC)
+        with pytest.raises(grpc.RpcError) as refused:
+            # Blocks the loop, on which the server runs too.
+            ask(b"", timeout=10)
+    assert cast("grpc.Call", refused.value).code() is StatusCode.RESOURCE_EXHAUSTED
+    assert desk.desk.calls == 0
+
+
+@pytest.mark.parametrize("transport", [TRANSPORTS[-1]])
+async def test_a_load_check_that_fails_harms_its_own_call_alone(desk: RunningDesk) -> None:
+    def check() -> None:
+        raise ZeroDivisionError
+
+    desk.server.add_load_check(PUBLIC, check)
+    with raises_status(StatusCode.INTERNAL, "INTERNAL"):
+        await desk.stub.public(ANYTHING)
+    await desk.stub.user(ANYTHING, metadata=bearer(desk.issuer.token(ALICE)))
