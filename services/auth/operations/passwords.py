@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from time import perf_counter
 from typing import Self, TypeVar
 
@@ -34,7 +35,8 @@ _QUEUE_PER_THREAD = 4
 _RETRY_AFTER = timedelta(seconds=1)
 
 _NICENESS = 5
-"""Nice value of the hashing threads. Lower priority starves beside busy neighbours, equal delays the event loop (decision 0037)."""
+"""How much nicer the hashing threads are than the process: more starves them beside busy neighbours, none delays the event loop
+(decision 0037)."""
 
 T = TypeVar("T")
 
@@ -123,16 +125,33 @@ class Passwords:
         if left is not None and left < self._hash_seconds:
             self._free.release()
             raise DeadlineExceeded
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
         try:
-            hashing = self._executor.submit(work)
+            self._executor.submit(self._work, work, done, loop)
         except RuntimeError as error:
             self._free.release()
             log.error("no thread can be had for a password: %s", error)
             raise Unavailable from None
-        loop = asyncio.get_running_loop()
-        # A cancelled call leaves its thread working, so release the place only when the hash is done.
-        hashing.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free.release))
-        return await asyncio.wrap_future(hashing)
+        return await done
+
+    def _work(self, work: Callable[[], T], done: asyncio.Future[T], loop: asyncio.AbstractEventLoop) -> None:
+        """Does the work in a thread, and tells the loop in one step.
+
+        What a thread does besides hashing holds up the loop: it has the interpreter lock, and at its low priority it may be
+        interrupted with it.
+        """
+        try:
+            tell = partial(done.set_result, work())
+        except Exception as error:
+            tell = partial(done.set_exception, error)
+        loop.call_soon_threadsafe(self._worked, done, tell)
+
+    def _worked(self, done: asyncio.Future[T], tell: Callable[[], None]) -> None:
+        # Also when the call was cancelled, as its thread worked on.
+        self._free.release()
+        if not done.cancelled():
+            tell()
 
     async def _acquire(self) -> None:
         if self._places == 0:
@@ -152,7 +171,8 @@ def _lower_priority() -> None:
     if sys.platform == "linux":
         # Some sandboxes do not allow it.
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS)
 
 
 def _processors() -> int:
