@@ -479,6 +479,36 @@ async def test_too_many_envoys_are_refused_and_a_place_is_free_when_one_leaves(
         await until(answered)
 
 
+async def test_all_places_are_free_again_when_many_envoys_leave_at_once(
+    assigning: Assigning, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "MOST_EDGES", 40)
+    async with served(assigning(by_default()), transport) as (channel, _):
+        stub = rlqs_pb2_grpc.RateLimitQuotaServiceStub(channel)
+
+        async def come(number: int) -> Any:
+            """The stream, when its Envoy has been answered, which is with all the others."""
+            stream = stub.StreamRateLimitQuotas()
+            try:
+                await stream.write(report({"class": "default", "client_ip": f"192.0.2.{number}/32"}))
+                return stream if isinstance(await stream.read(), rlqs_pb2.RateLimitQuotaResponse) else None
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return None
+
+        async def all_come_and_go() -> bool:
+            streams = await asyncio.gather(*map(come, range(40)))
+            for place, stream in enumerate(streams):
+                if stream:
+                    if place % 2:
+                        # Ended by its own end as well as by the cancellation.
+                        await stream.done_writing()
+                    stream.cancel()
+            return all(streams)
+
+        for _ in range(3):
+            await until(all_come_and_go)
+
+
 async def test_streams_end_when_the_server_drains(assigning: Assigning, transport: str) -> None:
     async with served(assigning(by_default()), transport) as (channel, server):
         stream = rlqs_pb2_grpc.RateLimitQuotaServiceStub(channel).StreamRateLimitQuotas()

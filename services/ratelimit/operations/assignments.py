@@ -21,6 +21,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from kit.runtime.loops import every
 from kit.runtime.metrics import Metrics
+from kit.runtime.own_thread import OwnThread
 
 from ..errors import TooManyEdges
 from ..model import Limit
@@ -118,6 +119,7 @@ class Assignments:
         self._wall = wall
         self._edges: dict[str, list[Edge]] = {}
         self._one_at_a_time = asyncio.Lock()
+        self._thread = OwnThread("assignments")
         self._redis_answers = True
         self._counts = Counter[tuple[str, str, str]]()
         self._forgotten = 0
@@ -337,7 +339,7 @@ class Assignments:
         if not withdrawals:
             return []
         try:
-            taken = await asyncio.to_thread(self._store.take, withdrawals, seconds=self._redis_seconds)
+            taken = await self._thread.run(self._store.take, withdrawals, seconds=self._redis_seconds)
         except (redis.exceptions.RedisError, OSError) as error:
             if self._redis_answers:
                 log.error("no tokens can be taken for Envoys, each rule's on_redis_down applies: %s", error)

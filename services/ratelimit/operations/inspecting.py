@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from uuid import UUID
 
 from kit.errors import InvalidArgument, Violation
 from kit.runtime.clock import Clock, unix_milliseconds
+from kit.runtime.own_thread import OwnThread
 
 from ..model import Charge, Taken
 from ..model.administration import Act, Change, ExplainedCall, ExplainedDescriptor, ExplainedRule, Level
@@ -43,7 +43,7 @@ class Inspection:
         self._rules = rules
         self._classes = classes
         self._clock = clock
-        self._turn = asyncio.Lock()
+        self._thread = OwnThread("inspection")
 
     async def explain(self, subject: Subject) -> list[ExplainedCall]:
         """What the limiter says now of the subject's call, in each class. Raises InvalidArgument, RedisError and OSError."""
@@ -62,8 +62,7 @@ class Inspection:
         keys = [key for key, (counting, _) in self._counting(subject).items() if not rule or counting.name == rule]
         if rule and not keys:
             raise InvalidArgument([Violation("rule", "is no rule that counts calls of the subject", "STRING_IN")])
-        async with self._turn:
-            forgotten = await asyncio.to_thread(self._store.forget, keys, seconds=_REDIS_SECONDS)
+        forgotten = await self._thread.run(self._store.forget, keys, seconds=_REDIS_SECONDS)
         told = f"{subject} rule={rule}" if rule else str(subject)
         await self._admin.record(Change(Act.RESET, administrator_id, reason, told))
         # The subject may be an address, which no log may have.
@@ -89,8 +88,7 @@ class Inspection:
         if not looks:
             return []
         calls = [(look,) for _, look in looks.values()]
-        async with self._turn:
-            taken = await asyncio.to_thread(self._store.take, calls, seconds=_REDIS_SECONDS)
+        taken = await self._thread.run(self._store.take, calls, seconds=_REDIS_SECONDS)
         return [Level(rule, key, each) for (key, (rule, _)), each in zip(looks.items(), taken, strict=True)]
 
     async def _explained(self, call: Call, rules: RuleSet, now: int) -> ExplainedCall:

@@ -79,10 +79,13 @@ class AssignmentStreams(rlqs_pb2_grpc.RateLimitQuotaServiceServicer):
             for task in done:
                 task.result()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._assignments.leave(edge)
+            try:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            finally:
+                # Also when the call is cancelled just now: an Envoy that leaves first ends what it sends, and then the stream.
+                self._assignments.leave(edge)
 
     async def _read(self, reports: rlqs_pb2.RateLimitQuotaUsageReports, edge: Edge, context: _Context) -> None:
         while True:
