@@ -18,7 +18,10 @@ _BOUNDS = (*map(str, _SECONDS), "+Inf")
 
 
 class CallDurations(Collector):
-    """Written by the event loop and read by other threads: no reading falls into the middle of a step that changes a number."""
+    """Written by the event loop and by the thread that refuses calls, and read by others.
+
+    The interpreter changes threads at calls and at the ends of loops alone, so never within a step that changes a number.
+    """
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], list[int]] = {}
@@ -29,8 +32,8 @@ class CallDurations(Collector):
         key = method, status
         counts = self._counts.get(key)
         if counts is None:
-            self._sums[key] = 0.0
-            counts = self._counts[key] = [0] * len(_BOUNDS)
+            self._sums.setdefault(key, 0.0)
+            counts = self._counts.setdefault(key, [0] * len(_BOUNDS))
         counts[bisect_left(_SECONDS, seconds)] += 1
         self._sums[key] += seconds
 
