@@ -114,9 +114,9 @@ async def server(*servicers: tuple[Callable[[Any, grpc.aio.Server], None], Any],
 
 @asynccontextmanager
 async def envoy(settings: Settings, scratch: Path, rendered: Config | None = None) -> AsyncIterator[Edge]:
-    """Run an Envoy with these settings, or with a given configuration; yield when its listener is open."""
+    """Run an Envoy with these settings, patiently, or with a given configuration; yield when its listener is open."""
     config, log = scratch / "envoy.yaml", scratch / "envoy.log"
-    config.write_text(yaml.safe_dump(rendered or bootstrap(settings, read(settings.files.contract))))
+    config.write_text(yaml.safe_dump(rendered or _patient(bootstrap(settings, read(settings.files.contract)))))
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *command(config, settings), "--concurrency", "1", stdout=output, stderr=output
@@ -195,20 +195,21 @@ async def edge(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> AsyncIte
         "sizes.request_body_bytes=4096",
         "cors.origins=https://app.example.com",
     )
-    async with envoy(settings, tmp_path_factory.mktemp("edge"), _with_patient_health_checks(settings)) as running:
+    async with envoy(settings, tmp_path_factory.mktemp("edge")) as running:
         async with httpx2.AsyncClient(headers={"authorization": f"Bearer {mesh.key.sign()}"}) as client:
             await until(lambda: _answers(client, f"{running.url}/v1/account"))
             await until(lambda: _answers(client, f"{running.url}/v1/stories"))
         yield running
 
 
-def _with_patient_health_checks(settings: Settings) -> Config:
-    """The edge's configuration with 20 s for an answer to a health check or a ping.
+def _patient(config: Config) -> Config:
+    """The configuration with 20 s for an answer to a health check or a ping.
 
     The services of these tests share a process with the tests, which may block them on a busy machine for longer than a replica
-    may stand still. Tests of replicas that stand still use separate processes.
+    may stand still. Without a replica that counts as healthy, the edge answers 503 at once: a class that is denied without the
+    limiter too. Tests of replicas that stand still use separate processes, and an edge that is not patient.
     """
-    config = deepcopy(bootstrap(settings, read(settings.files.contract)))
+    config = deepcopy(config)
     for cluster in config["static_resources"]["clusters"]:
         for check in cluster.get("health_checks", ()):
             check["timeout"] = "20s"
@@ -269,12 +270,18 @@ def credentials(mesh: Mesh) -> tuple[tuple[str, str]]:
 
 @pytest.fixture
 async def mesh_with(mesh: Mesh, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """Start a further Envoy with other settings for one test."""
+    """Start a further Envoy with other settings for one test.
+
+    It waits for the limiter as long as for a health check, unless it is to detect replicas that stand still as quickly as the product.
+    """
     async with AsyncExitStack() as stack:
 
-        async def start(*overrides: str, endpoints: dict[str, str] | None = None) -> Edge:
-            return await stack.enter_async_context(
-                envoy(settings_for(mesh.endpoints | (endpoints or {}), *overrides), tmp_path)
-            )
+        async def start(
+            *overrides: str, endpoints: dict[str, str] | None = None, impatient: bool = False
+        ) -> Edge:
+            waits = [] if impatient else ["rate_limit.timeout_seconds=20"]
+            settings = settings_for(mesh.endpoints | (endpoints or {}), *waits, *overrides)
+            rendered = bootstrap(settings, read(settings.files.contract)) if impatient else None
+            return await stack.enter_async_context(envoy(settings, tmp_path, rendered))
 
         yield start

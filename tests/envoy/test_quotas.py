@@ -35,7 +35,7 @@ from services.ratelimit.servicer import RateLimits
 from services.ratelimit.servicer.assignments import AssignmentStreams
 from services.ratelimit.store.buckets import RedisBucketStore
 from services.ratelimit.store.withdrawals import RedisWithdrawals
-from tests.envoy.conftest import Edge, Mesh, _with_patient_health_checks, envoy, free_port, settings_for, until
+from tests.envoy.conftest import Edge, Mesh, envoy, free_port, settings_for, until
 from tests.envoy.statuses import grpc_reason, reason
 from tests.ratelimit.building import rule, rule_set
 
@@ -83,7 +83,7 @@ async def edges(mesh: Mesh, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]
             settings = settings_for(
                 mesh.endpoints | {"ratelimit": address}, "rate_limit.quota_classes=[default]", *overrides
             )
-            edge = await stack.enter_async_context(envoy(settings, scratch, _with_patient_health_checks(settings)))
+            edge = await stack.enter_async_context(envoy(settings, scratch))
             async with httpx2.AsyncClient() as client:
                 # Until auth's keys are known and the health of all is; this path is of another class.
                 await until(lambda: _ready(client, edge, mesh))

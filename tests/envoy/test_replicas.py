@@ -125,7 +125,9 @@ async def replica(name: str, *listen: str) -> AsyncIterator[Replica]:
 
 @pytest.fixture
 async def edge_of_three(replicas: list[Replica], mesh_with: Callable[..., Awaitable[Edge]]) -> Edge:
-    edge: Edge = await mesh_with(endpoints={"story": ",".join(each.address for each in replicas)})
+    edge: Edge = await mesh_with(
+        endpoints={"story": ",".join(each.address for each in replicas)}, impatient=True
+    )
     return edge
 
 
@@ -191,7 +193,7 @@ async def test_replicas_that_stand_still_cost_no_read_and_no_call_more_than_thre
     assert max(each.seconds for each in known) < SLOW_MACHINE_SECONDS
 
 
-async def test_a_watch_of_a_replica_that_stands_still_ends_and_goes_on_elsewhere(
+async def test_a_watch_of_a_replica_that_impatient_ends_and_goes_on_elsewhere(
     crowd: Crowd, replicas: list[Replica]
 ) -> None:
     async def first_word(lines: AsyncIterator[str]) -> str:
