@@ -23,7 +23,7 @@ from benchmarks.report import Row, as_json, show
 from local.failures import LocalError
 
 from . import load
-from .edges import NO_LIMIT, PARTS
+from .edges import BY_QUOTAS, NO_LIMIT, PARTS
 from .running import SERVERS, Running, another_edge, fastapi, fastapi_installed, running
 
 _CONNECTIONS = 16
@@ -115,6 +115,8 @@ async def _contests(mesh: Running, stack: AsyncExitStack, *, parts: bool, proces
         for name in ("GET", "POST"):
             measured = {_PEER: peer.cpu_seconds, **shared}
             contests[f"{_PEER} {name}"] = Contest(peer.port, contests[name].requests, measured)
+    deciding = await stack.enter_async_context(another_edge(mesh, "edge-by-quotas", PARTS["nothing"], BY_QUOTAS))
+    contests["by quotas"] = Contest(deciding.port, gets, {**ours, "envoy": deciding.cpu_seconds})
     for number, (part, change) in enumerate(PARTS.items()):
         if parts or part == NO_LIMIT:
             edge = await stack.enter_async_context(another_edge(mesh, f"edge-{number}", change))
@@ -151,12 +153,15 @@ def _rows(costs: Mapping[str, Cost]) -> list[Row]:
             Row(f"{what}, p50", ours.percentile(50), "ms", beside, peer.percentile(50) if peer else None),
             Row(f"{what}, p99", ours.percentile(99), "ms", beside, peer.percentile(99) if peer else None, "< 1"),
         ]
-    whole, unlimited = costs["GET"], costs[f"without {NO_LIMIT}"]
+    whole, unlimited, quotas = costs["GET"], costs[f"without {NO_LIMIT}"], costs["by quotas"]
     rows += [
         Row("Envoy's own answer (/health), processor time", costs["health"].altogether, "ms"),
         Row("Envoy's own answer (/health), requests", costs["health"].rate, "/s"),
         Row("GET without the limits, processor time", unlimited.altogether, "ms", "GET a story", whole.altogether),
         Row("GET without the limits, requests", unlimited.rate, "/s", "GET a story", whole.rate),
+        Row("GET by quotas, processor time", quotas.altogether, "ms", "without the limits", unlimited.altogether),
+        Row("GET by quotas, of it in envoy", quotas.of("envoy"), "ms", "without the limits", unlimited.of("envoy")),
+        Row("GET by quotas, requests", quotas.rate, "/s", "without the limits", unlimited.rate, ">= 0.9"),
     ]
     for part in PARTS:
         cost, complete = costs.get(f"without {part}"), costs.get("without nothing")
@@ -180,6 +185,7 @@ def _notes(processes: int) -> list[str]:
         "Both check the access token (ES256), a limit per address and the fields' rules, and write a line of log. The mesh alone: "
         "a limit per person, all buckets debited or none, revocation of tokens, quotas, the outbox event of a requested story, "
         "checks of headers and bodies, a trace context and metrics for each call, and two lines of log.",
+        "By quotas: an edge that decides by itself about the class of this call, with tokens that the limiter hands it (RLQS).",
     ]
 
 

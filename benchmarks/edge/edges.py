@@ -7,6 +7,9 @@ from typing import Any
 
 from .running import Change
 
+BY_QUOTAS = {"rate_limit.quota_classes": "[default]"}
+"""Settings of an edge that decides about calls such as a GET of a story by itself, with tokens that the limiter hands it."""
+
 NO_LIMIT = "the limits"
 """The name of the edge that does not ask the limiter."""
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -152,10 +153,14 @@ async def fastapi(running: Running, *, processes: int) -> AsyncIterator[Contende
 
 
 @asynccontextmanager
-async def another_edge(running: Running, name: str, change: Change) -> AsyncIterator[Contender]:
-    """A further Envoy in front of the mesh's services, with the mesh's own configuration but for the change."""
+async def another_edge(
+    running: Running, name: str, change: Change, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[Contender]:
+    """A further Envoy in front of the mesh's services, with the mesh's own configuration but for the settings and the change."""
     layout, ports = running.mesh.layout, {each: _free_port() for each in ("listen", "admin", "internal")}
-    configuration = yaml.safe_load((layout.run / "envoy.yaml").read_text())
+    source = layout.run / f"{name}.yaml"
+    await asyncio.to_thread(partial(envoy.render, layout, source, **(settings or {})))
+    configuration = yaml.safe_load(source.read_text())
     public, own = configuration["static_resources"]["listeners"][:2]
     _move(public["address"], ports["listen"])
     _move(own["address"], ports["internal"])

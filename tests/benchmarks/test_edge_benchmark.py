@@ -21,6 +21,9 @@ QUANTITIES = COMPARED | {
     "Envoy's own answer (/health), requests",
     "GET without the limits, processor time",
     "GET without the limits, requests",
+    "GET by quotas, processor time",
+    "GET by quotas, of it in envoy",
+    "GET by quotas, requests",
 }
 
 

@@ -272,13 +272,12 @@ def credentials(mesh: Mesh) -> tuple[tuple[str, str]]:
 async def mesh_with(mesh: Mesh, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Start a further Envoy with other settings for one test.
 
-    It waits for the limiter as long as for a health check, unless it is to detect replicas that stand still as quickly as the product.
+    It waits for the limiter as long as for a health check, unless it is impatient: as quick as the product to detect replicas that
+    stand still.
     """
     async with AsyncExitStack() as stack:
 
-        async def start(
-            *overrides: str, endpoints: dict[str, str] | None = None, impatient: bool = False
-        ) -> Edge:
+        async def start(*overrides: str, endpoints: dict[str, str] | None = None, impatient: bool = False) -> Edge:
             waits = [] if impatient else ["rate_limit.timeout_seconds=20"]
             settings = settings_for(mesh.endpoints | (endpoints or {}), *waits, *overrides)
             rendered = bootstrap(settings, read(settings.files.contract)) if impatient else None

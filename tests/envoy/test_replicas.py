@@ -125,9 +125,7 @@ async def replica(name: str, *listen: str) -> AsyncIterator[Replica]:
 
 @pytest.fixture
 async def edge_of_three(replicas: list[Replica], mesh_with: Callable[..., Awaitable[Edge]]) -> Edge:
-    edge: Edge = await mesh_with(
-        endpoints={"story": ",".join(each.address for each in replicas)}, impatient=True
-    )
+    edge: Edge = await mesh_with(endpoints={"story": ",".join(each.address for each in replicas)}, impatient=True)
     return edge
 
 

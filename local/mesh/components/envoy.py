@@ -38,7 +38,8 @@ def component(layout: Layout) -> Component:
     environment = inherited_environment()
 
     async def prepare() -> None:
-        await asyncio.to_thread(_render, layout, configuration, environment)
+        await asyncio.to_thread(render, layout, configuration)
+        shutil.copyfile(layout.settings.edge_settings, _settings_copy(layout))
 
     admin = f"http://{layout.address('envoy-admin')}"
     return Component(
@@ -91,12 +92,14 @@ async def _drain(admin: str) -> None:
                 await asyncio.sleep(POLL_SECONDS)
 
 
-def _render(layout: Layout, configuration: Path, environment: dict[str, str]) -> None:
+def render(layout: Layout, configuration: Path, **more: str) -> None:
+    """Writes Envoy's configuration for the mesh, with `more` settings of the edge by their dotted names. Raises DidNotStart."""
     overrides = {
         "listen": f"127.0.0.1:{layout.settings.port}",
         "admin": layout.address("envoy-admin"),
         "internal": layout.address("edge-internal"),
     } | {f"services.{name}": layout.address(name) for name in services.serving()}
+    overrides |= more
     if collector := users_settings().get("STORYMESH_OTLP_ENDPOINT"):
         overrides["tracing.otlp"] = collector.rpartition("/")[2]
     rendered = subprocess.run(
@@ -106,7 +109,7 @@ def _render(layout: Layout, configuration: Path, environment: dict[str, str]) ->
             *(part for name, value in overrides.items() for part in ("--set", f"{name}={value}")),
         ],
         cwd=REPOSITORY,
-        env=environment,
+        env=inherited_environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -115,4 +118,3 @@ def _render(layout: Layout, configuration: Path, environment: dict[str, str]) ->
     )
     if rendered.returncode != 0:
         raise DidNotStart(f"its configuration cannot be rendered: {rendered.stderr.strip()}")
-    shutil.copyfile(layout.settings.edge_settings, _settings_copy(layout))
