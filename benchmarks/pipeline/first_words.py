@@ -34,6 +34,8 @@ class Asked:
     story_id: str
     asked_at: float
     answered_at: float
+    watched_at: float
+    """When the watch, which begins after the answer, has sent its first message."""
     words_at: float
 
     @property
@@ -71,6 +73,7 @@ async def _steps(running: Running, asked: Sequence[Asked]) -> dict[str, float]:
         for number, name in enumerate(names)
     }
     steps["the answer"] = statistics.median(one.answered_at - one.asked_at for one in asked)
+    steps["the watch"] = statistics.median(one.watched_at - one.asked_at for one in asked)
     steps["the words"] = statistics.median(one.latency for one in asked)
     return steps
 
@@ -116,13 +119,14 @@ async def _ask_and_watch(reader: asyncio.StreamReader, writer: asyncio.StreamWri
     story_id = json.loads(await reader.readexactly(length))["story"]["id"]
     answered_at = time.time()
     writer.write(f"GET /v1/stories/{story_id}:watch HTTP/1.1\r\n{common}accept: text/event-stream\r\n\r\n".encode())
-    words_at = 0.0
+    watched_at = words_at = 0.0
     while line := await reader.readuntil(b"\n"):
         if not line.startswith(b"data:"):
             continue
+        watched_at = watched_at or time.time()
         message = json.loads(line.removeprefix(b"data:"))
         if not words_at and (message.get("chunk") or message.get("snapshot") or {}).get("text"):
             words_at = time.time()
         if "done" in message:
             break
-    return Asked(story_id, asked_at, answered_at, words_at or time.time())
+    return Asked(story_id, asked_at, answered_at, watched_at, words_at or time.time())

@@ -23,7 +23,7 @@ from kit.runtime.loops import every
 from .. import store
 from ..errors import Interrupted, StoryNotFound
 from ..model import START, Position, State, Story
-from ..store.progress import Progress, ProgressEntry, ProgressKind, fold
+from ..store.progress import PAGE, Progress, ProgressEntry, ProgressKind, fold
 
 log = logging.getLogger(__name__)
 
@@ -163,8 +163,11 @@ class StoryFeed:
         self._tell()
 
     async def _catch_up(self) -> None:
-        while entries := await self._progress.read(self.story.id, self.head):
+        while True:
+            entries = await self._progress.read(self.story.id, self.head)
             self._take(entries)
+            if len(entries) < PAGE:
+                return
 
     async def _replayed(self, position: Position) -> str | None:
         text, place = "", START

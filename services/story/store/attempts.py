@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 
 from kit.data.database import Transaction
+from kit.data.prepared import Prepared
 from kit.events.erasure import erased_subjects
 
 from ..model import Checkpoint, State, Story
@@ -36,7 +37,7 @@ from .stories import UNFINISHED, story_of
 _WRITER_LOCKS = 0x5752
 """The first key of these two-key advisory locks. An arbitrary constant that keeps them apart from other two-key locks."""
 
-_BEGIN = (
+_BEGIN = Prepared(
     update(stories)
     .where(
         stories.c.id == bindparam("story"),
@@ -73,8 +74,10 @@ _RUNNING = update(stories).where(
 _END = _RUNNING.where(~exists().where(erased_subjects.c.subject_id == stories.c.owner_id)).values(
     title=bindparam("new_title"), text=bindparam("new_text"), completed_at=bindparam("now"), leased_until=None
 )
-_COMPLETE = _END.values(
-    state=State.COMPLETED, prompt_tokens=bindparam("prompted"), completion_tokens=bindparam("completed")
+_COMPLETE = Prepared(
+    _END.values(
+        state=State.COMPLETED, prompt_tokens=bindparam("prompted"), completion_tokens=bindparam("completed")
+    ).returning(stories.c.id)
 )
 _FAIL = _END.values(state=State.FAILED, failure_reason=bindparam("why"))
 
@@ -98,7 +101,7 @@ async def begin(
     Title and text are the last checkpoint: the caller continues from it or calls `start_over`.
     """
     values = {"story": story_id, "by": writer, "with": model, "lease": lease, "now": now}
-    row = (await tx.execute(_BEGIN, values)).mappings().one_or_none()
+    row = await _BEGIN.one_or_none(tx, values)
     return story_of(row) if row else None
 
 
@@ -133,7 +136,7 @@ async def complete(
     False when the attempt is no longer the running one, or the owner is erased.
     """
     values = {**_ending(story_id, attempt, written, now), "prompted": tokens[0], "completed": tokens[1]}
-    return (await tx.execute(_COMPLETE, values)).rowcount == 1
+    return await _COMPLETE.one_or_none(tx, values) is not None
 
 
 async def fail(

@@ -25,7 +25,8 @@ KEPT = timedelta(hours=24)
 INTERRUPTIONS = "stories:interrupted"
 """The pub/sub channel on which the ids of cancelled and deleted stories are sent to their workers."""
 
-_PAGE = 1000
+PAGE = 1000
+"""The most entries of one answer; fewer are all that there are."""
 
 _APPEND = """
 -- KEYS: stream. ARGV: attempt, offset, kind, text, time to live in ms, title or '' if it is unchanged.
@@ -129,14 +130,14 @@ class Progress:
         return bool(answer == 1)
 
     async def read(self, story_id: UUID, after: Position) -> list[ProgressEntry]:
-        """Return the entries after the position, oldest first, at most 1000."""
-        raw = await self._redis.xrange(_key(story_id), min=f"({after}", max="+", count=_PAGE)
+        """Return the entries after the position, oldest first, at most PAGE."""
+        raw = await self._redis.xrange(_key(story_id), min=f"({after}", max="+", count=PAGE)
         return _entries(cast("_Raw", raw))
 
     async def wait(self, story_id: UUID, after: Position, seconds: float) -> list[ProgressEntry]:
         """Return entries as `read` does, but wait up to `seconds` for the first one; empty after that time."""
         answer = await self._redis.xread(
-            {_key(story_id): str(after)}, count=_PAGE, block=max(milliseconds(timedelta(seconds=seconds)), 1)
+            {_key(story_id): str(after)}, count=PAGE, block=max(milliseconds(timedelta(seconds=seconds)), 1)
         )
         return [entry for _, raw in cast("_Streams", answer or []) for entry in _entries(raw)]
 
