@@ -158,8 +158,10 @@ async def another_edge(
 ) -> AsyncIterator[Contender]:
     """A further Envoy in front of the mesh's services, with the mesh's own configuration but for the settings and the change."""
     layout, ports = running.mesh.layout, {each: _free_port() for each in ("listen", "admin", "internal")}
-    source = layout.run / f"{name}.yaml"
-    await asyncio.to_thread(partial(envoy.render, layout, source, **(settings or {})))
+    source = layout.run / "envoy.yaml"
+    if settings:
+        source = layout.run / f"{name}.yaml"
+        await asyncio.to_thread(partial(envoy.render, layout, source, **settings))
     configuration = yaml.safe_load(source.read_text())
     public, own = configuration["static_resources"]["listeners"][:2]
     _move(public["address"], ports["listen"])

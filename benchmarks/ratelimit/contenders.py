@@ -182,9 +182,7 @@ def _deciding(key: str) -> dict[str, Any]:
     package = "type.googleapis.com/envoy.extensions.filters.http.rate_limit_quota.v3"
     bucket = {
         "@type": f"{package}.RateLimitQuotaBucketSettings",
-        "bucket_id_builder": {
-            "bucket_id_builder": {"class": {"string_value": "default"}, key: {"custom_value": header(":authority")}}
-        },
+        "bucket_id_builder": {"bucket_id_builder": {f"class=default {key}": {"custom_value": header(":authority")}}},
         "reporting_interval": "5s",
     }
     action = {"action": {"name": "bucket", "typed_config": bucket}}

@@ -86,8 +86,8 @@ def _on_match(rate_limit_class: str, key: str, from_header: str) -> Config:
                 f"{_PACKAGE}.RateLimitQuotaBucketSettings",
                 bucket_id_builder={
                     "bucket_id_builder": {
-                        "class": {"string_value": rate_limit_class},
-                        key: {"custom_value": _header_input(from_header)},
+                        # The limiter reads the class from the key. A second entry would cost each call a sixth more.
+                        f"class={rate_limit_class} {key}": {"custom_value": _header_input(from_header)},
                     }
                 },
                 # Required; Envoy 1.40 takes 5 s whatever it says.

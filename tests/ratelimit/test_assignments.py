@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -21,6 +22,7 @@ from kit.runtime.settings import ServiceSettings
 from local.harness import Servers
 from services.ratelimit.model import Limit
 from services.ratelimit.model.holdings import APPLIED_SECONDS, divided, weights
+from services.ratelimit.model.matching import DescriptorEntry
 from services.ratelimit.model.quotas import Period, Quota
 from services.ratelimit.model.rules import Action, OnNoMatch, OnRedisDown, RuleSet
 from services.ratelimit.operations import assignments as operations
@@ -101,6 +103,37 @@ async def test_what_is_assigned_is_no_longer_there_for_checks(
     assignments = assigning(rules)
     await reported(assignments, assignments.connect(DOMAIN), 1, first=True)
     assert not buckets_for(rules).check(DOMAIN, [by_address()], remaining=None).admitted
+
+
+@pytest.mark.parametrize(
+    ("bucket", "left"),
+    [
+        ((("class=default client_ip", "192.0.2.7/32"),), 7),
+        # Of a rule with three entries, two of which are fixed.
+        ((("class=default tier=free client_ip", "192.0.2.7/32"),), 4),
+        # The value of a call is taken as it is, and so is a key that holds no fixed entries.
+        ((("class=default client_ip", "tier=free 192.0.2.8/32"),), 7),
+        ((("a client_ip", "192.0.2.7/32"),), 2),
+    ],
+)
+async def test_a_key_may_hold_entries_whose_values_are_fixed(assigning: Assigning, bucket: BucketId, left: int) -> None:
+    rules = rule_set(
+        rule("default-per-address", limit=HOURLY),
+        rule("free", "class=default tier=free client_ip", limit=replace(HOURLY, burst=7)),
+        replace(rule("odd", limit=replace(HOURLY, burst=5)), match=(DescriptorEntry("a client_ip"),)),
+    )
+    assignments = assigning(rules)
+    edge = assignments.connect(DOMAIN)
+    assert tokens(await reported(assignments, edge, 3, first=True, bucket=bucket)) == left
+
+
+async def test_ids_that_say_the_same_draw_on_one_bucket(assigning: Assigning) -> None:
+    """An Envoy of the version before has two entries."""
+    assignments = assigning(by_default())
+    edges = [assignments.connect(DOMAIN) for _ in range(2)]
+    assert tokens(await reported(assignments, edges[0], 0, first=True)) == 5
+    compact = (("class=default client_ip", "192.0.2.7/32"),)
+    assert tokens(await reported(assignments, edges[1], 8, first=True, bucket=compact)) == 0
 
 
 async def test_two_envoys_are_assigned_parts_of_what_is_there(assigning: Assigning) -> None:

@@ -13,7 +13,11 @@ from ..model.quotas import Quota
 from ..model.rules import Action, DomainRules, Entries, OnNoMatch, OnRedisDown, Rule, RuleSet, replaced
 
 BucketId = tuple[tuple[str, str], ...]
-"""Keys and values, by key: an id of Envoy's has no order."""
+"""Keys and values, by key: an id of Envoy's has no order.
+
+A key may hold entries whose values are fixed, before the key of its own value: `class=default client_ip`. Envoy writes out, copies
+and hashes each entry of an id for each call, so that one costs it less than two.
+"""
 
 
 class Blanket(Enum):
@@ -81,10 +85,22 @@ def terms_of(bucket: BucketId, domain_name: str, rules: RuleSet, at: int) -> Ter
 
 def _orders(bucket: BucketId, domain: DomainRules) -> Iterator[Entries]:
     """The id's entries in each order in which rules have its keys."""
-    values = dict(bucket)
+    values = dict(_written_out(bucket))
     for keys in dict.fromkeys(rule.keys for rule in domain.rules):
         if len(keys) == len(values) and set(keys) == values.keys():
             yield tuple([(key, values[key]) for key in keys])
+
+
+def _written_out(bucket: BucketId) -> Iterator[tuple[str, str]]:
+    for key, value in bucket:
+        *fixed, last = key.split(" ")
+        if all("=" in each for each in fixed):
+            for each in fixed:
+                name, _, text = each.partition("=")
+                yield name, text
+            yield last, value
+        else:
+            yield key, value
 
 
 def _without_redis(rules: list[Rule]) -> Blanket | Limit:
