@@ -78,7 +78,7 @@ async def test_events_are_published_taken_tried_again_and_moved_by_the_services_
         tuning=InboxTuning(block_seconds=0.1, look_seconds=0.1),
     )
     stopping = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(inbox.run(stopping))
         await until(lambda: times >= 2)
         await until(lambda: _is_empty(world.redis))
@@ -114,7 +114,7 @@ async def test_entries_are_handed_back_uncounted_and_left_by_the_services_own_us
 async def test_progress_is_told_read_stopped_and_erased_by_the_services_own_user(own: Redis) -> None:
     progress, interruptions, stopping = Progress(own), Interruptions(own), asyncio.Event()
     story_id, erased = uuid4(), uuid4()
-    async with asyncio.TaskGroup() as group:
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         group.create_task(interruptions.run(stopping))
         with interruptions.hearing(story_id) as interrupted:
             # Set once when the subscription begins.
