@@ -85,6 +85,8 @@ class Method:
     """Name of the group of rate-limit rules that applies, such as `default`."""
     idempotency: Idempotency
     bindings: tuple[Binding, ...]
+    redirects: bool = False
+    """Whether browsers are sent on to the URL that the service names: the contract's option `redirects`."""
 
     @property
     def service(self) -> str:
@@ -236,6 +238,7 @@ def _method(descriptor: MethodDescriptor) -> Method:
         "default" if rate_limit_class == "unspecified" else rate_limit_class,
         Idempotency(options.get("idempotency_level", Idempotency.UNKNOWN.value)),
         tuple(_bindings(descriptor, options.get("[google.api.http]", {}))),
+        redirects=bool(options.get("[storymesh.options.v1.redirects]", False)),
     )
     if method.answers_pages and not all(binding.answers_page for binding in method.bindings):
         raise ContractError(

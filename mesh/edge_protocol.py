@@ -14,6 +14,9 @@ STREAM_ENDED_HEADER = f"{EDGE_HEADER_PREFIX}ended"
 For server-sent events the edge then answers 204, which stops an EventSource from reconnecting. Native clients do not get it.
 """
 
+REDIRECT_HEADER = f"{EDGE_HEADER_PREFIX}redirect"
+"""A response header with the URL to which a method with the option `redirects` sends browsers. Clients do not get it."""
+
 ERROR_DOMAIN = "storymesh"
 """The `domain` of every ErrorInfo, from the edge and from services."""
 

@@ -24,6 +24,7 @@ from google.protobuf.message import Message
 from openapi_common import (
     ANY_BODY,
     ENDED,
+    REDIRECTED,
     ERROR_SCHEMAS,
     EVENT_SOURCE,
     HEADERS,
@@ -201,8 +202,9 @@ class _Document:
         names = [*map(str, sorted(statuses)), "default"]
         if binding.answers_page:
             return {"200": ok, **{name: {**RESPONSES[name], "content": PAGE} for name in names}}
-        ended = {"204": ENDED} if method.resumable else {}
-        return {"200": ok, **ended, **{name: {"$ref": f"#/components/responses/{name}"} for name in names}}
+        other: Json = {"204": ENDED} if method.resumable else {}
+        other |= {"302": REDIRECTED} if method.redirects else {}
+        return {"200": ok, **other, **{name: {"$ref": f"#/components/responses/{name}"} for name in names}}
 
     def _reference(self, message: Descriptor) -> Json:
         """A reference to the schema of a response message, which is added if it is new."""

@@ -56,6 +56,13 @@ ENDED: Json = {
     "description": "The stream has ended and the caller has read its end: there is nothing to come back for.",
     "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in OF_EVERY_CALL},
 }
+REDIRECTED: Json = {
+    "description": "For a browser, whose Accept does not name application/json: its URL is in `Location`.",
+    "headers": {
+        **ENDED["headers"],
+        "Location": {"required": True, "description": "The URL.", "schema": {"type": "string", "format": "uri"}},
+    },
+}
 
 PAGE: Json = {"text/html": {"schema": {"type": "string", "description": "A page for people."}}}
 ANY_BODY: Json = {

@@ -17,7 +17,7 @@ from edge.config import Config, header, seconds, typed
 from edge.limits import CLIENT_NETWORK_HEADER, rate_limits, without_local_limit
 from edge.observability import hidden_url, method_tracing, path_tracing
 from edge.route_tree import by_beginning
-from edge.scripts import DOCUMENTS, PAGES, STREAMS, VERBS, running
+from edge.scripts import DOCUMENTS, PAGES, REDIRECTS, STREAMS, VERBS, running
 from edge.settings import Settings
 from edge.sizes import without_waiting
 from edge.transcoding import is_compressed, without_transcoding
@@ -109,6 +109,8 @@ def _script(method: Method) -> Config:
         return running(STREAMS)
     if method.answers_pages:
         return running(PAGES)
+    if method.redirects:
+        return running(REDIRECTS)
     return running(DOCUMENTS) if method.path == JWKS_METHOD else {}
 
 
@@ -167,6 +169,8 @@ def _templates(contract: Contract, settings: Settings) -> Iterable[Config]:
         for route in _of_template(template, methods, settings):
             if any(binding.answers_page for _, binding in methods):
                 route["typed_per_filter_config"] |= running(PAGES)
+            if any(method.redirects for method, _ in methods):
+                route["typed_per_filter_config"] |= running(REDIRECTS)
             if any(binding.hidden_below for _, binding in methods):
                 route["tracing"]["custom_tags"].append(hidden_url(template))
             yield route

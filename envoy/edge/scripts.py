@@ -7,10 +7,11 @@ from pathlib import Path
 from edge import lua
 from edge.config import Config, extension, typed
 from mesh import pages
-from mesh.edge_protocol import STREAM_ENDED_HEADER
+from mesh.edge_protocol import REDIRECT_HEADER, STREAM_ENDED_HEADER
 
-STREAMS, DOCUMENTS, VERBS, PAGES = "streams", "documents", "verbs", "pages"
-"""The scripts: resumable server-sent events, HEAD for documents that a service answers, a slash after a path's verb, and pages."""
+STREAMS, DOCUMENTS, VERBS, PAGES, REDIRECTS = "streams", "documents", "verbs", "pages", "redirects"
+"""The scripts: resumable server-sent events, HEAD for documents that a service answers, a slash after a path's verb, pages, and
+redirections."""
 
 _FILTER = "envoy.filters.http.lua.scripts"
 _HERE = Path(__file__).parent
@@ -18,7 +19,7 @@ _HERE = Path(__file__).parent
 
 def scripts() -> Config:
     """The Lua filter. It stands right before the transcoder, because the scripts change its input and output."""
-    common = lua.constants(ENDED=STREAM_ENDED_HEADER) + (_HERE / "common.lua").read_text()
+    common = lua.constants(ENDED=STREAM_ENDED_HEADER, REDIRECT=REDIRECT_HEADER) + (_HERE / "common.lua").read_text()
     of_pages = lua.constants(
         PAGE_HEADERS=pages.HEADERS,
         PAGE_TYPE=pages.MEDIA_TYPE,
@@ -30,7 +31,7 @@ def scripts() -> Config:
         "extensions.filters.http.lua.v3.Lua",
         source_codes={
             name: {"inline_string": common + (of_pages if name == PAGES else "") + (_HERE / f"{name}.lua").read_text()}
-            for name in (STREAMS, DOCUMENTS, VERBS, PAGES)
+            for name in (STREAMS, DOCUMENTS, VERBS, PAGES, REDIRECTS)
         },
     )
 

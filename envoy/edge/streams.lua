@@ -1,6 +1,6 @@
 -- Resumable server-sent events. On the way in, Last-Event-ID becomes the query's resume_token; on the way out, each event gets its
 -- message's resume_token as its id. Runs on the routes of resumable methods only.
--- scripts.py writes ENDED and common.lua in front of this.
+-- scripts.py writes ENDED, REDIRECT and common.lua in front of this.
 
 -- Bytes kept of an event's first line: more than a resume_token and the text before it have.
 local HEAD_BYTES = 600
