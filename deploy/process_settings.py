@@ -296,6 +296,7 @@ SETTINGS = {
         "DATABASE_URL",
         "DRAIN_SECONDS",
         "ENVIRONMENT",
+        "FILE_TARGET",
         "GRPC_SERVER",
         "HANDLE_KEY",
         "LISTEN",

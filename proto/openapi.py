@@ -24,7 +24,6 @@ from google.protobuf.message import Message
 from openapi_common import (
     ANY_BODY,
     ENDED,
-    REDIRECTED,
     ERROR_SCHEMAS,
     EVENT_SOURCE,
     HEADERS,
@@ -33,6 +32,7 @@ from openapi_common import (
     LAST_EVENT_ID,
     OF_EVERY_CALL,
     PAGE,
+    REDIRECTED,
     RESPONSES,
 )
 from openapi_schemas import WELL_KNOWN, described, list_value, renamed, scalar

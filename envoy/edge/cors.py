@@ -52,7 +52,7 @@ def on_every_answer(settings: Cors) -> list[Config]:
         header("access-control-allow-origin", f"%CEL({_known(settings)} ? request.headers['origin'] : '')%"),
         exposed,
         # Sent also without an origin and for an unknown one: a cache must not give that answer to an allowed page.
-        header("vary", "Origin"),
+        header("vary", "Origin", action="ADD_IF_ABSENT"),
     ]
 
 

@@ -19,7 +19,8 @@ function envoy_on_response(handle)
   if not asked then
     return
   end
-  headers:replace("vary", "accept, authorization")
+  -- Origin for pages of other origins, which the first filter would add where there is none.
+  headers:replace("vary", "Accept, Authorization, Origin")
   local url = headers:get(REDIRECT)
   if asked["json"] or not url or headers:get(":status") ~= "200" then
     return

@@ -105,6 +105,7 @@ METHODS: dict[str, Method] = {
     '/storymesh.social.v1.ProfileService/DeleteProfile': Method('USER', 'IDEMPOTENT'),
     '/storymesh.social.v1.ProfileService/GetProfile': Method('USER', 'NO_SIDE_EFFECTS'),
     '/storymesh.social.v1.ProfileService/GetProfileByHandle': Method('USER', 'NO_SIDE_EFFECTS'),
+    '/storymesh.social.v1.ProfileService/GetAvatar': Method('USER', 'NO_SIDE_EFFECTS'),
     '/storymesh.social.v1.ProfileService/BatchGetProfiles': Method('USER', 'NO_SIDE_EFFECTS'),
     '/storymesh.story.v1.StoryLinkService/CreateStoryLink': Method('USER', 'IDEMPOTENT'),
     '/storymesh.story.v1.StoryLinkService/ListStoryLinks': Method('USER', 'NO_SIDE_EFFECTS'),

@@ -2,6 +2,7 @@
 
 Owns the tables profiles, former_handles, handle_changes, blocks and mutes, kit's tables for the outbox, the inboxes and erasure,
 the Redis streams `inbox:social` and `inbox:social-accounts`, and the relay's `memory:*`. Publishes ProfileDeleted (to itself),
-UserBlocked and UserUnblocked. Takes UserRegistered, on which it makes a profile, and ProfileDeleted and UserDeleted, on which it
-erases. Calls auth for its keys and revocations alone.
+UserBlocked, UserUnblocked, and for avatars FileClaimsConfirmed and FileClaimsReleased. Takes UserRegistered, on which it makes a
+profile, FileErased, after which no profile shows the file, and ProfileDeleted and UserDeleted, on which it erases. Calls file to
+claim avatars and to have their URLs signed, and auth for its keys and revocations alone.
 """

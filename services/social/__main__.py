@@ -16,8 +16,9 @@ from mesh.event_routes import routes
 
 from .config import SocialSettings, SocialWorkerSettings
 from .operations import Operations, operations, worker_operations
+from .peers import Files
 from .servicer import add_servicers
-from .worker import accounts_inbox, registrations_inbox
+from .worker import accounts_inbox, social_inbox
 
 
 def api(settings: SocialSettings, resources: Resources, ops: Operations) -> Server:
@@ -31,7 +32,7 @@ def api(settings: SocialSettings, resources: Resources, ops: Operations) -> Serv
 
 async def serve(settings: SocialSettings) -> None:
     async with Resources("social", settings) as resources:
-        server = api(settings, resources, operations(settings, resources))
+        server = api(settings, resources, operations(settings, resources, Files(resources.channel("file"))))
         server.background(resources.revocation_feed.run)
         await server.run(resources.access_tokens, resources.service_tokens)
 
@@ -40,7 +41,7 @@ async def work(settings: SocialWorkerSettings) -> None:
     async with Resources("social", settings) as resources:
         ops = worker_operations(settings, resources)
         relay = Relay(resources.db, resources.redis, routes(), service="social", database_url=resources.database_url)
-        inboxes = registrations_inbox(settings, resources, ops), accounts_inbox(settings, resources, ops)
+        inboxes = social_inbox(settings, resources, ops), accounts_inbox(settings, resources, ops)
         server = resources.worker()
         for task in (*inboxes, relay, ops.pruning):
             server.background(task.run)

@@ -21,6 +21,7 @@ class SocialSettings(DatabaseSettings):
 
     cursor_key: Key = Field(description="Signs page tokens; the same for all replicas.")
     handle_key: _HandleKey
+    file_target: str = Field("127.0.0.1:50051", description="Address and port of the file service.")
 
 
 class SocialWorkerSettings(InboxSettings):

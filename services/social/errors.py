@@ -36,6 +36,30 @@ class HandleChangedTooOften(ResourceExhausted):
     message = "the handle was changed twice in 14 days; wait before the next change"
 
 
+class FileNotFound(NotFound):
+    """The one answer about files that are not there and those of others."""
+
+    reason = "FILE_NOT_FOUND"
+    message = "there is no such file"
+
+
+class FileNotReady(FailedPrecondition):
+    reason = "FILE_NOT_READY"
+    message = "the file is not uploaded, not checked yet, or was refused"
+
+
+class FilePurposeMismatch(FailedPrecondition):
+    reason = "FILE_PURPOSE_MISMATCH"
+    message = "the file was uploaded for something else; upload it as an avatar"
+
+
+class NoAvatar(NotFound):
+    """Answered only about people whom the caller sees."""
+
+    reason = "NO_AVATAR"
+    message = "the person has no avatar"
+
+
 class HandleReserved(InvalidArgument):
     """A word of the operator's, or what looks like one."""
 

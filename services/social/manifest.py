@@ -6,10 +6,10 @@ MANIFEST = Manifest(
     port=140,
     database=True,
     workers=1,
-    calls=("auth",),
+    calls=("auth", "file"),
     keys=("cursor_key", "handle_key"),
     takes={
-        "social": ("UserRegistered",),
+        "social": ("UserRegistered", "FileErased"),
         # An inbox of its own: an erasure may take minutes, and a person who registers waits for a profile.
         "social-accounts": ("UserDeleted", "ProfileDeleted"),
     },

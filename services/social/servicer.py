@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -17,11 +18,14 @@ from storymesh.social.v1 import (
 from storymesh.social.v1 import profile_service_pb2 as pb
 
 from kit.identity.caller import caller_of
+from kit.rpc.redirects import redirect
 from kit.rpc.server import Server
 from kit.rpc.timestamps import set_time
 
 from .model import MessagePolicy, Profile, ProfileChange, Relationship, SeenProfile, Sight, Stance
+from .model.avatars import AvatarChange
 from .operations import Operations
+from .operations.avatars import Avatars
 from .operations.directory import Directory
 from .operations.profiles import Profiles
 from .operations.stances import Stances
@@ -37,21 +41,28 @@ _PROTO_POLICIES = {number: policy for policy, number in _POLICIES.items()}
 
 def add_servicers(server: Server, ops: Operations) -> None:
     """Register every service of the contract."""
-    profiles, stances, directory = ops.profiles, ops.stances, ops.directory
-    server.add(profile_service_pb2_grpc.add_ProfileServiceServicer_to_server, ProfileServicer(profiles))
-    server.add(block_service_pb2_grpc.add_BlockServiceServicer_to_server, BlockServicer(stances))
-    server.add(directory_service_pb2_grpc.add_DirectoryServiceServicer_to_server, DirectoryServicer(directory))
+    avatars = ops.avatars
+    server.add(profile_service_pb2_grpc.add_ProfileServiceServicer_to_server, ProfileServicer(ops.profiles, avatars))
+    server.add(block_service_pb2_grpc.add_BlockServiceServicer_to_server, BlockServicer(ops.stances, avatars))
+    server.add(
+        directory_service_pb2_grpc.add_DirectoryServiceServicer_to_server, DirectoryServicer(ops.directory, avatars)
+    )
 
 
 class ProfileServicer(profile_service_pb2_grpc.ProfileServiceServicer):
     """Implements storymesh.social.v1.ProfileService."""
 
-    def __init__(self, profiles: Profiles) -> None:
+    def __init__(self, profiles: Profiles, avatars: Avatars) -> None:
         self._profiles = profiles
+        self._avatars = avatars
 
     async def GetOwnProfile(self, request: pb.GetOwnProfileRequest, context: Context) -> pb.GetOwnProfileResponse:
         profile = await self._profiles.own(caller_of(context))
-        return pb.GetOwnProfileResponse(profile=_own(profile), message_policy=_POLICIES[profile.message_policy])
+        return pb.GetOwnProfileResponse(
+            profile=_own(profile, await self._avatars.urls([profile])),
+            message_policy=_POLICIES[profile.message_policy],
+            avatar_file_id=_id(profile.avatar_file_id),
+        )
 
     async def UpdateProfile(self, request: pb.UpdateProfileRequest, context: Context) -> pb.UpdateProfileResponse:
         change = ProfileChange(
@@ -60,9 +71,14 @@ class ProfileServicer(profile_service_pb2_grpc.ProfileServiceServicer):
             bio=request.bio if request.HasField("bio") else None,
             private=request.private if request.HasField("private") else None,
             message_policy=_PROTO_POLICIES[request.message_policy] if request.HasField("message_policy") else None,
+            avatar=_avatar(request) if request.HasField("avatar_file_id") else None,
         )
         profile = await self._profiles.update(caller_of(context), change)
-        return pb.UpdateProfileResponse(profile=_own(profile), message_policy=_POLICIES[profile.message_policy])
+        return pb.UpdateProfileResponse(
+            profile=_own(profile, await self._avatars.urls([profile])),
+            message_policy=_POLICIES[profile.message_policy],
+            avatar_file_id=_id(profile.avatar_file_id),
+        )
 
     async def DeleteProfile(self, request: pb.DeleteProfileRequest, context: Context) -> pb.DeleteProfileResponse:
         await self._profiles.delete(caller_of(context))
@@ -70,26 +86,34 @@ class ProfileServicer(profile_service_pb2_grpc.ProfileServiceServicer):
 
     async def GetProfile(self, request: pb.GetProfileRequest, context: Context) -> pb.GetProfileResponse:
         seen = await self._profiles.get(caller_of(context), UUID(request.user_id))
-        return pb.GetProfileResponse(profile=_seen(seen))
+        return pb.GetProfileResponse(profile=(await _all_seen(self._avatars, [seen]))[0])
+
+    async def GetAvatar(self, request: pb.GetAvatarRequest, context: Context) -> pb.GetAvatarResponse:
+        signed = await self._avatars.get(caller_of(context), UUID(request.user_id), request.size)
+        await redirect(context, signed.url, kept_for=self._avatars.kept_for(signed))
+        response = pb.GetAvatarResponse(url=signed.url)
+        set_time(response.expire_time, signed.expires_at)
+        return response
 
     async def GetProfileByHandle(
         self, request: pb.GetProfileByHandleRequest, context: Context
     ) -> pb.GetProfileByHandleResponse:
         seen = await self._profiles.get_by_handle(caller_of(context), request.handle)
-        return pb.GetProfileByHandleResponse(profile=_seen(seen))
+        return pb.GetProfileByHandleResponse(profile=(await _all_seen(self._avatars, [seen]))[0])
 
     async def BatchGetProfiles(
         self, request: pb.BatchGetProfilesRequest, context: Context
     ) -> pb.BatchGetProfilesResponse:
         found = await self._profiles.get_many(caller_of(context), list(map(UUID, request.user_ids)))
-        return pb.BatchGetProfilesResponse(profiles=map(_seen, found))
+        return pb.BatchGetProfilesResponse(profiles=await _all_seen(self._avatars, found))
 
 
 class BlockServicer(block_service_pb2_grpc.BlockServiceServicer):
     """Implements storymesh.social.v1.BlockService."""
 
-    def __init__(self, stances: Stances) -> None:
+    def __init__(self, stances: Stances, avatars: Avatars) -> None:
         self._stances = stances
+        self._avatars = avatars
 
     async def Block(self, request: block_service_pb2.BlockRequest, context: Context) -> block_service_pb2.BlockResponse:
         taken = await self._stances.take(caller_of(context), Stance.BLOCK, UUID(request.user_id))
@@ -105,9 +129,8 @@ class BlockServicer(block_service_pb2_grpc.BlockServiceServicer):
         self, request: block_service_pb2.ListBlocksRequest, context: Context
     ) -> block_service_pb2.ListBlocksResponse:
         page = await self._stances.list(caller_of(context), Stance.BLOCK, request.page_size, request.page_token)
-        return block_service_pb2.ListBlocksResponse(
-            profiles=(_seen(each.seen) for each in page.items), next_page_token=page.next_token
-        )
+        shown = await _all_seen(self._avatars, [each.seen for each in page.items])
+        return block_service_pb2.ListBlocksResponse(profiles=shown, next_page_token=page.next_token)
 
     async def Mute(self, request: block_service_pb2.MuteRequest, context: Context) -> block_service_pb2.MuteResponse:
         taken = await self._stances.take(caller_of(context), Stance.MUTE, UUID(request.user_id))
@@ -123,23 +146,23 @@ class BlockServicer(block_service_pb2_grpc.BlockServiceServicer):
         self, request: block_service_pb2.ListMutesRequest, context: Context
     ) -> block_service_pb2.ListMutesResponse:
         page = await self._stances.list(caller_of(context), Stance.MUTE, request.page_size, request.page_token)
-        return block_service_pb2.ListMutesResponse(
-            profiles=(_seen(each.seen) for each in page.items), next_page_token=page.next_token
-        )
+        shown = await _all_seen(self._avatars, [each.seen for each in page.items])
+        return block_service_pb2.ListMutesResponse(profiles=shown, next_page_token=page.next_token)
 
 
 class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
     """Implements storymesh.social.v1.DirectoryService."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, avatars: Avatars) -> None:
         self._directory = directory
+        self._avatars = avatars
 
     async def GetProfiles(
         self, request: directory_service_pb2.GetProfilesRequest, context: Context
     ) -> directory_service_pb2.GetProfilesResponse:
         viewer_id = UUID(request.viewer_id) if request.viewer_id else None
         found = await self._directory.get_many(viewer_id, list(map(UUID, request.user_ids)))
-        return directory_service_pb2.GetProfilesResponse(profiles=map(_seen, found))
+        return directory_service_pb2.GetProfilesResponse(profiles=await _all_seen(self._avatars, found))
 
     async def CheckContact(
         self, request: directory_service_pb2.CheckContactRequest, context: Context
@@ -149,26 +172,40 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
         return directory_service_pb2.CheckContactResponse(contact=contact)
 
 
-def _own(profile: Profile) -> profile_pb2.Profile:
-    message = _card(profile)
+async def _all_seen(avatars: Avatars, found: Sequence[SeenProfile]) -> list[profile_pb2.Profile]:
+    urls = await avatars.urls(each.profile for each in found)
+    return [_seen(each, urls) for each in found]
+
+
+def _own(profile: Profile, urls: Mapping[UUID, str]) -> profile_pb2.Profile:
+    message = _card(profile, urls)
     message.bio = profile.bio
     set_time(message.create_time, profile.created_at)
     return message
 
 
-def _seen(seen: SeenProfile) -> profile_pb2.Profile:
-    message = _own(seen.profile) if seen.sight is Sight.WHOLE else _card(seen.profile)
+def _seen(seen: SeenProfile, urls: Mapping[UUID, str]) -> profile_pb2.Profile:
+    message = _own(seen.profile, urls) if seen.sight is Sight.WHOLE else _card(seen.profile, urls)
     message.relationship.CopyFrom(_relationship(seen.relationship))
     return message
 
 
-def _card(profile: Profile) -> profile_pb2.Profile:
+def _card(profile: Profile, urls: Mapping[UUID, str]) -> profile_pb2.Profile:
     return profile_pb2.Profile(
         user_id=str(profile.user_id),
         handle=profile.handle,
         display_name=profile.display_name,
         private=profile.private,
+        avatar_url=urls.get(profile.avatar_file_id, "") if profile.avatar_file_id else "",
     )
+
+
+def _avatar(request: pb.UpdateProfileRequest) -> AvatarChange:
+    return AvatarChange(UUID(request.avatar_file_id) if request.avatar_file_id else None)
+
+
+def _id(file_id: UUID | None) -> str:
+    return str(file_id) if file_id else ""
 
 
 def _relationship(relationship: Relationship) -> profile_pb2.Relationship:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    text,
 )
 
 metadata = MetaData()
@@ -32,6 +33,9 @@ profiles = Table(
     Column("private", Boolean, nullable=False),
     Column("message_policy", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
+    # A file that this service has claimed at the file service.
+    Column("avatar_file_id", Uuid),
+    Index("profiles_by_avatar", "avatar_file_id", postgresql_where=text("avatar_file_id IS NOT NULL")),
 )
 
 # Handles that nobody but their former owner may take yet, as keyed digests: a former name is nobody's to read.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from storymesh.events.v1 import auth_events_pb2
+from storymesh.events.v1 import auth_events_pb2, file_events_pb2
 from storymesh.events.v1 import social_events_pb2 as events
 
 from kit.events.envelope import Event, uuid_in
@@ -19,19 +19,25 @@ _AT_A_TIME = 4
 _ERASED_AT_A_TIME = 2
 
 
-def registrations_inbox(settings: SocialWorkerSettings, resources: Resources, ops: WorkerOperations) -> Inbox:
-    """The inbox of UserRegistered: it makes profiles."""
+def social_inbox(settings: SocialWorkerSettings, resources: Resources, ops: WorkerOperations) -> Inbox:
+    """The inbox of UserRegistered, which makes profiles, and of FileErased, which takes avatars out of them."""
 
     async def make(event: Event) -> None:
         # No row in processed_events: whoever has or had a profile gets none by a repeated event.
         await ops.registering.make(uuid_in(event.decode(auth_events_pb2.UserRegistered), "user_id"))
 
-    handlers = {auth_events_pb2.UserRegistered.DESCRIPTOR.full_name: make}
+    async def lose(event: Event) -> None:
+        await ops.lost_avatars.take(uuid_in(event.decode(file_events_pb2.FileErased), "file_id"))
+
+    handlers = {
+        auth_events_pb2.UserRegistered.DESCRIPTOR.full_name: make,
+        file_events_pb2.FileErased.DESCRIPTOR.full_name: lose,
+    }
     return _inbox(settings, resources, ops, "social", handlers, concurrency=_AT_A_TIME)
 
 
 def accounts_inbox(settings: SocialWorkerSettings, resources: Resources, ops: WorkerOperations) -> Inbox:
-    """The inbox of erasures, apart from `registrations_inbox` so that a new profile does not wait for one."""
+    """The inbox of erasures, apart from `social_inbox` so that a new profile does not wait for one."""
 
     async def erase(event: Event) -> None:
         await ops.erasing.erase(uuid_in(event.decode(auth_events_pb2.UserDeleted), "user_id"))

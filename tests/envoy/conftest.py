@@ -31,12 +31,13 @@ from storymesh.auth.v1 import (
     registration_service_pb2_grpc,
     session_service_pb2_grpc,
 )
+from storymesh.social.v1 import profile_service_pb2_grpc
 from storymesh.story.v1 import story_link_service_pb2_grpc, story_service_pb2_grpc
 
 from mesh.contract import read
 from mesh.services import SERVICES
 from tests.envoy.tokens import SigningKey
-from tests.envoy.upstreams import AuthServices, Calls, Context, Healthy, Limiter, StoryServices
+from tests.envoy.upstreams import AuthServices, Calls, Context, Healthy, Limiter, SocialServices, StoryServices
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOBODY = "127.0.0.1:1"
@@ -159,9 +160,13 @@ async def mesh() -> AsyncIterator[Mesh]:
     calls, key = Calls(), SigningKey()
     auth = AuthServices(calls, key)  # type: ignore[abstract]  # what no test calls is UNIMPLEMENTED
     story = StoryServices(calls)  # type: ignore[abstract]  # likewise
+    social = SocialServices(calls)  # type: ignore[abstract]  # likewise
     limiter = Limiter(ok)
     async with AsyncExitStack() as stack:
         endpoints = {
+            "social": await stack.enter_async_context(
+                server((profile_service_pb2_grpc.add_ProfileServiceServicer_to_server, social))
+            ),
             "auth": await stack.enter_async_context(
                 server(
                     (account_service_pb2_grpc.add_AccountServiceServicer_to_server, auth),

@@ -21,6 +21,8 @@ from storymesh.auth.v1 import registration_service_pb2_grpc as registration_grpc
 from storymesh.auth.v1 import session_service_pb2 as session
 from storymesh.auth.v1 import session_service_pb2_grpc as session_grpc
 from storymesh.auth.v1 import user_pb2
+from storymesh.social.v1 import profile_service_pb2 as profile
+from storymesh.social.v1 import profile_service_pb2_grpc as profile_grpc
 from storymesh.story.v1 import story_link_service_pb2 as link
 from storymesh.story.v1 import story_link_service_pb2_grpc as link_grpc
 from storymesh.story.v1 import story_pb2
@@ -161,6 +163,15 @@ class StoryServices(story_grpc.StoryServiceServicer, link_grpc.StoryLinkServiceS
         chunks = self.chunks
         while (text := await chunks.get()) is not None:
             yield story.WatchStoryResponse(resume_token=text, chunk=story.WatchStoryResponse.Chunk(text=text))
+
+
+@dataclass
+class SocialServices(profile_grpc.ProfileServiceServicer):
+    calls: Calls
+
+    async def GetAvatar(self, request: profile.GetAvatarRequest, context: Context) -> profile.GetAvatarResponse:
+        answer = await self.calls.arrive("GetAvatar", request, context)
+        return answer or profile.GetAvatarResponse()
 
 
 @dataclass

@@ -28,6 +28,7 @@ from kit.data.database import Database
 from kit.events import outbox
 from kit.events.envelope import Event
 from kit.events.relay import Relay
+from kit.identity.tokens import ServiceTokens
 from kit.rpc.resources import Resources
 from kit.runtime.clock import system_clock
 from mesh.event_routes import routes
@@ -35,8 +36,10 @@ from services.social import worker
 from services.social.__main__ import api
 from services.social.config import SocialSettings, SocialWorkerSettings
 from services.social.operations import WorkerOperations, operations, worker_operations
+from services.social.peers import Files
 from tests.conftest import empty
-from tests.identity import MESH_KEY, Issuer, bearer, service_tokens
+from tests.identity import MESH_KEY, Issuer, bearer
+from tests.social.files import FileClaims, serving
 
 if TYPE_CHECKING:
     from storymesh.social.v1.block_service_pb2_grpc import BlockServiceAsyncStub
@@ -52,6 +55,7 @@ class SocialWorld:
     issuer: Issuer
     channel: grpc.aio.Channel
     handle_key: bytes
+    files: FileClaims
     passed: timedelta = timedelta()
     """How far the clock of the operations is ahead."""
 
@@ -74,7 +78,7 @@ class SocialWorld:
 
     @property
     def service(self) -> tuple[tuple[str, str], ...]:
-        return bearer(service_tokens("notification").mint("social"))
+        return bearer(ServiceTokens(MESH_KEY, service="notification", clock=self.resources.clock).mint("social"))
 
     async def seen_by_service(self, *people: Person, viewer: Person | None = None) -> list[profile_pb2.Profile]:
         request = directory_pb.GetProfilesRequest(
@@ -110,7 +114,7 @@ class SocialWorld:
         async with asyncio.TaskGroup() as group:
             for task in (
                 relay,
-                worker.registrations_inbox(settings, self.resources, ops),
+                worker.social_inbox(settings, self.resources, ops),
                 worker.accounts_inbox(settings, self.resources, ops),
             ):
                 group.create_task(task.run(stopping))
@@ -170,6 +174,10 @@ class Person:
         user_id = other if isinstance(other, str) else str(other.id)
         return (await self.profiles.GetProfile(pb.GetProfileRequest(user_id=user_id), metadata=self.auth)).profile
 
+    async def avatar(self, other: Person, size: int = 0) -> pb.GetAvatarResponse:
+        request = pb.GetAvatarRequest(user_id=str(other.id), size=size)
+        return await self.profiles.GetAvatar(request, metadata=self.auth)
+
     async def find(self, handle: str) -> profile_pb2.Profile:
         request = pb.GetProfileByHandleRequest(handle=handle)
         return (await self.profiles.GetProfileByHandle(request, metadata=self.auth)).profile
@@ -212,25 +220,29 @@ async def world(
     db = database_of("social")
     await empty(db)
     issuer, handle_key = Issuer(), b"h" * 32
-    settings = SocialSettings(
-        listen="127.0.0.1:0",
-        database_url=migrated("social"),
-        mesh_key=MESH_KEY,
-        cursor_key=b"c" * 32,
-        handle_key=handle_key,
-        drain_seconds=2,
-    )
 
     def clock() -> datetime:
         return system_clock() + made.passed
 
-    async with Resources(
-        "social", settings, clock=clock, db=db, redis=redis, revocations=issuer.revocations
-    ) as resources:
-        server = api(settings, resources, operations(settings, resources))
-        running = asyncio.create_task(server.run(issuer.access_tokens(), resources.service_tokens))
-        async with grpc.aio.insecure_channel(await server.address) as channel:
-            made = SocialWorld(resources, issuer, channel, handle_key)
-            yield made
-        server.stopping.set()
-        await running
+    files = FileClaims(clock)
+    async with serving(files, clock) as file_target:
+        settings = SocialSettings(
+            listen="127.0.0.1:0",
+            database_url=migrated("social"),
+            mesh_key=MESH_KEY,
+            cursor_key=b"c" * 32,
+            handle_key=handle_key,
+            file_target=file_target,
+            drain_seconds=2,
+        )
+
+        async with Resources(
+            "social", settings, clock=clock, db=db, redis=redis, revocations=issuer.revocations
+        ) as resources:
+            server = api(settings, resources, operations(settings, resources, Files(resources.channel("file"))))
+            running = asyncio.create_task(server.run(issuer.access_tokens(), resources.service_tokens))
+            async with grpc.aio.insecure_channel(await server.address) as channel:
+                made = SocialWorld(resources, issuer, channel, handle_key, files)
+                yield made
+            server.stopping.set()
+            await running

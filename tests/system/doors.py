@@ -23,6 +23,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from storymesh.auth.v1 import account_service_pb2, key_service_pb2, registration_service_pb2, session_service_pb2
+from storymesh.file.v1 import file_service_pb2
 from storymesh.notification.v1 import (
     bounce_service_pb2,
     delivery_service_pb2,
@@ -50,6 +51,7 @@ _CONTRACTS = (
     system_webhook_service_pb2,
     story_service_pb2,
     story_link_service_pb2,
+    file_service_pb2,
     profile_service_pb2,
     block_service_pb2,
     dead_letter_service_pb2,
@@ -126,7 +128,7 @@ class Door(Protocol):
     """One protocol of the edge."""
 
     async def call(
-        self, name: str, *, token: str = "", headers: Mapping[str, str] | None = None, **request: Any
+        self, name: str, /, *, token: str = "", headers: Mapping[str, str] | None = None, **request: Any
     ) -> Answer:
         """Call a unary method, with the fields of its request in their JSON form."""
         ...
@@ -139,7 +141,7 @@ class HttpDoor:
         self._client = client
 
     async def call(
-        self, name: str, *, token: str = "", headers: Mapping[str, str] | None = None, **request: Any
+        self, name: str, /, *, token: str = "", headers: Mapping[str, str] | None = None, **request: Any
     ) -> Answer:
         verb, path, rest, has_body = _bound(METHODS[name], request)
         # A body of any media type: the field is a google.api.HttpBody.
@@ -164,7 +166,7 @@ class GrpcDoor:
         self._channel = channel
 
     async def call(
-        self, name: str, *, token: str = "", headers: Mapping[str, str] | None = None, **request: Any
+        self, name: str, /, *, token: str = "", headers: Mapping[str, str] | None = None, **request: Any
     ) -> Answer:
         method = METHODS[name]
         message = json_format.ParseDict(request, GetMessageClass(method.input_type)())
@@ -191,7 +193,7 @@ class RevolvingDoor:
         self._doors = itertools.cycle(doors)
 
     async def call(
-        self, name: str, *, token: str = "", headers: Mapping[str, str] | None = None, **request: Any
+        self, name: str, /, *, token: str = "", headers: Mapping[str, str] | None = None, **request: Any
     ) -> Answer:
         return await next(self._doors).call(name, token=token, headers=headers, **request)
 

@@ -36,10 +36,10 @@ class Member:
     def refresh_token(self) -> str:
         return str(self.tokens["refresh_token"])
 
-    async def call(self, name: str, **request: Any) -> Answer:
+    async def call(self, name: str, /, **request: Any) -> Answer:
         return await self.door.call(name, token=self.access_token, **request)
 
-    async def must(self, name: str, **request: Any) -> dict[str, Any]:
+    async def must(self, name: str, /, **request: Any) -> dict[str, Any]:
         """Make a call that must succeed; return its body."""
         return body_of(await self.call(name, **request))
 

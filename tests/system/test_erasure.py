@@ -25,6 +25,7 @@ MAY_KEEP_THE_ID = (
     "story.erased_subjects.",
     "notification.erased_subjects.",
     "social.erased_subjects.",
+    "file.erased_subjects.",
 )
 MAY_KEEP_THE_ID_FOR_A_TIME = (
     # The end of the words, which tells those who still watch the story.
@@ -76,7 +77,9 @@ async def test_a_deleted_person_is_nowhere_in_the_mesh(mesh: RunningMesh, both_d
         body_of(await door.call(start, email=new))
     profile = {"handle": unique("h"), "display_name": unique("n"), "bio": unique("b")}
     await member.must("UpdateProfile", **profile)
-    await member.must("Block", user_id=(await signed_up(door, mesh)).user["id"])
+    other = await signed_up(door, mesh)
+    await other.must("GetOwnProfile")
+    await member.must("Block", user_id=other.user["id"])
     # A further story is being written at the deletion.
     await member.must("CreateStory", theme=theme, length="STORY_LENGTH_LONG")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 from uuid import uuid4
 
@@ -9,6 +10,7 @@ import httpx2
 import pytest
 
 from local.harness import RunningMesh
+from tests.file.pictures import photo
 from tests.system.conftest import opened
 from tests.system.doors import Answer, Door
 from tests.system.members import Member, signed_up
@@ -77,6 +79,65 @@ async def test_profiles_are_made_by_registrations_and_vanish_by_a_block_and_by_d
     assert (await member.must("UpdateProfile", handle=handle))["profile"]["display_name"] == ""
     assert (await member.must("ListBlocks"))["profiles"] == []
     assert (await viewer.must("GetProfileByHandle", handle=handle))["profile"]["user_id"] == user_id
+
+
+async def test_an_uploaded_image_becomes_an_avatar_that_others_fetch_until_they_are_blocked(
+    mesh: RunningMesh, door: Door
+) -> None:
+    member, viewer = await signed_up(door, mesh), await signed_up(door, mesh)
+    user_id = member.user["id"]
+    image = photo()
+    declared = {
+        "purpose": "FILE_PURPOSE_AVATAR",
+        "name": "me.jpg",
+        "size": len(image),
+        "media_type": "image/jpeg",
+        "sha256": hashlib.sha256(image).hexdigest(),
+    }
+    created = await member.must("CreateFile", **declared)
+    file_id, upload = created["file"]["id"], created["upload"]
+    early = await member.call("UpdateProfile", avatar_file_id=file_id)
+    assert early.refusal == ("FAILED_PRECONDITION", "FILE_NOT_READY")
+    stolen = await viewer.call("UpdateProfile", avatar_file_id=file_id)
+    assert stolen.refusal == ("NOT_FOUND", "FILE_NOT_FOUND")
+    assert (await viewer.call("GetAvatar", user_id=user_id)).refusal == ("NOT_FOUND", "NO_AVATAR")
+    async with httpx2.AsyncClient(timeout=20) as anybody:
+        sent = await anybody.request(upload["method"], upload["url"], content=image, headers=upload["headers"])
+        assert sent.status_code == 200
+        await member.must("CompleteFile", file_id=file_id)
+
+        async def ready() -> bool:
+            return bool((await member.must("GetFile", file_id=file_id))["file"]["state"] == "FILE_STATE_READY")
+
+        await until(ready, 40)
+        changed = (await member.must("UpdateProfile", avatar_file_id=file_id))["profile"]
+        url = (await viewer.must("GetProfile", user_id=user_id))["profile"]["avatar_url"]
+        assert url == changed["avatar_url"] or url
+        shown = await anybody.get(url)
+        assert (shown.status_code, shown.headers["content-type"]) == (200, "image/webp")
+        headers = {"authorization": f"Bearer {viewer.access_token}"}
+        path = f"{mesh.edge_url}/v1/users/{user_id}/avatar?size=96"
+        redirected = await anybody.get(path, headers={**headers, "accept": "image/webp,*/*"}, follow_redirects=False)
+        assert redirected.status_code == 302
+        small = await anybody.get(redirected.headers["location"])
+        assert (small.status_code, small.headers["content-type"]) == (200, "image/webp")
+        assert len(small.content) < len(shown.content)
+        as_json = await anybody.get(path, headers={**headers, "accept": "application/json"})
+        assert (await anybody.get(as_json.json()["url"])).content == small.content
+        assert (await member.call("DeleteFile", file_id=file_id)).refusal == ("FAILED_PRECONDITION", "FILE_IN_USE")
+
+        await member.must("Block", user_id=viewer.user["id"])
+        hidden = await viewer.call("GetAvatar", user_id=user_id)
+        nobody = await viewer.call("GetAvatar", user_id=str(uuid4()))
+        assert hidden.body == nobody.body
+        assert hidden.refusal == ("NOT_FOUND", "USER_NOT_FOUND")
+
+    await member.must("UpdateProfile", avatar_file_id="")
+
+    async def deleted() -> bool:
+        return (await member.call("GetFile", file_id=file_id)).refusal == ("NOT_FOUND", "FILE_NOT_FOUND")
+
+    await until(deleted, 30)
 
 
 async def test_who_calls_is_told_by_the_token_and_by_nothing_else(mesh: RunningMesh, door: Door) -> None:

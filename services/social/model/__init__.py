@@ -9,6 +9,7 @@ from uuid import UUID
 
 from kit.identity.display_text import visible
 
+from .avatars import AvatarChange
 from .texts import paragraphs
 
 
@@ -55,6 +56,7 @@ class Profile:
     private: bool
     message_policy: MessagePolicy
     created_at: datetime
+    avatar_file_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class ProfileChange:
     bio: str | None = None
     private: bool | None = None
     message_policy: MessagePolicy | None = None
+    avatar: AvatarChange | None = None
 
     def of(self, profile: Profile) -> Profile:
         """The profile after the change, its texts without what nobody sees but programs heed."""
@@ -76,6 +79,7 @@ class ProfileChange:
             bio=profile.bio if self.bio is None else paragraphs(self.bio),
             private=profile.private if self.private is None else self.private,
             message_policy=self.message_policy or profile.message_policy,
+            avatar_file_id=self.avatar.file_id if self.avatar else profile.avatar_file_id,
         )
 
 

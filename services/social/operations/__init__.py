@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from kit.data.paging import Pages
 from kit.identity.signing import Signer
@@ -10,6 +11,8 @@ from kit.rpc.resources import Resources
 
 from ..config import SocialSettings, SocialWorkerSettings
 from ..model.handles import HandleDigests
+from .avatars import Avatars, Files
+from .claims import Claims, LostAvatars
 from .directory import Directory
 from .erasing import Erasing
 from .profiles import Profiles
@@ -23,6 +26,7 @@ class Operations:
     """The operations behind the API."""
 
     profiles: Profiles
+    avatars: Avatars
     stances: Stances
     directory: Directory
 
@@ -33,14 +37,22 @@ class WorkerOperations:
 
     registering: Registering
     erasing: Erasing
+    lost_avatars: LostAvatars
     pruning: Pruning
 
 
-def operations(settings: SocialSettings, resources: Resources) -> Operations:
+class FileService(Claims, Files, Protocol):
+    """What the operations call of the file service."""
+
+
+def operations(settings: SocialSettings, resources: Resources, files: FileService) -> Operations:
+    """Build the operations behind the API. `files` is a parameter because operations may not import peers."""
     digests = HandleDigests(settings.handle_key.get_secret_value())
     pages = Pages(Signer(settings.cursor_key.get_secret_value()))
+    profiles = Profiles(resources.db, files, digests, resources.clock)
     return Operations(
-        Profiles(resources.db, digests, resources.clock),
+        profiles,
+        Avatars(profiles, files, resources.clock),
         Stances(resources.db, pages, resources.clock),
         Directory(resources.db),
     )
@@ -51,5 +63,6 @@ def worker_operations(settings: SocialWorkerSettings, resources: Resources) -> W
     return WorkerOperations(
         Registering(resources.db, resources.clock),
         Erasing(resources.db, digests, resources.clock),
+        LostAvatars(resources.db),
         Pruning(resources.db, resources.clock),
     )

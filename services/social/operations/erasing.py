@@ -25,7 +25,8 @@ async def hide(
 ) -> None:
     """Take handle and texts out of a locked, active profile, which nobody sees from then on.
 
-    The handle is reserved for `handle_for`, or for nobody.
+    The handle is reserved for `handle_for`, or for nobody. The claim of an avatar is the caller's to end, unless the file service
+    erases the person too.
     """
     empty = replace(
         profile,
@@ -34,6 +35,7 @@ async def hide(
         display_name="",
         bio="",
         private=True,
+        avatar_file_id=None,
         message_policy=MessagePolicy.NOBODY,
     )
     await store.profiles.save(tx, empty)

@@ -18,6 +18,7 @@ from .. import store
 from ..errors import HandleChangedTooOften, HandleReserved, HandleTaken, ProfileDeleted, ProfileErasing, UserNotFound
 from ..model import Profile, ProfileChange, SeenProfile, State
 from ..model.handles import CHANGES_WITHIN, RESERVED_FOR, HandleDigests, is_reserved, next_change_at
+from .claims import Claims, publish_claims
 from .erasing import hide
 from .making import make
 
@@ -25,8 +26,9 @@ log = logging.getLogger(__name__)
 
 
 class Profiles:
-    def __init__(self, db: Database, digests: HandleDigests, clock: Clock) -> None:
+    def __init__(self, db: Database, claims: Claims, digests: HandleDigests, clock: Clock) -> None:
         self._db = db
+        self._claims = claims
         self._digests = digests
         self._clock = clock
 
@@ -47,10 +49,12 @@ class Profiles:
     async def update(self, caller: Caller, change: ProfileChange) -> Profile:
         """Change the caller's profile and return it; after its deletion, make another one.
 
-        Raises HandleReserved, HandleTaken, HandleChangedTooOften, ProfileErasing or SessionRevoked.
+        Raises HandleReserved, HandleTaken, HandleChangedTooOften, ProfileErasing or SessionRevoked; for an avatar as Claims do.
         """
         if change.handle is not None and is_reserved(change.handle, caller.user_id):
             raise HandleReserved
+        if change.avatar and change.avatar.file_id:
+            await self._claim(caller, change.avatar.file_id)
         async with self._db.transaction() as tx:
             profile = await self._locked(tx, caller)
             if profile.state is State.ERASING:
@@ -65,7 +69,16 @@ class Profiles:
                 raise HandleTaken
             if changed.handle != profile.handle:
                 await self._exchange(tx, caller.user_id, profile.handle, changed.handle)
+            if changed.avatar_file_id != profile.avatar_file_id:
+                await publish_claims(tx, caller.user_id, profile.avatar_file_id, changed.avatar_file_id)
         return changed
+
+    async def _claim(self, caller: Caller, file_id: UUID) -> None:
+        """Claim a new avatar before the transaction that shows it. If that fails, the claim ends by itself."""
+        async with self._db.single() as tx:
+            profile = await store.profiles.find(tx, caller.user_id)
+        if profile is None or profile.avatar_file_id != file_id:
+            await self._claims.claim(caller.user_id, file_id)
 
     async def delete(self, caller: Caller) -> None:
         """Hide the caller's profile from everybody, and have the rest of it erased. Idempotent. Raises SessionRevoked."""
@@ -73,6 +86,7 @@ class Profiles:
             profile = await self._locked(tx, caller)
             if profile.state is State.ACTIVE:
                 await hide(tx, profile, self._digests, caller.user_id, self._clock())
+                await publish_claims(tx, caller.user_id, profile.avatar_file_id, None)
                 await outbox.add(tx, events.ProfileDeleted(user_id=str(caller.user_id)), key=caller.user_id)
         log.info("a profile was deleted")
 

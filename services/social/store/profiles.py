@@ -70,12 +70,18 @@ async def save(tx: Transaction, profile: Profile) -> bool:
         "bio": profile.bio,
         "private": profile.private,
         "message_policy": profile.message_policy,
+        "avatar_file_id": profile.avatar_file_id,
     }
     try:
         await tx.execute(update(profiles).where(profiles.c.user_id == profile.user_id).values(values))
     except IntegrityError:
         return False
     return True
+
+
+async def forget_avatar(tx: Transaction, file_id: UUID) -> None:
+    """Let the profile that shows the file show none."""
+    await tx.execute(update(profiles).where(profiles.c.avatar_file_id == file_id).values(avatar_file_id=None))
 
 
 async def remove(tx: Transaction, user_id: UUID) -> None:

@@ -69,4 +69,5 @@ def profile_of(row: Row) -> Profile:
         private=row["private"],
         message_policy=MessagePolicy(row["message_policy"]),
         created_at=row["created_at"],
+        avatar_file_id=row["avatar_file_id"],
     )

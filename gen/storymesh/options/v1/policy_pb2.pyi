@@ -132,5 +132,10 @@ class Policy(_message.Message):
 Global___Policy: _TypeAlias = Policy  # noqa: Y015
 
 POLICY_FIELD_NUMBER: _builtins.int
+REDIRECTS_FIELD_NUMBER: _builtins.int
 policy: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Policy]
 """The policy of a method."""
+redirects: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
+"""Over HTTP the answer redirects (302) to the URL that the service names, unless the request's Accept names application/json: then, and
+over gRPC, the answer is the response message, which holds the same URL.
+"""

@@ -25,17 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!storymesh/social/v1/profile.proto\x12\x13storymesh.social.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x02\n\x07Profile\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x16\n\x06handle\x18\x02 \x01(\tR\x06handle\x12!\n\x0c\x64isplay_name\x18\x03 \x01(\tR\x0b\x64isplayName\x12\x10\n\x03\x62io\x18\x04 \x01(\tR\x03\x62io\x12\x18\n\x07private\x18\x05 \x01(\x08R\x07private\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x45\n\x0crelationship\x18\x07 \x01(\x0b\x32!.storymesh.social.v1.RelationshipR\x0crelationship\"B\n\x0cRelationship\x12\x1a\n\x08\x62locking\x18\x01 \x01(\x08R\x08\x62locking\x12\x16\n\x06muting\x18\x02 \x01(\x08R\x06muting*g\n\rMessagePolicy\x12\x1e\n\x1aMESSAGE_POLICY_UNSPECIFIED\x10\x00\x12\x1b\n\x17MESSAGE_POLICY_EVERYONE\x10\x01\x12\x19\n\x15MESSAGE_POLICY_NOBODY\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!storymesh/social/v1/profile.proto\x12\x13storymesh.social.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x02\n\x07Profile\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x16\n\x06handle\x18\x02 \x01(\tR\x06handle\x12!\n\x0c\x64isplay_name\x18\x03 \x01(\tR\x0b\x64isplayName\x12\x10\n\x03\x62io\x18\x04 \x01(\tR\x03\x62io\x12\x18\n\x07private\x18\x05 \x01(\x08R\x07private\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x45\n\x0crelationship\x18\x07 \x01(\x0b\x32!.storymesh.social.v1.RelationshipR\x0crelationship\x12\"\n\navatar_url\x18\x08 \x01(\tB\x03\x80\x01\x01R\tavatarUrl\"B\n\x0cRelationship\x12\x1a\n\x08\x62locking\x18\x01 \x01(\x08R\x08\x62locking\x12\x16\n\x06muting\x18\x02 \x01(\x08R\x06muting*g\n\rMessagePolicy\x12\x1e\n\x1aMESSAGE_POLICY_UNSPECIFIED\x10\x00\x12\x1b\n\x17MESSAGE_POLICY_EVERYONE\x10\x01\x12\x19\n\x15MESSAGE_POLICY_NOBODY\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'storymesh.social.v1.profile_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MESSAGEPOLICY']._serialized_start=431
-  _globals['_MESSAGEPOLICY']._serialized_end=534
+  _globals['_PROFILE'].fields_by_name['avatar_url']._loaded_options = None
+  _globals['_PROFILE'].fields_by_name['avatar_url']._serialized_options = b'\200\001\001'
+  _globals['_MESSAGEPOLICY']._serialized_start=467
+  _globals['_MESSAGEPOLICY']._serialized_end=570
   _globals['_PROFILE']._serialized_start=92
-  _globals['_PROFILE']._serialized_end=361
-  _globals['_RELATIONSHIP']._serialized_start=363
-  _globals['_RELATIONSHIP']._serialized_end=429
+  _globals['_PROFILE']._serialized_end=397
+  _globals['_RELATIONSHIP']._serialized_start=399
+  _globals['_RELATIONSHIP']._serialized_end=465
 # @@protoc_insertion_point(module_scope)

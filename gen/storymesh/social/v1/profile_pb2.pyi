@@ -47,7 +47,7 @@ class Profile(_message.Message):
     """A person as others see them. Nothing of the account is in it: neither the address nor the username for signing in.
 
     Who sees what: its owner everything; anybody else everything of an open account. Of a private account, and of a person whom the
-    viewer blocks, there is a card: handle, display name and the relationship, without bio and create_time. A person who blocks the
+    viewer blocks, there is a card: handle, display name, avatar and the relationship, without bio and create_time. A person who blocks the
     viewer is absent, and so are people without a profile: the answers are equal.
     """
 
@@ -60,6 +60,7 @@ class Profile(_message.Message):
     PRIVATE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     RELATIONSHIP_FIELD_NUMBER: _builtins.int
+    AVATAR_URL_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The account's id, a UUIDv7, permanent."""
     handle: _builtins.str
@@ -70,6 +71,10 @@ class Profile(_message.Message):
     """Empty when none was written, and on a card."""
     private: _builtins.bool
     """Whether strangers see a card only."""
+    avatar_url: _builtins.str
+    """Where the picture of the person can be fetched, WebP of 512 pixels at most, without further credentials. It works for 10 minutes at
+    most. Empty when there is none, and while the file service does not answer.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the profile was made. Not set on a card."""
@@ -88,10 +93,11 @@ class Profile(_message.Message):
         private: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         relationship: Global___Relationship | None = ...,
+        avatar_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "relationship", b"relationship"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bio", b"bio", "create_time", b"create_time", "display_name", b"display_name", "handle", b"handle", "private", b"private", "relationship", b"relationship", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avatar_url", b"avatar_url", "bio", b"bio", "create_time", b"create_time", "display_name", b"display_name", "handle", b"handle", "private", b"private", "relationship", b"relationship", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from storymesh.social.v1 import profile_pb2 as storymesh_dot_social_dot_v1_dot_profile__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)storymesh/social/v1/profile_service.proto\x12\x13storymesh.social.v1\x1a!storymesh/social/v1/profile.proto\"\x16\n\x14GetOwnProfileRequest\"\x9a\x01\n\x15GetOwnProfileResponse\x12\x36\n\x07profile\x18\x01 \x01(\x0b\x32\x1c.storymesh.social.v1.ProfileR\x07profile\x12I\n\x0emessage_policy\x18\x02 \x01(\x0e\x32\".storymesh.social.v1.MessagePolicyR\rmessagePolicy\"\xa8\x03\n\x14UpdateProfileRequest\x12\x35\n\x06handle\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9_]{3,30}$H\x00R\x06handle\x88\x01\x01\x12O\n\x0c\x64isplay_name\x18\x02 \x01(\tB\'\xbaH$r\"\x18@2\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x01R\x0b\x64isplayName\x88\x01\x01\x12J\n\x03\x62io\x18\x03 \x01(\tB3\xbaH0r.\x18\xf4\x03\x32)^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f]*$H\x02R\x03\x62io\x88\x01\x01\x12\x1d\n\x07private\x18\x04 \x01(\x08H\x03R\x07private\x88\x01\x01\x12Z\n\x0emessage_policy\x18\x05 \x01(\x0e\x32\".storymesh.social.v1.MessagePolicyB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00H\x04R\rmessagePolicy\x88\x01\x01\x42\t\n\x07_handleB\x0f\n\r_display_nameB\x06\n\x04_bioB\n\n\x08_privateB\x11\n\x0f_message_policy\"\x9a\x01\n\x15UpdateProfileResponse\x12\x36\n\x07profile\x18\x01 \x01(\x0b\x32\x1c.storymesh.social.v1.ProfileR\x07profile\x12I\n\x0emessage_policy\x18\x02 \x01(\x0e\x32\".storymesh.social.v1.MessagePolicyR\rmessagePolicy\"\x16\n\x14\x44\x65leteProfileRequest\"\x17\n\x15\x44\x65leteProfileResponse\"9\n\x11GetProfileRequest\x12$\n\x07user_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x06userId\"L\n\x12GetProfileResponse\x12\x36\n\x07profile\x18\x01 \x01(\x0b\x32\x1c.storymesh.social.v1.ProfileR\x07profile\"P\n\x19GetProfileByHandleRequest\x12\x33\n\x06handle\x18\x01 \x01(\tB\x1b\xbaH\x18r\x13\x32\x11^[a-z0-9_]{3,30}$\xc8\x01\x01R\x06handle\"T\n\x1aGetProfileByHandleResponse\x12\x36\n\x07profile\x18\x01 \x01(\x0b\x32\x1c.storymesh.social.v1.ProfileR\x07profile\"I\n\x17\x42\x61tchGetProfilesRequest\x12.\n\x08user_ids\x18\x01 \x03(\tB\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x64\x18\x01\"\x05r\x03\xb0\x01\x01R\x07userIds\"T\n\x18\x42\x61tchGetProfilesResponse\x12\x38\n\x08profiles\x18\x01 \x03(\x0b\x32\x1c.storymesh.social.v1.ProfileR\x08profiles2\xe8\x06\n\x0eProfileService\x12\x84\x01\n\rGetOwnProfile\x12).storymesh.social.v1.GetOwnProfileRequest\x1a*.storymesh.social.v1.GetOwnProfileResponse\"\x1c\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/profile\x12\x89\x01\n\rUpdateProfile\x12).storymesh.social.v1.UpdateProfileRequest\x1a*.storymesh.social.v1.UpdateProfileResponse\"!\x90\x02\x02\xb2\xe1\x18\x04\x08\x02\x10\x07\x82\xd3\xe4\x93\x02\x10\x32\x0b/v1/profile:\x01*\x12\x86\x01\n\rDeleteProfile\x12).storymesh.social.v1.DeleteProfileRequest\x1a*.storymesh.social.v1.DeleteProfileResponse\"\x1e\x90\x02\x02\xb2\xe1\x18\x04\x08\x02\x10\x07\x82\xd3\xe4\x93\x02\r*\x0b/v1/profile\x12\x83\x01\n\nGetProfile\x12&.storymesh.social.v1.GetProfileRequest\x1a\'.storymesh.social.v1.GetProfileResponse\"$\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/users/{user_id}\x12\x9c\x01\n\x12GetProfileByHandle\x12..storymesh.social.v1.GetProfileByHandleRequest\x1a/.storymesh.social.v1.GetProfileByHandleResponse\"%\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/handles/{handle}\x12\x94\x01\n\x10\x42\x61tchGetProfiles\x12,.storymesh.social.v1.BatchGetProfilesRequest\x1a-.storymesh.social.v1.BatchGetProfilesResponse\"#\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/users:batchGetb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)storymesh/social/v1/profile_service.proto\x12\x13storymesh.social.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!storymesh/social/v1/profile.proto\"\x16\n\x14GetOwnProfileRequest\"\xc0\x01\n\x15GetOwnProfileResponse\x12\x36\n\x07profile\x18\x01 \x01(\x0b\x32\x1c.storymesh.social.v1.ProfileR\x07profile\x12I\n\x0emessage_policy\x18\x02 \x01(\x0e\x32\".storymesh.social.v1.MessagePolicyR\rmessagePolicy\x12$\n\x0e\x61vatar_file_id\x18\x03 \x01(\tR\x0c\x61vatarFileId\"\xa6\x04\n\x14UpdateProfileRequest\x12\x35\n\x06handle\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9_]{3,30}$H\x00R\x06handle\x88\x01\x01\x12O\n\x0c\x64isplay_name\x18\x02 \x01(\tB\'\xbaH$r\"\x18@2\x1e^[^\\x00-\\x1f\\x7f-\\x9f\xe2\x80\xa8\xe2\x80\xa9]*$H\x01R\x0b\x64isplayName\x88\x01\x01\x12J\n\x03\x62io\x18\x03 \x01(\tB3\xbaH0r.\x18\xf4\x03\x32)^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f]*$H\x02R\x03\x62io\x88\x01\x01\x12\x1d\n\x07private\x18\x04 \x01(\x08H\x03R\x07private\x88\x01\x01\x12Z\n\x0emessage_policy\x18\x05 \x01(\x0e\x32\".storymesh.social.v1.MessagePolicyB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00H\x04R\rmessagePolicy\x88\x01\x01\x12i\n\x0e\x61vatar_file_id\x18\x06 \x01(\tB>\xbaH;r927^([0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})?$H\x05R\x0c\x61vatarFileId\x88\x01\x01\x42\t\n\x07_handleB\x0f\n\r_display_nameB\x06\n\x04_bioB\n\n\x08_privateB\x11\n\x0f_message_policyB\x11\n\x0f_avatar_file_id\"\xc0\x01\n\x15UpdateProfileResponse\x12\x36\n\x07profile\x18\x01 \x01(\x0b\x32\x1c.storymesh.social.v1.ProfileR\x07profile\x12I\n\x0emessage_policy\x18\x02 \x01(\x0e\x32\".storymesh.social.v1.MessagePolicyR\rmessagePolicy\x12$\n\x0e\x61vatar_file_id\x18\x03 \x01(\tR\x0c\x61vatarFileId\"\x16\n\x14\x44\x65leteProfileRequest\"\x17\n\x15\x44\x65leteProfileResponse\"9\n\x11GetProfileRequest\x12$\n\x07user_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x06userId\"L\n\x12GetProfileResponse\x12\x36\n\x07profile\x18\x01 \x01(\x0b\x32\x1c.storymesh.social.v1.ProfileR\x07profile\"P\n\x19GetProfileByHandleRequest\x12\x33\n\x06handle\x18\x01 \x01(\tB\x1b\xbaH\x18r\x13\x32\x11^[a-z0-9_]{3,30}$\xc8\x01\x01R\x06handle\"T\n\x1aGetProfileByHandleResponse\x12\x36\n\x07profile\x18\x01 \x01(\x0b\x32\x1c.storymesh.social.v1.ProfileR\x07profile\"]\n\x10GetAvatarRequest\x12$\n\x07user_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01R\x06userId\x12#\n\x04size\x18\x02 \x01(\x05\x42\x0f\xbaH\x0c\x1a\n0\x00\x30`0\x80\x04\x30\xc0\x0cR\x04size\"g\n\x11GetAvatarResponse\x12\x15\n\x03url\x18\x01 \x01(\tB\x03\x80\x01\x01R\x03url\x12;\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"I\n\x17\x42\x61tchGetProfilesRequest\x12.\n\x08user_ids\x18\x01 \x03(\tB\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x64\x18\x01\"\x05r\x03\xb0\x01\x01R\x07userIds\"T\n\x18\x42\x61tchGetProfilesResponse\x12\x38\n\x08profiles\x18\x01 \x03(\x0b\x32\x1c.storymesh.social.v1.ProfileR\x08profiles2\xf6\x07\n\x0eProfileService\x12\x84\x01\n\rGetOwnProfile\x12).storymesh.social.v1.GetOwnProfileRequest\x1a*.storymesh.social.v1.GetOwnProfileResponse\"\x1c\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/profile\x12\x89\x01\n\rUpdateProfile\x12).storymesh.social.v1.UpdateProfileRequest\x1a*.storymesh.social.v1.UpdateProfileResponse\"!\x90\x02\x02\xb2\xe1\x18\x04\x08\x02\x10\x07\x82\xd3\xe4\x93\x02\x10\x32\x0b/v1/profile:\x01*\x12\x86\x01\n\rDeleteProfile\x12).storymesh.social.v1.DeleteProfileRequest\x1a*.storymesh.social.v1.DeleteProfileResponse\"\x1e\x90\x02\x02\xb2\xe1\x18\x04\x08\x02\x10\x07\x82\xd3\xe4\x93\x02\r*\x0b/v1/profile\x12\x83\x01\n\nGetProfile\x12&.storymesh.social.v1.GetProfileRequest\x1a\'.storymesh.social.v1.GetProfileResponse\"$\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/users/{user_id}\x12\x9c\x01\n\x12GetProfileByHandle\x12..storymesh.social.v1.GetProfileByHandleRequest\x1a/.storymesh.social.v1.GetProfileByHandleResponse\"%\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/handles/{handle}\x12\x8b\x01\n\tGetAvatar\x12%.storymesh.social.v1.GetAvatarRequest\x1a&.storymesh.social.v1.GetAvatarResponse\"/\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\xc8\xe1\x18\x01\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/users/{user_id}/avatar\x12\x94\x01\n\x10\x42\x61tchGetProfiles\x12,.storymesh.social.v1.BatchGetProfilesRequest\x1a-.storymesh.social.v1.BatchGetProfilesResponse\"#\x90\x02\x01\xb2\xe1\x18\x02\x08\x02\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/users:batchGetb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,10 +41,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEPROFILEREQUEST'].fields_by_name['bio']._serialized_options = b'\272H0r.\030\364\0032)^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f]*$'
   _globals['_UPDATEPROFILEREQUEST'].fields_by_name['message_policy']._loaded_options = None
   _globals['_UPDATEPROFILEREQUEST'].fields_by_name['message_policy']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_UPDATEPROFILEREQUEST'].fields_by_name['avatar_file_id']._loaded_options = None
+  _globals['_UPDATEPROFILEREQUEST'].fields_by_name['avatar_file_id']._serialized_options = b'\272H;r927^([0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})?$'
   _globals['_GETPROFILEREQUEST'].fields_by_name['user_id']._loaded_options = None
   _globals['_GETPROFILEREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
   _globals['_GETPROFILEBYHANDLEREQUEST'].fields_by_name['handle']._loaded_options = None
   _globals['_GETPROFILEBYHANDLEREQUEST'].fields_by_name['handle']._serialized_options = b'\272H\030r\0232\021^[a-z0-9_]{3,30}$\310\001\001'
+  _globals['_GETAVATARREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_GETAVATARREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
+  _globals['_GETAVATARREQUEST'].fields_by_name['size']._loaded_options = None
+  _globals['_GETAVATARREQUEST'].fields_by_name['size']._serialized_options = b'\272H\014\032\n0\0000`0\200\0040\300\014'
+  _globals['_GETAVATARRESPONSE'].fields_by_name['url']._loaded_options = None
+  _globals['_GETAVATARRESPONSE'].fields_by_name['url']._serialized_options = b'\200\001\001'
   _globals['_BATCHGETPROFILESREQUEST'].fields_by_name['user_ids']._loaded_options = None
   _globals['_BATCHGETPROFILESREQUEST'].fields_by_name['user_ids']._serialized_options = b'\272H\020\222\001\r\010\001\020d\030\001\"\005r\003\260\001\001'
   _globals['_PROFILESERVICE'].methods_by_name['GetOwnProfile']._loaded_options = None
@@ -56,32 +65,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROFILESERVICE'].methods_by_name['GetProfile']._serialized_options = b'\220\002\001\262\341\030\002\010\002\202\323\344\223\002\025\022\023/v1/users/{user_id}'
   _globals['_PROFILESERVICE'].methods_by_name['GetProfileByHandle']._loaded_options = None
   _globals['_PROFILESERVICE'].methods_by_name['GetProfileByHandle']._serialized_options = b'\220\002\001\262\341\030\002\010\002\202\323\344\223\002\026\022\024/v1/handles/{handle}'
+  _globals['_PROFILESERVICE'].methods_by_name['GetAvatar']._loaded_options = None
+  _globals['_PROFILESERVICE'].methods_by_name['GetAvatar']._serialized_options = b'\220\002\001\262\341\030\002\010\002\310\341\030\001\202\323\344\223\002\034\022\032/v1/users/{user_id}/avatar'
   _globals['_PROFILESERVICE'].methods_by_name['BatchGetProfiles']._loaded_options = None
   _globals['_PROFILESERVICE'].methods_by_name['BatchGetProfiles']._serialized_options = b'\220\002\001\262\341\030\002\010\002\202\323\344\223\002\024\022\022/v1/users:batchGet'
-  _globals['_GETOWNPROFILEREQUEST']._serialized_start=101
-  _globals['_GETOWNPROFILEREQUEST']._serialized_end=123
-  _globals['_GETOWNPROFILERESPONSE']._serialized_start=126
-  _globals['_GETOWNPROFILERESPONSE']._serialized_end=280
-  _globals['_UPDATEPROFILEREQUEST']._serialized_start=283
-  _globals['_UPDATEPROFILEREQUEST']._serialized_end=707
-  _globals['_UPDATEPROFILERESPONSE']._serialized_start=710
-  _globals['_UPDATEPROFILERESPONSE']._serialized_end=864
-  _globals['_DELETEPROFILEREQUEST']._serialized_start=866
-  _globals['_DELETEPROFILEREQUEST']._serialized_end=888
-  _globals['_DELETEPROFILERESPONSE']._serialized_start=890
-  _globals['_DELETEPROFILERESPONSE']._serialized_end=913
-  _globals['_GETPROFILEREQUEST']._serialized_start=915
-  _globals['_GETPROFILEREQUEST']._serialized_end=972
-  _globals['_GETPROFILERESPONSE']._serialized_start=974
-  _globals['_GETPROFILERESPONSE']._serialized_end=1050
-  _globals['_GETPROFILEBYHANDLEREQUEST']._serialized_start=1052
-  _globals['_GETPROFILEBYHANDLEREQUEST']._serialized_end=1132
-  _globals['_GETPROFILEBYHANDLERESPONSE']._serialized_start=1134
-  _globals['_GETPROFILEBYHANDLERESPONSE']._serialized_end=1218
-  _globals['_BATCHGETPROFILESREQUEST']._serialized_start=1220
-  _globals['_BATCHGETPROFILESREQUEST']._serialized_end=1293
-  _globals['_BATCHGETPROFILESRESPONSE']._serialized_start=1295
-  _globals['_BATCHGETPROFILESRESPONSE']._serialized_end=1379
-  _globals['_PROFILESERVICE']._serialized_start=1382
-  _globals['_PROFILESERVICE']._serialized_end=2254
+  _globals['_GETOWNPROFILEREQUEST']._serialized_start=134
+  _globals['_GETOWNPROFILEREQUEST']._serialized_end=156
+  _globals['_GETOWNPROFILERESPONSE']._serialized_start=159
+  _globals['_GETOWNPROFILERESPONSE']._serialized_end=351
+  _globals['_UPDATEPROFILEREQUEST']._serialized_start=354
+  _globals['_UPDATEPROFILEREQUEST']._serialized_end=904
+  _globals['_UPDATEPROFILERESPONSE']._serialized_start=907
+  _globals['_UPDATEPROFILERESPONSE']._serialized_end=1099
+  _globals['_DELETEPROFILEREQUEST']._serialized_start=1101
+  _globals['_DELETEPROFILEREQUEST']._serialized_end=1123
+  _globals['_DELETEPROFILERESPONSE']._serialized_start=1125
+  _globals['_DELETEPROFILERESPONSE']._serialized_end=1148
+  _globals['_GETPROFILEREQUEST']._serialized_start=1150
+  _globals['_GETPROFILEREQUEST']._serialized_end=1207
+  _globals['_GETPROFILERESPONSE']._serialized_start=1209
+  _globals['_GETPROFILERESPONSE']._serialized_end=1285
+  _globals['_GETPROFILEBYHANDLEREQUEST']._serialized_start=1287
+  _globals['_GETPROFILEBYHANDLEREQUEST']._serialized_end=1367
+  _globals['_GETPROFILEBYHANDLERESPONSE']._serialized_start=1369
+  _globals['_GETPROFILEBYHANDLERESPONSE']._serialized_end=1453
+  _globals['_GETAVATARREQUEST']._serialized_start=1455
+  _globals['_GETAVATARREQUEST']._serialized_end=1548
+  _globals['_GETAVATARRESPONSE']._serialized_start=1550
+  _globals['_GETAVATARRESPONSE']._serialized_end=1653
+  _globals['_BATCHGETPROFILESREQUEST']._serialized_start=1655
+  _globals['_BATCHGETPROFILESREQUEST']._serialized_end=1728
+  _globals['_BATCHGETPROFILESRESPONSE']._serialized_start=1730
+  _globals['_BATCHGETPROFILESRESPONSE']._serialized_end=1814
+  _globals['_PROFILESERVICE']._serialized_start=1817
+  _globals['_PROFILESERVICE']._serialized_end=2831
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from storymesh.social.v1 import profile_pb2 as _profile_pb2
 import builtins as _builtins
@@ -44,8 +45,11 @@ class GetOwnProfileResponse(_message.Message):
 
     PROFILE_FIELD_NUMBER: _builtins.int
     MESSAGE_POLICY_FIELD_NUMBER: _builtins.int
+    AVATAR_FILE_ID_FIELD_NUMBER: _builtins.int
     message_policy: _profile_pb2.MessagePolicy.ValueType
     """Who may begin a conversation with the caller. Only they see it."""
+    avatar_file_id: _builtins.str
+    """The file that the profile shows as its avatar. Empty without one. Only its owner sees the id."""
     @_builtins.property
     def profile(self) -> _profile_pb2.Profile:
         """The profile."""
@@ -55,10 +59,11 @@ class GetOwnProfileResponse(_message.Message):
         *,
         profile: _profile_pb2.Profile | None = ...,
         message_policy: _profile_pb2.MessagePolicy.ValueType = ...,
+        avatar_file_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_policy", b"message_policy", "profile", b"profile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avatar_file_id", b"avatar_file_id", "message_policy", b"message_policy", "profile", b"profile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -75,6 +80,7 @@ class UpdateProfileRequest(_message.Message):
     BIO_FIELD_NUMBER: _builtins.int
     PRIVATE_FIELD_NUMBER: _builtins.int
     MESSAGE_POLICY_FIELD_NUMBER: _builtins.int
+    AVATAR_FILE_ID_FIELD_NUMBER: _builtins.int
     handle: _builtins.str
     """3 to 30 lower-case letters of ASCII, digits and underscores: nothing else, so that no two handles look alike by their script. Not a
     name that could be taken for the operator's, such as "admin", nor one that looks like such a name.
@@ -89,6 +95,10 @@ class UpdateProfileRequest(_message.Message):
     """Whether strangers see a card only."""
     message_policy: _profile_pb2.MessagePolicy.ValueType
     """Who may begin a conversation with the caller. At first everyone."""
+    avatar_file_id: _builtins.str
+    """A file of the caller of purpose FILE_PURPOSE_AVATAR and in FILE_STATE_READY. Empty removes the avatar. A file that the profile shows
+    no more is deleted.
+    """
     def __init__(
         self,
         *,
@@ -97,11 +107,14 @@ class UpdateProfileRequest(_message.Message):
         bio: _builtins.str | None = ...,
         private: _builtins.bool | None = ...,
         message_policy: _profile_pb2.MessagePolicy.ValueType | None = ...,
+        avatar_file_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bio", b"_bio", "_display_name", b"_display_name", "_handle", b"_handle", "_message_policy", b"_message_policy", "_private", b"_private", "bio", b"bio", "display_name", b"display_name", "handle", b"handle", "message_policy", b"message_policy", "private", b"private"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_avatar_file_id", b"_avatar_file_id", "_bio", b"_bio", "_display_name", b"_display_name", "_handle", b"_handle", "_message_policy", b"_message_policy", "_private", b"_private", "avatar_file_id", b"avatar_file_id", "bio", b"bio", "display_name", b"display_name", "handle", b"handle", "message_policy", b"message_policy", "private", b"private"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bio", b"_bio", "_display_name", b"_display_name", "_handle", b"_handle", "_message_policy", b"_message_policy", "_private", b"_private", "bio", b"bio", "display_name", b"display_name", "handle", b"handle", "message_policy", b"message_policy", "private", b"private"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_avatar_file_id", b"_avatar_file_id", "_bio", b"_bio", "_display_name", b"_display_name", "_handle", b"_handle", "_message_policy", b"_message_policy", "_private", b"_private", "avatar_file_id", b"avatar_file_id", "bio", b"bio", "display_name", b"display_name", "handle", b"handle", "message_policy", b"message_policy", "private", b"private"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__avatar_file_id: _TypeAlias = _typing.Literal["avatar_file_id"]  # noqa: Y015
+    _WhichOneofArgType__avatar_file_id: _TypeAlias = _typing.Literal["_avatar_file_id", b"_avatar_file_id"]  # noqa: Y015
     _WhichOneofReturnType__bio: _TypeAlias = _typing.Literal["bio"]  # noqa: Y015
     _WhichOneofArgType__bio: _TypeAlias = _typing.Literal["_bio", b"_bio"]  # noqa: Y015
     _WhichOneofReturnType__display_name: _TypeAlias = _typing.Literal["display_name"]  # noqa: Y015
@@ -112,6 +125,8 @@ class UpdateProfileRequest(_message.Message):
     _WhichOneofArgType__message_policy: _TypeAlias = _typing.Literal["_message_policy", b"_message_policy"]  # noqa: Y015
     _WhichOneofReturnType__private: _TypeAlias = _typing.Literal["private"]  # noqa: Y015
     _WhichOneofArgType__private: _TypeAlias = _typing.Literal["_private", b"_private"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__avatar_file_id) -> _WhichOneofReturnType__avatar_file_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bio) -> _WhichOneofReturnType__bio | None: ...
     @_typing.overload
@@ -133,8 +148,11 @@ class UpdateProfileResponse(_message.Message):
 
     PROFILE_FIELD_NUMBER: _builtins.int
     MESSAGE_POLICY_FIELD_NUMBER: _builtins.int
+    AVATAR_FILE_ID_FIELD_NUMBER: _builtins.int
     message_policy: _profile_pb2.MessagePolicy.ValueType
     """Who may begin a conversation with the caller."""
+    avatar_file_id: _builtins.str
+    """The file that the profile shows as its avatar. Empty without one."""
     @_builtins.property
     def profile(self) -> _profile_pb2.Profile:
         """The profile."""
@@ -144,10 +162,11 @@ class UpdateProfileResponse(_message.Message):
         *,
         profile: _profile_pb2.Profile | None = ...,
         message_policy: _profile_pb2.MessagePolicy.ValueType = ...,
+        avatar_file_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_policy", b"message_policy", "profile", b"profile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avatar_file_id", b"avatar_file_id", "message_policy", b"message_policy", "profile", b"profile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -278,6 +297,60 @@ class GetProfileByHandleResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetProfileByHandleResponse: _TypeAlias = GetProfileByHandleResponse  # noqa: Y015
+
+@_typing.final
+class GetAvatarRequest(_message.Message):
+    """Asks for an avatar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The person's id."""
+    size: _builtins.int
+    """The longest side in pixels: 96, 512 or 1600. 0: 512. An image is never enlarged."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["size", b"size", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAvatarRequest: _TypeAlias = GetAvatarRequest  # noqa: Y015
+
+@_typing.final
+class GetAvatarResponse(_message.Message):
+    """An avatar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Where it can be fetched, without further credentials."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when the URL works."""
+
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAvatarResponse: _TypeAlias = GetAvatarResponse  # noqa: Y015
 
 @_typing.final
 class BatchGetProfilesRequest(_message.Message):

@@ -60,6 +60,11 @@ class ProfileServiceStub:
                 request_serializer=storymesh_dot_social_dot_v1_dot_profile__service__pb2.GetProfileByHandleRequest.SerializeToString,
                 response_deserializer=storymesh_dot_social_dot_v1_dot_profile__service__pb2.GetProfileByHandleResponse.FromString,
                 _registered_method=True)
+        self.GetAvatar = channel.unary_unary(
+                '/storymesh.social.v1.ProfileService/GetAvatar',
+                request_serializer=storymesh_dot_social_dot_v1_dot_profile__service__pb2.GetAvatarRequest.SerializeToString,
+                response_deserializer=storymesh_dot_social_dot_v1_dot_profile__service__pb2.GetAvatarResponse.FromString,
+                _registered_method=True)
         self.BatchGetProfiles = channel.unary_unary(
                 '/storymesh.social.v1.ProfileService/BatchGetProfiles',
                 request_serializer=storymesh_dot_social_dot_v1_dot_profile__service__pb2.BatchGetProfilesRequest.SerializeToString,
@@ -87,7 +92,9 @@ class ProfileServiceServicer:
         may take it back, for 90 days; that of a deleted account is nobody's for as long.
         Errors: INVALID_ARGUMENT with field violations, HANDLE_RESERVED for a handle that could be taken for the operator's;
         ALREADY_EXISTS HANDLE_TAKEN; RESOURCE_EXHAUSTED HANDLE_CHANGED_TOO_OFTEN with RetryInfo, for a taken handle too;
-        FAILED_PRECONDITION PROFILE_ERASING; UNAUTHENTICATED SESSION_REVOKED when the account is gone.
+        FAILED_PRECONDITION PROFILE_ERASING; UNAUTHENTICATED SESSION_REVOKED when the account is gone. For an avatar also NOT_FOUND
+        FILE_NOT_FOUND for a file that is not there or another person's; FAILED_PRECONDITION FILE_NOT_READY, FILE_PURPOSE_MISMATCH;
+        UNAVAILABLE with RetryInfo while the file service does not answer; other changes work meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +120,15 @@ class ProfileServiceServicer:
     def GetProfileByHandle(self, request, context):
         """Reads the profile of the person who has the handle now. A former handle leads to nobody.
         Errors: NOT_FOUND USER_NOT_FOUND, whatever the reason.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAvatar(self, request, context):
+        """Reads where the person's avatar can be fetched. Over HTTP a browser is sent on to it: 302, unless Accept names application/json. The
+        answer may be kept by the caller's browser for as long as it says, which is less than the URL works.
+        Errors: NOT_FOUND USER_NOT_FOUND, whatever the reason; NO_AVATAR; UNAVAILABLE with RetryInfo while the file service does not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,6 +168,11 @@ def add_ProfileServiceServicer_to_server(servicer, server):
                     servicer.GetProfileByHandle,
                     request_deserializer=storymesh_dot_social_dot_v1_dot_profile__service__pb2.GetProfileByHandleRequest.FromString,
                     response_serializer=storymesh_dot_social_dot_v1_dot_profile__service__pb2.GetProfileByHandleResponse.SerializeToString,
+            ),
+            'GetAvatar': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAvatar,
+                    request_deserializer=storymesh_dot_social_dot_v1_dot_profile__service__pb2.GetAvatarRequest.FromString,
+                    response_serializer=storymesh_dot_social_dot_v1_dot_profile__service__pb2.GetAvatarResponse.SerializeToString,
             ),
             'BatchGetProfiles': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchGetProfiles,
@@ -295,6 +316,33 @@ class ProfileService:
             '/storymesh.social.v1.ProfileService/GetProfileByHandle',
             storymesh_dot_social_dot_v1_dot_profile__service__pb2.GetProfileByHandleRequest.SerializeToString,
             storymesh_dot_social_dot_v1_dot_profile__service__pb2.GetProfileByHandleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAvatar(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/storymesh.social.v1.ProfileService/GetAvatar',
+            storymesh_dot_social_dot_v1_dot_profile__service__pb2.GetAvatarRequest.SerializeToString,
+            storymesh_dot_social_dot_v1_dot_profile__service__pb2.GetAvatarResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,7 +45,9 @@ class ProfileServiceStub:
     may take it back, for 90 days; that of a deleted account is nobody's for as long.
     Errors: INVALID_ARGUMENT with field violations, HANDLE_RESERVED for a handle that could be taken for the operator's;
     ALREADY_EXISTS HANDLE_TAKEN; RESOURCE_EXHAUSTED HANDLE_CHANGED_TOO_OFTEN with RetryInfo, for a taken handle too;
-    FAILED_PRECONDITION PROFILE_ERASING; UNAUTHENTICATED SESSION_REVOKED when the account is gone.
+    FAILED_PRECONDITION PROFILE_ERASING; UNAUTHENTICATED SESSION_REVOKED when the account is gone. For an avatar also NOT_FOUND
+    FILE_NOT_FOUND for a file that is not there or another person's; FAILED_PRECONDITION FILE_NOT_READY, FILE_PURPOSE_MISMATCH;
+    UNAVAILABLE with RetryInfo while the file service does not answer; other changes work meanwhile.
     """
     DeleteProfile: _grpc.UnaryUnaryMultiCallable[_profile_service_pb2.DeleteProfileRequest, _profile_service_pb2.DeleteProfileResponse]
     """Deletes the caller's profile, not the account: nobody sees it from the answer on, and whom the person blocks and mutes is erased
@@ -59,6 +61,11 @@ class ProfileServiceStub:
     GetProfileByHandle: _grpc.UnaryUnaryMultiCallable[_profile_service_pb2.GetProfileByHandleRequest, _profile_service_pb2.GetProfileByHandleResponse]
     """Reads the profile of the person who has the handle now. A former handle leads to nobody.
     Errors: NOT_FOUND USER_NOT_FOUND, whatever the reason.
+    """
+    GetAvatar: _grpc.UnaryUnaryMultiCallable[_profile_service_pb2.GetAvatarRequest, _profile_service_pb2.GetAvatarResponse]
+    """Reads where the person's avatar can be fetched. Over HTTP a browser is sent on to it: 302, unless Accept names application/json. The
+    answer may be kept by the caller's browser for as long as it says, which is less than the URL works.
+    Errors: NOT_FOUND USER_NOT_FOUND, whatever the reason; NO_AVATAR; UNAVAILABLE with RetryInfo while the file service does not answer.
     """
     BatchGetProfiles: _grpc.UnaryUnaryMultiCallable[_profile_service_pb2.BatchGetProfilesRequest, _profile_service_pb2.BatchGetProfilesResponse]
     """Reads many profiles at once. Those that GetProfile would not find are left out."""
@@ -80,7 +87,9 @@ class ProfileServiceAsyncStub(ProfileServiceStub):
     may take it back, for 90 days; that of a deleted account is nobody's for as long.
     Errors: INVALID_ARGUMENT with field violations, HANDLE_RESERVED for a handle that could be taken for the operator's;
     ALREADY_EXISTS HANDLE_TAKEN; RESOURCE_EXHAUSTED HANDLE_CHANGED_TOO_OFTEN with RetryInfo, for a taken handle too;
-    FAILED_PRECONDITION PROFILE_ERASING; UNAUTHENTICATED SESSION_REVOKED when the account is gone.
+    FAILED_PRECONDITION PROFILE_ERASING; UNAUTHENTICATED SESSION_REVOKED when the account is gone. For an avatar also NOT_FOUND
+    FILE_NOT_FOUND for a file that is not there or another person's; FAILED_PRECONDITION FILE_NOT_READY, FILE_PURPOSE_MISMATCH;
+    UNAVAILABLE with RetryInfo while the file service does not answer; other changes work meanwhile.
     """
     DeleteProfile: _aio.UnaryUnaryMultiCallable[_profile_service_pb2.DeleteProfileRequest, _profile_service_pb2.DeleteProfileResponse]  # type: ignore[assignment]
     """Deletes the caller's profile, not the account: nobody sees it from the answer on, and whom the person blocks and mutes is erased
@@ -94,6 +103,11 @@ class ProfileServiceAsyncStub(ProfileServiceStub):
     GetProfileByHandle: _aio.UnaryUnaryMultiCallable[_profile_service_pb2.GetProfileByHandleRequest, _profile_service_pb2.GetProfileByHandleResponse]  # type: ignore[assignment]
     """Reads the profile of the person who has the handle now. A former handle leads to nobody.
     Errors: NOT_FOUND USER_NOT_FOUND, whatever the reason.
+    """
+    GetAvatar: _aio.UnaryUnaryMultiCallable[_profile_service_pb2.GetAvatarRequest, _profile_service_pb2.GetAvatarResponse]  # type: ignore[assignment]
+    """Reads where the person's avatar can be fetched. Over HTTP a browser is sent on to it: 302, unless Accept names application/json. The
+    answer may be kept by the caller's browser for as long as it says, which is less than the URL works.
+    Errors: NOT_FOUND USER_NOT_FOUND, whatever the reason; NO_AVATAR; UNAVAILABLE with RetryInfo while the file service does not answer.
     """
     BatchGetProfiles: _aio.UnaryUnaryMultiCallable[_profile_service_pb2.BatchGetProfilesRequest, _profile_service_pb2.BatchGetProfilesResponse]  # type: ignore[assignment]
     """Reads many profiles at once. Those that GetProfile would not find are left out."""
@@ -124,7 +138,9 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
         may take it back, for 90 days; that of a deleted account is nobody's for as long.
         Errors: INVALID_ARGUMENT with field violations, HANDLE_RESERVED for a handle that could be taken for the operator's;
         ALREADY_EXISTS HANDLE_TAKEN; RESOURCE_EXHAUSTED HANDLE_CHANGED_TOO_OFTEN with RetryInfo, for a taken handle too;
-        FAILED_PRECONDITION PROFILE_ERASING; UNAUTHENTICATED SESSION_REVOKED when the account is gone.
+        FAILED_PRECONDITION PROFILE_ERASING; UNAUTHENTICATED SESSION_REVOKED when the account is gone. For an avatar also NOT_FOUND
+        FILE_NOT_FOUND for a file that is not there or another person's; FAILED_PRECONDITION FILE_NOT_READY, FILE_PURPOSE_MISMATCH;
+        UNAVAILABLE with RetryInfo while the file service does not answer; other changes work meanwhile.
         """
 
     @_abc_1.abstractmethod
@@ -156,6 +172,17 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_profile_service_pb2.GetProfileByHandleResponse, _abc.Awaitable[_profile_service_pb2.GetProfileByHandleResponse]]:
         """Reads the profile of the person who has the handle now. A former handle leads to nobody.
         Errors: NOT_FOUND USER_NOT_FOUND, whatever the reason.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAvatar(
+        self,
+        request: _profile_service_pb2.GetAvatarRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_profile_service_pb2.GetAvatarResponse, _abc.Awaitable[_profile_service_pb2.GetAvatarResponse]]:
+        """Reads where the person's avatar can be fetched. Over HTTP a browser is sent on to it: 302, unless Accept names application/json. The
+        answer may be kept by the caller's browser for as long as it says, which is less than the URL works.
+        Errors: NOT_FOUND USER_NOT_FOUND, whatever the reason; NO_AVATAR; UNAVAILABLE with RetryInfo while the file service does not answer.
         """
 
     @_abc_1.abstractmethod
