@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 import psycopg
@@ -34,6 +34,22 @@ async def hear(url: str, channel: str, heard: Callable[[str | None], None], *, a
 
     With None one look covers what was missed. `alone` is as of `listen`.
     """
+
+    async def hearing(connection: psycopg.AsyncConnection) -> None:
+        heard(None)
+        async for notification in connection.notifies():
+            heard(notification.payload)
+
+    await with_listener(url, channel, hearing, alone=alone)
+
+
+async def with_listener(
+    url: str, channel: str, use: Callable[[psycopg.AsyncConnection], Awaitable[None]], *, alone: bool = False
+) -> NoReturn:
+    """Call `use` with a connection that listens to the channel, for ever: with another one when it was lost.
+
+    `alone` is as of `listen`.
+    """
     conninfo = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     while True:
         try:
@@ -44,9 +60,7 @@ async def hear(url: str, channel: str, heard: Callable[[str | None], None], *, a
                 while alone and not await _is_first(connection, channel):  # noqa: ASYNC110  # Postgres does not tell when the lock is free
                     await asyncio.sleep(_RECONNECT_SECONDS)
                 await connection.execute(f"LISTEN {channel}")
-                heard(None)
-                async for notification in connection.notifies():
-                    heard(notification.payload)
+                await use(connection)
             finally:
                 # At once: what `async with` does first can itself be cancelled, and would leave the connection open.
                 await connection.close()

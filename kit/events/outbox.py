@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     Uuid,
     bindparam,
+    case,
     delete,
     func,
     insert,
@@ -36,7 +37,10 @@ from kit.runtime import tracing
 from .envelope import VERSION
 
 CHANNEL = "outbox"
-"""NOTIFY wakes a relay; the payload is empty, so Postgres folds many into one."""
+"""NOTIFY wakes a relay that sleeps; the payload is empty, so Postgres folds many into one."""
+
+ASLEEP = (0x4F42, 0)
+"""Numbers of the advisory lock that a relay holds while it sleeps; transactions that add rows share it while none does."""
 
 KEPT = timedelta(days=7)
 """How long a published event is kept, because Redis may lose it; so it may be published again as late as that."""
@@ -62,8 +66,11 @@ table = Table(
 )
 
 
+_WAKE = case((~func.pg_try_advisory_xact_lock_shared(*ASLEEP), func.pg_notify(CHANNEL, "")))
+"""Notifies only a relay that sleeps (see `relay_sleep`): transactions that notify are committed one by one, each with an fsync."""
+
 COLUMNS = ("id", "key", "type", "version", "payload", "traceparent")
-_ADD = Prepared(insert(table).returning(func.pg_notify(CHANNEL, "")), columns=COLUMNS)
+_ADD = Prepared(insert(table).returning(_WAKE), columns=COLUMNS)
 
 
 async def add(tx: Transaction, message: Message, *, key: object) -> None:
@@ -74,13 +81,13 @@ async def add(tx: Transaction, message: Message, *, key: object) -> None:
 def addition(changed: FromClause) -> CTE:
     """Writes the event of `values_of` if `changed` has a row, as a part of the statement that makes the change."""
     values = select(*(bindparam(f"event_{name}", type_=table.c[name].type) for name in COLUMNS)).select_from(changed)
-    return insert(table).from_select(COLUMNS, values).returning(func.pg_notify(CHANNEL, "")).cte("event")
+    return insert(table).from_select(COLUMNS, values).returning(_WAKE).cte("event")
 
 
 def additions(changed: FromClause, given: FromClause, of_one: ColumnElement[bool]) -> CTE:
     """As `addition`, for many: writes the event of each row of `given`, which has the `values_of`, that joins `changed`."""
     values = select(*(given.c[f"event_{name}"] for name in COLUMNS)).join_from(changed, given, of_one)
-    return insert(table).from_select(COLUMNS, values).returning(func.pg_notify(CHANNEL, "")).cte("event")
+    return insert(table).from_select(COLUMNS, values).returning(_WAKE).cte("event")
 
 
 def values_of(message: Message, *, key: object) -> dict[str, object]:

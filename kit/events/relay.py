@@ -23,7 +23,6 @@ from sqlalchemy.engine.row import RowMapping
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from kit.data.database import Database, Transaction
-from kit.data.notify import listen
 from kit.data.prepared import Prepared
 from kit.runtime.loops import every
 
@@ -31,6 +30,7 @@ from . import outbox
 from .envelope import Event
 from .inbox_stream import stream_of
 from .redis_memory import RedisMemory, redis_memories
+from .relay_sleep import RelaySleep
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ _BATCH = 100
 _POLL_SECONDS = 1.0
 _GATHERING_SECONDS = 0.005
 """Pause after a batch: a transaction for every row that is written would cost more than all else. A quiet relay does not wait."""
+_AWAKE_SECONDS = 0.01
+"""Pause between two looks of a relay that nobody notifies, because rows come fast."""
 _PURGE_EVERY_SECONDS = 3600.0
 _PURGED_AT_A_TIME = 5_000
 _LONGEST_BACKLOG = 1000
@@ -107,12 +109,12 @@ class Relay:
         self._db = db
         self._redis = redis
         self._routes = routes
-        self._database_url = database_url
         self._poll_seconds = poll_seconds
         self._repeated_at_a_time = repeated_at_a_time
         self._purged_at_a_time = purged_at_a_time
         self._longest_backlog = longest_backlog
         self._wake = asyncio.Event()
+        self._sleep = RelaySleep(database_url, self._wake.set)
         self._name = f"outbox:{service}"
         self._memory = RedisMemory(db, redis, self._name, self._lost)
         self._more = False
@@ -125,26 +127,28 @@ class Relay:
     async def run(self, stopping: asyncio.Event) -> None:
         """Publishes until `stopping` is set. Survives restarts of Postgres and Redis."""
         async with asyncio.TaskGroup() as group:
-            # NOTIFY saves the wait for the next poll. It wakes one relay: to wake all would be so many looks for each event.
-            listening = group.create_task(listen(self._database_url, outbox.CHANNEL, self._wake, alone=True))
+            # NOTIFY saves the wait for the next poll.
+            sleeping = group.create_task(self._sleep.run())
             purged = "published outbox rows cannot be removed now"
             group.create_task(every(_PURGE_EVERY_SECONDS, stopping, self.purge, failure=purged))
             relayed = "the outbox cannot be relayed now"
             await every(self._poll_seconds, stopping, self._relay, failure=relayed, wake=self._wake)
-            listening.cancel()
+            sleeping.cancel()
 
     async def _relay(self) -> bool:
-        """True when more is due. Rows that are written within `_GATHERING_SECONDS` of a batch are the next one."""
+        """True when more is due. Rows that are written during the pause after a batch are the next one."""
         if (wait := self._gathered_at - monotonic()) > 0:
             await asyncio.sleep(wait)
             # This look sees what woke us meanwhile.
             self._wake.clear()
-        more = await self.publish() > 0 and self._more
+        found = await self.publish()
+        more = found > 0 and self._more
         if not more:
-            self._gathered_at = monotonic() + _GATHERING_SECONDS
+            self._gathered_at = monotonic() + (_AWAKE_SECONDS if self._sleep.awake else _GATHERING_SECONDS)
         if self._repeating:
             more = await self.repeat() > 0 or more
-        return more
+        self._sleep.looked(found)
+        return more or self._sleep.awake
 
     async def publish(self) -> int:
         """Publishes one batch and returns its size; 0 when nothing is due. A batch holds one row of each key at most.

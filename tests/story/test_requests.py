@@ -87,9 +87,10 @@ async def test_the_place_in_the_queue_counts_all_that_were_queued_before(world: 
     assert [story.queue_position for story in made] == [1, 2, 3]
 
 
-async def test_a_request_wakes_the_relay(world: StoryWorld) -> None:
+async def test_a_request_wakes_a_relay_that_sleeps(world: StoryWorld) -> None:
     url = world.resources.database_url.replace("+psycopg", "")
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as listener:
+        await listener.execute("SELECT pg_advisory_lock(%s, %s)", outbox.ASLEEP)
         await listener.execute("LISTEN outbox")
         await create(world.person())
         notified = [each.channel async for each in listener.notifies(timeout=10, stop_after=1)]

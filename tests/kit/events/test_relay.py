@@ -6,18 +6,21 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from time import monotonic
 from typing import Any
+from uuid import uuid4
 
+import psycopg
 import pytest
 import redis.exceptions
 from redis.asyncio import Redis
 from sqlalchemy import func, select, text, update
+from sqlalchemy.engine import make_url
 from storymesh.events.v1 import auth_events_pb2, story_events_pb2
 
 from kit.data import redis as kit_redis
-from kit.data.database import Database
+from kit.data.database import Database, Transaction
 from kit.events import outbox
 from kit.events.envelope import Event, from_bytes
 from kit.events.inbox_stream import stream_of
@@ -201,6 +204,77 @@ async def test_a_commit_wakes_the_relay_long_before_it_would_look_again(
         await request(db, "woken")
         await until(lambda: _length_is(redis, 2))
     assert monotonic() - began < 5
+
+
+async def _adds(db: Database) -> tuple[bool, bool]:
+    """Adds a row. Returns whether the relay was taken for awake, and whether it was notified."""
+    url = make_url(db._engine.url).set(drivername="postgresql").render_as_string(hide_password=False)
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as listener:
+        await listener.execute(f"LISTEN {outbox.CHANNEL}")
+        async with db.transaction() as tx:
+            await outbox.add(tx, story_events_pb2.StoryRequested(story_id="one"), key=uuid4())
+            shared = await _shares(tx)
+            await tx.execute(text(f"NOTIFY {outbox.CHANNEL}, 'end'"))
+            pid = tx.driver.info.backend_pid
+        notified = False
+        async with aclosing(listener.notifies(timeout=10)) as notifications:
+            async for each in notifications:
+                if each.pid == pid and each.payload:
+                    return shared, notified
+                notified |= each.pid == pid
+    raise AssertionError("nothing was heard")
+
+
+async def _shares(tx: Transaction) -> bool:
+    """Whether the transaction has the lock that keeps a relay awake."""
+    mine = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+    return bool((await tx.execute(text(mine))).scalar_one())
+
+
+async def _many(db: Database) -> None:
+    await asyncio.gather(*(request(db, str(number)) for number in range(20)))
+
+
+async def test_a_relay_is_notified_while_it_sleeps_and_not_while_rows_come_fast(
+    db: Database, relay_for: RelayFor
+) -> None:
+    seen: set[tuple[bool, bool]] = set()
+
+    async def both_seen() -> bool:
+        seen.add(await _adds(db))
+        await _many(db)
+        seen.add(await _adds(db))
+        return len(seen) > 1
+
+    async with running(relay_for(poll_seconds=60.0)):
+        await until(both_seen)
+        await until(lambda: _none_left(db))
+    assert seen == {(True, False), (False, True)}
+
+
+async def test_what_nobody_was_notified_of_is_published_before_the_relay_sleeps(
+    db: Database, redis: Redis, relay_for: RelayFor
+) -> None:
+    """However late its transaction ends, and though the relay finds nothing more to do meanwhile."""
+    relay = relay_for(poll_seconds=60.0)
+    tried = 0
+
+    async def added_late() -> bool:
+        nonlocal tried
+        tried += 1
+        await _many(db)
+        async with db.transaction() as tx:
+            await outbox.add(tx, story_events_pb2.StoryRequested(story_id=f"late {tried}"), key=f"late {tried}")
+            if shares := await _shares(tx):
+                await until(relay._sleep._tired.is_set)
+        return shares
+
+    async def is_there() -> bool:
+        return f"late {tried}" in await stories(redis)
+
+    async with running(relay):
+        await until(added_late)
+        await until(is_there)
 
 
 async def test_many_events_of_one_key_do_not_wait_for_a_poll_each(
