@@ -58,6 +58,9 @@ _STORIES = select(
 
 _FIND = Prepared(_STORIES.where(stories.c.id == bindparam("story")))
 _FIND_ALL = Prepared(_STORIES.where(stories.c.id == any_(bindparam("stories", type_=ARRAY(Uuid)))))
+_FIND_BY_REQUEST = Prepared(
+    _STORIES.where(stories.c.owner_id == bindparam("owner"), stories.c.request_id == bindparam("request"))
+)
 
 
 async def find(tx: Transaction, story_id: UUID) -> Story | None:
@@ -85,8 +88,7 @@ async def states(tx: Transaction, story_ids: Collection[UUID]) -> dict[UUID, Sta
 
 async def find_by_request(tx: Transaction, owner_id: UUID, request_id: str) -> tuple[Story, bytes] | None:
     """Return the story and the digest of the wish as requested."""
-    query = _STORIES.where(stories.c.owner_id == owner_id, stories.c.request_id == request_id)
-    row = (await tx.execute(query)).mappings().one_or_none()
+    row = await _FIND_BY_REQUEST.one_or_none(tx, {"owner": owner_id, "request": request_id})
     return (story_of(row), row["request_digest"]) if row else None
 
 
