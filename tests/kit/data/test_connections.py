@@ -24,7 +24,7 @@ EVENT = {"event_id": "0" * 32, "worker": "w"}
 ADD = Prepared(insert(effects), columns=tuple(EVENT))
 COUNT = select(func.count()).select_from(effects)
 PID = text("SELECT pg_backend_pid()")
-END = text("SELECT pg_terminate_backend(pg_backend_pid())")
+END = Prepared(select(func.pg_terminate_backend(func.pg_backend_pid()).label("ended")))
 
 
 @pytest.fixture
@@ -76,12 +76,19 @@ async def pass_over_a_broken_rule(own: Database) -> None:
 async def lose_the_connection(own: Database) -> None:
     async with own.transaction() as tx:
         await ADD.execute(tx, EVENT)
-        await tx.execute(END)
+        await END.execute(tx, {})
 
 
 async def lose_it_outside_of_a_transaction(own: Database) -> None:
     async with own.single() as tx:
-        await tx.execute(END)
+        await END.execute(tx, {})
+
+
+async def begin_by_hand(own: Database) -> None:
+    async with own.single() as tx:
+        await tx.execute(text("BEGIN"))
+        await ADD.execute(tx, EVENT)
+    raise Odd
 
 
 async def leave(own: Database) -> None:
@@ -102,7 +109,7 @@ async def test_whatever_callers_do_there_are_never_more_connections_and_each_is_
     """None remains in a transaction, in its mode, or lost to the pool."""
     deeds = [
         *(write_and_raise, break_a_rule, pass_over_a_broken_rule, lose_the_connection),
-        *(lose_it_outside_of_a_transaction, leave, leave_before_a_connection_is_free),
+        *(lose_it_outside_of_a_transaction, begin_by_hand, leave, leave_before_a_connection_is_free),
     ]
     busy = [deed for deed in deeds for _ in range(4)]
     random.shuffle(busy)
@@ -130,6 +137,14 @@ async def test_whatever_callers_do_there_are_never_more_connections_and_each_is_
     async with db.single() as tx:
         theirs = select(func.count()).select_from(text("pg_stat_activity")).where(text("application_name = 'own'"))
         assert (await tx.execute(theirs)).scalar_one() == POOL
+
+
+async def test_a_transaction_that_raises_keeps_its_connection(own: Database) -> None:
+    before = await pid_of(own)
+    for deed in (write_and_raise, break_a_rule, pass_over_a_broken_rule):
+        with pytest.raises((Odd, IntegrityError)):
+            await deed(own)
+        assert await pid_of(own) == before
 
 
 @pytest.mark.parametrize("broken", ["set_autocommit", "execute"])
@@ -195,7 +210,7 @@ async def test_after_the_loss_of_its_connection_a_transaction_does_not_go_on_out
         async with own.transaction() as tx:
             await ADD.execute(tx, EVENT)
             with pytest.raises(OperationalError):
-                await tx.execute(END)
+                await END.execute(tx, {})
             await write_both_ways(tx)
             await write_both_ways(tx)
 
