@@ -67,6 +67,7 @@ class WatchLeases:
         self._clock = clock
         self._held: dict[str, _Held] = {}
         self._ended: list[pb.Lease] = []
+        self._asking: set[asyncio.Task[pb.AcquireLeaseResponse]] = set()
         self._wake = asyncio.Event()
         self._quiet_until = float("-inf")
 
@@ -75,8 +76,11 @@ class WatchLeases:
         if self._clock() < self._quiet_until:
             return None
         lease = self._lease(user_id)
+        asking = asyncio.create_task(self._ask(lease))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
         try:
-            granted = await self._stub.AcquireLease(pb.AcquireLeaseRequest(lease=lease), timeout=_ASK_SECONDS)
+            granted = await asyncio.shield(asking)
         except ResourceExhausted:
             raise PlacesTaken from None
         except MeshError as error:
@@ -85,13 +89,23 @@ class WatchLeases:
             self._end(lease)
             return None
         except asyncio.CancelledError:
-            # The client has left, and the lease may have been granted.
-            self._end(lease)
+            # The client has left, and the lease may be granted. Its release waits for the answer: one that overtook the question
+            # would leave the place to nobody.
+            asking.add_done_callback(lambda answered: self._end_unless_refused(lease, answered))
             raise
         if not granted.counted:
             return None
         self._hold(lease, granted)
         return lease.key
+
+    async def _ask(self, lease: pb.Lease) -> pb.AcquireLeaseResponse:
+        request = pb.AcquireLeaseRequest(lease=lease)
+        granted: pb.AcquireLeaseResponse = await self._stub.AcquireLease(request, timeout=_ASK_SECONDS)
+        return granted
+
+    def _end_unless_refused(self, lease: pb.Lease, answered: asyncio.Task[pb.AcquireLeaseResponse]) -> None:
+        if answered.cancelled() or not isinstance(answered.exception(), ResourceExhausted):
+            self._end(lease)
 
     def release(self, key: str) -> None:
         """End a lease soon; `run` tells the limiter."""
@@ -100,7 +114,7 @@ class WatchLeases:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Renew and release leases. Once `stopping` is set, go on until all watches have ended: they are opened again elsewhere."""
-        while not stopping.is_set() or self._held or self._ended:
+        while not stopping.is_set() or self._held or self._ended or self._asking:
             try:
                 async with asyncio.timeout(_GATHER_SECONDS if stopping.is_set() else _LOOK_SECONDS):
                     await self._wake.wait()
