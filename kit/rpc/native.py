@@ -70,7 +70,7 @@ class NativeServer(grpc.aio.Server):
         self._handlers: dict[str, Handler] = {}
         self._table: list[tuple[str, Handler, Sequence[grpc.aio.ServerInterceptor]]] = []
         self._calls: dict[int, _Context] = {}
-        self._stopping = self._answering = False
+        self._stopping = self._answering = self._ended = False
         self._terminated = asyncio.Event()
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
@@ -134,6 +134,7 @@ class NativeServer(grpc.aio.Server):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await behind
+        self._ended = True
         await asyncio.sleep(_LAST_WORDS_SECONDS)
         await self._loop.run_in_executor(None, self._front.close)
         self._folder.remove()
@@ -182,6 +183,9 @@ class NativeServer(grpc.aio.Server):
             if kind == EVENT_CANCEL:
                 if number in self._calls:
                     self._calls[number].cancel()
+                continue
+            if self._ended:
+                self._front.fail(number, grpc.StatusCode.UNAVAILABLE.value[0], "the server has stopped")
                 continue
             context = self._calls[number] = _Context(self._front, number, *details)
             context.task = self._loop.create_task(self._serve(context, data, *self._table[method]))
