@@ -21,13 +21,10 @@ from sqlalchemy import (
     bindparam,
     cast,
     func,
-    insert,
-    literal,
     or_,
     select,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
-from sqlalchemy.dialects.postgresql import insert as insert_into
 
 from kit.data.database import Transaction
 from kit.data.given_rows import GivenRows
@@ -36,9 +33,9 @@ from kit.events import outbox
 from kit.events.erasure import advisory_lock_key
 
 from ..model import DAY, Limits, Story
-from ..tables import admissions, stories
+from ..tables import stories
 from .admissions import LOCKS
-from .requests import BEGINNING, GIVEN, Requested
+from .requests import GIVEN, Requested, inserting
 
 _PLAIN = tuple(name for name in GIVEN if name != "preferences")
 _requests = GivenRows(
@@ -82,27 +79,10 @@ _preferences = func.array(
     select(func.json_array_elements_text(cast(_request.preferences, JSON))).correlate(_given).scalar_subquery(),
     type_=ARRAY(Text),
 )
-_inserted = (
-    insert_into(stories)
-    .from_select(
-        [*_PLAIN, "preferences", *BEGINNING, "dispatched_at"],
-        select(
-            *(_request[name] for name in _PLAIN),
-            _preferences,
-            *(literal(value, stories.c[name].type, literal_execute=True) for name, value in BEGINNING.items()),
-            func.now(),
-        )
-        .join_from(_given, _demands, _request.number == _demand.number)
-        .where(_fits),
-    )
-    .on_conflict_do_nothing(index_elements=["owner_id", "request_id"])
-    .returning(stories.c.id, stories.c.owner_id, stories.c.created_at)
-    .cte("inserted")
-)
-_admitted = (
-    insert(admissions)
-    .from_select(["owner_id", "admitted_at"], select(_inserted.c.owner_id, _inserted.c.created_at))
-    .cte("admitted")
+_inserted, _admitted = inserting(
+    {name: _preferences if name == "preferences" else _request[name] for name in GIVEN},
+    _given.join(_demands, _request.number == _demand.number),
+    _fits,
 )
 _REQUEST_ALL = Prepared(
     select(_inserted.c.id, _demand.queued)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import DateTime, bindparam, func, insert, literal, or_, select, true
+from sqlalchemy import CTE, ColumnElement, DateTime, FromClause, bindparam, func, insert, literal, or_, select, true
 from sqlalchemy.dialects.postgresql import insert as insert_into
 
 from kit.data.database import Transaction
@@ -76,6 +76,34 @@ class Requested:
         return story_of(made)
 
 
+def inserting(
+    given: Mapping[str, ColumnElement[Any]], demand: FromClause, *fits: ColumnElement[bool]
+) -> tuple[CTE, CTE]:
+    """The parts of a statement that insert the stories whose demand fits, and their admissions. `given` are columns by name."""
+    inserted = (
+        insert_into(stories)
+        .from_select(
+            [*given, *BEGINNING, "dispatched_at"],
+            select(
+                *given.values(),
+                *(literal(value, stories.c[name].type, literal_execute=True) for name, value in BEGINNING.items()),
+                func.now(),
+            )
+            .select_from(demand)
+            .where(*fits),
+        )
+        .on_conflict_do_nothing(index_elements=["owner_id", "request_id"])
+        .returning(stories.c.id, stories.c.owner_id, stories.c.created_at)
+        .cte("inserted")
+    )
+    admitted = (
+        insert(admissions)
+        .from_select(["owner_id", "admitted_at"], select(inserted.c.owner_id, inserted.c.created_at))
+        .cte("admitted")
+    )
+    return inserted, admitted
+
+
 _demand = demanded.cte("demand")
 _fits = (
     ~_demand.c.erased,
@@ -83,27 +111,7 @@ _fits = (
     or_(_demand.c.earliest_of_day.is_(None), _demand.c.earliest_of_day <= bindparam("day_began", type_=DateTime(True))),
     _demand.c.queued < bindparam("backlog"),
 )
-_inserted = (
-    insert_into(stories)
-    .from_select(
-        [*GIVEN, *BEGINNING, "dispatched_at"],
-        select(
-            *(bindparam(name, type_=stories.c[name].type) for name in GIVEN),
-            *(literal(value, stories.c[name].type, literal_execute=True) for name, value in BEGINNING.items()),
-            func.now(),
-        )
-        .select_from(_demand)
-        .where(*_fits),
-    )
-    .on_conflict_do_nothing(index_elements=["owner_id", "request_id"])
-    .returning(stories.c.id, stories.c.owner_id, stories.c.created_at)
-    .cte("inserted")
-)
-_admitted = (
-    insert(admissions)
-    .from_select(["owner_id", "admitted_at"], select(_inserted.c.owner_id, _inserted.c.created_at))
-    .cte("admitted")
-)
+_inserted, _admitted = inserting({name: bindparam(name, type_=stories.c[name].type) for name in GIVEN}, _demand, *_fits)
 _REQUEST = Prepared(
     select(*_demand.c, _inserted.c.id.is_not(None).label("inserted"))
     .select_from(_demand.outerjoin(_inserted, true()))
