@@ -49,6 +49,27 @@ local CLEANED = {
   ["x-user-agent"] = agent,
 }
 
+-- Values that were found clean, by the names of their headers. Clients repeat tokens and agents, and to look through a token takes
+-- longer than all else here. Forgotten when there are too many, so that a worker thread keeps 2 MB at most.
+local MOST_REMEMBERED, MOST_REMEMBERED_BYTES = 1000, 2000
+local clean, remembered = {}, 0
+
+local function is_known_clean(name, value)
+  local values = clean[name]
+  return values and values[value]
+end
+
+local function remember_clean(name, value)
+  if #value > MOST_REMEMBERED_BYTES then
+    return
+  end
+  if remembered == MOST_REMEMBERED then
+    clean, remembered = {}, 0
+  end
+  local values = clean[name] or {}
+  clean[name], values[value], remembered = values, true, remembered + 1
+end
+
 local function is_grpc(headers)
   return (headers:get("content-type") or ""):find("^application/grpc")
 end
@@ -65,10 +86,12 @@ function envoy_on_request(handle)
   -- Before any refusal, because its form depends on the content type.
   for name, cleaned in pairs(CLEANED) do
     local value = headers:get(name)
-    if value then
+    if value and not is_known_clean(name, value) then
       local instead = cleaned(value)
       if instead ~= value then
         headers:replace(name, instead)
+      elseif not value:find(ODD) then
+        remember_clean(name, value)
       end
     end
   end
@@ -100,7 +123,7 @@ function envoy_on_request(handle)
 
   local unwanted = {}
   for name, value in pairs(headers) do
-    if not PASSES[name] or value:find(ODD) then
+    if not PASSES[name] or (not is_known_clean(name, value) and value:find(ODD)) then
       unwanted[#unwanted + 1] = name
     end
   end

@@ -313,6 +313,39 @@ async def test_the_scheme_of_a_credential_is_free_of_case_and_blanks(
         assert len(mesh.calls.seen) == len(answers) + 1
 
 
+async def test_what_a_header_becomes_does_not_depend_on_what_was_sent_before(
+    edge: Edge, ada: httpx2.AsyncClient, mesh: Mesh
+) -> None:
+    """The edge remembers values that it found clean: 1,000 of them at most."""
+    (_, sent) = token(ada)[0]
+    requests: list[Headers] = [
+        (("authorization", sent), ("user-agent", b"Lo\xefc")),
+        (("authorization", sent.lower()[:6] + sent[6:]), ("user-agent", b"Ada")),
+        (("authorization", sent), ("x-user-agent", b"Ada\xff")),
+        (("authorization", sent), ("user-agent", b"Ada"), ("user-agent", b"Lo\xefc")),
+        (("authorization", sent), ("content-type", b"application/json"), ("content-type", b"Application/GRPC; a=1")),
+        (("authorization", sent), ("content-type", b"Application/JSON;  charset=utf-8")),
+    ]
+
+    async def arrives() -> list[tuple[int, dict[str, str]]]:
+        told = []
+        for headers in requests:
+            mesh.calls.seen.clear()
+            answer = await http1(edge.settings.listen, "GET", b"/v1/account", headers)
+            names = ("authorization", "content-type", "user-agent", "x-user-agent")
+            reached = mesh.calls.seen[-1].metadata if mesh.calls.seen else {}
+            told.append((answer.status, {name: reached[name] for name in names if name in reached}))
+        return told
+
+    first = await arrives()
+    assert first[0] == (200, {**first[0][1], "authorization": sent.decode(), "user-agent": "Lo?c"})
+    assert await arrives() == first
+    for beginning in range(0, 1100, 10):
+        agents = [f"agent {beginning + number}" for number in range(10)]
+        await asyncio.gather(*(ada.get("/health", headers={"user-agent": agent}) for agent in agents))
+    assert await arrives() == first
+
+
 async def test_odd_bytes_in_a_credential_make_it_invalid_and_reach_no_service(
     edge: Edge, ada: httpx2.AsyncClient, mesh: Mesh
 ) -> None:
