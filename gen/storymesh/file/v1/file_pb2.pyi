@@ -164,8 +164,8 @@ class File(_message.Message):
     reason: _builtins.str
     """A permanent UPPER_SNAKE reason. In FILE_STATE_REJECTED: MEDIA_TYPE_MISMATCH when the bytes are not of the declared media type;
     CHECKSUM_MISMATCH or SIZE_MISMATCH when they are not those that were declared; IMAGE_UNREADABLE for a damaged image,
-    IMAGE_TOO_LARGE for one of more than 40 megapixels, IMAGE_TOO_COSTLY for one that takes too long to decode; INFECTED when the virus
-    scanner found something, TOO_LARGE_TO_SCAN when it does not take so many bytes; CONTENT_LOST when the store had lost the bytes before
+    IMAGE_TOO_LARGE for one of more than 40 megapixels or 32 MiB, IMAGE_TOO_COSTLY for one that takes too long to decode; INFECTED when
+    the virus scanner found something, TOO_LARGE_TO_SCAN when it does not take so many bytes; CONTENT_LOST when the store had lost the bytes before
     they were checked; CHECK_FAILED when they could not be checked for a day. In FILE_STATE_EXPIRED: UPLOAD_EXPIRED when it was not
     uploaded in time, UPLOAD_ABORTED by AbortFile. Empty in other states.
     """
