@@ -112,12 +112,13 @@ class Uploads:
             if file.expires_at <= self._clock():
                 raise FileExpired
             await self._require_uploaded(file)
-            async with self._db.transaction() as tx:
-                if await store.files.dispatch(tx, file_id, now=self._clock()):
-                    await store.parts.forget(tx, file_id)
-                    await outbox.add(tx, events.FileUploaded(file_id=str(file_id)), key=file_id)
-                # Otherwise it was completed, given up or deleted meanwhile.
+            uploaded = outbox.values_of(events.FileUploaded(file_id=str(file_id)), key=file_id)
+            async with self._db.single() as tx:
+                await store.files.dispatch(tx, file_id, uploaded, now=self._clock())
+                # Unless it was completed, given up or deleted meanwhile.
                 file = owned(await store.files.find(tx, file_id), caller)
+                if file.upload_id is not None:
+                    await store.parts.forget(tx, file_id)
         if file.state is State.EXPIRED:
             raise FileExpired
         return file

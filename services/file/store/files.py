@@ -68,7 +68,7 @@ _RENDITIONS = Prepared(
 )
 _INSERT = Prepared(insert(files), columns=(*_GIVEN, *_BEGINNING))
 TELL = func.pg_notify(CHANNEL, cast(files.c.id, Text))
-_DISPATCH = Prepared(
+_dispatched = (
     update(files)
     .where(files.c.id == bindparam("file"), files.c.state == State.PENDING, files.c.deleted_at.is_(None))
     .values(
@@ -77,8 +77,10 @@ _DISPATCH = Prepared(
         dispatched_at=bindparam("now", type_=DateTime(timezone=True)),
         revision=files.c.revision + 1,
     )
-    .returning(TELL)
+    .returning(files.c.id, TELL)
+    .cte("dispatched")
 )
+_DISPATCH = Prepared(select(_dispatched.c.id).add_cte(outbox.addition(_dispatched)))
 
 
 async def find(tx: Transaction, file_id: UUID) -> File | None:
@@ -160,9 +162,12 @@ async def change(tx: Transaction, file_id: UUID, *, within: Collection[State], *
     return (await tx.execute(statement)).first() is not None
 
 
-async def dispatch(tx: Transaction, file_id: UUID, *, now: datetime) -> bool:
-    """Move a pending file to CHECKING. False when it is not pending, or deleted."""
-    return bool(await _DISPATCH.execute(tx, {"file": file_id, "now": now}))
+async def dispatch(tx: Transaction, file_id: UUID, event: Mapping[str, object], *, now: datetime) -> bool:
+    """Move a pending file to CHECKING and write the event of `outbox.values_of`. False when it is not pending, or deleted.
+
+    One statement, which needs neither BEGIN nor COMMIT.
+    """
+    return bool(await _DISPATCH.execute(tx, {"file": file_id, "now": now, **event}))
 
 
 async def adopt_upload(tx: Transaction, file_id: UUID, upload_id: str) -> bool:
