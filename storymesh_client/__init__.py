@@ -1,10 +1,10 @@
 """The client of a Storymesh: the class `Storymesh` keeps a channel and a session, the command `storymesh` uses it at a terminal.
 
-It depends on the contracts and grpc alone.
+It depends on the contracts and grpc alone; bytes of files pass by the standard library's HTTP.
 """
 
 from .client import DEFAULT_TARGET, Storymesh
-from .errors import StorymeshError, Violation
+from .errors import StorymeshError, TransferFailed, Violation
 from .tokens import FileTokens, MemoryTokens, TokenFileError, Tokens, TokenStore
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "TokenFileError",
     "TokenStore",
     "Tokens",
+    "TransferFailed",
     "Violation",
 ]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import closing
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from storymesh.auth.v1 import session_service_pb2
 from storymesh.auth.v1.user_pb2 import User
+from storymesh.file.v1.file_pb2 import File
+from storymesh.file.v1.file_service_pb2 import CreateFileRequest
 from storymesh.methods import METHODS
 from storymesh.stubs import Stubs
 
-from . import calls, channels
+from . import calls, channels, downloads, uploads
 from .errors import StorymeshError
 from .session import Clock, Session, system_clock
 from .tokens import MemoryTokens, Tokens, TokenStore
+from .transfers import Transfers
+from .uploads import Progress, no_progress
 
 DEFAULT_TARGET = "127.0.0.1:8080"
 
@@ -48,6 +55,7 @@ class Storymesh(Stubs):
 
         Raises TokenFileError when stored tokens cannot be read.
         """
+        self._root_certificates = root_certificates
         self._session = Session(tokens or MemoryTokens(), target, self._exchange, clock=clock)
         self._channel = channels.open_channel(
             target,
@@ -114,6 +122,55 @@ class Storymesh(Stubs):
                 # The session still exists at the server, so its tokens are kept for another try.
                 raise
         self._session.end()
+
+    async def upload(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        purpose: str = "document",
+        name: str | None = None,
+        media_type: str | None = None,
+        resume: bool = False,
+        wait: bool = True,
+        progress: Progress = no_progress,
+    ) -> File:
+        """Uploads a file of the disk, and returns it as it is once the mesh has checked it: `state` says whether it was taken.
+
+        `purpose` is that of the contract in lower case. If they are None, `name` is the path's last part, and `media_type` follows
+        its ending. `resume` goes on with an upload of the same bytes that was interrupted, if there is one. Without `wait` the
+        file may still be in checking. `progress` is told how many bytes have gone, and of how many.
+
+        Raises StorymeshError, TransferFailed, OSError when the file cannot be read, and ValueError for no purpose.
+        """
+        source = Path(path)
+        request = CreateFileRequest(
+            purpose=uploads.purpose(purpose),
+            name=source.name if name is None else name,
+            media_type=media_type or uploads.media_type_of(source),
+        )
+        with closing(Transfers(self._root_certificates)) as transfers:
+            read = await uploads.Source.of(source, transfers)
+            request.size, request.sha256 = read.size, read.sha256.hex()
+            file = await uploads.Upload(self, transfers, read, progress).run(request, resume=resume)
+        return await uploads.checked(self, file) if wait else file
+
+    async def download(
+        self,
+        file_id: str,
+        path: str | os.PathLike[str],
+        *,
+        target: int = 0,
+        progress: Progress = no_progress,
+    ) -> None:
+        """Downloads a file to `path`, which is replaced once all of it is there and its checksum is right.
+
+        `target` chooses a rendition of an image: 96, 512 or 1600; 0 is the largest. What an interrupted download left beside `path`
+        is gone on with. The file's name in the mesh is not asked for.
+
+        Raises StorymeshError, TransferFailed, and OSError when the file cannot be written.
+        """
+        with closing(Transfers(self._root_certificates)) as transfers:
+            await downloads.Download(self, transfers, file_id, target, progress).run(Path(path))
 
     async def close(self) -> None:
         """Closes the channel, after waiting for a renewal in progress, so that its tokens are stored."""

@@ -16,9 +16,9 @@ from grpc import StatusCode
 from storymesh.auth.v1 import account_service_pb2, key_service_pb2, session_service_pb2
 from storymesh.auth.v1.user_pb2 import Role, User
 
-from . import limits, printing, reading
+from . import file_commands, limits, printing, reading
 from .client import DEFAULT_TARGET, Storymesh
-from .errors import StorymeshError
+from .errors import StorymeshError, TransferFailed
 from .tokens import FileTokens, TokenFileError, default_path
 
 FAILED, MISUNDERSTOOD, NOT_SIGNED_IN, UNREACHABLE, INTERRUPTED = 1, 2, 3, 4, 130
@@ -26,10 +26,10 @@ FAILED, MISUNDERSTOOD, NOT_SIGNED_IN, UNREACHABLE, INTERRUPTED = 1, 2, 3, 4, 130
 _EXIT_CODES = """\
 exit codes:
   0    done
-  1    refused, or the story was not finished
+  1    refused, the story was not finished, or the file was not transferred
   2    the command, or the name of a variable, was not understood
   3    nobody is signed in, or the session has ended
-  4    the mesh does not answer
+  4    the mesh, or the store of files, does not answer
   130  interrupted
 
 Tokens are kept in the file that STORYMESH_TOKENS names, else in storymesh/tokens.json below
@@ -107,6 +107,9 @@ def parser() -> argparse.ArgumentParser:
     operated = _group(commands, "limits", "Ask the rate limiter and change what it does; for administrators")
     limits.add(operated, place, listing)
 
+    files = _group(commands, "files", "Upload and download files")
+    file_commands.add(files, place, listing)
+
     stories = _group(commands, "stories", "Ask for stories and read them")
     _add(stories, "list", "List the stories, newest first", place, listing)
     ask = _add(stories, "ask", "Ask for a story and read it while it is written", place)
@@ -134,9 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StorymeshError as error:
         print(printing.sentence(error, options.edge), file=sys.stderr)
         return _exit_code(error)
-    except (Failed, TokenFileError) as failure:
-        print(failure, file=sys.stderr)
-        return FAILED
+    except (Failed, TokenFileError, TransferFailed) as failure:
+        print(printing.plain(str(failure)), file=sys.stderr)
+        return UNREACHABLE if isinstance(failure, TransferFailed) and failure.may_resume else FAILED
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return INTERRUPTED
@@ -191,6 +194,8 @@ async def _execute(options: argparse.Namespace) -> int:
                 print(f"{options.kid} is withdrawn; {dropped.active_kid} signs now.")
             case "limits", _:
                 await limits.run(mesh, options)
+            case "files", _:
+                await file_commands.run(mesh, options)
             case _, "list":
                 print(printing.stories(await reading.all_stories(mesh), as_json=options.json))
             case _, verb:

@@ -75,6 +75,15 @@ class StorymeshError(AioRpcError):
     __repr__ = __str__
 
 
+class TransferFailed(Exception):
+    """A file that could not be uploaded or downloaded for another reason than an answer of the mesh, as one sentence."""
+
+    def __init__(self, sentence: str, *, may_resume: bool = False) -> None:
+        super().__init__(sentence)
+        self.may_resume = may_resume
+        """Whether the same call can go on where this one broke."""
+
+
 def _status(metadata: Metadata | None) -> status_pb2.Status:
     """The google.rpc.Status of an answer; empty if it is missing or malformed, as in a proxy's answer."""
     for key, value in metadata or ():

@@ -55,7 +55,7 @@ def needs_sign_in(error: StorymeshError) -> bool:
 
 def sessions(listed: Sequence[Session], *, as_json: bool) -> str:
     if as_json:
-        return _json_list("sessions", listed)
+        return list_as_json("sessions", listed)
     rows = [
         (
             each.id,
@@ -72,7 +72,7 @@ def sessions(listed: Sequence[Session], *, as_json: bool) -> str:
 
 def stories(listed: Sequence[Story], *, as_json: bool) -> str:
     if as_json:
-        return _json_list("stories", listed)
+        return list_as_json("stories", listed)
     rows = [
         (
             each.id,
@@ -104,7 +104,7 @@ def plain(text: str) -> str:
     return "".join(each for each in text if each.isprintable() or each == "\n")
 
 
-def _json_list(name: str, messages: Iterable[Message]) -> str:
+def list_as_json(name: str, messages: Iterable[Message]) -> str:
     return json.dumps({name: [_document(each) for each in messages]}, indent=2, ensure_ascii=False)
 
 

@@ -1,4 +1,4 @@
-"""Sign up, ask for a story, and print it while it is written, with the `storymesh_client` library.
+"""Sign up, ask for a story, print it while it is written, and keep it as a file, with the `storymesh_client` library.
 
 Usage: python examples/python/first_story.py
 
@@ -12,9 +12,11 @@ import os
 import re
 import secrets
 import sys
+import tempfile
 from pathlib import Path
 
 from storymesh.auth.v1.registration_service_pb2 import CompleteRegistrationRequest, CreateRegistrationRequest
+from storymesh.file.v1.file_pb2 import FileState
 from storymesh.story.v1.story_pb2 import STORY_LENGTH_SHORT
 from storymesh.story.v1.story_service_pb2 import CreateStoryRequest, WatchStoryRequest
 
@@ -40,6 +42,13 @@ async def mailed_code(address: str) -> str:
     return code
 
 
+def written(text: str) -> Path:
+    """A file of the text in a folder of its own."""
+    page = Path(tempfile.mkdtemp(), "story.txt")
+    page.write_text(text)
+    return page
+
+
 async def main() -> None:
     address = f"reader-{secrets.token_hex(4)}@example.com"
     async with Storymesh(EDGE) as mesh:
@@ -62,6 +71,11 @@ async def main() -> None:
                     print("\n-- the story begins again --")
                 case "done":
                     print(f"\n\n{message.done.story.title!r} is done.")
+                    page = written(message.done.story.text)
+
+        file = await mesh.upload(page)
+        await mesh.download(file.id, page.with_suffix(".copy"))
+        print(f"{file.name} is {FileState.Name(file.state)}")
 
         try:
             await mesh.stories.WatchStory(WatchStoryRequest(story_id="not an id")).read()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import pty
@@ -18,6 +19,7 @@ from storymesh.auth.v1.session_pb2 import Session
 from storymesh.story.v1 import story_pb2
 from storymesh.story.v1.story_service_pb2 import WatchStoryResponse
 
+from storymesh_client.file_commands import Bar
 from tests.client.edge import CODE, KID, LOGIN, PASSWORD, Edge
 from tests.client.test_client import text_of
 from tests.waiting import until
@@ -223,3 +225,21 @@ async def test_no_token_is_ever_printed(signed_in: Terminal, edge: Edge) -> None
     assert not any(
         secret in each.out + each.err for each in said for secret in ("access-1", "refresh-1", "known-device")
     )
+
+
+def test_a_bar_is_shown_at_a_terminal_alone_and_leaves_nothing_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    controller, terminal = pty.openpty()
+    with os.fdopen(terminal, "w") as out, os.fdopen(controller, "rb", buffering=0) as seen:
+        monkeypatch.setattr(sys, "stdout", out)
+        with Bar(out) as bar:
+            bar.show(0, 200)
+            bar.show(200, 200)
+        shown = ""
+        # It comes as the terminal passes it on.
+        while "100%" not in shown or not shown.endswith("\r\x1b[K"):
+            shown += seen.read(1000).decode()
+        monkeypatch.setattr(sys, "stdout", io.StringIO())
+        quiet = io.StringIO()
+        with Bar(quiet) as bar:
+            bar.show(200, 200)
+        assert quiet.getvalue() == ""

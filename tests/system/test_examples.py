@@ -93,6 +93,7 @@ async def test_the_first_story_in_grpcurl_is_watched_to_its_end(mesh: RunningMes
 async def test_the_first_story_in_python_is_printed_and_a_refusal_explained(mesh: RunningMesh) -> None:
     output = await run(mesh, sys.executable, "examples/python/first_story.py")
     assert re.search(r"^['\"].+['\"] is done\.$", output, re.MULTILINE)
+    assert "\nstory.txt is FILE_STATE_READY\n" in output
     assert "INVALID_ARGUMENT INVALID_ARGUMENT: ['story_id']" in output
 
 

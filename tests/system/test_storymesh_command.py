@@ -67,3 +67,45 @@ async def test_an_access_token_that_the_edge_refuses_is_renewed_without_the_pers
     terminal = Terminal(mesh.edge_address, store.path)
     shown = await asyncio.gather(terminal("whoami"), terminal("whoami"))
     assert [each.code for each in shown] == [0, 0], shown
+
+
+async def test_a_person_uploads_lists_downloads_and_deletes_files_with_the_client_that_people_install(
+    mesh: RunningMesh, installed_client: Installed, person: Person, tmp_path: Path
+) -> None:
+    command = (str(installed_client.command),)
+    desk = Terminal(mesh.edge_address, tmp_path / "desk.json", command)
+    await desk("sign-in", person.email, "--password-stdin", stdin=f"{PASSWORD}\n")
+    book = tmp_path / "book.pdf"
+    data = b"%PDF-1.7\n" + bytes(range(256)) * 80_000
+    book.write_bytes(data)
+
+    put = await desk("files", "put", str(book))
+    assert (put.code, put.err) == (0, "")
+    file_id, state = put.out.split()
+    assert state == "ready"
+    (listed,) = json.loads((await desk("files", "list", "--json")).out)["files"]
+    assert (listed["id"], listed["name"], listed["size"]) == (file_id, "book.pdf", str(len(data)))
+    assert "20,480,009" in (await desk("files", "list")).out
+
+    folder = tmp_path / "here"
+    folder.mkdir()
+    got = await desk("files", "get", file_id, str(folder))
+    assert (got.code, got.out, got.err) == (0, f"{folder / 'book.pdf'}\n", "")
+    assert (folder / "book.pdf").read_bytes() == data
+    twice = await desk("files", "get", file_id, str(folder))
+    assert twice.code == 1
+    assert twice.err == f"{folder / 'book.pdf'} exists; replace it with --force, or name another path.\n"
+    assert (await desk("files", "get", file_id, str(folder), "--force")).code == 0
+    assert [path.name for path in folder.iterdir()] == ["book.pdf"]
+
+    assert (await desk("files", "rm", file_id)).out == f"Deleted {file_id}.\n"
+    gone = await desk("files", "get", file_id, str(folder), "--force")
+    assert (gone.code, gone.out) == (1, "")
+    absent = await desk("files", "put", str(tmp_path / "absent.pdf"))
+    assert (absent.code, absent.err) == (1, f"{tmp_path / 'absent.pdf'} cannot be read: No such file or directory.\n")
+    script = tmp_path / "page.pdf"
+    script.write_bytes(b"<script>alert(1)</script>")
+    rejected = await desk("files", "put", str(script))
+    assert (rejected.code, rejected.err) == (1, "The file was not taken: MEDIA_TYPE_MISMATCH.\n")
+    stranger = Terminal(mesh.edge_address, tmp_path / "nobody.json", command)
+    assert (await stranger("files", "put", str(book))).code == 3
