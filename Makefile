@@ -214,6 +214,10 @@ bench-auth: $(V)/.ready ## Measure signing in beside argon2 and ES256 themselves
 bench-edge: $(V)/bench/.ready ## Measure what a call through the edge costs beside FastAPI; by part: ARGS="--parts"
 	@$(BIN)/python -m benchmarks.edge $(ARGS)
 
+.PHONY: bench-files
+bench-files: $(V)/bench/.ready ## Measure uploads beside FastAPI and thumbnails beside Pillow; shorter: ARGS="--quick"
+	@$(BIN)/python -m benchmarks.files $(ARGS)
+
 .PHONY: bench-notification
 bench-notification: $(V)/bench/.ready ## Measure mails beside Celery and smtplib; shorter: ARGS="--quick"
 	@$(BIN)/python -m benchmarks.notification $(ARGS)

@@ -148,7 +148,7 @@ async def fastapi(running: Running, *, processes: int) -> AsyncIterator[Contende
     }
     command = [sys.executable, "-m", "benchmarks.edge.on_fastapi", str(port), str(processes)]
     async with _process(running, "fastapi", command, environment) as pid:
-        await _answers(f"http://127.0.0.1:{port}/openapi.json")
+        await answers(f"http://127.0.0.1:{port}/openapi.json")
         yield Contender(port, pid)
 
 
@@ -178,8 +178,8 @@ async def another_edge(
     command = [str(envoy.program()), "--config-path", str(rendered), "--disable-hot-restart"]
     command += ["--concurrency", str(envoy.worker_threads()), "--log-level", "warning"]
     async with _process(running, name, command, {}) as pid:
-        await _answers(
-            f"http://127.0.0.1:{ports['listen']}/v1/stories/{running.readers[0].story_id}", running.readers[0]
+        await answers(
+            f"http://127.0.0.1:{ports['listen']}/v1/stories/{running.readers[0].story_id}", running.readers[0].token
         )
         yield Contender(ports["listen"], pid)
 
@@ -209,9 +209,9 @@ async def _process(
         await asyncio.to_thread(process.wait)
 
 
-async def _answers(url: str, reader: Reader | None = None) -> None:
+async def answers(url: str, token: str = "") -> None:
     """Returns when the address answers 200."""
-    headers = {"authorization": f"Bearer {reader.token}"} if reader else {}
+    headers = {"authorization": f"Bearer {token}"} if token else {}
     async with asyncio.timeout(_START_SECONDS), httpx2.AsyncClient(trust_env=False) as client:
         while True:
             try:
