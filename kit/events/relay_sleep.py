@@ -45,10 +45,7 @@ class RelaySleep:
 
     async def run(self) -> NoReturn:
         """Wakes the relay for ever, and after each reconnect, so that one look covers what was missed."""
-        try:
-            await with_listener(self._database_url, outbox.CHANNEL, self._take_turns, alone=True)
-        finally:
-            self.awake = False
+        await with_listener(self._database_url, outbox.CHANNEL, self._take_turns, alone=True)
 
     def looked(self, found: int) -> None:
         """Says how many rows the last look found."""
@@ -57,28 +54,36 @@ class RelaySleep:
             self._tired.set()
 
     async def _take_turns(self, connection: psycopg.AsyncConnection) -> None:
-        while True:
-            self._empty_looks = 0
-            self._tired.clear()
-            self.awake = True
-            self._wake()
-            await self._tired.wait()
-            while not await _locked(connection):  # noqa: ASYNC110  # Postgres does not tell when the lock is free
-                await asyncio.sleep(_RETRY_SECONDS)
+        try:
+            while True:
+                await self._be_awake(connection)
+                await self._sleep(connection)
+        finally:
+            # The connection is lost, and another relay may be woken from now on.
             self.awake = False
-            self._wake()
-            await self._sleep(connection)
-            await connection.execute("SELECT pg_advisory_unlock(%s, %s)", outbox.ASLEEP)
+
+    async def _be_awake(self, connection: psycopg.AsyncConnection) -> None:
+        """Returns when the lock is taken, which whoever adds a row notices."""
+        self._empty_looks = 0
+        self._tired.clear()
+        self.awake = True
+        self._wake()
+        await self._tired.wait()
+        while not await _locked(connection):  # noqa: ASYNC110  # Postgres does not tell when the lock is free
+            await asyncio.sleep(_RETRY_SECONDS)
+        self.awake = False
+        self._wake()
 
     async def _sleep(self, connection: psycopg.AsyncConnection) -> None:
-        """Returns when rows come fast."""
+        """Returns when rows come fast, and gives the lock back."""
         latest: deque[float] = deque(maxlen=_MANY)
         async with aclosing(connection.notifies()) as notifications:
             async for _ in notifications:
                 self._wake()
                 latest.append(monotonic())
                 if len(latest) == _MANY and latest[-1] - latest[0] < _SOON_SECONDS:
-                    return
+                    break
+        await connection.execute("SELECT pg_advisory_unlock(%s, %s)", outbox.ASLEEP)
 
 
 async def _locked(connection: psycopg.AsyncConnection) -> bool:

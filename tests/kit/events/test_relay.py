@@ -25,6 +25,7 @@ from kit.events import outbox
 from kit.events.envelope import Event, from_bytes
 from kit.events.inbox_stream import stream_of
 from kit.events.relay import Relay
+from kit.events.relay_sleep import RelaySleep
 from kit.runtime import tracing
 from local.harness import Servers
 from tests.kit.conftest import crash
@@ -275,6 +276,39 @@ async def test_what_nobody_was_notified_of_is_published_before_the_relay_sleeps(
     async with running(relay):
         await until(added_late)
         await until(is_there)
+
+
+async def test_a_relay_that_falls_asleep_looks_once_more(db: Database, database_url: str) -> None:
+    """For rows that were committed after its last look, and before it had the lock."""
+    looks: list[bool] = []
+    sleep = RelaySleep(database_url, lambda: looks.append(sleep.awake))
+    running = asyncio.create_task(sleep.run())
+    try:
+        await until(lambda: looks == [True])
+        for _ in range(10):
+            sleep.looked(0)
+        await until(lambda: looks == [True, False])
+        assert await _adds(db) == (False, True)
+    finally:
+        running.cancel()
+
+
+async def test_a_relay_that_lost_its_place_to_another_does_not_stay_awake(db: Database, database_url: str) -> None:
+    first, second = (RelaySleep(database_url, lambda: None) for _ in range(2))
+    running = [asyncio.create_task(first.run())]
+    try:
+        await until(lambda: first.awake)
+        running.append(asyncio.create_task(second.run()))
+        listener = "query = 'LISTEN outbox' AND datname = current_database()"
+        async with db.single() as tx:
+            await tx.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {listener}"))
+        await until(lambda: second.awake)
+        for _ in range(10):
+            first.looked(0)
+        await until(lambda: not first.awake)
+    finally:
+        for each in running:
+            each.cancel()
 
 
 async def test_many_events_of_one_key_do_not_wait_for_a_poll_each(
