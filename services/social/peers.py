@@ -12,7 +12,7 @@ from storymesh.file.v1 import file_claim_service_pb2 as pb
 from storymesh.file.v1 import file_pb2
 from storymesh.file.v1.file_claim_service_pb2_grpc import FileClaimServiceStub
 
-from kit.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
+from kit.errors import FailedPrecondition, NotFound
 
 from .errors import FileNotFound, FileNotReady, FilePurposeMismatch
 from .model.avatars import LIFE, SignedAvatar, holder_of
@@ -44,8 +44,6 @@ class Files:
             await self._stub.ClaimFiles(request, timeout=_CLAIM_SECONDS)
         except NotFound:
             raise FileNotFound from None
-        except DeadlineExceeded:
-            raise Unavailable from None
         except FailedPrecondition as error:
             raise (FilePurposeMismatch if error.reason == FilePurposeMismatch.reason else FileNotReady) from None
 
@@ -54,10 +52,7 @@ class Files:
         request = pb.SignFilesRequest(
             file_ids=map(str, file_ids), target=size, valid_for=Duration(seconds=int(LIFE.total_seconds()))
         )
-        try:
-            response = await self._stub.SignFiles(request, timeout=_SIGN_SECONDS)
-        except DeadlineExceeded:
-            raise Unavailable from None
+        response = await self._stub.SignFiles(request, timeout=_SIGN_SECONDS)
         return {
             UUID(each.file_id): SignedAvatar(each.download.url, each.download.expire_time.ToDatetime(tzinfo=UTC))
             for each in response.files

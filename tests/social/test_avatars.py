@@ -243,7 +243,7 @@ async def test_a_deleted_profile_releases_its_avatar(world: SocialWorld) -> None
     person, file_id = await with_avatar(world)
     await person.delete()
     assert (await claims_told(world))[-1] == events.FileClaimsReleased(holder=holder(person), file_ids=[file_id])
-    await world.work().erasing.erase_profile(person.id)
-    assert (await person.change(bio="anew")).avatar_url == ""
     async with world.db.single() as tx:
         assert list(await tx.scalars(select(profiles.c.avatar_file_id))) == [None]
+    await world.work().erasing.erase_profile(person.id)
+    assert (await person.change(bio="anew")).avatar_url == ""
