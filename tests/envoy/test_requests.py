@@ -344,6 +344,12 @@ async def test_what_a_header_becomes_does_not_depend_on_what_was_sent_before(
         agents = [f"agent {beginning + number}" for number in range(10)]
         await asyncio.gather(*(ada.get("/health", headers={"user-agent": agent}) for agent in agents))
     assert await arrives() == first
+    # What is fine as an agent is none as a credential.
+    both = [("authorization", b"Bearer no token"), ("user-agent", b"Bearer no token")]
+    for _ in range(3):
+        await http1(edge.settings.listen, "POST", b"/v1/sessions", [*JSON, *both], b"{}")
+        reached = mesh.calls.seen[-1].metadata
+        assert (reached["authorization"], reached["user-agent"]) == ("Bearer invalid", "Bearer no token")
 
 
 async def test_odd_bytes_in_a_credential_make_it_invalid_and_reach_no_service(
