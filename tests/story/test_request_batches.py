@@ -83,6 +83,12 @@ async def test_each_of_a_persons_requests_counts_those_beside_it(world: StoryWor
     assert len(set(positions)) == 6
 
 
+async def test_a_persons_first_requests_count_each_other_too(world: StoryWorld) -> None:
+    world.ops.admission.limits = replace(ROOMY, a_day=1)
+    person = caller()
+    assert kinds(await ask(world, person, caller(), person)) == {Story: 2, StoryQuotaExceeded: 1}
+
+
 async def test_the_backlog_holds_for_requests_that_meet(world: StoryWorld) -> None:
     world.ops.admission.limits = replace(ROOMY, backlog=5)
     assert kinds(await ask(world, *(caller() for _ in range(8)))) == {Story: 5, BacklogFull: 3}
