@@ -59,9 +59,16 @@ def _bare(data: bytes, count: int) -> float:
 
 def _children() -> float:
     """Processor seconds of the image process, its ended children included."""
-    total = 0.0
-    for child in psutil.Process().children(recursive=True):
-        if "services.file.adapters.images.process" in " ".join(child.cmdline()):
-            times = child.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
-    return total
+    while True:
+        try:
+            return sum(map(_seconds, psutil.Process().children(recursive=True)))
+        except psutil.NoSuchProcess:
+            # The child of the last photo has ended and is not counted to its parent yet.
+            time.sleep(0.001)
+
+
+def _seconds(child: psutil.Process) -> float:
+    if "services.file.adapters.images.process" not in " ".join(child.cmdline()):
+        return 0.0
+    times = child.cpu_times()
+    return float(times.user + times.system + times.children_user + times.children_system)
