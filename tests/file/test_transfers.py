@@ -117,7 +117,7 @@ async def test_connections_that_break_and_answers_that_are_lost_cost_only_repeti
     assert file.state == file_pb2.FILE_STATE_CHECKING
     assert told[-1] == size_of(large)
     assert min(told) >= 0
-    way.cuts, way.lost_answers = [50_000], 1
+    way.cuts, way.lost_answers = [50_000], 2
     assert (await mesh.upload(small, wait=False)).state == file_pb2.FILE_STATE_CHECKING
 
 

@@ -156,8 +156,8 @@ class FileServiceServicer:
         file as it is by then, also when it was checked or rejected meanwhile.
         Errors: NOT_FOUND FILE_NOT_FOUND; FAILED_PRECONDITION FILE_NOT_UPLOADED when the store does not have the bytes, with the first
         `missing_part` in its metadata if some parts are there, or without it if a part is not the one whose PUT was signed last, and
-        FILE_EXPIRED; UNAVAILABLE DEPENDENCY_UNAVAILABLE with RetryInfo while
-        the store does not answer: nothing is lost, and the call is to be repeated.
+        FILE_EXPIRED; UNAVAILABLE DEPENDENCY_UNAVAILABLE with RetryInfo while the store does not answer: nothing is lost, and the call is to
+        be repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

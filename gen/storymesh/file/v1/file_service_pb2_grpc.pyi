@@ -74,8 +74,8 @@ class FileServiceStub:
     file as it is by then, also when it was checked or rejected meanwhile.
     Errors: NOT_FOUND FILE_NOT_FOUND; FAILED_PRECONDITION FILE_NOT_UPLOADED when the store does not have the bytes, with the first
     `missing_part` in its metadata if some parts are there, or without it if a part is not the one whose PUT was signed last, and
-    FILE_EXPIRED; UNAVAILABLE DEPENDENCY_UNAVAILABLE with RetryInfo while
-    the store does not answer: nothing is lost, and the call is to be repeated.
+    FILE_EXPIRED; UNAVAILABLE DEPENDENCY_UNAVAILABLE with RetryInfo while the store does not answer: nothing is lost, and the call is to
+    be repeated.
     """
     AbortFile: _grpc.UnaryUnaryMultiCallable[_file_service_pb2.AbortFileRequest, _file_service_pb2.AbortFileResponse]
     """Gives up a pending file and what was uploaded of it. Idempotent.
@@ -150,8 +150,8 @@ class FileServiceAsyncStub(FileServiceStub):
     file as it is by then, also when it was checked or rejected meanwhile.
     Errors: NOT_FOUND FILE_NOT_FOUND; FAILED_PRECONDITION FILE_NOT_UPLOADED when the store does not have the bytes, with the first
     `missing_part` in its metadata if some parts are there, or without it if a part is not the one whose PUT was signed last, and
-    FILE_EXPIRED; UNAVAILABLE DEPENDENCY_UNAVAILABLE with RetryInfo while
-    the store does not answer: nothing is lost, and the call is to be repeated.
+    FILE_EXPIRED; UNAVAILABLE DEPENDENCY_UNAVAILABLE with RetryInfo while the store does not answer: nothing is lost, and the call is to
+    be repeated.
     """
     AbortFile: _aio.UnaryUnaryMultiCallable[_file_service_pb2.AbortFileRequest, _file_service_pb2.AbortFileResponse]  # type: ignore[assignment]
     """Gives up a pending file and what was uploaded of it. Idempotent.
@@ -259,8 +259,8 @@ class FileServiceServicer(metaclass=_abc_1.ABCMeta):
         file as it is by then, also when it was checked or rejected meanwhile.
         Errors: NOT_FOUND FILE_NOT_FOUND; FAILED_PRECONDITION FILE_NOT_UPLOADED when the store does not have the bytes, with the first
         `missing_part` in its metadata if some parts are there, or without it if a part is not the one whose PUT was signed last, and
-        FILE_EXPIRED; UNAVAILABLE DEPENDENCY_UNAVAILABLE with RetryInfo while
-        the store does not answer: nothing is lost, and the call is to be repeated.
+        FILE_EXPIRED; UNAVAILABLE DEPENDENCY_UNAVAILABLE with RetryInfo while the store does not answer: nothing is lost, and the call is to
+        be repeated.
         """
 
     @_abc_1.abstractmethod
