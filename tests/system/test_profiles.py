@@ -167,7 +167,7 @@ async def somebody(mesh: RunningMesh) -> Member:
         ("GET", "/v1/users:batchGet", 400),
         ("GET", "/v1/users:batchGet?user_ids=none", 400),
         ("GET", "/v1/users:batchGet?user_id=none", 400),
-        ("GET", f"/v1/users/{uuid4()}/profile", 404),
+        ("GET", "/v1/users/0198c0de-0000-7000-8000-000000000000/profile", 404),
         ("POST", "/v1/profile", 405),
     ],
 )
