@@ -27,8 +27,14 @@ class WatchedConnection(psycopg.AsyncConnection[Any]):
     """Set while the loop watches the socket, until the socket is closed: its number may be another's afterwards."""
     _socket = -1
     _waiter: asyncio.Future[int] | None = None
-    spoke_unasked = False
-    """Whether the server wrote something or hung up while no statement was running, since the last one."""
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the server is known to have written nothing, and not to have hung up, since the last statement.
+
+        It is not known after a statement that failed, until the next one.
+        """
+        return self._loop is not None
 
     async def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
         """As psycopg's, which checks the clock at each `interval` too; here the loop alone wakes it."""
@@ -78,7 +84,6 @@ class WatchedConnection(psycopg.AsyncConnection[Any]):
         if self._waiter is None:
             # It would be readable for ever: nobody reads before the next statement.
             self._unwatch()
-            self.spoke_unasked = True
         elif not self._waiter.done():
             self._waiter.set_result(ready)
 
@@ -87,7 +92,7 @@ class WatchedConnection(psycopg.AsyncConnection[Any]):
             loop = asyncio.get_running_loop()
             self._socket = self.fileno()
             loop.add_reader(self._socket, self._wake, READY_R)
-            self._loop, self.spoke_unasked = loop, False
+            self._loop = loop
         return self._loop
 
     def _unwatch(self) -> None:

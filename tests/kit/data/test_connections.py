@@ -225,6 +225,17 @@ async def test_a_connection_that_ended_while_it_was_idle_is_not_handed_out(own: 
     assert await pid_of(own) != before
 
 
+async def test_a_connection_that_ended_after_a_statement_had_failed_is_not_handed_out(
+    own: Database, db: Database
+) -> None:
+    before = await pid_of(own)
+    with pytest.raises(IntegrityError):
+        async with own.single() as tx:
+            await ADD.execute(tx, {**EVENT, "worker": None})
+    await end(db, before)
+    assert await pid_of(own) != before
+
+
 async def test_a_server_that_says_something_unasked_is_not_taken_for_one_that_is_gone(
     own: Database, db: Database
 ) -> None:
@@ -235,9 +246,9 @@ async def test_a_server_that_says_something_unasked_is_not_taken_for_one_that_is
     async with db.single() as tx:
         await tx.execute(text("NOTIFY anything"))
     # The loop does not turn for it until the next statement reads it.
-    await until(lambda: driver.spoke_unasked)
+    await until(lambda: not driver.is_quiet)
     assert [await pid_of(own) for _ in range(3)] == [before] * 3
-    assert not driver.spoke_unasked
+    assert driver.is_quiet
 
 
 async def test_values_larger_than_the_buffers_of_a_socket_go_both_ways(own: Database) -> None:
