@@ -127,14 +127,15 @@ class NativeServer(grpc.aio.Server):
         self._stopping = True
         behind = asyncio.ensure_future(self._behind.stop(grace))
         until = self._loop.time() + (grace or 0)
-        while (self._calls or self._answering) and self._loop.time() < until:  # noqa: ASYNC110  # batches end in another thread
+        # The server behind too: calls that come while it ends are served, and would be cut off afterwards.
+        while (self._calls or self._answering or not behind.done()) and self._loop.time() < until:  # noqa: ASYNC110  # in threads
             await asyncio.sleep(_LOOK_SECONDS)
-        tasks = [call.task for call in self._calls.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await behind
         self._ended = True
+        late = list(self._calls.values())
+        for call in late:
+            call.cancel()
+        await asyncio.gather(*(call.task for call in late), return_exceptions=True)
+        await behind
         await asyncio.sleep(_LAST_WORDS_SECONDS)
         await self._loop.run_in_executor(None, self._front.close)
         self._folder.remove()
@@ -199,6 +200,7 @@ class NativeServer(grpc.aio.Server):
         interceptors: Sequence[grpc.aio.ServerInterceptor],
     ) -> None:
         try:
+            context.begin()
             if len(data) > MESSAGE_BYTES:
                 context.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, _TOO_LARGE)
                 return
@@ -276,7 +278,7 @@ class _Context(ServedCall):
         super().__init__(metadata, peer, remaining)
         self.number = number
         self._front = front
-        self._has_headers = False
+        self._begun = self._has_headers = False
         self._serializer: Callable[[Any], bytes] | None = None
 
     async def answer(self, handler: Handler, data: bytes) -> None:
@@ -306,9 +308,17 @@ class _Context(ServedCall):
         details = self._details if details is None else details
         self._front.fail(self.number, code.value[0], details, list(self._trailing) or None)
 
+    def begin(self) -> None:
+        """To be called by its task at first. Raises CancelledError if the call was cancelled before."""
+        self._begun = True
+        if self._cancelled:
+            raise asyncio.CancelledError
+
     def cancel(self) -> None:
         self._cancelled = True
-        self.task.cancel()
+        if self._begun:
+            # A task that is cancelled before its first step takes none, so that the call would never end.
+            self.task.cancel()
 
     async def write(self, message: Any) -> None:
         await self._send(message)

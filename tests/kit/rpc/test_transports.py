@@ -6,8 +6,10 @@ import asyncio
 import gzip
 import logging
 import os
+import socket
 import sys
 import tempfile
+import threading
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -51,6 +53,11 @@ PUBLIC = f"/{desks.NAME}/AskPublic"
 LARGE = GetStoryResponse(story=Story(title="x" * 65_536))
 
 
+def headers_of(path: str, headers: Headers = ()) -> list[tuple[bytes, bytes]]:
+    pseudo = [(":method", b"POST"), (":scheme", b"http"), (":path", path.encode()), (":authority", b"desk")]
+    return [(name.encode(), value) for name, value in (*pseudo, *GRPC, *headers)]
+
+
 class Connection:
     """One HTTP/2 connection for many calls, which sends headers as they are."""
 
@@ -62,9 +69,7 @@ class Connection:
     async def call(self, path: str, headers: Headers = ()) -> tuple[str, list[Event]]:
         """The call's `grpc-status`, and all that the server sent."""
         stream = self._http2.get_next_available_stream_id()
-        pseudo = [(":method", b"POST"), (":scheme", b"http"), (":path", path.encode()), (":authority", b"desk")]
-        sent = [(name.encode(), value) for name, value in (*pseudo, *GRPC, *headers)]
-        self._http2.send_headers(stream, sent)
+        self._http2.send_headers(stream, headers_of(path, headers))
         self._http2.send_data(stream, frame(b""), end_stream=True)
         events: list[Event] = []
         while not events or not isinstance(events[-1], StreamEnded | StreamReset):
@@ -303,6 +308,61 @@ async def test_a_call_that_does_not_end_in_time_is_cancelled_when_the_server_end
             await asyncio.wait_for(asked, 10)
         assert ended.value.code() in {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}
         assert cleaned.is_set()
+
+
+@pytest.mark.parametrize("transport", [TRANSPORTS[-1]])
+async def test_a_call_that_comes_while_the_server_behind_ends_is_answered(
+    settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, ending, end = (asyncio.Event() for _ in range(4))
+    grpcio: Any = type(grpc.aio.server())
+    stop = grpcio.stop
+
+    async def stop_late(server: Any, grace: float | None) -> None:
+        ending.set()
+        await end.wait()
+        await stop(server, grace)
+
+    async def wait(_request: CreateStoryRequest, _context: Context) -> GetStoryResponse:
+        begun.set()
+        await go_on.wait()
+        return GetStoryResponse(story=Story(title="late"))
+
+    monkeypatch.setattr(grpcio, "stop", stop_late)
+    patient = settings.model_copy(update={"drain_seconds": 30.0, "call_seconds": 60.0})
+    async with serving(patient, desks.Desk(answer=wait)) as (server, stub):
+        server.stopping.set()
+        await ending.wait()
+        asked = asyncio.ensure_future(stub.public(ANYTHING))
+        await begun.wait()
+        end.set()
+        # Nothing signals that the server waits. On a busy machine it has not come so far by now, so this never fails for that.
+        await asyncio.sleep(0.3)
+        go_on.set()
+        assert (await asked).story.title == "late"
+
+
+@pytest.mark.parametrize("transport", [TRANSPORTS[-1]])
+async def test_calls_that_are_taken_back_before_they_begin_do_not_hold_up_the_servers_end(
+    settings: ServiceSettings,
+) -> None:
+    taken = threading.Semaphore(0)
+    patient = settings.model_copy(update={"drain_seconds": 60.0})
+    async with asyncio.timeout(30), serving(patient, desks.Desk()) as (server, _):
+        server.add_load_check(PUBLIC, taken.release)
+        host, _, port = (await server.address).rpartition(":")
+        http2 = H2Connection(H2Configuration(validate_outbound_headers=False))
+        http2.initiate_connection()
+        # Blocks the loop, on which the server runs too.
+        with socket.create_connection((host, int(port))) as connection:
+            for _ in range(10):
+                stream = http2.get_next_available_stream_id()
+                http2.send_headers(stream, headers_of(PUBLIC))
+                http2.send_data(stream, frame(b""), end_stream=True)
+                connection.sendall(http2.data_to_send())
+                assert taken.acquire(timeout=10)
+                http2.reset_stream(stream)
+            connection.sendall(http2.data_to_send())
 
 
 async def test_a_foreign_service_is_served_and_traced(settings: ServiceSettings) -> None:
