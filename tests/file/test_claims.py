@@ -166,6 +166,33 @@ async def test_people_neither_claim_nor_sign(world: FileWorld) -> None:
         assert raised.value.code() is StatusCode.UNAUTHENTICATED
 
 
+@pytest.mark.parametrize(
+    ("purpose", "named"),
+    [
+        (file_pb2.FILE_PURPOSE_AVATAR, False),
+        (file_pb2.FILE_PURPOSE_POST_PHOTO, False),
+        (file_pb2.FILE_PURPOSE_MESSAGE_ATTACHMENT, True),
+    ],
+)
+async def test_a_picture_that_is_shown_to_others_does_not_tell_its_name(
+    world: FileWorld, purpose: file_pb2.FilePurpose.ValueType, named: bool
+) -> None:
+    person = world.person()
+    picture = await world.ready(person, purpose=purpose, media_type="image/png", name="clinic.png")
+    async with world.db.transaction() as tx:
+        key = f"images/{uuid4().hex}"
+        await world.objects.put(key, b"W", media_type="image/webp")
+        values = {"object_key": key, "width": 96, "height": 96, "size": 1}
+        await tx.execute(insert(file_renditions).values(file_id=UUID(picture), target=96, **values))
+    request = pb.SignFilesRequest(file_ids=[picture], target=96)
+    (shown,) = (await world.claims.SignFiles(request, metadata=world.service_auth)).files
+    answer = await fetch(shown.download)
+    assert ("clinic" in shown.download.url, "clinic" in answer.headers["content-disposition"]) == (named, named)
+    assert answer.headers["content-disposition"].startswith("inline")
+    own = await fetch((await person.download(picture)).download)
+    assert own.headers["content-disposition"].startswith('inline; filename="clinic.webp"')
+
+
 async def test_what_is_signed_is_a_rendition_or_an_attachment_and_only_of_ready_files(world: FileWorld) -> None:
     person = world.person()
     document, pending = await world.ready(person), await person.uploaded()
@@ -188,7 +215,7 @@ async def test_what_is_signed_is_a_rendition_or_an_attachment_and_only_of_ready_
     assert (whole.file_id, whole.width, whole.name) == (document, 0, "page.pdf")
     shown, saved = await fetch(small.download), await fetch(whole.download)
     assert (shown.content, shown.headers["content-type"]) == (b"W" * 96, "image/webp")
-    assert shown.headers["content-disposition"].startswith('inline; filename="me.webp"')
+    assert shown.headers["content-disposition"] == "inline"
     assert saved.headers["content-disposition"].startswith("attachment;")
     # The largest that there is; a picture without one of the target is left out.
     assert (await signed())[0].size == 512

@@ -28,12 +28,15 @@ class PurposeRules:
     kept_unshown: bool = False
     """Whether it stays when the last that showed it shows it no more."""
 
+    named: bool = False
+    """Whether others learn its name with it. Of a picture they need none, and it may say who or what is in it."""
+
 
 RULES = {
     Purpose.AVATAR: PurposeRules(5 * MIB),
     Purpose.POST_PHOTO: PurposeRules(20 * MIB),
-    Purpose.MESSAGE_ATTACHMENT: PurposeRules(100 * MIB),
-    Purpose.DOCUMENT: PurposeRules(5 * GIB, kept_unshown=True),
+    Purpose.MESSAGE_ATTACHMENT: PurposeRules(100 * MIB, named=True),
+    Purpose.DOCUMENT: PurposeRules(5 * GIB, kept_unshown=True, named=True),
 }
 
 

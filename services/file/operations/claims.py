@@ -74,16 +74,16 @@ class Claims:
                 await self._release(tx, holder, file_ids)
 
     async def sign(self, file_ids: Sequence[UUID], target: int, valid_for: timedelta | None) -> list[Download]:
-        """Sign GETs of those of the files that are ready, of the rendition if they have some."""
+        """Sign GETs of those of the files that are ready, of the rendition if they have some, for others than their owners."""
         async with self._db.single() as tx:
             files = await store.files.find_many(tx, file_ids)
         ready = (files[each] for each in file_ids if each in files and files[each].state is State.READY)
         # What has no renditions is handed out as it is, whatever the target.
-        return [
-            download
-            for file in ready
-            if (download := self._signing.download(file, target if file.renditions else 0, valid_for))
-        ]
+        return [download for file in ready if (download := self._download(file, target, valid_for))]
+
+    def _download(self, file: File, target: int, valid_for: timedelta | None) -> Download | None:
+        named = RULES[file.purpose].named
+        return self._signing.download(file, target if file.renditions else 0, valid_for, named=named)
 
     async def _release(self, tx: Transaction, holder: str, file_ids: Collection[UUID]) -> None:
         now = self._clock()

@@ -61,13 +61,18 @@ class Signing:
             valid_for=self._while_pending(file),
         )
 
-    def download(self, file: File, target: int, valid_for: timedelta | None = None) -> Download | None:
-        """A GET of a ready file: of its rendition, if it has some, else of its bytes. None for a target that it does not have."""
+    def download(
+        self, file: File, target: int, valid_for: timedelta | None = None, *, named: bool = True
+    ) -> Download | None:
+        """A GET of a ready file: of its rendition, if it has some, else of its bytes. None for a target that it does not have.
+
+        The URL tells the file's name to everybody who has it, unless `named` is False and it is that of a rendition.
+        """
         rendition = file.rendition(target)
         if rendition:
             key, media_type, size = rendition.object_key, RENDITION_MEDIA_TYPE, rendition.size
             # Re-encoded by us, so that a browser may show it.
-            disposition = content_disposition(rendition_name(file.name), inline=True)
+            disposition = content_disposition(rendition_name(file.name), inline=True) if named else "inline"
         elif target:
             return None
         else:
