@@ -85,8 +85,9 @@ class ProfileServicer(profile_service_pb2_grpc.ProfileServiceServicer):
         return pb.DeleteProfileResponse()
 
     async def GetProfile(self, request: pb.GetProfileRequest, context: Context) -> pb.GetProfileResponse:
-        seen = await self._profiles.get(caller_of(context), UUID(request.user_id))
-        return pb.GetProfileResponse(profile=(await _all_seen(self._avatars, [seen]))[0])
+        caller = caller_of(context)
+        seen = await self._profiles.get(caller, UUID(request.user_id))
+        return pb.GetProfileResponse(profile=(await _all_seen(self._avatars, [seen], caller.user_id))[0])
 
     async def GetAvatar(self, request: pb.GetAvatarRequest, context: Context) -> pb.GetAvatarResponse:
         signed = await self._avatars.get(caller_of(context), UUID(request.user_id), request.size)
@@ -98,14 +99,16 @@ class ProfileServicer(profile_service_pb2_grpc.ProfileServiceServicer):
     async def GetProfileByHandle(
         self, request: pb.GetProfileByHandleRequest, context: Context
     ) -> pb.GetProfileByHandleResponse:
-        seen = await self._profiles.get_by_handle(caller_of(context), request.handle)
-        return pb.GetProfileByHandleResponse(profile=(await _all_seen(self._avatars, [seen]))[0])
+        caller = caller_of(context)
+        seen = await self._profiles.get_by_handle(caller, request.handle)
+        return pb.GetProfileByHandleResponse(profile=(await _all_seen(self._avatars, [seen], caller.user_id))[0])
 
     async def BatchGetProfiles(
         self, request: pb.BatchGetProfilesRequest, context: Context
     ) -> pb.BatchGetProfilesResponse:
-        found = await self._profiles.get_many(caller_of(context), list(map(UUID, request.user_ids)))
-        return pb.BatchGetProfilesResponse(profiles=await _all_seen(self._avatars, found))
+        caller = caller_of(context)
+        found = await self._profiles.get_many(caller, list(map(UUID, request.user_ids)))
+        return pb.BatchGetProfilesResponse(profiles=await _all_seen(self._avatars, found, caller.user_id))
 
 
 class BlockServicer(block_service_pb2_grpc.BlockServiceServicer):
@@ -128,8 +131,9 @@ class BlockServicer(block_service_pb2_grpc.BlockServiceServicer):
     async def ListBlocks(
         self, request: block_service_pb2.ListBlocksRequest, context: Context
     ) -> block_service_pb2.ListBlocksResponse:
-        page = await self._stances.list(caller_of(context), Stance.BLOCK, request.page_size, request.page_token)
-        shown = await _all_seen(self._avatars, [each.seen for each in page.items])
+        caller = caller_of(context)
+        page = await self._stances.list(caller, Stance.BLOCK, request.page_size, request.page_token)
+        shown = await _all_seen(self._avatars, [each.seen for each in page.items], caller.user_id)
         return block_service_pb2.ListBlocksResponse(profiles=shown, next_page_token=page.next_token)
 
     async def Mute(self, request: block_service_pb2.MuteRequest, context: Context) -> block_service_pb2.MuteResponse:
@@ -145,8 +149,9 @@ class BlockServicer(block_service_pb2_grpc.BlockServiceServicer):
     async def ListMutes(
         self, request: block_service_pb2.ListMutesRequest, context: Context
     ) -> block_service_pb2.ListMutesResponse:
-        page = await self._stances.list(caller_of(context), Stance.MUTE, request.page_size, request.page_token)
-        shown = await _all_seen(self._avatars, [each.seen for each in page.items])
+        caller = caller_of(context)
+        page = await self._stances.list(caller, Stance.MUTE, request.page_size, request.page_token)
+        shown = await _all_seen(self._avatars, [each.seen for each in page.items], caller.user_id)
         return block_service_pb2.ListMutesResponse(profiles=shown, next_page_token=page.next_token)
 
 
@@ -162,7 +167,7 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
     ) -> directory_service_pb2.GetProfilesResponse:
         viewer_id = UUID(request.viewer_id) if request.viewer_id else None
         found = await self._directory.get_many(viewer_id, list(map(UUID, request.user_ids)))
-        return directory_service_pb2.GetProfilesResponse(profiles=await _all_seen(self._avatars, found))
+        return directory_service_pb2.GetProfilesResponse(profiles=await _all_seen(self._avatars, found, viewer_id))
 
     async def CheckContact(
         self, request: directory_service_pb2.CheckContactRequest, context: Context
@@ -172,9 +177,11 @@ class DirectoryServicer(directory_service_pb2_grpc.DirectoryServiceServicer):
         return directory_service_pb2.CheckContactResponse(contact=contact)
 
 
-async def _all_seen(avatars: Avatars, found: Sequence[SeenProfile]) -> list[profile_pb2.Profile]:
+async def _all_seen(
+    avatars: Avatars, found: Sequence[SeenProfile], viewer_id: UUID | None
+) -> list[profile_pb2.Profile]:
     urls = await avatars.urls(each.profile for each in found)
-    return [_seen(each, urls) for each in found]
+    return [_seen(each, urls, viewer_id) for each in found]
 
 
 def _own(profile: Profile, urls: Mapping[UUID, str]) -> profile_pb2.Profile:
@@ -184,9 +191,10 @@ def _own(profile: Profile, urls: Mapping[UUID, str]) -> profile_pb2.Profile:
     return message
 
 
-def _seen(seen: SeenProfile, urls: Mapping[UUID, str]) -> profile_pb2.Profile:
+def _seen(seen: SeenProfile, urls: Mapping[UUID, str], viewer_id: UUID | None) -> profile_pb2.Profile:
     message = _own(seen.profile, urls) if seen.sight is Sight.WHOLE else _card(seen.profile, urls)
-    message.relationship.CopyFrom(_relationship(seen.relationship))
+    if seen.profile.user_id != viewer_id:
+        message.relationship.CopyFrom(_relationship(seen.relationship))
     return message
 
 

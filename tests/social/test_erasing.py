@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from grpc import StatusCode
 from grpc.aio import AioRpcError
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import delete, func, insert, select, text, update
 from storymesh.events.v1 import auth_events_pb2
 from uuid_utils.compat import uuid7
 
@@ -222,4 +222,25 @@ async def test_an_erasure_of_many_rows_holds_no_lock_that_others_wait_for(world:
         await other.block(third)
         assert str(third.id) in ids((await other.blocked()).profiles)
     await erasing
+    assert await named_in(world, person.id) == {erased_subjects.name}
+
+
+async def test_two_who_mute_each_other_are_erased_at_once_without_waiting_in_a_circle(world: SocialWorld) -> None:
+    person, other = await world.member(), await world.member()
+    await person.mute(other)
+    await other.mute(person)
+
+    async def waits() -> bool:
+        async with world.db.single() as tx:
+            query = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            return bool(await tx.scalar(text(query)))
+
+    async with asyncio.TaskGroup() as group, world.db.transaction() as tx:
+        # The other's erasure has begun with what the other did; then comes what was done to the other.
+        await tx.execute(delete(mutes).where(mutes.c.user_id == other.id))
+        group.create_task(world.work().erasing.erase(person.id))
+        await until(waits)
+        await tx.execute(select(mutes.c.id).where(mutes.c.subject_id == other.id).with_for_update(nowait=True))
     assert await named_in(world, person.id) == {erased_subjects.name}

@@ -140,6 +140,15 @@ async def test_strangers_see_a_card_of_a_private_account_and_all_of_an_open_one(
         assert (card.bio, card.HasField("create_time")) == ("", False)
     assert (await person.look_at(person)).bio == "Secret"
     assert (await world.seen_by_service(person))[0].bio == "Secret"
+    # Nobody takes a stance towards themselves, by whatever method they read their profile.
+    own = (
+        await person.look_at(person),
+        await person.find("ada_l"),
+        *await person.look_at_all(person),
+        await person.own(),
+    )
+    assert len({each.SerializeToString() for each in own}) == 1
+    assert not own[0].HasField("relationship")
     # Open again, it is what it was before.
     await person.change(private=False)
     assert await viewer.look_at(person) == whole

@@ -83,6 +83,13 @@ async def test_two_who_block_each_other_are_absent_to_each_other_until_both_take
     assert not (await one.unblock(other)).blocking
 
 
+async def test_of_two_who_block_each_other_at_once_one_does_not_find_the_other(world: SocialWorld) -> None:
+    pairs = [(await world.member(), await world.member()) for _ in range(12)]
+    calls = [_outcome(call) for one, other in pairs for call in (one.block(other), other.block(one))]
+    outcomes = await asyncio.gather(*calls)
+    assert [sorted(outcomes[at : at + 2]) for at in range(0, len(calls), 2)] == [["", "USER_NOT_FOUND"]] * len(pairs)
+
+
 async def test_nobody_takes_a_stance_towards_themselves(world: SocialWorld) -> None:
     person = await world.member()
     for call in (person.block, person.unblock, person.mute, person.unmute):

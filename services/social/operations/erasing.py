@@ -45,7 +45,7 @@ async def hide(
 class Erasing:
     """Erases: interruptible at any step, and idempotent.
 
-    A transaction deletes at most `batch` rows of a kind, to hold no lock for long.
+    A transaction deletes at most `batch` rows of one kind, to hold no lock for long.
     """
 
     def __init__(self, db: Database, digests: HandleDigests, clock: Clock, *, batch: int = 500) -> None:

@@ -28,6 +28,9 @@ class Stances:
     async def take(self, caller: Caller, stance: Stance, subject_id: UUID) -> Relationship:
         """Block or mute a person. Idempotent. Raises OwnId, UserNotFound, ProfileErasing or SessionRevoked."""
         async with self._db.transaction() as tx:
+            if stance is Stance.BLOCK:
+                # Of two who block each other at once, the second does not find the first: neither could take such a block back.
+                await store.stances.hold_pair(tx, caller.user_id, subject_id)
             await self._require(tx, caller, subject_id)
             taken = await store.stances.add(
                 tx, stance, caller.user_id, subject_id, stance_id=uuid7(), created_at=self._clock()

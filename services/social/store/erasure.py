@@ -22,13 +22,16 @@ _ROWS: tuple[tuple[Table, Column[UUID]], ...] = (
 
 
 async def erase_some(tx: Transaction, user_id: UUID, most: int) -> int:
-    """Delete some rows about the person, at most `most` of each kind. Returns how many, 0 when none is left."""
-    erased = 0
+    """Delete some rows of one kind about the person, at most `most`. Returns how many, 0 when none is left of any kind.
+
+    Of one kind: the erasures of two people who mute each other would each hold the row that the other one waits for.
+    """
     for table, person in _ROWS:
         key = tuple(table.primary_key.columns)
         some = select(*key).where(person == user_id).limit(most)
-        erased += (await tx.execute(delete(table).where(tuple_(*key).in_(some)))).rowcount
-    return erased
+        if erased := (await tx.execute(delete(table).where(tuple_(*key).in_(some)))).rowcount:
+            return erased
+    return 0
 
 
 async def erase_events(tx: Transaction, user_id: UUID) -> None:

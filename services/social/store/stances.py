@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from hashlib import sha256
 from uuid import UUID
 
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import BigInteger, bindparam, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from kit.data.database import Transaction
@@ -17,6 +18,13 @@ from ..tables import blocks, mutes, profiles
 from .visibility import SEEN, seen_of
 
 _TABLES = {Stance.BLOCK: blocks, Stance.MUTE: mutes}
+_HOLD_PAIR = select(func.pg_advisory_xact_lock(bindparam("pair", type_=BigInteger)))
+
+
+async def hold_pair(tx: Transaction, one: UUID, other: UUID) -> None:
+    """Until the transaction ends, hold off others that hold the same two people, in either order."""
+    digest = sha256(b"".join(sorted((one.bytes, other.bytes)))).digest()
+    await tx.execute(_HOLD_PAIR, {"pair": int.from_bytes(digest[:8], signed=True)})
 
 
 async def add(
