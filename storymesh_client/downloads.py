@@ -19,14 +19,23 @@ from .uploads import FORBIDDEN, TRIES, Progress, patiently, pause
 
 RANGE_NOT_SATISFIABLE = 416
 _LONGEST_NAME = 200
+_NAMELESS = "download"
 
 
 def safe_name(name: str, file_id: str) -> str:
-    """The name of a file in the mesh as one on this disk. What could lead elsewhere, or hide, becomes the file's id."""
+    """The name of a file in the mesh as one on this disk. What could lead elsewhere, or hide, becomes the file's id.
+
+    The id is a word of the server, too, and so is held to the same.
+    """
+    return _harmless(name) or _harmless(file_id) or _NAMELESS
+
+
+def _harmless(name: str) -> str:
+    """Empty for a name that could lead elsewhere, or hide."""
     plain = "".join(each for each in name if each.isprintable())
     base = plain.replace("\\", "/").rpartition("/")[2].strip()
     if base.strip(". ") == "" or base.startswith(".") or ":" in base or len(os.fsencode(base)) > _LONGEST_NAME:
-        return file_id
+        return ""
     return base
 
 

@@ -48,3 +48,8 @@ class FileInUse(FailedPrecondition):
 class FilePurposeMismatch(FailedPrecondition):
     reason = "FILE_PURPOSE_MISMATCH"
     message = "the file was uploaded for something else"
+
+
+class FileClaimLimit(ResourceExhausted):
+    reason = "FILE_CLAIM_LIMIT"
+    message = "so many things show the file that no other can"

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import logging
+import random
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from uuid import UUID
 
 from storymesh.events.v1 import auth_events_pb2
 from storymesh.events.v1 import file_events_pb2 as events
 
+from kit.data.object_errors import ObjectStoreUnavailable
+from kit.errors import Unavailable
 from kit.events.envelope import Event, uuid_in
-from kit.events.handlers import Handler, Permanent
+from kit.events.handlers import Handler, Later, Permanent
 from kit.events.inbox import Inbox
 from kit.events.inbox_stream import InboxTuning
 from kit.rpc.resources import Resources
+from kit.runtime.clock import Clock
 
 from .config import FileWorkerSettings
 from .operations import WorkerOperations
 from .operations.checking import INBOX as CHECKS_INBOX
 
+log = logging.getLogger(__name__)
+
 _TUNING = InboxTuning()
 _OTHERS_AT_A_TIME = 4
 _ERASED_AT_A_TIME = 2
+_SHORTEST_WAIT = timedelta(seconds=0.5)
+_LONGEST_WAIT = timedelta(minutes=1)
 
 
 def inboxes(
@@ -33,7 +43,7 @@ def inboxes(
             resources.db,
             resources.redis,
             name,
-            handlers,
+            {type_: _patient(handler, resources.clock) for type_, handler in handlers.items()},
             lease_seconds=settings.lease_seconds,
             concurrency=concurrency,
             max_failures=settings.max_failures,
@@ -46,6 +56,24 @@ def inboxes(
         inbox("file", _others(ops), _OTHERS_AT_A_TIME, records_events=True),
         inbox("file-accounts", _accounts(ops), _ERASED_AT_A_TIME),
     )
+
+
+def _patient(handler: Handler, clock: Clock) -> Handler:
+    """Let the event wait while the store, the scanner or the image processes are away: it is not the event that fails.
+
+    Counted as failures, a few minutes without one of them would make a dead letter of each file that came meanwhile. The wait is
+    in proportion to the event's age, so that what waits for long costs little and goes on within a minute.
+    """
+
+    async def handle(event: Event) -> None:
+        try:
+            await handler(event)
+        except (ObjectStoreUnavailable, Unavailable) as error:
+            wait = min(max((clock() - event.occurred_at) / 2, _SHORTEST_WAIT), _LONGEST_WAIT)
+            log.warning("%s %s waits: %s", event.type, event.id, error)
+            raise Later(wait * random.uniform(0.5, 1)) from error  # noqa: S311  # spreads load
+
+    return handle
 
 
 def _checks(ops: WorkerOperations) -> Mapping[str, Handler]:

@@ -18,6 +18,7 @@ from storymesh.file.v1 import file_pb2
 from uuid_utils.compat import uuid7
 
 from kit.events.envelope import Event
+from kit.events.handlers import Later
 from kit.runtime.clock import system_clock
 from services.file.model import State
 from services.file.model.purposes import Purpose
@@ -114,6 +115,35 @@ async def test_an_event_that_comes_again_after_its_claim_has_ended_changes_nothi
     await release(world, file_id)
     await confirm(world, file_id, once=confirmation)
     assert not (await person.get(file_id)).claimed
+
+
+async def test_a_release_that_overtakes_its_confirmation_waits_for_it(world: FileWorld) -> None:
+    person = world.person()
+    shown, lapsed = await attached(world, person), await attached(world, person)
+    await claim(world, person, shown)
+    released = event()
+    with pytest.raises(Later):
+        await world.ops.claims.take_release(released, HOLDER, [UUID(shown)])
+    await confirm(world, shown)
+    await world.ops.claims.take_release(released, HOLDER, [UUID(shown)])
+    with raises_status(StatusCode.NOT_FOUND, "FILE_NOT_FOUND"):
+        await person.get(shown)
+    # A confirmation that never comes is not waited for longer than its claim lasts.
+    await claim(world, person, lapsed)
+    world.passed = timedelta(hours=1, seconds=1)
+    await world.ops.claims.take_release(event(), HOLDER, [UUID(lapsed)])
+    await person.delete(lapsed)
+
+
+async def test_a_file_has_a_hundred_holders_at_most(world: FileWorld) -> None:
+    person = world.person()
+    file_id = await attached(world, person)
+    for number in range(99):
+        await confirm(world, file_id, holder=f"chat:message:{number}")
+    await claim(world, person, file_id)
+    with raises_status(StatusCode.RESOURCE_EXHAUSTED, "FILE_CLAIM_LIMIT"):
+        await claim(world, person, file_id, holder=OTHER)
+    await claim(world, person, file_id)
 
 
 async def test_a_holder_that_confirms_too_late_is_told_that_the_file_is_gone(world: FileWorld) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
@@ -11,8 +13,12 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 from storymesh.file.v1 import file_pb2
 
+from kit.data.object_errors import ObjectMissing
+from kit.data.objects import Part
+from services.file.adapters.images.pool import ImagePool
 from tests.file.conftest import MIB, FileWorld, Person, fetch, send
 from tests.file.test_uploads import key_of
+from tests.file.working import worker
 from tests.statuses import detail, raises_status, violated_fields
 
 DATA = bytes(range(256)) * (17 * MIB // 256) + b"the rest"
@@ -21,6 +27,11 @@ PART = 8 * MIB
 
 def parts_of(data: bytes) -> list[tuple[int, bytes]]:
     return [(number, data[start : start + PART]) for number, start in enumerate(range(0, len(data), PART), start=1)]
+
+
+def digested(parts: Iterable[Part], data: bytes) -> list[Part]:
+    """Parts as the store lists them, with the digests that were declared."""
+    return [replace(part, sha256=hashlib.sha256(parts_of(data)[part.number - 1][1]).digest()) for part in parts]
 
 
 async def missing_part(person: Person, file_id: str) -> str:
@@ -74,10 +85,33 @@ async def test_a_completion_that_was_broken_off_after_the_store_had_put_the_part
     for signed, (_, data) in zip(await person.sign_parts(file_id, *parts_of(DATA)), parts_of(DATA), strict=True):
         assert await send(signed, data) == 200
     (upload,) = [each async for each in world.objects.list_uploads(await key_of(world, file_id))]
-    parts = await world.objects.list_parts(upload.key, upload.upload_id)
-    checked = [replace(part, sha256=hashlib.sha256(parts_of(DATA)[part.number - 1][1]).digest()) for part in parts]
+    checked = digested(await world.objects.list_parts(upload.key, upload.upload_id), DATA)
     await world.objects.complete_parts(upload.key, upload.upload_id, checked)
     assert (await person.complete(file_id)).state == file_pb2.FILE_STATE_CHECKING
+
+
+async def test_parts_that_are_put_together_after_a_check_do_not_replace_what_was_checked(world: FileWorld) -> None:
+    person = world.person()
+    whole = b"%PDF-1.7" + DATA
+    other = whole[::-1]
+    created = await person.create(whole)
+    file_id = created.file.id
+    for signed, (_, part) in zip(await person.sign_parts(file_id, *parts_of(other)), parts_of(other), strict=True):
+        assert await send(signed, part) == 200
+    # What a completion has looked up that is overtaken by the PUT of the whole and by another completion.
+    key = await key_of(world, file_id)
+    (upload,) = [each async for each in world.objects.list_uploads(key)]
+    listed = digested(await world.objects.list_parts(key, upload.upload_id), other)
+    assert await send(created.upload, whole) == 200
+    await person.complete(file_id)
+    async with ImagePool(processes=1) as images:
+        await worker(world, images).checking.check(UUID(file_id))
+    assert (await person.get(file_id)).state == file_pb2.FILE_STATE_READY
+    with pytest.raises(ObjectMissing):
+        await world.objects.complete_parts(key, upload.upload_id, listed)
+    assert (await fetch((await person.download(file_id)).download)).content == whole
+    # Nor do they stay beside it, uncounted.
+    assert not [each async for each in world.objects.list_uploads(key)]
 
 
 async def test_parts_that_the_file_does_not_have_are_refused(world: FileWorld) -> None:

@@ -284,6 +284,13 @@ def test_a_name_of_the_mesh_becomes_a_harmless_one_here(name: str, safe: str) ->
     assert downloads.safe_name(name, "the-id") == safe
 
 
+@pytest.mark.parametrize(
+    ("file_id", "safe"), [("../../.bashrc", "download"), ("/etc/passwd", "passwd"), ("", "download")]
+)
+def test_an_id_that_the_mesh_tells_leads_nowhere_either(file_id: str, safe: str) -> None:
+    assert downloads.safe_name("..", file_id) == safe
+
+
 async def test_what_cannot_be_uploaded_is_told(mesh: Storymesh, tmp_path: Path, small: Path) -> None:
     empty = tmp_path / "empty.pdf"
     empty.touch()

@@ -16,12 +16,14 @@ from storymesh.file.v1 import file_pb2
 from kit.data.object_errors import ObjectStoreUnavailable
 from kit.events.envelope import Event
 from kit.runtime.clock import system_clock
+from services.file.adapters.clamd import Clamd as Scanner
 from services.file.adapters.images.pool import ImagePool
 from services.file.operations import WorkerOperations
 from services.file.operations.erasing import Erasing
 from tests.file.conftest import MIB, PDF, FileWorld, Person, send
 from tests.file.gate import Gate
 from tests.file.pictures import photo
+from tests.file.scanners import clamd
 from tests.file.working import object_key, rows, stored, worker, working
 from tests.statuses import raises_status
 from tests.waiting import until
@@ -113,6 +115,23 @@ async def test_a_deletion_that_the_store_was_away_for_is_finished_later(
     await ops.pruning.prune()
     assert not await rows(world)
     assert not await stored(world)
+
+
+async def test_a_file_waits_for_a_scanner_however_often_it_has_no_verdict(world: FileWorld, images: ImagePool) -> None:
+    async with clamd() as scanner:
+        ops = worker(world, images, Scanner(scanner.address, most_bytes=1000))
+        person = world.person()
+        file_id = await person.uploaded()
+        await person.complete(file_id)
+        scanner.reply = b"lstat() failed. ERROR"
+        async with working(world, ops, max_failures=1):
+            await until(lambda: len(scanner.streams) > 2)
+            scanner.reply = None
+            await until(lambda: _is_ready(person, file_id))
+
+
+async def _is_ready(person: Person, file_id: str) -> bool:
+    return (await person.get(file_id)).state == file_pb2.FILE_STATE_READY
 
 
 def deletion_of(person: Person) -> Event:

@@ -36,13 +36,13 @@ def worker_settings(world: FileWorld, **changes: Any) -> FileWorkerSettings:
 
 
 @asynccontextmanager
-async def working(world: FileWorld, ops: WorkerOperations) -> AsyncIterator[None]:
+async def working(world: FileWorld, ops: WorkerOperations, **changes: Any) -> AsyncIterator[None]:
     """Run the inboxes and the relay during the block."""
     stopping = asyncio.Event()
     relay = Relay(world.db, world.resources.redis, routes(), service="file", database_url=world.resources.database_url)
     async with asyncio.TaskGroup() as group:
         group.create_task(relay.run(stopping))
-        for inbox in inboxes(worker_settings(world), world.resources, ops, tuning=QUICK):
+        for inbox in inboxes(worker_settings(world, **changes), world.resources, ops, tuning=QUICK):
             group.create_task(inbox.run(stopping))
         try:
             yield

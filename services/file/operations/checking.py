@@ -117,11 +117,21 @@ class Checking:
                 raise _Unfit(Reason.SIZE_MISMATCH)
             if found.sha256 not in (None, file.sha256):
                 raise _Unfit(Reason.CHECKSUM_MISMATCH)
+            await self._end_parts(file, found)
             await self._require_type(file)
             await self._read_whole(file, found)
             return await self._render(file) if renders(file.purpose, file.media_type) else []
         except ObjectMissing:
             raise _Unfit(Reason.CONTENT_LOST) from None
+
+    async def _end_parts(self, file: File, found: ObjectInfo) -> None:
+        """Abort an upload by parts beside the single PUT that the object came by.
+
+        A completion that was called before that PUT would put its parts in place of the bytes that are checked here. An object that
+        is those parts itself is left alone: a store that was killed in the middle may have both still share their bytes.
+        """
+        if file.upload_id is not None and found.sha256 is not None:
+            await self._objects.abort_parts(file.object_key, file.upload_id)
 
     async def _require_type(self, file: File) -> None:
         head = await self._objects.read(file.object_key, first=0, last=HEAD_BYTES - 1)

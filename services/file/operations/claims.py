@@ -11,17 +11,24 @@ from storymesh.events.v1 import file_events_pb2 as events
 from kit.data.database import Database, Transaction
 from kit.events import outbox
 from kit.events.envelope import Event
+from kit.events.handlers import Later
 from kit.events.inbox_store import mark_processed
 from kit.runtime.clock import Clock
 
 from .. import store
-from ..errors import FileNotFound, FileNotReady, FilePurposeMismatch
+from ..errors import FileClaimLimit, FileNotFound, FileNotReady, FilePurposeMismatch
 from ..model import File, State
 from ..model.purposes import RULES, Purpose
 from .signing import Download, Signing
 
 TENTATIVE_FOR = timedelta(hours=1)
 """How long a claim lasts whose service does not confirm it."""
+
+MOST_HOLDERS = 100
+"""Of one file."""
+
+_CONFIRMED_WITHIN = timedelta(seconds=2)
+"""Between two looks of a release whether its claim is confirmed."""
 
 
 class Claims:
@@ -35,7 +42,7 @@ class Claims:
     async def claim(self, holder: str, owner_id: UUID, file_ids: Sequence[UUID], purpose: Purpose) -> list[File]:
         """Claim ready files of one person tentatively, all or none. Idempotent.
 
-        Raises FileNotFound, FilePurposeMismatch and FileNotReady.
+        Raises FileNotFound, FilePurposeMismatch, FileNotReady and FileClaimLimit.
         """
         now = self._clock()
         async with self._db.transaction() as tx:
@@ -48,6 +55,9 @@ class Claims:
                     raise FilePurposeMismatch(file_id=file_id, purpose=file.purpose)
                 if file.state is not State.READY:
                     raise FileNotReady(file_id=file_id, state=file.state)
+            full = await store.claims.held_by_others(tx, holder, file_ids, MOST_HOLDERS, now=now)
+            if full:
+                raise FileClaimLimit(file_id=next(each for each in file_ids if each in full))
             await store.claims.add(tx, holder, file_ids, now=now, expires_at=now + TENTATIVE_FOR)
             return [files[file_id] for file_id in file_ids]
 
@@ -68,10 +78,18 @@ class Claims:
                 await outbox.add(tx, events.FileErased(file_id=str(file_id)), key=file_id)
 
     async def take_release(self, event: Event, holder: str, file_ids: Collection[UUID]) -> None:
-        """Do what `release` does, once for the event."""
+        """Do what `release` does, once for the event. Raises Later while a claim is tentative.
+
+        The holder confirmed what it now releases, and events may overtake each other: confirmed after its end, a claim would
+        never end.
+        """
         async with self._db.transaction() as tx:
-            if await mark_processed(tx, event):
-                await self._release(tx, holder, file_ids)
+            if not await mark_processed(tx, event):
+                return
+            there = await store.files.lock(tx, file_ids)
+            if await store.claims.tentative(tx, holder, there, now=self._clock()):
+                raise Later(_CONFIRMED_WITHIN)
+            await self._release(tx, holder, file_ids)
 
     async def sign(self, file_ids: Sequence[UUID], target: int, valid_for: timedelta | None) -> list[Download]:
         """Sign GETs of those of the files that are ready, of the rendition if they have some, for others than their owners."""

@@ -72,12 +72,13 @@ class Removing:
 
         A seal is an empty object, by which the store refuses such an upload as it did while the bytes were there.
         """
+        # First: parts that were put together after the rest would be bytes that nobody removes.
+        for each in held:
+            if each.upload_id is not None:
+                await self._objects.abort_parts(each.object_key, each.upload_id)
         now = self._clock()
         sealed = {each.object_key for each in held if each.expires_at > now}
         for key in sorted(sealed):
             await self._objects.put(key, b"", media_type="application/octet-stream")
         if rest := [key for key in keys if key not in sealed]:
             await self._objects.delete(rest)
-        for each in held:
-            if each.upload_id is not None:
-                await self._objects.abort_parts(each.object_key, each.upload_id)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import and_, case, delete, null, select
+from sqlalchemy import ColumnElement, and_, case, delete, func, null, select
 from sqlalchemy.dialects.postgresql import insert
 
 from kit.data.database import Transaction
@@ -40,8 +40,28 @@ async def remove(tx: Transaction, holder: str, file_ids: Collection[UUID]) -> se
 
 async def claimed(tx: Transaction, file_ids: Collection[UUID], now: datetime) -> set[UUID]:
     """Return those of the files that something claims, tentatively included."""
-    lapsed = and_(file_claims.c.expires_at.is_not(None), file_claims.c.expires_at <= now)
-    query = select(file_claims.c.file_id).where(file_claims.c.file_id.in_(file_ids), ~lapsed).distinct()
+    query = select(file_claims.c.file_id).where(file_claims.c.file_id.in_(file_ids), ~_lapsed(now)).distinct()
+    return set((await tx.execute(query)).scalars())
+
+
+async def tentative(tx: Transaction, holder: str, file_ids: Collection[UUID], *, now: datetime) -> bool:
+    """Whether the holder has a claim of one of the files that is neither confirmed nor has ended."""
+    query = select(file_claims.c.file_id).where(
+        file_claims.c.holder == holder, file_claims.c.file_id.in_(file_ids), file_claims.c.expires_at > now
+    )
+    return (await tx.execute(query.limit(1))).first() is not None
+
+
+async def held_by_others(
+    tx: Transaction, holder: str, file_ids: Collection[UUID], most: int, *, now: datetime
+) -> set[UUID]:
+    """Return those of the files that `most` other holders claim, or more."""
+    query = (
+        select(file_claims.c.file_id)
+        .where(file_claims.c.file_id.in_(file_ids), file_claims.c.holder != holder, ~_lapsed(now))
+        .group_by(file_claims.c.file_id)
+        .having(func.count() >= most)
+    )
     return set((await tx.execute(query)).scalars())
 
 
@@ -49,3 +69,7 @@ async def forget_lapsed(tx: Transaction, *, before: datetime) -> int:
     """Delete the tentative claims that ended before the time; return their number."""
     statement = delete(file_claims).where(file_claims.c.expires_at < before)
     return (await tx.execute(statement)).rowcount
+
+
+def _lapsed(now: datetime) -> ColumnElement[bool]:
+    return and_(file_claims.c.expires_at.is_not(None), file_claims.c.expires_at <= now)

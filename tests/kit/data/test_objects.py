@@ -124,6 +124,33 @@ async def test_a_signed_request_is_for_its_key_method_and_time_alone(
     await until(expired)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        # Makes a copy of another object out of an upload, past length, checksum and If-None-Match.
+        ("x-amz-copy-source", "{bucket}/another"),
+        ("x-amz-copy-source", "/{bucket}/another"),
+        ("x-amz-acl", "public-read"),
+        ("x-amz-meta-owner", "somebody"),
+        ("x-amz-tagging", "a=b"),
+        ("x-amz-website-redirect-location", "https://example.com/"),
+    ],
+)
+async def test_a_signed_upload_is_refused_with_a_header_that_is_not_signed(
+    objects: Objects, object_store: ObjectStore, http: httpx2.AsyncClient, name: str, value: str
+) -> None:
+    await objects.put("another", b"unchecked", media_type="text/plain")
+    upload_id = await objects.start_parts("large", media_type="text/plain")
+    whole, part = put_of(objects), part_of(objects, upload_id, 1, DATA)
+    more = {name: value.format(bucket=object_store.bucket)}
+    for request in (whole, part):
+        assert (await send(http, request, DATA, {**request.headers, **more})).status_code == 403
+    assert (await objects.head("a/b"), await objects.list_parts("large", upload_id)) == (None, [])
+    assert (await send(http, whole, DATA)).status_code == 200
+    assert (await send(http, whole, DATA, {**whole.headers, **more})).status_code == 403
+    assert await objects.read("a/b", first=0, last=100) == DATA
+
+
 async def test_a_signed_download_has_the_record_s_type_and_name_and_takes_ranges(
     objects: Objects, http: httpx2.AsyncClient
 ) -> None:

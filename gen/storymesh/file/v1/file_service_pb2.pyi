@@ -36,7 +36,8 @@ class CreateFileRequest(_message.Message):
     """What it is for."""
     name: _builtins.str
     """Its name: at most 255 bytes on one line, with a character that shows, without / and \\, controls, marks of direction and what has
-    no width, but for the joiners of Persian, Indic scripts and emoji. White space around it is taken off; inside of it nothing changes.
+    no width, but for the joiners of Persian, Indic scripts and emoji. It is kept in NFC, without white space
+    around it.
     """
     size: _builtins.int
     """Its bytes, at least 1, and as many at most as its purpose allows."""
