@@ -43,8 +43,8 @@ class Transaction(AsyncConnection):
         return connection
 
     async def lives(self) -> bool:
-        """Whether it can be used. One that was used within the last second is not asked if the server has been quiet since."""
-        if monotonic() - self._used_at < _IDLE_SECONDS and self.driver.is_quiet:
+        """Whether it can be used. One that was used within the last second is not asked, unless the server hung up or wrote."""
+        if monotonic() - self._used_at < _IDLE_SECONDS and not self.driver.has_news:
             return True
         try:
             await self.driver.execute("SELECT 1")

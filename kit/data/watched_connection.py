@@ -7,6 +7,7 @@ a short statement costs.
 from __future__ import annotations
 
 import asyncio
+from select import POLLIN, poll
 from typing import Any, TypeVar
 
 import psycopg
@@ -19,6 +20,10 @@ _T = TypeVar("_T")
 _CANCEL_SECONDS = 5.0
 """How long a caller that is cancelled waits for the server to end its statement, as in psycopg."""
 
+_LOOK_SECONDS = 0.2
+"""How often the socket of a statement that runs on is looked at besides. uvloop stops watching a socket that has an error, such as a
+reset by a server that was killed, and tells nobody: the statement would wait for ever."""
+
 
 class WatchedConnection(psycopg.AsyncConnection[Any]):
     """To be used and closed on one event loop."""
@@ -26,15 +31,15 @@ class WatchedConnection(psycopg.AsyncConnection[Any]):
     _loop: asyncio.AbstractEventLoop | None = None
     """Set while the loop watches the socket, until the socket is closed: its number may be another's afterwards."""
     _socket = -1
+    _looking: asyncio.TimerHandle
     _waiter: asyncio.Future[int] | None = None
 
     @property
-    def is_quiet(self) -> bool:
-        """Whether the server is known to have written nothing, and not to have hung up, since the last statement.
-
-        It is not known after a statement that failed, until the next one.
-        """
-        return self._loop is not None
+    def has_news(self) -> bool:
+        """Whether the server wrote something that nobody has read, or hung up, or the socket has an error."""
+        socket = poll()
+        socket.register(self.fileno(), POLLIN)
+        return bool(socket.poll(0))
 
     async def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
         """As psycopg's, which checks the clock at each `interval` too; here the loop alone wakes it."""
@@ -69,6 +74,7 @@ class WatchedConnection(psycopg.AsyncConnection[Any]):
         """What the socket is ready for."""
         loop = self._watched()
         self._waiter = waiter = loop.create_future()
+        self._looking = loop.call_later(_LOOK_SECONDS, self._look)
         try:
             if wanted & WAIT_W:
                 loop.add_writer(self._socket, self._wake, READY_W)
@@ -78,6 +84,7 @@ class WatchedConnection(psycopg.AsyncConnection[Any]):
                 if wanted & WAIT_W:
                     loop.remove_writer(self._socket)
         finally:
+            self._looking.cancel()
             self._waiter = None
 
     def _wake(self, ready: int) -> None:
@@ -86,6 +93,14 @@ class WatchedConnection(psycopg.AsyncConnection[Any]):
             self._unwatch()
         elif not self._waiter.done():
             self._waiter.set_result(ready)
+
+    def _look(self) -> None:
+        if self.closed or self.has_news:
+            # What the loop may have stopped watching is watched anew by the next statement, if there is one.
+            self._unwatch()
+            self._wake(READY_R)
+        else:
+            self._looking = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
 
     def _watched(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:

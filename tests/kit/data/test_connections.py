@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 import psycopg
 import pytest
-from sqlalchemy import func, insert, select, text
+import uvloop
+from sqlalchemy import URL, func, insert, make_url, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, PendingRollbackError
 
 from kit.data import connections
@@ -246,9 +250,78 @@ async def test_a_server_that_says_something_unasked_is_not_taken_for_one_that_is
     async with db.single() as tx:
         await tx.execute(text("NOTIFY anything"))
     # The loop does not turn for it until the next statement reads it.
-    await until(lambda: not driver.is_quiet)
+    await until(lambda: driver.has_news)
     assert [await pid_of(own) for _ in range(3)] == [before] * 3
-    assert driver.is_quiet
+    assert not driver.has_news
+
+
+class Resetting:
+    """A way to the database whose connections are reset on demand, as those of a server that is killed."""
+
+    def __init__(self, url: URL) -> None:
+        self._url = url
+        self._writers: list[asyncio.StreamWriter] = []
+        self._tasks: list[asyncio.Task[None] | None] = []
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[str]:
+        async with await asyncio.start_server(self._accept, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            yield self._url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+            self.reset()
+            await asyncio.gather(*filter(None, self._tasks))
+
+    def reset(self) -> None:
+        for writer in self._writers:
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        self._tasks.append(asyncio.current_task())
+        from_database, to_database = await asyncio.open_connection(self._url.host, self._url.port)
+        await asyncio.gather(self._copy(reader, to_database), self._copy(from_database, writer))
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.transport.abort()
+
+
+async def lose_connections_in_use_and_idle(url: str) -> None:
+    way = Resetting(make_url(url))
+    async with way.opened() as to_database, asyncio.timeout(20):
+        own = Database(to_database, pool=POOL)
+
+        async def sleep() -> None:
+            async with own.single() as tx:
+                await tx.execute(text("SELECT pg_sleep(9)"))
+
+        for _ in range(3):
+            await pid_of(own)
+            sleeping = asyncio.create_task(sleep())
+            async with own.single() as tx:
+                await tx.execute(text("SELECT pg_sleep(0.1)"))
+            way.reset()
+            with pytest.raises(OperationalError):
+                await sleeping
+            # Another connection was reset while it was idle: it is replaced.
+            await pid_of(own)
+        await own.close()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+async def test_connections_that_a_killed_server_resets_are_noticed_on_either_event_loop(
+    loop: Callable[[], asyncio.AbstractEventLoop], database_url: str, db: Database
+) -> None:
+    def run() -> None:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(lose_connections_in_use_and_idle(database_url))
+
+    await asyncio.to_thread(run)
 
 
 async def test_values_larger_than_the_buffers_of_a_socket_go_both_ways(own: Database) -> None:
