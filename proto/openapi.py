@@ -264,6 +264,11 @@ class _Document:
         schema: Json
         if field.message_type is not None and field.message_type.full_name == "google.protobuf.ListValue":
             schema = list_value(field, self._rules(field))
+        elif field.message_type is not None and field.message_type.GetOptions().map_entry:
+            schema = {
+                "type": "object",
+                "additionalProperties": self._value(field.message_type.fields_by_name["value"], {}),
+            }
         elif field.is_repeated:
             of_list = rules.get("repeated", {})
             items = self._value(field, of_list.get("items", {}))

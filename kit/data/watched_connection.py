@@ -21,8 +21,8 @@ _CANCEL_SECONDS = 5.0
 """How long a caller that is cancelled waits for the server to end its statement, as in psycopg."""
 
 _LOOK_SECONDS = 0.2
-"""How often the socket of a statement that runs on is looked at besides. uvloop stops watching a socket that has an error, such as a
-reset by a server that was killed, and tells nobody: the statement would wait for ever."""
+"""How often the socket of a statement that runs on is looked at besides. libuv stops watching a socket that has an error, and once
+Postgres had been killed, statements waited until their callers' deadlines."""
 
 
 class WatchedConnection(psycopg.AsyncConnection[Any]):

@@ -120,7 +120,9 @@ async def ops(database_of: Callable[[str], Database]) -> AsyncIterator[Ops]:
             }
         )
         async with Resources("ops", settings, revocations=issuer.revocations) as resources:
-            server = api(resources, operations(settings, resources, dead_letter_stores(resources)))
+            stores = dead_letter_stores(resources)
+            two = {name: stores[name] for name in ("notification", "story")}
+            server = api(resources, operations(settings, resources, two))
             running = asyncio.create_task(server.run(issuer.access_tokens(), resources.service_tokens))
             async with grpc.aio.insecure_channel(await server.address) as calling:
                 yield Ops(own, theirs, DeadLetterServiceStub(calling), issuer, story_server, story_issuer)

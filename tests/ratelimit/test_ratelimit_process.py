@@ -92,7 +92,7 @@ def address() -> str:
 def test_checking_a_good_file_prints_its_rules(capsys: pytest.CaptureFixture[str]) -> None:
     main(["check", str(PRODUCTION)])
     printed = capsys.readouterr().out
-    assert "15 rules of the domain storymesh; on_no_match: deny" in printed
+    assert "19 rules of the domain storymesh; on_no_match: deny" in printed
     assert (
         "credentials-per-address      class=credentials client_ip=*  10/min, burst 20               closed when Redis is down"
         in printed

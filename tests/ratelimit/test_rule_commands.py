@@ -61,7 +61,7 @@ def test_checking_prints_what_each_rule_adds_and_hints_at_rules_that_give_way(
     main(["check", str(path)])
     printed = capsys.readouterr().out.splitlines()
     assert (
-        "hint: office gives way to credentials-per-address and 5 others; `always: true` makes it apply beside them"
+        "hint: office gives way to credentials-per-address and 7 others; `always: true` makes it apply beside them"
         in printed
     )
     assert f"{path}: 4 rules of the domain d; on_no_match: allow" in printed

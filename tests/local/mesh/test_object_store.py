@@ -243,23 +243,21 @@ def test_a_mesh_none_of_whose_services_keeps_objects_has_no_store(
 def test_a_service_is_told_of_its_bucket_and_has_the_secret_in_its_folder(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = {**manifests(), "auth": replace(manifests()["auth"], needs=(OBJECT_STORE,))}
-    monkeypatch.setattr(services, "manifests", lambda: found)
     monkeypatch.setenv("STORYMESH_S3_REGION", "eu-central-1")
     layout.create()
     services.share_secrets(layout)
     told = next(
-        each.environment for each in services.components(layout, LocalWriter("composer")) if each.name == "auth"
+        each.environment for each in services.components(layout, LocalWriter("composer")) if each.name == "file"
     )
     assert {name: value for name, value in told.items() if name.startswith("STORYMESH_S3_")} == {
         "STORYMESH_S3_ENDPOINT": f"http://{layout.address('s3')}",
         "STORYMESH_S3_PUBLIC_ENDPOINT": f"http://{layout.address('s3')}",
         "STORYMESH_S3_REGION": "eu-central-1",
-        "STORYMESH_S3_BUCKET": "storymesh-auth",
-        "STORYMESH_S3_ACCESS_KEY": "storymesh-auth",
+        "STORYMESH_S3_BUCKET": "storymesh-file",
+        "STORYMESH_S3_ACCESS_KEY": "storymesh-file",
     }
-    secret = layout.secrets / "auth" / "storymesh_s3_secret_key"
-    assert secret.read_text() == s3.Store(layout).secret("auth")
+    secret = layout.secrets / "file" / "storymesh_s3_secret_key"
+    assert secret.read_text() == s3.Store(layout).secret("file")
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
 
 

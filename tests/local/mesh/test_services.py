@@ -13,6 +13,7 @@ from local.mesh import credentials, writers
 from local.mesh.components import services
 from local.mesh.writers import LocalWriter
 from mesh.catalog import FIRST_SPARE_PORT, manifests
+from mesh.manifest import OBJECT_STORE
 from mesh.services import SERVICES
 
 MESH_KEY = "storymesh_mesh_key"
@@ -27,7 +28,8 @@ def test_each_service_finds_its_own_secrets_and_no_others(layout: Layout) -> Non
     services.share_secrets(layout)
     for service, manifest in manifests().items():
         addresses = {"redis_url"} | ({"database_url"} if manifest.database else set())
-        assert files(layout, service) == {f"storymesh_{name}" for name in {*manifest.all_keys} | addresses}
+        objects = {"s3_secret_key"} if OBJECT_STORE in manifest.needs else set()
+        assert files(layout, service) == {f"storymesh_{name}" for name in {*manifest.all_keys} | addresses | objects}
     for path in layout.secrets.rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
 
