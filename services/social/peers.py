@@ -28,14 +28,14 @@ class Files:
     def __init__(self, channel: Channel) -> None:
         self._stub = FileClaimServiceStub(channel)
 
-    async def claim(self, user_id: UUID, file_id: UUID) -> None:
-        """Claim the person's file for an hour.
+    async def claim(self, user_id: UUID, showing_id: UUID, file_id: UUID) -> None:
+        """Claim the person's file for an hour, under the name that both ids give.
 
         Raises FileNotFound, FileNotReady and FilePurposeMismatch; Unavailable when the file service does not answer (fail-closed:
         an avatar that is not claimed could be deleted at any time).
         """
         request = pb.ClaimFilesRequest(
-            holder=holder_of(user_id),
+            holder=holder_of(user_id, showing_id),
             owner_id=str(user_id),
             file_ids=[str(file_id)],
             purpose=file_pb2.FILE_PURPOSE_AVATAR,

@@ -35,6 +35,7 @@ profiles = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     # A file that this service has claimed at the file service.
     Column("avatar_file_id", Uuid),
+    Column("avatar_showing_id", Uuid),
     Index("profiles_by_avatar", "avatar_file_id", postgresql_where=text("avatar_file_id IS NOT NULL")),
 )
 

@@ -30,10 +30,6 @@ NO_AVATAR = (StatusCode.NOT_FOUND, "NO_AVATAR")
 AWAY = (StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE")
 
 
-def holder(person: Person) -> str:
-    return f"social:avatar:{person.id}"
-
-
 async def claims_told(world: SocialWorld) -> Sequence[Message]:
     """The events of claims, in order."""
     return [
@@ -60,7 +56,7 @@ async def test_a_file_is_claimed_confirmed_shown_and_released_when_another_takes
     assert f"/{first}/512" in shown.avatar_url
     assert await own_file(person) == first
     await person.change(avatar_file_id=first)
-    assert world.files.claimed == [(holder(person), first)]
+    assert [file_id for _, file_id in world.files.claimed] == [first]
     assert (await viewer.look_at(person)).avatar_url == shown.avatar_url
     await person.change(avatar_file_id=second, bio="anew")
     assert f"/{second}/512" in (await viewer.look_at(person)).avatar_url
@@ -68,11 +64,28 @@ async def test_a_file_is_claimed_confirmed_shown_and_released_when_another_takes
     assert await own_file(person) == ""
     with raises_status(*NO_AVATAR):
         await viewer.avatar(person)
+    (of_first, _), (of_second, _) = world.files.claimed
     assert await claims_told(world) == [
-        events.FileClaimsConfirmed(holder=holder(person), file_ids=[first]),
-        events.FileClaimsConfirmed(holder=holder(person), file_ids=[second]),
-        events.FileClaimsReleased(holder=holder(person), file_ids=[first]),
-        events.FileClaimsReleased(holder=holder(person), file_ids=[second]),
+        events.FileClaimsConfirmed(holder=of_first, file_ids=[first]),
+        events.FileClaimsConfirmed(holder=of_second, file_ids=[second]),
+        events.FileClaimsReleased(holder=of_first, file_ids=[first]),
+        events.FileClaimsReleased(holder=of_second, file_ids=[second]),
+    ]
+
+
+async def test_the_late_end_of_a_claim_leaves_a_file_alone_that_is_the_avatar_again(world: SocialWorld) -> None:
+    person = await world.member()
+    first, second = (world.files.add(person.id) for _ in range(2))
+    for file_id in (first, second, first):
+        await person.change(avatar_file_id=file_id)
+    holders = [holder for holder, _ in world.files.claimed]
+    assert len(set(holders)) == 3
+    told = await claims_told(world)
+    assert events.FileClaimsConfirmed(holder=holders[2], file_ids=[first]) == told[-2]
+    released = [event for event in told if isinstance(event, events.FileClaimsReleased)]
+    assert [(event.holder, list(event.file_ids)) for event in released] == [
+        (holders[0], [first]),
+        (holders[1], [second]),
     ]
 
 
@@ -242,7 +255,9 @@ async def _is_without(person: Person) -> bool:
 async def test_a_deleted_profile_releases_its_avatar(world: SocialWorld) -> None:
     person, file_id = await with_avatar(world)
     await person.delete()
-    assert (await claims_told(world))[-1] == events.FileClaimsReleased(holder=holder(person), file_ids=[file_id])
+    assert (await claims_told(world))[-1] == events.FileClaimsReleased(
+        holder=world.files.claimed[-1][0], file_ids=[file_id]
+    )
     async with world.db.single() as tx:
         assert list(await tx.scalars(select(profiles.c.avatar_file_id))) == [None]
     await world.work().erasing.erase_profile(person.id)

@@ -57,6 +57,8 @@ class Profile:
     message_policy: MessagePolicy
     created_at: datetime
     avatar_file_id: UUID | None = None
+    avatar_showing_id: UUID | None = None
+    """A part of the name of the avatar's claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,14 @@ class ProfileChange:
     message_policy: MessagePolicy | None = None
     avatar: AvatarChange | None = None
 
-    def of(self, profile: Profile) -> Profile:
-        """The profile after the change, its texts without what nobody sees but programs heed."""
+    def of(self, profile: Profile, showing_id: UUID) -> Profile:
+        """The profile after the change, its texts without what nobody sees but programs heed.
+
+        `showing_id` is for an avatar that the profile does not show yet.
+        """
+        if self.avatar and self.avatar.file_id != profile.avatar_file_id:
+            file_id = self.avatar.file_id
+            profile = replace(profile, avatar_file_id=file_id, avatar_showing_id=showing_id if file_id else None)
         return replace(
             profile,
             handle=profile.handle if self.handle is None else self.handle,
@@ -79,7 +87,6 @@ class ProfileChange:
             bio=profile.bio if self.bio is None else paragraphs(self.bio),
             private=profile.private if self.private is None else self.private,
             message_policy=self.message_policy or profile.message_policy,
-            avatar_file_id=self.avatar.file_id if self.avatar else profile.avatar_file_id,
         )
 
 

@@ -32,6 +32,10 @@ class SignedAvatar:
         return self.expires_at - now > LIFE / 2
 
 
-def holder_of(user_id: UUID) -> str:
-    """The name under which this service claims the person's avatar."""
-    return f"social:avatar:{user_id}"
+def holder_of(user_id: UUID, showing_id: UUID) -> str:
+    """The name under which this service claims a file as the person's avatar.
+
+    It is another one each time that a file becomes the avatar: the end of a former claim may be worked on late, and must not end
+    the claim of a file that has become the avatar again.
+    """
+    return f"social:avatar:{user_id}:{showing_id}"

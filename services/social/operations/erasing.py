@@ -36,6 +36,7 @@ async def hide(
         bio="",
         private=True,
         avatar_file_id=None,
+        avatar_showing_id=None,
         message_policy=MessagePolicy.NOBODY,
     )
     await store.profiles.save(tx, empty)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from storymesh.events.v1 import social_events_pb2 as events
+from uuid_utils.compat import uuid7
 
 from kit.data.database import Database, Transaction
 from kit.errors import SessionRevoked
@@ -53,8 +54,9 @@ class Profiles:
         """
         if change.handle is not None and is_reserved(change.handle, caller.user_id):
             raise HandleReserved
+        showing_id = uuid7()
         if change.avatar and change.avatar.file_id:
-            await self._claim(caller, change.avatar.file_id)
+            await self._claim(caller, showing_id, change.avatar.file_id)
         async with self._db.transaction() as tx:
             profile = await self._locked(tx, caller)
             if profile.state is State.ERASING:
@@ -62,7 +64,7 @@ class Profiles:
             if profile.state is State.DELETED:
                 await store.profiles.remove(tx, caller.user_id)
                 profile = await self._locked(tx, caller)
-            changed = change.of(profile)
+            changed = change.of(profile, showing_id)
             if changed.handle != profile.handle:
                 await self._require_change_due(tx, caller.user_id)
             if changed != profile and not await store.profiles.save(tx, changed):
@@ -70,15 +72,15 @@ class Profiles:
             if changed.handle != profile.handle:
                 await self._exchange(tx, caller.user_id, profile.handle, changed.handle)
             if changed.avatar_file_id != profile.avatar_file_id:
-                await publish_claims(tx, caller.user_id, profile.avatar_file_id, changed.avatar_file_id)
+                await publish_claims(tx, profile, changed)
         return changed
 
-    async def _claim(self, caller: Caller, file_id: UUID) -> None:
+    async def _claim(self, caller: Caller, showing_id: UUID, file_id: UUID) -> None:
         """Claim a new avatar before the transaction that shows it. If that fails, the claim ends by itself."""
         async with self._db.single() as tx:
             profile = await store.profiles.find(tx, caller.user_id)
         if profile is None or profile.avatar_file_id != file_id:
-            await self._claims.claim(caller.user_id, file_id)
+            await self._claims.claim(caller.user_id, showing_id, file_id)
 
     async def delete(self, caller: Caller) -> None:
         """Hide the caller's profile from everybody, and have the rest of it erased. Idempotent. Raises SessionRevoked."""
@@ -86,7 +88,7 @@ class Profiles:
             profile = await self._locked(tx, caller)
             if profile.state is State.ACTIVE:
                 await hide(tx, profile, self._digests, caller.user_id, self._clock())
-                await publish_claims(tx, caller.user_id, profile.avatar_file_id, None)
+                await publish_claims(tx, profile, None)
                 await outbox.add(tx, events.ProfileDeleted(user_id=str(caller.user_id)), key=caller.user_id)
         log.info("a profile was deleted")
 

@@ -71,6 +71,7 @@ async def save(tx: Transaction, profile: Profile) -> bool:
         "private": profile.private,
         "message_policy": profile.message_policy,
         "avatar_file_id": profile.avatar_file_id,
+        "avatar_showing_id": profile.avatar_showing_id,
     }
     try:
         await tx.execute(update(profiles).where(profiles.c.user_id == profile.user_id).values(values))
@@ -81,7 +82,9 @@ async def save(tx: Transaction, profile: Profile) -> bool:
 
 async def forget_avatar(tx: Transaction, file_id: UUID) -> None:
     """Let the profile that shows the file show none."""
-    await tx.execute(update(profiles).where(profiles.c.avatar_file_id == file_id).values(avatar_file_id=None))
+    await tx.execute(
+        update(profiles).where(profiles.c.avatar_file_id == file_id).values(avatar_file_id=None, avatar_showing_id=None)
+    )
 
 
 async def remove(tx: Transaction, user_id: UUID) -> None:

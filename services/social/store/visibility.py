@@ -70,4 +70,5 @@ def profile_of(row: Row) -> Profile:
         message_policy=MessagePolicy(row["message_policy"]),
         created_at=row["created_at"],
         avatar_file_id=row["avatar_file_id"],
+        avatar_showing_id=row["avatar_showing_id"],
     )
