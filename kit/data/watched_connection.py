@@ -1,7 +1,7 @@
 """A psycopg connection whose socket stays with the event loop.
 
-psycopg gives the socket to the loop and takes it away again, and starts a timer, for each statement. That is more than half of what
-a short statement costs.
+psycopg gives the socket to the loop and takes it away again, and waits in a task of its own with a time-out, for each statement.
+That is more than half of what a short statement costs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class WatchedConnection(psycopg.AsyncConnection[Any]):
         return bool(socket.poll(0))
 
     async def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
-        """As psycopg's, which checks the clock at each `interval` too; here the loop alone wakes it."""
+        """As psycopg's, but `interval` has no effect: the loop wakes it, and a look at the socket every `_LOOK_SECONDS`."""
         if timeout is not None:
             self._unwatch()
             return await super().wait(gen, interval, timeout)
